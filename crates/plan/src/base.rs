@@ -1,0 +1,131 @@
+//! Base facts: what kiln must know about the inside of a base, so that nobody needs the base's bytes to build on it.
+//!
+//! They are extracted once per base by streaming its layers, or declared in the stack file as `base-facts`, and
+//! written to the lock. Everything is optional there, because a base may hold nothing at all (`scratch`).
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What is inside a base.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BaseFacts {
+    /// `ID` and `VERSION_ID` of `/etc/os-release` with a space between: `debian 12`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<String>,
+    /// The C library.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub libc: Option<Libc>,
+    /// The tool that installs system packages: `apt`, `apk`, `dnf`, `microdnf`, `zypper` or `pacman`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package_manager: Option<String>,
+    /// Python interpreters, by path.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interpreters: Vec<Interpreter>,
+    /// Python distributions that the base's own environments hold, by location and name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub distributions: Vec<Distribution>,
+    /// `/etc/passwd`: user names with their ids, in the order of the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<UserId>,
+    /// `/etc/group`: group names with their ids, in the order of the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupId>,
+    /// Directories that the dynamic loader searches, from `/etc/ld.so.conf` and what it includes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub library_paths: Vec<String>,
+}
+
+/// A C library and its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Libc {
+    /// Which C library.
+    pub family: LibcFamily,
+    /// `MAJOR.MINOR`, such as `2.36` for glibc or `1.2` for musl.
+    pub version: String,
+}
+
+/// The C libraries that wheels are built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LibcFamily {
+    /// GNU libc: `manylinux` wheels (PEP 600).
+    Glibc,
+    /// musl: `musllinux` wheels (PEP 656).
+    Musl,
+}
+
+impl fmt::Display for Libc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            LibcFamily::Glibc => "glibc",
+            LibcFamily::Musl => "musl",
+        };
+        write!(f, "{family} {}", self.version)
+    }
+}
+
+/// A Python interpreter of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Interpreter {
+    /// Absolute path, such as `/usr/bin/python3.11`.
+    pub path: String,
+    /// `3.11`, or `3.11.2` where the base tells.
+    pub version: String,
+    /// Where the interpreter's own environment puts packages, such as `/usr/local/lib/python3.11/dist-packages`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub site_packages: Option<String>,
+}
+
+impl Interpreter {
+    /// `3.11` of `3.11.2`.
+    pub fn minor_version(&self) -> &str {
+        let end = self
+            .version
+            .match_indices('.')
+            .nth(1)
+            .map_or(self.version.len(), |(at, _)| at);
+        &self.version[..end]
+    }
+}
+
+/// A Python distribution that a base holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Distribution {
+    /// The directory that holds its `.dist-info` or `.egg-info`.
+    pub location: String,
+    /// Normalised name (PEP 503).
+    pub name: String,
+    /// Version as its metadata writes it.
+    pub version: String,
+    /// Unpacked size in bytes of the files under its top-level names, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<u64>,
+}
+
+/// A user of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UserId {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+}
+
+/// A group of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupId {
+    /// Group name.
+    pub name: String,
+    /// Group id.
+    pub gid: u32,
+}

@@ -1,0 +1,6 @@
+//! The vocabulary of kiln. Pure: bytes in, values out. Nothing here touches the file system, the network, the
+//! environment or a clock, so that everything a build decides can be tested and explained from its inputs alone.
+
+pub mod base;
+pub mod digest;
+pub mod platform;
