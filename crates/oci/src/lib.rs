@@ -1,1 +1,18 @@
-//! oci
+//! Images: layers made from wheels and files, manifests, layouts and archives, and the facts of a base.
+
+pub mod compression;
+pub mod docker_archive;
+mod error;
+pub mod facts;
+mod header;
+pub mod image;
+mod inflate;
+pub mod layer;
+pub mod layout;
+mod splice;
+pub mod whole;
+
+pub use error::OciError;
+pub use header::FILE_TIME;
+pub use inflate::InflatePool;
+pub use splice::{SPLICE_VERSION, Source, splice};

@@ -27,12 +27,12 @@ pub struct BaseFacts {
     /// Python distributions that the base's own environments hold, by location and name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub distributions: Vec<Distribution>,
-    /// `/etc/passwd`: user names with their ids, in the order of the file.
+    /// The lines of `/etc/passwd` (passwd(5)): an image that adds a user must write the whole file again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub users: Vec<UserId>,
-    /// `/etc/group`: group names with their ids, in the order of the file.
+    pub passwd: Vec<String>,
+    /// The lines of `/etc/group` (group(5)).
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<GroupId>,
+    pub group: Vec<String>,
     /// Directories that the dynamic loader searches, from `/etc/ld.so.conf` and what it includes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub library_paths: Vec<String>,
@@ -108,24 +108,17 @@ pub struct Distribution {
     pub size: Option<u64>,
 }
 
-/// A user of a base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UserId {
-    /// Login name.
-    pub name: String,
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-}
+impl BaseFacts {
+    /// The user and primary group ids of a login name.
+    pub fn user(&self, name: &str) -> Option<(u32, u32)> {
+        let line = self.passwd.iter().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    }
 
-/// A group of a base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GroupId {
-    /// Group name.
-    pub name: String,
-    /// Group id.
-    pub gid: u32,
+    /// The id of a group name.
+    pub fn group_id(&self, name: &str) -> Option<u32> {
+        let line = self.group.iter().find(|line| line.split(':').next() == Some(name))?;
+        line.split(':').nth(2)?.parse().ok()
+    }
 }

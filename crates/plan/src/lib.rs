@@ -2,5 +2,13 @@
 //! environment or a clock, so that everything a build decides can be tested and explained from its inputs alone.
 
 pub mod base;
+pub mod diagnostic;
 pub mod digest;
+pub mod event;
+pub mod gpu;
+pub mod lock;
 pub mod platform;
+pub mod size;
+pub mod stack;
+pub mod step;
+pub mod torch_family;

@@ -1,1 +1,14 @@
-//! wheel
+//! Python wheels: what is inside, which of them fit, and where an installer would put their files.
+//!
+//! Nothing from a wheel runs here, and nothing is written: the mapping is data that layers are made from.
+
+pub mod archive;
+pub mod install;
+pub mod metadata;
+pub mod name;
+pub mod pylock;
+pub mod record;
+pub mod tags;
+pub mod uv;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

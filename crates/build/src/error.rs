@@ -1,0 +1,187 @@
+//! What can go wrong in a build, whose fault it is, and what to do.
+
+use kiln_oci::OciError;
+use kiln_plan::diagnostic::Diagnostics;
+use kiln_plan::event::Cancelled;
+use kiln_plan::lock::LockError;
+use kiln_store::StoreError;
+
+use crate::fetch::FetchError;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, BuildError>;
+
+/// Whose fault an error is: it decides the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The stack file, the lock, or the command line.
+    User,
+    /// A step of the build, or what it was given.
+    Step,
+    /// Network, disk, a missing program.
+    Surroundings,
+    /// The user stopped it.
+    Interrupted,
+}
+
+/// A build error.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The stack file.
+    #[error(transparent)]
+    Stack(#[from] Diagnostics),
+    /// The lock cannot be read.
+    #[error("`{path}` cannot be used")]
+    Lock {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: LockError,
+    },
+    /// The lock does not say what the stack needs, and may not be changed.
+    #[error("the lock does not fit the stack: {0}")]
+    LockOutdated(String),
+    /// Files of the project.
+    #[error("{0}")]
+    Project(String),
+    /// Something that was given cannot be used.
+    #[error("{what}")]
+    Step {
+        /// What cannot be done.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Images and layers.
+    #[error(transparent)]
+    Oci(OciError),
+    /// The store.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A download.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A package index.
+    #[error("the package index cannot be reached")]
+    Index(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A program that is needed.
+    #[error("the program `{program}` is needed {purpose}, and {problem}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What for.
+        purpose: String,
+        /// A clause: what is wrong.
+        problem: String,
+        /// How to get it.
+        hint: String,
+    },
+    /// Files outside the store.
+    #[error(transparent)]
+    Io(std::io::Error),
+    /// The user stopped it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl BuildError {
+    /// A step that cannot be done, and why.
+    pub fn step(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
+    ) -> Self {
+        Self::Step { what: what.into(), source: source.into() }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) => Fault::User,
+            Self::Step { .. } => Fault::Step,
+            Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
+            Self::Oci(_) => Fault::Step,
+            Self::Store(_) | Self::Fetch(_) | Self::Index(_) | Self::Program { .. } | Self::Io(_) => {
+                Fault::Surroundings
+            }
+            Self::Interrupted => Fault::Interrupted,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        if self.is_disk_full() {
+            return Some("free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller".into());
+        }
+        match self {
+            Self::Lock { source: LockError::Version(_), .. } => {
+                Some("use the kiln that wrote it, or delete it and run `kiln lock`".into())
+            }
+            Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
+            Self::LockOutdated(_) => Some("run `kiln lock`, or build without `--locked`".into()),
+            Self::Oci(OciError::Entry { .. }) => {
+                Some("the file is damaged or not what it says it is: get it again, or report it to its author".into())
+            }
+            Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
+            Self::Fetch(error) => error.hint(),
+            Self::Program { hint, .. } => Some(hint.clone()),
+            _ => None,
+        }
+    }
+
+    fn is_disk_full(&self) -> bool {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = source {
+            let full = match error.downcast_ref::<StoreError>() {
+                Some(store) => store.is_disk_full(),
+                None => error
+                    .downcast_ref::<std::io::Error>()
+                    .is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull),
+            };
+            if full {
+                return true;
+            }
+            source = error.source();
+        }
+        match self {
+            Self::Store(error) | Self::Oci(OciError::Store(error)) => error.is_disk_full(),
+            Self::Io(error) | Self::Oci(OciError::Io(error)) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
+impl From<OciError> for BuildError {
+    fn from(error: OciError) -> Self {
+        match error {
+            OciError::Interrupted => Self::Interrupted,
+            OciError::Store(error) => error.into(),
+            OciError::Io(error) => error.into(),
+            other => Self::Oci(other),
+        }
+    }
+}
+
+impl From<StoreError> for BuildError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io(error) if is_cancelled(&error) => Self::Interrupted,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<std::io::Error> for BuildError {
+    fn from(error: std::io::Error) -> Self {
+        if is_cancelled(&error) { Self::Interrupted } else { Self::Io(error) }
+    }
+}
+
+impl From<Cancelled> for BuildError {
+    fn from(_: Cancelled) -> Self {
+        Self::Interrupted
+    }
+}
+
+fn is_cancelled(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Cancelled>())
+}

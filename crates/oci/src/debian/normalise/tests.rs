@@ -1,0 +1,293 @@
+use std::io::Cursor;
+
+use tar::{Builder, Header};
+
+use super::*;
+
+fn header(kind: EntryType, size: usize, time: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(size as u64);
+    header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(42);
+    header.set_mtime(time);
+    header.set_username("host").unwrap();
+    header
+}
+
+/// A raw archive of files; a path that ends with a slash is a folder, content that starts with `->` or `=>` is a
+/// symbolic or a hard link.
+fn raw(time: u64, files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    for (path, content) in files {
+        let path = format!("./{path}");
+        let target = |content: &[u8]| String::from_utf8(content[2..].to_vec()).unwrap();
+        if path.ends_with('/') {
+            let mut header = header(EntryType::Directory, 0, time);
+            builder.append_data(&mut header, path, io::empty()).unwrap();
+        } else if content.starts_with(b"->") {
+            let mut header = header(EntryType::Symlink, 0, time);
+            builder
+                .append_link(&mut header, path, target(content))
+                .unwrap();
+        } else if content.starts_with(b"=>") {
+            let mut header = header(EntryType::Link, 0, time);
+            builder
+                .append_link(&mut header, path, target(content))
+                .unwrap();
+        } else {
+            let mut header = header(EntryType::Regular, content.len(), time);
+            builder.append_data(&mut header, path, *content).unwrap();
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+fn normal(raw: Vec<u8>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let normalised = normalise(Cursor::new(raw), &mut out).unwrap();
+    assert_eq!(normalised.size, out.len() as u64);
+    out
+}
+
+/// Paths with their contents, links written as in [`raw`].
+fn listing(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut archive = tar::Archive::new(bytes);
+    let mut found = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        assert_eq!(entry.header().mtime().unwrap(), u64::from(TIME));
+        assert_eq!(entry.header().username().unwrap(), Some(""));
+        let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+        let mut content = match entry.header().entry_type() {
+            EntryType::Symlink => b"->".to_vec(),
+            EntryType::Link => b"=>".to_vec(),
+            _ => Vec::new(),
+        };
+        content.extend_from_slice(&entry.link_name_bytes().unwrap_or_default());
+        entry.read_to_end(&mut content).unwrap();
+        found.push((path, content));
+    }
+    found
+}
+
+fn content(bytes: &[u8], path: &str) -> String {
+    let (_, content) = listing(bytes)
+        .into_iter()
+        .find(|(found, _)| found == path)
+        .unwrap();
+    String::from_utf8(content).unwrap()
+}
+
+#[test]
+fn order_times_and_owners_names_do_not_show() {
+    let files: [(&str, &[u8]); 4] = [
+        ("usr/", b""),
+        ("usr/a", b"a"),
+        ("usr/a-b", b"ab"),
+        ("bin", b"->usr/bin"),
+    ];
+    let one = normal(raw(1_700_000_000, &files));
+    let mut backwards = files;
+    backwards.reverse();
+    assert_eq!(one, normal(raw(1_800_000_000, &backwards)));
+    let paths: Vec<_> = listing(&one).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["bin", "usr/", "usr/a", "usr/a-b"]);
+}
+
+#[test]
+fn what_differs_between_machines_is_dropped_or_emptied() {
+    let one = normal(raw(
+        1,
+        &[
+            ("dev/", b""),
+            ("dev/null", b""),
+            ("etc/hostname", b"host"),
+            ("etc/machine-id", b"0123"),
+            ("etc/passwd", b"root"),
+            ("etc/passwd-", b"root"),
+            ("etc/resolv.conf", b"->../run/resolv.conf"),
+            ("run/", b""),
+            ("run/lock/", b""),
+            ("run/file", b"x"),
+            ("var/cache/apt/archives/partial/", b""),
+            ("var/cache/apt/pkgcache.bin", b"x"),
+            ("var/cache/debconf/config.dat", b"x"),
+            ("var/cache/debconf/config.dat-old", b"x"),
+            ("var/lib/apt/extended_states", b"x"),
+            ("var/lib/apt/lists/", b""),
+            ("var/lib/apt/lists/lock", b""),
+            ("var/lib/dpkg/status", b"x"),
+            ("var/lib/dpkg/status-old", b"x"),
+            ("var/log/apt/", b""),
+            ("var/log/apt/term.log", b"x"),
+            ("var/log/wtmp", b"x"),
+        ],
+    ));
+    let found: Vec<_> = listing(&one)
+        .into_iter()
+        .map(|(path, content)| (path, content.len()))
+        .collect();
+    let found: Vec<_> = found
+        .iter()
+        .map(|(path, size)| (path.as_str(), *size))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("dev/", 0),
+            ("etc/machine-id", 0),
+            ("etc/passwd", 4),
+            ("run/", 0),
+            ("run/lock/", 0),
+            ("var/cache/debconf/config.dat", 1),
+            ("var/lib/apt/extended_states", 1),
+            ("var/lib/apt/lists/", 0),
+            ("var/lib/dpkg/status", 1),
+            ("var/log/apt/", 0),
+            ("var/log/wtmp", 0),
+        ]
+    );
+}
+
+#[test]
+fn the_first_of_hard_links_in_order_is_the_file() {
+    let one = normal(raw(
+        1,
+        &[
+            ("usr/z", b"data"),
+            ("usr/a", b"=>usr/z"),
+            ("usr/m", b"=>./usr/a"),
+        ],
+    ));
+    let expected = [
+        ("usr/a", "data"),
+        ("usr/m", "=>usr/a"),
+        ("usr/z", "=>usr/a"),
+    ];
+    for (path, expected) in expected {
+        assert_eq!(content(&one, path), expected);
+    }
+}
+
+#[test]
+fn a_hard_link_outlives_a_dropped_target() {
+    let one = normal(raw(1, &[("var/log/x", b"data"), ("srv/x", b"=>var/log/x")]));
+    assert_eq!(listing(&one), [("srv/x".to_owned(), b"data".to_vec())]);
+}
+
+#[test]
+fn a_hard_link_to_nothing_and_a_path_out_of_the_root_are_refused() {
+    let error = normalise(Cursor::new(raw(1, &[("a", b"=>b")])), io::sink()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`a` in the archive of mmdebstrap is a hard link to nothing"
+    );
+    assert_eq!(clean(b"usr/../../etc"), None);
+    assert_eq!(clean(b".//usr/./bin/"), Some(b"usr/bin".to_vec()));
+}
+
+#[test]
+fn a_truncated_archive_is_an_error() {
+    let mut bytes = raw(1, &[("a", &[7; 2000])]);
+    bytes.truncate(1500);
+    let error = normalise(Cursor::new(bytes), io::sink()).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(source, "the archive ends at byte 1500, inside `a`");
+}
+
+#[test]
+fn bytecode_agrees_with_the_new_time_of_its_source() {
+    let bytecode = |flags: u8, time: u32| {
+        let mut bytes = 3495_u16.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&[b'\r', b'\n', flags, 0, 0, 0]);
+        bytes.extend_from_slice(&time.to_le_bytes());
+        bytes.extend_from_slice(b"sizecode");
+        bytes
+    };
+    let checked = bytecode(1, 7);
+    let one = normal(raw(
+        1,
+        &[
+            ("a.pyc", &bytecode(0, 7)),
+            ("b.pyc", &checked),
+            ("c.pyc", b"short"),
+        ],
+    ));
+    let found = listing(&one);
+    assert_eq!(found[0].1, bytecode(0, TIME));
+    assert_eq!(found[1].1, checked);
+    assert_eq!(found[2].1, b"short");
+}
+
+#[test]
+fn extended_attributes_stay_and_times_in_pax_records_go() {
+    let mut builder = Builder::new(Vec::new());
+    builder
+        .append_pax_extensions([
+            ("atime", b"1700000000.5".as_slice()),
+            ("SCHILY.xattr.security.selinux", b"label"),
+            ("SCHILY.xattr.security.capability", b"\x01\0\0\x02"),
+        ])
+        .unwrap();
+    builder
+        .append_data(
+            &mut header(EntryType::Regular, 1, 1),
+            "usr/bin/ping",
+            b"x".as_slice(),
+        )
+        .unwrap();
+    let one = normal(builder.into_inner().unwrap());
+    let mut entries = Entries::new(one.as_slice());
+    let member = entries.next_member().unwrap().unwrap();
+    assert_eq!(
+        member.records,
+        [(
+            b"SCHILY.xattr.security.capability".to_vec(),
+            b"\x01\0\0\x02".to_vec()
+        )]
+    );
+}
+
+#[test]
+fn the_day_of_a_password_is_not_todays() {
+    assert_eq!(
+        shadow("root:*:19700:0:99999:7:::\na:!:0:\nb:!::\n"),
+        "root:*:3652:0:99999:7:::\na:!:0:\nb:!::\n"
+    );
+}
+
+#[test]
+fn sources_name_no_keyring_of_the_host() {
+    let text = "# kept\ndeb [signed-by=\"/host/key.gpg\"] http://mirror/debian bookworm main\n\
+                deb [arch=amd64 signed-by=/host/key.gpg] http://mirror/debian bookworm-updates main\n";
+    assert_eq!(
+        sources(text, None),
+        "# kept\ndeb http://mirror/debian bookworm main\ndeb [arch=amd64] http://mirror/debian bookworm-updates main\n"
+    );
+    assert_eq!(
+        sources("deb http://mirror/debian sid main\n", Some("/k.gpg")),
+        "deb [signed-by=/k.gpg] http://mirror/debian sid main\n"
+    );
+}
+
+#[test]
+fn a_system_without_trusted_keys_is_told_its_own_keyring() {
+    let files: [(&str, &[u8]); 3] = [
+        (
+            "etc/apt/sources.list",
+            b"deb [signed-by=/host.gpg] http://mirror/debian sid main\n",
+        ),
+        ("usr/share/keyrings/debian-archive-keyring.pgp", b"key"),
+        ("etc/apt/trusted.gpg.d/debian.asc", b"key"),
+    ];
+    assert_eq!(
+        content(&normal(raw(1, &files[..2])), "etc/apt/sources.list"),
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.pgp] http://mirror/debian sid main\n"
+    );
+    assert_eq!(
+        content(&normal(raw(1, &files)), "etc/apt/sources.list"),
+        "deb http://mirror/debian sid main\n"
+    );
+}

@@ -1,0 +1,74 @@
+//! What can go wrong while making, reading and writing images.
+
+use kiln_plan::digest::Digest;
+use kiln_plan::event::Cancelled;
+use kiln_store::StoreError;
+
+/// An error about images and layers.
+#[derive(Debug, thiserror::Error)]
+pub enum OciError {
+    /// An entry of a wheel.
+    #[error("the wheel `{wheel}` cannot be used: its entry `{entry}` {problem}")]
+    Entry {
+        /// File name of the wheel.
+        wheel: String,
+        /// Path in the wheel.
+        entry: String,
+        /// A clause that follows the entry's name.
+        problem: String,
+    },
+    /// The user wants to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Reading or writing.
+    #[error(transparent)]
+    Io(std::io::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A layout that is not what it should be.
+    #[error("`{path}` is not a usable OCI image layout: {problem}")]
+    Layout {
+        /// The layout.
+        path: String,
+        /// A clause.
+        problem: String,
+    },
+    /// Bytes of a layer that are needed and not there.
+    #[error("the layer {digest} of {base} is only described, and its bytes are needed to write the image out")]
+    NoBytes {
+        /// Which layer.
+        digest: Digest,
+        /// Where it belongs.
+        base: String,
+    },
+    /// JSON of a manifest or config.
+    #[error("{what} is not valid")]
+    Json {
+        /// What it is.
+        what: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+impl OciError {
+    pub(crate) fn entry(wheel: &str, entry: &str, problem: &str) -> Self {
+        Self::Entry { wheel: wheel.to_owned(), entry: entry.to_owned(), problem: problem.to_owned() }
+    }
+}
+
+impl From<Cancelled> for OciError {
+    fn from(_: Cancelled) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<std::io::Error> for OciError {
+    fn from(error: std::io::Error) -> Self {
+        match error.get_ref() {
+            Some(inner) if inner.is::<Cancelled>() => Self::Interrupted,
+            _ => Self::Io(error),
+        }
+    }
+}

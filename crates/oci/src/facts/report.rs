@@ -1,0 +1,440 @@
+//! From what was held of the layers to the facts that the lock records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_plan::base::{BaseFacts, Distribution, Interpreter, Libc, LibcFamily};
+
+use super::contents::{Content, glibc_version_in_name, is_glibc, major_minor, release};
+use super::tree::{Held, Tree};
+
+/// How many `include` lines are followed: each looks through a folder.
+const MAX_INCLUDES: usize = 1000;
+
+/// Everything that can be told about a base.
+pub(super) fn report(tree: &Tree<Content>) -> BaseFacts {
+    let os = OsRelease::read(tree);
+    let packages = Packages::read(tree);
+    BaseFacts {
+        distribution: os.name(),
+        libc: libc(tree, &os, &packages),
+        package_manager: package_manager(tree),
+        interpreters: interpreters(tree, &os, &packages),
+        distributions: distributions(tree),
+        passwd: lines(tree, b"etc/passwd")
+            .filter(|line| line.contains(':'))
+            .map(str::to_owned)
+            .collect(),
+        group: lines(tree, b"etc/group")
+            .filter(|line| line.contains(':'))
+            .map(str::to_owned)
+            .collect(),
+        library_paths: library_paths(tree),
+    }
+}
+
+/// The packages of interest of all databases: distroless bases have one for each package.
+struct Packages<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Packages<'a> {
+    fn read(tree: &'a Tree<Content>) -> Self {
+        let databases = tree.iter().filter_map(|(_, held)| match held {
+            Held::File(Content::Packages(packages)) => Some(packages),
+            _ => None,
+        });
+        Self(
+            databases
+                .flatten()
+                .map(|(name, version)| (name.as_str(), version.as_str()))
+                .collect(),
+        )
+    }
+
+    /// The version without the epoch.
+    fn version(&self, name: &str) -> Option<&'a str> {
+        let version = self.0.get(name)?;
+        Some(version.split_once(':').map_or(version, |(_, rest)| rest))
+    }
+}
+
+/// The fields of `os-release` (os-release(5)) that matter here.
+#[derive(Default)]
+struct OsRelease {
+    id: String,
+    version_id: String,
+    id_like: String,
+}
+
+impl OsRelease {
+    fn read(tree: &Tree<Content>) -> Self {
+        let mut found = Self::default();
+        let Some(text) =
+            text(tree, b"etc/os-release").or_else(|| text(tree, b"usr/lib/os-release"))
+        else {
+            return found;
+        };
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once('=') else {
+                continue;
+            };
+            let value = value.trim().trim_matches(['"', '\'']).to_owned();
+            match key.trim() {
+                "ID" => found.id = value,
+                "VERSION_ID" => found.version_id = value,
+                "ID_LIKE" => found.id_like = value,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn name(&self) -> Option<String> {
+        let name = format!("{} {}", self.id, self.version_id);
+        (!self.id.is_empty()).then(|| name.trim().to_owned())
+    }
+
+    fn is_debian(&self) -> bool {
+        let ids = || std::iter::once(self.id.as_str()).chain(self.id_like.split_whitespace());
+        ids().any(|id| id == "debian" || id == "ubuntu")
+    }
+}
+
+fn text<'a>(tree: &'a Tree<Content>, path: &[u8]) -> Option<&'a str> {
+    match tree.file(path)? {
+        Content::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn lines<'a>(tree: &'a Tree<Content>, path: &[u8]) -> impl Iterator<Item = &'a str> {
+    text(tree, path).unwrap_or_default().lines()
+}
+
+/// The C library of the system's own folders: another one elsewhere serves some program, not the base.
+fn libc(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -> Option<Libc> {
+    let musl = musl(tree, packages);
+    if os.id == "alpine" && musl.is_some() {
+        return musl;
+    }
+    glibc(tree).or(musl)
+}
+
+fn glibc(tree: &Tree<Content>) -> Option<Libc> {
+    let family = LibcFamily::Glibc;
+    for folder in ["lib", "lib64", "usr/lib", "usr/lib64"] {
+        let Some(folder) = tree.resolve(folder.as_bytes()) else {
+            continue;
+        };
+        for (path, _) in tree.below(&folder) {
+            let Some(rest) = path
+                .get(folder.len() + 1..)
+                .and_then(|rest| std::str::from_utf8(rest).ok())
+            else {
+                continue;
+            };
+            let (inner, name) = rest.rsplit_once('/').unwrap_or(("", rest));
+            // `/lib`, or `/lib/x86_64-linux-gnu` as Debian has it.
+            if !is_glibc(name)
+                || !(inner.is_empty() || inner.contains("-linux-gnu") && !inner.contains('/'))
+            {
+                continue;
+            }
+            let real = tree.resolve(path).unwrap_or_default();
+            let Some(Content::Glibc(told)) = tree.file_at(&real) else {
+                continue;
+            };
+            let name = String::from_utf8_lossy(&real);
+            let name = name.rsplit('/').next().unwrap_or_default();
+            if let Some(version) = told.clone().or_else(|| glibc_version_in_name(name)) {
+                return Some(Libc { family, version });
+            }
+        }
+    }
+    None
+}
+
+fn musl(tree: &Tree<Content>, packages: &Packages<'_>) -> Option<Libc> {
+    let told = ["lib", "usr/lib"].iter().find_map(|folder| {
+        let folder = tree.resolve(folder.as_bytes())?;
+        tree.below(&folder).find_map(|(path, held)| match held {
+            Held::File(Content::Musl(version))
+                if !path.get(folder.len() + 1..)?.contains(&b'/') =>
+            {
+                Some(version)
+            }
+            _ => None,
+        })
+    })?;
+    let recorded = packages.version("musl").and_then(major_minor);
+    let version = recorded.or_else(|| told.clone())?;
+    Some(Libc {
+        family: LibcFamily::Musl,
+        version,
+    })
+}
+
+fn package_manager(tree: &Tree<Content>) -> Option<String> {
+    let places = ["usr/bin", "bin", "sbin", "usr/sbin"];
+    let stands = |program: &str| {
+        places
+            .iter()
+            .any(|place| tree.holds(format!("{place}/{program}").as_bytes()))
+    };
+    [
+        ("apt-get", "apt"),
+        ("apk", "apk"),
+        ("dnf", "dnf"),
+        ("microdnf", "microdnf"),
+        ("zypper", "zypper"),
+        ("pacman", "pacman"),
+    ]
+    .into_iter()
+    .find(|(program, _)| stands(program))
+    .map(|(_, manager)| manager.to_owned())
+}
+
+/// `3.11` of `python3.11`; nothing for `python3`, `python3.11-config` or `python3.11-dbg`.
+fn interpreter_version(name: &str) -> Option<&str> {
+    let version = name.strip_prefix("python")?;
+    let minor = version.strip_prefix("3.")?;
+    (!minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit())).then_some(version)
+}
+
+fn interpreters(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -> Vec<Interpreter> {
+    // Keyed by what the links lead to, so that an interpreter with three names is listed once.
+    let mut found = BTreeMap::new();
+    for (path, _) in tree.iter() {
+        let Ok(path) = std::str::from_utf8(path) else {
+            continue;
+        };
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let in_bin = folder == "bin" || folder.ends_with("/bin");
+        let Some(version) = interpreter_version(name).filter(|_| in_bin) else {
+            continue;
+        };
+        let Some(real) = tree
+            .resolve(path.as_bytes())
+            .filter(|real| tree.file_at(real).is_some())
+        else {
+            continue;
+        };
+        let Ok(real) = String::from_utf8(real) else {
+            continue;
+        };
+        let real_version = real
+            .rsplit('/')
+            .next()
+            .and_then(interpreter_version)
+            .map(str::to_owned);
+        let (path, version) = match real_version {
+            Some(version) => (real.clone(), version),
+            None => (path.to_owned(), version.to_owned()),
+        };
+        found.entry(real).or_insert((path, version));
+    }
+    let mut interpreters: Vec<Interpreter> = found
+        .into_values()
+        .map(|(path, version)| Interpreter {
+            version: patch_version(tree, packages, &path, &version)
+                .unwrap_or_else(|| version.clone()),
+            site_packages: site_packages(&path, &version, os),
+            path: format!("/{path}"),
+        })
+        .collect();
+    interpreters.sort_by(|a, b| a.path.cmp(&b.path));
+    interpreters
+}
+
+/// `/usr` of `/usr/bin/python3.11`, without the leading slash.
+fn prefix(path: &str) -> Option<&str> {
+    let (folder, _) = path.rsplit_once('/')?;
+    if folder == "bin" {
+        Some("")
+    } else {
+        folder.strip_suffix("/bin")
+    }
+}
+
+fn patch_version(
+    tree: &Tree<Content>,
+    packages: &Packages<'_>,
+    path: &str,
+    version: &str,
+) -> Option<String> {
+    let prefix = prefix(path)?;
+    let header = format!("{prefix}/include/python{version}/patchlevel.h");
+    let told = match tree.file(header.as_bytes()) {
+        Some(Content::PatchLevel(told)) => told.clone(),
+        _ => None,
+    };
+    let packaged = || {
+        [
+            format!("python{version}-minimal"),
+            format!("libpython{version}-minimal"),
+            format!("python{version}"),
+            "python3".to_owned(),
+        ]
+        .iter()
+        .filter(|_| prefix == "usr")
+        .filter_map(|name| packages.version(name))
+        .map(|found| release(found).to_owned())
+        .find(|found| found.starts_with(&format!("{version}.")))
+    };
+    told.filter(|told| told.starts_with(&format!("{version}.")))
+        .or_else(packaged)
+}
+
+/// Where the interpreter's environment installs. Debian's own Python leaves `/usr` to dpkg (Debian Python Policy,
+/// "Module Path").
+fn site_packages(path: &str, version: &str, os: &OsRelease) -> Option<String> {
+    let prefix = prefix(path)?;
+    if prefix == "usr" && os.is_debian() {
+        return Some(format!("/usr/local/lib/python{version}/dist-packages"));
+    }
+    let root = if prefix.is_empty() { "" } else { "/" };
+    Some(format!("{root}{prefix}/lib/python{version}/site-packages"))
+}
+
+fn distributions(tree: &Tree<Content>) -> Vec<Distribution> {
+    let mut found = Vec::new();
+    for (path, held) in tree.iter() {
+        let Held::File(Content::Metadata(Some((name, version)))) = held else {
+            continue;
+        };
+        let Ok(path) = std::str::from_utf8(path) else {
+            continue;
+        };
+        let Some((folder, file)) = path.rsplit_once('/') else {
+            continue;
+        };
+        let (location, size) = if file.ends_with(".egg-info") {
+            (folder, None)
+        } else {
+            let Some((location, _)) = folder.rsplit_once('/') else {
+                continue;
+            };
+            let size = match tree.file(format!("{folder}/RECORD").as_bytes()) {
+                Some(Content::Record(size)) => Some(*size),
+                _ => None,
+            };
+            (location, size)
+        };
+        found.push(Distribution {
+            location: format!("/{location}"),
+            name: normalise_name(name),
+            version: version.clone(),
+            size,
+        });
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// PEP 503: lower case, runs of `-`, `_` and `.` as one `-`.
+fn normalise_name(name: &str) -> String {
+    let mut normal = String::with_capacity(name.len());
+    for character in name.chars() {
+        match character {
+            '-' | '_' | '.' if normal.ends_with('-') => {}
+            '-' | '_' | '.' => normal.push('-'),
+            _ => normal.push(character.to_ascii_lowercase()),
+        }
+    }
+    normal
+}
+
+/// Reads `/etc/ld.so.conf` as ldconfig(8) does, including the files it includes.
+fn library_paths(tree: &Tree<Content>) -> Vec<String> {
+    let main = b"etc/ld.so.conf".to_vec();
+    let mut paths: Vec<String> = Vec::new();
+    // A stack of lines, since what is included stands where the `include` does.
+    let mut pending: Vec<&str> = lines(tree, &main).collect();
+    pending.reverse();
+    let mut read = BTreeSet::from([main]);
+    let (mut seen, mut includes) = (BTreeSet::new(), 0);
+    while let Some(line) = pending.pop() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if let Some(pattern) = line
+            .strip_prefix("include")
+            .filter(|rest| rest.starts_with([' ', '\t']))
+        {
+            includes += 1;
+            if includes > MAX_INCLUDES {
+                break;
+            }
+            let mut files = included(tree, pattern.trim());
+            files.retain(|file| read.insert(file.clone()));
+            let start = pending.len();
+            pending.extend(files.iter().flat_map(|file| lines(tree, file)));
+            pending.get_mut(start..).unwrap_or_default().reverse();
+        } else if !line.starts_with("hwcap") {
+            let folders = line
+                .split([' ', '\t', ':', ','])
+                .filter(|folder| folder.starts_with('/'));
+            let folders = folders.filter_map(|folder| folder.split('=').next());
+            paths.extend(
+                folders
+                    .filter(|folder| seen.insert(*folder))
+                    .map(str::to_owned),
+            );
+        }
+    }
+    paths
+}
+
+/// The files that an `include` line names, in the order of their names: a path, where `*` may stand for a part of
+/// the last name.
+fn included(tree: &Tree<Content>, pattern: &str) -> Vec<Vec<u8>> {
+    let pattern = if pattern.starts_with('/') {
+        pattern.to_owned()
+    } else {
+        format!("etc/{pattern}")
+    };
+    let Some((folder, name)) = pattern.rsplit_once('/') else {
+        return Vec::new();
+    };
+    let Some(folder) = tree.resolve(folder.as_bytes()) else {
+        return Vec::new();
+    };
+    let (start, end) = name.split_once('*').unwrap_or((name, ""));
+    let fits = |found: &[u8]| match name.contains('*') {
+        true => {
+            found.len() >= start.len() + end.len()
+                && found.starts_with(start.as_bytes())
+                && found.ends_with(end.as_bytes())
+        }
+        false => found == name.as_bytes(),
+    };
+    tree.below(&folder)
+        .filter(|(path, _)| {
+            path.get(folder.len() + 1..)
+                .is_some_and(|found| !found.contains(&b'/') && fits(found))
+        })
+        .map(|(path, _)| path.to_vec())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_interpreters_are_named_as_interpreters() {
+        assert_eq!(interpreter_version("python3.11"), Some("3.11"));
+        for name in [
+            "python3",
+            "python3.11-config",
+            "python3.11-dbg",
+            "python3.",
+            "python3.x",
+            "pypy3.10",
+        ] {
+            assert_eq!(interpreter_version(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_normalised() {
+        assert_eq!(normalise_name("Ruamel.._YAML"), "ruamel-yaml");
+    }
+}

@@ -1,0 +1,314 @@
+//! Manifests, configs and indexes of images (OCI image specification 1.1), and how an image is composed onto another.
+//!
+//! Fields that kiln does not know are kept as they are: a base may say things about itself that matter to others.
+
+use std::collections::BTreeMap;
+
+use kiln_plan::digest::Digest;
+use kiln_plan::platform::Platform;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::OciError;
+use crate::layer::{Layer, MediaType};
+
+/// Media type of a manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of an index.
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Media type of a config.
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+/// What points at content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What the content is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it runs on, where it is an image.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub platform: Option<PlatformObject>,
+    /// Remarks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// Points at some bytes.
+    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// A platform as indexes write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformObject {
+    /// `amd64`, `arm64`.
+    pub architecture: String,
+    /// `linux`.
+    pub os: String,
+    /// `v8`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub variant: Option<String>,
+}
+
+impl PlatformObject {
+    /// How indexes write a platform.
+    pub fn new(platform: Platform) -> Self {
+        Self { architecture: platform.cpu.oci().into(), os: "linux".into(), variant: None }
+    }
+
+    /// Whether this is the platform.
+    pub fn is(&self, platform: Platform) -> bool {
+        let variant = self.variant.as_deref().is_none_or(|variant| variant == "v8");
+        self.os == "linux" && self.architecture == platform.cpu.oci() && variant
+    }
+}
+
+/// An index: one image for several platforms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// [`INDEX`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub media_type: Option<String>,
+    /// The manifests.
+    pub manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    /// An index of these manifests.
+    pub fn new(manifests: Vec<Descriptor>) -> Self {
+        Self { schema_version: 2, media_type: Some(INDEX.into()), manifests }
+    }
+}
+
+/// A manifest: a config and layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// [`MANIFEST`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub media_type: Option<String>,
+    /// The config.
+    pub config: Descriptor,
+    /// The layers, the lowest first.
+    pub layers: Vec<Descriptor>,
+    /// Remarks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A config: how to run an image, and the diff ids of its layers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// When it was made (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub created: Option<String>,
+    /// `amd64`, `arm64`.
+    pub architecture: String,
+    /// `linux`.
+    pub os: String,
+    /// How to run it.
+    #[serde(default)]
+    pub config: RunConfig,
+    /// Diff ids.
+    pub rootfs: RootFs,
+    /// How each layer came to be.
+    #[serde(default)]
+    pub history: Vec<History>,
+    /// What kiln does not know.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+/// How to run an image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RunConfig {
+    /// `name`, `uid`, `uid:gid`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// `NAME=value`.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub env: Vec<String>,
+    /// What is run.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub entrypoint: Vec<String>,
+    /// Its arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub cmd: Vec<String>,
+    /// Working directory.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// Labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What kiln does not know.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+/// Docker writes `null` for what is empty.
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// Diff ids, the lowest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Always `layers`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The diff ids.
+    #[serde(default)]
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Default for RootFs {
+    fn default() -> Self {
+        Self { kind: "layers".into(), diff_ids: Vec::new() }
+    }
+}
+
+/// How a layer came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct History {
+    /// When (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub created: Option<String>,
+    /// By what.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub created_by: Option<String>,
+    /// Whether there is no layer for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub empty_layer: bool,
+    /// What kiln does not know.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+impl Config {
+    /// A config without layers.
+    pub fn scratch(platform: Platform) -> Self {
+        Self { architecture: platform.cpu.oci().into(), os: "linux".into(), ..Self::default() }
+    }
+
+    /// Sets an environment variable, replacing one of the same name in its place.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        let entry = format!("{name}={value}");
+        let same = |other: &&mut String| other.split('=').next() == Some(name);
+        match self.config.env.iter_mut().find(same) {
+            Some(other) => *other = entry,
+            None => self.config.env.push(entry),
+        }
+    }
+
+    /// The value of an environment variable.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        self.config.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// Gives every layer below a history entry where the base tells less: the two lists must agree from here on.
+    pub fn complete_history(&mut self) {
+        let told = self.history.iter().filter(|entry| !entry.empty_layer).count();
+        for _ in told..self.rootfs.diff_ids.len() {
+            self.history.push(History { created_by: Some("(base)".into()), ..History::default() });
+        }
+    }
+}
+
+/// An image on one platform: what is needed to go on from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// What it runs on.
+    pub platform: Platform,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// The manifest's size in bytes.
+    pub manifest_size: u64,
+    /// The digest of its config.
+    pub config: Digest,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// Serializes as images are hashed: without spaces, with a stable order.
+pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, OciError> {
+    serde_json::to_vec(value).map_err(|source| OciError::Json { what: "a manifest".into(), source })
+}
+
+/// Reads JSON that came from outside.
+pub fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, OciError> {
+    serde_json::from_slice(bytes).map_err(|source| OciError::Json { what: what.to_owned(), source })
+}
+
+impl Manifest {
+    /// The manifest of a config and layers.
+    pub fn new(config: Descriptor, layers: &[Layer]) -> Self {
+        let layers = layers
+            .iter()
+            .map(|layer| Descriptor {
+                media_type: layer.media_type.as_str().to_owned(),
+                digest: layer.digest,
+                size: layer.size,
+                platform: None,
+                annotations: BTreeMap::new(),
+            })
+            .collect();
+        Self { schema_version: 2, media_type: Some(MANIFEST.into()), config, layers, annotations: BTreeMap::new() }
+    }
+
+    /// The layers, with the diff ids of the config.
+    pub fn layers(&self, config: &Config) -> Result<Vec<Layer>, String> {
+        let (layers, ids) = (&self.layers, &config.rootfs.diff_ids);
+        if layers.len() != ids.len() {
+            return Err(format!("its manifest has {} layers and its config {}", layers.len(), ids.len()));
+        }
+        let layer = |(layer, diff_id): (&Descriptor, &Digest)| {
+            let media_type = MediaType::parse(&layer.media_type)
+                .ok_or_else(|| format!("it has a layer of the unknown type `{}`", layer.media_type))?;
+            Ok(Layer { media_type, digest: layer.digest, diff_id: *diff_id, size: layer.size })
+        };
+        layers.iter().zip(ids).map(layer).collect()
+    }
+}
+
+impl MediaType {
+    /// As manifests write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tar => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+
+    /// From OCI's or Docker's name.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Some(Self::Tar),
+            "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+                Some(Self::Gzip)
+            }
+            "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
+                Some(Self::Zstd)
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Layers: what goes into one, and what is known of one that is made.
+
+use kiln_plan::digest::Digest;
+use kiln_wheel::archive::Entry;
+use serde::{Deserialize, Serialize};
+
+use crate::header::{Kind, Member};
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// How it is compressed.
+    pub media_type: MediaType,
+    /// The digest of the compressed layer.
+    pub digest: Digest,
+    /// The digest of the tar.
+    pub diff_id: Digest,
+    /// Bytes of the compressed layer.
+    pub size: u64,
+}
+
+/// Media types of layers (OCI image specification, "Media Types").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MediaType {
+    /// A plain tar.
+    #[serde(rename = "application/vnd.oci.image.layer.v1.tar")]
+    Tar,
+    /// A tar in gzip.
+    #[serde(rename = "application/vnd.oci.image.layer.v1.tar+gzip")]
+    Gzip,
+    /// A tar in zstd.
+    #[serde(rename = "application/vnd.oci.image.layer.v1.tar+zstd")]
+    Zstd,
+}
+
+/// One member of a layer that is to be made.
+#[derive(Debug, Clone)]
+pub struct LayerFile {
+    /// Path without a leading slash.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// What it is.
+    pub body: Body,
+}
+
+/// What a member of a layer is.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// A directory.
+    Directory,
+    /// A symbolic link to this.
+    Symlink(String),
+    /// A file of these bytes.
+    Bytes(Vec<u8>),
+    /// A file that an entry of a wheel holds: the wheel's place in the list of sources, and the entry.
+    Entry(usize, Entry),
+}
+
+impl Body {
+    /// Bytes of content.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Directory | Self::Symlink(_) => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Entry(_, entry) => entry.size,
+        }
+    }
+}
+
+impl LayerFile {
+    /// A directory, mode 0755, of root.
+    pub fn directory(path: impl Into<String>) -> Self {
+        Self { path: path.into(), mode: 0o755, owner: (0, 0), body: Body::Directory }
+    }
+
+    /// A symbolic link of root.
+    pub fn symlink(path: impl Into<String>, to: impl Into<String>) -> Self {
+        Self { path: path.into(), mode: 0o777, owner: (0, 0), body: Body::Symlink(to.into()) }
+    }
+
+    /// A file, mode 0644, of root.
+    pub fn bytes(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { path: path.into(), mode: 0o644, owner: (0, 0), body: Body::Bytes(bytes.into()) }
+    }
+
+    pub(crate) fn member(&self) -> Member<'_> {
+        let kind = match &self.body {
+            Body::Directory => Kind::Directory,
+            Body::Symlink(to) => Kind::Symlink(to),
+            body => Kind::File(body.size()),
+        };
+        Member { path: &self.path, kind, mode: self.mode, owner: self.owner }
+    }
+}
+
+/// Puts every directory that files need before the first that needs it, once.
+#[derive(Debug, Default)]
+pub struct Directories {
+    seen: std::collections::HashSet<String>,
+}
+
+impl Directories {
+    /// Appends the directories above a path that are not there yet; those that `exists` knows get no entry.
+    pub fn above(&mut self, path: &str, exists: impl Fn(&str) -> bool, out: &mut Vec<LayerFile>) {
+        for (slash, _) in path.match_indices('/') {
+            let directory = &path[..slash];
+            if !self.seen.contains(directory) && !exists(directory) {
+                self.seen.insert(directory.to_owned());
+                out.push(LayerFile::directory(directory));
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What happens during a build. The terminal, the report and the tests read the same events.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::digest::Digest;
+
+/// Something that takes events. Called from many threads; it must not block for long.
+pub trait Reporter: Send + Sync {
+    /// One thing happened.
+    fn event(&self, event: Event);
+}
+
+/// Identifies one activity between its start and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Activity(pub u64);
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Something began that takes time.
+    Started {
+        /// Which.
+        activity: Activity,
+        /// A verb: `fetch`, `splice`, `bootstrap`, `resolve`, `copy`, `write`.
+        verb: &'static str,
+        /// What it is done to.
+        subject: String,
+        /// Bytes in all, where known.
+        bytes: Option<u64>,
+    },
+    /// It got further.
+    Progressed {
+        /// Which.
+        activity: Activity,
+        /// Bytes more than before.
+        bytes: u64,
+    },
+    /// It ended, well or not; an error reaches the caller in another way.
+    Finished {
+        /// Which.
+        activity: Activity,
+    },
+    /// A line of a program that kiln runs.
+    Output {
+        /// Which activity runs it.
+        activity: Activity,
+        /// The line without its end.
+        line: String,
+    },
+    /// Something went on all the same, and is worth knowing.
+    Warning {
+        /// What.
+        message: String,
+    },
+    /// An image is ready.
+    Image {
+        /// Its name in the stack.
+        name: String,
+        /// The digest of its index or manifest.
+        digest: Digest,
+        /// Whether nothing had to be done.
+        unchanged: bool,
+    },
+}
+
+/// Says that the user wants to stop. Clones share one flag.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+/// The user wants to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Cancelled;
+
+impl Cancel {
+    /// Asks everything to stop at the next good moment.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// An error, once stopping was asked for.
+    pub fn check(&self) -> Result<(), Cancelled> {
+        if self.0.load(Ordering::Relaxed) { Err(Cancelled) } else { Ok(()) }
+    }
+}
+
+impl From<Cancelled> for std::io::Error {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::other(cancelled)
+    }
+}
+
+/// One activity while it goes on: started when made, finished when dropped.
+pub struct Work<'a> {
+    reporter: &'a dyn Reporter,
+    cancel: &'a Cancel,
+    activity: Activity,
+}
+
+impl<'a> Work<'a> {
+    /// Says that something begins.
+    pub fn start(
+        reporter: &'a dyn Reporter,
+        cancel: &'a Cancel,
+        verb: &'static str,
+        subject: impl Into<String>,
+        bytes: Option<u64>,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let activity = Activity(NEXT.fetch_add(1, Ordering::Relaxed));
+        reporter.event(Event::Started { activity, verb, subject: subject.into(), bytes });
+        Self { reporter, cancel, activity }
+    }
+
+    /// Says that it got further by some bytes; an error once stopping was asked for.
+    pub fn advance(&self, bytes: u64) -> Result<(), Cancelled> {
+        self.reporter.event(Event::Progressed { activity: self.activity, bytes });
+        self.cancel.check()
+    }
+
+    /// Passes on a line of the program that does it.
+    pub fn output(&self, line: &str) {
+        self.reporter.event(Event::Output { activity: self.activity, line: line.to_owned() });
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.reporter.event(Event::Finished { activity: self.activity });
+    }
+}
+
+/// A reporter that says nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Reporter for Silent {
+    fn event(&self, _: Event) {}
+}

@@ -1,0 +1,308 @@
+//! What an entry of `gpus = [...]` in a stack file, or of `--gpus`, asks for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Architecture, Capability, Form, GpuError, GpuTable, Suffix, serde_as_string};
+
+/// One entry of `gpus`.
+///
+/// A name asks for the least that runs on that GPU, its plain real architecture. Everything that makes code bigger
+/// (PTX) or less portable (`a`, `f`) has to be said, as a capability.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GpuRequest {
+    /// `H100`.
+    Named {
+        /// The name under which the table lists the GPU.
+        name: String,
+        /// Its capability.
+        capability: Capability,
+    },
+    /// `8.9`, `9.0a`, `8.0+PTX`: what PyTorch's `TORCH_CUDA_ARCH_LIST` holds as well.
+    Capability {
+        /// The capability.
+        capability: Capability,
+        /// The letter after it.
+        suffix: Suffix,
+        /// Whether PTX is wanted in addition to machine code.
+        ptx: bool,
+    },
+    /// `sm_90` or `compute_90`: exactly this.
+    Architecture(Architecture),
+    /// `native`: the GPUs of the machine that locks.
+    Native,
+}
+
+serde_as_string!(GpuRequest);
+
+impl GpuRequest {
+    /// Reads one entry.
+    ///
+    /// # Errors
+    /// [`GpuError::UnknownName`] with the nearest name; [`GpuError::UnknownCapability`] with the nearest one that a
+    /// GPU has; [`GpuError::UnknownArchitecture`] for a letter that the capability does not come with;
+    /// [`GpuError::MalformedRequest`] for what looks like a capability or an architecture and is none.
+    pub fn parse(text: &str) -> Result<Self, GpuError> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("native") {
+            return Ok(Self::Native);
+        }
+        if let Some(gpu) = GpuTable::get().find(text) {
+            return Ok(Self::Named {
+                name: gpu.name.clone(),
+                capability: gpu.capability,
+            });
+        }
+        if text.starts_with("sm_") || text.starts_with("compute_") {
+            let architecture = text
+                .parse()
+                .map_err(|_| GpuError::MalformedRequest(text.to_owned()))?;
+            return exists(architecture).map(Self::Architecture);
+        }
+        Self::capability(text)
+    }
+
+    fn capability(text: &str) -> Result<Self, GpuError> {
+        let lower = text.to_ascii_lowercase();
+        let (rest, ptx) = lower
+            .strip_suffix("+ptx")
+            .map_or((lower.as_str(), false), |rest| (rest, true));
+        let (number, suffix) = Suffix::split(rest);
+        let Ok(capability) = number.parse::<Capability>() else {
+            return Err(unreadable(text));
+        };
+        exists(capability.architecture().with_suffix(suffix))?;
+        Ok(Self::Capability {
+            capability,
+            suffix,
+            ptx,
+        })
+    }
+
+    /// The architectures asked for, in order, or `None` for `native`, which only the machine that locks can answer.
+    pub fn architectures(&self) -> Option<Vec<Architecture>> {
+        match self {
+            Self::Named { capability, .. } => Some(vec![capability.architecture()]),
+            Self::Capability {
+                capability,
+                suffix,
+                ptx,
+            } => {
+                let real = capability.architecture().with_suffix(*suffix);
+                let mut all = vec![real];
+                all.extend(ptx.then(|| real.with_form(Form::Virtual)));
+                Some(all)
+            }
+            Self::Architecture(architecture) => Some(vec![*architecture]),
+            Self::Native => None,
+        }
+    }
+}
+
+/// What begins like a capability or an architecture was meant as one, unless it is close to a name; the rest are names.
+fn unreadable(text: &str) -> GpuError {
+    let suggestions: Vec<_> = GpuTable::get()
+        .nearest_names(text)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let lower = text.to_ascii_lowercase();
+    let number = lower
+        .strip_prefix("sm")
+        .or_else(|| lower.strip_prefix("compute"))
+        .unwrap_or(&lower);
+    let like_a_number = number.is_empty()
+        || number.starts_with(|c: char| c.is_ascii_digit() || "._-+ ".contains(c));
+    if like_a_number && suggestions.is_empty() {
+        GpuError::MalformedRequest(text.to_owned())
+    } else {
+        GpuError::UnknownName {
+            name: text.to_owned(),
+            suggestions,
+        }
+    }
+}
+
+/// Whether some CUDA release compiles an architecture.
+fn exists(architecture: Architecture) -> Result<Architecture, GpuError> {
+    let table = GpuTable::get();
+    let capability = architecture.capability;
+    if !table.has_capability(capability) {
+        return Err(GpuError::UnknownCapability {
+            capability,
+            nearest: table.nearest_capability(capability),
+        });
+    }
+    let existing = table.architectures_of(capability);
+    if existing.contains(&architecture.with_form(Form::Real)) {
+        return Ok(architecture);
+    }
+    let existing = existing
+        .into_iter()
+        .map(|real| real.with_form(architecture.form))
+        .collect();
+    Err(GpuError::UnknownArchitecture {
+        architecture,
+        existing,
+    })
+}
+
+impl FromStr for GpuRequest {
+    type Err = GpuError;
+
+    fn from_str(text: &str) -> Result<Self, GpuError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for GpuRequest {
+    /// Writes what [`GpuRequest::parse`] reads back as the same request.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named { name, .. } => f.write_str(name),
+            Self::Capability {
+                capability,
+                suffix,
+                ptx,
+            } => {
+                write!(f, "{capability}{suffix}{}", if *ptx { "+PTX" } else { "" })
+            }
+            Self::Architecture(architecture) => architecture.fmt(f),
+            Self::Native => f.write_str("native"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(text: &str) -> Vec<String> {
+        let architectures = GpuRequest::parse(text).unwrap().architectures().unwrap();
+        architectures.iter().map(ToString::to_string).collect()
+    }
+
+    fn hint(text: &str) -> String {
+        GpuRequest::parse(text)
+            .unwrap_err()
+            .hint()
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_name_means_its_plain_architecture_without_ptx() {
+        assert_eq!(resolved("H100"), ["sm_90"]);
+        assert_eq!(resolved("B200"), ["sm_100"]);
+        assert_eq!(resolved("rtx4090"), ["sm_89"]);
+        for gpu in GpuTable::get().gpus() {
+            assert_eq!(resolved(&gpu.name), [gpu.architecture().to_string()]);
+        }
+    }
+
+    #[test]
+    fn letters_and_ptx_are_said_explicitly() {
+        assert_eq!(resolved("8.9"), ["sm_89"]);
+        assert_eq!(resolved("9.0a"), ["sm_90a"]);
+        assert_eq!(resolved("10.0f"), ["sm_100f"]);
+        assert_eq!(resolved("8.0+PTX"), ["sm_80", "compute_80"]);
+        assert_eq!(resolved("9.0a+ptx"), ["sm_90a", "compute_90a"]);
+        assert_eq!(resolved("sm_90"), ["sm_90"]);
+        assert_eq!(resolved("compute_90"), ["compute_90"]);
+    }
+
+    #[test]
+    fn native_is_left_to_the_machine_that_locks() {
+        assert_eq!(GpuRequest::parse("native").unwrap(), GpuRequest::Native);
+        assert_eq!(GpuRequest::Native.architectures(), None);
+    }
+
+    #[test]
+    fn an_unknown_name_suggests_the_nearest() {
+        let error = GpuRequest::parse("H10O").unwrap_err();
+        assert_eq!(error.to_string(), "`H10O` is not a GPU that kiln knows");
+        assert_eq!(error.hint().unwrap(), "did you mean `H100`?");
+        let error = GpuRequest::parse("MI300X").unwrap_err();
+        assert_eq!(
+            error,
+            GpuError::UnknownName {
+                name: "MI300X".into(),
+                suggestions: Vec::new()
+            }
+        );
+        assert_eq!(hint("4090"), "did you mean `GeForce RTX 4090`?");
+    }
+
+    #[test]
+    fn a_capability_that_no_gpu_has_is_refused_with_the_nearest() {
+        let error = GpuRequest::parse("8.4").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no NVIDIA GPU has the compute capability 8.4"
+        );
+        assert_eq!(error.hint().unwrap(), "the nearest is 8.6");
+        assert!(matches!(
+            GpuRequest::parse("sm_91"),
+            Err(GpuError::UnknownCapability { .. })
+        ));
+    }
+
+    #[test]
+    fn a_letter_that_a_capability_does_not_come_with_is_refused() {
+        let error = GpuRequest::parse("9.0f").unwrap_err();
+        assert_eq!(error.to_string(), "there is no architecture `sm_90f`");
+        assert_eq!(error.hint().unwrap(), "valid: `sm_90`, `sm_90a`");
+        assert_eq!(hint("compute_89a"), "valid: `compute_89`");
+    }
+
+    #[test]
+    fn what_is_no_name_and_no_number_is_malformed() {
+        for text in [
+            "",
+            " ",
+            "8",
+            "90",
+            "9.0b",
+            "8.0+",
+            "8.0+PTX+PTX",
+            "sm_90+PTX",
+            "sm_9",
+            "sm-90",
+            "SM90",
+            "+PTX",
+        ] {
+            assert_eq!(
+                GpuRequest::parse(text),
+                Err(GpuError::MalformedRequest(text.trim().into())),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn capabilities_before_volta_have_no_names_but_can_be_asked_for() {
+        assert_eq!(resolved("6.1"), ["sm_61"]);
+    }
+
+    #[test]
+    fn requests_are_written_as_they_are_read() {
+        for text in [
+            "H100",
+            "GeForce RTX 4090",
+            "8.9",
+            "9.0a",
+            "8.0+PTX",
+            "sm_90a",
+            "compute_90",
+            "native",
+        ] {
+            let request = GpuRequest::parse(text).unwrap();
+            assert_eq!(request.to_string(), text);
+            let json = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<GpuRequest>(&json).unwrap(), request);
+        }
+        assert_eq!(
+            GpuRequest::parse(" nvidia h100 ").unwrap().to_string(),
+            "H100"
+        );
+    }
+}

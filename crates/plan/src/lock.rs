@@ -1,0 +1,401 @@
+//! `kiln.lock`: every base by digest, every wheel by file name, size and sha256, per image and platform.
+//!
+//! A build never decides; it reads this. The format is TOML that is written by hand, one package a line, so that a
+//! change of a version is a change of a line in review. Its version is raised when an older kiln would misread it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::BaseFacts;
+use crate::digest::Digest;
+use crate::platform::Platform;
+
+/// The version of the format that this kiln writes.
+pub const VERSION: u32 = 1;
+
+/// A lock.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Lock {
+    /// The version of the format.
+    pub version: u32,
+    /// The architectures that `native` meant when the stack was locked.
+    #[serde(default)]
+    pub native_gpus: Vec<String>,
+    /// Bases, by name and platform.
+    #[serde(default, rename = "base")]
+    pub bases: Vec<LockedBase>,
+    /// Images, by name and platform.
+    #[serde(default, rename = "image")]
+    pub images: Vec<LockedImage>,
+    /// Wheels, by file name.
+    #[serde(default, rename = "wheel")]
+    pub wheels: Vec<LockedWheel>,
+}
+
+/// What a base was when the stack was locked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedBase {
+    /// What the stack says, in one line: `debian bookworm python3`, `oci layouts/base`.
+    pub name: String,
+    /// For this platform.
+    pub platform: Platform,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// When a Debian base was bootstrapped, in seconds since 1970: the state of the archive that has these packages.
+    #[serde(default)]
+    pub snapshot: Option<u64>,
+    /// The packages of a Debian base, as `name version architecture sha256`.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// What is inside.
+    pub facts: BaseFacts,
+}
+
+/// What an image holds besides what it stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedImage {
+    /// Its name in the stack.
+    pub name: String,
+    /// For this platform.
+    pub platform: Platform,
+    /// The hash of everything that resolution depended on: a lock fits a stack if this is the same.
+    pub inputs: String,
+    /// The requirements that were resolved, to say what changed.
+    #[serde(default)]
+    pub requirements: Vec<String>,
+    /// The packages, by name.
+    #[serde(default)]
+    pub packages: Vec<LockedPackage>,
+}
+
+/// A package of an image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedPackage {
+    /// Normalised name (PEP 503).
+    pub name: String,
+    /// Version (PEP 440).
+    pub version: String,
+    /// The SHA-256 of its wheel.
+    pub wheel: Digest,
+}
+
+/// A wheel.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedWheel {
+    /// File name (PEP 427).
+    pub file: String,
+    /// Digest of the file.
+    pub sha256: Digest,
+    /// Size in bytes, where the index tells.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// Where an index has it; nothing for a local file.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Where it lies, relative to the stack file.
+    #[serde(default)]
+    pub path: Option<String>,
+}
+
+/// Why a lock cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another version of the format.
+    #[error("the lock has format version {0}, and this kiln reads version {VERSION}")]
+    Version(u32),
+    /// Not a lock at all.
+    #[error("the lock is damaged at line {line}: {message}")]
+    Damaged {
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+}
+
+impl Lock {
+    /// Reads a lock.
+    pub fn parse(text: &str) -> Result<Self, LockError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let damaged = |error: toml::de::Error| {
+            let at = error.span().map_or(0, |span| span.start).min(text.len());
+            let line = 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+            LockError::Damaged { line, message: error.message().replace('\n', ", ") }
+        };
+        let head: Head = toml::from_str(text).map_err(damaged)?;
+        if head.version != VERSION {
+            return Err(LockError::Version(head.version));
+        }
+        let lock: Self = toml::from_str(text).map_err(damaged)?;
+        lock.check()?;
+        Ok(lock)
+    }
+
+    /// Every package's wheel must be there.
+    fn check(&self) -> Result<(), LockError> {
+        let known: std::collections::BTreeSet<_> = self.wheels.iter().map(|wheel| wheel.sha256).collect();
+        for image in &self.images {
+            for package in &image.packages {
+                if !known.contains(&package.wheel) {
+                    let message = format!("no wheel has the digest of {} {}", package.name, package.version);
+                    return Err(LockError::Damaged { line: 1, message });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of the lock, in a stable order: the same lock is the same text.
+    pub fn text(&self) -> String {
+        let mut sorted = self.clone();
+        sorted.sort();
+        let mut out = String::from("# Written by `kiln lock`; not meant to be edited.\n");
+        let _ = writeln!(out, "version = {VERSION}");
+        if !sorted.native_gpus.is_empty() {
+            let _ = writeln!(out, "native-gpus = {}", list(&sorted.native_gpus));
+        }
+        for base in &sorted.bases {
+            base.write(&mut out);
+        }
+        for image in &sorted.images {
+            image.write(&mut out);
+        }
+        for wheel in &sorted.wheels {
+            wheel.write(&mut out);
+        }
+        out
+    }
+
+    fn sort(&mut self) {
+        self.bases.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
+        self.images.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
+        for image in &mut self.images {
+            image.packages.sort();
+        }
+        self.wheels.sort_by(|a, b| (&a.file, a.sha256).cmp(&(&b.file, b.sha256)));
+        self.wheels.dedup_by(|a, b| a.sha256 == b.sha256);
+    }
+
+    /// A base on a platform.
+    pub fn base(&self, name: &str, platform: Platform) -> Option<&LockedBase> {
+        self.bases.iter().find(|base| base.name == name && base.platform == platform)
+    }
+
+    /// An image on a platform.
+    pub fn image(&self, name: &str, platform: Platform) -> Option<&LockedImage> {
+        self.images.iter().find(|image| image.name == name && image.platform == platform)
+    }
+
+    /// Wheels by digest.
+    pub fn wheels_by_digest(&self) -> BTreeMap<Digest, &LockedWheel> {
+        self.wheels.iter().map(|wheel| (wheel.sha256, wheel)).collect()
+    }
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list<T: AsRef<str>>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quote(item.as_ref())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn lines<T: AsRef<str>>(out: &mut String, key: &str, items: &[T]) {
+    if items.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "{key} = [");
+    for item in items {
+        let _ = writeln!(out, "    {},", quote(item.as_ref()));
+    }
+    out.push_str("]\n");
+}
+
+impl LockedBase {
+    fn write(&self, out: &mut String) {
+        let _ = write!(
+            out,
+            "\n[[base]]\nname = {}\nplatform = \"{}\"\nmanifest = \"{}\"\n",
+            quote(&self.name),
+            self.platform,
+            self.manifest
+        );
+        if let Some(snapshot) = self.snapshot {
+            let _ = writeln!(out, "snapshot = {snapshot}");
+        }
+        lines(out, "packages", &self.packages);
+        out.push_str("\n[base.facts]\n");
+        self.facts.write(out);
+    }
+}
+
+impl BaseFacts {
+    fn write(&self, out: &mut String) {
+        for (key, value) in [("distribution", &self.distribution), ("package-manager", &self.package_manager)] {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key} = {}", quote(value));
+            }
+        }
+        if let Some(libc) = &self.libc {
+            let family = match libc.family {
+                crate::base::LibcFamily::Glibc => "glibc",
+                crate::base::LibcFamily::Musl => "musl",
+            };
+            let _ = writeln!(out, "libc = {{ family = \"{family}\", version = {} }}", quote(&libc.version));
+        }
+        lines(out, "passwd", &self.passwd);
+        lines(out, "group", &self.group);
+        lines(out, "library-paths", &self.library_paths);
+        let site = |path: &Option<String>| {
+            path.as_ref().map_or_else(String::new, |path| format!(", site-packages = {}", quote(path)))
+        };
+        tables(out, "interpreters", &self.interpreters, |found| {
+            format!("path = {}, version = {}{}", quote(&found.path), quote(&found.version), site(&found.site_packages))
+        });
+        tables(out, "distributions", &self.distributions, |found| {
+            let size = found.size.map_or_else(String::new, |size| format!(", size = {size}"));
+            let (location, name, version) = (quote(&found.location), quote(&found.name), quote(&found.version));
+            format!("location = {location}, name = {name}, version = {version}{size}")
+        });
+    }
+}
+
+fn tables<T>(out: &mut String, key: &str, items: &[T], fields: impl Fn(&T) -> String) {
+    if items.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "{key} = [");
+    for item in items {
+        let _ = writeln!(out, "    {{ {} }},", fields(item));
+    }
+    out.push_str("]\n");
+}
+
+impl LockedImage {
+    fn write(&self, out: &mut String) {
+        let _ = write!(
+            out,
+            "\n[[image]]\nname = {}\nplatform = \"{}\"\ninputs = {}\n",
+            quote(&self.name),
+            self.platform,
+            quote(&self.inputs)
+        );
+        if !self.requirements.is_empty() {
+            let _ = writeln!(out, "requirements = {}", list(&self.requirements));
+        }
+        tables(out, "packages", &self.packages, |package| {
+            let (name, version) = (quote(&package.name), quote(&package.version));
+            format!("name = {name}, version = {version}, wheel = \"{}\"", package.wheel)
+        });
+    }
+}
+
+impl LockedWheel {
+    fn write(&self, out: &mut String) {
+        let _ = write!(out, "\n[[wheel]]\nfile = {}\nsha256 = \"{}\"\n", quote(&self.file), self.sha256);
+        if let Some(size) = self.size {
+            let _ = writeln!(out, "size = {size}");
+        }
+        for (key, value) in [("url", &self.url), ("path", &self.path)] {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key} = {}", quote(value));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Distribution, Interpreter, Libc, LibcFamily};
+
+    fn example() -> Lock {
+        let platform: Platform = "linux/amd64".parse().unwrap();
+        let wheel = Digest::of(b"wheel");
+        let facts = BaseFacts {
+            distribution: Some("debian 12".into()),
+            libc: Some(Libc { family: LibcFamily::Glibc, version: "2.36".into() }),
+            interpreters: vec![Interpreter {
+                path: "/usr/bin/python3.11".into(),
+                version: "3.11.2".into(),
+                site_packages: None,
+            }],
+            distributions: vec![Distribution {
+                location: "/usr/lib/python3/dist-packages".into(),
+                name: "six".into(),
+                version: "1.16.0".into(),
+                size: Some(7),
+            }],
+            passwd: vec!["root:x:0:0:root:/root:/bin/bash".into()],
+            ..BaseFacts::default()
+        };
+        Lock {
+            version: VERSION,
+            native_gpus: vec!["sm_90".into()],
+            bases: vec![LockedBase {
+                name: "debian bookworm python3".into(),
+                platform,
+                manifest: Digest::of(b"base"),
+                snapshot: Some(1_700_000_000),
+                packages: vec!["python3 3.11.2-1+b1 amd64 00".into()],
+                facts,
+            }],
+            images: vec![LockedImage {
+                name: "torch".into(),
+                platform,
+                inputs: "00".into(),
+                requirements: vec!["six".into(), "a ; sys_platform == \"linux\"".into()],
+                packages: vec![LockedPackage { name: "six".into(), version: "1.17.0".into(), wheel }],
+            }],
+            wheels: vec![LockedWheel {
+                file: "six-1.17.0-py2.py3-none-any.whl".into(),
+                sha256: wheel,
+                size: Some(11_050),
+                url: None,
+                path: Some("wheels/six-1.17.0-py2.py3-none-any.whl".into()),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_lock_reads_what_it_writes() {
+        let lock = example();
+        assert_eq!(Lock::parse(&lock.text()).unwrap(), lock);
+    }
+
+    #[test]
+    fn the_format_is_pinned() {
+        insta::assert_snapshot!(example().text());
+    }
+
+    #[test]
+    fn another_version_is_refused_before_anything_else_is_read() {
+        let error = Lock::parse("version = 2\nsomething-new = true\n").unwrap_err();
+        assert_eq!(error.to_string(), "the lock has format version 2, and this kiln reads version 1");
+    }
+
+    #[test]
+    fn damage_is_named_with_its_line() {
+        let text = example().text().replace("size = 11050", "size = \"eleven\"");
+        let error = Lock::parse(&text).unwrap_err().to_string();
+        assert!(error.starts_with("the lock is damaged at line "), "{error}");
+    }
+
+    #[test]
+    fn a_package_without_its_wheel_is_damage() {
+        let mut lock = example();
+        lock.wheels.clear();
+        assert!(matches!(Lock::parse(&lock.text()), Err(LockError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,19 @@
+//! The stack file, in two stages: [`written`] is what stands in the file, with places; [`Stack`] is what it means.
+//!
+//! Two stages, because a mistake must point at its line and name what is valid, while everything after reading wants
+//! values that cannot be wrong any more.
+
+mod image;
+mod read;
+mod requirement;
+mod resolve;
+mod spanned;
+mod vars;
+pub mod written;
+
+pub use image::{
+    Compression, Copy, Environment, From, Image, Index, Owner, Recipe, Registry, Requirement, RequirementsFile, Stack,
+    Target, User,
+};
+pub use read::{Overrides, read, schema};
+pub use spanned::Spanned;

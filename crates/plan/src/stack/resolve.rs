@@ -1,0 +1,343 @@
+//! From the stack as written to the stack as meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::image::{From, Image, Index, Recipe, Stack, Target};
+use super::read::Overrides;
+use super::requirement;
+use super::vars::Vars;
+use super::written::{FromWritten, IndexTable, StackFile, TargetTable, Text, WheelTable};
+use crate::diagnostic::{Diagnostic, Diagnostics, Label, closest};
+use crate::gpu::{Architecture, CudaRelease, GpuRequest};
+use crate::platform::Platform;
+use crate::stack::Spanned;
+
+mod images;
+
+pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stack, Diagnostics> {
+    let mut wrong = Diagnostics::default();
+    let vars = variables(written, overrides, &mut wrong);
+    let name = expand(&written.stack.name, &vars, &mut wrong);
+    reference_component(&name, &written.stack.name, "the stack's name", &mut wrong);
+    let target = target(&written.target, overrides, &vars, &mut wrong);
+    let index = index(&written.index, &vars, &mut wrong);
+    let recipes = recipes(&written.wheels, &vars, &mut wrong);
+    let mut images: Vec<Image> = written
+        .images
+        .iter()
+        .map(|(name, table)| images::image(name, table, written, &vars, &mut wrong))
+        .collect();
+    if images.is_empty() && wrong.0.is_empty() {
+        wrong.push(
+            Diagnostic::nowhere("the stack has no image")
+                .hint("add one: `[images.NAME]` with `from = \"...\"` and `packages = [...]`"),
+        );
+    }
+    order(&mut images, &mut wrong);
+    python_is_said(&images, &target, &mut wrong);
+    wrong.or(Stack { name, target, index, recipes, images })
+}
+
+fn variables(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics) -> Vars {
+    let mut vars: BTreeMap<String, String> =
+        written.vars.iter().map(|(name, value)| (name.get().clone(), value.get().clone())).collect();
+    for (name, value) in &overrides.vars {
+        if vars.insert(name.clone(), value.clone()).is_none() {
+            let message = format!("`--var {name}=...`: the stack declares no variable `{name}`");
+            let close = closest(name, written.vars.keys().map(|name| name.as_str()));
+            let hint = close.map(|close| format!("did you mean `{close}`?"));
+            wrong.push(Diagnostic { message, labels: Vec::new(), hint });
+        }
+    }
+    Vars(vars)
+}
+
+/// The text with variables replaced; where that fails the mistake is noted and the text stands as written.
+fn expand(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    vars.expand(text).unwrap_or_else(|diagnostic| {
+        wrong.push(diagnostic);
+        text.get().clone()
+    })
+}
+
+fn expand_all(texts: &[Text], vars: &Vars, wrong: &mut Diagnostics) -> Vec<String> {
+    texts.iter().map(|text| expand(text, vars, wrong)).collect()
+}
+
+/// A component of a repository name (OCI distribution specification, "Pulling manifests").
+fn reference_component(value: &str, at: &Spanned<String>, what: &str, wrong: &mut Diagnostics) {
+    let separator = |c: char| matches!(c, '.' | '_' | '-');
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || separator(c);
+    if value.is_empty() || !value.chars().all(allowed) || value.starts_with(separator) || value.ends_with(separator) {
+        wrong.push(
+            Diagnostic::at(at.span(), format!("`{value}` cannot be {what}"))
+                .hint("lower-case letters, digits, and `.`, `_`, `-` between them: it becomes part of a reference"),
+        );
+    }
+}
+
+fn target(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut Diagnostics) -> Target {
+    let cuda_text = written.cuda.as_ref().map(|text| (expand(text, vars, wrong), text.span()));
+    let cpu_only = cuda_text.as_ref().is_some_and(|(text, _)| text == "none");
+    let cuda = cuda_text.as_ref().filter(|_| !cpu_only).and_then(|(text, span)| {
+        let release: Result<CudaRelease, _> = text.parse();
+        release
+            .map_err(|error| {
+                let hint = format!("or `none` for CPU builds; known are {}", known_releases());
+                wrong.push(Diagnostic::at(span.clone(), error.to_string()).hint(hint));
+            })
+            .ok()
+    });
+    let (gpus, native_gpus) = gpus(written, overrides, vars, cuda, wrong);
+    Target {
+        platforms: platforms(written, overrides, vars, wrong),
+        python: written.python.as_ref().and_then(|text| python(text, vars, wrong)),
+        cuda,
+        cpu_only,
+        cuda_span: written.cuda.as_ref().map(Spanned::span),
+        gpus,
+        native_gpus,
+    }
+}
+
+fn known_releases() -> String {
+    CudaRelease::known().map(|release| format!("`{release}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn platforms(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut Diagnostics) -> Vec<Platform> {
+    let texts: Vec<(String, Option<_>)> = match (&overrides.platforms, &written.platforms) {
+        (Some(names), _) => names.iter().map(|name| (name.clone(), None)).collect(),
+        (None, Some(texts)) => texts.iter().map(|text| (expand(text, vars, wrong), Some(text.span()))).collect(),
+        (None, None) => return Platform::host().into_iter().collect(),
+    };
+    let mut platforms = BTreeSet::new();
+    for (text, span) in texts {
+        match text.parse::<Platform>() {
+            Ok(platform) => {
+                platforms.insert(platform);
+            }
+            Err(error) => wrong.push(place(span, error.to_string())),
+        }
+    }
+    if platforms.is_empty() && wrong.0.is_empty() {
+        wrong.push(Diagnostic::nowhere("`target.platforms` is empty").hint("name at least one: `linux/amd64`"));
+    }
+    platforms.into_iter().collect()
+}
+
+fn place(span: Option<std::ops::Range<usize>>, message: String) -> Diagnostic {
+    let labels = span.into_iter().map(|span| Label { span, text: String::new() }).collect();
+    Diagnostic { message, labels, hint: None }
+}
+
+fn python(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<String> {
+    let version = expand(text, vars, wrong);
+    let minor = version.strip_prefix("3.").and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < 8) {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{version}` is not a Python version that images can be built for"))
+                .hint("`MAJOR.MINOR` from `3.8` on: `3.11`, `3.12`"),
+        );
+        return None;
+    }
+    Some(version)
+}
+
+fn gpus(
+    written: &TargetTable,
+    overrides: &Overrides,
+    vars: &Vars,
+    cuda: Option<CudaRelease>,
+    wrong: &mut Diagnostics,
+) -> (Vec<Architecture>, bool) {
+    let texts: Vec<(String, Option<_>)> = match &overrides.gpus {
+        Some(names) => names.iter().map(|name| (name.clone(), None)).collect(),
+        None => written.gpus.iter().map(|text| (expand(text, vars, wrong), Some(text.span()))).collect(),
+    };
+    let mut found = BTreeSet::new();
+    let mut native = false;
+    for (text, span) in texts {
+        let request = match GpuRequest::parse(&text) {
+            Ok(request) => request,
+            Err(error) => {
+                let mut diagnostic = place(span, error.to_string());
+                diagnostic.hint = error.hint().or_else(|| Some("`kiln gpus` lists every name and capability".into()));
+                wrong.push(diagnostic);
+                continue;
+            }
+        };
+        let Some(architectures) = request.architectures() else {
+            native = true;
+            continue;
+        };
+        for architecture in architectures {
+            if let Some(release) = cuda
+                && !release.can_compile(&architecture)
+            {
+                let message = format!("CUDA {release} cannot compile {architecture} (`{text}`)");
+                let mut diagnostic = place(span.clone(), message);
+                if let Some(cuda) = &written.cuda {
+                    diagnostic = diagnostic.also(cuda.span(), format!("CUDA {release} is asked for here"));
+                }
+                diagnostic.hint = Some(compilable(&architecture));
+                wrong.push(diagnostic);
+            }
+            found.insert(architecture);
+        }
+    }
+    (found.into_iter().collect(), native)
+}
+
+fn compilable(architecture: &Architecture) -> String {
+    let able: Vec<_> = CudaRelease::known().filter(|release| release.can_compile(architecture)).collect();
+    match (able.first(), able.last()) {
+        (Some(first), Some(last)) if first != last => format!("CUDA {first} to {last} can compile {architecture}"),
+        (Some(only), _) => format!("CUDA {only} can compile {architecture}"),
+        _ => format!("no CUDA release that kiln knows can compile {architecture}"),
+    }
+}
+
+fn index(written: &IndexTable, vars: &Vars, wrong: &mut Diagnostics) -> Index {
+    let mut packages = BTreeMap::new();
+    for (name, url) in &written.packages {
+        match requirement::name(name.get(), name.span()) {
+            Ok(name) => {
+                packages.insert(name, expand(url, vars, wrong));
+            }
+            Err(diagnostic) => wrong.push(diagnostic),
+        }
+    }
+    Index {
+        default: written.default.as_ref().map(|url| expand(url, vars, wrong)),
+        extra: expand_all(&written.extra, vars, wrong),
+        packages,
+        find_links: expand_all(&written.find_links, vars, wrong),
+    }
+}
+
+fn recipes(
+    written: &BTreeMap<Spanned<String>, WheelTable>,
+    vars: &Vars,
+    wrong: &mut Diagnostics,
+) -> BTreeMap<pep508_rs::PackageName, Recipe> {
+    let mut recipes = BTreeMap::new();
+    for (name, table) in written {
+        let version = table.version.as_ref().map(|text| {
+            let version = expand(text, vars, wrong);
+            if let Err(error) = version.parse::<pep440_rs::Version>() {
+                wrong.push(Diagnostic::at(text.span(), format!("`{version}` is not a version: {error}")));
+            }
+            version
+        });
+        let dependencies = table.dependencies.as_ref().map(|texts| {
+            let mut checked = Vec::new();
+            for text in texts {
+                match vars.expand(text).and_then(|expanded| requirement::parse(&expanded, text.span())) {
+                    Ok(requirement) => checked.push(requirement.text),
+                    Err(diagnostic) => wrong.push(diagnostic),
+                }
+            }
+            checked
+        });
+        match requirement::name(name.get(), name.span()) {
+            Ok(key) => {
+                recipes.insert(key, Recipe { span: name.span(), version, dependencies });
+            }
+            Err(diagnostic) => wrong.push(diagnostic),
+        }
+    }
+    recipes
+}
+
+/// Sorts images so that each stands after the one it is built from; notes cycles.
+fn order(images: &mut Vec<Image>, wrong: &mut Diagnostics) {
+    let mut placed: Vec<Image> = Vec::with_capacity(images.len());
+    loop {
+        let ready = images.iter().position(|image| match &image.from {
+            From::Image(parent) => placed.iter().any(|placed| placed.name == *parent),
+            _ => true,
+        });
+        match ready {
+            Some(at) => placed.push(images.remove(at)),
+            None => break,
+        }
+    }
+    if let Some(first) = images.first() {
+        let mut diagnostic = Diagnostic::at(first.from_span.clone(), "these images are built from one another")
+            .label(format!("`{}` is built from this", first.name));
+        for other in &images[1..] {
+            diagnostic = diagnostic.also(other.from_span.clone(), format!("`{}` is built from this", other.name));
+        }
+        wrong.push(diagnostic.hint("one of them needs a base: `{ debian = \"bookworm\" }`, `{ oci = \"PATH\" }`"));
+    }
+    *images = placed;
+}
+
+fn python_is_said(images: &[Image], target: &Target, wrong: &mut Diagnostics) {
+    if target.python.is_none()
+        && wrong.0.is_empty()
+        && let Some(image) = images.iter().find(|image| image.has_packages())
+    {
+        wrong.push(
+            Diagnostic::at(image.span.clone(), format!("the image `{}` installs packages", image.name))
+                .label("for which Python?")
+                .hint("say it: `[target]` with `python = \"3.11\"`"),
+        );
+    }
+}
+
+/// What `from` means: a name declared in the file shadows a registry reference.
+fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &mut Diagnostics) -> From {
+    match written.get() {
+        FromWritten::Name(name) => {
+            let name = vars.expand_str(name, written.span()).unwrap_or_else(|diagnostic| {
+                wrong.push(diagnostic);
+                name.clone()
+            });
+            let declared = || file.images.keys().map(|image| image.as_str());
+            if name == "scratch" {
+                From::Scratch
+            } else if declared().any(|image| image == name) {
+                From::Image(name)
+            } else {
+                if !name.contains(['/', ':', '.']) {
+                    let hint = match closest(&name, declared()) {
+                        Some(close) => format!("did you mean `{close}`?"),
+                        None => format!("a registry reference says its registry: `docker.io/library/{name}:TAG`"),
+                    };
+                    let message = format!("there is no image `{name}` in this stack");
+                    wrong.push(Diagnostic::at(written.span(), message).hint(hint));
+                }
+                From::Reference(name)
+            }
+        }
+        FromWritten::Table(table) => match (&table.oci, &table.debian) {
+            (Some(path), None) => {
+                let path_text = images::project_path(path, vars, wrong);
+                for (key, used) in [("include", !table.include.is_empty()), ("mirror", table.mirror.is_some())] {
+                    if used {
+                        wrong.push(Diagnostic::at(written.span(), format!("`{key}` belongs to `debian`, not to `oci`")));
+                    }
+                }
+                From::OciLayout(path_text)
+            }
+            (None, Some(suite)) => {
+                let mut include = expand_all(&table.include, vars, wrong);
+                include.sort();
+                include.dedup();
+                From::Debian {
+                    suite: expand(suite, vars, wrong),
+                    include,
+                    mirror: table.mirror.as_ref().map(|text| expand(text, vars, wrong)),
+                }
+            }
+            _ => {
+                wrong.push(
+                    Diagnostic::at(written.span(), "a base is either a layout or a Debian")
+                        .hint("`{ oci = \"PATH\" }` or `{ debian = \"bookworm\", include = [\"python3\"] }`"),
+                );
+                From::Scratch
+            }
+        },
+    }
+}

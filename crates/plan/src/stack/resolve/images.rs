@@ -1,0 +1,218 @@
+//! One image table, resolved.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use super::{expand, expand_all, from, reference_component};
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::stack::image::{
+    Compression, Copy, Environment, From, Image, Owner, RequirementsFile, User,
+};
+use crate::stack::requirement;
+use crate::stack::spanned::Spanned;
+use crate::stack::vars::Vars;
+use crate::stack::written::{CopyTable, ImageTable, StackFile, Text, UserWritten};
+
+pub(super) fn image(
+    name: &Spanned<String>,
+    table: &ImageTable,
+    file: &StackFile,
+    vars: &Vars,
+    wrong: &mut Diagnostics,
+) -> Image {
+    reference_component(name.get(), name, "an image's name", wrong);
+    let from_resolved = from(&table.from, file, vars, wrong);
+    if table.base_facts.is_some() && matches!(from_resolved, From::Image(_)) {
+        wrong.push(
+            Diagnostic::at(table.from.span(), "`base-facts` describe a base, and this image stands on another image")
+                .hint("move them to the image at the top of the chain"),
+        );
+    }
+    let registry = table.registry.as_ref().or(file.stack.registry.as_ref());
+    let tags = table.tags.as_ref().or(file.stack.tags.as_ref());
+    Image {
+        name: name.get().clone(),
+        span: name.span(),
+        from: from_resolved,
+        from_span: table.from.span(),
+        base_facts: table.base_facts.clone(),
+        requirements: requirement::requirements(&table.packages, &file.groups, vars, wrong),
+        requirements_file: table.requirements.as_ref().map(|text| RequirementsFile {
+            path: project_path(text, vars, wrong),
+            span: text.span(),
+        }),
+        environment: environment(table, vars, wrong),
+        copy: table.copy.iter().map(|table| copy(table, vars, wrong)).collect(),
+        user: table.user.as_ref().map(|written| user(written, vars, wrong)),
+        timezone: table.timezone.as_ref().map(|text| timezone(text, vars, wrong)),
+        env: expand_map(&table.env, vars, wrong),
+        workdir: table.workdir.as_ref().map(|text| absolute(text, vars, wrong)),
+        entrypoint: table.entrypoint.as_ref().map(|texts| expand_all(texts, vars, wrong)),
+        command: table.command.as_ref().map(|texts| expand_all(texts, vars, wrong)),
+        labels: expand_map(&table.labels, vars, wrong),
+        persist: table.persist,
+        compression: compression(table, vars, wrong),
+        max_layer_size: table.max_layer_size.as_ref().and_then(|text| size(text, vars, wrong)),
+        registry: registry.map(|text| expand(text, vars, wrong)),
+        tags: tags.map_or_else(|| vec!["latest".to_owned()], |texts| expand_all(texts, vars, wrong)),
+    }
+}
+
+fn expand_map(map: &BTreeMap<String, Text>, vars: &Vars, wrong: &mut Diagnostics) -> BTreeMap<String, String> {
+    map.iter().map(|(key, text)| (key.clone(), expand(text, vars, wrong))).collect()
+}
+
+fn environment(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Environment {
+    choice(
+        table.python.environment.as_ref(),
+        &[("venv", Environment::Venv), ("base", Environment::Base)],
+        "`python.environment`",
+        vars,
+        wrong,
+    )
+}
+
+fn compression(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Compression {
+    choice(
+        table.compression.as_ref(),
+        &[("gzip", Compression::Gzip), ("zstd", Compression::Zstd)],
+        "`compression`",
+        vars,
+        wrong,
+    )
+}
+
+/// One of a few words; the first is the default.
+fn choice<T: Clone>(
+    text: Option<&Text>,
+    valid: &[(&str, T)],
+    what: &str,
+    vars: &Vars,
+    wrong: &mut Diagnostics,
+) -> T {
+    let default = valid[0].1.clone();
+    let Some(text) = text else { return default };
+    let word = expand(text, vars, wrong);
+    if let Some((_, value)) = valid.iter().find(|(name, _)| *name == word) {
+        return value.clone();
+    }
+    let names: Vec<String> = valid.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let message = format!("`{word}` is not a value of {what}");
+    wrong.push(Diagnostic::at(text.span(), message).hint(format!("valid are {}", names.join(" and "))));
+    default
+}
+
+/// A path inside the project: relative, and never above the stack file's directory.
+pub(super) fn project_path(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let path = expand(text, vars, wrong);
+    let outside = Path::new(&path).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
+    if path.is_empty() || outside {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{path}` is outside the project"))
+                .hint("paths are relative to the stack file and stay below its directory"),
+        );
+    }
+    path
+}
+
+fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let path = expand(text, vars, wrong);
+    let bad = Path::new(&path).components().any(|part| matches!(part, Component::ParentDir));
+    if !path.starts_with('/') || bad {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{path}` is not an absolute path in the image"))
+                .hint("it starts with `/` and has no `..`"),
+        );
+    }
+    path
+}
+
+fn copy(table: &CopyTable, vars: &Vars, wrong: &mut Diagnostics) -> Copy {
+    Copy {
+        from: project_path(&table.from, vars, wrong),
+        from_span: table.from.span(),
+        to: absolute(&table.to, vars, wrong),
+        exclude: expand_all(&table.exclude, vars, wrong),
+        ignore_file: table.ignore_file.as_ref().map(|text| project_path(text, vars, wrong)),
+        owner: table.owner.as_ref().map_or_else(Owner::default, |text| owner(&expand(text, vars, wrong))),
+        owner_span: table.owner.as_ref().map(Spanned::span),
+        mode: table.mode.as_ref().and_then(|text| mode(text, vars, wrong)),
+    }
+}
+
+fn owner(text: &str) -> Owner {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group.to_owned())),
+        None => (text, None),
+    };
+    Owner { user: Some(user.to_owned()), group }
+}
+
+fn mode(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u32> {
+    let digits = expand(text, vars, wrong);
+    let mode = u32::from_str_radix(&digits, 8).ok().filter(|mode| *mode <= 0o7777);
+    if mode.is_none() {
+        let message = format!("`{digits}` is not an octal mode");
+        wrong.push(Diagnostic::at(text.span(), message).hint("such as `\"0644\"` or `\"0755\"`"));
+    }
+    mode
+}
+
+/// A size: a number of bytes, with an optional unit.
+fn size(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u64> {
+    let written = expand(text, vars, wrong);
+    let parsed = crate::size::parse(&written);
+    if parsed.is_none() {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{written}` is not a size"))
+                .hint("a number with a unit: `512MiB`, `2GiB`, `2GB`"),
+        );
+    }
+    parsed
+}
+
+fn timezone(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let zone = expand(text, vars, wrong);
+    let part = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+'))
+    };
+    if !zone.split('/').all(part) {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{zone}` is not the name of a time zone"))
+                .hint("an IANA name: `Asia/Seoul`, `America/Los_Angeles`, `UTC`"),
+        );
+    }
+    zone
+}
+
+fn user(written: &Spanned<UserWritten>, vars: &Vars, wrong: &mut Diagnostics) -> User {
+    let table = match written.get() {
+        UserWritten::Name(name) => {
+            let name = vars.expand_str(name, written.span()).unwrap_or_else(|diagnostic| {
+                wrong.push(diagnostic);
+                name.clone()
+            });
+            return User::Existing(name);
+        }
+        UserWritten::Table(table) => table,
+    };
+    let name = expand(&table.name, vars, wrong);
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || !name.chars().all(allowed) || !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+    {
+        wrong.push(
+            Diagnostic::at(table.name.span(), format!("`{name}` is not a user name"))
+                .hint("lower-case letters, digits, `_`, `-`, `.`, beginning with a letter"),
+        );
+    }
+    let home = table.home.as_ref().map_or_else(|| format!("/home/{name}"), |text| absolute(text, vars, wrong));
+    let shell = table.shell.as_ref().map_or_else(|| "/bin/sh".to_owned(), |text| absolute(text, vars, wrong));
+    for (text, value) in [(&table.home, &home), (&table.shell, &shell)] {
+        if value.contains([':', '\n']) {
+            let span = text.as_ref().map_or_else(|| written.span(), Spanned::span);
+            wrong.push(Diagnostic::at(span, "a path in /etc/passwd cannot hold `:` or a line break"));
+        }
+    }
+    let uid = *table.uid.get();
+    User::Create { uid, gid: table.gid.as_ref().map_or(uid, |gid| *gid.get()), home, shell, name }
+}

@@ -1,0 +1,238 @@
+//! What the store takes up, and how it is brought below a bound.
+//!
+//! Kept whatever the bound is: images that say `persist`, and images of stacks whose lock is still there (unless all
+//! are to go). The rest goes in the order in which it was last used, wheels and layers alike, and it is said why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use kiln_plan::digest::Digest;
+
+use crate::metadata::now;
+use crate::{Lock, Result, Store};
+
+/// Bytes that the store takes up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Wheels, manifests, configs, and layers that are stored whole.
+    pub blobs: u64,
+    /// How many.
+    pub blob_count: u64,
+    /// Recipes of spliced layers.
+    pub recipes: u64,
+    /// How many.
+    pub recipe_count: u64,
+    /// Bytes of the layers that recipes stand for: what is saved.
+    pub spliced: u64,
+    /// Interrupted downloads, programs, the database.
+    pub other: u64,
+}
+
+/// Something that garbage collection removed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// What.
+    pub digest: Digest,
+    /// Bytes that were freed.
+    pub size: u64,
+    /// Why: a clause.
+    pub reason: String,
+}
+
+/// An image that garbage collection left.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Kept {
+    /// Name and platform.
+    pub image: String,
+    /// Why: a clause.
+    pub reason: String,
+}
+
+/// What garbage collection did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GcReport {
+    /// What it removed, in that order.
+    pub removed: Vec<Removed>,
+    /// The images it left, and why.
+    pub kept: Vec<Kept>,
+    /// Bytes before.
+    pub before: u64,
+    /// Bytes after.
+    pub after: u64,
+}
+
+struct Item {
+    digest: Digest,
+    kind: String,
+    size: u64,
+    used: i64,
+}
+
+impl Store {
+    /// What the store takes up.
+    pub fn usage(&self) -> Result<Usage> {
+        let mut usage = Usage::default();
+        for entry in fs_err::read_dir(self.root().join("blobs/sha256"))? {
+            usage.blobs += entry?.metadata()?.len();
+            usage.blob_count += 1;
+        }
+        for entry in fs_err::read_dir(self.root().join("recipes/sha256"))? {
+            let entry = entry?;
+            usage.recipes += entry.metadata()?.len();
+            usage.recipe_count += 1;
+            if let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy())
+                && let Ok(recipe) = self.recipe(&digest)
+            {
+                usage.spliced += recipe.size;
+            }
+        }
+        for directory in ["partial", "tools", "temporary"] {
+            usage.other += tree_size(&self.root().join(directory))?;
+        }
+        usage.other += fs_err::metadata(self.root().join("metadata.db"))?.len();
+        Ok(usage)
+    }
+
+    /// Brings a store to at most `keep` bytes of content where what must be kept allows. Waits until no other process
+    /// uses the store. With `all`, stacks whose lock is still there lose their content too.
+    pub fn collect_garbage(root: &Path, keep: u64, all: bool) -> Result<GcReport> {
+        let store = Self::open(root)?;
+        let root = store.root.clone();
+        drop(store);
+        let _alone = Lock::exclusive(&root.join("locks/store"))?;
+        let store = Self { database: std::sync::Mutex::new(crate::metadata::open(&root.join("metadata.db"))?), _in_use: Lock::shared(&root.join("locks/gc"))?, root };
+        store.remove_temporary()?;
+        let (kept, protected, used_by) = store.wanted(all)?;
+        let mut items = store.items(&used_by)?;
+        let before: u64 = items.iter().map(|item| item.size).sum();
+        items.sort_by(|a, b| (a.used, a.digest).cmp(&(b.used, b.digest)));
+        let mut report = GcReport { removed: Vec::new(), kept, before, after: before };
+        let mut gone = BTreeSet::new();
+        for item in items {
+            if report.after <= keep {
+                break;
+            }
+            if protected.contains(&item.digest) {
+                continue;
+            }
+            store.remove(&item)?;
+            report.after -= item.size;
+            gone.insert(item.digest);
+            let reason = match used_by.get(&item.digest) {
+                Some((image, used)) => format!("last used by {image} {}", ago(*used)),
+                None => format!("no image uses it; last used {}", ago(item.used)),
+            };
+            report.removed.push(Removed { digest: item.digest, size: item.size, reason });
+        }
+        store.forget(&gone)?;
+        Ok(report)
+    }
+
+    /// Images that are kept, the digests of all they need, and for every digest which image used it last.
+    #[expect(clippy::type_complexity, reason = "three views of one table, used in one place")]
+    fn wanted(&self, all: bool) -> Result<(Vec<Kept>, BTreeSet<Digest>, BTreeMap<Digest, (String, i64)>)> {
+        let (mut kept, mut protected, mut used_by) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let database = self.database();
+        let mut statement = database.prepare("SELECT stack, image, persist, used, digests FROM root ORDER BY used")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (stack, image): (String, String) = (row.get(0)?, row.get(1)?);
+            let (persist, used): (bool, i64) = (row.get(2)?, row.get(3)?);
+            let digests: String = row.get(4)?;
+            let digests: Vec<Digest> = digests.split(' ').filter_map(|hex| Digest::from_hex(hex).ok()).collect();
+            for digest in &digests {
+                used_by.insert(*digest, (image.clone(), used));
+            }
+            let reason = if persist {
+                "it says `persist = true`".to_owned()
+            } else if !all && Path::new(&stack).exists() {
+                format!("{stack} is there")
+            } else {
+                continue;
+            };
+            protected.extend(digests);
+            kept.push(Kept { image, reason });
+        }
+        Ok((kept, protected, used_by))
+    }
+
+    /// Everything that the database knows, and files that it does not know.
+    fn items(&self, used_by: &BTreeMap<Digest, (String, i64)>) -> Result<Vec<Item>> {
+        let mut known = BTreeMap::new();
+        let database = self.database();
+        let mut statement = database.prepare("SELECT digest, kind, used FROM item")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (hex, kind): (String, String) = (row.get(0)?, row.get(1)?);
+            known.insert((hex, kind), row.get::<_, i64>(2)?);
+        }
+        let mut items = Vec::new();
+        for (directory, kind) in [("blobs/sha256", "blob"), ("recipes/sha256", "recipe")] {
+            for entry in fs_err::read_dir(self.root().join(directory))? {
+                let entry = entry?;
+                let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
+                let own = known.get(&(digest.hex(), kind.to_owned())).copied().unwrap_or(0);
+                let used = used_by.get(&digest).map_or(own, |(_, used)| own.max(*used));
+                items.push(Item { digest, kind: kind.to_owned(), size: entry.metadata()?.len(), used });
+            }
+        }
+        Ok(items)
+    }
+
+    fn remove(&self, item: &Item) -> Result<()> {
+        let path =
+            if item.kind == "blob" { self.blob_path(&item.digest) } else { self.recipe_path(&item.digest) };
+        fs_err::remove_file(path)?;
+        self.database().execute("DELETE FROM item WHERE digest = ?1 AND kind = ?2", [&item.digest.hex(), &item.kind])?;
+        Ok(())
+    }
+
+    /// Forgets roots, links and recipes that need what is gone.
+    fn forget(&self, gone: &BTreeSet<Digest>) -> Result<()> {
+        let database = self.database();
+        for digest in gone {
+            database.execute("DELETE FROM link WHERE digest = ?1", [digest.hex()])?;
+            database.execute("DELETE FROM source WHERE recipe = ?1", [digest.hex()])?;
+            database.execute("DELETE FROM root WHERE instr(digests, ?1) > 0", [digest.hex()])?;
+        }
+        Ok(())
+    }
+
+    /// What killed processes left half-written.
+    fn remove_temporary(&self) -> Result<()> {
+        for entry in fs_err::read_dir(self.root().join("temporary"))? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs_err::remove_dir_all(entry.path())?;
+            } else {
+                fs_err::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ago(used: i64) -> String {
+    let seconds = (now() - used).max(0);
+    match seconds {
+        _ if used == 0 => "at an unknown time".into(),
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+fn tree_size(directory: &Path) -> Result<u64> {
+    let mut size = 0;
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        let found = entry.file_type()?;
+        if found.is_dir() {
+            size += tree_size(&entry.path())?;
+        } else if found.is_file() {
+            size += entry.metadata()?.len();
+        }
+    }
+    Ok(size)
+}

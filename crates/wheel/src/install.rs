@@ -1,0 +1,340 @@
+//! What an installer would write for a wheel, as a list of files (PEP 427, "Installing a wheel").
+//!
+//! Nothing is written here: each file says where it goes and which entry of the wheel, or which few bytes, it holds.
+//! Layers are made from that list. It does not depend on who asked for the wheel or when.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
+
+use pep508_rs::PackageName;
+use rawzip::ReaderAt;
+
+use crate::archive::{Archive, ArchiveError, Entry, Method};
+use crate::metadata::{EntryPoint, Metadata, entry_points};
+use crate::name::WheelName;
+use crate::record::{self, Row};
+
+/// The version of the mapping; part of every key of a layer made from wheels.
+pub const MAPPING_VERSION: u32 = 1;
+
+/// Bytes that a metadata file may have.
+const METADATA_LIMIT: u64 = 64 << 20;
+
+/// Where an environment keeps things. Paths have no leading slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheme {
+    /// Pure and platform-specific modules alike.
+    pub site_packages: String,
+    /// Scripts.
+    pub scripts: String,
+    /// Data files.
+    pub data: String,
+    /// Headers; each distribution gets a directory of its own there.
+    pub headers: String,
+    /// What scripts begin with: an absolute path.
+    pub interpreter: String,
+    /// Directories that are there already. They and those above them get no entry in a layer: in a base any of them
+    /// may be a symbolic link, which an entry would replace.
+    pub existing: Vec<String>,
+}
+
+impl Scheme {
+    /// The virtual environment at `/opt/venv` for a Python `MAJOR.MINOR`.
+    pub fn venv(python: &str) -> Self {
+        Self {
+            site_packages: format!("opt/venv/lib/python{python}/site-packages"),
+            scripts: "opt/venv/bin".into(),
+            data: "opt/venv".into(),
+            headers: format!("opt/venv/include/site/python{python}"),
+            interpreter: "/opt/venv/bin/python".into(),
+            existing: vec!["opt".into()],
+        }
+    }
+
+    /// The environment of a base's interpreter (`/usr/local/bin/python3.11`) with the directory that it installs to.
+    pub fn base(interpreter: &str, site_packages: &str) -> Self {
+        let site = site_packages.trim_start_matches('/').to_owned();
+        let prefix = site.split("/lib/").next().unwrap_or(&site).to_owned();
+        let python = site.split('/').find_map(|part| part.strip_prefix("python")).unwrap_or("3").to_owned();
+        let scripts = format!("{prefix}/bin");
+        let headers = format!("{prefix}/include/python{python}");
+        Self {
+            existing: vec![site.clone(), scripts.clone(), format!("{prefix}/include"), format!("{prefix}/share")],
+            site_packages: site,
+            scripts,
+            data: prefix,
+            headers,
+            interpreter: interpreter.to_owned(),
+        }
+    }
+
+    /// Whether a directory gets no entry.
+    pub fn exists(&self, directory: &str) -> bool {
+        let below = |existing: &String| {
+            existing.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        directory.is_empty() || self.existing.iter().any(below)
+    }
+}
+
+/// A file that an installer would write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledFile {
+    /// Path in the image, without a leading slash.
+    pub path: String,
+    /// Whether it may be executed: mode 0755 rather than 0644.
+    pub executable: bool,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What an installed file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// An entry of the wheel, unchanged.
+    Entry(Entry),
+    /// Bytes that the installer makes.
+    Bytes(Vec<u8>),
+}
+
+/// What is wrong with a wheel.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Its archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// One of its metadata files.
+    #[error("its `{file}` {problem}")]
+    Metadata {
+        /// Path in the wheel.
+        file: String,
+        /// A clause that follows the name.
+        problem: String,
+    },
+    /// Its `.dist-info`.
+    #[error("it has no directory `{0}` as its file name demands")]
+    NoDistInfo(String),
+    /// Two of its files go to one path.
+    #[error("two of its files go to `{0}`")]
+    Collision(String),
+}
+
+/// A wheel whose archive and metadata have been read.
+#[derive(Debug)]
+pub struct Wheel<R> {
+    /// What the file name says.
+    pub name: WheelName,
+    /// The archive.
+    pub archive: Archive<R>,
+    dist_info: String,
+}
+
+impl<R: ReaderAt> Wheel<R> {
+    /// Reads a wheel of `size` bytes.
+    pub fn open(name: WheelName, reader: R, size: u64) -> Result<Self, InstallError> {
+        let archive = Archive::open(reader, size)?;
+        let dist_info = find_dist_info(&archive, &name)?;
+        let wheel = Self { name, archive, dist_info };
+        wheel.check_version()?;
+        Ok(wheel)
+    }
+
+    /// What the wheel says of itself.
+    pub fn metadata(&self) -> Result<Metadata, InstallError> {
+        Ok(Metadata::parse(&self.metadata_file("METADATA")?))
+    }
+
+    fn metadata_file(&self, file: &str) -> Result<Vec<u8>, InstallError> {
+        let path = format!("{}/{file}", self.dist_info);
+        match self.archive.entry(&path) {
+            Some(entry) => Ok(self.archive.read(entry, METADATA_LIMIT)?),
+            None => Err(InstallError::Metadata { file: path, problem: "is missing".into() }),
+        }
+    }
+
+    /// Wheel-Version 1.x is the only one there is; an installer must refuse another major version.
+    fn check_version(&self) -> Result<(), InstallError> {
+        let bytes = self.metadata_file("WHEEL")?;
+        let text = String::from_utf8_lossy(&bytes);
+        let version = text.lines().find_map(|line| line.strip_prefix("Wheel-Version:")).unwrap_or("").trim();
+        if version.split('.').next() == Some("1") {
+            return Ok(());
+        }
+        let problem = format!("says Wheel-Version `{version}`; kiln knows version 1");
+        Err(InstallError::Metadata { file: format!("{}/WHEEL", self.dist_info), problem })
+    }
+
+    /// The files that an installer would write, in the order of the archive, with generated files last.
+    pub fn install(&self, scheme: &Scheme) -> Result<Vec<InstalledFile>, InstallError> {
+        let mut files = Vec::with_capacity(self.archive.entries().len() + 8);
+        let mut rows = self.rows()?;
+        let record_path = format!("{}/RECORD", self.dist_info);
+        let generated = ["RECORD", "INSTALLER", "REQUESTED"].map(|file| format!("{}/{file}", self.dist_info));
+        for entry in self.archive.entries() {
+            if generated.contains(&entry.path) {
+                continue;
+            }
+            let file = self.place(entry, scheme)?;
+            let relative = relative(&file.path, &scheme.site_packages);
+            if relative != entry.path
+                && let Some(mut row) = rows.remove(&entry.path)
+            {
+                if let Content::Bytes(bytes) = &file.content {
+                    row = record::row(&relative, bytes);
+                }
+                row.path = relative.clone();
+                rows.insert(relative, row);
+            }
+            files.push(file);
+        }
+        let site = |file: &str| format!("{}/{}/{file}", scheme.site_packages, self.dist_info);
+        let mut extra: Vec<InstalledFile> = self
+            .scripts()?
+            .iter()
+            .map(|point| InstalledFile {
+                path: format!("{}/{}", scheme.scripts, point.name),
+                executable: true,
+                content: Content::Bytes(point.script(&scheme.interpreter).into_bytes()),
+            })
+            .collect();
+        let installer = Content::Bytes(b"kiln\n".to_vec());
+        extra.push(InstalledFile { path: site("INSTALLER"), executable: false, content: installer });
+        files.retain(|file| !extra.iter().any(|extra| extra.path == file.path));
+        for file in &extra {
+            if let Content::Bytes(bytes) = &file.content {
+                let path = relative(&file.path, &scheme.site_packages);
+                rows.insert(path.clone(), record::row(&path, bytes));
+            }
+        }
+        let own = Row { path: record_path.clone(), hash: String::new(), size: String::new() };
+        rows.insert(record_path, own);
+        let record = Content::Bytes(record::write(rows.into_values().collect()).into_bytes());
+        files.extend(extra);
+        files.push(InstalledFile { path: site("RECORD"), executable: false, content: record });
+        check_collisions(&files)?;
+        Ok(files)
+    }
+
+    fn rows(&self) -> Result<HashMap<String, Row>, InstallError> {
+        let rows = record::parse(&self.metadata_file("RECORD")?)
+            .map_err(|problem| InstallError::Metadata { file: format!("{}/RECORD", self.dist_info), problem })?;
+        let generated = |row: &Row| {
+            row.path
+                .strip_prefix(self.dist_info.as_str())
+                .is_some_and(|file| matches!(file, "/RECORD" | "/INSTALLER" | "/REQUESTED"))
+        };
+        Ok(rows.into_iter().filter(|row| !generated(row)).map(|row| (row.path.clone(), row)).collect())
+    }
+
+    fn scripts(&self) -> Result<Vec<EntryPoint>, InstallError> {
+        let path = format!("{}/entry_points.txt", self.dist_info);
+        let Some(entry) = self.archive.entry(&path) else { return Ok(Vec::new()) };
+        entry_points(&self.archive.read(entry, METADATA_LIMIT)?)
+            .map_err(|problem| InstallError::Metadata { file: path, problem })
+    }
+
+    /// Where one entry goes.
+    fn place(&self, entry: &Entry, scheme: &Scheme) -> Result<InstalledFile, InstallError> {
+        let data = format!("{}.data/", self.dist_info.trim_end_matches(".dist-info"));
+        let plain = |path: String| InstalledFile {
+            path,
+            executable: entry.executable,
+            content: Content::Entry(entry.clone()),
+        };
+        let Some(rest) = entry.path.strip_prefix(&data) else {
+            return Ok(plain(format!("{}/{}", scheme.site_packages, entry.path)));
+        };
+        let (key, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.is_empty() {
+            return Err(InstallError::Metadata { file: entry.path.clone(), problem: "belongs to no scheme".into() });
+        }
+        match key {
+            "purelib" | "platlib" => Ok(plain(format!("{}/{path}", scheme.site_packages))),
+            "data" => Ok(plain(format!("{}/{path}", scheme.data))),
+            "headers" => Ok(plain(format!("{}/{}/{path}", scheme.headers, self.distribution()))),
+            "scripts" => {
+                let content = match self.rewritten_script(entry, scheme)? {
+                    Some(bytes) => Content::Bytes(bytes),
+                    None => Content::Entry(entry.clone()),
+                };
+                Ok(InstalledFile { path: format!("{}/{path}", scheme.scripts), executable: true, content })
+            }
+            _ => Err(InstallError::Metadata {
+                file: entry.path.clone(),
+                problem: "is for a scheme that does not exist: purelib, platlib, scripts, data and headers do".into(),
+            }),
+        }
+    }
+
+    /// The distribution's name as its `.dist-info` writes it.
+    fn distribution(&self) -> &str {
+        self.dist_info.split('-').next().unwrap_or(&self.dist_info)
+    }
+
+    /// A script that begins with `#!python` gets the environment's interpreter; others stay as they are.
+    fn rewritten_script(&self, entry: &Entry, scheme: &Scheme) -> Result<Option<Vec<u8>>, InstallError> {
+        if !self.starts_with(entry, b"#!python")? {
+            return Ok(None);
+        }
+        let content = self.archive.read(entry, METADATA_LIMIT)?;
+        let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
+        let shebang = &content[b"#!python".len()..end];
+        let arguments = shebang.strip_prefix(b"w").unwrap_or(shebang);
+        Ok(Some([b"#!", scheme.interpreter.as_bytes(), arguments, &content[end..]].concat()))
+    }
+
+    fn starts_with(&self, entry: &Entry, prefix: &[u8]) -> Result<bool, InstallError> {
+        if entry.size < prefix.len() as u64 {
+            return Ok(false);
+        }
+        let mut head = vec![0; entry.compressed.min(4096) as usize];
+        self.archive.reader().read_exact_at(&mut head, entry.offset).map_err(ArchiveError::from)?;
+        let mut start = vec![0; prefix.len()];
+        let read = match entry.method {
+            Method::Stored => (&head[..]).read_exact(&mut start),
+            Method::Deflated => flate2::read::DeflateDecoder::new(&head[..]).read_exact(&mut start),
+        };
+        Ok(read.is_ok() && start == prefix)
+    }
+}
+
+/// The one `.dist-info` directory that belongs to the name and version of the file.
+fn find_dist_info<R: ReaderAt>(archive: &Archive<R>, name: &WheelName) -> Result<String, InstallError> {
+    let directories: BTreeSet<&str> = archive
+        .entries()
+        .iter()
+        .filter_map(|entry| entry.path.split_once('/').map(|(directory, _)| directory))
+        .filter(|directory| directory.ends_with(".dist-info"))
+        .collect();
+    let fits = |directory: &&&str| {
+        let stem = directory.trim_end_matches(".dist-info");
+        stem.split_once('-').is_some_and(|(found, version)| {
+            PackageName::new(found.to_owned()).is_ok_and(|found| found == name.name)
+                && version.parse::<pep440_rs::Version>().is_ok_and(|version| version == name.version)
+        })
+    };
+    let expected = || format!("{}-{}.dist-info", name.name.as_dist_info_name(), name.version);
+    match directories.iter().find(fits) {
+        Some(directory) => Ok((*directory).to_owned()),
+        None => Err(InstallError::NoDistInfo(expected())),
+    }
+}
+
+fn check_collisions(files: &[InstalledFile]) -> Result<(), InstallError> {
+    let mut seen = std::collections::HashSet::new();
+    match files.iter().find(|file| !seen.insert(file.path.as_str())) {
+        Some(file) => Err(InstallError::Collision(file.path.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The path of a file as seen from a directory; both absolute without the leading slash.
+fn relative(path: &str, directory: &str) -> String {
+    let (path, directory): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), directory.split('/').collect());
+    let common = path.iter().zip(&directory).take_while(|(a, b)| a == b).count();
+    let up = std::iter::repeat_n("..", directory.len() - common);
+    up.chain(path[common..].iter().copied()).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! `RECORD`: the list of installed files (PEP 376, PEP 427): path, `sha256=` and unpadded URL-safe base64, size.
+
+use sha2::{Digest as _, Sha256};
+
+/// One line of a `RECORD`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    /// Relative to the directory that holds the `.dist-info`.
+    pub path: String,
+    /// `sha256=...`, or empty for the `RECORD` itself.
+    pub hash: String,
+    /// Size in bytes, or empty.
+    pub size: String,
+}
+
+/// Reads a wheel's `RECORD`.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Row>, String> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    let mut rows = Vec::new();
+    for (at, record) in reader.records().enumerate() {
+        let record = record.map_err(|_| format!("has no valid CSV at line {}", at + 1))?;
+        let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
+        if field(0).is_empty() {
+            return Err(format!("has no path at line {}", at + 1));
+        }
+        rows.push(Row { path: field(0), hash: field(1), size: field(2) });
+    }
+    Ok(rows)
+}
+
+/// Writes rows, sorted by path.
+pub fn write(mut rows: Vec<Row>) -> String {
+    rows.sort();
+    rows.dedup_by(|a, b| a.path == b.path);
+    rows.iter().map(|row| format!("{},{},{}\n", quote(&row.path), row.hash, row.size)).collect()
+}
+
+fn quote(path: &str) -> String {
+    if path.contains([',', '"', '\n', '\r']) { format!("\"{}\"", path.replace('"', "\"\"")) } else { path.to_owned() }
+}
+
+/// The row of a file.
+pub fn row(path: &str, content: &[u8]) -> Row {
+    let hash = format!("sha256={}", base64(&Sha256::digest(content)));
+    Row { path: path.to_owned(), hash, size: content.len().to_string() }
+}
+
+/// The line of a file.
+pub fn line(path: &str, content: &[u8]) -> String {
+    write(vec![row(path, content)])
+}
+
+/// Unpadded URL-safe base64 (RFC 4648, section 5).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..=chunk.len() {
+            out.push(char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_unpadded_url_safe_base64() {
+        assert_eq!(line("a", b""), "a,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n");
+    }
+
+    #[test]
+    fn a_record_reads_what_it_writes() {
+        let rows = vec![row("a,b", b"x"), row("ö \"q\"", b""), row("z", b"1")];
+        assert_eq!(parse(write(rows.clone()).as_bytes()).unwrap(), rows);
+    }
+
+    #[test]
+    fn a_line_without_a_path_is_refused() {
+        assert_eq!(parse(b"a,,\n,sha256=x,1\n").unwrap_err(), "has no path at line 2");
+    }
+}

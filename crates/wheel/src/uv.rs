@@ -1,0 +1,301 @@
+//! Resolution by the uv program, asked through its command line, answered as `pylock.toml` (PEP 751).
+//!
+//! The question is a `pyproject.toml` in an empty directory: that is the one place where uv takes indexes for single
+//! packages, constraints and pinned metadata together. `--only-binary :all:` keeps foreign code from running here. A
+//! wheel that is compiled from source takes part as a wheel of metadata alone, which uv reads and nobody installs.
+
+use std::fmt::Write as _;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use kiln_plan::base::{Libc, LibcFamily};
+use kiln_plan::event::Work;
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::Index;
+
+use crate::pylock::{self, LockedPackage, PylockError};
+
+/// The version of uv that kiln installs for itself.
+pub const PINNED_VERSION: &str = "0.13.8";
+
+/// Variables by which the surroundings could change an answer.
+const IGNORED_VARIABLES: [&str; 14] = [
+    "UV_CONSTRAINT",
+    "UV_OVERRIDE",
+    "UV_EXCLUDE",
+    "UV_BUILD_CONSTRAINT",
+    "UV_EXCLUDE_NEWER",
+    "UV_PRERELEASE",
+    "UV_RESOLUTION",
+    "UV_FORK_STRATEGY",
+    "UV_INDEX_STRATEGY",
+    "UV_TORCH_BACKEND",
+    "UV_FIND_LINKS",
+    "UV_INDEX",
+    "UV_EXTRA_INDEX_URL",
+    "VIRTUAL_ENV",
+];
+
+/// glibc versions that uv has platforms for.
+const UV_GLIBC: [u32; 12] = [17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40];
+
+/// What is to be resolved.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// Python `MAJOR.MINOR`.
+    pub python: &'a str,
+    /// For this platform.
+    pub platform: Platform,
+    /// The base's C library.
+    pub libc: Option<&'a Libc>,
+    /// PEP 508 requirements.
+    pub requirements: Vec<String>,
+    /// Requirements files in requirements.txt format, absolute.
+    pub files: Vec<PathBuf>,
+    /// Requirements that must hold for what is chosen, without choosing it.
+    pub constraints: Vec<String>,
+    /// Where packages come from; paths and `file:` URLs absolute.
+    pub index: &'a Index,
+    /// Wheels compiled from source: name, version, requirements.
+    pub recipes: Vec<(String, String, Vec<String>)>,
+    /// Versions to stay with where they fit.
+    pub preferences: Vec<(String, String)>,
+    /// Whether the network may be used.
+    pub offline: bool,
+}
+
+/// Why uv gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UvError {
+    /// The requirements contradict one another, or something does not exist.
+    #[error("{0}")]
+    Unsatisfiable(String),
+    /// The index cannot be reached.
+    #[error("{0}")]
+    Index(String),
+    /// uv failed in another way.
+    #[error("uv failed: {0}")]
+    Failed(String),
+    /// uv could not be started, or its files not be written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Its answer cannot be read.
+    #[error("uv's answer cannot be read: {0}")]
+    Answer(#[from] PylockError),
+}
+
+/// Asks uv. `directory` is empty and for this question alone.
+pub fn resolve(
+    program: &Path,
+    question: &Question<'_>,
+    directory: &Path,
+    work: &Work<'_>,
+) -> Result<Vec<LockedPackage>, UvError> {
+    let recipes = directory.join("recipes");
+    fs_err::create_dir_all(&recipes)?;
+    for (name, version, requires) in &question.recipes {
+        let (file, bytes) = metadata_wheel(name, version, requires);
+        fs_err::write(recipes.join(file), bytes)?;
+    }
+    fs_err::write(directory.join("pyproject.toml"), project(question, &recipes))?;
+    let answer = directory.join("pylock.kiln.toml");
+    fs_err::write(&answer, preferences(&question.preferences))?;
+    let mut command = Command::new(program);
+    command
+        .current_dir(directory)
+        .args(["pip", "compile", "--no-progress", "--color", "never", "--format", "pylock.toml"])
+        .args(["--only-binary", ":all:", "--no-header", "--no-annotate"])
+        .args(["--python-version", question.python, "--python-platform", &platform(question)])
+        .arg("--output-file")
+        .arg("pylock.kiln.toml")
+        .arg("pyproject.toml")
+        .args(&question.files);
+    if question.offline {
+        command.arg("--offline");
+    }
+    for variable in IGNORED_VARIABLES {
+        command.env_remove(variable);
+    }
+    let stderr = run(&mut command, work)?;
+    if let Some(stderr) = stderr {
+        return Err(explain(&stderr));
+    }
+    let environment = pylock::environment(question.python, question.python, question.platform)?;
+    let packages = pylock::parse(&fs_err::read_to_string(&answer)?, &environment)?;
+    Ok(packages.into_iter().filter(|package| package.name != PROJECT).collect())
+}
+
+const PROJECT: &str = "kiln-image";
+
+/// Runs uv; what it wrote to stderr if it failed.
+fn run(command: &mut Command, work: &Work<'_>) -> Result<Option<String>, UvError> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut text = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in std::io::BufReader::new(stderr).lines() {
+            let line = line?;
+            work.output(&line);
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    Ok(if child.wait()?.success() { None } else { Some(text) })
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list(items: &[String]) -> String {
+    items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", ")
+}
+
+fn project(question: &Question<'_>, recipes: &Path) -> String {
+    let index = question.index;
+    let mut links = index.find_links.clone();
+    let mut constraints = question.constraints.clone();
+    if !question.recipes.is_empty() {
+        links.push(recipes.display().to_string());
+        constraints.extend(question.recipes.iter().map(|(name, version, _)| format!("{name}=={version}")));
+    }
+    // An index for one package only binds packages that the project names, so it names them as constraints.
+    constraints.extend(index.packages.keys().map(ToString::to_string));
+    let mut text = format!(
+        "[project]\nname = \"{PROJECT}\"\nversion = \"0\"\nrequires-python = \">={}\"\ndependencies = [{}]\n\n\
+         [tool.uv]\nconstraint-dependencies = [{}]\nfind-links = [{}]\n",
+        question.python,
+        list(&question.requirements),
+        list(&constraints),
+        list(&links),
+    );
+    if !question.recipes.is_empty() {
+        text.push_str("dependency-metadata = [\n");
+        for (name, version, requires) in &question.recipes {
+            let (name, version) = (quote(name), quote(version));
+            let _ = writeln!(text, "  {{ name = {name}, version = {version}, requires-dist = [{}] }},", list(requires));
+        }
+        text.push_str("]\n");
+    }
+    let mut indexes = String::new();
+    let mut sources = String::new();
+    for (at, (package, url)) in index.packages.iter().enumerate() {
+        let _ = write!(indexes, "\n[[tool.uv.index]]\nname = \"package-{at}\"\nurl = {}\nexplicit = true\n", quote(url));
+        let _ = writeln!(sources, "{package} = {{ index = \"package-{at}\" }}");
+    }
+    for (at, url) in index.extra.iter().enumerate() {
+        let _ = write!(indexes, "\n[[tool.uv.index]]\nname = \"extra-{at}\"\nurl = {}\n", quote(url));
+    }
+    if let Some(url) = &index.default {
+        let _ = write!(indexes, "\n[[tool.uv.index]]\nname = \"default\"\nurl = {}\ndefault = true\n", quote(url));
+    }
+    if !sources.is_empty() {
+        let _ = write!(text, "\n[tool.uv.sources]\n{sources}");
+    }
+    text + &indexes
+}
+
+fn preferences(versions: &[(String, String)]) -> String {
+    let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"kiln\"\n");
+    for (name, version) in versions {
+        let _ = write!(text, "\n[[packages]]\nname = {}\nversion = {}\n", quote(name), quote(version));
+    }
+    text
+}
+
+/// uv's name of the platform: the newest C library that it knows and the base has.
+fn platform(question: &Question<'_>) -> String {
+    let machine = question.platform.cpu.machine();
+    match question.libc {
+        Some(Libc { family: LibcFamily::Musl, .. }) => format!("{machine}-unknown-linux-musl"),
+        Some(libc) => {
+            let minor = libc.version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(17);
+            let known = UV_GLIBC.iter().rev().find(|known| **known <= minor).unwrap_or(&UV_GLIBC[0]);
+            format!("{machine}-manylinux_2_{known}")
+        }
+        None => format!("{machine}-manylinux_2_17"),
+    }
+}
+
+/// A wheel that holds its metadata and nothing else, stored.
+fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> (String, Vec<u8>) {
+    let stem = format!("{}-{version}", name.replace('-', "_"));
+    let mut metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
+    for requirement in requires {
+        let _ = writeln!(metadata, "Requires-Dist: {requirement}");
+    }
+    let wheel = "Wheel-Version: 1.0\nGenerator: kiln\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
+    let files = [("METADATA", metadata.as_bytes()), ("WHEEL", wheel.as_bytes()), ("RECORD", b"")];
+    let mut bytes = Vec::new();
+    let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
+    for (file, content) in files {
+        let path = format!("{stem}.dist-info/{file}");
+        // Writing to memory does not fail; a wheel that lacked a file would be refused by uv.
+        if let Ok((mut entry, config)) = archive.new_file(&path).start() {
+            let mut writer = config.wrap(&mut entry);
+            let written = std::io::Write::write_all(&mut writer, content);
+            if let (Ok(()), Ok((_, descriptor))) = (written, writer.finish()) {
+                let _ = entry.finish(descriptor);
+            }
+        }
+    }
+    let _ = archive.finish();
+    (format!("{stem}-py3-none-any.whl"), bytes)
+}
+
+/// uv's explanation without what only concerns its own command line.
+fn explain(stderr: &str) -> UvError {
+    let unreachable = ["Failed to fetch", "error sending request", "Network connectivity is disabled", "dns error"];
+    let lines: Vec<&str> = stderr
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("hint:") && !line.starts_with("warning:"))
+        .collect();
+    let text = lines.join(" ").replace("`kiln-image`", "this image").replace("kiln-image", "this image");
+    let text = text.trim_start_matches("error: ").to_owned();
+    if let Some((_, cause)) = text.split_once("No solution found when resolving dependencies") {
+        let cause = cause.trim_start_matches([':', ' ']).trim_start_matches("cause:").trim();
+        return UvError::Unsatisfiable(sentences(cause));
+    }
+    if unreachable.iter().any(|sign| text.contains(sign)) {
+        return UvError::Index(text);
+    }
+    UvError::Failed(text)
+}
+
+/// One clause a line, without the conclusion that everybody knows.
+fn sentences(cause: &str) -> String {
+    let cause = cause.replace(", we can conclude that your requirements are unsatisfiable", "");
+    let cause = cause.replace("╰─▶", "").replace("  ", " ");
+    cause.trim().trim_end_matches('.').replace(". And because ", ",\nand because ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::Wheel;
+
+    #[test]
+    fn a_wheel_of_metadata_alone_is_a_wheel() {
+        let (file, bytes) = metadata_wheel("torch-scatter", "2.1.2", &["torch>=2".into()]);
+        let wheel = Wheel::open(file.parse().unwrap(), bytes.as_slice(), bytes.len() as u64).unwrap();
+        let metadata = wheel.metadata().unwrap();
+        assert_eq!((metadata.version.as_str(), metadata.requires), ("2.1.2", vec!["torch>=2".to_owned()]));
+    }
+
+    #[test]
+    fn a_conflict_is_shortened_to_what_conflicts() {
+        let stderr = "error: No solution found when resolving dependencies\n  cause: Because torch==2.7.1 depends on \
+                      sympy>=1.13.3 and kiln-image depends on torch==2.7.1, we can conclude that kiln-image depends \
+                      on sympy>=1.13.3.\n         And because kiln-image depends on sympy<1.10, we can conclude that \
+                      your requirements are unsatisfiable.\n\nhint: something about uv\n";
+        let UvError::Unsatisfiable(text) = explain(stderr) else { panic!() };
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn an_unreachable_index_is_told_apart() {
+        let stderr = "error: Failed to fetch: `http://127.0.0.1:1/simple/six/`\n  Caused by: error sending request\n";
+        assert!(matches!(explain(stderr), UvError::Index(_)));
+    }
+}
