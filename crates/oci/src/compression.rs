@@ -1,9 +1,9 @@
 //! Undoing the compression of a layer, whichever it is.
 //!
-//! What a stream is compressed with is read from its first bytes and not from a media type: registries hold layers whose
-//! media type says otherwise, and the file of a local layer has none. Gzip may consist of many members (RFC 1952,
-//! section 2.2), which is what spliced layers, eStargz and `pigz` write; zstd of many frames, some of them to be skipped
-//! (RFC 8878, section 3.1).
+//! What a stream is compressed with is read from its first bytes and not from a media type: registries hold layers
+//! whose media type says otherwise, and the file of a local layer has none. Gzip may consist of many members (RFC 1952,
+//! section 2.2), which is what spliced layers, eStargz and `pigz` write; zstd of many frames, some of them to be
+//! skipped (RFC 8878, section 3.1).
 
 use std::io::{self, BufRead, BufReader, Read};
 

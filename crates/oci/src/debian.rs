@@ -1,9 +1,9 @@
 //! A base that is bootstrapped from Debian's archive rather than pulled: `{ debian = SUITE, include = [...] }`.
 //!
-//! mmdebstrap does the work: apt resolves, verifies and fetches, dpkg unpacks and configures in a chroot, as root or, through
-//! user namespaces, as anybody. Its archive is then written anew by [`normalise`], so that the same package versions give
-//! the same bytes on every machine, and the packages are told with their digests, so that a lock can record them and
-//! [`compare`] can say what moved.
+//! mmdebstrap does the work: apt resolves, verifies and fetches, dpkg unpacks and configures in a chroot, as root or,
+//! through user namespaces, as anybody. Its archive is then written anew by [`normalise`], so that the same package
+//! versions give the same bytes on every machine, and the packages are told with their digests, so that a lock can
+//! record them and [`compare`] can say what moved.
 
 mod normalise;
 mod packages;
@@ -20,6 +20,7 @@ use kiln_plan::platform::Platform;
 pub use normalise::{Normalised, normalise};
 pub use packages::{Package, compare};
 
+use crate::FILE_TIME;
 use crate::facts::TarError;
 
 /// The variables of the surroundings that mmdebstrap gets to see: where programs, the home and temporary files are, and
@@ -64,8 +65,8 @@ pub struct Bootstrap {
     pub suite: String,
     /// Packages beyond the essential ones and apt, as apt names them: `python3`, `git=1:2.39.5-0+deb12u2`.
     pub include: Vec<String>,
-    /// The mirror as mmdebstrap takes it: an address, such as one of a snapshot, or a whole line of sources.list(5). Without
-    /// one, mmdebstrap's own choice for the suite, updates and security fixes included.
+    /// The mirror as mmdebstrap takes it: an address, such as one of a snapshot, or a whole line of sources.list(5).
+    /// Without one, mmdebstrap's own choice for the suite, updates and security fixes included.
     pub mirror: Option<String>,
     /// What the base runs on.
     pub platform: Platform,
@@ -175,8 +176,8 @@ impl DebianError {
                     "chroot mode",
                 ]) {
                     Some(
-                        "as an ordinary user mmdebstrap needs user namespaces: install `uidmap` and give the user a range in \
-                         `/etc/subuid` and `/etc/subgid`, or run as root",
+                        "as an ordinary user mmdebstrap needs user namespaces: install `uidmap` and give the user a \
+                         range in `/etc/subuid` and `/etc/subgid`, or run as root",
                     )
                 } else if says(&["qemu", "binfmt", "exec format error"]) {
                     Some(
@@ -205,8 +206,8 @@ fn quote(lines: &[String]) -> String {
 impl Bootstrap {
     /// Runs mmdebstrap, which takes from ten seconds upwards and needs the network, and lists what it installed.
     ///
-    /// `environment` are the caller's variables, of which [`PASSED_ON`] get through; `each_line` is given what mmdebstrap
-    /// says while it works. `work_dir` is made if it is not there, and gets the archive.
+    /// `environment` are the caller's variables, of which [`PASSED_ON`] get through; `each_line` is given what
+    /// mmdebstrap says while it works. `work_dir` is made if it is not there, and gets the archive.
     pub fn bootstrap(
         &self,
         program: &Path,
@@ -252,7 +253,7 @@ impl Bootstrap {
                     .filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)),
             )
             .env("LC_ALL", "C")
-            .env("SOURCE_DATE_EPOCH", writer::TIME.to_string())
+            .env("SOURCE_DATE_EPOCH", FILE_TIME.to_string())
             .current_dir("/")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -363,8 +364,8 @@ fn copy_out(work_dir: &Path) -> Result<String, DebianError> {
     ))
 }
 
-/// Whether an address has a time such as `20250520T000000Z` in it, as those of snapshots do: the lists there are older than
-/// they allow themselves to be, which is what was asked for.
+/// Whether an address has a time such as `20250520T000000Z` in it, as those of snapshots do: the lists there are older
+/// than they allow themselves to be, which is what was asked for.
 fn is_snapshot(mirror: &str) -> bool {
     mirror.split(['/', ' ']).any(|part| {
         let shape = |(at, byte): (usize, u8)| match at {

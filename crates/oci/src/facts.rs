@@ -1,8 +1,8 @@
 //! Base facts, extracted by streaming the layers of a base: nothing is unpacked, and nobody needs the bytes again.
 //!
 //! Layers are given bottom first. A layer on top replaces or takes away what layers below hold, and symbolic links
-//! decide where a file really lies: on a merged `/usr`, `/bin/python3` and `/usr/bin/python3` are one file, and a layer may
-//! write to either. So a small picture of the file system is kept, of links and files of interest alone. As in
+//! decide where a file really lies: on a merged `/usr`, `/bin/python3` and `/usr/bin/python3` are one file, and a layer
+//! may write to either. So a small picture of the file system is kept, of links and files of interest alone. As in
 //! containerd, a folder that a layer states explicitly replaces a link of that name, while links in the *parents* of an
 //! entry are followed.
 //!

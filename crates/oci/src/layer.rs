@@ -55,6 +55,8 @@ pub enum Body {
     Symlink(String),
     /// A file of these bytes.
     Bytes(Vec<u8>),
+    /// A file of so many bytes, whose content the caller has.
+    File(u64),
     /// A file that an entry of a wheel holds: the wheel's place in the list of sources, and the entry.
     Entry(usize, Entry),
 }
@@ -65,6 +67,7 @@ impl Body {
         match self {
             Self::Directory | Self::Symlink(_) => 0,
             Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(size) => *size,
             Self::Entry(_, entry) => entry.size,
         }
     }

@@ -1,6 +1,7 @@
 //! Images: layers made from wheels and files, manifests, layouts and archives, and the facts of a base.
 
 pub mod compression;
+pub mod debian;
 pub mod docker_archive;
 mod error;
 pub mod facts;

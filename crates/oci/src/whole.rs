@@ -158,7 +158,7 @@ pub fn recompress(
         file.member().write(&mut head);
         out.write_all(&head)?;
         match &file.body {
-            Body::Directory | Body::Symlink(_) => {}
+            Body::Directory | Body::Symlink(_) | Body::File(_) => {}
             Body::Bytes(bytes) => out.write_all(bytes)?,
             Body::Entry(source, entry) => {
                 let source = &sources[*source];
@@ -191,5 +191,35 @@ pub fn from_tar(store: &Store, mut tar: impl Read, threads: usize, work: &Work<'
         }
         out.write_all(&buffer[..read])?;
         work.advance(read as u64)?;
+    }
+}
+
+impl LayerWriter<'_> {
+    /// Adds a member whose content comes from a reader, which must have as many bytes as the member says.
+    pub fn file(&mut self, file: &LayerFile, content: &mut impl Read) -> Result<(), OciError> {
+        let mut head = Vec::new();
+        file.member().write(&mut head);
+        self.write_all(&head)?;
+        let size = file.body.size();
+        let copied = io::copy(&mut content.take(size), self)?;
+        if copied != size {
+            let message = format!("`{}` became shorter while it was read", file.path);
+            return Err(io::Error::other(message).into());
+        }
+        Ok(self.write_all(&header::END[..header::padding(size)])?)
+    }
+
+    /// Adds a member without content, or one that holds its own.
+    pub fn small(&mut self, file: &LayerFile) -> Result<(), OciError> {
+        match &file.body {
+            Body::Bytes(bytes) => self.file(file, &mut bytes.as_slice()),
+            _ => self.file(file, &mut io::empty()),
+        }
+    }
+
+    /// Ends the tar and the layer.
+    pub fn end(mut self) -> Result<Layer, OciError> {
+        self.write_all(&header::END)?;
+        self.finish()
     }
 }

@@ -12,3 +12,8 @@ pub mod tags;
 pub mod uv;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+/// A package name in its normalised form; nothing where the text is none.
+pub fn name_of(text: &str) -> Option<pep508_rs::PackageName> {
+    pep508_rs::PackageName::new(text.to_owned()).ok()
+}

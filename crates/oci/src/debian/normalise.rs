@@ -3,19 +3,21 @@
 //! mmdebstrap is reproducible on one machine with one version of itself. What still differs between machines is undone
 //! here, and what a system only needs while it runs is left out:
 //!
-//! | what | why | treatment |
-//! | --- | --- | --- |
-//! | order, times, names of owners | the file system's | sorted by path, 1980-01-01, numbers only |
-//! | `/dev/*`, `/proc/*`, `/sys/*`, `/tmp/*`, files in `/run`, device nodes | the runtime mounts its own; an ordinary user cannot make nodes | dropped |
-//! | `/etc/hostname`, `/etc/resolv.conf` | copied from the host | dropped |
-//! | `/etc/machine-id` | random | emptied, as machine-id(5) wants it for images |
-//! | logs, caches of apt, ldconfig, man and debconf, package lists, locks, backups (`*-old`, `passwd-`) | times, the mirror's present state, the host's apt | dropped or emptied |
-//! | `/etc/shadow` | the day of creation, where the tools do not know `SOURCE_DATE_EPOCH` | 1980-01-01 |
-//! | `/etc/apt/sources.list` | mmdebstrap adds the host's path of the keyring where the host needs one | `signed-by` dropped; see [`sources`] |
-//! | `99mmdebstrap` in the configuration of apt and dpkg | options that were for the bootstrap alone | dropped |
-//! | `.pyc` | they hold the time of their source, which is a new one now (PEP 552) | time rewritten, or Python would compile each on every start |
-//!
-//! The mirror's address in `sources.list` stays: it is mmdebstrap's constant or the stack file's word, not the machine's.
+//! - Order, times and the names of owners are the file system's: sorted by path, 1980-01-01, numbers only.
+//! - `/dev/*`, `/proc/*`, `/sys/*`, `/tmp/*`, files in `/run` and device nodes are dropped: the runtime mounts its own,
+//!   and an ordinary user could not make them.
+//! - `/etc/hostname` and `/etc/resolv.conf` are dropped: mmdebstrap copies them from the host.
+//! - `/etc/machine-id` is emptied, as machine-id(5) wants it for images.
+//! - Logs, caches of apt, ldconfig, man and debconf, package lists, locks and backups (`*-old`, `passwd-`) are dropped,
+//!   or emptied where a package made the file: they hold times or the mirror's present state, or depend on the host's
+//!   apt.
+//! - `/etc/shadow` holds the day of its creation where the tools do not know `SOURCE_DATE_EPOCH`: 1980-01-01.
+//! - `/etc/apt/sources.list` loses `signed-by`, which mmdebstrap adds with a path of the host where the host's apt does
+//!   not trust the archive anyway. The mirror's address stays: it is mmdebstrap's constant or the stack file's word,
+//!   not the machine's.
+//! - `99mmdebstrap` in the configuration of apt and dpkg is dropped: options that were for the bootstrap alone.
+//! - A `.pyc` holds the time of its source, which is a new one now: rewritten (PEP 552), or Python would compile it
+//!   again on every start.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -23,7 +25,8 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use tar::EntryType;
 
 use super::DebianError;
-use super::writer::{Description, TIME, Writer};
+use super::writer::{Description, Writer};
+use crate::FILE_TIME;
 use crate::facts::entries::Entries;
 
 /// What the index of an archive may take: some million members.
@@ -212,11 +215,11 @@ impl Treatment {
         };
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let below = |folders: &[&str]| {
-            let rest = |folder: &&str| {
+            let is_above = |folder: &&str| {
                 path.strip_prefix(*folder)
                     .is_some_and(|rest| rest.starts_with('/'))
             };
-            folders.iter().any(|folder| rest(folder))
+            folders.iter().any(is_above)
         };
         if inode.kind.is_character_special()
             || inode.kind.is_block_special()
@@ -340,9 +343,9 @@ fn shadow(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// Takes `signed-by` out of one-line sources (sources.list(5)): mmdebstrap adds the path of the host's keyring where the
-/// host's apt does not trust the archive anyway, as on any host that is not Debian. Inside, the keys are those that the
-/// archive's keyring package brings: trusted by default, or `keyring`.
+/// Takes `signed-by` out of one-line sources (sources.list(5)): mmdebstrap adds the path of the host's keyring where
+/// the host's apt does not trust the archive anyway, as on any host that is not Debian. Inside, the keys are those that
+/// the archive's keyring package brings: trusted by default, or `keyring`.
 fn sources(text: &str, keyring: Option<&str>) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -373,8 +376,8 @@ fn sources(text: &str, keyring: Option<&str>) -> String {
     out
 }
 
-/// Rewrites the time of the source in the first 16 bytes of a `.pyc`: magic, flags, time, size (PEP 552). Those that name
-/// their source by hash, and those of Python before 3.7, are left alone.
+/// Rewrites the time of the source in the first 16 bytes of a `.pyc`: magic, flags, time, size (PEP 552). Those that
+/// name their source by hash, and those of Python before 3.7, are left alone.
 fn rewrite_bytecode_time(start: &mut [u8]) {
     /// 3.7 has 3394; Python 2 counted from 20121 upwards.
     const MAGIC: std::ops::Range<u16> = 3394..20_000;
@@ -382,7 +385,7 @@ fn rewrite_bytecode_time(start: &mut [u8]) {
         && MAGIC.contains(&u16::from_le_bytes([*low, *high]))
         && time.len() == 4
     {
-        time.copy_from_slice(&TIME.to_le_bytes());
+        time.copy_from_slice(&(FILE_TIME as u32).to_le_bytes());
     }
 }
 

@@ -52,7 +52,8 @@ pub(super) fn join(installed: &str, available: &str) -> Result<Vec<Package>, Deb
     Ok(packages)
 }
 
-/// The SHA-256 of every stanza. A version that several lists offer is one and the same file to Debian; the first counts.
+/// The SHA-256 of every stanza. A version that several lists offer is one and the same file to Debian: the first
+/// counts.
 fn digests(available: &str) -> BTreeMap<(&str, &str, &str), Digest> {
     let mut digests = BTreeMap::new();
     for stanza in available.split("\n\n") {
@@ -77,8 +78,8 @@ fn digests(available: &str) -> BTreeMap<(&str, &str, &str), Digest> {
     digests
 }
 
-/// What differs between the packages that a lock records and those that a bootstrap gave, one sentence each: the archive
-/// moves on, unless the mirror is a snapshot.
+/// What differs between the packages that a lock records and those that a bootstrap gave, one sentence each: the
+/// archive moves on, unless the mirror is a snapshot.
 pub fn compare(locked: &[Package], found: &[Package]) -> Vec<String> {
     let index = |packages: &[Package]| -> BTreeMap<(String, String), Package> {
         let keyed = packages.iter().map(|package| {

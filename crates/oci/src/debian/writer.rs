@@ -7,8 +7,7 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
-/// 1980-01-01T00:00:00Z, the time of everything in a layer: Python's zip tools refuse older ones.
-pub(super) const TIME: u32 = 315_532_800;
+use crate::FILE_TIME;
 
 /// The longest path or link name that a ustar field holds.
 const MAX_NAME: usize = 100;
@@ -121,7 +120,7 @@ fn header(
     header.set_uid(uid);
     header.set_gid(gid);
     header.set_size(size);
-    header.set_mtime(u64::from(TIME));
+    header.set_mtime(FILE_TIME);
     header.set_cksum();
     header
 }

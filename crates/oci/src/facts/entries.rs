@@ -1,10 +1,10 @@
 //! The members of a tar stream, read with bounded memory.
 //!
-//! The iterator of the `tar` crate reads long names and pax records whole, however long the stream claims that they are,
-//! and takes a read that ends early for the end of a file. Layers come from registries, so that only its [`Header`] is
-//! used here. Read are ustar, pax (POSIX.1-2017, `pax`, "pax Interchange Format") and GNU tar's long names and sparse
-//! members (tar manual, "Basic Tar Format"); as in Go's `archive/tar`, members that cannot hold data hold none, whatever
-//! size they state.
+//! The iterator of the `tar` crate reads long names and pax records whole, however long the stream claims that they
+//! are, and takes a read that ends early for the end of a file. Layers come from registries, so that only its
+//! [`Header`] is used here. Read are ustar, pax (POSIX.1-2017, `pax`, "pax Interchange Format") and GNU tar's long
+//! names and sparse members (tar manual, "Basic Tar Format"); as in Go's `archive/tar`, members that cannot hold data
+//! hold none, whatever size they state.
 
 use std::io::{self, Read};
 

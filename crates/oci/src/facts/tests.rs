@@ -121,7 +121,7 @@ fn scratch_has_no_facts() {
 fn a_debian_base_is_told_by_its_files() {
     let facts = facts([debian()]);
     assert_eq!(facts.distribution.as_deref(), Some("debian 12"));
-    assert_eq!(facts.libc.unwrap().to_string(), "glibc 2.36");
+    assert_eq!(facts.libc.as_ref().unwrap().to_string(), "glibc 2.36");
     assert_eq!(facts.package_manager.as_deref(), Some("apt"));
     assert_eq!(facts.user("root"), Some((0, 0)));
     assert_eq!(facts.user("nobody"), Some((65534, 65534)));
@@ -408,4 +408,31 @@ fn a_truncated_layer_is_an_error_that_says_where() {
         source,
         format!("the archive ends at byte {cut}, inside `usr/lib/os-release`")
     );
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_layer_is_an_error_or_other_facts_but_no_panic(
+        damage in proptest::collection::vec((0_usize..16_384, proptest::num::u8::ANY), 1..8),
+        length in 0_usize..16_384,
+    ) {
+        let mut bytes = debian().hard_link("a", "etc/passwd").file("etc/ld.so.conf", "include *\n").bytes();
+        for (at, value) in damage {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        // With sums that fit, so that what is wrong is found where it is and not by the sum.
+        for header in bytes.chunks_exact_mut(512).filter(|block| block[257..].starts_with(b"ustar")) {
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+            header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        }
+        bytes.truncate(length);
+        let mut reader = FactsReader::new();
+        let _ = reader.layer(bytes.as_slice());
+        let _ = reader.layer(bytes.as_slice());
+        reader.finish();
+        let _ = crate::debian::normalise(std::io::Cursor::new(bytes), std::io::sink());
+    }
 }

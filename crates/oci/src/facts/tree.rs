@@ -2,8 +2,8 @@
 //!
 //! Only symbolic links and files of interest are held, by the path at which they stand once the links on the way are
 //! followed; folders are implied. A layer replaces what layers below it put at the same path, and its whiteouts take
-//! away what layers below it put there and nothing of its own (OCI image specification, "Whiteouts"). The map is flat, so
-//! that neither a deep path nor a deep whiteout recurses.
+//! away what layers below it put there and nothing of its own (OCI image specification, "Whiteouts"). The map is flat,
+//! so that neither a deep path nor a deep whiteout recurses.
 
 use std::collections::BTreeMap;
 
@@ -177,7 +177,7 @@ impl<C> Tree<C> {
             if at.len() > MAX_PATH {
                 return None;
             }
-            if !(follow_last || !pending.is_empty()) {
+            if !follow_last && pending.is_empty() {
                 break;
             }
             if let Some(Held::Symlink(target)) = self.nodes.get(&at).map(|node| &node.held) {

@@ -57,7 +57,7 @@ fn listing(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
-        assert_eq!(entry.header().mtime().unwrap(), u64::from(TIME));
+        assert_eq!(entry.header().mtime().unwrap(), FILE_TIME);
         assert_eq!(entry.header().username().unwrap(), Some(""));
         let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
         let mut content = match entry.header().entry_type() {
@@ -216,7 +216,7 @@ fn bytecode_agrees_with_the_new_time_of_its_source() {
         ],
     ));
     let found = listing(&one);
-    assert_eq!(found[0].1, bytecode(0, TIME));
+    assert_eq!(found[0].1, bytecode(0, FILE_TIME as u32));
     assert_eq!(found[1].1, checked);
     assert_eq!(found[2].1, b"short");
 }

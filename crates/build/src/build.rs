@@ -1,0 +1,206 @@
+//! A build: what is locked and not in the store is made, then every image is composed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_oci::image::{Config, Descriptor, Image, Index, MANIFEST, PlatformObject, to_json};
+use kiln_oci::layout::Layout;
+use kiln_plan::digest::Digest;
+use kiln_plan::event::Event;
+use kiln_plan::lock::{Lock, LockedWheel};
+use kiln_plan::platform::Platform;
+use kiln_plan::stack;
+use kiln_store::Root;
+
+use crate::bases;
+use crate::compose::made;
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+use crate::steps::{ImageSteps, Step, parent, wheels_of};
+
+/// An image that is ready, for all platforms.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// Its name in the stack.
+    pub name: String,
+    /// The index's bytes.
+    pub index: Vec<u8>,
+    /// The index's digest.
+    pub digest: Digest,
+    /// For each platform.
+    pub images: Vec<Image>,
+    /// The layouts that have bytes of its base.
+    pub layouts: Vec<Layout>,
+    /// Whether nothing had to be done for it.
+    pub unchanged: bool,
+}
+
+/// What an image stands on while a chain is composed.
+#[derive(Clone)]
+struct Below {
+    image: Option<Image>,
+    config: Config,
+    layout: Option<Layout>,
+}
+
+impl Project<'_> {
+    /// The images that a command is about: those named, or all, each after what it stands on.
+    pub fn chosen(&self, names: &[String]) -> Result<Vec<&stack::Image>> {
+        let mut wanted = BTreeSet::new();
+        for name in names {
+            let Some(image) = self.stack.image(name) else {
+                let known: Vec<String> = self.stack.images.iter().map(|image| format!("`{}`", image.name)).collect();
+                let message = format!("the stack has no image `{name}`; it has {}", known.join(", "));
+                return Err(BuildError::Project(message));
+            };
+            wanted.insert(&image.name);
+            wanted.extend(self.stack.ancestors(image).map(|above| &above.name));
+        }
+        let chosen = |image: &&stack::Image| names.is_empty() || wanted.contains(&image.name);
+        Ok(self.stack.images.iter().filter(chosen).collect())
+    }
+
+    /// Builds images; those that the named ones stand on are built too, and all are returned.
+    pub fn build(&self, names: &[String], lock: &Lock) -> Result<Vec<Built>> {
+        let images = self.chosen(names)?;
+        let changed = self.make_layers(&images, lock)?;
+        let mut below: BTreeMap<(String, Platform), Below> = BTreeMap::new();
+        let mut built = Vec::new();
+        for image in images {
+            let mut composed = Vec::new();
+            let mut layouts = Vec::new();
+            for &platform in &self.stack.target.platforms {
+                let done = self.compose_one(image, platform, lock, &below)?;
+                composed.extend(done.image.clone());
+                layouts.extend(done.layout.clone());
+                below.insert((image.name.clone(), platform), done);
+            }
+            let index = to_json(&index(&composed))?;
+            let digest = self.store.add(&index)?;
+            let unchanged = !changed.contains(&image.name);
+            self.remember(image, lock, &composed, digest)?;
+            self.reporter.event(Event::Image { name: image.name.clone(), digest, unchanged });
+            built.push(Built { name: image.name.clone(), index, digest, images: composed, layouts, unchanged });
+        }
+        Ok(built)
+    }
+
+    /// Does every step that is not done; the names of images that had one.
+    fn make_layers(&self, images: &[&stack::Image], lock: &Lock) -> Result<BTreeSet<String>> {
+        let mut changed = BTreeSet::new();
+        // Which wheels supersede one another is only known when all are here: the second round does what that changes.
+        for _ in 0..2 {
+            let all = self.all_steps(images, lock)?;
+            let mut missing: Vec<&Step> = Vec::new();
+            let mut absent: Vec<LockedWheel> = Vec::new();
+            for steps in &all {
+                let here = |wheel: &&LockedWheel| self.store.has_blob(&wheel.sha256);
+                let complete = wheels_of(&steps.steps).all(|wheel| here(&wheel));
+                for step in &steps.steps {
+                    if self.known_layers(step)?.is_some() {
+                        continue;
+                    }
+                    changed.insert(steps.image.name.clone());
+                    if complete || !step.is_shared() {
+                        missing.push(step);
+                    } else {
+                        absent.extend(wheels_of(std::slice::from_ref(step)).filter(|wheel| !here(wheel)).cloned());
+                    }
+                }
+            }
+            if missing.is_empty() && absent.is_empty() {
+                break;
+            }
+            self.execute(&missing, &absent)?;
+        }
+        Ok(changed)
+    }
+
+    /// The steps of images on all platforms.
+    pub fn all_steps<'a>(&'a self, images: &[&'a stack::Image], lock: &Lock) -> Result<Vec<ImageSteps<'a>>> {
+        let mut all: Vec<ImageSteps<'_>> = Vec::new();
+        for &image in images {
+            for &platform in &self.stack.target.platforms {
+                let below = self.layers_below(image, platform, lock, &all)?;
+                all.push(self.steps(image, platform, lock, below)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn layers_below(
+        &self,
+        image: &stack::Image,
+        platform: Platform,
+        lock: &Lock,
+        all: &[ImageSteps<'_>],
+    ) -> Result<usize> {
+        let root = self.stack.root(image);
+        let base = bases::name(&root.from).and_then(|name| lock.base(&name, platform));
+        let base = self.load_base(root, platform, base)?.image.map_or(0, |base| base.layers.len());
+        let above = self.stack.ancestors(image).filter_map(|above| {
+            all.iter().find(|steps| steps.image.name == above.name && steps.platform == platform)
+        });
+        Ok(base + above.map(|steps| steps.steps.len()).sum::<usize>())
+    }
+
+    fn compose_one(
+        &self,
+        image: &stack::Image,
+        platform: Platform,
+        lock: &Lock,
+        done: &BTreeMap<(String, Platform), Below>,
+    ) -> Result<Below> {
+        let below = match parent(image).and_then(|parent| done.get(&(parent.to_owned(), platform))) {
+            Some(below) => below.clone(),
+            None => {
+                let base = bases::name(&image.from).and_then(|name| lock.base(&name, platform));
+                let base = self.load_base(image, platform, base)?;
+                Below { image: base.image, config: base.config, layout: base.layout }
+            }
+        };
+        let layers_below = below.image.as_ref().map_or(0, |below| below.layers.len());
+        let steps = self.steps(image, platform, lock, layers_below)?.steps;
+        let mut layers = Vec::new();
+        for step in &steps {
+            let known = self.known_layers(step)?;
+            layers.push(known.ok_or_else(|| {
+                BuildError::Project(format!("`{}` changed while it was built: build again", step.name))
+            })?);
+        }
+        let has_packages = lock.image(&image.name, platform).is_some_and(|locked| !locked.packages.is_empty());
+        let (composed, config) =
+            self.compose(image, platform, below.image.as_ref(), below.config, made(&steps, layers), has_packages)?;
+        Ok(Below { image: Some(composed), config, layout: below.layout })
+    }
+
+    /// Tells the store what the image needs, so that garbage collection knows.
+    fn remember(&self, image: &stack::Image, lock: &Lock, composed: &[Image], index: Digest) -> Result<()> {
+        let mut digests = BTreeSet::from([index]);
+        for done in composed {
+            digests.extend([done.manifest, done.config]);
+            digests.extend(done.layers.iter().map(|layer| layer.digest));
+            let chain = std::iter::once(image).chain(self.stack.ancestors(image));
+            for locked in chain.filter_map(|image| lock.image(&image.name, done.platform)) {
+                digests.extend(locked.packages.iter().map(|package| package.wheel));
+            }
+        }
+        let stack = self.lock_path().display().to_string();
+        let root = Root { stack, image: image.name.clone(), persist: image.persist, digests };
+        Ok(self.store.remember_root(&root)?)
+    }
+}
+
+fn index(images: &[Image]) -> Index {
+    Index::new(images.iter().map(manifest_descriptor).collect())
+}
+
+/// How an index points at an image.
+pub(crate) fn manifest_descriptor(image: &Image) -> Descriptor {
+    Descriptor {
+        media_type: MANIFEST.into(),
+        digest: image.manifest,
+        size: image.manifest_size,
+        platform: Some(PlatformObject::new(image.platform)),
+        annotations: BTreeMap::new(),
+    }
+}

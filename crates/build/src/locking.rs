@@ -1,0 +1,320 @@
+//! From a stack to a lock: everything that a build depends on is decided here, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_plan::base::{BaseFacts, Interpreter};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::digest::Digest;
+use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::{Environment, Image};
+use kiln_plan::torch_family;
+use kiln_wheel::pylock;
+use kiln_wheel::tags::Tags;
+
+use crate::bases;
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+
+mod files;
+mod question;
+mod sizes;
+
+/// What may change in a lock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// Only what no longer fits the stack.
+    #[default]
+    Nothing,
+    /// These packages.
+    Packages(BTreeSet<String>),
+    /// Everything.
+    Everything,
+}
+
+impl Upgrade {
+    fn includes(&self, package: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Packages(names) => names.contains(package),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// What was decided for one image.
+struct Decision {
+    image: LockedImage,
+    wheels: Vec<LockedWheel>,
+}
+
+impl Project<'_> {
+    /// The lock that fits the stack. It is written if it changed, unless `frozen`, when a change is an error.
+    pub fn lock(&self, upgrade: &Upgrade, frozen: bool) -> Result<Lock> {
+        let old = self.read_lock()?;
+        if frozen && old.is_none() {
+            return Err(BuildError::LockOutdated("there is no `kiln.lock`".into()));
+        }
+        let old = old.unwrap_or_default();
+        let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
+        for &platform in &self.stack.target.platforms {
+            for image in &self.stack.images {
+                self.cancel.check()?;
+                self.lock_one(image, platform, &old, &mut new, upgrade, frozen)?;
+            }
+        }
+        // Platforms that were left out on the command line keep what is locked for them.
+        keep_other_platforms(&self.stack.target.platforms, &self.stack.images, &old, &mut new);
+        if !frozen {
+            self.fill_in_sizes(&mut new)?;
+            self.write_lock(&new)?;
+        }
+        Ok(new)
+    }
+
+    fn native(&self, old: &Lock, upgrade: &Upgrade) -> Result<Vec<String>> {
+        if !self.stack.target.native_gpus {
+            return Ok(Vec::new());
+        }
+        if !old.native_gpus.is_empty() && *upgrade == Upgrade::Nothing {
+            return Ok(old.native_gpus.clone());
+        }
+        if self.surroundings.native_gpus.is_empty() {
+            let message = "`gpus = [\"native\"]`, and this machine has no NVIDIA GPU that its driver tells of";
+            return Err(BuildError::Project(format!("{message}: name the GPUs instead")));
+        }
+        Ok(self.surroundings.native_gpus.clone())
+    }
+
+    fn lock_one(
+        &self,
+        image: &Image,
+        platform: Platform,
+        old: &Lock,
+        new: &mut Lock,
+        upgrade: &Upgrade,
+        frozen: bool,
+    ) -> Result<()> {
+        if let Some(name) = bases::name(&image.from)
+            && new.base(&name, platform).is_none()
+        {
+            let locked = old.base(&name, platform);
+            let nothing = Upgrade::Nothing;
+            let upgrade_base = *if frozen { &nothing } else { upgrade } == Upgrade::Everything;
+            if frozen && locked.is_none() {
+                return Err(BuildError::LockOutdated(format!("it has no base `{name}` for {platform}")));
+            }
+            let base = self.lock_base(image, platform, locked, upgrade_base)?;
+            if frozen && base.as_ref() != locked {
+                return Err(BuildError::LockOutdated(format!("the base `{name}` is another than is locked")));
+            }
+            new.bases.extend(base);
+        }
+        let question = self.question(image, platform, new)?;
+        let inputs = question.inputs();
+        let known = old.image(&image.name, platform);
+        let decision = match known.filter(|known| known.inputs == inputs && !touches(upgrade, known)) {
+            Some(known) => {
+                let wheels = old.wheels_by_digest();
+                let wheels = known.packages.iter().filter_map(|package| wheels.get(&package.wheel).copied().cloned());
+                Decision { wheels: wheels.collect(), image: known.clone() }
+            }
+            None if frozen => return Err(BuildError::LockOutdated(question.difference(known))),
+            None => self.decide(image, platform, &question, known, upgrade, inputs)?,
+        };
+        self.check_family(image, &decision.image, new, platform)?;
+        for wheel in decision.wheels {
+            if !new.wheels.iter().any(|other| other.sha256 == wheel.sha256) {
+                new.wheels.push(wheel);
+            }
+        }
+        new.images.push(decision.image);
+        Ok(())
+    }
+
+    fn decide(
+        &self,
+        image: &Image,
+        platform: Platform,
+        question: &question::ImageQuestion<'_>,
+        known: Option<&LockedImage>,
+        upgrade: &Upgrade,
+        inputs: String,
+    ) -> Result<Decision> {
+        let mut decision = Decision {
+            image: LockedImage {
+                name: image.name.clone(),
+                platform,
+                inputs,
+                requirements: image.requirements.iter().map(|requirement| requirement.text.clone()).collect(),
+                packages: Vec::new(),
+            },
+            wheels: Vec::new(),
+        };
+        if !image.has_packages() {
+            return Ok(decision);
+        }
+        let interpreter = question.interpreter()?;
+        let stay = known.map_or_else(Vec::new, |known| {
+            let stays = |package: &&LockedPackage| !upgrade.includes(&package.name);
+            known.packages.iter().filter(stays).map(|package| (package.name.clone(), package.version.clone())).collect()
+        });
+        let found = self.resolve(image, platform, question, stay)?;
+        let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
+        let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
+        for package in found {
+            let present = |(name, _): &(String, String)| *name == package.name;
+            if question.above.iter().chain(&question.in_base).any(present) {
+                continue;
+            }
+            let wheel = self.choose(image, &package, &tags, platform, question)?;
+            let version = package.version.clone().unwrap_or_default();
+            decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
+            decision.wheels.push(wheel);
+        }
+        decision.image.packages.sort();
+        Ok(decision)
+    }
+
+    /// The best wheel of a package for an image.
+    fn choose(
+        &self,
+        image: &Image,
+        package: &pylock::LockedPackage,
+        tags: &Tags,
+        platform: Platform,
+        question: &question::ImageQuestion<'_>,
+    ) -> Result<LockedWheel> {
+        let name = kiln_wheel::name_of(&package.name);
+        if let Some((name, recipe)) = name.and_then(|name| self.stack.recipes.get_key_value(&name)) {
+            return self.built_wheel(name, recipe, tags, platform);
+        }
+        let Some(best) = pylock::best(&package.wheels, tags) else {
+            let version = package.version.as_deref().unwrap_or("?");
+            let span = question.span_of(&package.name).unwrap_or_else(|| image.span.clone());
+            let have: Vec<&str> = package.wheels.iter().map(|wheel| wheel.file.as_str()).take(3).collect();
+            let libc = question.facts.libc.as_ref().map_or_else(|| "an unknown C library".into(), ToString::to_string);
+            let python = self.stack.target.python.as_deref().unwrap_or("?");
+            let message = format!("no wheel of {} {version} fits Python {python} on {platform} with {libc}", package.name);
+            let hint = match have.is_empty() {
+                true => format!("it has none at all: compile it, with a recipe `[wheels.{}]`", package.name),
+                false => format!("there are {}; or compile it, with a recipe `[wheels.{}]`", have.join(", "), package.name),
+            };
+            return Err(Diagnostics::from(Diagnostic::at(span, message).hint(hint)).into());
+        };
+        self.locked_wheel(best)
+    }
+
+    fn check_family(&self, image: &Image, locked: &LockedImage, new: &Lock, platform: Platform) -> Result<()> {
+        let mut packages: BTreeMap<&str, &str> = BTreeMap::new();
+        for ancestor in self.stack.ancestors(image) {
+            if let Some(above) = new.image(&ancestor.name, platform) {
+                packages.extend(above.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())));
+            }
+        }
+        packages.extend(locked.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())));
+        let list: Vec<(&str, &str)> = packages.iter().map(|(name, version)| (*name, *version)).collect();
+        let mut wrong = Diagnostics::default();
+        for mismatch in torch_family::check(&list) {
+            let at = image.requirements.iter().find(|r| r.name.to_string() == mismatch.package);
+            let span = at.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone());
+            wrong.push(Diagnostic::at(span, mismatch.to_string()).hint(
+                "the resolver accepts the pair, since nothing in the packages forbids it, and it crashes when it runs",
+            ));
+        }
+        if let Some(diagnostic) = self.cuda_mismatch(image, &packages) {
+            wrong.push(diagnostic);
+        }
+        Ok(wrong.or(())?)
+    }
+
+    /// `target.cuda` must have the major version of the CUDA that torch brings.
+    fn cuda_mismatch(&self, image: &Image, packages: &BTreeMap<&str, &str>) -> Option<Diagnostic> {
+        let version = packages.get("torch")?;
+        let asked = self.stack.target.cuda.map(|release| u32::from(release.major));
+        let brought = cuda_major(version, packages);
+        let torch = image.requirements.iter().find(|r| r.name.to_string() == "torch");
+        let span = torch.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone());
+        let (message, hint) = match (asked, brought) {
+            (Some(asked), Some(brought)) if asked != brought => (
+                format!("torch {version} brings CUDA {brought}, and the stack is for CUDA {asked}"),
+                format!("say `cuda = \"{brought}.x\"`, or take torch from an index for CUDA {asked} (`[index] packages`)"),
+            ),
+            (Some(asked), None) => (
+                format!("torch {version} brings no CUDA, and the stack is for CUDA {asked}"),
+                "say `cuda = \"none\"`, or take torch from an index with CUDA builds (`[index] packages`)".to_owned(),
+            ),
+            (None, Some(brought)) if self.stack.target.cpu_only => (
+                format!("torch {version} brings CUDA {brought}, and the stack says `cuda = \"none\"`"),
+                "take torch from an index with CPU builds: `[index] packages = { torch = \"URL\" }`".to_owned(),
+            ),
+            _ => return None,
+        };
+        let mut diagnostic = Diagnostic::at(span, message).hint(hint);
+        if let Some(cuda) = &self.stack.target.cuda_span {
+            diagnostic = diagnostic.also(cuda.clone(), "said here");
+        }
+        Some(diagnostic)
+    }
+}
+
+/// The major CUDA version of a torch: from its local version, else from the NVIDIA packages beside it.
+fn cuda_major(torch: &str, packages: &BTreeMap<&str, &str>) -> Option<u32> {
+    if let Some((_, local)) = torch.split_once('+') {
+        let digits = local.strip_prefix("cu")?;
+        return digits.get(..2)?.parse().ok();
+    }
+    for name in packages.keys().filter(|name| name.starts_with("nvidia-")) {
+        if let Some((_, suffix)) = name.rsplit_once("-cu")
+            && let Ok(major) = suffix.parse()
+        {
+            return Some(major);
+        }
+    }
+    packages.get("cuda-toolkit")?.split('.').next()?.parse().ok()
+}
+
+/// Whether an upgrade concerns an image.
+fn touches(upgrade: &Upgrade, image: &LockedImage) -> bool {
+    image.packages.iter().any(|package| upgrade.includes(&package.name))
+}
+
+fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, new: &mut Lock) {
+    let other = |platform: &Platform| !platforms.contains(platform);
+    new.bases.extend(old.bases.iter().filter(|base| other(&base.platform)).cloned());
+    let kept: Vec<LockedImage> = old
+        .images
+        .iter()
+        .filter(|image| other(&image.platform) && images.iter().any(|known| known.name == image.name))
+        .cloned()
+        .collect();
+    let wheels = old.wheels_by_digest();
+    let needed: BTreeSet<Digest> = kept.iter().flat_map(|image| image.packages.iter().map(|p| p.wheel)).collect();
+    for digest in needed {
+        if let Some(wheel) = wheels.get(&digest)
+            && !new.wheels.iter().any(|other| other.sha256 == digest)
+        {
+            new.wheels.push((*wheel).clone());
+        }
+    }
+    new.images.extend(kept);
+}
+
+/// The interpreter of a base for a Python version, or an error that says which there are.
+pub fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) -> Result<&'f Interpreter> {
+    if let Some(found) = facts.interpreters.iter().find(|found| found.minor_version() == python) {
+        return Ok(found);
+    }
+    let have: Vec<String> =
+        facts.interpreters.iter().map(|found| format!("{} ({})", found.path, found.version)).collect();
+    let have = if have.is_empty() { "no Python at all".to_owned() } else { have.join(", ") };
+    Err(BuildError::Project(format!(
+        "the base {base} has no interpreter for Python {python}: it has {have}. Choose a base that has it (a Debian \
+         with `include = [\"python3\"]` has its release's), or set `target.python`"
+    )))
+}
+
+/// Whether an image installs into the base's own environment, and does so with all above it.
+pub fn environment(image: &Image) -> Environment {
+    image.environment
+}

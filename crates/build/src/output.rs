@@ -1,0 +1,179 @@
+//! Where finished images go: a layout, an archive, a Docker daemon.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+use kiln_oci::docker_archive;
+use kiln_oci::image::{Descriptor, INDEX, Image};
+use kiln_oci::layout::{Blobs, REF_NAME, write_layout};
+use kiln_plan::stack;
+
+use crate::build::{Built, manifest_descriptor};
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+
+/// Where a finished image goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// `oci:DIR`.
+    Layout(PathBuf),
+    /// `docker-archive:FILE`.
+    DockerArchive(PathBuf),
+    /// A Docker daemon.
+    Docker,
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':') {
+            Some(("oci", path)) if !path.is_empty() => Ok(Self::Layout(path.into())),
+            Some(("docker-archive", path)) if !path.is_empty() => Ok(Self::DockerArchive(path.into())),
+            _ => Err("write `oci:DIRECTORY` or `docker-archive:FILE`".into()),
+        }
+    }
+}
+
+impl Project<'_> {
+    /// Writes images out. `named` are those that the command asked for; without names, all.
+    pub fn output(&self, output: &Output, built: &[Built], named: &[String]) -> Result<()> {
+        let wanted: Vec<&Built> =
+            built.iter().filter(|built| named.is_empty() || named.contains(&built.name)).collect();
+        match output {
+            Output::Layout(path) => self.write_to_layout(path, &wanted),
+            Output::DockerArchive(path) => {
+                let (built, image) = one(&wanted, &format!("docker-archive:{}", path.display()))?;
+                self.archive(path, built, image)
+            }
+            Output::Docker => {
+                for built in &wanted {
+                    let (built, image) = one(&[built], "--load")?;
+                    self.load(built, image)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn write_to_layout(&self, path: &Path, wanted: &[&Built]) -> Result<()> {
+        let images: Vec<Image> = wanted.iter().flat_map(|built| built.images.iter().cloned()).collect();
+        let mut documents = Vec::new();
+        let mut entries = Vec::new();
+        for built in wanted {
+            for image in &built.images {
+                documents.push(self.store.read(&image.manifest)?);
+            }
+            let mut entry = match built.images.as_slice() {
+                [only] => manifest_descriptor(only),
+                _ => Descriptor::of(INDEX, &built.index),
+            };
+            entry.annotations = BTreeMap::from([(REF_NAME.to_owned(), built.name.clone())]);
+            documents.push(built.index.clone());
+            entries.push(entry);
+        }
+        let bytes = images.iter().flat_map(|image| &image.layers).map(|layer| layer.size).sum();
+        let work = self.work("write", format!("oci:{}", path.display()), Some(bytes));
+        let blobs = self.blobs(wanted);
+        self.check_bytes(&blobs, wanted)?;
+        Ok(write_layout(path, &blobs, &images, &documents, entries, &work)?)
+    }
+
+    fn blobs(&self, wanted: &[&Built]) -> Blobs<'_> {
+        let layouts = wanted.iter().flat_map(|built| built.layouts.iter().cloned()).collect();
+        Blobs { store: self.store, layouts }
+    }
+
+    fn check_bytes(&self, blobs: &Blobs<'_>, wanted: &[&Built]) -> Result<()> {
+        for built in wanted {
+            for image in &built.images {
+                blobs.check(image, &format!("`{}`", built.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn archive(&self, path: &Path, built: &Built, image: &Image) -> Result<()> {
+        let blobs = self.blobs(&[built]);
+        self.check_bytes(&blobs, &[built])?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".kiln-archive.").tempfile_in(directory)?;
+        let out = std::io::BufWriter::with_capacity(1 << 20, file.as_file());
+        let bytes = image.layers.iter().map(|layer| layer.size).sum();
+        let work = self.work("write", format!("docker-archive:{}", path.display()), Some(bytes));
+        docker_archive::write(out, &blobs, image, &self.references(&built.name), &work)?;
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn load(&self, built: &Built, image: &Image) -> Result<()> {
+        let problem = |problem: String| BuildError::Program {
+            program: "docker".into(),
+            purpose: "for `--load`".into(),
+            problem,
+            hint: "is the daemon running, and may you use it? `docker info` says".into(),
+        };
+        let program = self.find_program("docker").ok_or_else(|| problem("is not on PATH".into()))?;
+        let blobs = self.blobs(&[built]);
+        self.check_bytes(&blobs, &[built])?;
+        let bytes = image.layers.iter().map(|layer| layer.size).sum();
+        let work = self.work("load", &built.name, Some(bytes));
+        let mut child = Command::new(program)
+            .arg("load")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let written = match child.stdin.take() {
+            Some(stdin) => {
+                let mut out = std::io::BufWriter::with_capacity(1 << 20, stdin);
+                docker_archive::write(&mut out, &blobs, image, &self.references(&built.name), &work)
+                    .and_then(|()| Ok(out.flush()?))
+            }
+            None => Ok(()),
+        };
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            return Err(problem(format!("`docker load` failed: {}", reason.trim())));
+        }
+        Ok(written?)
+    }
+
+    /// The references of an image: registry and stack before its name, a tag each, and the first 16 digits of the
+    /// index's digest as a tag once images are pushed.
+    fn references(&self, name: &str) -> Vec<String> {
+        let Some(image) = self.stack.image(name) else { return Vec::new() };
+        image.tags.iter().map(|tag| format!("{}:{tag}", self.repository(image))).collect()
+    }
+
+    fn repository(&self, image: &stack::Image) -> String {
+        let registry = image.registry.as_ref().map(|registry| format!("{registry}/")).unwrap_or_default();
+        format!("{registry}{}/{}", self.stack.name, image.name)
+    }
+}
+
+/// The one image for one platform that some outputs take.
+fn one<'a>(wanted: &[&'a Built], output: &str) -> Result<(&'a Built, &'a Image)> {
+    match wanted {
+        [built] => match built.images.as_slice() {
+            [image] => Ok((built, image)),
+            images => {
+                let platforms: Vec<String> = images.iter().map(|image| image.platform.to_string()).collect();
+                Err(BuildError::Project(format!(
+                    "`{output}` takes one platform, and `{}` is built for {}: choose with `--platform`",
+                    built.name,
+                    platforms.join(" and ")
+                )))
+            }
+        },
+        _ => {
+            let names: Vec<&str> = wanted.iter().map(|built| built.name.as_str()).collect();
+            Err(BuildError::Project(format!("`{output}` takes one image: name one of {}", names.join(", "))))
+        }
+    }
+}

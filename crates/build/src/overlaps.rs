@@ -1,0 +1,103 @@
+//! Paths that several wheels of one image bring: the last by normalised name wins, and differing content is warned of.
+//!
+//! To know, every wheel's paths are needed, and reading them from the wheel takes long for one with thousands of files.
+//! So the hashes of its paths are remembered, eight bytes a file, and wheels are opened again only where hashes meet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use kiln_plan::lock::LockedWheel;
+use kiln_plan::step::StepKey;
+use kiln_wheel::install::{Content, InstalledFile, MAPPING_VERSION, Scheme, Wheel};
+
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+use crate::steps::scheme_key;
+
+/// Who brings a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Overlap {
+    /// The place of the wheel that wins.
+    pub(crate) winner: usize,
+    /// The places of the others.
+    pub(crate) losers: BTreeSet<usize>,
+}
+
+impl Project<'_> {
+    /// Paths that more than one of these wheels brings. Wheels that are not in the store yet are left out: the caller
+    /// asks again when they are.
+    pub(crate) fn overlaps(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<BTreeMap<String, Overlap>> {
+        let mut seen: HashMap<u64, usize> = HashMap::new();
+        let mut meeting: BTreeSet<usize> = BTreeSet::new();
+        for (at, wheel) in wheels.iter().enumerate() {
+            let Some(hashes) = self.path_hashes(wheel, scheme)? else { continue };
+            for hash in hashes {
+                if let Some(other) = seen.insert(hash, at) {
+                    meeting.extend([other, at]);
+                }
+            }
+        }
+        let mut brought: BTreeMap<String, Vec<(usize, InstalledFile)>> = BTreeMap::new();
+        for &at in &meeting {
+            for file in self.installed(&wheels[at], scheme)? {
+                brought.entry(file.path.clone()).or_default().push((at, file));
+            }
+        }
+        let mut overlaps = BTreeMap::new();
+        for (path, by) in brought {
+            let Some(((winner, file), losers)) = by.split_last().filter(|(_, losers)| !losers.is_empty()) else {
+                continue;
+            };
+            for (loser, other) in losers.iter().filter(|(_, other)| !same(&other.content, &file.content)) {
+                let (loses, wins) = (&wheels[*loser].file, &wheels[*winner].file);
+                self.warn(format!("`{loses}` and `{wins}` both bring `{}` with different content; the latter wins", other.path));
+            }
+            let losers = losers.iter().map(|(at, _)| *at).collect();
+            overlaps.insert(path, Overlap { winner: *winner, losers });
+        }
+        Ok(overlaps)
+    }
+
+    /// The hashes of the paths that a wheel installs, sorted; nothing if the wheel is not in the store.
+    fn path_hashes(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<Vec<u64>>> {
+        let key = StepKey::of("paths", MAPPING_VERSION).digest("wheel", &wheel.sha256);
+        let key = scheme_key(key, scheme).finish();
+        if let Some(hashes) = self.store.recall(&key)? {
+            return Ok(Some(hashes));
+        }
+        if !self.store.has_blob(&wheel.sha256) {
+            return Ok(None);
+        }
+        let hash = |path: &str| {
+            let hash = blake3::hash(path.as_bytes());
+            hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        };
+        let mut hashes: Vec<u64> = self.installed(wheel, scheme)?.iter().map(|file| hash(&file.path)).collect();
+        hashes.sort_unstable();
+        self.store.remember(&key, &hashes)?;
+        Ok(Some(hashes))
+    }
+
+    /// What an installer would write for a wheel of the store.
+    pub(crate) fn installed(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Vec<InstalledFile>> {
+        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
+            BuildError::step(format!("the wheel `{}` cannot be used", wheel.file), error)
+        };
+        let name = wheel.file.parse().map_err(|error| unusable(Box::<kiln_wheel::name::InvalidWheelName>::new(error)))?;
+        let file = self.store.open_blob(&wheel.sha256)?;
+        let size = file.metadata()?.len();
+        let reader = rawzip::FileReader::from(file.into_file());
+        let wheel = Wheel::open(name, reader, size).map_err(|error| unusable(error.into()))?;
+        wheel.install(scheme).map_err(|error| unusable(error.into()))
+    }
+}
+
+/// Whether two files have the same content, as far as checksums tell.
+fn same(one: &Content, other: &Content) -> bool {
+    match (one, other) {
+        (Content::Entry(one), Content::Entry(other)) => (one.crc, one.size) == (other.crc, other.size),
+        (Content::Bytes(one), Content::Bytes(other)) => one == other,
+        (Content::Entry(entry), Content::Bytes(bytes)) | (Content::Bytes(bytes), Content::Entry(entry)) => {
+            entry.size == bytes.len() as u64
+        }
+    }
+}
