@@ -121,7 +121,7 @@ impl Project<'_> {
     fn content(&self, files: &[SourceFile]) -> Result<String> {
         let mut all = blake3::Hasher::new();
         let mut buffer = vec![0; 128 << 10];
-        let mut field = |all: &mut blake3::Hasher, bytes: &[u8]| {
+        let field = |all: &mut blake3::Hasher, bytes: &[u8]| {
             all.update(&(bytes.len() as u64).to_le_bytes());
             all.update(bytes);
         };

@@ -92,20 +92,20 @@ impl FetchError {
 
 /// Something to be downloaded.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// File name, for messages.
-    pub file: String,
+    pub(crate) file: String,
     /// Where it is.
-    pub url: Url,
+    pub(crate) url: Url,
     /// Its digest.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// Its size in bytes, where known.
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
 }
 
 /// Downloads into a store.
 #[derive(Debug, Clone)]
-pub struct Fetcher {
+pub(crate) struct Fetcher {
     client: Client,
     netrc: Arc<Netrc>,
 }
@@ -141,7 +141,7 @@ impl From<std::io::Error> for Failure {
 
 impl Fetcher {
     /// A client with these credentials.
-    pub fn new(netrc: Netrc) -> Result<Self, crate::error::BuildError> {
+    pub(crate) fn new(netrc: Netrc) -> Result<Self, crate::error::BuildError> {
         // Another part of the program may have chosen the provider already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -154,7 +154,7 @@ impl Fetcher {
     }
 
     /// Downloads one thing into the store, trying again as long as there is progress.
-    pub async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         store: &Store,
         wanted: &Wanted,
@@ -251,7 +251,7 @@ impl Fetcher {
     }
 
     /// What a server says the size of something is.
-    pub async fn size(&self, url: &Url) -> Option<u64> {
+    pub(crate) async fn size(&self, url: &Url) -> Option<u64> {
         let mut request = self.client.head(url.clone());
         if let Some((user, password)) = self.credentials(url) {
             request = request.basic_auth(user, Some(password));

@@ -7,7 +7,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Environment, Image};
+use kiln_plan::stack::Image;
 use kiln_plan::torch_family;
 use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
@@ -301,7 +301,7 @@ fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, ne
 }
 
 /// The interpreter of a base for a Python version, or an error that says which there are.
-pub fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) -> Result<&'f Interpreter> {
+pub(crate) fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) -> Result<&'f Interpreter> {
     if let Some(found) = facts.interpreters.iter().find(|found| found.minor_version() == python) {
         return Ok(found);
     }
@@ -312,9 +312,4 @@ pub fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) -> Result
         "the base {base} has no interpreter for Python {python}: it has {have}. Choose a base that has it (a Debian \
          with `include = [\"python3\"]` has its release's), or set `target.python`"
     )))
-}
-
-/// Whether an image installs into the base's own environment, and does so with all above it.
-pub fn environment(image: &Image) -> Environment {
-    image.environment
 }

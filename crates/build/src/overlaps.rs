@@ -85,7 +85,7 @@ impl Project<'_> {
         let name = wheel.file.parse().map_err(|error| unusable(Box::<kiln_wheel::name::InvalidWheelName>::new(error)))?;
         let file = self.store.open_blob(&wheel.sha256)?;
         let size = file.metadata()?.len();
-        let reader = rawzip::FileReader::from(file.into_file());
+        let reader = kiln_wheel::archive::FileReader::from(file.into_file());
         let wheel = Wheel::open(name, reader, size).map_err(|error| unusable(error.into()))?;
         wheel.install(scheme).map_err(|error| unusable(error.into()))
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use kiln_oci::layer::{Layer, LayerFile};
 use kiln_oci::{SPLICE_VERSION, whole};
 use kiln_plan::base::{BaseFacts, Interpreter};
-use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Compression, Environment, From, Image, User};
@@ -230,6 +229,12 @@ impl Project<'_> {
         })
     }
 
+    /// Bytes of wheels that must be fetched before a step can be done.
+    pub fn bytes_to_fetch(&self, step: &Step) -> u64 {
+        let missing = wheels_of(std::slice::from_ref(step)).filter(|wheel| !self.store.has_blob(&wheel.sha256));
+        missing.filter(|wheel| wheel.url.is_some()).filter_map(|wheel| wheel.size).sum()
+    }
+
     /// The layers of a step, if they are here with all that they need.
     pub fn known_layers(&self, step: &Step) -> Result<Option<Vec<Layer>>> {
         let layers: Option<Vec<Layer>> = self.store.recall(&step.key)?;
@@ -300,7 +305,7 @@ fn venv(python: &str, interpreter: &Interpreter) -> Step {
 }
 
 /// The digests of all wheels that an image's steps use.
-pub fn wheels_of(steps: &[Step]) -> impl Iterator<Item = &LockedWheel> {
+pub(crate) fn wheels_of(steps: &[Step]) -> impl Iterator<Item = &LockedWheel> {
     steps.iter().flat_map(|step| match &step.task {
         Task::Wheels(task) => task.wheels.as_slice(),
         Task::Files(_) | Task::Copy(_) => &[],
@@ -308,16 +313,11 @@ pub fn wheels_of(steps: &[Step]) -> impl Iterator<Item = &LockedWheel> {
 }
 
 /// Whether an image stands on another of the stack.
-pub fn parent(image: &Image) -> Option<&str> {
+pub(crate) fn parent(image: &Image) -> Option<&str> {
     match &image.from {
         From::Image(name) => Some(name),
         _ => None,
     }
-}
-
-/// The identity of a wheel in messages.
-pub fn short(digest: &Digest) -> String {
-    digest.short()
 }
 
 impl Step {

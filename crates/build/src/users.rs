@@ -77,7 +77,7 @@ pub(crate) fn step(image: &Image, facts: &BaseFacts, above: &[&User]) -> Result<
         key = match &file.body {
             Body::Bytes(bytes) => key.bytes("content", bytes),
             Body::Symlink(to) => key.text("link", to),
-            Body::Directory | Body::Entry(..) => key.text("directory", ""),
+            Body::Directory | Body::File(_) | Body::Entry(..) => key.text("directory", ""),
         };
     }
     let name = said.join(", ");

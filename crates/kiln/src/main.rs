@@ -1,2 +1,24 @@
-//! kiln
-fn main() {}
+//! `kiln`: the command line, and nothing else. What it does lies in the libraries; here arguments are read, progress is
+//! drawn, errors are rendered, and a run ends with a status.
+
+mod arguments;
+mod commands;
+mod interrupt;
+mod progress;
+mod render;
+mod surroundings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let cancel = interrupt::install();
+    match commands::run(&arguments, &cancel) {
+        Ok(code) => code,
+        Err(failure) => render::failure(&failure, arguments.global.color()),
+    }
+}

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
+pub use rawzip::FileReader;
 use rawzip::{CompressionMethod, EntryMode, ReaderAt, ZipLocator};
 
 /// Entries that one wheel may hold at most; the largest published wheels hold about 50,000.

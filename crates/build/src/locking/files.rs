@@ -10,7 +10,7 @@ use kiln_plan::stack::{Recipe, RequirementsFile};
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
 use kiln_wheel::pylock::{self, LockedPackage, WheelFile};
-use kiln_wheel::tags::Tags;
+use kiln_wheel::tags::{Fit, Tags};
 use sha2::Digest as _;
 use url::Url;
 
@@ -129,7 +129,7 @@ impl Project<'_> {
         let wrong = |message: String, hint: String| -> BuildError {
             Diagnostics::from(Diagnostic::at(recipe.span.clone(), message).hint(hint)).into()
         };
-        let mut best = None;
+        let mut best: Option<(Fit, PathBuf, WheelName)> = None;
         for directory in &self.stack.index.find_links {
             let directory = self.directory.join(directory.strip_prefix("file://").unwrap_or(directory));
             let Ok(entries) = fs_err::read_dir(&directory) else { continue };
@@ -171,7 +171,7 @@ impl Project<'_> {
         let file = fs_err::File::open(path)?;
         let size = file.metadata()?.len();
         let shown = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let reader = rawzip::FileReader::from(file.into_file());
+        let reader = kiln_wheel::archive::FileReader::from(file.into_file());
         let metadata = Wheel::open(name, reader, size)
             .and_then(|wheel| wheel.metadata())
             .map_err(|error| BuildError::step(format!("the wheel `{shown}` cannot be used"), error))?;

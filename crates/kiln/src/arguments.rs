@@ -1,0 +1,112 @@
+//! The command line as typed.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+/// From one stack file to verified, small, reproducible GPU images: wheels become layers without a container runtime.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The stack file
+    #[arg(short = 'f', long, global = true, value_name = "FILE", default_value = "kiln.toml")]
+    pub(crate) file: PathBuf,
+    /// The store [default: `kiln` in the XDG cache directory]
+    #[arg(long, global = true, value_name = "DIR", env = "KILN_STORE")]
+    pub(crate) store: Option<PathBuf>,
+    /// Threads that work at once [default: one for each processor]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) jobs: Option<u16>,
+    /// Do not use the network
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say less: errors and results only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more: also what the programs say that kiln runs
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Whether to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorWhen,
+}
+
+/// Whether to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless `NO_COLOR` is set
+    Auto,
+    Always,
+    Never,
+}
+
+impl Global {
+    /// Whether messages are coloured.
+    pub(crate) fn color(&self) -> bool {
+        match self.color {
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+            ColorWhen::Auto => {
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build images
+    Build(commands::build::Build),
+    /// Resolve bases and packages, and write `kiln.lock`
+    Lock(commands::lock::LockCommand),
+    /// Say what a build would do; nothing is done
+    Plan(commands::plan::Plan),
+    /// List what is in an OCI layout, a wheel, or an image of the stack
+    Inspect(commands::inspect::Inspect),
+    /// List GPU names and capabilities, and which CUDA releases compile for them
+    Gpus(commands::gpus::Gpus),
+    /// Say what the store takes up
+    Du(commands::du::Du),
+    /// Remove what was used least recently from the store
+    Gc(commands::gc::Gc),
+    /// Print the JSON schema of the stack file
+    Schema(commands::schema::SchemaCommand),
+    /// Print a completion script for a shell
+    Completions(commands::completions::Completions),
+}
+
+/// What commands take that read the stack.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct StackOptions {
+    /// Set a variable of the stack
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) vars: Vec<(String, String)>,
+    /// GPUs instead of the stack's: names or capabilities, separated by commas
+    #[arg(long, value_name = "GPUS", value_delimiter = ',')]
+    pub(crate) gpus: Option<Vec<String>>,
+    /// Platforms instead of the stack's, separated by commas
+    #[arg(long, value_name = "PLATFORMS", value_delimiter = ',')]
+    pub(crate) platform: Option<Vec<String>>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,122 @@
+//! One file for each command.
+
+pub(crate) mod build;
+pub(crate) mod completions;
+pub(crate) mod du;
+pub(crate) mod gc;
+pub(crate) mod gpus;
+pub(crate) mod inspect;
+pub(crate) mod lock;
+pub(crate) mod plan;
+pub(crate) mod schema;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use kiln_build::{BuildError, Project};
+use kiln_plan::event::Cancel;
+use kiln_plan::stack::{self, Overrides, Stack};
+use kiln_store::Store;
+
+use crate::arguments::{Arguments, Command, Global, StackOptions};
+use crate::progress::Terminal;
+use crate::render::Failure;
+use crate::surroundings::{store_directory, surroundings};
+
+/// A command's result.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// Runs a command.
+pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Build(command) => command.run(global, cancel),
+        Command::Lock(command) => command.run(global, cancel),
+        Command::Plan(command) => command.run(global, cancel),
+        Command::Inspect(command) => command.run(global, cancel),
+        Command::Gpus(command) => command.run(global),
+        Command::Du(command) => command.run(global),
+        Command::Gc(command) => command.run(global),
+        Command::Schema(command) => command.run(),
+        Command::Completions(command) => command.run(),
+    }
+}
+
+/// The stack file's path, text and meaning.
+fn read_stack(global: &Global, options: &StackOptions) -> Result<(String, Stack), Failure> {
+    let path = global.file.display().to_string();
+    let text = fs_err::read_to_string(&global.file).map_err(|error| {
+        let hint = "say where the stack file is: `-f FILE`; or write one: the README begins with an example";
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::usage(format!("there is no stack file `{path}`")).hint(hint),
+            _ => Failure::from(error),
+        }
+    })?;
+    let overrides = Overrides {
+        vars: options.vars.iter().cloned().collect(),
+        gpus: options.gpus.clone(),
+        platforms: options.platform.clone(),
+    };
+    let stack = stack::read(&text, &overrides).map_err(|error| Failure::from(error).in_stack(&path, &text))?;
+    Ok((text, stack))
+}
+
+/// Opens the stack and the store, and does something with both.
+fn with_project<T>(
+    global: &Global,
+    options: &StackOptions,
+    cancel: &Cancel,
+    run: impl FnOnce(&Project<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (text, stack) = read_stack(global, options)?;
+    let store = open_store(global)?;
+    let terminal = Terminal::new(global);
+    let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let project = Project {
+        directory: fs_err::canonicalize(directory)?,
+        surroundings: surroundings(global, stack.target.native_gpus)?,
+        stack,
+        store: &store,
+        reporter: &terminal,
+        cancel: cancel.clone(),
+    };
+    run(&project).map_err(|failure| failure.in_stack(&global.file.display().to_string(), &text))
+}
+
+fn open_store(global: &Global) -> Result<Store, Failure> {
+    Ok(Store::open(&store_directory(global)?)?)
+}
+
+/// Prints a result on stdout.
+fn print(text: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::from(BuildError::Io(error))),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints a JSON document on stdout.
+fn print_json(value: &serde_json::Value) -> Outcome {
+    print(&format!("{value:#}\n"))
+}
+
+/// Rows with columns that line up.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

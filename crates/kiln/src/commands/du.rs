@@ -1,0 +1,33 @@
+//! `kiln du`
+
+use clap::Args;
+use kiln_plan::size;
+use serde_json::json;
+
+use super::{Outcome, open_store, print, print_json, table};
+use crate::arguments::Global;
+
+/// Say what the store takes up
+#[derive(Debug, Args)]
+pub(crate) struct Du {}
+
+impl Du {
+    pub(crate) fn run(&self, global: &Global) -> Outcome {
+        let store = open_store(global)?;
+        let usage = store.usage()?;
+        if global.json {
+            return print_json(&json!({ "store": store.root(), "usage": usage }));
+        }
+        let row = |what: &str, bytes: u64, note: String| vec![what.to_owned(), format!("{:>9}", size::format(bytes)), note];
+        let rows = [
+            row("wheels and other files", usage.blobs, format!("{}", usage.blob_count)),
+            row(
+                "recipes of layers",
+                usage.recipes,
+                format!("{}, for {} of layers", usage.recipe_count, size::format(usage.spliced)),
+            ),
+            row("other", usage.other, "programs, interrupted downloads, database".into()),
+        ];
+        print(&format!("{}\n{}", store.root().display(), table(&rows)))
+    }
+}

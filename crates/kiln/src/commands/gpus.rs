@@ -1,0 +1,65 @@
+//! `kiln gpus`
+
+use clap::Args;
+use kiln_plan::gpu::{CudaRelease, Gpu, GpuTable};
+use serde_json::json;
+
+use super::{Outcome, print, print_json, table};
+use crate::arguments::Global;
+
+/// List GPU names, their capabilities, and which CUDA releases compile for them
+#[derive(Debug, Args)]
+pub(crate) struct Gpus {
+    /// Only GPUs whose name has this in it
+    filter: Option<String>,
+}
+
+impl Gpus {
+    pub(crate) fn run(&self, global: &Global) -> Outcome {
+        let wanted = self.filter.as_ref().map(|filter| filter.to_lowercase());
+        let fits = |gpu: &&Gpu| {
+            let names = || std::iter::once(&gpu.name).chain(&gpu.aliases);
+            wanted.as_ref().is_none_or(|wanted| names().any(|name| name.to_lowercase().contains(wanted)))
+        };
+        let gpus: Vec<&Gpu> = GpuTable::get().gpus().iter().filter(fits).collect();
+        if global.json {
+            let list: Vec<_> = gpus
+                .iter()
+                .map(|gpu| {
+                    json!({
+                        "name": gpu.name,
+                        "aliases": gpu.aliases,
+                        "capability": gpu.capability,
+                        "architecture": gpu.architecture(),
+                        "generation": gpu.generation,
+                        "class": gpu.class,
+                    })
+                })
+                .collect();
+            return print_json(&json!({ "gpus": list }));
+        }
+        let mut rows = vec![["GPU", "CAPABILITY", "CODE", "GENERATION", "CLASS", "CUDA"].map(str::to_owned).to_vec()];
+        rows.extend(gpus.iter().map(|gpu| {
+            vec![
+                gpu.name.clone(),
+                gpu.capability.to_string(),
+                gpu.architecture().to_string(),
+                gpu.generation.clone(),
+                gpu.class.to_string(),
+                releases(gpu),
+            ]
+        }));
+        print(&table(&rows))
+    }
+}
+
+/// The releases that compile for a GPU: `11.8 to 12.9`.
+fn releases(gpu: &Gpu) -> String {
+    let able: Vec<CudaRelease> =
+        CudaRelease::known().filter(|release| release.can_compile(&gpu.architecture())).collect();
+    match (able.first(), able.last(), CudaRelease::known().last()) {
+        (Some(first), Some(last), newest) if Some(*last) == newest => format!("{first} and newer"),
+        (Some(first), Some(last), _) => format!("{first} to {last}"),
+        _ => "none known".into(),
+    }
+}

@@ -1,0 +1,53 @@
+//! `kiln lock`
+
+use clap::Args;
+use kiln_build::Upgrade;
+use kiln_plan::event::Cancel;
+use serde_json::json;
+
+use super::{Outcome, print, print_json, with_project};
+use crate::arguments::{Global, StackOptions};
+
+/// Resolve bases and packages, and write `kiln.lock`; what fits the stack stays as it is
+#[derive(Debug, Args)]
+pub(crate) struct LockCommand {
+    /// Choose anew: everything, or only these packages
+    #[arg(long, value_name = "PACKAGE", num_args = 0.., value_delimiter = ',')]
+    upgrade: Option<Vec<String>>,
+    /// Fail if the lock does not fit the stack, and write nothing
+    #[arg(long, conflicts_with = "upgrade")]
+    check: bool,
+    #[command(flatten)]
+    stack: StackOptions,
+}
+
+impl LockCommand {
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let upgrade = match self.upgrade.as_deref() {
+            None => Upgrade::Nothing,
+            Some([]) => Upgrade::Everything,
+            Some(names) => {
+                let normal = |name: &String| kiln_wheel::name_of(name).map_or_else(|| name.clone(), |n| n.to_string());
+                Upgrade::Packages(names.iter().map(normal).collect())
+            }
+        };
+        let (lock, path) = with_project(global, &self.stack, cancel, |project| {
+            Ok((project.lock(&upgrade, self.check)?, project.lock_path()))
+        })?;
+        let packages = |name: &str| lock.images.iter().filter(|i| i.name == name).map(|i| i.packages.len()).sum::<usize>();
+        if global.json {
+            let images: Vec<_> = lock
+                .images
+                .iter()
+                .map(|image| json!({ "name": image.name, "platform": image.platform, "packages": image.packages }))
+                .collect();
+            return print_json(&json!({ "lock": path, "images": images }));
+        }
+        let mut names: Vec<&str> = lock.images.iter().map(|image| image.name.as_str()).collect();
+        names.dedup();
+        names.sort_unstable();
+        names.dedup();
+        let list: Vec<String> = names.iter().map(|name| format!("{name} ({} packages)", packages(name))).collect();
+        print(&format!("{}: {}\n", path.display(), list.join(", ")))
+    }
+}

@@ -1,0 +1,147 @@
+//! Progress for people: a bar for each activity on a terminal, a line for each that ends elsewhere.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kiln_plan::event::{Activity, Event, Reporter};
+use kiln_plan::size;
+
+use crate::arguments::Global;
+
+/// Activities shorter than this leave no line behind.
+const WORTH_A_LINE: Duration = Duration::from_millis(300);
+/// How often the bars are drawn, in times a second.
+const DRAWS: u8 = 12;
+
+/// Shows events on stderr.
+pub(crate) struct Terminal {
+    bars: Option<MultiProgress>,
+    quiet: bool,
+    verbose: bool,
+    color: bool,
+    running: Mutex<HashMap<Activity, Running>>,
+}
+
+struct Running {
+    bar: Option<ProgressBar>,
+    title: String,
+    since: Instant,
+    bytes: u64,
+    last_line: Option<String>,
+}
+
+impl Terminal {
+    pub(crate) fn new(global: &Global) -> Self {
+        use std::io::IsTerminal;
+        let bars = std::io::stderr().is_terminal() && !global.quiet;
+        Self {
+            bars: bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS))),
+            quiet: global.quiet,
+            verbose: global.verbose,
+            color: global.color(),
+            running: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Activity, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[expect(clippy::print_stderr, reason = "this is where progress reaches the user")]
+    fn line(&self, line: &str) {
+        match &self.bars {
+            // A terminal that has gone away is no reason to stop.
+            Some(bars) => drop(bars.println(line)),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn bar(&self, title: &str, bytes: Option<u64>) -> Option<ProgressBar> {
+        let bars = self.bars.as_ref()?;
+        let bar = match bytes.filter(|bytes| *bytes > 0) {
+            Some(bytes) => {
+                let bar = ProgressBar::new(bytes);
+                let template = "{prefix:44} {bar:20} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4}";
+                bar.set_style(style(template).progress_chars("=> "));
+                bar
+            }
+            None => {
+                let bar = ProgressBar::new_spinner();
+                bar.set_style(style("{prefix:44} {spinner} {elapsed:>4} {wide_msg}"));
+                bar
+            }
+        };
+        let bar = bars.add(bar);
+        bar.set_prefix(shorten(title, 44));
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Some(bar)
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
+}
+
+impl Reporter for Terminal {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Started { activity, verb, subject, bytes } => {
+                let title = format!("{verb} {subject}");
+                let running =
+                    Running { bar: self.bar(&title, bytes), title, since: Instant::now(), bytes: 0, last_line: None };
+                self.running().insert(activity, running);
+            }
+            Event::Progressed { activity, bytes } => {
+                if let Some(running) = self.running().get_mut(&activity) {
+                    running.bytes += bytes;
+                    if let Some(bar) = &running.bar {
+                        bar.inc(bytes);
+                    }
+                }
+            }
+            Event::Finished { activity } => {
+                let Some(done) = self.running().remove(&activity) else { return };
+                if let Some(bar) = done.bar {
+                    bar.finish_and_clear();
+                }
+                let took = done.since.elapsed();
+                if !self.quiet && took >= WORTH_A_LINE {
+                    self.line(&summary(&done.title, done.bytes, took));
+                }
+            }
+            Event::Output { activity, line } => {
+                if self.verbose {
+                    self.line(&format!("  {line}"));
+                } else if let Some(running) = self.running().get_mut(&activity) {
+                    if let Some(bar) = &running.bar {
+                        bar.set_message(line.clone());
+                    }
+                    running.last_line = Some(line);
+                }
+            }
+            Event::Warning { message } => {
+                let word = if self.color { "\x1b[1;33mwarning:\x1b[0m" } else { "warning:" };
+                self.line(&format!("{word} {message}"));
+            }
+            Event::Image { .. } => {}
+        }
+    }
+}
+
+fn summary(title: &str, bytes: u64, took: Duration) -> String {
+    let seconds = took.as_secs_f64();
+    let mut line = format!("{title}: {seconds:.1} s");
+    if bytes > 0 {
+        line.push_str(&format!(", {}, {}/s", size::format(bytes), size::format((bytes as f64 / seconds) as u64)));
+    }
+    line
+}

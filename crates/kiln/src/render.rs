@@ -1,0 +1,149 @@
+//! Errors for people: `error:`, what caused it, and a hint; mistakes in the stack file with their lines.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use kiln_build::{BuildError, Fault};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+
+use crate::interrupt::INTERRUPTED;
+
+/// Why a command failed, and what is needed to show it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    hint: Option<String>,
+    /// Path and text of the stack file.
+    stack: Option<(String, String)>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The command line.
+    Usage(String),
+    Build(Box<BuildError>),
+}
+
+impl Failure {
+    /// A mistake on the command line.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage(message.into()), hint: None, stack: None }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The stack file that places in the error refer to.
+    pub(crate) fn in_stack(mut self, path: &str, text: &str) -> Self {
+        self.stack = Some((path.to_owned(), text.to_owned()));
+        self
+    }
+
+    fn status(&self) -> u8 {
+        match &self.kind {
+            Kind::Usage(_) => 2,
+            Kind::Build(error) => match error.fault() {
+                Fault::User => 2,
+                Fault::Step => 1,
+                Fault::Surroundings => 3,
+                Fault::Interrupted => INTERRUPTED,
+            },
+        }
+    }
+}
+
+impl<E: Into<BuildError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { kind: Kind::Build(Box::new(error.into())), hint: None, stack: None }
+    }
+}
+
+/// Shows a failure on stderr; its exit status.
+#[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
+pub(crate) fn failure(failure: &Failure, color: bool) -> ExitCode {
+    eprint!("{}", text(failure, color));
+    ExitCode::from(failure.status())
+}
+
+/// A failure as text.
+fn text(failure: &Failure, color: bool) -> String {
+    if let Kind::Build(error) = &failure.kind {
+        match error.as_ref() {
+            BuildError::Stack(diagnostics) => return diagnostics_text(diagnostics, failure.stack.as_ref(), color),
+            BuildError::Interrupted => {
+                return "Interrupted. Nothing that was finished is lost; the next run goes on from there.\n".into();
+            }
+            _ => {}
+        }
+    }
+    let (message, causes, hint) = match &failure.kind {
+        Kind::Usage(message) => (message.clone(), Vec::new(), None),
+        Kind::Build(error) => (error.to_string(), causes(error.as_ref()), error.hint()),
+    };
+    let paint = |code: &str, word: &str| if color { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
+    let mut text = format!("{} {message}\n", paint("31", "error:"));
+    for cause in causes {
+        text.push_str(&format!("  {} {}\n", paint("31", "caused by:"), cause.replace('\n', "\n    ")));
+    }
+    if let Some(hint) = failure.hint.clone().or(hint) {
+        text.push_str(&format!("\n{} {hint}\n", paint("36", "hint:")));
+    }
+    text
+}
+
+/// The chain of causes without those that only repeat the one before.
+fn causes(error: &dyn Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut last = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if text != last {
+            causes.push(text.clone());
+            last = text;
+        }
+        source = error.source();
+    }
+    causes
+}
+
+fn diagnostics_text(diagnostics: &Diagnostics, stack: Option<&(String, String)>, color: bool) -> String {
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+    let renderer = renderer.decor_style(DecorStyle::Ascii);
+    let mut text = String::new();
+    for diagnostic in &diagnostics.0 {
+        text.push_str(&one(diagnostic, stack, &renderer));
+        text.push_str("\n\n");
+    }
+    text.truncate(text.trim_end().len());
+    text + "\n"
+}
+
+fn one(diagnostic: &Diagnostic, stack: Option<&(String, String)>, renderer: &Renderer) -> String {
+    let title = Level::ERROR.primary_title(diagnostic.message.as_str());
+    let mut report = match stack.filter(|_| !diagnostic.labels.is_empty()) {
+        Some((path, source)) => {
+            let mut snippet = Snippet::source(source.as_str()).path(path.as_str());
+            for (at, label) in diagnostic.labels.iter().enumerate() {
+                let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+                let end = label.span.end.min(source.len());
+                let mut annotation = kind.span(label.span.start.min(end)..end);
+                if !label.text.is_empty() {
+                    annotation = annotation.label(label.text.as_str());
+                }
+                snippet = snippet.annotation(annotation);
+            }
+            vec![title.element(snippet)]
+        }
+        None => vec![Group::with_title(title)],
+    };
+    if let Some(hint) = &diagnostic.hint {
+        report.push(Group::with_title(Level::HELP.secondary_title(hint.as_str())));
+    }
+    renderer.render(&report).to_string()
+}
