@@ -100,7 +100,9 @@ pub fn resolve(
     }
     fs_err::write(directory.join("pyproject.toml"), project(question, &recipes))?;
     let answer = directory.join("pylock.kiln.toml");
-    fs_err::write(&answer, preferences(&question.preferences))?;
+    if !question.preferences.is_empty() {
+        fs_err::write(&answer, preferences(&question.preferences))?;
+    }
     let mut command = Command::new(program);
     command
         .current_dir(directory)
