@@ -1,2 +1,28 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks of kiln: `cargo xtask TASK`, each in a file of its own.
+
+mod interop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of kiln.
+#[derive(Debug, Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// The tasks.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check images made by kiln with skopeo, umoci and uv
+    Interop(interop::Interop),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().task {
+        Task::Interop(task) => task.run(),
+    }
+}

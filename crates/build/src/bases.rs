@@ -19,6 +19,9 @@ const FACTS_VERSION: u32 = 1;
 /// Raised when the same packages would give another layer.
 const DEBIAN_VERSION: u32 = 1;
 
+/// Seconds for which a bootstrapped Debian is new enough for another lock.
+const RECENT: u64 = 24 * 3600;
+
 /// What an image is composed on.
 #[derive(Debug, Clone)]
 pub struct Base {
@@ -65,7 +68,10 @@ impl Project<'_> {
             }
             stack::From::Debian { .. } => match locked.filter(|_| !upgrade) {
                 Some(locked) => locked.clone(),
-                None => self.bootstrap(name, image, platform)?.0,
+                None => match self.recent_bootstrap(&name, platform, upgrade)? {
+                    Some(recent) => recent,
+                    None => self.bootstrap(name, image, platform)?.0,
+                },
             },
             stack::From::Reference(reference) => return Err(no_registries(image, reference)),
             stack::From::Scratch | stack::From::Image(_) => return Ok(None),
@@ -179,10 +185,10 @@ impl Project<'_> {
             }
         };
         let environment = self.surroundings.environment.clone();
-        let done = bootstrap
-            .bootstrap(&program, directory.path(), environment, &mut |line| work.output(line))
-            .map_err(failed)?;
+        let done = bootstrap.bootstrap(&program, directory.path(), environment, &mut |line| work.output(line));
+        // Ctrl-C reaches mmdebstrap too, whose complaint is then of no interest.
         self.cancel.check()?;
+        let done = done.map_err(failed)?;
         let normal = directory.path().join("normal.tar");
         let out = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&normal)?);
         debian::normalise(fs_err::File::open(&done.raw)?.into_file(), out).map_err(failed)?;
@@ -216,19 +222,26 @@ impl Project<'_> {
                 format!("{} {} {} {}", package.name, package.version, package.architecture, package.sha256.hex())
             })
             .collect();
-        let snapshot = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
         let locked = LockedBase {
             name,
             platform,
             manifest: image.manifest,
-            snapshot: Some(snapshot),
+            snapshot: Some(now()),
             packages,
             facts: facts.finish(),
         };
         self.store.remember(&debian_key(&locked), &image)?;
+        self.store.remember(&recent_key(&locked.name, platform), &locked)?;
         Ok((locked, image))
+    }
+
+    /// What was bootstrapped under this name within the last day and is still in the store: a second stack, or a lock
+    /// that failed afterwards, need not do it again.
+    fn recent_bootstrap(&self, name: &str, platform: Platform, upgrade: bool) -> Result<Option<LockedBase>> {
+        let known: Option<LockedBase> = self.store.recall(&recent_key(name, platform))?;
+        let recent = |locked: &LockedBase| locked.snapshot.is_some_and(|then| now().saturating_sub(then) < RECENT);
+        let here = |locked: &LockedBase| self.store.has_blob(&locked.manifest);
+        Ok(known.filter(|locked| !upgrade && recent(locked) && here(locked)))
     }
 
     fn load_debian(&self, image: &stack::Image, platform: Platform, locked: &LockedBase) -> Result<Base> {
@@ -251,6 +264,18 @@ impl Project<'_> {
         let config = from_json(&self.store.read(&found.config)?, "the config of a Debian base")?;
         Ok(Base { name: locked.name.clone(), image: Some(found), config, layout: None })
     }
+}
+
+fn recent_key(name: &str, platform: Platform) -> StepKey {
+    StepKey::of("recent bootstrap", DEBIAN_VERSION)
+        .text("name", name)
+        .text("platform", &platform.to_string())
+        .finish()
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn debian_key(locked: &LockedBase) -> StepKey {

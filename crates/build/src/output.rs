@@ -137,6 +137,7 @@ impl Project<'_> {
             None => Ok(()),
         };
         let output = child.wait_with_output()?;
+        self.cancel.check()?;
         if !output.status.success() {
             let reason = String::from_utf8_lossy(&output.stderr);
             return Err(problem(format!("`docker load` failed: {}", reason.trim())));

@@ -59,36 +59,58 @@ impl Project<'_> {
 
     /// The hashes of the paths that a wheel installs, sorted; nothing if the wheel is not in the store.
     fn path_hashes(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<Vec<u64>>> {
-        let key = StepKey::of("paths", MAPPING_VERSION).digest("wheel", &wheel.sha256);
-        let key = scheme_key(key, scheme).finish();
-        if let Some(hashes) = self.store.recall(&key)? {
+        if let Some(hashes) = self.store.recall(&paths_key(wheel, scheme))? {
             return Ok(Some(hashes));
         }
         if !self.store.has_blob(&wheel.sha256) {
             return Ok(None);
         }
+        let files = self.installed(wheel, scheme)?;
+        self.remember_paths(wheel, scheme, &files).map(Some)
+    }
+
+    /// Remembers the hashes of the paths that a wheel installs.
+    pub(crate) fn remember_paths(
+        &self,
+        wheel: &LockedWheel,
+        scheme: &Scheme,
+        files: &[InstalledFile],
+    ) -> Result<Vec<u64>> {
         let hash = |path: &str| {
             let hash = blake3::hash(path.as_bytes());
             hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
         };
-        let mut hashes: Vec<u64> = self.installed(wheel, scheme)?.iter().map(|file| hash(&file.path)).collect();
+        let mut hashes: Vec<u64> = files.iter().map(|file| hash(&file.path)).collect();
         hashes.sort_unstable();
-        self.store.remember(&key, &hashes)?;
-        Ok(Some(hashes))
+        self.store.remember(&paths_key(wheel, scheme), &hashes)?;
+        Ok(hashes)
     }
 
     /// What an installer would write for a wheel of the store.
     pub(crate) fn installed(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Vec<InstalledFile>> {
+        self.installed_from(wheel, self.store.open_blob(&wheel.sha256)?, scheme)
+    }
+
+    /// The same for a wheel in an open file.
+    pub(crate) fn installed_from(
+        &self,
+        wheel: &LockedWheel,
+        file: fs_err::File,
+        scheme: &Scheme,
+    ) -> Result<Vec<InstalledFile>> {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
             BuildError::step(format!("the wheel `{}` cannot be used", wheel.file), error)
         };
         let name = wheel.file.parse().map_err(|error| unusable(Box::<kiln_wheel::name::InvalidWheelName>::new(error)))?;
-        let file = self.store.open_blob(&wheel.sha256)?;
         let size = file.metadata()?.len();
         let reader = kiln_wheel::archive::FileReader::from(file.into_file());
         let wheel = Wheel::open(name, reader, size).map_err(|error| unusable(error.into()))?;
         wheel.install(scheme).map_err(|error| unusable(error.into()))
     }
+}
+
+fn paths_key(wheel: &LockedWheel, scheme: &Scheme) -> StepKey {
+    scheme_key(StepKey::of("paths", MAPPING_VERSION).digest("wheel", &wheel.sha256), scheme).finish()
 }
 
 /// Whether two files have the same content, as far as checksums tell.

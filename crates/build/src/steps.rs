@@ -326,3 +326,56 @@ impl Step {
         matches!(&self.task, Task::Wheels(task) if task.wheels.len() > 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kiln_plan::digest::Digest;
+
+    use super::*;
+
+    fn task() -> WheelTask {
+        let wheel = LockedWheel {
+            file: "six-1.17.0-py2.py3-none-any.whl".into(),
+            sha256: Digest::of(b"six"),
+            size: Some(11_050),
+            url: None,
+            path: None,
+        };
+        WheelTask {
+            wheels: vec![wheel],
+            scheme: Scheme::venv("3.11"),
+            compression: Compression::Gzip,
+            max_layer_size: None,
+            superseded: BTreeMap::new(),
+        }
+    }
+
+    fn interpreter() -> Interpreter {
+        Interpreter { path: "/usr/bin/python3.11".into(), version: "3.11.2".into(), site_packages: None }
+    }
+
+    /// A change here forgets every result that users have: raise the version of the kind of step, and say so in the
+    /// changelog.
+    #[test]
+    fn keys_are_pinned() {
+        let wheels = wheel_step("six 1.17.0".into(), "six 1.17.0", task()).key.hex();
+        let environment = venv("3.11", &interpreter()).key.hex();
+        insta::assert_snapshot!(format!("wheels {wheels}\nvirtual environment {environment}"));
+    }
+
+    #[test]
+    fn a_key_depends_on_the_bytes_of_a_wheel_and_where_they_go_and_not_on_its_name_or_place() {
+        let key = |change: fn(&mut WheelTask)| {
+            let mut task = task();
+            change(&mut task);
+            wheel_step(String::new(), "", task).key
+        };
+        let same = key(|_| {});
+        assert_eq!(key(|task| task.wheels[0].file = "other-1-py3-none-any.whl".into()), same);
+        assert_eq!(key(|task| task.wheels[0].path = Some("wheels/x".into())), same);
+        assert_ne!(key(|task| task.wheels[0].sha256 = Digest::of(b"")), same);
+        assert_ne!(key(|task| task.scheme = Scheme::venv("3.12")), same);
+        assert_ne!(key(|task| task.compression = Compression::Zstd), same);
+        assert_ne!(key(|task| task.max_layer_size = Some(1)), same);
+    }
+}

@@ -17,6 +17,16 @@ pub enum OciError {
         /// A clause that follows the entry's name.
         problem: String,
     },
+    /// A wheel is not the one that is locked.
+    #[error("the wheel `{wheel}` is not the one that is locked: {expected} was expected, and it has {found}")]
+    WrongWheel {
+        /// File name of the wheel.
+        wheel: String,
+        /// What the lock says.
+        expected: Digest,
+        /// What it is.
+        found: Digest,
+    },
     /// The user wants to stop.
     #[error("interrupted")]
     Interrupted,

@@ -5,6 +5,7 @@ pub mod debian;
 pub mod docker_archive;
 mod error;
 pub mod facts;
+mod hash;
 mod header;
 pub mod image;
 mod inflate;

@@ -36,7 +36,7 @@ pub struct Lock {
 }
 
 /// What a base was when the stack was locked.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct LockedBase {
     /// What the stack says, in one line: `debian bookworm python3`, `oci layouts/base`.

@@ -128,7 +128,7 @@ mod tests {
             .digest("content", &Digest::of(b""))
             .list("files", ["a", "b"])
             .finish();
-        assert_eq!(key.hex(), "");
+        assert_eq!(key.hex(), "8817ff58a424395fcd441f6cfd6f463dffd9d227aafce5909d0c41dbe6e236e3");
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl Store {
         let root = store.root.clone();
         drop(store);
         let _alone = Lock::exclusive(&root.join("locks/store"))?;
-        let store = Self { database: std::sync::Mutex::new(crate::metadata::open(&root.join("metadata.db"))?), _in_use: Lock::shared(&root.join("locks/gc"))?, root };
+        let database = std::sync::Mutex::new(crate::metadata::open(&root.join("metadata.db"))?);
+        let store = Self { database, _in_use: Lock::shared(&root.join("locks/gc"))?, root };
         store.remove_temporary()?;
         let (kept, protected, used_by) = store.wanted(all)?;
         let mut items = store.items(&used_by)?;

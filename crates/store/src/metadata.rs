@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_plan::digest::Digest;
 use kiln_plan::step::StepKey;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +36,8 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // With WAL this cannot corrupt; at worst the last results are forgotten after a power cut.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Moving the log into the database waits for the disk; it happens when the log is long, not at the end of every run.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version != SCHEMA_VERSION {
         create(&connection)?;

@@ -175,21 +175,6 @@ impl RecipeReader {
     fn current(&mut self) -> &mut fs_err::File {
         if self.range { &mut self.sources[self.source] } else { &mut self.own }
     }
-
-    pub(crate) fn copy_to(&mut self, to: &mut fs_err::File) -> io::Result<u64> {
-        let mut copied = 0;
-        while self.advance()? {
-            let left = self.left;
-            // Between files `io::copy` lets the kernel copy (copy_file_range).
-            let moved = io::copy(&mut self.current().file_mut().take(left), to.file_mut())?;
-            if moved != left {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.left = 0;
-            copied += moved;
-        }
-        Ok(copied)
-    }
 }
 
 impl Read for RecipeReader {

@@ -49,7 +49,7 @@ impl Project<'_> {
             None
         };
         let path = fs_err::canonicalize(path)?;
-        Ok(RequirementsSource { path, digest: super::question::content_digest(&bytes), lock })
+        Ok(RequirementsSource { path, digest: Digest::of(&bytes), lock })
     }
 
     pub(super) fn locked_requirements(

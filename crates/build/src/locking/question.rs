@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
-use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Environment, Image, Index};
@@ -238,7 +237,10 @@ impl Project<'_> {
         let program = self.uv()?;
         let directory = self.store.temporary_directory()?;
         let work = self.work("resolve", format!("{} ({platform})", image.name), None);
-        let answer = uv::resolve(&program, &asked, directory.path(), &work).map_err(|error| match error {
+        let answer = uv::resolve(&program, &asked, directory.path(), &work);
+        // Ctrl-C reaches uv too.
+        self.cancel.check()?;
+        let answer = answer.map_err(|error| match error {
             UvError::Unsatisfiable(explanation) => question.conflict(&explanation).into(),
             UvError::Index(text) => BuildError::Index(text.into()),
             error => BuildError::step(format!("the packages of `{}` cannot be resolved", image.name), error),
@@ -265,9 +267,4 @@ impl Project<'_> {
             find_links: index.find_links.iter().map(absolute).collect(),
         }
     }
-}
-
-/// Digest of a requirements file's content.
-pub(super) fn content_digest(bytes: &[u8]) -> Digest {
-    Digest::of(bytes)
 }

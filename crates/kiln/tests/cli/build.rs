@@ -1,0 +1,372 @@
+//! Building: what is printed, and what lies in the images.
+
+use crate::environment::{Outcome, TestEnvironment};
+use crate::images::{self, ReadBack};
+use crate::wheels::{greeting, pure, stack};
+use insta::assert_snapshot;
+
+#[test]
+fn an_image_is_built_into_the_store_and_nothing_is_done_the_second_time() {
+    let environment = greeting();
+    assert_snapshot!(environment.kiln("build"), @"app sha256:<digest> <size> in 3 layers");
+    assert_snapshot!(environment.kiln("build"), @"app sha256:<digest> <size> in 3 layers (unchanged)");
+    let first = environment.digests("");
+    fs_err::remove_dir_all(environment.root().join("store")).unwrap();
+    assert_eq!(environment.digests(""), first);
+}
+
+#[test]
+fn a_layout_holds_what_an_installer_would_have_written() {
+    let environment = greeting();
+    environment.succeed("build --output oci:out");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    assert_snapshot!(image.list(), @r"
+    d0755 0:0 opt/venv
+    d0755 0:0 opt/venv/bin
+    d0755 0:0 opt/venv/lib
+    d0755 0:0 opt/venv/lib/python3.11
+    d0755 0:0 opt/venv/lib/python3.11/site-packages
+    l0777 0:0 opt/venv/bin/python -> /usr/bin/python3.11
+    l0777 0:0 opt/venv/bin/python3 -> python
+    l0777 0:0 opt/venv/bin/python3.11 -> python
+    l0777 0:0 opt/venv/lib64 -> lib
+    -0644 0:0 opt/venv/pyvenv.cfg
+    --
+    d0755 0:0 opt/venv
+    d0755 0:0 opt/venv/lib
+    d0755 0:0 opt/venv/lib/python3.11
+    d0755 0:0 opt/venv/lib/python3.11/site-packages
+    d0755 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/entry_points.txt
+    d0755 0:0 opt/venv/lib/python3.11/site-packages/greeting
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting/__init__.py
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/METADATA
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/WHEEL
+    d0755 0:0 opt/venv/bin
+    -0755 0:0 opt/venv/bin/greet
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/INSTALLER
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/RECORD
+    d0755 0:0 opt/venv/lib/python3.11/site-packages/words
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words/__init__.py
+    d0755 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/METADATA
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/WHEEL
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/INSTALLER
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/RECORD
+    ");
+    assert_snapshot!(image.history().join("\n"), @r"
+    (base)
+    kiln: virtual environment for /usr/bin/python3.11
+    kiln: greeting 1.0, words 2.1
+    ");
+    assert_snapshot!(image.config.config.env.join("\n"), @r"
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin
+    VIRTUAL_ENV=/opt/venv
+    ");
+    assert_snapshot!(image.text("opt/venv/bin/greet"), @r#"
+    #!/opt/venv/bin/python
+    import sys
+
+    from greeting import main
+
+    if __name__ == "__main__":
+        sys.exit(main())
+    "#);
+    assert_snapshot!(image.text("opt/venv/pyvenv.cfg"), @r"
+    home = /usr/bin
+    implementation = CPython
+    version_info = 3.11
+    include-system-site-packages = false
+    ");
+    assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/words/__init__.py"), "version = \"2.1\"\n");
+    let record = image.text("opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/RECORD");
+    assert!(record.contains("../../../bin/greet,sha256="), "{record}");
+    // 1980-01-01: Python's zip tools refuse older files.
+    assert!(image.added().all(|member| member.modified == 315_532_800));
+}
+
+#[test]
+fn a_layout_keeps_the_images_that_other_builds_put_there() {
+    let environment = greeting();
+    environment.stack(&format!("{}\n[images.other]\nfrom = \"app\"\n", environment.read("kiln.toml")));
+    environment.succeed("build app --output oci:out");
+    environment.succeed("build other --output oci:out");
+    assert_snapshot!(environment.kiln("inspect oci:out"), @r"
+    app (linux/amd64)  sha256:<digest>  2.03 kB
+      env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
+      <digest>      487 B  (base)
+      <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
+      <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
+    other (linux/amd64)  sha256:<digest>  2.03 kB
+      env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
+      <digest>      487 B  (base)
+      <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
+      <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
+    ");
+}
+
+#[test]
+fn a_directory_with_other_files_is_not_made_a_layout() {
+    let environment = greeting();
+    environment.write("out/precious.txt", "");
+    assert_snapshot!(environment.kiln("build --output oci:out"), @r"
+    ------- stderr -------
+    error: `out` is not a usable OCI image layout: the directory has other files in it
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn a_docker_archive_has_the_manifest_that_docker_reads() {
+    let environment = greeting();
+    environment.succeed("build --output docker-archive:app.tar");
+    let files = images::archive(&environment.path("app.tar"));
+    let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    assert_eq!(manifest[0]["RepoTags"], serde_json::json!(["demo/app:latest"]));
+    let layers = manifest[0]["Layers"].as_array().unwrap();
+    let mut members = layers.iter().flat_map(|layer| images::members(&images::inflate(&files[layer.as_str().unwrap()])));
+    assert!(members.any(|member| member.path == "opt/venv/bin/greet"));
+    assert_eq!(fs_err::metadata(environment.path("app.tar")).unwrap().permissions().mode() & 0o777, 0o644);
+}
+
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn a_docker_archive_takes_one_image_for_one_platform() {
+    let environment = greeting();
+    environment.stack(&environment.read("kiln.toml").replace("\"linux/amd64\"", "\"linux/amd64\", \"linux/arm64\""));
+    assert_snapshot!(environment.kiln("build --output docker-archive:app.tar"), @r"
+    ------- stderr -------
+    error: `docker-archive:app.tar` takes one platform, and `app` is built for linux/amd64 and linux/arm64: choose with `--platform`
+    [exit status: 2]
+    ");
+    assert_snapshot!(environment.kiln("build --output docker-archive:app.tar --platform linux/arm64"), @"app sha256:<digest> <size> in 3 layers (unchanged)");
+    environment.stack(&format!("{}\n[images.other]\nfrom = \"app\"\n", environment.read("kiln.toml")));
+    assert_snapshot!(environment.kiln("build --output docker-archive:app.tar --platform linux/arm64"), @r"
+    ------- stderr -------
+    error: `docker-archive:app.tar` takes one image: name one of app, other
+    [exit status: 2]
+    ");
+    assert!(environment.kiln("build app --output docker-archive:app.tar --platform linux/arm64").status == Some(0));
+}
+
+#[test]
+fn json_is_one_document_on_stdout() {
+    let environment = greeting();
+    let outcome = environment.kiln("build --json");
+    assert_eq!(outcome.stderr, "");
+    let document: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_snapshot!(outcome, @r#"
+    {
+      "images": [
+        {
+          "name": "app",
+          "digest": "sha256:<digest>",
+          "unchanged": false,
+          "platforms": [
+            {
+              "platform": "linux/amd64",
+              "manifest": "sha256:<digest>",
+              "config": "sha256:<digest>",
+              "layers": [
+                {
+                  "media_type": "application/vnd.oci.image.layer.v1.tar+gzip",
+                  "digest": "sha256:<digest>",
+                  "diff_id": "sha256:<digest>",
+                  "size": 487
+                },
+                {
+                  "media_type": "application/vnd.oci.image.layer.v1.tar+gzip",
+                  "digest": "sha256:<digest>",
+                  "diff_id": "sha256:<digest>",
+                  "size": 342
+                },
+                {
+                  "media_type": "application/vnd.oci.image.layer.v1.tar+gzip",
+                  "digest": "sha256:<digest>",
+                  "diff_id": "sha256:<digest>",
+                  "size": 1198
+                }
+              ]
+            }
+          ]
+        }
+      ]
+    }
+    "#);
+    assert_eq!(document["images"][0]["unchanged"], false);
+    let again: serde_json::Value = serde_json::from_str(&environment.succeed("build --json")).unwrap();
+    assert_eq!(again["images"][0]["unchanged"], true);
+    assert_eq!(again["images"][0]["platforms"], document["images"][0]["platforms"]);
+}
+
+#[test]
+fn of_two_wheels_with_the_same_path_the_last_by_name_wins_with_a_warning() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"zebra\", \"aardvark\", \"middle\"]"));
+    for (name, text) in [("zebra", "of zebra, the last"), ("aardvark", "of aardvark"), ("middle", "of middle")] {
+        environment.wheel(&pure(name, "1.0").file("shared/data.txt", text).file("shared/same.txt", "same"));
+    }
+    let outcome = environment.kiln("build --output oci:out");
+    assert_snapshot!(outcome, @r"
+    app sha256:<digest> <size> in 3 layers
+    ------- stderr -------
+    warning: `aardvark-1.0-py3-none-any.whl` and `zebra-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
+    warning: `middle-1.0-py3-none-any.whl` and `zebra-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
+    ");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/shared/data.txt"), "of zebra, the last");
+    let brought = image.added().filter(|member| member.path.ends_with("shared/data.txt"));
+    assert_eq!(brought.count(), 1, "a layer must not hold a path twice");
+}
+
+#[test]
+fn user_and_time_zone_are_a_layer_of_their_own() {
+    let settings = "user = { name = \"alice\", uid = 1000 }\ntimezone = \"Asia/Seoul\"\nworkdir = \"/home/alice\"";
+    let environment = TestEnvironment::with_stack(&stack(settings));
+    environment.succeed("build --output oci:out");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    assert_snapshot!(image.list(), @r"
+    -0644 0:0 etc/passwd
+    -0644 0:0 etc/group
+    d0755 1000:1000 home/alice
+    l0777 0:0 etc/localtime -> /usr/share/zoneinfo/Asia/Seoul
+    -0644 0:0 etc/timezone
+    ");
+    assert_snapshot!(image.text("etc/passwd"), @r"
+    root:x:0:0:root:/root:/bin/bash
+    nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin
+    alice:x:1000:1000:alice:/home/alice:/bin/sh
+    ");
+    assert_snapshot!(image.text("etc/group"), @r"
+    root:x:0:
+    staff:x:50:
+    nogroup:x:65534:
+    alice:x:1000:
+    ");
+    assert_eq!(image.text("etc/timezone"), "Asia/Seoul\n");
+    let run = &image.config.config;
+    assert_eq!((run.user.as_str(), run.working_dir.as_str()), ("alice", "/home/alice"));
+    assert!(run.env.contains(&"TZ=Asia/Seoul".to_owned()));
+}
+
+#[test]
+fn a_user_whose_ids_the_base_has_otherwise_is_refused() {
+    let environment = TestEnvironment::with_stack(&stack("user = { name = \"nobody\", uid = 1000 }"));
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: the base of `app` has a user `nobody` already, with the ids 65534:65534: take those, or another name
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn settings_are_inherited_and_an_entry_point_clears_the_command() {
+    let environment = TestEnvironment::with_stack(&stack(
+        "env = { A = \"1\", B = \"2\" }\ncommand = [\"serve\"]\nlabels = { one = \"1\" }\nworkdir = \"/app\"\n\n\
+         [images.below]\nfrom = \"app\"\nenv = { B = \"3\" }\nlabels = { two = \"2\" }\n\n\
+         [images.tool]\nfrom = \"app\"\nentrypoint = [\"tool\"]",
+    ));
+    environment.succeed("build --output oci:out");
+    let config = |name: &str| ReadBack::of(&environment.path("out"), name, "amd64").config.config;
+    let below = config("below");
+    assert_eq!(below.env, ["PATH=/usr/local/bin:/usr/bin:/bin", "A=1", "B=3"]);
+    assert_eq!((below.cmd, below.working_dir), (vec!["serve".to_owned()], "/app".to_owned()));
+    assert_eq!(below.labels.len(), 2);
+    let tool = config("tool");
+    assert_eq!((tool.entrypoint, tool.cmd), (vec!["tool".to_owned()], Vec::new()));
+}
+
+#[test]
+fn a_base_without_its_bytes_can_be_built_on_but_not_written_out() {
+    let facts = "[images.app.base-facts]\ndistribution = \"debian 12\"\nlibc = { family = \"glibc\", version = \"2.36\" }\n\
+                 interpreters = [{ path = \"/usr/bin/python3.11\", version = \"3.11.2\" }]";
+    let environment = greeting();
+    environment.stack(&stack(&format!("packages = [\"greeting\"]\n\n{facts}")));
+    crate::bases::delete_layers(&environment.path("base"));
+    assert_snapshot!(environment.kiln("build"), @"app sha256:<digest> <size> in 3 layers");
+    assert_snapshot!(environment.kiln("build --output oci:out"), @r"
+    ------- stderr -------
+    error: the layer sha256:<digest> of `app` is only described, and its bytes are needed to write the image out
+    [exit status: 1]
+    ");
+    environment.stack(&stack("packages = [\"greeting\"]"));
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: the layers of `base` cannot be read, and `base-facts` are not declared
+      caused by: failed to open file `/project/base/blobs/sha256/b0cb361ba9ad5f79acc8491fd94ffc38f75373adbca45812d5c3ec451765ff93`: No such file or directory (os error 2)
+    [exit status: 1]
+    ");
+}
+
+#[test]
+fn an_image_on_nothing_needs_no_base_at_all() {
+    let environment = TestEnvironment::new();
+    environment.write("hello.txt", "hello");
+    environment.stack(
+        "[stack]\nname = \"demo\"\n[target]\nplatforms = [\"linux/arm64\"]\n[images.data]\nfrom = \"scratch\"\n\
+         copy = [{ from = \"hello.txt\", to = \"/hello.txt\" }]\n",
+    );
+    assert_snapshot!(environment.kiln("build --output oci:out"), @"data sha256:<digest> <size> in 1 layers");
+    assert_snapshot!(environment.kiln("inspect oci:out"), @r"
+    data (linux/arm64)  sha256:<digest>  110 B
+      <digest>      110 B  kiln: copy hello.txt to /hello.txt
+    ");
+}
+
+#[test]
+fn zstd_layers_hold_the_same_as_spliced_ones() {
+    let environment = greeting();
+    environment.succeed("build --output oci:gzip");
+    environment.stack(&stack("packages = [\"greeting\"]\ncompression = \"zstd\""));
+    environment.succeed("build --output oci:zstd");
+    let read = |layout: &str| ReadBack::of(&environment.path(layout), "app", "amd64");
+    assert_eq!(read("gzip").layers, read("zstd").layers);
+}
+
+#[test]
+fn a_large_wheel_is_split_where_the_stack_says_how_much_a_layer_may_hold() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"big\"]\nmax-layer-size = \"1MiB\""));
+    let mut wheel = pure("big", "1.0");
+    for part in 0..3 {
+        let noise = crate::wheels::noise(900_000, &part.to_string());
+        wheel = wheel.file_with(&format!("big/{part}.bin"), false, true, noise);
+    }
+    environment.wheel(&wheel);
+    environment.succeed("build --output oci:out");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    let holds = |layer: &Vec<images::Member>| layer.iter().filter(|member| member.path.ends_with(".bin")).count();
+    assert_eq!(image.layers.iter().map(holds).collect::<Vec<_>>(), [0, 0, 1, 1, 1]);
+}
+
+#[test]
+fn results_that_cannot_be_printed_are_an_error() {
+    let environment = greeting();
+    assert_snapshot!(environment.shell("$KILN build > /dev/full"), @r"
+    ------- stderr -------
+    error: No space left on device (os error 28)
+
+    hint: free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller
+    [exit status: 3]
+    ");
+    let piped = environment.shell("$KILN gpus --json | { read line; }; exit 0");
+    assert_eq!((piped.status, piped.stderr.as_str()), (Some(0), ""), "a reader that has seen enough is no error");
+}
+
+#[test]
+fn an_image_that_the_stack_does_not_have_is_named_with_those_it_has() {
+    let environment = greeting();
+    assert_snapshot!(environment.kiln("build ap"), @r"
+    ------- stderr -------
+    error: the stack has no image `ap`; it has `app`
+    [exit status: 2]
+    ");
+    let unknown: Outcome = environment.kiln("build app --output tar:x");
+    assert_snapshot!(unknown, @r"
+    ------- stderr -------
+    error: invalid value 'tar:x' for '--output <OUTPUT>': write `oci:DIRECTORY` or `docker-archive:FILE`
+
+    For more information, try '--help'.
+    [exit status: 2]
+    ");
+}

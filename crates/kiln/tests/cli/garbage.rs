@@ -1,0 +1,99 @@
+//! `kiln du` and `kiln gc`.
+
+use crate::environment::TestEnvironment;
+use crate::wheels::{greeting, native, stack};
+use insta::assert_snapshot;
+
+#[test]
+fn du_says_what_the_store_takes_up() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"solver\"]"));
+    environment.wheel(&native("solver", "3.0", "x86_64", 1_000_000));
+    let empty: serde_json::Value = serde_json::from_str(&environment.succeed("du --json")).unwrap();
+    assert_eq!(empty["usage"]["blob_count"], 0);
+    environment.succeed("build");
+    let full: serde_json::Value = serde_json::from_str(&environment.succeed("du --json")).unwrap();
+    let number = |key: &str| full["usage"][key].as_u64().unwrap();
+    let wheel = fs_err::metadata(environment.path("wheels/solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl")).unwrap();
+    assert!(number("blobs") > wheel.len() && number("blobs") < wheel.len() + 20_000, "{full}");
+    assert!(number("spliced") > wheel.len() && number("recipes") < 20_000, "a layer is not stored again: {full}");
+    let text = environment.succeed("du");
+    let words: Vec<&str> = text.lines().filter_map(|line| line.split("  ").next()).collect();
+    assert_eq!(words[1..], ["wheels and other files", "recipes of layers", "other"]);
+}
+
+#[test]
+fn what_a_lock_that_is_there_needs_stays() {
+    let environment = greeting();
+    environment.succeed("build");
+    let outcome = environment.kiln("gc");
+    assert!(outcome.stdout.contains("/project/kiln.lock is there"), "{outcome}");
+    let removed: Vec<&str> = outcome.stdout.lines().filter(|line| line.starts_with("removed")).collect();
+    assert!(removed.iter().all(|line| line.contains("no image uses it")), "{outcome}");
+    assert!(environment.succeed("build --locked").contains("(unchanged)"));
+}
+
+#[test]
+fn without_its_lock_an_image_goes_with_reasons_unless_it_says_persist() {
+    let environment = greeting();
+    environment.stack(&stack("packages = [\"greeting\"]\n\n[images.other]\nfrom = \"app\"\ntimezone = \"UTC\""));
+    let digests = environment.digests("");
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
+    let outcome = environment.kiln("gc");
+    assert_eq!(outcome.status, Some(0), "{outcome}");
+    assert!(outcome.stdout.contains("last used by app"), "{outcome}");
+    assert!(outcome.stdout.ends_with("freed, 0 B left\n"), "{outcome}");
+    assert_eq!(environment.digests(""), digests, "what is gone is made again");
+
+    environment.stack(&environment.read("kiln.toml").replace("packages = [", "persist = true\npackages = ["));
+    environment.succeed("build");
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
+    let outcome = environment.kiln("gc");
+    assert!(outcome.stdout.contains("it says `persist = true`"), "{outcome}");
+    assert!(!outcome.stdout.contains("last used by app"), "{outcome}");
+    environment.succeed("lock");
+    assert!(environment.succeed("build app --locked").contains("(unchanged)"));
+}
+
+#[test]
+fn a_bound_keeps_what_was_used_last() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"solver\"]"));
+    environment.wheel(&native("solver", "3.0", "x86_64", 1_000_000));
+    environment.succeed("build");
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
+    let kept = environment.succeed("gc --keep-storage 10MB");
+    assert!(kept.starts_with("0 B freed"), "{kept}");
+    let removed = environment.succeed("gc --keep-storage 500kB");
+    assert!(removed.contains("last used by app"), "{removed}");
+    assert_snapshot!(environment.kiln("gc --keep-storage plenty"), @r"
+    ------- stderr -------
+    error: invalid value 'plenty' for '--keep-storage <SIZE>': write a number with a unit: `20GB`, `512MiB`
+
+    For more information, try '--help'.
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn everything_goes_when_all_is_said_but_what_persists() {
+    let environment = greeting();
+    environment.succeed("build");
+    let outcome = environment.succeed("gc --all");
+    assert!(outcome.ends_with("freed, 0 B left\n"), "{outcome}");
+    let json: serde_json::Value = serde_json::from_str(&environment.succeed("gc --json")).unwrap();
+    assert_eq!(json["removed"], serde_json::json!([]));
+}
+
+#[test]
+fn a_wheel_that_is_gone_from_the_store_and_its_place_is_named() {
+    let environment = greeting();
+    environment.succeed("build");
+    environment.succeed("gc --all");
+    fs_err::remove_file(environment.path("wheels/words-2.1-py3-none-any.whl")).unwrap();
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: `words-2.1-py3-none-any.whl` is not in the store, and the lock knows no place to get it from
+
+    hint: put the wheel into a directory of `[index] find-links`, or run `kiln lock --upgrade`
+    [exit status: 3]
+    ");
+}

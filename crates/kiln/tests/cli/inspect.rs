@@ -1,0 +1,225 @@
+//! `kiln plan` and `kiln inspect`.
+
+use crate::environment::{TestEnvironment, run};
+use crate::wheels::{greeting, native, pure, stack};
+use insta::assert_snapshot;
+
+#[test]
+fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
+    let environment = greeting();
+    environment.wheel(&native("solver", "3.0", "x86_64", 10_000_000));
+    environment.write("src/main.py", "print()\n");
+    environment.stack(&stack(
+        "packages = [\"greeting\", \"solver\"]\ncopy = [{ from = \"src\", to = \"/app\" }]\ntimezone = \"UTC\"\n\n\
+         [images.empty]\nfrom = \"app\"",
+    ));
+    assert_snapshot!(environment.kiln("plan"), @r"
+    ------- stderr -------
+    error: the lock does not fit the stack: there is no `kiln.lock`
+
+    hint: run `kiln lock`, or build without `--locked`
+    [exit status: 2]
+    ");
+    environment.succeed("lock");
+    assert_snapshot!(environment.kiln("plan"), @r"
+    app (linux/amd64)
+      virtual environment           base facts     to do
+      solver 3.0           8.87 MB  wheels         to do
+      2 small packages     2.01 kB  wheels         to do
+      copy src to /app     8 B      project files  to do
+      time zone UTC                 base facts     to do
+    empty (linux/amd64)
+
+    5 steps to do, 0 B to fetch
+    ");
+    environment.succeed("build");
+    assert_snapshot!(environment.kiln("plan"), @r"
+    app (linux/amd64)
+      virtual environment           base facts     in the store
+      solver 3.0           8.87 MB  wheels         in the store
+      2 small packages     2.01 kB  wheels         in the store
+      copy src to /app     8 B      project files  in the store
+      time zone UTC                 base facts     in the store
+    empty (linux/amd64)
+
+    nothing to do
+    ");
+    assert_snapshot!(environment.kiln("plan empty --json"), @r#"
+    {
+      "steps": [
+        {
+          "image": "app",
+          "platform": "linux/amd64",
+          "step": "virtual environment",
+          "key": "33a78c7267e21ece2239fbae5083606f6869e3a4b716ad85988f4e86e458a065",
+          "bytes": 0,
+          "cached": true,
+          "fetch": 0
+        },
+        {
+          "image": "app",
+          "platform": "linux/amd64",
+          "step": "solver 3.0",
+          "key": "0f231823982eaaf0446d086a1db5dea79b55c61b471f9dbe9dfe968909a0122c",
+          "bytes": 8865880,
+          "cached": true,
+          "fetch": 0
+        },
+        {
+          "image": "app",
+          "platform": "linux/amd64",
+          "step": "2 small packages",
+          "key": "909d9f6d9d3d3520517d86d86ec51a01dab1cd1512cc33ce26ff75440f7c6cc0",
+          "bytes": 2010,
+          "cached": true,
+          "fetch": 0
+        },
+        {
+          "image": "app",
+          "platform": "linux/amd64",
+          "step": "copy src to /app",
+          "key": "b7fb423bf02bc4c3a25a411ab7336f195551f60ed529448446b891a216298409",
+          "bytes": 8,
+          "cached": true,
+          "fetch": 0
+        },
+        {
+          "image": "app",
+          "platform": "linux/amd64",
+          "step": "time zone UTC",
+          "key": "eec7f0933a99780c24b76c2cbe9f0c8f6c7654c9af7845a456aba2f3093c5546",
+          "bytes": 0,
+          "cached": true,
+          "fetch": 0
+        }
+      ]
+    }
+    "#);
+}
+
+#[test]
+fn an_image_of_the_stack_a_layout_and_a_wheel_can_be_looked_at() {
+    let environment = greeting();
+    environment.stack(&stack("packages = [\"greeting\"]\nuser = \"nobody\"\nworkdir = \"/tmp\"\nentrypoint = [\"greet\"]"));
+    environment.succeed("build --output oci:out");
+    assert_snapshot!(environment.kiln("inspect oci:out"), @r"
+    app (linux/amd64)  sha256:<digest>  2.03 kB
+      user: nobody
+      workdir: /tmp
+      entrypoint: greet
+      env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
+      <digest>      487 B  (base)
+      <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
+      <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
+    ");
+    assert_eq!(environment.succeed("inspect app"), environment.succeed("inspect oci:out"));
+    assert_snapshot!(environment.kiln("inspect wheels/greeting-1.0-py3-none-any.whl"), @r"
+    greeting 1.0  1.16 kB in 7 files, 575 B unpacked
+      requires words>=2
+          370 B  greeting-1.0.dist-info/RECORD
+           75 B  greeting-1.0.dist-info/WHEEL
+           74 B  greeting-1.0.dist-info/METADATA
+           40 B  greeting-1.0.dist-info/entry_points.txt
+           16 B  greeting/__init__.py
+    ");
+    assert_snapshot!(environment.kiln("inspect wheels/greeting-1.0-py3-none-any.whl --json"), @r#"
+    {
+      "name": "greeting",
+      "version": "1.0",
+      "requires": [
+        "words>=2"
+      ],
+      "size": 1155,
+      "unpacked": 575,
+      "files": [
+        {
+          "path": "greeting-1.0.dist-info/RECORD",
+          "size": 370,
+          "compressed": 255
+        },
+        {
+          "path": "greeting-1.0.dist-info/WHEEL",
+          "size": 75,
+          "compressed": 76
+        },
+        {
+          "path": "greeting-1.0.dist-info/METADATA",
+          "size": 74,
+          "compressed": 69
+        },
+        {
+          "path": "greeting-1.0.dist-info/entry_points.txt",
+          "size": 40,
+          "compressed": 38
+        },
+        {
+          "path": "greeting/__init__.py",
+          "size": 16,
+          "compressed": 21
+        }
+      ]
+    }
+    "#);
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_said() {
+    let environment = greeting();
+    assert_snapshot!(environment.kiln("inspect oci:nowhere"), @r"
+    ------- stderr -------
+    error: `nowhere` is not a usable OCI image layout: there is no such directory
+    [exit status: 2]
+    ");
+    assert_snapshot!(environment.kiln("inspect nowhere.whl"), @r"
+    ------- stderr -------
+    error: the wheel `nowhere.whl` cannot be used
+      caused by: `nowhere.whl` is not the file name of a wheel (NAME-VERSION-PYTHON-ABI-PLATFORM.whl)
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("inspect wheels/nowhere-1.0-py3-none-any.whl"), @r"
+    ------- stderr -------
+    error: failed to open file `wheels/nowhere-1.0-py3-none-any.whl`: No such file or directory (os error 2)
+    [exit status: 3]
+    ");
+    environment.wheel(&pure("cut", "1.0"));
+    let path = "wheels/cut-1.0-py3-none-any.whl";
+    let bytes = fs_err::read(environment.path(path)).unwrap();
+    environment.write(path, &bytes[..bytes.len() / 2]);
+    assert_snapshot!(environment.kiln(&format!("inspect {path}")), @r"
+    ------- stderr -------
+    error: the wheel `cut-1.0-py3-none-any.whl` cannot be used
+      caused by: it is truncated or not a zip archive (Missing end of central directory)
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("inspect nosuch"), @r"
+    ------- stderr -------
+    error: the stack has no image `nosuch`; it has `app`
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn a_stack_elsewhere_is_named_with_f() {
+    let environment: TestEnvironment = greeting();
+    let mut command = environment.command();
+    command.current_dir(environment.root()).args(["build", "-f", "project/kiln.toml", "--output", "oci:there"]);
+    let outcome = crate::environment::Outcome::of(command);
+    assert_snapshot!(outcome, @"app sha256:<digest> <size> in 3 layers");
+    assert!(environment.root().join("there/index.json").is_file(), "outputs are relative to where kiln runs");
+    assert!(environment.path("kiln.lock").is_file());
+    assert_snapshot!(run(&environment, &["plan", "-f", "no such.toml"]), @r"
+    ------- stderr -------
+    error: there is no stack file `no such.toml`
+
+    hint: say where the stack file is: `-f FILE`; or write one: the README begins with an example
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn what_a_wheel_says_cannot_command_the_terminal() {
+    let environment = TestEnvironment::new();
+    environment.wheel(&pure("sly", "1.0").file("sly/\u{1b}[2J\u{1b}[31m.py", "").requires("more \u{1b}[2J"));
+    let outcome = environment.kiln("inspect wheels/sly-1.0-py3-none-any.whl");
+    assert!(!outcome.stdout.contains('\u{1b}'), "{outcome}");
+}

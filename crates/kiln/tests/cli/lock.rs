@@ -1,0 +1,425 @@
+//! Locking: what is chosen, what stays, and what a lock never holds.
+
+use crate::environment::TestEnvironment;
+use crate::images::ReadBack;
+use crate::wheels::{native, pure, stack};
+use insta::assert_snapshot;
+
+const TIERS: &str = r#"
+[stack]
+name = "tiers"
+
+[target]
+platforms = ["linux/amd64", "linux/arm64"]
+python = "3.11"
+
+[index]
+find-links = ["wheels"]
+
+[groups]
+tools = ["rich>=1", "typer"]
+
+[wheels.scatter]
+source = { sdist = "2.1" }
+version = "2.1"
+dependencies = ["solver>=3"]
+
+[images.base]
+from = { oci = "base" }
+packages = ["solver"]
+
+[images.train]
+from = "base"
+packages = ["scatter", "@tools"]
+
+[images.serve]
+from = "train"
+packages = ["server"]
+command = ["serve"]
+
+[images.serve-debug]
+from = "train"
+packages = ["server", "debugger"]
+"#;
+
+fn tiers() -> TestEnvironment {
+    let environment = TestEnvironment::with_stack(TIERS);
+    for machine in ["x86_64", "aarch64"] {
+        environment.wheel(&native("solver", "3.0", machine, 20_000));
+        environment.wheel(&native("scatter", "2.1", machine, 1000).requires("solver>=3"));
+    }
+    for (name, version) in [("rich", "1.2"), ("typer", "0.4"), ("server", "5.0"), ("debugger", "0.1")] {
+        environment.wheel(&pure(name, version));
+    }
+    environment.wheel(&pure("typer", "0.5").requires("rich>=1"));
+    environment
+}
+
+#[test]
+fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
+    let environment = tiers();
+    assert_snapshot!(environment.kiln("lock"), @"/project/kiln.lock: base (2 packages), serve (2 packages), serve-debug (4 packages), train (6 packages)");
+    assert_snapshot!(environment.read("kiln.lock"), @r#"
+    # Written by `kiln lock`; not meant to be edited.
+    version = 1
+
+    [[base]]
+    name = "oci base"
+    platform = "linux/amd64"
+    manifest = "sha256:<digest>"
+
+    [base.facts]
+    distribution = "debian 12"
+    libc = { family = "glibc", version = "2.36" }
+    passwd = [
+        "root:x:0:0:root:/root:/bin/bash",
+        "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin",
+    ]
+    group = [
+        "root:x:0:",
+        "staff:x:50:",
+        "nogroup:x:65534:",
+    ]
+    interpreters = [
+        { path = "/usr/bin/python3.11", version = "3.11", site-packages = "/usr/local/lib/python3.11/dist-packages" },
+    ]
+
+    [[base]]
+    name = "oci base"
+    platform = "linux/arm64"
+    manifest = "sha256:<digest>"
+
+    [base.facts]
+    distribution = "debian 12"
+    libc = { family = "glibc", version = "2.36" }
+    passwd = [
+        "root:x:0:0:root:/root:/bin/bash",
+        "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin",
+    ]
+    group = [
+        "root:x:0:",
+        "staff:x:50:",
+        "nogroup:x:65534:",
+    ]
+    interpreters = [
+        { path = "/usr/bin/python3.11", version = "3.11", site-packages = "/usr/local/lib/python3.11/dist-packages" },
+    ]
+
+    [[image]]
+    name = "base"
+    platform = "linux/amd64"
+    inputs = "0343aa7fa29397fc2e3b1d93873c95d2"
+    requirements = ["solver"]
+    packages = [
+        { name = "solver", version = "3.0", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "base"
+    platform = "linux/arm64"
+    inputs = "ea4b39153dbb1cf63027c35454af5e1e"
+    requirements = ["solver"]
+    packages = [
+        { name = "solver", version = "3.0", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "serve"
+    platform = "linux/amd64"
+    inputs = "ae4d94b0116ae2d184907cb2c64406a6"
+    requirements = ["server"]
+    packages = [
+        { name = "server", version = "5.0", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "serve"
+    platform = "linux/arm64"
+    inputs = "2a7993d980ecccf1b4699813984790ce"
+    requirements = ["server"]
+    packages = [
+        { name = "server", version = "5.0", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "serve-debug"
+    platform = "linux/amd64"
+    inputs = "ae02552bfaf822d6e46b3a92fa79e5e1"
+    requirements = ["server", "debugger"]
+    packages = [
+        { name = "debugger", version = "0.1", wheel = "sha256:<digest>" },
+        { name = "server", version = "5.0", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "serve-debug"
+    platform = "linux/arm64"
+    inputs = "16e57aaa1e7cfe073c609eb28e382925"
+    requirements = ["server", "debugger"]
+    packages = [
+        { name = "debugger", version = "0.1", wheel = "sha256:<digest>" },
+        { name = "server", version = "5.0", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "train"
+    platform = "linux/amd64"
+    inputs = "98195a0e8abe8356e1cc469be1a6a00b"
+    requirements = ["scatter", "rich>=1", "typer"]
+    packages = [
+        { name = "rich", version = "1.2", wheel = "sha256:<digest>" },
+        { name = "scatter", version = "2.1", wheel = "sha256:<digest>" },
+        { name = "typer", version = "0.5", wheel = "sha256:<digest>" },
+    ]
+
+    [[image]]
+    name = "train"
+    platform = "linux/arm64"
+    inputs = "bda40763d943ac9620a9633e7cd741f3"
+    requirements = ["scatter", "rich>=1", "typer"]
+    packages = [
+        { name = "rich", version = "1.2", wheel = "sha256:<digest>" },
+        { name = "scatter", version = "2.1", wheel = "sha256:<digest>" },
+        { name = "typer", version = "0.5", wheel = "sha256:<digest>" },
+    ]
+
+    [[wheel]]
+    file = "debugger-0.1-py3-none-any.whl"
+    sha256 = "sha256:<digest>"
+    size = 888
+    path = "wheels/debugger-0.1-py3-none-any.whl"
+
+    [[wheel]]
+    file = "rich-1.2-py3-none-any.whl"
+    sha256 = "sha256:<digest>"
+    size = 847
+    path = "wheels/rich-1.2-py3-none-any.whl"
+
+    [[wheel]]
+    file = "scatter-2.1-cp311-cp311-manylinux_2_28_aarch64.whl"
+    sha256 = "sha256:<digest>"
+    size = 1964
+    path = "wheels/scatter-2.1-cp311-cp311-manylinux_2_28_aarch64.whl"
+
+    [[wheel]]
+    file = "scatter-2.1-cp311-cp311-manylinux_2_28_x86_64.whl"
+    sha256 = "sha256:<digest>"
+    size = 1962
+    path = "wheels/scatter-2.1-cp311-cp311-manylinux_2_28_x86_64.whl"
+
+    [[wheel]]
+    file = "server-5.0-py3-none-any.whl"
+    sha256 = "sha256:<digest>"
+    size = 869
+    path = "wheels/server-5.0-py3-none-any.whl"
+
+    [[wheel]]
+    file = "solver-3.0-cp311-cp311-manylinux_2_28_aarch64.whl"
+    sha256 = "sha256:<digest>"
+    size = 18691
+    path = "wheels/solver-3.0-cp311-cp311-manylinux_2_28_aarch64.whl"
+
+    [[wheel]]
+    file = "solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    sha256 = "sha256:<digest>"
+    size = 18687
+    path = "wheels/solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+
+    [[wheel]]
+    file = "typer-0.5-py3-none-any.whl"
+    sha256 = "sha256:<digest>"
+    size = 880
+    path = "wheels/typer-0.5-py3-none-any.whl"
+    "#);
+}
+
+#[test]
+fn a_lock_is_the_same_bytes_twice_and_elsewhere_and_holds_no_path_of_the_machine() {
+    let environment = tiers();
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    assert!(!lock.contains(environment.root().to_str().unwrap()), "{lock}");
+    environment.succeed("lock");
+    assert_eq!(environment.read("kiln.lock"), lock);
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
+    environment.succeed("lock --jobs 1");
+    assert_eq!(environment.read("kiln.lock"), lock);
+    let elsewhere = tiers();
+    elsewhere.succeed("lock");
+    assert_eq!(elsewhere.read("kiln.lock"), lock);
+}
+
+#[test]
+fn a_lock_holds_elsewhere_with_the_wheels_beside_it() {
+    let environment = tiers();
+    let digests = environment.digests("");
+    let elsewhere = tiers();
+    elsewhere.write("kiln.lock", environment.read("kiln.lock"));
+    assert_eq!(elsewhere.digests("--locked"), digests);
+}
+
+#[test]
+fn every_tier_installs_the_difference_alone_for_every_platform() {
+    let environment = tiers();
+    assert_snapshot!(environment.kiln("build --output oci:out"), @r"
+    base sha256:<digest> <size> in 3 layers for 2 platforms
+    train sha256:<digest> <size> in 4 layers for 2 platforms
+    serve sha256:<digest> <size> in 5 layers for 2 platforms
+    serve-debug sha256:<digest> <size> in 5 layers for 2 platforms
+    ");
+    for (cpu, machine) in [("amd64", "x86_64"), ("arm64", "aarch64")] {
+        let image = ReadBack::of(&environment.path("out"), "serve-debug", cpu);
+        assert_eq!(image.config.architecture, cpu);
+        let wheel = image.text("opt/venv/lib/python3.11/site-packages/scatter-2.1.dist-info/WHEEL");
+        assert!(wheel.contains(machine), "{wheel}");
+        let solvers = image.added().filter(|member| member.path.ends_with("/solver.so")).count();
+        assert_eq!(solvers, 1);
+    }
+    let serve = ReadBack::of(&environment.path("out"), "serve", "amd64");
+    assert_snapshot!(serve.history().join("\n"), @r"
+    (base)
+    kiln: virtual environment for /usr/bin/python3.11
+    kiln: solver 3.0
+    kiln: rich 1.2, scatter 2.1, typer 0.5
+    kiln: server 5.0
+    ");
+    assert_eq!(serve.config.config.cmd, ["serve"]);
+}
+
+#[test]
+fn one_image_is_built_with_those_it_stands_on_and_no_others() {
+    let environment = tiers();
+    assert_snapshot!(environment.kiln("build serve --platform linux/arm64"), @r"
+    base sha256:<digest> <size> in 3 layers
+    train sha256:<digest> <size> in 4 layers
+    serve sha256:<digest> <size> in 5 layers
+    ");
+}
+
+#[test]
+fn another_platform_alone_leaves_the_lock_of_the_others() {
+    let environment = tiers();
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    environment.succeed("build --platform linux/arm64");
+    assert_eq!(environment.read("kiln.lock"), lock);
+}
+
+fn versions(environment: &TestEnvironment) -> String {
+    let lock = environment.read("kiln.lock");
+    let lines = lock.lines().filter(|line| line.contains(", version = ")).filter(|line| line.contains("wheel = "));
+    lines.map(|line| line.split(", wheel").next().unwrap().replace("    { ", "") + "\n").collect()
+}
+
+#[test]
+fn versions_stay_until_an_upgrade_is_asked_for() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"alpha\", \"beta\"]"));
+    for name in ["alpha", "beta"] {
+        environment.wheel(&pure(name, "1.0"));
+    }
+    environment.succeed("lock");
+    for name in ["alpha", "beta", "gamma"] {
+        environment.wheel(&pure(name, "2.0"));
+    }
+    environment.succeed("lock");
+    environment.stack(&stack("packages = [\"alpha\", \"beta\", \"gamma\"]"));
+    environment.succeed("lock");
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "1.0"
+    name = "beta", version = "1.0"
+    name = "gamma", version = "2.0"
+    "#);
+    environment.succeed("lock --upgrade Beta");
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "1.0"
+    name = "beta", version = "2.0"
+    name = "gamma", version = "2.0"
+    "#);
+    environment.succeed("lock --upgrade");
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "2.0"
+    name = "beta", version = "2.0"
+    name = "gamma", version = "2.0"
+    "#);
+}
+
+#[test]
+fn an_upgrade_of_a_package_that_no_image_has_is_a_mistake() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"alpha\"]"));
+    environment.wheel(&pure("alpha", "1.0"));
+    environment.succeed("lock");
+    let outcome = environment.kiln("lock --upgrade alhpa");
+    assert_eq!(outcome.status, Some(2), "{outcome}");
+    assert!(outcome.stderr.contains("`alhpa`"), "{outcome}");
+}
+
+#[test]
+fn an_upgrade_above_is_followed_below() {
+    let environment = TestEnvironment::with_stack(&stack(
+        "packages = [\"alpha\"]\n\n[images.below]\nfrom = \"app\"\npackages = [\"beta\"]",
+    ));
+    environment.wheel(&pure("alpha", "1.0"));
+    environment.wheel(&pure("beta", "1.0").requires("alpha==1.0"));
+    environment.succeed("lock");
+    environment.wheel(&pure("alpha", "2.0"));
+    environment.wheel(&pure("beta", "2.0").requires("alpha==2.0"));
+    environment.succeed("lock --upgrade alpha");
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "2.0"
+    name = "beta", version = "2.0"
+    "#);
+}
+
+#[test]
+fn variables_and_markers_choose_versions() {
+    let text = stack("packages = [\"alpha==${alpha}\", \"beta ; sys_platform == 'win32'\"]");
+    let environment = TestEnvironment::with_stack(&format!("{text}\n[vars]\nalpha = \"1.0\"\n"));
+    environment.wheel(&pure("alpha", "1.0"));
+    environment.wheel(&pure("alpha", "2.0"));
+    environment.succeed("lock");
+    assert_snapshot!(versions(&environment), @r#"name = "alpha", version = "1.0""#);
+    environment.succeed("lock --var alpha=2.0");
+    assert_snapshot!(versions(&environment), @r#"name = "alpha", version = "2.0""#);
+}
+
+#[test]
+fn an_index_may_be_a_directory_and_packages_may_have_one_of_their_own() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"alpha\", \"beta\"]").replace(
+        "find-links = [\"wheels\"]",
+        "default = \"file:index\"\npackages = { beta = \"file:special\" }",
+    ));
+    for (index, name, version) in [("index", "alpha", "1.0"), ("index", "beta", "9.0"), ("special", "beta", "1.0+cu130")] {
+        let wheel = pure(name, version);
+        environment.write(&format!("{index}/{name}/{}", wheel.file_name()), wheel.finish());
+    }
+    environment.succeed("build");
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "1.0"
+    name = "beta", version = "1.0+cu130"
+    "#);
+    assert!(!environment.read("kiln.lock").contains(environment.root().to_str().unwrap()));
+}
+
+#[test]
+fn json_lists_what_was_locked() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"alpha\"]"));
+    environment.wheel(&pure("alpha", "1.0"));
+    assert_snapshot!(environment.kiln("lock --json"), @r#"
+    {
+      "lock": "/project/kiln.lock",
+      "images": [
+        {
+          "name": "app",
+          "platform": "linux/amd64",
+          "packages": [
+            {
+              "name": "alpha",
+              "version": "1.0",
+              "wheel": "sha256:<digest>"
+            }
+          ]
+        }
+      ]
+    }
+    "#);
+}

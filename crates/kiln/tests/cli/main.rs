@@ -1,0 +1,27 @@
+//! The command line from end to end: the real program with its own home, store and `PATH`, and snapshots of what it
+//! says. Nothing here needs a network, Python or uv: `examples/fake-uv.rs` resolves over wheels that the tests make.
+//!
+//! Logic is tested below the command line, where a test costs a hundredth. Here stands what only the whole can show:
+//! messages, exit statuses, what lies in the images, and what survives damage, interruption and a killed process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
+
+mod bases;
+mod environment;
+mod images;
+mod server;
+mod wheels;
+
+mod bad_wheels;
+mod build;
+mod copy;
+mod determinism;
+mod downloads;
+mod garbage;
+mod help;
+mod inspect;
+mod interruption;
+mod lock;
+mod lock_refusals;
+mod mistakes;
+mod python;

@@ -1,0 +1,769 @@
+//! Every mistake that a user can make in a stack file, as it is shown.
+
+use crate::environment::{Outcome, TestEnvironment, run};
+use insta::assert_snapshot;
+
+const TARGET: &str = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n";
+
+/// What `kiln build` says to a stack that goes on like this. The store must not be touched.
+#[track_caller]
+fn refused(text: &str) -> Outcome {
+    whole(&format!("{TARGET}{text}"))
+}
+
+#[track_caller]
+fn whole(text: &str) -> Outcome {
+    let environment = TestEnvironment::with_stack(text);
+    let outcome = environment.kiln("build");
+    assert_eq!(outcome.status, Some(2), "{outcome}");
+    assert!(!environment.path("kiln.lock").exists());
+    outcome
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_what_was_probably_meant() {
+    assert_snapshot!(refused("\n[images.app]\nform = \"scratch\"\n"), @r#"
+    ------- stderr -------
+    error: unknown key `form`
+     --> kiln.toml:9:1
+      |
+    9 | form = "scratch"
+      | ^^^^
+      |
+    help: did you mean `from`?
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\ncpoy = []\n"), @r"
+    ------- stderr -------
+    error: unknown key `cpoy`
+      --> kiln.toml:10:1
+       |
+    10 | cpoy = []
+       | ^^^^
+       |
+    help: did you mean `copy`?
+    [exit status: 2]
+    ");
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nvolumes = []\n"), @r"
+    ------- stderr -------
+    error: unknown key `volumes`
+      --> kiln.toml:10:1
+       |
+    10 | volumes = []
+       | ^^^^^^^
+       |
+    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `labels`, `persist`, `compression`, `max-layer-size`, `registry`, `tags`
+    [exit status: 2]
+    ");
+    assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"base\", tag = \"x\" }\n"), @r#"
+    ------- stderr -------
+    error: unknown key `tag`
+     --> kiln.toml:9:24
+      |
+    9 | from = { oci = "base", tag = "x" }
+      |                        ^^^
+      |
+    help: valid here: `oci`, `debian`, `include`, `mirror`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nuser = { name = \"a\", id = 1 }\n"), @r#"
+    ------- stderr -------
+    error: unknown key `id`
+      --> kiln.toml:10:22
+       |
+    10 | user = { name = "a", id = 1 }
+       |                      ^^
+       |
+    help: did you mean `uid`?
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_key_of_a_later_release_is_refused_rather_than_ignored() {
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nrun = [\"make\"]\n"), @r#"
+    ------- stderr -------
+    error: this release of kiln cannot do `run` yet
+      --> kiln.toml:10:1
+       |
+    10 | run = ["make"]
+       | ^^^
+       |
+    help: it is refused rather than ignored, so that an image is never less than its stack file says
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[cache]\nremote = \"x\"\n\n[images.app]\nfrom = \"scratch\"\n"), @r"
+    ------- stderr -------
+    error: this release of kiln cannot do `cache` yet
+     --> kiln.toml:8:2
+      |
+    8 | [cache]
+      |  ^^^^^
+      |
+    help: it is refused rather than ignored, so that an image is never less than its stack file says
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_and_a_missing_key_are_shown() {
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\npackages = \"torch\"\n"), @r#"
+    ------- stderr -------
+    error: invalid type: string "torch", expected a sequence
+      --> kiln.toml:10:12
+       |
+    10 | packages = "torch"
+       |            ^^^^^^^
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\npackages = [\"torch\"]\n"), @r"
+    ------- stderr -------
+    error: missing field `from`
+     --> kiln.toml:8:1
+      |
+    8 | [images.app]
+      | ^^^^^^^^^^^^
+    [exit status: 2]
+    ");
+    assert_snapshot!(refused("\n[images.app]\nfrom = 3\n"), @r"
+    ------- stderr -------
+    error: invalid type: integer `3`, expected an image, a reference, `{ oci = PATH }` or `{ debian = SUITE }`
+     --> kiln.toml:9:8
+      |
+    9 | from = 3
+      |        ^
+    [exit status: 2]
+    ");
+    assert_snapshot!(refused("\n[images.app\nfrom = 3\n"), @r"
+    ------- stderr -------
+    error: unclosed table, expected `]`
+     --> kiln.toml:8:12
+      |
+    8 | [images.app
+      |            ^
+    [exit status: 2]
+    ");
+    assert_snapshot!(whole("[stak]\nname = \"x\"\n"), @r"
+    ------- stderr -------
+    error: unknown key `stak`
+     --> kiln.toml:1:2
+      |
+    1 | [stak]
+      |  ^^^^
+      |
+    help: did you mean `stack`?
+    [exit status: 2]
+    ");
+    assert_snapshot!(whole(""), @r"
+    ------- stderr -------
+    error: missing field `stack`
+     --> kiln.toml:1:1
+      |
+    1 |
+      | ^
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn an_unknown_gpu_comes_with_a_suggestion() {
+    let with = |gpus: &str| refused(&format!("gpus = [{gpus}]\n\n[images.app]\nfrom = \"scratch\"\n"));
+    assert_snapshot!(with("\"H1000\""), @r#"
+    ------- stderr -------
+    error: `H1000` is not a GPU that kiln knows
+     --> kiln.toml:7:9
+      |
+    7 | gpus = ["H1000"]
+      |         ^^^^^^^
+      |
+    help: did you mean `H100`?
+    [exit status: 2]
+    "#);
+    assert_snapshot!(with("\"L4\", \"9.1\", \"sm_90z\""), @r#"
+    ------- stderr -------
+    error: no NVIDIA GPU has the compute capability 9.1
+     --> kiln.toml:7:15
+      |
+    7 | gpus = ["L4", "9.1", "sm_90z"]
+      |               ^^^^^
+      |
+    help: the nearest is 9.0
+
+    error: `sm_90z` is neither the name of a GPU, nor a capability, nor an architecture
+     --> kiln.toml:7:22
+      |
+    7 | gpus = ["L4", "9.1", "sm_90z"]
+      |                      ^^^^^^^^
+      |
+    help: write a name (`H100`), a capability (`9.0`, `9.0a`, `8.0+PTX`), `sm_90` or `native`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn an_architecture_that_the_cuda_release_cannot_compile_points_at_both() {
+    assert_snapshot!(
+        refused("cuda = \"11.8\"\ngpus = [\"L4\", \"B200\"]\n\n[images.app]\nfrom = \"scratch\"\n"),
+        @r#"
+    ------- stderr -------
+    error: CUDA 11.8 cannot compile sm_100 (`B200`)
+     --> kiln.toml:8:15
+      |
+    7 | cuda = "11.8"
+      |        ------ CUDA 11.8 is asked for here
+    8 | gpus = ["L4", "B200"]
+      |               ^^^^^^
+      |
+    help: CUDA 12.8 to 13.5 can compile sm_100
+    [exit status: 2]
+    "#
+    );
+    assert_snapshot!(refused("cuda = \"99\"\n\n[images.app]\nfrom = \"scratch\"\n"), @r#"
+    ------- stderr -------
+    error: `99` is not a CUDA release
+     --> kiln.toml:7:8
+      |
+    7 | cuda = "99"
+      |        ^^^^
+      |
+    help: or `none` for CPU builds; known are `11.8`, `12.0`, `12.1`, `12.2`, `12.3`, `12.4`, `12.5`, `12.6`, `12.8`, `12.9`, `13.0`, `13.1`, `13.2`, `13.3`, `13.4`, `13.5`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn images_that_are_built_from_one_another_are_shown_as_a_cycle() {
+    assert_snapshot!(refused("\n[images.a]\nfrom = \"b\"\n\n[images.b]\nfrom = \"c\"\n\n[images.c]\nfrom = \"a\"\n"), @r#"
+    ------- stderr -------
+    error: these images are built from one another
+      --> kiln.toml:9:8
+       |
+     9 | from = "b"
+       |        ^^^ `a` is built from this
+    ...
+    12 | from = "c"
+       |        --- `b` is built from this
+    ...
+    15 | from = "a"
+       |        --- `c` is built from this
+       |
+    help: one of them needs a base: `{ debian = "bookworm" }`, `{ oci = "PATH" }`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.a]\nfrom = \"a\"\n"), @r#"
+    ------- stderr -------
+    error: these images are built from one another
+     --> kiln.toml:9:8
+      |
+    9 | from = "a"
+      |        ^^^ `a` is built from this
+      |
+    help: one of them needs a base: `{ debian = "bookworm" }`, `{ oci = "PATH" }`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.a]\nfrom = \"b\"\n\n[images.b]\nfrom = \"b\"\n"), @r#"
+    ------- stderr -------
+    error: these images are built from one another
+      --> kiln.toml:9:8
+       |
+     9 | from = "b"
+       |        ^^^ `a` is built from this
+    ...
+    12 | from = "b"
+       |        --- `b` is built from this
+       |
+    help: one of them needs a base: `{ debian = "bookworm" }`, `{ oci = "PATH" }`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_path_outside_the_project_is_refused() {
+    assert_snapshot!(
+        refused("\n[images.app]\nfrom = { oci = \"../base\" }\ncopy = [{ from = \"/etc\", to = \"app\" }]\n"),
+        @r#"
+    ------- stderr -------
+    error: `../base` is outside the project
+     --> kiln.toml:9:16
+      |
+    9 | from = { oci = "../base" }
+      |                ^^^^^^^^^
+      |
+    help: paths are relative to the stack file and stay below its directory
+
+    error: `/etc` is outside the project
+      --> kiln.toml:10:18
+       |
+    10 | copy = [{ from = "/etc", to = "app" }]
+       |                  ^^^^^^
+       |
+    help: paths are relative to the stack file and stay below its directory
+
+    error: `app` is not an absolute path in the image
+      --> kiln.toml:10:31
+       |
+    10 | copy = [{ from = "/etc", to = "app" }]
+       |                               ^^^^^
+       |
+    help: it starts with `/` and has no `..`
+    [exit status: 2]
+    "#
+    );
+}
+
+#[test]
+fn a_variable_that_is_not_declared_is_shown() {
+    assert_snapshot!(refused("\n[vars]\ntorch = \"1\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"a==${troch}\"]\n"), @r#"
+    ------- stderr -------
+    error: the variable `troch` is not declared under `[vars]`
+      --> kiln.toml:13:13
+       |
+    13 | packages = ["a==${troch}"]
+       |             ^^^^^^^^^^^^^
+       |
+    help: did you mean `${torch}`?
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\npackages = [\"a==${version}\", \"b==${\"]\n"), @r#"
+    ------- stderr -------
+    error: the variable `version` is not declared under `[vars]`
+      --> kiln.toml:10:13
+       |
+    10 | packages = ["a==${version}", "b==${"]
+       |             ^^^^^^^^^^^^^^^
+       |
+    help: declare it: `[vars]` with `version = "..."`
+
+    error: `${` without a closing `}`
+      --> kiln.toml:10:30
+       |
+    10 | packages = ["a==${version}", "b==${"]
+       |                              ^^^^^^^
+       |
+    help: write `$$` for a dollar sign
+    [exit status: 2]
+    "#);
+    let environment = TestEnvironment::with_stack(&format!("{TARGET}\n[vars]\ntorch = \"1\"\n[images.a]\nfrom = \"scratch\"\n"));
+    assert_snapshot!(run(&environment, &["build", "--var", "troch=2"]), @r"
+    ------- stderr -------
+    error: `--var troch=...`: the stack declares no variable `troch`
+     |
+    help: did you mean `torch`?
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn an_unknown_group_comes_with_those_there_are() {
+    let text = "\n[groups]\nonnx = [\"onnx\", \"@more\"]\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"@onx\", \"@onnx\"]\n";
+    assert_snapshot!(refused(text), @r#"
+    ------- stderr -------
+    error: there is no group `onx`
+      --> kiln.toml:13:13
+       |
+    13 | packages = ["@onx", "@onnx"]
+       |             ^^^^^^
+       |
+    help: did you mean `@onnx`?
+
+    error: a group cannot hold another group
+     --> kiln.toml:9:17
+      |
+    9 | onnx = ["onnx", "@more"]
+      |                 ^^^^^^^
+      |
+    help: list both in the image
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_bad_requirement_is_explained() {
+    let with = |packages: &str| refused(&format!("\n[images.app]\nfrom = \"scratch\"\npackages = [{packages}]\n"));
+    assert_snapshot!(with("\"torch=2.0\""), @r#"
+    ------- stderr -------
+    error: `torch=2.0` is not a Python requirement
+      --> kiln.toml:10:13
+       |
+    10 | packages = ["torch=2.0"]
+       |             ^^^^^^^^^^^ no such comparison operator "=", must be one of ~= == != <= >= < > ===
+       |
+    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(with("\"torch==2.0.x\", \"\", \"a b\""), @r#"
+    ------- stderr -------
+    error: `torch==2.0.x` is not a Python requirement
+      --> kiln.toml:10:13
+       |
+    10 | packages = ["torch==2.0.x", "", "a b"]
+       |             ^^^^^^^^^^^^^^ after parsing `2.0`, found `.x`, which is not part of a valid version
+       |
+    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+
+    error: `` is not a Python requirement
+      --> kiln.toml:10:29
+       |
+    10 | packages = ["torch==2.0.x", "", "a b"]
+       |                             ^^ Empty field is not allowed for PEP508
+       |
+    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+
+    error: `a b` is not a Python requirement
+      --> kiln.toml:10:33
+       |
+    10 | packages = ["torch==2.0.x", "", "a b"]
+       |                                 ^^^^^ Expected one of `@`, `(`, `<`, `=`, `>`, `~`, `!`, `;`, found `b`
+       |
+    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[wheels.scatter]\nversion = \"new\"\ndependencies = [\"=1\"]\n\n[images.a]\nfrom = \"scratch\"\n"), @r#"
+    ------- stderr -------
+    error: `new` is not a version: expected version to start with a number, but no leading ASCII digits were found
+     --> kiln.toml:9:11
+      |
+    9 | version = "new"
+      |           ^^^^^
+
+    error: `=1` is not a Python requirement
+      --> kiln.toml:10:17
+       |
+    10 | dependencies = ["=1"]
+       |                 ^^^^ Expected package name starting with an alphanumeric character, found `=`
+       |
+    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_bad_platform_or_python_is_explained() {
+    let text = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/riscv64\"]\npython = \"2.7\"\n\n[images.a]\nfrom = \"scratch\"\n";
+    assert_snapshot!(whole(text), @r#"
+    ------- stderr -------
+    error: `linux/riscv64` is not a platform that kiln builds for; valid are `linux/amd64` and `linux/arm64`
+     --> kiln.toml:5:14
+      |
+    5 | platforms = ["linux/riscv64"]
+      |              ^^^^^^^^^^^^^^^
+
+    error: `2.7` is not a Python version that images can be built for
+     --> kiln.toml:6:10
+      |
+    6 | python = "2.7"
+      |          ^^^^^
+      |
+    help: `MAJOR.MINOR` from `3.8` on: `3.11`, `3.12`
+    [exit status: 2]
+    "#);
+    let environment = TestEnvironment::with_stack(&format!("{TARGET}\n[images.a]\nfrom = \"scratch\"\n"));
+    assert_snapshot!(environment.kiln("build --platform windows/amd64"), @r"
+    ------- stderr -------
+    error: `windows/amd64` is not a platform that kiln builds for; valid are `linux/amd64` and `linux/arm64`
+    [exit status: 2]
+    ");
+    assert_snapshot!(environment.kiln("build --gpus H1000"), @r"
+    ------- stderr -------
+    error: `H1000` is not a GPU that kiln knows
+     |
+    help: did you mean `H100`?
+    [exit status: 2]
+    ");
+    assert_snapshot!(whole("[stack]\nname = \"demo\"\n\n[target]\nplatforms = []\n\n[images.a]\nfrom = \"scratch\"\n"), @r"
+    ------- stderr -------
+    error: `target.platforms` is empty
+     |
+    help: name at least one: `linux/amd64`
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn bad_owners_modes_users_and_sizes_are_explained() {
+    assert_snapshot!(
+        refused("\n[images.app]\nfrom = \"scratch\"\ncopy = [{ from = \"a\", to = \"/a\", mode = \"rwx\", owner = \"a:b:c\" }]\n"),
+        @r#"
+    ------- stderr -------
+    error: `rwx` is not an octal mode
+      --> kiln.toml:10:41
+       |
+    10 | copy = [{ from = "a", to = "/a", mode = "rwx", owner = "a:b:c" }]
+       |                                         ^^^^^
+       |
+    help: such as `"0644"` or `"0755"`
+    [exit status: 2]
+    "#
+    );
+    assert_snapshot!(
+        refused("\n[images.app]\nfrom = \"scratch\"\nuser = { name = \"Big User\", uid = 1000, home = \"home\" }\n"),
+        @r#"
+    ------- stderr -------
+    error: `Big User` is not a user name
+      --> kiln.toml:10:17
+       |
+    10 | user = { name = "Big User", uid = 1000, home = "home" }
+       |                 ^^^^^^^^^^
+       |
+    help: lower-case letters, digits, `_`, `-`, `.`, beginning with a letter
+
+    error: `home` is not an absolute path in the image
+      --> kiln.toml:10:48
+       |
+    10 | user = { name = "Big User", uid = 1000, home = "home" }
+       |                                                ^^^^^^
+       |
+    help: it starts with `/` and has no `..`
+    [exit status: 2]
+    "#
+    );
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nuser = { name = \"a\", uid = -1 }\n"), @r#"
+    ------- stderr -------
+    error: invalid value: integer `-1`, expected u32
+      --> kiln.toml:10:28
+       |
+    10 | user = { name = "a", uid = -1 }
+       |                            ^^
+    [exit status: 2]
+    "#);
+    assert_snapshot!(
+        refused(
+            "\n[images.app]\nfrom = \"scratch\"\nmax-layer-size = \"big\"\ntimezone = \"../etc\"\nworkdir = \"app\"\n\
+             compression = \"xz\"\npython.environment = \"conda\"\n"
+        ),
+        @r#"
+    ------- stderr -------
+    error: `conda` is not a value of `python.environment`
+      --> kiln.toml:14:22
+       |
+    14 | python.environment = "conda"
+       |                      ^^^^^^^
+       |
+    help: valid are `venv` and `base`
+
+    error: `../etc` is not the name of a time zone
+      --> kiln.toml:11:12
+       |
+    11 | timezone = "../etc"
+       |            ^^^^^^^^
+       |
+    help: an IANA name: `Asia/Seoul`, `America/Los_Angeles`, `UTC`
+
+    error: `app` is not an absolute path in the image
+      --> kiln.toml:12:11
+       |
+    12 | workdir = "app"
+       |           ^^^^^
+       |
+    help: it starts with `/` and has no `..`
+
+    error: `xz` is not a value of `compression`
+      --> kiln.toml:13:15
+       |
+    13 | compression = "xz"
+       |               ^^^^
+       |
+    help: valid are `gzip` and `zstd`
+
+    error: `big` is not a size
+      --> kiln.toml:10:18
+       |
+    10 | max-layer-size = "big"
+       |                  ^^^^^
+       |
+    help: a number with a unit: `512MiB`, `2GiB`, `2GB`
+    [exit status: 2]
+    "#
+    );
+}
+
+#[test]
+fn an_owner_that_is_nobody_anywhere_is_explained() {
+    let environment = TestEnvironment::with_stack(&format!(
+        "{TARGET}\n[images.app]\nfrom = {{ oci = \"base\" }}\ncopy = [{{ from = \"kiln.toml\", to = \"/a\", owner = \"root:wheel\" }}]\n"
+    ));
+    assert_snapshot!(environment.kiln("build"), @r#"
+    ------- stderr -------
+    error: there is no group `wheel` in the base
+      --> kiln.toml:10:50
+       |
+    10 | copy = [{ from = "kiln.toml", to = "/a", owner = "root:wheel" }]
+       |                                                  ^^^^^^^^^^^^
+       |
+    help: known are root, staff, nogroup
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn an_unknown_image_to_stand_on_comes_with_a_suggestion() {
+    assert_snapshot!(refused("\n[images.base]\nfrom = \"scratch\"\n\n[images.app]\nfrom = \"bsae\"\n"), @r#"
+    ------- stderr -------
+    error: there is no image `bsae` in this stack
+      --> kiln.toml:12:8
+       |
+    12 | from = "bsae"
+       |        ^^^^^^
+       |
+    help: did you mean `base`?
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"debian\"\n"), @r#"
+    ------- stderr -------
+    error: there is no image `debian` in this stack
+     --> kiln.toml:9:8
+      |
+    9 | from = "debian"
+      |        ^^^^^^^^
+      |
+    help: a registry reference says its registry: `docker.io/library/debian:TAG`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = {}\n"), @r#"
+    ------- stderr -------
+    error: a base is either a layout or a Debian
+     --> kiln.toml:9:8
+      |
+    9 | from = {}
+      |        ^^
+      |
+    help: `{ oci = "PATH" }` or `{ debian = "bookworm", include = ["python3"] }`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"a\", debian = \"bookworm\" }\n"), @r#"
+    ------- stderr -------
+    error: a base is either a layout or a Debian
+     --> kiln.toml:9:8
+      |
+    9 | from = { oci = "a", debian = "bookworm" }
+      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: `{ oci = "PATH" }` or `{ debian = "bookworm", include = ["python3"] }`
+    [exit status: 2]
+    "#);
+    assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"a\", include = [\"python3\"] }\n"), @r#"
+    ------- stderr -------
+    error: `include` belongs to `debian`, not to `oci`
+     --> kiln.toml:9:8
+      |
+    9 | from = { oci = "a", include = ["python3"] }
+      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn packages_without_a_python_version_are_a_question() {
+    let text = "[stack]\nname = \"demo\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"torch\"]\n";
+    assert_snapshot!(whole(text), @r#"
+    ------- stderr -------
+    error: the image `app` installs packages
+     --> kiln.toml:4:9
+      |
+    4 | [images.app]
+      |         ^^^ for which Python?
+      |
+    help: say it: `[target]` with `python = "3.11"`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn names_that_no_reference_can_have_are_refused() {
+    assert_snapshot!(whole("[stack]\nname = \"My Stack\"\n\n[images.\"A/b\"]\nfrom = \"scratch\"\n"), @r#"
+    ------- stderr -------
+    error: `My Stack` cannot be the stack's name
+     --> kiln.toml:2:8
+      |
+    2 | name = "My Stack"
+      |        ^^^^^^^^^^
+      |
+    help: lower-case letters, digits, and `.`, `_`, `-` between them: it becomes part of a reference
+
+    error: `A/b` cannot be an image's name
+     --> kiln.toml:4:9
+      |
+    4 | [images."A/b"]
+      |         ^^^^^
+      |
+    help: lower-case letters, digits, and `.`, `_`, `-` between them: it becomes part of a reference
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_stack_without_images_is_told_how_to_get_one() {
+    assert_snapshot!(refused(""), @r#"
+    ------- stderr -------
+    error: the stack has no image
+     |
+    help: add one: `[images.NAME]` with `from = "..."` and `packages = [...]`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn several_mistakes_are_shown_at_once() {
+    assert_snapshot!(
+        refused("gpus = [\"H10\"]\n\n[images.a]\nfrom = \"bb\"\npackages = [\"@x\", \"=\"]\n\n[images.b]\nfrom = \"scratch\"\n"),
+        @r#"
+    ------- stderr -------
+    error: `H10` is not a GPU that kiln knows
+     --> kiln.toml:7:9
+      |
+    7 | gpus = ["H10"]
+      |         ^^^^^
+      |
+    help: did you mean `H100`?
+
+    error: there is no image `bb` in this stack
+      --> kiln.toml:10:8
+       |
+    10 | from = "bb"
+       |        ^^^^
+       |
+    help: did you mean `b`?
+
+    error: there is no group `x`
+      --> kiln.toml:11:13
+       |
+    11 | packages = ["@x", "="]
+       |             ^^^^
+       |
+    help: declare it: `[groups]` with `x = ["..."]`
+
+    error: `=` is not a Python requirement
+      --> kiln.toml:11:19
+       |
+    11 | packages = ["@x", "="]
+       |                   ^^^ Expected package name starting with an alphanumeric character, found `=`
+       |
+    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+    [exit status: 2]
+    "#
+    );
+}
+
+#[test]
+fn a_missing_stack_file_is_told_how_to_be_named() {
+    let environment = TestEnvironment::new();
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: there is no stack file `kiln.toml`
+
+    hint: say where the stack file is: `-f FILE`; or write one: the README begins with an example
+    [exit status: 2]
+    ");
+    fs_err::create_dir_all(environment.path("kiln.toml")).unwrap();
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: failed to read from file `kiln.toml`: Is a directory (os error 21)
+    [exit status: 3]
+    ");
+    environment.write("latin1.toml", b"# \xe4\n");
+    assert_snapshot!(environment.kiln("build -f latin1.toml"), @r"
+    ------- stderr -------
+    error: failed to read from file `latin1.toml`: stream did not contain valid UTF-8
+    [exit status: 3]
+    ");
+}

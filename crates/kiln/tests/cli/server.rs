@@ -1,0 +1,207 @@
+//! A web server on the loopback interface that misbehaves as told.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What the server does with requests for one file.
+#[derive(Debug, Clone)]
+pub(crate) enum Behaviour {
+    /// Sends so many bytes of the file and breaks off, the first so many times.
+    BreakOff { after: usize, times: usize },
+    /// Sends so many bytes and then nothing, keeping the connection.
+    Stall { after: usize },
+    /// Answers this status and asks to come back at once, the first so many times.
+    Status { status: u16, times: usize },
+    /// Sends these bytes instead.
+    Other(Vec<u8>),
+    /// Sends the file, and after it zeros without an end, in chunks.
+    Endless,
+    /// Sends the whole file whatever part was asked for.
+    NoRanges { after: usize, times: usize },
+}
+
+/// A server; it ends with the test.
+pub(crate) struct Server {
+    address: String,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    directory: PathBuf,
+    behaviours: HashMap<String, Behaviour>,
+    /// Base64 of `user:password`, where it is asked for.
+    credentials: Option<String>,
+    log: Vec<String>,
+    /// Bytes of content that were sent.
+    sent: u64,
+}
+
+impl Server {
+    /// Serves the files of a directory below `/files/`.
+    pub(crate) fn start(directory: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(State { directory, ..State::default() }));
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = shared.clone();
+                // A client that goes away is part of the game.
+                std::thread::spawn(move || drop(answer_all(stream, &state)));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// The address of its index.
+    pub(crate) fn index(&self) -> String {
+        format!("http://{}/simple", self.address)
+    }
+
+    /// The address of its index with credentials in it.
+    pub(crate) fn index_with(&self, credentials: &str) -> String {
+        format!("http://{credentials}@{}/simple", self.address)
+    }
+
+    pub(crate) fn behave(&self, file: &str, behaviour: Behaviour) {
+        self.state.lock().unwrap().behaviours.insert(file.to_owned(), behaviour);
+    }
+
+    pub(crate) fn forgive(&self) {
+        self.state.lock().unwrap().behaviours.clear();
+    }
+
+    /// Answers only who says this, in base64.
+    pub(crate) fn demand(&self, credentials: &str) {
+        self.state.lock().unwrap().credentials = Some(credentials.to_owned());
+    }
+
+    /// The requests since the last call: method, file, range.
+    pub(crate) fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().log)
+    }
+
+    /// Bytes of content that were sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.state.lock().unwrap().sent
+    }
+}
+
+struct Request {
+    method: String,
+    file: String,
+    from: Option<usize>,
+    credentials: Option<String>,
+}
+
+fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split(' ');
+    let method = words.next().unwrap_or_default().to_owned();
+    let file = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default().replace("%2B", "+");
+    let mut request = Request { method, file, from: None, credentials: None };
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((key, value)) = line.trim_end().split_once(": ") else { return Ok(Some(request)) };
+        match key.to_ascii_lowercase().as_str() {
+            "range" => {
+                request.from = value.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')?.parse().ok());
+            }
+            "authorization" => request.credentials = value.strip_prefix("Basic ").map(str::to_owned),
+            _ => {}
+        }
+    }
+}
+
+fn answer_all(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(request) = read_request(&mut reader)? {
+        if !answer(&stream, &request, state)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Answers one request; whether the connection stays.
+fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> std::io::Result<bool> {
+    let (content, behaviour) = {
+        let mut state = state.lock().unwrap();
+        let range = request.from.map(|from| format!(" from {from}")).unwrap_or_default();
+        state.log.push(format!("{} {}{range}", request.method, request.file));
+        if state.credentials.is_some() && state.credentials != request.credentials {
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")?;
+            return Ok(true);
+        }
+        (fs_err::read(state.directory.join(&request.file)), state.behaviour(&request.file))
+    };
+    let Ok(mut content) = content else {
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+        return Ok(true);
+    };
+    let mut from = request.from.unwrap_or(0);
+    let mut limit = usize::MAX;
+    match &behaviour {
+        Some(Behaviour::Status { status, .. }) => {
+            write!(stream, "HTTP/1.1 {status} No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n")?;
+            return Ok(true);
+        }
+        Some(Behaviour::BreakOff { after, .. } | Behaviour::Stall { after }) => limit = *after,
+        Some(Behaviour::NoRanges { after, .. }) => (from, limit) = (0, *after),
+        Some(Behaviour::Other(bytes)) => content.clone_from(bytes),
+        Some(Behaviour::Endless) => return endless(stream, &content, state),
+        None => {}
+    }
+    let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+    let part = content.get(from..).unwrap_or_default();
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n", part.len())?;
+    if from > 0 {
+        write!(stream, "Content-Range: bytes {from}-{}/{}\r\n", content.len().saturating_sub(1), content.len())?;
+    }
+    stream.write_all(b"\r\n")?;
+    if request.method == "HEAD" {
+        return Ok(true);
+    }
+    let sent = part.get(..limit).unwrap_or(part);
+    stream.write_all(sent)?;
+    state.lock().unwrap().sent += sent.len() as u64;
+    if matches!(behaviour, Some(Behaviour::Stall { .. })) {
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    Ok(sent.len() == part.len())
+}
+
+fn endless(mut stream: &TcpStream, content: &[u8], state: &Mutex<State>) -> std::io::Result<bool> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let zeros = vec![0; 1 << 20];
+    for part in std::iter::once(content).chain(std::iter::repeat_n(zeros.as_slice(), 512)) {
+        write!(stream, "{:x}\r\n", part.len())?;
+        stream.write_all(part)?;
+        stream.write_all(b"\r\n")?;
+        state.lock().unwrap().sent += part.len() as u64;
+    }
+    stream.write_all(b"0\r\n\r\n")?;
+    Ok(true)
+}
+
+impl State {
+    fn behaviour(&mut self, file: &str) -> Option<Behaviour> {
+        let behaviour = self.behaviours.get_mut(file)?;
+        match behaviour {
+            Behaviour::BreakOff { times, .. } | Behaviour::Status { times, .. } | Behaviour::NoRanges { times, .. } => {
+                *times = times.checked_sub(1)?;
+            }
+            Behaviour::Stall { .. } | Behaviour::Other(_) | Behaviour::Endless => {}
+        }
+        Some(behaviour.clone())
+    }
+}

@@ -1,0 +1,249 @@
+//! Writes the inputs that fuzzing begins with to `corpus/TARGET`: small, valid, and each different in kind.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use kiln_wheel::testing::{WheelBuilder, ZipBuilder};
+use tar::{Builder, EntryType, Header};
+
+fn main() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seeds = wheels();
+    seeds.extend(layers()?);
+    seeds.extend(texts(root)?);
+    for (target, name, bytes) in seeds {
+        let folder = root.join("corpus").join(target);
+        fs_err::create_dir_all(&folder)?;
+        fs_err::write(folder.join(name), bytes)?;
+    }
+    Ok(())
+}
+
+type Seed = (&'static str, &'static str, Vec<u8>);
+
+const FILES: &str = "\
+--- demo-1.0.dist-info/WHEEL
+Wheel-Version: 1.0
+--- demo-1.0.dist-info/METADATA
+Metadata-Version: 2.1
+Name: demo
+Version: 1.0
+Requires-Dist: six>=1 ; python_version > '3'
+--- demo-1.0.dist-info/entry_points.txt
+[console_scripts]
+demo = demo.cli:main [extra]
+[gui_scripts]
+window = demo:Window.open
+--- demo-1.0.dist-info/RECORD
+demo/__init__.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0
+demo-1.0.data/scripts/run,,
+\"demo/a,b\",,
+demo-1.0.dist-info/RECORD,,
+--- demo/__init__.py
+--- demo/a,b
+x
+--- demo-1.0.data/scripts/run
+#!python -E
+print()
+--- demo-1.0.data/data/share/demo
+x
+--- demo-1.0.data/headers/demo.h
+x
+--- demo-1.0.data/platlib/demo/native.so
+x
+";
+
+fn wheels() -> Vec<Seed> {
+    let small = WheelBuilder::new("demo", "1.0").file("demo/__init__.py", "");
+    let full = small
+        .clone()
+        .requires("six>=1")
+        .file_with("demo/stored", true, false, [7; 100])
+        .file("demo/zeros", [0; 5000])
+        .file("demo-1.0.dist-info/entry_points.txt", "[console_scripts]\ndemo = demo:main\n")
+        .file("demo-1.0.data/scripts/run", "#!python\n")
+        .file("demo-1.0.data/data/share/demo", "x");
+    let strange = ZipBuilder::new().stored("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n").stored("a/", "");
+    vec![
+        ("wheel", "small", small.finish()),
+        ("wheel", "full", full.finish()),
+        ("wheel", "descriptors", strange.clone().with_flags(8).finish()),
+        ("wheel", "methods", strange.with_method(93).finish()),
+        ("wheel", "files", FILES.into()),
+    ]
+}
+
+fn layers() -> io::Result<Vec<Seed>> {
+    let base = tar(&[
+        ("./", EntryType::Directory, ""),
+        ("bin", EntryType::Symlink, "usr/bin"),
+        ("etc/passwd", EntryType::Regular, "root:x:0:0:root:/root:/bin/sh\n"),
+        ("etc/group", EntryType::Regular, "root:x:0:\n"),
+        ("etc/shadow", EntryType::Regular, "root:*:19000:0:99999:7:::\n"),
+        ("etc/machine-id", EntryType::Regular, "0\n"),
+        ("etc/ld.so.conf", EntryType::Regular, "include /etc/ld.so.conf.d/*.conf\n"),
+        ("etc/ld.so.conf.d/a.conf", EntryType::Regular, "/usr/local/lib\n"),
+        ("etc/os-release", EntryType::Regular, "ID=debian\nVERSION_ID=\"12\"\n"),
+        ("etc/apt/sources.list", EntryType::Regular, "deb [signed-by=/k arch=amd64] http://mirror/debian x main\n"),
+        ("usr/share/keyrings/debian-archive-keyring.gpg", EntryType::Regular, "x"),
+        ("usr/bin/python3", EntryType::Symlink, "python3.11"),
+        ("usr/bin/python3.11", EntryType::Regular, "x"),
+        ("usr/bin/python", EntryType::Link, "usr/bin/python3.11"),
+        ("dev/null", EntryType::Char, ""),
+    ])?;
+    let python = tar(&[
+        ("usr/lib/python3/dist-packages/a-1.dist-info/METADATA", EntryType::Regular, "Name: a\nVersion: 1\n\nx\n"),
+        ("usr/lib/python3/dist-packages/a-1.dist-info/RECORD", EntryType::Regular, "a.py,sha256=x,12\nb,,\n"),
+        ("usr/lib/python3/dist-packages/b-1.egg-info", EntryType::Regular, "Name: b\nVersion: 2\n"),
+        ("usr/include/python3.11/patchlevel.h", EntryType::Regular, "#define PY_VERSION \"3.11.2\"\n"),
+        ("usr/local/bin/python3.12", EntryType::Regular, "x"),
+        ("lib/x86_64-linux-gnu/libc.so.6", EntryType::Regular, "GNU C Library (GLIBC 2.36) stable release version 2.36."),
+        ("lib/ld-musl-x86_64.so.1", EntryType::Regular, "musl libc\0001.2.4\0"),
+        ("lib/apk/db/installed", EntryType::Regular, "P:musl\nV:1.2.4-r2\n\nP:python3\nV:3.12.1-r0\n\n"),
+        ("var/lib/dpkg/status", EntryType::Regular, "Package: libc6\nStatus: install ok installed\nVersion: 2.36-9\n\n"),
+        ("a/__pycache__/b.pyc", EntryType::Regular, "\u{6f}\u{d}\r\n\0\0\0\0timesize"),
+    ])?;
+    let long = "d/".repeat(120);
+    let upper = tar(&[
+        ("etc/.wh.passwd", EntryType::Regular, ""),
+        ("usr/lib/.wh..wh..opq", EntryType::Regular, ""),
+        ("bin/python3", EntryType::Regular, "x"),
+        (&long, EntryType::Directory, ""),
+        ("loop", EntryType::Symlink, "loop"),
+        ("up", EntryType::Symlink, "../../../etc"),
+        ("up/passwd", EntryType::Regular, "a:x:1:1::/:/bin/sh\n"),
+    ])?;
+    let members = [gzip(&upper[..512])?, gzip(&upper[512..])?].concat();
+    Ok(vec![
+        ("layer", "base-gzip", gzip(&base)?),
+        ("layer", "base-zstd", zstd::encode_all(base.as_slice(), 3)?),
+        ("layer", "base", base),
+        ("layer", "python", python),
+        ("layer", "upper", upper),
+        ("layer", "upper-members", members),
+        ("layer", "pax", pax()?),
+    ])
+}
+
+fn tar(members: &[(&str, EntryType, &str)]) -> io::Result<Vec<u8>> {
+    let mut builder = Builder::new(Vec::new());
+    for (path, kind, content) in members {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o755);
+        match kind {
+            EntryType::Symlink | EntryType::Link => builder.append_link(&mut header, path, content)?,
+            _ => {
+                header.set_size(content.len() as u64);
+                builder.append_data(&mut header, path, content.as_bytes())?;
+            }
+        }
+    }
+    builder.into_inner()
+}
+
+fn pax() -> io::Result<Vec<u8>> {
+    let mut builder = Builder::new(Vec::new());
+    builder.append_pax_extensions([
+        ("path", b"etc/group".as_slice()),
+        ("size", b"10"),
+        ("uid", b"4000000000"),
+        ("SCHILY.xattr.user.a", b"\0x"),
+    ])?;
+    let mut header = Header::new_ustar();
+    header.set_size(10);
+    header.set_cksum();
+    builder.append(&header, b"root:x:0:\n".as_slice())?;
+    builder.into_inner()
+}
+
+fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+fn texts(root: &Path) -> io::Result<Vec<Seed>> {
+    let example = fs_err::read(root.join("../examples/torch/kiln.toml"))?;
+    Ok(vec![("stack", "example", example), ("stack", "stack", STACK.into()), ("stack", "lock", LOCK.into())])
+}
+
+const STACK: &str = r#"
+[stack]
+name = "s"
+registry = "localhost:5000/a"
+tags = ["latest", "${v}"]
+[vars]
+v = "1"
+[target]
+platforms = ["linux/amd64", "linux/arm64"]
+python = "3.11"
+cuda = "13.0"
+gpus = ["L4", "9.0a", "8.0+PTX"]
+[index]
+default = "https://index/simple"
+extra = ["https://extra/simple"]
+find-links = ["wheels"]
+packages = { six = "https://six/simple" }
+[groups]
+g = ["six==${v}", "a[b]>=1 ; sys_platform == 'linux'"]
+[images.base]
+from = { debian = "bookworm", include = ["python3"], mirror = "http://mirror/debian" }
+timezone = "Asia/Seoul"
+user = { name = "u", uid = 1000, gid = 1000 }
+[images.top]
+from = "base"
+packages = ["@g"]
+copy = [{ from = "a", to = "/a/", exclude = ["*.pyc"], owner = "u", mode = "0640" }]
+env = { A = "${v}" }
+workdir = "/a"
+entrypoint = ["python"]
+command = ["-c", "1"]
+labels = { l = "1" }
+persist = true
+compression = "zstd"
+max-layer-size = "2GiB"
+[images.other]
+from = { oci = "layout" }
+base-facts = { libc = { family = "glibc", version = "2.36" } }
+python = { environment = "base" }
+requirements = "requirements.txt"
+user = "1000:1000"
+"#;
+
+const LOCK: &str = r#"
+version = 1
+native-gpus = ["sm_90"]
+[[base]]
+name = "debian bookworm python3"
+platform = "linux/amd64"
+manifest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+snapshot = 1700000000
+packages = ["python3 3.11.2-1+b1 amd64 00"]
+[base.facts]
+distribution = "debian 12"
+package-manager = "apt"
+libc = { family = "glibc", version = "2.36" }
+passwd = ["root:x:0:0:root:/root:/bin/bash"]
+group = ["root:x:0:"]
+library-paths = ["/usr/local/lib"]
+interpreters = [{ path = "/usr/bin/python3.11", version = "3.11.2", site-packages = "/usr/lib/python3" }]
+distributions = [{ location = "/usr/lib/python3", name = "six", version = "1.16.0", size = 7 }]
+[[image]]
+name = "i"
+platform = "linux/amd64"
+inputs = "00"
+requirements = ["six", "a ; sys_platform == \"linux\""]
+packages = [
+    { name = "six", version = "1", wheel = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
+]
+[[wheel]]
+file = "six-1-py3-none-any.whl"
+sha256 = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+size = 11050
+url = "https://index/six-1-py3-none-any.whl"
+[[wheel]]
+file = "six-2-py3-none-any.whl"
+sha256 = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+path = "wheels/six-2-py3-none-any.whl"
+"#;

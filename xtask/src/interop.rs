@@ -1,0 +1,125 @@
+//! `cargo xtask interop`: images made by kiln, seen through other people's programs.
+//!
+//! kiln writes layers that no installer ran for and that no container runtime packed. Whether they are what everybody
+//! else takes them for is not for kiln's own tests to say: here skopeo and umoci read them, uv installs the same wheels
+//! the usual way and the two results are compared file by file, and Python runs in what was unpacked.
+//!
+//! Made for Debian 12 on x86-64, as root (owners, `chroot`), with Debian's archive and PyPI in reach and nothing else.
+//! What is missing of skopeo, umoci, mmdebstrap and zstd is installed with apt-get; uv is the one that kiln finds or
+//! installs for itself. Everything else happens in a directory that is removed at the end.
+
+mod awkward_wheel;
+mod differences;
+mod packages;
+mod programs;
+mod report;
+mod reproducible;
+mod running;
+mod stack;
+mod tiers;
+mod transports;
+mod tree;
+mod unpacked;
+mod uv;
+mod zstd;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+
+use report::Checks;
+
+/// A result whose error is for people to read.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Check images made by kiln with skopeo, umoci and uv
+#[derive(Debug, Args)]
+pub(crate) struct Interop {
+    /// Leave the directory with everything that was made
+    #[arg(long)]
+    keep: bool,
+    /// Use this store of kiln rather than a fresh one, which saves downloading while the suite itself is worked on
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+/// What the checks work with.
+struct Suite {
+    /// Everything that is made lies in it.
+    work: PathBuf,
+    /// The program under test.
+    kiln: PathBuf,
+    /// Its store.
+    store: PathBuf,
+}
+
+impl Interop {
+    /// Runs everything; the status says whether all checks passed.
+    pub(crate) fn run(&self) -> ExitCode {
+        let mut checks = Checks::default();
+        if let Some(suite) = checks.check("the suite has what it needs", || self.prepare()) {
+            suite.check(&mut checks);
+            if self.keep {
+                report::say(&format!("kept {}", suite.work.display()));
+            } else {
+                checks.check("the suite cleans up", || {
+                    Ok(fs_err::remove_dir_all(&suite.work)?)
+                });
+            }
+        }
+        if checks.summary() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    fn prepare(&self) -> Result<Suite> {
+        programs::install_missing()?;
+        let (target, kiln) = programs::build_kiln()?;
+        let work = tempfile::Builder::new()
+            .prefix("interop-")
+            .tempdir_in(target)?
+            .keep();
+        let store = self.store.clone().unwrap_or_else(|| work.join("store"));
+        Ok(Suite { work, kiln, store })
+    }
+}
+
+impl Suite {
+    fn check(&self, checks: &mut Checks) {
+        let Some(built) = checks.check("kiln builds the stack", || stack::build(self)) else {
+            return;
+        };
+        transports::check(self, &built, checks);
+        let Some(rootfs) = unpacked::check(self, &built, checks) else {
+            return;
+        };
+        uv::check(self, &built, &rootfs, checks);
+        running::check(&rootfs, checks);
+        // The largest of all is not needed any more.
+        checks.check("the unpacked image is removed", || {
+            Ok(fs_err::remove_dir_all(self.work.join("torch"))?)
+        });
+        let awkward = checks.check("umoci unpacks the image without torch", || {
+            unpacked::unpack(&built.layout, "awkward", &self.work.join("awkward"))
+        });
+        let Some(awkward) = awkward else { return };
+        zstd::check(self, &built, &awkward, checks);
+        tiers::check(self, &built, &awkward, checks);
+        reproducible::check(self, checks);
+    }
+
+    /// kiln with its store, in the directory of a stack.
+    fn kiln(&self, project: &Path) -> Command {
+        let mut command = Command::new(&self.kiln);
+        command.arg("--store").arg(&self.store).current_dir(project);
+        command
+    }
+
+    /// Builds the stack of a directory.
+    fn build(&self, project: &Path, arguments: &[&str]) -> Result<Vec<stack::Image>> {
+        stack::images(self.kiln(project).args(["--json", "build"]).args(arguments))
+    }
+}
