@@ -97,10 +97,18 @@ fn layers() -> io::Result<Vec<Seed>> {
         ("usr/lib/python3/dist-packages/b-1.egg-info", EntryType::Regular, "Name: b\nVersion: 2\n"),
         ("usr/include/python3.11/patchlevel.h", EntryType::Regular, "#define PY_VERSION \"3.11.2\"\n"),
         ("usr/local/bin/python3.12", EntryType::Regular, "x"),
-        ("lib/x86_64-linux-gnu/libc.so.6", EntryType::Regular, "GNU C Library (GLIBC 2.36) stable release version 2.36."),
+        (
+            "lib/x86_64-linux-gnu/libc.so.6",
+            EntryType::Regular,
+            "GNU C Library (GLIBC 2.36) stable release version 2.36.",
+        ),
         ("lib/ld-musl-x86_64.so.1", EntryType::Regular, "musl libc\0001.2.4\0"),
         ("lib/apk/db/installed", EntryType::Regular, "P:musl\nV:1.2.4-r2\n\nP:python3\nV:3.12.1-r0\n\n"),
-        ("var/lib/dpkg/status", EntryType::Regular, "Package: libc6\nStatus: install ok installed\nVersion: 2.36-9\n\n"),
+        (
+            "var/lib/dpkg/status",
+            EntryType::Regular,
+            "Package: libc6\nStatus: install ok installed\nVersion: 2.36-9\n\n",
+        ),
         ("a/__pycache__/b.pyc", EntryType::Regular, "\u{6f}\u{d}\r\n\0\0\0\0timesize"),
     ])?;
     let long = "d/".repeat(120);

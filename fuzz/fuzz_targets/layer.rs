@@ -19,7 +19,9 @@ const INFLATED: u64 = 4 << 20;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut tar = Vec::new();
-    let Ok(reader) = decompress(Cursor::new(bytes.to_vec())) else { return };
+    let Ok(reader) = decompress(Cursor::new(bytes.to_vec())) else {
+        return;
+    };
     // What came before an error is a tar that is cut off, which is to be survived too.
     let _ = reader.take(INFLATED).read_to_end(&mut tar);
     facts(&tar);

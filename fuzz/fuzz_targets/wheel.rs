@@ -18,9 +18,7 @@ static ALLOCATOR: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::Syste
 const NAME: &str = "demo-1.0-py3-none-any.whl";
 const READ: u64 = 1 << 20;
 
-fuzz_target!(|bytes: &[u8]| {
-    if bytes.starts_with(b"PK") { check(bytes) } else { check(&archive(bytes)) }
-});
+fuzz_target!(|bytes: &[u8]| { if bytes.starts_with(b"PK") { check(bytes) } else { check(&archive(bytes)) } });
 
 fn archive(text: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(text);
@@ -38,7 +36,9 @@ fn archive(text: &[u8]) -> Vec<u8> {
 
 fn check(bytes: &[u8]) {
     let Ok(name) = NAME.parse() else { return };
-    let Ok(wheel) = Wheel::open(name, bytes, bytes.len() as u64) else { return };
+    let Ok(wheel) = Wheel::open(name, bytes, bytes.len() as u64) else {
+        return;
+    };
     for entry in wheel.archive.entries() {
         if let Ok(content) = wheel.archive.read(entry, READ) {
             assert_eq!(content.len() as u64, entry.size);
@@ -46,7 +46,9 @@ fn check(bytes: &[u8]) {
     }
     let _ = wheel.metadata();
     let scheme = Scheme::venv("3.11");
-    let Ok(files) = wheel.install(&scheme) else { return };
+    let Ok(files) = wheel.install(&scheme) else {
+        return;
+    };
     let mut paths = HashSet::new();
     for file in &files {
         let below = file.path.strip_prefix("opt/venv/").unwrap_or_default();

@@ -28,7 +28,9 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
+pub(crate) use programs::build_kiln;
 use report::Checks;
+pub(crate) use report::{eprint as complain, say};
 
 /// A result whose error is for people to read.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

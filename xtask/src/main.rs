@@ -1,5 +1,7 @@
 //! Development tasks of kiln: `cargo xtask TASK`, each in a file of its own.
 
+mod bench;
+mod generate;
 mod interop;
 
 use std::process::ExitCode;
@@ -19,10 +21,21 @@ struct Arguments {
 enum Task {
     /// Check images made by kiln with skopeo, umoci and uv
     Interop(interop::Interop),
+    Bench(bench::Bench),
+    Generate(generate::Generate),
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().task {
-        Task::Interop(task) => task.run(),
+    let done = match Arguments::parse().task {
+        Task::Interop(task) => return task.run(),
+        Task::Bench(task) => task.run(),
+        Task::Generate(task) => task.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            interop::complain(&message);
+            ExitCode::FAILURE
+        }
     }
 }

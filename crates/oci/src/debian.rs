@@ -7,7 +7,6 @@
 
 mod normalise;
 mod packages;
-mod writer;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

@@ -8,7 +8,7 @@ use kiln_plan::event::Work;
 use serde_json::json;
 
 use crate::error::OciError;
-use crate::header::{self, Kind, Member};
+use crate::header::{self, Member};
 use crate::image::{Descriptor, Image, Index, MANIFEST, PlatformObject, to_json};
 use crate::layout::{Blobs, contents};
 
@@ -34,11 +34,6 @@ pub fn write(
             .into_iter()
             .collect(),
     };
-    for directory in ["blobs", "blobs/sha256"] {
-        let mut bytes = Vec::new();
-        Member { path: directory, kind: Kind::Directory, mode: 0o755, owner: (0, 0) }.write(&mut bytes);
-        out.write_all(&bytes)?;
-    }
     for digest in [&image.config, &image.manifest] {
         file(&mut out, &blob(digest), &blobs.store.read(digest)?)?;
     }
@@ -70,7 +65,7 @@ pub fn write(
 
 fn begin(out: &mut impl Write, path: &str, size: u64) -> Result<(), OciError> {
     let mut bytes = Vec::new();
-    Member { path, kind: Kind::File(size), mode: 0o644, owner: (0, 0) }.write(&mut bytes);
+    Member::file(path, size).write(&mut bytes);
     Ok(out.write_all(&bytes)?)
 }
 

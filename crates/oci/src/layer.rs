@@ -3,8 +3,9 @@
 use kiln_plan::digest::Digest;
 use kiln_wheel::archive::Entry;
 use serde::{Deserialize, Serialize};
+use tar::EntryType;
 
-use crate::header::{Kind, Member};
+use crate::header::Member;
 
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,13 +90,20 @@ impl LayerFile {
         Self { path: path.into(), mode: 0o644, owner: (0, 0), body: Body::Bytes(bytes.into()) }
     }
 
-    pub(crate) fn member(&self) -> Member<'_> {
-        let kind = match &self.body {
-            Body::Directory => Kind::Directory,
-            Body::Symlink(to) => Kind::Symlink(to),
-            body => Kind::File(body.size()),
+    /// Appends the tar header.
+    pub(crate) fn write_header(&self, out: &mut Vec<u8>) {
+        let slashed;
+        let (path, kind, link) = match &self.body {
+            Body::Directory => {
+                slashed = format!("{}/", self.path);
+                (slashed.as_str(), EntryType::Directory, "")
+            }
+            Body::Symlink(to) => (self.path.as_str(), EntryType::Symlink, to.as_str()),
+            Body::Bytes(_) | Body::File(_) | Body::Entry(..) => (self.path.as_str(), EntryType::Regular, ""),
         };
-        Member { path: &self.path, kind, mode: self.mode, owner: self.owner }
+        let (uid, gid) = (u64::from(self.owner.0), u64::from(self.owner.1));
+        let file = Member::file(path, self.body.size());
+        Member { kind, link: link.as_bytes(), mode: self.mode, uid, gid, ..file }.write(out);
     }
 }
 

@@ -100,7 +100,8 @@ impl Sound {
 fn a_flipped_bit_in_content_is_refused_with_the_name_of_the_entry() {
     let sound = Sound::new();
     let (mut refused, mut harmless) = (0, 0);
-    let bits = sound.streams.iter().flat_map(|stream| stream.range.clone().flat_map(|at| (0..8).map(move |bit| (at, bit))));
+    let bits =
+        sound.streams.iter().flat_map(|stream| stream.range.clone().flat_map(|at| (0..8).map(move |bit| (at, bit))));
     // Every seventh: all bits of a byte have their turn.
     for (at, bit) in bits.step_by(7) {
         let stream = sound.stream(at).unwrap();

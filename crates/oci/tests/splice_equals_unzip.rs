@@ -1,4 +1,4 @@
-//! Splicing is an optimisation and nothing else: for any wheels, the layer holds what unzipping them would have written.
+//! Splicing is an optimisation and nothing else: the layer holds what unzipping the wheels would have written.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod spliced;
@@ -67,8 +67,14 @@ fn file() -> impl Strategy<Value = File> {
     let kind = prop::sample::select(vec![Kind::Noise, Kind::Text, Kind::Zeros, Kind::Script]);
     let directories = prop::collection::vec(name(), 0..4);
     (place, directories, name(), size(), kind, any::<bool>(), any::<bool>()).prop_map(
-        |(place, directories, name, size, kind, executable, deflate)| {
-            File { place, directories, name, size, kind, executable, deflate }
+        |(place, directories, name, size, kind, executable, deflate)| File {
+            place,
+            directories,
+            name,
+            size,
+            kind,
+            executable,
+            deflate,
         },
     )
 }
@@ -108,7 +114,8 @@ impl Drawn {
         if !self.commands.is_empty() {
             let points: String =
                 self.commands.iter().map(|command| format!("{command}.{which} = a.b:{command}\n")).collect();
-            let (path, content) = (format!("demo{which}-1.0.dist-info/entry_points.txt"), format!("[console_scripts]\n{points}"));
+            let (path, content) =
+                (format!("demo{which}-1.0.dist-info/entry_points.txt"), format!("[console_scripts]\n{points}"));
             builder = builder.file(&path, &content);
             files.insert(path, content.into_bytes());
         }
@@ -223,7 +230,7 @@ fn check(workshop: &Workshop, other: &Workshop, drawn: &[Drawn]) {
 fn a_spliced_layer_holds_what_unzipping_its_wheels_would_write() {
     // Stores and threads are made once; a case writes hundreds of kilobytes.
     let (workshop, other) = (Workshop::new(2), Workshop::new(1));
-    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
     let wheels = prop::collection::vec(wheel(), 1..4);
     TestRunner::new(config)
         .run(&wheels, |wheels| {

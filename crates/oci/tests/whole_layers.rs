@@ -38,8 +38,7 @@ fn a_recompressed_layer_has_the_tar_of_the_spliced_one_and_its_bytes_do_not_depe
         let workshop = Workshop::new(threads);
         let sources = [workshop.source(wheel().file_name(), &bytes)];
         let files = members(&[installed(&sources[0]).unwrap()]);
-        let layer =
-            recompress(&workshop.store, &workshop.pool, &sources, &files, threads, &workshop.work()).unwrap();
+        let layer = recompress(&workshop.store, &workshop.pool, &sources, &files, threads, &workshop.work()).unwrap();
         assert_eq!(layer.media_type, MediaType::Zstd);
         if layers.is_empty() {
             let tar = zstd::decode_all(read(&workshop.store, &layer).as_slice()).unwrap();

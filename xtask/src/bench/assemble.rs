@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::interop::complain as say;
+
 use super::measure::{Figure, Sample, has, run, timed};
 
 /// What is measured and how often.
@@ -87,7 +89,7 @@ impl Assemble {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let report = Report { cores, torch: TORCH, figures, store_beyond_wheels: beyond };
         let text = table(&report);
-        print!("{text}");
+        crate::interop::say(&text);
         if let Some(file) = &self.json {
             let json = serde_json::to_vec_pretty(&report).map_err(|error| error.to_string())?;
             fs_err::write(file, json).map_err(|error| error.to_string())?;
@@ -96,7 +98,7 @@ impl Assemble {
     }
 
     fn figure(&self, name: &str, mut sample: impl FnMut() -> Result<Sample, String>) -> Result<Figure, String> {
-        eprintln!("measuring: {name}");
+        say(&format!("measuring: {name}"));
         let samples = (0..self.runs.max(1)).map(|_| sample()).collect::<Result<_, _>>()?;
         Ok(Figure::new(name, samples))
     }
@@ -105,12 +107,11 @@ impl Assemble {
 impl Bench {
     /// Wheels, a store that has the base and nothing else, and a folder of 10,000 files.
     fn prepare(directory: Option<PathBuf>) -> Result<Self, String> {
-        let root = crate::workspace::root();
-        let at = directory.unwrap_or_else(|| crate::workspace::target().join("bench-assemble"));
+        let (target, kiln) = crate::interop::build_kiln().map_err(|error| error.to_string())?;
+        let at = directory.unwrap_or_else(|| target.join("bench-assemble"));
         let text = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(at.join("wheels")).map_err(text)?;
         let at = fs_err::canonicalize(at).map_err(text)?;
-        let kiln = crate::workspace::build_kiln()?;
         for (file, extra, copy) in [
             ("stack.toml", "", ""),
             ("copy.toml", "", "copy = [{ from = \"files\", to = \"/files\" }]"),
@@ -229,10 +230,10 @@ impl Bench {
 
     fn buildah(&self) -> Result<Option<Figure>, String> {
         if !has("buildah") {
-            eprintln!("buildah is not installed: left out");
+            say("buildah is not installed: left out");
             return Ok(None);
         }
-        eprintln!("measuring: buildah");
+        say("measuring: buildah");
         self.base_tar()?;
         let buildah = "buildah --root $PWD/peer/storage --runroot $PWD/peer/run --storage-driver overlay";
         self.run("rm -rf peer && mkdir -p peer && printf 'FROM scratch\\nADD base.tar /\\n' > Base && sync")?;
@@ -247,10 +248,10 @@ impl Bench {
 
     fn docker(&self) -> Result<Option<Figure>, String> {
         if !Path::new("/usr/sbin/dockerd").exists() && !has("dockerd") {
-            eprintln!("dockerd is not installed: left out");
+            say("dockerd is not installed: left out");
             return Ok(None);
         }
-        eprintln!("measuring: docker build (BuildKit)");
+        say("measuring: docker build (BuildKit)");
         self.base_tar()?;
         self.containerfile("base")?;
         self.run(

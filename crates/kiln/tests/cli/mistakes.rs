@@ -1,9 +1,12 @@
 //! Every mistake that a user can make in a stack file, as it is shown.
 
+mod values;
+
 use crate::environment::{Outcome, TestEnvironment, run};
 use insta::assert_snapshot;
 
-const TARGET: &str = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n";
+const TARGET: &str =
+    "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n";
 
 /// What `kiln build` says to a stack that goes on like this. The store must not be touched.
 #[track_caller]
@@ -167,7 +170,11 @@ fn a_value_of_the_wrong_type_and_a_missing_key_are_shown() {
 
 #[test]
 fn an_unknown_gpu_comes_with_a_suggestion() {
-    let with = |gpus: &str| refused(&format!("gpus = [{gpus}]\n\n[images.app]\nfrom = \"scratch\"\n"));
+    let with = |gpus: &str| {
+        refused(&format!(
+            "gpus = [{gpus}]\n\n[images.app]\nfrom = \"scratch\"\n"
+        ))
+    };
     assert_snapshot!(with("\"H1000\""), @r#"
     ------- stderr -------
     error: `H1000` is not a GPU that kiln knows
@@ -233,7 +240,9 @@ fn an_architecture_that_the_cuda_release_cannot_compile_points_at_both() {
 
 #[test]
 fn images_that_are_built_from_one_another_are_shown_as_a_cycle() {
-    assert_snapshot!(refused("\n[images.a]\nfrom = \"b\"\n\n[images.b]\nfrom = \"c\"\n\n[images.c]\nfrom = \"a\"\n"), @r#"
+    let three =
+        "\n[images.a]\nfrom = \"b\"\n\n[images.b]\nfrom = \"c\"\n\n[images.c]\nfrom = \"a\"\n";
+    assert_snapshot!(refused(three), @r#"
     ------- stderr -------
     error: these images are built from one another
       --> kiln.toml:9:8
@@ -313,7 +322,8 @@ fn a_path_outside_the_project_is_refused() {
 
 #[test]
 fn a_variable_that_is_not_declared_is_shown() {
-    assert_snapshot!(refused("\n[vars]\ntorch = \"1\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"a==${troch}\"]\n"), @r#"
+    let misspelt = "\n[vars]\ntorch = \"1\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"a==${troch}\"]\n";
+    assert_snapshot!(refused(misspelt), @r#"
     ------- stderr -------
     error: the variable `troch` is not declared under `[vars]`
       --> kiln.toml:13:13
@@ -343,7 +353,9 @@ fn a_variable_that_is_not_declared_is_shown() {
     help: write `$$` for a dollar sign
     [exit status: 2]
     "#);
-    let environment = TestEnvironment::with_stack(&format!("{TARGET}\n[vars]\ntorch = \"1\"\n[images.a]\nfrom = \"scratch\"\n"));
+    let environment = TestEnvironment::with_stack(&format!(
+        "{TARGET}\n[vars]\ntorch = \"1\"\n[images.a]\nfrom = \"scratch\"\n"
+    ));
     assert_snapshot!(run(&environment, &["build", "--var", "troch=2"]), @r"
     ------- stderr -------
     error: `--var troch=...`: the stack declares no variable `troch`
@@ -355,7 +367,8 @@ fn a_variable_that_is_not_declared_is_shown() {
 
 #[test]
 fn an_unknown_group_comes_with_those_there_are() {
-    let text = "\n[groups]\nonnx = [\"onnx\", \"@more\"]\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"@onx\", \"@onnx\"]\n";
+    let text = "\n[groups]\nonnx = [\"onnx\", \"@more\"]\n\n\
+                [images.app]\nfrom = \"scratch\"\npackages = [\"@onx\", \"@onnx\"]\n";
     assert_snapshot!(refused(text), @r#"
     ------- stderr -------
     error: there is no group `onx`
@@ -379,7 +392,11 @@ fn an_unknown_group_comes_with_those_there_are() {
 
 #[test]
 fn a_bad_requirement_is_explained() {
-    let with = |packages: &str| refused(&format!("\n[images.app]\nfrom = \"scratch\"\npackages = [{packages}]\n"));
+    let with = |packages: &str| {
+        refused(&format!(
+            "\n[images.app]\nfrom = \"scratch\"\npackages = [{packages}]\n"
+        ))
+    };
     assert_snapshot!(with("\"torch=2.0\""), @r#"
     ------- stderr -------
     error: `torch=2.0` is not a Python requirement
@@ -418,7 +435,8 @@ fn a_bad_requirement_is_explained() {
     help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
     [exit status: 2]
     "#);
-    assert_snapshot!(refused("\n[wheels.scatter]\nversion = \"new\"\ndependencies = [\"=1\"]\n\n[images.a]\nfrom = \"scratch\"\n"), @r#"
+    let recipe = "\n[wheels.scatter]\nversion = \"new\"\ndependencies = [\"=1\"]\n\n[images.a]\nfrom = \"scratch\"\n";
+    assert_snapshot!(refused(recipe), @r#"
     ------- stderr -------
     error: `new` is not a version: expected version to start with a number, but no leading ASCII digits were found
      --> kiln.toml:9:11
@@ -435,335 +453,4 @@ fn a_bad_requirement_is_explained() {
     help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
     [exit status: 2]
     "#);
-}
-
-#[test]
-fn a_bad_platform_or_python_is_explained() {
-    let text = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/riscv64\"]\npython = \"2.7\"\n\n[images.a]\nfrom = \"scratch\"\n";
-    assert_snapshot!(whole(text), @r#"
-    ------- stderr -------
-    error: `linux/riscv64` is not a platform that kiln builds for; valid are `linux/amd64` and `linux/arm64`
-     --> kiln.toml:5:14
-      |
-    5 | platforms = ["linux/riscv64"]
-      |              ^^^^^^^^^^^^^^^
-
-    error: `2.7` is not a Python version that images can be built for
-     --> kiln.toml:6:10
-      |
-    6 | python = "2.7"
-      |          ^^^^^
-      |
-    help: `MAJOR.MINOR` from `3.8` on: `3.11`, `3.12`
-    [exit status: 2]
-    "#);
-    let environment = TestEnvironment::with_stack(&format!("{TARGET}\n[images.a]\nfrom = \"scratch\"\n"));
-    assert_snapshot!(environment.kiln("build --platform windows/amd64"), @r"
-    ------- stderr -------
-    error: `windows/amd64` is not a platform that kiln builds for; valid are `linux/amd64` and `linux/arm64`
-    [exit status: 2]
-    ");
-    assert_snapshot!(environment.kiln("build --gpus H1000"), @r"
-    ------- stderr -------
-    error: `H1000` is not a GPU that kiln knows
-     |
-    help: did you mean `H100`?
-    [exit status: 2]
-    ");
-    assert_snapshot!(whole("[stack]\nname = \"demo\"\n\n[target]\nplatforms = []\n\n[images.a]\nfrom = \"scratch\"\n"), @r"
-    ------- stderr -------
-    error: `target.platforms` is empty
-     |
-    help: name at least one: `linux/amd64`
-    [exit status: 2]
-    ");
-}
-
-#[test]
-fn bad_owners_modes_users_and_sizes_are_explained() {
-    assert_snapshot!(
-        refused("\n[images.app]\nfrom = \"scratch\"\ncopy = [{ from = \"a\", to = \"/a\", mode = \"rwx\", owner = \"a:b:c\" }]\n"),
-        @r#"
-    ------- stderr -------
-    error: `rwx` is not an octal mode
-      --> kiln.toml:10:41
-       |
-    10 | copy = [{ from = "a", to = "/a", mode = "rwx", owner = "a:b:c" }]
-       |                                         ^^^^^
-       |
-    help: such as `"0644"` or `"0755"`
-    [exit status: 2]
-    "#
-    );
-    assert_snapshot!(
-        refused("\n[images.app]\nfrom = \"scratch\"\nuser = { name = \"Big User\", uid = 1000, home = \"home\" }\n"),
-        @r#"
-    ------- stderr -------
-    error: `Big User` is not a user name
-      --> kiln.toml:10:17
-       |
-    10 | user = { name = "Big User", uid = 1000, home = "home" }
-       |                 ^^^^^^^^^^
-       |
-    help: lower-case letters, digits, `_`, `-`, `.`, beginning with a letter
-
-    error: `home` is not an absolute path in the image
-      --> kiln.toml:10:48
-       |
-    10 | user = { name = "Big User", uid = 1000, home = "home" }
-       |                                                ^^^^^^
-       |
-    help: it starts with `/` and has no `..`
-    [exit status: 2]
-    "#
-    );
-    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nuser = { name = \"a\", uid = -1 }\n"), @r#"
-    ------- stderr -------
-    error: invalid value: integer `-1`, expected u32
-      --> kiln.toml:10:28
-       |
-    10 | user = { name = "a", uid = -1 }
-       |                            ^^
-    [exit status: 2]
-    "#);
-    assert_snapshot!(
-        refused(
-            "\n[images.app]\nfrom = \"scratch\"\nmax-layer-size = \"big\"\ntimezone = \"../etc\"\nworkdir = \"app\"\n\
-             compression = \"xz\"\npython.environment = \"conda\"\n"
-        ),
-        @r#"
-    ------- stderr -------
-    error: `conda` is not a value of `python.environment`
-      --> kiln.toml:14:22
-       |
-    14 | python.environment = "conda"
-       |                      ^^^^^^^
-       |
-    help: valid are `venv` and `base`
-
-    error: `../etc` is not the name of a time zone
-      --> kiln.toml:11:12
-       |
-    11 | timezone = "../etc"
-       |            ^^^^^^^^
-       |
-    help: an IANA name: `Asia/Seoul`, `America/Los_Angeles`, `UTC`
-
-    error: `app` is not an absolute path in the image
-      --> kiln.toml:12:11
-       |
-    12 | workdir = "app"
-       |           ^^^^^
-       |
-    help: it starts with `/` and has no `..`
-
-    error: `xz` is not a value of `compression`
-      --> kiln.toml:13:15
-       |
-    13 | compression = "xz"
-       |               ^^^^
-       |
-    help: valid are `gzip` and `zstd`
-
-    error: `big` is not a size
-      --> kiln.toml:10:18
-       |
-    10 | max-layer-size = "big"
-       |                  ^^^^^
-       |
-    help: a number with a unit: `512MiB`, `2GiB`, `2GB`
-    [exit status: 2]
-    "#
-    );
-}
-
-#[test]
-fn an_owner_that_is_nobody_anywhere_is_explained() {
-    let environment = TestEnvironment::with_stack(&format!(
-        "{TARGET}\n[images.app]\nfrom = {{ oci = \"base\" }}\ncopy = [{{ from = \"kiln.toml\", to = \"/a\", owner = \"root:wheel\" }}]\n"
-    ));
-    assert_snapshot!(environment.kiln("build"), @r#"
-    ------- stderr -------
-    error: there is no group `wheel` in the base
-      --> kiln.toml:10:50
-       |
-    10 | copy = [{ from = "kiln.toml", to = "/a", owner = "root:wheel" }]
-       |                                                  ^^^^^^^^^^^^
-       |
-    help: known are root, staff, nogroup
-    [exit status: 2]
-    "#);
-}
-
-#[test]
-fn an_unknown_image_to_stand_on_comes_with_a_suggestion() {
-    assert_snapshot!(refused("\n[images.base]\nfrom = \"scratch\"\n\n[images.app]\nfrom = \"bsae\"\n"), @r#"
-    ------- stderr -------
-    error: there is no image `bsae` in this stack
-      --> kiln.toml:12:8
-       |
-    12 | from = "bsae"
-       |        ^^^^^^
-       |
-    help: did you mean `base`?
-    [exit status: 2]
-    "#);
-    assert_snapshot!(refused("\n[images.app]\nfrom = \"debian\"\n"), @r#"
-    ------- stderr -------
-    error: there is no image `debian` in this stack
-     --> kiln.toml:9:8
-      |
-    9 | from = "debian"
-      |        ^^^^^^^^
-      |
-    help: a registry reference says its registry: `docker.io/library/debian:TAG`
-    [exit status: 2]
-    "#);
-    assert_snapshot!(refused("\n[images.app]\nfrom = {}\n"), @r#"
-    ------- stderr -------
-    error: a base is either a layout or a Debian
-     --> kiln.toml:9:8
-      |
-    9 | from = {}
-      |        ^^
-      |
-    help: `{ oci = "PATH" }` or `{ debian = "bookworm", include = ["python3"] }`
-    [exit status: 2]
-    "#);
-    assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"a\", debian = \"bookworm\" }\n"), @r#"
-    ------- stderr -------
-    error: a base is either a layout or a Debian
-     --> kiln.toml:9:8
-      |
-    9 | from = { oci = "a", debian = "bookworm" }
-      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-      |
-    help: `{ oci = "PATH" }` or `{ debian = "bookworm", include = ["python3"] }`
-    [exit status: 2]
-    "#);
-    assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"a\", include = [\"python3\"] }\n"), @r#"
-    ------- stderr -------
-    error: `include` belongs to `debian`, not to `oci`
-     --> kiln.toml:9:8
-      |
-    9 | from = { oci = "a", include = ["python3"] }
-      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-    [exit status: 2]
-    "#);
-}
-
-#[test]
-fn packages_without_a_python_version_are_a_question() {
-    let text = "[stack]\nname = \"demo\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"torch\"]\n";
-    assert_snapshot!(whole(text), @r#"
-    ------- stderr -------
-    error: the image `app` installs packages
-     --> kiln.toml:4:9
-      |
-    4 | [images.app]
-      |         ^^^ for which Python?
-      |
-    help: say it: `[target]` with `python = "3.11"`
-    [exit status: 2]
-    "#);
-}
-
-#[test]
-fn names_that_no_reference_can_have_are_refused() {
-    assert_snapshot!(whole("[stack]\nname = \"My Stack\"\n\n[images.\"A/b\"]\nfrom = \"scratch\"\n"), @r#"
-    ------- stderr -------
-    error: `My Stack` cannot be the stack's name
-     --> kiln.toml:2:8
-      |
-    2 | name = "My Stack"
-      |        ^^^^^^^^^^
-      |
-    help: lower-case letters, digits, and `.`, `_`, `-` between them: it becomes part of a reference
-
-    error: `A/b` cannot be an image's name
-     --> kiln.toml:4:9
-      |
-    4 | [images."A/b"]
-      |         ^^^^^
-      |
-    help: lower-case letters, digits, and `.`, `_`, `-` between them: it becomes part of a reference
-    [exit status: 2]
-    "#);
-}
-
-#[test]
-fn a_stack_without_images_is_told_how_to_get_one() {
-    assert_snapshot!(refused(""), @r#"
-    ------- stderr -------
-    error: the stack has no image
-     |
-    help: add one: `[images.NAME]` with `from = "..."` and `packages = [...]`
-    [exit status: 2]
-    "#);
-}
-
-#[test]
-fn several_mistakes_are_shown_at_once() {
-    assert_snapshot!(
-        refused("gpus = [\"H10\"]\n\n[images.a]\nfrom = \"bb\"\npackages = [\"@x\", \"=\"]\n\n[images.b]\nfrom = \"scratch\"\n"),
-        @r#"
-    ------- stderr -------
-    error: `H10` is not a GPU that kiln knows
-     --> kiln.toml:7:9
-      |
-    7 | gpus = ["H10"]
-      |         ^^^^^
-      |
-    help: did you mean `H100`?
-
-    error: there is no image `bb` in this stack
-      --> kiln.toml:10:8
-       |
-    10 | from = "bb"
-       |        ^^^^
-       |
-    help: did you mean `b`?
-
-    error: there is no group `x`
-      --> kiln.toml:11:13
-       |
-    11 | packages = ["@x", "="]
-       |             ^^^^
-       |
-    help: declare it: `[groups]` with `x = ["..."]`
-
-    error: `=` is not a Python requirement
-      --> kiln.toml:11:19
-       |
-    11 | packages = ["@x", "="]
-       |                   ^^^ Expected package name starting with an alphanumeric character, found `=`
-       |
-    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
-    [exit status: 2]
-    "#
-    );
-}
-
-#[test]
-fn a_missing_stack_file_is_told_how_to_be_named() {
-    let environment = TestEnvironment::new();
-    assert_snapshot!(environment.kiln("build"), @r"
-    ------- stderr -------
-    error: there is no stack file `kiln.toml`
-
-    hint: say where the stack file is: `-f FILE`; or write one: the README begins with an example
-    [exit status: 2]
-    ");
-    fs_err::create_dir_all(environment.path("kiln.toml")).unwrap();
-    assert_snapshot!(environment.kiln("build"), @r"
-    ------- stderr -------
-    error: failed to read from file `kiln.toml`: Is a directory (os error 21)
-    [exit status: 3]
-    ");
-    environment.write("latin1.toml", b"# \xe4\n");
-    assert_snapshot!(environment.kiln("build -f latin1.toml"), @r"
-    ------- stderr -------
-    error: failed to read from file `latin1.toml`: stream did not contain valid UTF-8
-    [exit status: 3]
-    ");
 }

@@ -25,7 +25,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use tar::EntryType;
 
 use super::DebianError;
-use super::writer::{Description, Writer};
+use crate::header::{Member, Writer};
 use crate::FILE_TIME;
 use crate::facts::entries::Entries;
 
@@ -276,7 +276,7 @@ fn write<R: Read + Seek>(
     keyring: Option<&str>,
 ) -> io::Result<()> {
     let slashed = [path, b"/"].concat();
-    let mut member = Description {
+    let mut member = Member {
         path: if inode.kind.is_dir() { &slashed } else { path },
         link: &inode.link,
         kind: inode.kind,
