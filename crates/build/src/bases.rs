@@ -6,6 +6,7 @@ use kiln_oci::image::{Config, Descriptor, History, Image, Manifest, from_json, t
 use kiln_oci::layout::{Layout, LayoutImage};
 use kiln_oci::{compression, whole};
 use kiln_plan::base::BaseFacts;
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack;
@@ -60,7 +61,7 @@ impl Project<'_> {
         let Some(name) = name(&image.from) else { return Ok(None) };
         let mut found = match &image.from {
             stack::From::OciLayout(path) => {
-                let layout = self.layout_image(path, platform)?;
+                let layout = self.layout_image(path, platform).map_err(|error| at_from(image, error))?;
                 match locked.filter(|locked| locked.manifest == layout.image.manifest) {
                     Some(locked) => locked.clone(),
                     None => self.lock_layout(name, path, platform, &layout, image.base_facts.is_some())?,
@@ -299,11 +300,10 @@ fn moved(locked: &LockedBase, found: &LockedBase) -> BuildError {
     } else {
         format!("the archive now has {shown}{more}")
     };
-    BuildError::LockOutdated(format!(
-        "`{}` cannot be bootstrapped as it was locked: {what}. Name a mirror of a snapshot (`mirror = ...`), or take the \
-         new packages with `kiln lock --upgrade`",
-        locked.name
-    ))
+    BuildError::Mistake {
+        message: format!("`{}` cannot be bootstrapped as it was locked: {what}", locked.name),
+        hint: "name a mirror of a snapshot (`mirror = ...`), or take the new packages with `kiln lock --upgrade`".into(),
+    }
 }
 
 fn unreadable(
@@ -313,10 +313,21 @@ fn unreadable(
     BuildError::step(format!("the layers of `{name}` cannot be read"), error)
 }
 
+/// Points at the `from` that names an unusable layout.
+fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
+    match error {
+        BuildError::Oci(error @ kiln_oci::OciError::Layout { .. }) => {
+            Diagnostics::from(Diagnostic::at(image.from_span.clone(), error.to_string())).into()
+        }
+        BuildError::Project(message) => Diagnostics::from(Diagnostic::at(image.from_span.clone(), message)).into(),
+        error => error,
+    }
+}
+
 fn no_registries(image: &stack::Image, reference: &str) -> BuildError {
     let message = format!("`{reference}` is on a registry, and this release of kiln cannot read registries yet");
-    kiln_plan::diagnostic::Diagnostics::from(
-        kiln_plan::diagnostic::Diagnostic::at(image.from_span.clone(), message).hint(
+    Diagnostics::from(
+        Diagnostic::at(image.from_span.clone(), message).hint(
             "copy it to a layout (`skopeo copy docker://REFERENCE oci:base`) and say `from = { oci = \"base\" }`",
         ),
     )

@@ -269,10 +269,11 @@ impl CopySource {
         let mut directories = Directories::default();
         let mut above = Vec::new();
         let single = matches!(self.files.as_slice(), [only] if only.path.is_empty());
-        let root = if single { self.to.rsplit_once('/').map_or("", |(root, _)| root) } else { self.to.as_str() };
-        // Of the directories above only the target itself is the copy's own.
-        let foreign = |path: &str| path != root || STANDARD.contains(&path);
-        directories.above(&format!("{root}/"), foreign, &mut above);
+        // Of the directories above only the target of a directory is the copy's own.
+        if !single {
+            let foreign = |path: &str| path.is_empty() || path != self.to || STANDARD.contains(&path);
+            directories.above(&format!("{}/", self.to), foreign, &mut above);
+        }
         members.extend(above.into_iter().map(|mut directory| {
             directory.owner = self.owner;
             (directory, None)

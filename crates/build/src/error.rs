@@ -11,6 +11,9 @@ use crate::fetch::FetchError;
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, BuildError>;
 
+/// What to do about a wheel that is not as it should be.
+const DAMAGED: &str = "the file is damaged or not what it says it is: get it again, or report it to its author";
+
 /// Whose fault an error is: it decides the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -44,6 +47,14 @@ pub enum BuildError {
     /// Files of the project.
     #[error("{0}")]
     Project(String),
+    /// A mistake for which there is advice.
+    #[error("{message}")]
+    Mistake {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// Something that was given cannot be used.
     #[error("{what}")]
     Step {
@@ -96,7 +107,10 @@ impl BuildError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) => Fault::User,
+            Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) | Self::Mistake { .. } => {
+                Fault::User
+            }
+            Self::Oci(OciError::Layout { .. }) => Fault::User,
             Self::Step { .. } => Fault::Step,
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
             Self::Oci(_) => Fault::Step,
@@ -117,10 +131,13 @@ impl BuildError {
                 Some("use the kiln that wrote it, or delete it and run `kiln lock`".into())
             }
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
-            Self::LockOutdated(_) => Some("run `kiln lock`, or build without `--locked`".into()),
-            Self::Oci(OciError::Entry { .. }) => {
-                Some("the file is damaged or not what it says it is: get it again, or report it to its author".into())
-            }
+            Self::LockOutdated(_) => Some("run `kiln lock`".into()),
+            Self::Mistake { hint, .. } => Some(hint.clone()),
+            Self::Step { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
+            Self::Store(StoreError::Database(_)) => Some(
+                "delete `metadata.db` in the store: what it remembers is found out again, and no content is lost".into(),
+            ),
+            Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
             Self::Fetch(error) => error.hint(),
             Self::Program { hint, .. } => Some(hint.clone()),

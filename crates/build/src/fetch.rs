@@ -22,6 +22,8 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(400);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that something of unknown size may have.
+const LARGEST: u64 = 64 << 30;
 /// A server that sends nothing for so long is taken for dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -60,6 +62,16 @@ pub enum FetchError {
         /// The digest of what came.
         found: Digest,
     },
+    /// The server sends more than there is.
+    #[error("`{file}` from {host} is longer than the {} that it should have", size::format(*.bound))]
+    TooLong {
+        /// What was wanted.
+        file: String,
+        /// From where.
+        host: String,
+        /// Bytes that it may have.
+        bound: u64,
+    },
     /// The network may not be used.
     #[error("`{0}` is not in the store, and `--offline` forbids to download it")]
     Offline(String),
@@ -79,7 +91,7 @@ impl FetchError {
                 format!("give credentials for {host} in `~/.netrc`, or in the index URL")
             }
             Self::Refused { .. } => "the index may have withdrawn the file: `kiln lock --upgrade` chooses anew".into(),
-            Self::Content { .. } => {
+            Self::Content { .. } | Self::TooLong { .. } => {
                 "somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`".into()
             }
             Self::Offline(_) => "run once without `--offline`".into(),
@@ -193,6 +205,7 @@ impl Fetcher {
     ) -> Result<(), Failure> {
         let path = store.partial(&wanted.digest);
         let (mut hasher, mut have) = hash_partial(&path)?;
+        let cancel = work.cancel();
         if wanted.size.is_some_and(|size| have > size) {
             fs_err::remove_file(&path)?;
             (hasher, have) = (Sha256::new(), 0);
@@ -201,15 +214,22 @@ impl Fetcher {
             work.advance(have - *counted).map_err(|_| Failure::Final(crate::error::BuildError::Interrupted))?;
             *counted = have;
         }
+        let mut resumed = have > 0;
         if have == 0 || wanted.size != Some(have) {
-            let response = self.request(wanted, have).await?;
+            let response = or_cancelled(cancel, self.request(wanted, have)).await??;
             if have > 0 && !continues_at(&response, have) {
                 // The server sends everything again.
                 fs_err::remove_file(&path)?;
-                (hasher, have) = (Sha256::new(), 0);
+                (hasher, have, resumed) = (Sha256::new(), 0, false);
             }
             let file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?;
-            receive(response, file, &mut hasher, &mut have, work, counted).await?;
+            let bound = wanted.size.unwrap_or(LARGEST);
+            receive(response, file, &mut hasher, &mut have, work, counted, bound).await?;
+            if have > bound {
+                let _ = fs_err::remove_file(&path);
+                let (file, host) = (wanted.file.clone(), host(&wanted.url));
+                return Err(Failure::Final(FetchError::TooLong { file, host, bound }.into()));
+            }
         }
         if wanted.size.is_some_and(|size| have < size) {
             return Err(Failure::Again(format!("the connection ended after {}", size::format(have)), None));
@@ -217,6 +237,10 @@ impl Fetcher {
         let found = Digest::finish(hasher);
         if found != wanted.digest {
             let _ = fs_err::remove_file(&path);
+            // What was there from before may have been the answer of somebody else: only a whole download accuses.
+            if resumed {
+                return Err(Failure::Again("what was kept of an earlier download does not belong to it".into(), None));
+            }
             let (file, host) = (wanted.file.clone(), host(&wanted.url));
             let error = FetchError::Content { file, host, expected: wanted.digest, found };
             return Err(Failure::Final(error.into()));
@@ -268,8 +292,11 @@ async fn receive(
     have: &mut u64,
     work: &Work<'_>,
     counted: &mut u64,
+    bound: u64,
 ) -> Result<(), Failure> {
-    while let Some(bytes) = response.chunk().await? {
+    while *have <= bound
+        && let Some(bytes) = or_cancelled(work.cancel(), response.chunk()).await??
+    {
         file.write_all(&bytes)?;
         hasher.update(&bytes);
         *have += bytes.len() as u64;
@@ -278,6 +305,19 @@ async fn receive(
         work.advance(more).map_err(|_| Failure::Final(crate::error::BuildError::Interrupted))?;
     }
     Ok(())
+}
+
+/// Waits for something, but no longer than the user wants to.
+async fn or_cancelled<T>(cancel: &Cancel, waited: impl Future<Output = T>) -> Result<T, Failure> {
+    let cancelled = async {
+        while cancel.check().is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        done = waited => Ok(done),
+        () = cancelled => Err(Failure::Final(crate::error::BuildError::Interrupted)),
+    }
 }
 
 /// The running hash of what an earlier attempt left, and its size.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_plan::base::{BaseFacts, Interpreter};
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
@@ -56,6 +56,7 @@ impl Project<'_> {
             return Err(BuildError::LockOutdated("there is no `kiln.lock`".into()));
         }
         let old = old.unwrap_or_default();
+        check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
         for &platform in &self.stack.target.platforms {
             for image in &self.stack.images {
@@ -279,6 +280,19 @@ fn touches(upgrade: &Upgrade, image: &LockedImage) -> bool {
     image.packages.iter().any(|package| upgrade.includes(&package.name))
 }
 
+/// Packages that are to be chosen anew must be there.
+fn check_upgrade(upgrade: &Upgrade, old: &Lock) -> Result<()> {
+    let Upgrade::Packages(names) = upgrade else { return Ok(()) };
+    let known: BTreeSet<&str> =
+        old.images.iter().flat_map(|image| &image.packages).map(|package| package.name.as_str()).collect();
+    let Some(unknown) = names.iter().find(|name| !known.contains(name.as_str())) else { return Ok(()) };
+    let hint = match closest(unknown, known.iter().copied()) {
+        Some(close) => format!("did you mean `{close}`?"),
+        None => "`kiln.lock` lists what is locked".to_owned(),
+    };
+    Err(BuildError::Mistake { message: format!("no image has the package `{unknown}`"), hint })
+}
+
 fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, new: &mut Lock) {
     let other = |platform: &Platform| !platforms.contains(platform);
     new.bases.extend(old.bases.iter().filter(|base| other(&base.platform)).cloned());
@@ -308,8 +322,10 @@ pub(crate) fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) ->
     let have: Vec<String> =
         facts.interpreters.iter().map(|found| format!("{} ({})", found.path, found.version)).collect();
     let have = if have.is_empty() { "no Python at all".to_owned() } else { have.join(", ") };
-    Err(BuildError::Project(format!(
-        "the base {base} has no interpreter for Python {python}: it has {have}. Choose a base that has it (a Debian \
-         with `include = [\"python3\"]` has its release's), or set `target.python`"
-    )))
+    Err(BuildError::Mistake {
+        message: format!("the base `{base}` has no interpreter for Python {python}: it has {have}"),
+        hint: "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's), or set \
+               `target.python`"
+            .into(),
+    })
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::step::StepKey;
+use serde::{Deserialize, Serialize};
 use kiln_wheel::install::{Content, InstalledFile, MAPPING_VERSION, Scheme, Wheel};
 
 use crate::error::{BuildError, Result};
@@ -22,18 +23,32 @@ pub(crate) struct Overlap {
     pub(crate) losers: BTreeSet<usize>,
 }
 
+/// Hashes of what a wheel installs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PathHashes {
+    files: Vec<u64>,
+    directories: Vec<u64>,
+}
+
 impl Project<'_> {
     /// Paths that more than one of these wheels brings. Wheels that are not in the store yet are left out: the caller
     /// asks again when they are.
     pub(crate) fn overlaps(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<BTreeMap<String, Overlap>> {
         let mut seen: HashMap<u64, usize> = HashMap::new();
+        let mut directories: HashMap<u64, usize> = HashMap::new();
         let mut meeting: BTreeSet<usize> = BTreeSet::new();
         for (at, wheel) in wheels.iter().enumerate() {
             let Some(hashes) = self.path_hashes(wheel, scheme)? else { continue };
-            for hash in hashes {
+            for hash in hashes.files {
                 if let Some(other) = seen.insert(hash, at) {
                     meeting.extend([other, at]);
                 }
+            }
+            directories.extend(hashes.directories.into_iter().map(|hash| (hash, at)));
+        }
+        for (hash, at) in &seen {
+            if let Some(other) = directories.get(hash) {
+                return Err(file_and_directory(&wheels[*at], &wheels[*other]));
             }
         }
         let mut brought: BTreeMap<String, Vec<(usize, InstalledFile)>> = BTreeMap::new();
@@ -58,7 +73,7 @@ impl Project<'_> {
     }
 
     /// The hashes of the paths that a wheel installs, sorted; nothing if the wheel is not in the store.
-    fn path_hashes(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<Vec<u64>>> {
+    fn path_hashes(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<PathHashes>> {
         if let Some(hashes) = self.store.recall(&paths_key(wheel, scheme))? {
             return Ok(Some(hashes));
         }
@@ -75,13 +90,21 @@ impl Project<'_> {
         wheel: &LockedWheel,
         scheme: &Scheme,
         files: &[InstalledFile],
-    ) -> Result<Vec<u64>> {
+    ) -> Result<PathHashes> {
         let hash = |path: &str| {
             let hash = blake3::hash(path.as_bytes());
             hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
         };
-        let mut hashes: Vec<u64> = files.iter().map(|file| hash(&file.path)).collect();
-        hashes.sort_unstable();
+        let above = |file: &'_ InstalledFile| {
+            let path = file.path.clone();
+            let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
+            ends.into_iter().map(move |end| path[..end].to_owned())
+        };
+        let directories: BTreeSet<String> = files.iter().flat_map(above).collect();
+        let hashes = PathHashes {
+            files: files.iter().map(|file| hash(&file.path)).collect(),
+            directories: directories.iter().map(|path| hash(path)).collect(),
+        };
         self.store.remember(&paths_key(wheel, scheme), &hashes)?;
         Ok(hashes)
     }
@@ -109,8 +132,13 @@ impl Project<'_> {
     }
 }
 
+fn file_and_directory(one: &LockedWheel, other: &LockedWheel) -> BuildError {
+    let what = format!("`{}` and `{}` cannot be installed together", one.file, other.file);
+    BuildError::step(what, "the former has a file where the latter has a directory")
+}
+
 fn paths_key(wheel: &LockedWheel, scheme: &Scheme) -> StepKey {
-    scheme_key(StepKey::of("paths", MAPPING_VERSION).digest("wheel", &wheel.sha256), scheme).finish()
+    scheme_key(StepKey::of("path hashes", MAPPING_VERSION).digest("wheel", &wheel.sha256), scheme).finish()
 }
 
 /// Whether two files have the same content, as far as checksums tell.

@@ -25,7 +25,7 @@ pub(crate) struct Global {
     #[arg(short = 'f', long, global = true, value_name = "FILE", default_value = "kiln.toml")]
     pub(crate) file: PathBuf,
     /// The store [default: `kiln` in the XDG cache directory]
-    #[arg(long, global = true, value_name = "DIR", env = "KILN_STORE")]
+    #[arg(long, global = true, value_name = "DIR", env = "KILN_STORE", hide_env_values = true)]
     pub(crate) store: Option<PathBuf>,
     /// Threads that work at once [default: one for each processor]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -21,7 +21,7 @@ use kiln_store::Store;
 
 use crate::arguments::{Arguments, Command, Global, StackOptions};
 use crate::progress::Terminal;
-use crate::render::Failure;
+use crate::render::{Failure, plain};
 use crate::surroundings::{store_directory, surroundings};
 
 /// A command's result.
@@ -91,7 +91,7 @@ fn open_store(global: &Global) -> Result<Store, Failure> {
 /// Prints a result on stdout.
 fn print(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(plain(text).as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough, as `head` does.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::from(BuildError::Io(error))),
@@ -102,6 +102,12 @@ fn print(text: &str) -> Outcome {
 /// Prints a JSON document on stdout.
 fn print_json(value: &serde_json::Value) -> Outcome {
     print(&format!("{value:#}\n"))
+}
+
+/// `1 layer`, `2 layers`.
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// Rows with columns that line up.

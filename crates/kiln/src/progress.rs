@@ -1,6 +1,6 @@
 //! Progress for people: a bar for each activity on a terminal, a line for each that ends elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use kiln_plan::event::{Activity, Event, Reporter};
 use kiln_plan::size;
 
 use crate::arguments::Global;
+use crate::render::plain;
 
 /// Activities shorter than this leave no line behind.
 const WORTH_A_LINE: Duration = Duration::from_millis(300);
@@ -22,6 +23,8 @@ pub(crate) struct Terminal {
     verbose: bool,
     color: bool,
     running: Mutex<HashMap<Activity, Running>>,
+    /// What was warned of: planning looks at the same things more than once.
+    warned: Mutex<HashSet<String>>,
 }
 
 struct Running {
@@ -42,6 +45,7 @@ impl Terminal {
             verbose: global.verbose,
             color: global.color(),
             running: Mutex::new(HashMap::new()),
+            warned: Mutex::default(),
         }
     }
 
@@ -95,7 +99,7 @@ impl Reporter for Terminal {
     fn event(&self, event: Event) {
         match event {
             Event::Started { activity, verb, subject, bytes } => {
-                let title = format!("{verb} {subject}");
+                let title = plain(&format!("{verb} {subject}"));
                 let running =
                     Running { bar: self.bar(&title, bytes), title, since: Instant::now(), bytes: 0, last_line: None };
                 self.running().insert(activity, running);
@@ -120,17 +124,20 @@ impl Reporter for Terminal {
             }
             Event::Output { activity, line } => {
                 if self.verbose {
-                    self.line(&format!("  {line}"));
+                    self.line(&format!("  {}", plain(&line)));
                 } else if let Some(running) = self.running().get_mut(&activity) {
                     if let Some(bar) = &running.bar {
-                        bar.set_message(line.clone());
+                        bar.set_message(plain(&line));
                     }
                     running.last_line = Some(line);
                 }
             }
             Event::Warning { message } => {
+                if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.clone()) {
+                    return;
+                }
                 let word = if self.color { "\x1b[1;33mwarning:\x1b[0m" } else { "warning:" };
-                self.line(&format!("{word} {message}"));
+                self.line(&format!("{word} {}", plain(&message)));
             }
             Event::Image { .. } => {}
         }

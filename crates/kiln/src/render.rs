@@ -70,6 +70,16 @@ pub(crate) fn failure(failure: &Failure, color: bool) -> ExitCode {
     ExitCode::from(failure.status())
 }
 
+/// Text without characters that would command a terminal: names in wheels and answers of servers are anybody's.
+pub(crate) fn plain(text: &str) -> String {
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if text.chars().all(harmless) {
+        return text.to_owned();
+    }
+    let escape = |c: char| if harmless(c) { c.to_string() } else { c.escape_default().to_string() };
+    text.chars().map(escape).collect()
+}
+
 /// A failure as text.
 fn text(failure: &Failure, color: bool) -> String {
     if let Kind::Build(error) = &failure.kind {
@@ -86,12 +96,12 @@ fn text(failure: &Failure, color: bool) -> String {
         Kind::Build(error) => (error.to_string(), causes(error.as_ref()), error.hint()),
     };
     let paint = |code: &str, word: &str| if color { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
-    let mut text = format!("{} {message}\n", paint("31", "error:"));
+    let mut text = format!("{} {}\n", paint("31", "error:"), plain(&message));
     for cause in causes {
-        text.push_str(&format!("  {} {}\n", paint("31", "caused by:"), cause.replace('\n', "\n    ")));
+        text.push_str(&format!("  {} {}\n", paint("31", "caused by:"), plain(&cause).replace('\n', "\n    ")));
     }
     if let Some(hint) = failure.hint.clone().or(hint) {
-        text.push_str(&format!("\n{} {hint}\n", paint("36", "hint:")));
+        text.push_str(&format!("\n{} {}\n", paint("36", "hint:"), plain(&hint)));
     }
     text
 }

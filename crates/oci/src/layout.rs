@@ -192,6 +192,8 @@ pub fn write_layout(
         return Err(layout.problem("the directory has other files in it"));
     }
     fs_err::create_dir_all(path.join("blobs/sha256"))?;
+    // First, so that a layout that could not be finished is known for one and can be written again.
+    atomic_write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     let mut needed: Vec<(Digest, u64)> = images.iter().flat_map(contents).collect();
     needed.extend(images.iter().map(|image| (image.config, 0)));
     needed.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
@@ -214,8 +216,8 @@ pub fn write_layout(
     for document in documents {
         atomic_write(&layout.blob_path(&Digest::of(document)), document)?;
     }
-    atomic_write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    let mut index = if occupied { layout.index()? } else { Index::new(Vec::new()) };
+    let listed = path.join("index.json").is_file();
+    let mut index = if listed { layout.index()? } else { Index::new(Vec::new()) };
     let name = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
     index.manifests.retain(|old| !entries.iter().any(|new| name(new) == name(old)));
     index.manifests.extend(entries);

@@ -119,6 +119,11 @@ impl<'a> Work<'a> {
         self.cancel.check()
     }
 
+    /// Whether the user wants to stop.
+    pub fn cancel(&self) -> &Cancel {
+        self.cancel
+    }
+
     /// Passes on a line of the program that does it.
     pub fn output(&self, line: &str) {
         self.reporter.event(Event::Output { activity: self.activity, line: line.to_owned() });

@@ -6,8 +6,11 @@
 
 use std::fmt::Write as _;
 use std::io::BufRead;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use kiln_plan::base::{Libc, LibcFamily};
 use kiln_plan::event::Work;
@@ -80,8 +83,11 @@ pub enum UvError {
     /// uv could not be started, or its files not be written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The user wants to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Its answer cannot be read.
-    #[error("uv's answer cannot be read: {0}")]
+    #[error("uv's answer cannot be read")]
     Answer(#[from] PylockError),
 }
 
@@ -130,20 +136,59 @@ pub fn resolve(
 
 const PROJECT: &str = "kiln-image";
 
+/// How often it is looked whether uv has ended.
+const POLL: Duration = Duration::from_millis(5);
+
 /// Runs uv; what it wrote to stderr if it failed.
 fn run(command: &mut Command, work: &Work<'_>) -> Result<Option<String>, UvError> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let (send, lines) = mpsc::channel();
+    let reader = child.stderr.take().map(|stderr| {
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                // Nobody listens any more once kiln gives up.
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        })
+    });
     let mut text = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        for line in std::io::BufReader::new(stderr).lines() {
-            let line = line?;
+    let status = loop {
+        for line in lines.try_iter() {
             work.output(&line);
             text.push_str(&line);
             text.push('\n');
         }
+        if work.cancel().check().is_err() {
+            // It may have ended by itself in the meantime.
+            let _ = child.kill();
+            child.wait()?;
+            return Err(UvError::Interrupted);
+        }
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(POLL);
+    };
+    if let Some(reader) = reader {
+        let _ = reader.join();
     }
-    Ok(if child.wait()?.success() { None } else { Some(text) })
+    for line in lines.try_iter() {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    match status.signal() {
+        // Ctrl-C reaches uv too, and may reach it first.
+        Some(SIGINT | SIGTERM) => Err(UvError::Interrupted),
+        Some(signal) => Err(UvError::Failed(format!("signal {signal} ended it {text}").trim().to_owned())),
+        None if status.success() => Ok(None),
+        None => Ok(Some(text)),
+    }
 }
+
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
 
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()

@@ -97,7 +97,8 @@ impl<'a> ImageQuestion<'a> {
         let own = self.image.requirements.iter().map(|requirement| (requirement, self.image));
         let above = self.ancestors.iter().flat_map(|image| image.requirements.iter().map(move |r| (r, *image)));
         let mentioned: Vec<_> = own.chain(above).filter(|(r, _)| mentions(&r.name.to_string())).collect();
-        let title = format!("the packages of `{}` contradict one another on {}", self.image.name, self.platform);
+        let problem = if mentioned.len() > 1 { "contradict one another" } else { "cannot be resolved" };
+        let title = format!("the packages of `{}` {problem} on {}", self.image.name, self.platform);
         let mut labels = mentioned.iter().map(|(requirement, image)| {
             let text = if image.name == self.image.name { String::new() } else { format!("in `{}`", image.name) };
             (requirement.span.clone(), text)
@@ -238,10 +239,9 @@ impl Project<'_> {
         let directory = self.store.temporary_directory()?;
         let work = self.work("resolve", format!("{} ({platform})", image.name), None);
         let answer = uv::resolve(&program, &asked, directory.path(), &work);
-        // Ctrl-C reaches uv too.
-        self.cancel.check()?;
         let answer = answer.map_err(|error| match error {
             UvError::Unsatisfiable(explanation) => question.conflict(&explanation).into(),
+            UvError::Interrupted => BuildError::Interrupted,
             UvError::Index(text) => BuildError::Index(text.into()),
             error => BuildError::step(format!("the packages of `{}` cannot be resolved", image.name), error),
         })?;

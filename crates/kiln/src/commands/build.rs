@@ -8,7 +8,7 @@ use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, print, print_json, with_project};
+use super::{Outcome, count, print, print_json, with_project};
 use crate::arguments::{Global, StackOptions};
 
 /// Build images: lock what is missing, fetch wheels, splice layers, compose
@@ -60,7 +60,7 @@ fn line(built: &Built) -> String {
     };
     let unchanged = if built.unchanged { " (unchanged)" } else { "" };
     let size = size::format(bytes);
-    format!("{} {} {size} in {layers} layers{platforms}{unchanged}\n", built.name, built.digest)
+    format!("{} {} {size} in {}{platforms}{unchanged}\n", built.name, built.digest, count(layers, "layer"))
 }
 
 fn image_json(built: &Built) -> serde_json::Value {

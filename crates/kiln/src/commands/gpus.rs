@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Outcome, print, print_json, table};
 use crate::arguments::Global;
+use crate::render::Failure;
 
 /// List GPU names, their capabilities, and which CUDA releases compile for them
 #[derive(Debug, Args)]
@@ -22,6 +23,15 @@ impl Gpus {
             wanted.as_ref().is_none_or(|wanted| names().any(|name| name.to_lowercase().contains(wanted)))
         };
         let gpus: Vec<&Gpu> = GpuTable::get().gpus().iter().filter(fits).collect();
+        if gpus.is_empty() {
+            let filter = self.filter.as_deref().unwrap_or_default();
+            let close = GpuTable::get().nearest_names(filter);
+            let hint = match close.as_slice() {
+                [] => "`kiln gpus` lists all".to_owned(),
+                names => format!("did you mean {}?", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")),
+            };
+            return Err(Failure::usage(format!("no GPU is called `{filter}`")).hint(hint));
+        }
         if global.json {
             let list: Vec<_> = gpus
                 .iter()

@@ -5,7 +5,7 @@ use kiln_build::Upgrade;
 use kiln_plan::event::Cancel;
 use serde_json::json;
 
-use super::{Outcome, print, print_json, with_project};
+use super::{Outcome, count, print, print_json, with_project};
 use crate::arguments::{Global, StackOptions};
 
 /// Resolve bases and packages, and write `kiln.lock`; what fits the stack stays as it is
@@ -34,7 +34,10 @@ impl LockCommand {
         let (lock, path) = with_project(global, &self.stack, cancel, |project| {
             Ok((project.lock(&upgrade, self.check)?, project.lock_path()))
         })?;
-        let packages = |name: &str| lock.images.iter().filter(|i| i.name == name).map(|i| i.packages.len()).sum::<usize>();
+        let packages = |name: &str| {
+            let named = lock.images.iter().filter(|image| image.name == name);
+            named.map(|image| image.packages.len()).max().unwrap_or(0)
+        };
         if global.json {
             let images: Vec<_> = lock
                 .images
@@ -47,7 +50,7 @@ impl LockCommand {
         names.dedup();
         names.sort_unstable();
         names.dedup();
-        let list: Vec<String> = names.iter().map(|name| format!("{name} ({} packages)", packages(name))).collect();
+        let list: Vec<String> = names.iter().map(|name| format!("{name} ({})", count(packages(name), "package"))).collect();
         print(&format!("{}: {}\n", path.display(), list.join(", ")))
     }
 }

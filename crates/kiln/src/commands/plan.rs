@@ -6,7 +6,7 @@ use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, print, print_json, table, with_project};
+use super::{Outcome, count, print, print_json, table, with_project};
 use crate::arguments::{Global, StackOptions};
 
 /// Say what a build would do: which steps are in the store and which are to be done
@@ -54,7 +54,7 @@ impl Plan {
             }
             let sum = match to_do {
                 0 => "nothing to do".to_owned(),
-                count => format!("{count} steps to do, {} to fetch", size::format(to_fetch)),
+                steps => format!("{} to do, {} to fetch", count(steps, "step"), size::format(to_fetch)),
             };
             Ok((format!("{}\n{sum}\n", table(&rows)), json!({ "steps": steps_json })))
         })?;

@@ -241,7 +241,6 @@ fn a_wheel_of_another_name_or_without_metadata_is_refused() {
 }
 
 #[test]
-#[ignore = "known bug: it is built into a layer that no runtime can unpack"]
 fn a_wheel_that_would_write_a_file_where_another_has_a_directory_is_refused() {
     let environment = TestEnvironment::with_stack(&stack("packages = [\"broken\", \"other\"]"));
     environment.wheel(&pure("broken", "1.0").file("shared", "a file"));

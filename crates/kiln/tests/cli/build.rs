@@ -114,7 +114,6 @@ fn a_layout_keeps_the_images_that_other_builds_put_there() {
 }
 
 #[test]
-#[ignore = "known bug: an unusable layout ends with status 1"]
 fn a_directory_with_other_files_is_not_made_a_layout() {
     let environment = greeting();
     environment.write("out/precious.txt", "");
@@ -237,7 +236,6 @@ fn json_is_one_document_on_stdout() {
 }
 
 #[test]
-#[ignore = "known bug: every warning is said twice"]
 fn of_two_wheels_with_the_same_path_the_last_by_name_wins_with_a_warning() {
     let environment =
         TestEnvironment::with_stack(&stack("packages = [\"zebra\", \"aardvark\", \"middle\"]"));

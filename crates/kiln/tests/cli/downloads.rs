@@ -259,7 +259,6 @@ fn a_refusal_is_not_repeated() {
 }
 
 #[test]
-#[ignore = "known bug: what a wrong answer left behind is resumed"]
 fn other_content_is_never_taken() {
     let project = project();
     let same_size = noise(project.wheel_size() as usize, "garbage");
@@ -302,7 +301,6 @@ fn a_file_that_was_replaced_on_the_server_is_not_taken() {
 }
 
 #[test]
-#[ignore = "known bug: everything that comes is written"]
 fn a_server_that_sends_without_end_is_cut_off() {
     let project = project();
     project.server.behave(FILE, Behaviour::Endless);

@@ -145,7 +145,6 @@ fn a_wheel_that_is_gone_from_the_store_and_its_place_is_named() {
 }
 
 #[test]
-#[ignore = "known bug: the damaged file is not named"]
 fn a_store_without_its_database_is_found_out_again() {
     let environment = greeting();
     let digests = environment.digests("");

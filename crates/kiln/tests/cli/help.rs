@@ -236,7 +236,6 @@ fn gpus_lists_what_is_known() {
 }
 
 #[test]
-#[ignore = "known bug: an empty list is shown"]
 fn a_gpu_that_is_not_known_is_said_rather_than_shown_as_an_empty_list() {
     let environment = TestEnvironment::new();
     let outcome = environment.kiln("gpus voodoo");

@@ -169,7 +169,6 @@ fn an_image_of_the_stack_a_layout_and_a_wheel_can_be_looked_at() {
 }
 
 #[test]
-#[ignore = "known bug: an unusable layout ends with status 1"]
 fn what_cannot_be_looked_at_is_said() {
     let environment = greeting();
     assert_snapshot!(environment.kiln("inspect oci:nowhere"), @r"
@@ -233,7 +232,6 @@ fn a_stack_elsewhere_is_named_with_f() {
 }
 
 #[test]
-#[ignore = "known bug: control characters are printed as they are"]
 fn what_a_wheel_says_cannot_command_the_terminal() {
     let environment = TestEnvironment::new();
     environment.wheel(

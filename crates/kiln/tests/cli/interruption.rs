@@ -124,7 +124,6 @@ fn an_interrupted_build_says_so_and_goes_on_the_next_time() {
 }
 
 #[test]
-#[ignore = "known bug: uv may end before the handler has run, and its end is told instead"]
 fn an_interruption_while_uv_resolves_is_an_interruption() {
     let environment = large();
     let wait = environment.root().join("wait");
@@ -153,7 +152,6 @@ fn an_interruption_while_uv_resolves_is_an_interruption() {
 }
 
 #[test]
-#[ignore = "known bug: it waits for uv"]
 fn an_interruption_that_uv_does_not_see_ends_it_too() {
     let environment = large();
     let wait = environment.root().join("wait");
@@ -169,7 +167,6 @@ fn an_interruption_that_uv_does_not_see_ends_it_too() {
 }
 
 #[test]
-#[ignore = "known bug: it waits for the server, for up to a minute"]
 fn an_interruption_ends_a_download_that_hangs() {
     let environment = TestEnvironment::with_stack("");
     let served = environment.root().join("served");
@@ -236,7 +233,6 @@ fn a_file_that_cannot_be_written_is_the_surroundings_fault_and_nothing_is_truste
 }
 
 #[test]
-#[ignore = "known bug: what a failed write left is taken for other files"]
 fn an_output_that_cannot_be_written_leaves_no_half_of_it() {
     let environment = large();
     environment.succeed("build");

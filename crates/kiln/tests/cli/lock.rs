@@ -360,7 +360,6 @@ fn versions_stay_until_an_upgrade_is_asked_for() {
 }
 
 #[test]
-#[ignore = "known bug: it is passed over in silence"]
 fn an_upgrade_of_a_package_that_no_image_has_is_a_mistake() {
     let environment = TestEnvironment::with_stack(&stack("packages = [\"alpha\"]"));
     environment.wheel(&pure("alpha", "1.0"));

@@ -340,7 +340,6 @@ fn a_base_without_the_interpreter_says_which_it_has() {
 }
 
 #[test]
-#[ignore = "known bug: an unusable layout ends with status 1"]
 fn a_base_that_is_not_there_or_not_a_layout_is_said() {
     let environment = greeting();
     fs_err::remove_file(environment.path("base/oci-layout")).unwrap();
@@ -374,7 +373,6 @@ fn a_base_that_is_not_there_or_not_a_layout_is_said() {
 }
 
 #[test]
-#[ignore = "known bug: an unusable layout ends with status 1"]
 fn a_base_for_one_platform_is_not_taken_for_another() {
     let environment = greeting();
     let index = environment.read("base/index.json");
@@ -435,7 +433,6 @@ fn without_uv_it_is_said_how_to_get_it() {
 }
 
 #[test]
-#[ignore = "known bug: a cause is said twice"]
 fn a_uv_that_fails_or_makes_no_sense_is_quoted() {
     let environment = greeting();
     environment.script(
@@ -465,7 +462,6 @@ fn a_uv_that_fails_or_makes_no_sense_is_quoted() {
 }
 
 #[test]
-#[ignore = "known bug: the signal is not said"]
 fn a_uv_that_is_killed_is_said_to_be() {
     let environment = greeting();
     environment.script("uv", "kill -9 $$\n");
