@@ -65,25 +65,16 @@ impl Interop {
             if self.keep {
                 report::say(&format!("kept {}", suite.work.display()));
             } else {
-                checks.check("the suite cleans up", || {
-                    Ok(fs_err::remove_dir_all(&suite.work)?)
-                });
+                suite.remove("");
             }
         }
-        if checks.summary() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if checks.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn prepare(&self) -> Result<Suite> {
         programs::install_missing()?;
         let (target, kiln) = programs::build_kiln()?;
-        let work = tempfile::Builder::new()
-            .prefix("interop-")
-            .tempdir_in(target)?
-            .keep();
+        let work = tempfile::Builder::new().prefix("interop-").tempdir_in(target)?.keep();
         let store = self.store.clone().unwrap_or_else(|| work.join("store"));
         Ok(Suite { work, kiln, store })
     }
@@ -100,10 +91,7 @@ impl Suite {
         };
         uv::check(self, &built, &rootfs, checks);
         running::check(&rootfs, checks);
-        // The largest of all is not needed any more.
-        checks.check("the unpacked image is removed", || {
-            Ok(fs_err::remove_dir_all(self.work.join("torch"))?)
-        });
+        self.remove("torch");
         let awkward = checks.check("umoci unpacks the image without torch", || {
             unpacked::unpack(&built.layout, "awkward", &self.work.join("awkward"))
         });
@@ -118,6 +106,13 @@ impl Suite {
         let mut command = Command::new(&self.kiln);
         command.arg("--store").arg(&self.store).current_dir(project);
         command
+    }
+
+    /// Removes what is not needed any more: images take gigabytes.
+    fn remove(&self, name: &str) {
+        if let Err(error) = fs_err::remove_dir_all(self.work.join(name)) {
+            report::eprint(&format!("it stays: {error}"));
+        }
     }
 
     /// Builds the stack of a directory.

@@ -85,12 +85,7 @@ impl Project<'_> {
 
     /// What an image is composed on, from what is locked.
     pub fn load_base(&self, image: &stack::Image, platform: Platform, locked: Option<&LockedBase>) -> Result<Base> {
-        let scratch = || Base {
-            name: "scratch".into(),
-            image: None,
-            config: Config::scratch(platform),
-            layout: None,
-        };
+        let scratch = || Base { name: "scratch".into(), image: None, config: Config::scratch(platform), layout: None };
         let Some(locked) = locked else { return Ok(scratch()) };
         match &image.from {
             stack::From::OciLayout(path) => {
@@ -166,8 +161,7 @@ impl Project<'_> {
         if self.surroundings.offline {
             return Err(BuildError::Project(format!("`{name}` must be bootstrapped, and `--offline` forbids it")));
         }
-        let bootstrap =
-            Bootstrap { suite: suite.clone(), include: include.clone(), mirror: mirror.clone(), platform };
+        let bootstrap = Bootstrap { suite: suite.clone(), include: include.clone(), mirror: mirror.clone(), platform };
         let work = self.work("bootstrap", format!("{name} ({platform})"), None);
         let directory = self.store.temporary_directory()?;
         // mmdebstrap may run as a subordinate user, who must be able to pass.
@@ -195,19 +189,15 @@ impl Project<'_> {
         debian::normalise(fs_err::File::open(&done.raw)?.into_file(), out).map_err(failed)?;
         let mut facts = FactsReader::new();
         facts.layer(fs_err::File::open(&normal)?.into_file()).map_err(|error| unreadable(&name, error))?;
-        let layer = whole::from_tar(
-            self.store,
-            fs_err::File::open(&normal)?.into_file(),
-            self.surroundings.jobs,
-            &work,
-        )?;
+        let layer =
+            whole::from_tar(self.store, fs_err::File::open(&normal)?.into_file(), self.surroundings.jobs, &work)?;
         let mut config = Config::scratch(platform);
         config.set_env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         config.config.cmd = vec!["/bin/sh".into()];
         config.rootfs.diff_ids.push(layer.diff_id);
         config.history.push(History { created_by: Some(format!("kiln: {name}")), ..History::default() });
         let config_bytes = to_json(&config)?;
-        let manifest = Manifest::new(Descriptor::of(kiln_oci::image::CONFIG, &config_bytes), &[layer.clone()]);
+        let manifest = Manifest::new(Descriptor::of(kiln_oci::image::CONFIG, &config_bytes), std::slice::from_ref(&layer));
         let manifest_bytes = to_json(&manifest)?;
         let image = Image {
             platform,
@@ -268,10 +258,7 @@ impl Project<'_> {
 }
 
 fn recent_key(name: &str, platform: Platform) -> StepKey {
-    StepKey::of("recent bootstrap", DEBIAN_VERSION)
-        .text("name", name)
-        .text("platform", &platform.to_string())
-        .finish()
+    StepKey::of("recent bootstrap", DEBIAN_VERSION).text("name", name).text("platform", &platform.to_string()).finish()
 }
 
 /// Seconds since 1970.
@@ -288,10 +275,15 @@ fn debian_key(locked: &LockedBase) -> StepKey {
 
 /// The archive has other packages than were locked.
 fn moved(locked: &LockedBase, found: &LockedBase) -> BuildError {
-    let changed: Vec<&str> = found.packages.iter().filter(|new| !locked.packages.contains(new)).map(|line| {
-        let end = line.match_indices(' ').nth(1).map_or(line.len(), |(at, _)| at);
-        &line[..end]
-    }).collect();
+    let changed: Vec<&str> = found
+        .packages
+        .iter()
+        .filter(|new| !locked.packages.contains(new))
+        .map(|line| {
+            let end = line.match_indices(' ').nth(1).map_or(line.len(), |(at, _)| at);
+            &line[..end]
+        })
+        .collect();
     let shown = changed.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     let more = changed.len().saturating_sub(5);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -302,14 +294,12 @@ fn moved(locked: &LockedBase, found: &LockedBase) -> BuildError {
     };
     BuildError::Mistake {
         message: format!("`{}` cannot be bootstrapped as it was locked: {what}", locked.name),
-        hint: "name a mirror of a snapshot (`mirror = ...`), or take the new packages with `kiln lock --upgrade`".into(),
+        hint: "name a mirror of a snapshot (`mirror = ...`), or take the new packages with `kiln lock --upgrade`"
+            .into(),
     }
 }
 
-fn unreadable(
-    name: &str,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
-) -> BuildError {
+fn unreadable(name: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>) -> BuildError {
     BuildError::step(format!("the layers of `{name}` cannot be read"), error)
 }
 

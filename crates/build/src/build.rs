@@ -137,9 +137,10 @@ impl Project<'_> {
         let root = self.stack.root(image);
         let base = bases::name(&root.from).and_then(|name| lock.base(&name, platform));
         let base = self.load_base(root, platform, base)?.image.map_or(0, |base| base.layers.len());
-        let above = self.stack.ancestors(image).filter_map(|above| {
-            all.iter().find(|steps| steps.image.name == above.name && steps.platform == platform)
-        });
+        let above = self
+            .stack
+            .ancestors(image)
+            .filter_map(|above| all.iter().find(|steps| steps.image.name == above.name && steps.platform == platform));
         Ok(base + above.map(|steps| steps.steps.len()).sum::<usize>())
     }
 

@@ -25,9 +25,41 @@ const TOO_YOUNG: i128 = 50_000_000;
 
 /// Top-level directories and the like that a base has: an entry for one could replace a symbolic link.
 const STANDARD: [&str; 36] = [
-    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc", "root", "run",
-    "sbin", "srv", "sys", "tmp", "usr", "usr/bin", "usr/include", "usr/lib", "usr/lib64", "usr/local", "usr/local/bin",
-    "usr/local/lib", "usr/local/share", "usr/sbin", "usr/share", "var", "var/cache", "var/lib", "var/log", "var/run",
+    "bin",
+    "boot",
+    "dev",
+    "etc",
+    "home",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "srv",
+    "sys",
+    "tmp",
+    "usr",
+    "usr/bin",
+    "usr/include",
+    "usr/lib",
+    "usr/lib64",
+    "usr/local",
+    "usr/local/bin",
+    "usr/local/lib",
+    "usr/local/share",
+    "usr/sbin",
+    "usr/share",
+    "var",
+    "var/cache",
+    "var/lib",
+    "var/log",
+    "var/run",
     "var/tmp",
 ];
 
@@ -65,9 +97,7 @@ impl Project<'_> {
     /// Looks at what a copy takes.
     pub(crate) fn copy_source(&self, copy: &Copy, owner: (u32, u32), compression: Compression) -> Result<CopySource> {
         let root = self.path(&copy.from).map_err(|error| match error {
-            BuildError::Project(message) => {
-                Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)).into()
-            }
+            BuildError::Project(message) => Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)).into(),
             error => error,
         })?;
         let ignored = self.ignored(copy, &root)?;
@@ -106,10 +136,10 @@ impl Project<'_> {
             let message = format!("a pattern of what `{}` leaves out makes no sense: {error}", copy.from);
             BuildError::from(Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)))
         };
-        if let Some(file) = &copy.ignore_file {
-            if let Some(error) = builder.add(self.path(file)?) {
-                return Err(bad(error));
-            }
+        if let Some(file) = &copy.ignore_file
+            && let Some(error) = builder.add(self.path(file)?)
+        {
+            return Err(bad(error));
         }
         for pattern in &copy.exclude {
             builder.add_line(None, pattern).map_err(bad)?;

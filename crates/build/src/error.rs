@@ -135,7 +135,8 @@ impl BuildError {
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Step { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::Store(StoreError::Database(_)) => Some(
-                "delete `metadata.db` in the store: what it remembers is found out again, and no content is lost".into(),
+                "delete `metadata.db` in the store: what it remembers is found out again, and no content is lost"
+                    .into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),

@@ -196,7 +196,9 @@ impl Project<'_> {
         let addresses = index.packages.get(&name.name).into_iter().chain(&index.extra).chain(&index.default);
         addresses
             .filter_map(|address| address.strip_prefix("file:"))
-            .map(|path| self.directory.join(path.trim_start_matches("//")).join(name.name.to_string()).join(&wheel.file))
+            .map(|path| {
+                self.directory.join(path.trim_start_matches("//")).join(name.name.to_string()).join(&wheel.file)
+            })
             .find(|path| path.is_file())
     }
 
@@ -305,9 +307,7 @@ impl Project<'_> {
         }
         Ok(match task.compression {
             Compression::Gzip => splice(self.store, pool, sources, files, work)?,
-            Compression::Zstd => {
-                whole::recompress(self.store, pool, sources, &files, self.surroundings.jobs, work)?
-            }
+            Compression::Zstd => whole::recompress(self.store, pool, sources, &files, self.surroundings.jobs, work)?,
         })
     }
 }

@@ -63,7 +63,7 @@ pub enum FetchError {
         found: Digest,
     },
     /// The server sends more than there is.
-    #[error("`{file}` from {host} is longer than the {} that it should have", size::format(*.bound))]
+    #[error("`{file}` from {host} is not what the lock says: it is longer than {}", size::format(*bound))]
     TooLong {
         /// What was wanted.
         file: String,
@@ -178,12 +178,12 @@ impl Fetcher {
         let mut counted = 0;
         loop {
             cancel.check()?;
-            let before = std::fs::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
+            let before = fs_err::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
             match self.attempt(store, wanted, &work, &mut counted).await {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again(problem, wait)) => {
-                    let after = std::fs::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
+                    let after = fs_err::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
                     failures = if after > before { 1 } else { failures + 1 };
                     if failures >= ATTEMPTS {
                         let (file, host) = (wanted.file.clone(), host(&wanted.url));
@@ -196,13 +196,7 @@ impl Fetcher {
         }
     }
 
-    async fn attempt(
-        &self,
-        store: &Store,
-        wanted: &Wanted,
-        work: &Work<'_>,
-        counted: &mut u64,
-    ) -> Result<(), Failure> {
+    async fn attempt(&self, store: &Store, wanted: &Wanted, work: &Work<'_>, counted: &mut u64) -> Result<(), Failure> {
         let path = store.partial(&wanted.digest);
         let (mut hasher, mut have) = hash_partial(&path)?;
         let cancel = work.cancel();

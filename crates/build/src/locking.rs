@@ -196,10 +196,13 @@ impl Project<'_> {
             let have: Vec<&str> = package.wheels.iter().map(|wheel| wheel.file.as_str()).take(3).collect();
             let libc = question.facts.libc.as_ref().map_or_else(|| "an unknown C library".into(), ToString::to_string);
             let python = self.stack.target.python.as_deref().unwrap_or("?");
-            let message = format!("no wheel of {} {version} fits Python {python} on {platform} with {libc}", package.name);
+            let message =
+                format!("no wheel of {} {version} fits Python {python} on {platform} with {libc}", package.name);
             let hint = match have.is_empty() {
                 true => format!("it has none at all: compile it, with a recipe `[wheels.{}]`", package.name),
-                false => format!("there are {}; or compile it, with a recipe `[wheels.{}]`", have.join(", "), package.name),
+                false => {
+                    format!("there are {}; or compile it, with a recipe `[wheels.{}]`", have.join(", "), package.name)
+                }
             };
             return Err(Diagnostics::from(Diagnostic::at(span, message).hint(hint)).into());
         };
@@ -239,7 +242,9 @@ impl Project<'_> {
         let (message, hint) = match (asked, brought) {
             (Some(asked), Some(brought)) if asked != brought => (
                 format!("torch {version} brings CUDA {brought}, and the stack is for CUDA {asked}"),
-                format!("say `cuda = \"{brought}.x\"`, or take torch from an index for CUDA {asked} (`[index] packages`)"),
+                format!(
+                    "say `cuda = \"{brought}.x\"`, or take torch from an index for CUDA {asked} (`[index] packages`)"
+                ),
             ),
             (Some(asked), None) => (
                 format!("torch {version} brings no CUDA, and the stack is for CUDA {asked}"),

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::step::StepKey;
-use serde::{Deserialize, Serialize};
 use kiln_wheel::install::{Content, InstalledFile, MAPPING_VERSION, Scheme, Wheel};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{BuildError, Result};
 use crate::project::Project;
@@ -64,7 +64,10 @@ impl Project<'_> {
             };
             for (loser, other) in losers.iter().filter(|(_, other)| !same(&other.content, &file.content)) {
                 let (loses, wins) = (&wheels[*loser].file, &wheels[*winner].file);
-                self.warn(format!("`{loses}` and `{wins}` both bring `{}` with different content; the latter wins", other.path));
+                self.warn(format!(
+                    "`{loses}` and `{wins}` both bring `{}` with different content; the latter wins",
+                    other.path
+                ));
             }
             let losers = losers.iter().map(|(at, _)| *at).collect();
             overlaps.insert(path, Overlap { winner: *winner, losers });
@@ -124,7 +127,8 @@ impl Project<'_> {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
             BuildError::step(format!("the wheel `{}` cannot be used", wheel.file), error)
         };
-        let name = wheel.file.parse().map_err(|error| unusable(Box::<kiln_wheel::name::InvalidWheelName>::new(error)))?;
+        let name =
+            wheel.file.parse().map_err(|error| unusable(Box::<kiln_wheel::name::InvalidWheelName>::new(error)))?;
         let size = file.metadata()?.len();
         let reader = kiln_wheel::archive::FileReader::from(file.into_file());
         let wheel = Wheel::open(name, reader, size).map_err(|error| unusable(error.into()))?;

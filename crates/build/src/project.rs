@@ -88,9 +88,8 @@ impl Project<'_> {
     /// A path of the stack file. It must not leave the project by way of symbolic links either.
     pub fn path(&self, relative: &str) -> Result<PathBuf> {
         let path = self.directory.join(relative);
-        let real = fs_err::canonicalize(&path).map_err(|_| {
-            BuildError::Project(format!("`{relative}` does not exist in {}", self.directory.display()))
-        })?;
+        let real = fs_err::canonicalize(&path)
+            .map_err(|_| BuildError::Project(format!("`{relative}` does not exist in {}", self.directory.display())))?;
         if real.starts_with(fs_err::canonicalize(&self.directory)?) {
             return Ok(path);
         }

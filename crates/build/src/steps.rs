@@ -247,14 +247,20 @@ fn wheel_step(name: String, wheels: &str, task: WheelTask) -> Step {
     let mut key = StepKey::of("wheels", 1)
         .number("mapping", u64::from(MAPPING_VERSION))
         .list("wheels", task.wheels.iter().map(|wheel| wheel.sha256.to_string()))
-        .text("compression", match task.compression {
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        })
-        .number("compressor", u64::from(match task.compression {
-            Compression::Gzip => SPLICE_VERSION,
-            Compression::Zstd => whole::WHOLE_VERSION,
-        }))
+        .text(
+            "compression",
+            match task.compression {
+                Compression::Gzip => "gzip",
+                Compression::Zstd => "zstd",
+            },
+        )
+        .number(
+            "compressor",
+            u64::from(match task.compression {
+                Compression::Gzip => SPLICE_VERSION,
+                Compression::Zstd => whole::WHOLE_VERSION,
+            }),
+        )
         .option("max layer size", task.max_layer_size.map(|size| size.to_string()).as_deref())
         .list("superseded", task.superseded.iter().map(|(path, by)| format!("{by} {path}")));
     key = scheme_key(key, &task.scheme);

@@ -29,9 +29,9 @@ pub(crate) fn owner(copy: &Copy, facts: &BaseFacts, created: &[&User]) -> Result
         None | Some("") => (0, 0),
         Some(user) => match user.parse::<u32>() {
             Ok(uid) => (uid, 0),
-            Err(_) => made(user)
-                .or_else(|| facts.user(user))
-                .ok_or_else(|| unknown("user", user, first(&facts.passwd)))?,
+            Err(_) => {
+                made(user).or_else(|| facts.user(user)).ok_or_else(|| unknown("user", user, first(&facts.passwd)))?
+            }
         },
     };
     let gid = match copy.owner.group.as_deref() {
@@ -73,7 +73,8 @@ pub(crate) fn step(image: &Image, facts: &BaseFacts, above: &[&User]) -> Result<
     }
     let mut key = StepKey::of("user", 1).number("compressor", u64::from(SPLICE_VERSION));
     for file in &files {
-        key = key.text("path", &file.path).number("uid", u64::from(file.owner.0)).number("gid", u64::from(file.owner.1));
+        key =
+            key.text("path", &file.path).number("uid", u64::from(file.owner.0)).number("gid", u64::from(file.owner.1));
         key = match &file.body {
             Body::Bytes(bytes) => key.bytes("content", bytes),
             Body::Symlink(to) => key.text("link", to),

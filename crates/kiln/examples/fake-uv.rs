@@ -50,58 +50,37 @@ fn main() -> ExitCode {
 }
 
 fn compile(arguments: &[String]) -> Result<()> {
-    if arguments.first().map(String::as_str) != Some("pip")
-        || arguments.get(1).map(String::as_str) != Some("compile")
-    {
+    if arguments.first().map(String::as_str) != Some("pip") || arguments.get(1).map(String::as_str) != Some("compile") {
         return Err("only `uv pip compile` is known here".into());
     }
     let value = |name: &str| -> Result<&String> {
-        let at = arguments
-            .iter()
-            .position(|argument| argument == name)
-            .ok_or_else(|| format!("`{name}` is missing"))?;
+        let at =
+            arguments.iter().position(|argument| argument == name).ok_or_else(|| format!("`{name}` is missing"))?;
         Ok(arguments.get(at + 1).ok_or("a value is missing")?)
     };
     let (minor, platform, libc) = target(value("--python-version")?, value("--python-platform")?)?;
-    let inputs = arguments
-        .iter()
-        .position(|argument| argument == "pyproject.toml")
-        .ok_or("no `pyproject.toml`")?;
-    let files = arguments[inputs + 1..]
-        .iter()
-        .take_while(|argument| !argument.starts_with("--"));
+    let inputs = arguments.iter().position(|argument| argument == "pyproject.toml").ok_or("no `pyproject.toml`")?;
+    let files = arguments[inputs + 1..].iter().take_while(|argument| !argument.starts_with("--"));
     let project: toml::Table = fs_err::read_to_string("pyproject.toml")?.parse()?;
     let uv = &project["tool"]["uv"];
     let question = Question {
         tags: Tags::new(minor, platform, libc.as_ref()),
         environment: kiln_wheel::pylock::environment(value("--python-version")?, "3", platform)?,
         offline: arguments.iter().any(|argument| argument == "--offline"),
-        links: texts(&uv["find-links"])
-            .iter()
-            .map(|link| local(link))
-            .collect(),
+        links: texts(&uv["find-links"]).iter().map(|link| local(link)).collect(),
         indexes: indexes(uv),
         constraints: requirements(texts(&uv["constraint-dependencies"]))?,
         preferences: preferences(Path::new(value("--output-file")?))?,
     };
     let mut wanted: Vec<Demand> = Vec::new();
     for requirement in requirements(texts(&project["project"]["dependencies"]))? {
-        wanted.push(Demand {
-            by: "kiln-image".into(),
-            requirement,
-        });
+        wanted.push(Demand { by: "kiln-image".into(), requirement });
     }
     for file in files {
         let text = fs_err::read_to_string(file)?;
-        let lines = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         for requirement in requirements(lines.map(str::to_owned).collect())? {
-            wanted.push(Demand {
-                by: "you".into(),
-                requirement,
-            });
+            wanted.push(Demand { by: "you".into(), requirement });
         }
     }
     let chosen = question.solve(wanted, BTreeMap::new())?;
@@ -114,32 +93,18 @@ fn target(python: &str, platform: &str) -> Result<(u32, Platform, Option<Libc>)>
     let minor = python.strip_prefix("3.").ok_or("not Python 3")?.parse()?;
     let (machine, rest) = platform.split_once('-').ok_or("an unknown platform")?;
     let libc = match rest.strip_prefix("manylinux_2_") {
-        Some(glibc) => Libc {
-            family: LibcFamily::Glibc,
-            version: format!("2.{glibc}"),
-        },
-        None => Libc {
-            family: LibcFamily::Musl,
-            version: "1.2".into(),
-        },
+        Some(glibc) => Libc { family: LibcFamily::Glibc, version: format!("2.{glibc}") },
+        None => Libc { family: LibcFamily::Musl, version: "1.2".into() },
     };
     Ok((minor, format!("linux/{machine}").parse()?, Some(libc)))
 }
 
 fn texts(value: &toml::Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|value| value.as_str().map(str::to_owned))
-        .collect()
+    value.as_array().into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned)).collect()
 }
 
 fn requirements(texts: Vec<String>) -> Result<Vec<Requirement<VerbatimUrl>>> {
-    Ok(texts
-        .iter()
-        .map(|text| text.parse())
-        .collect::<std::result::Result<_, _>>()?)
+    Ok(texts.iter().map(|text| text.parse()).collect::<std::result::Result<_, _>>()?)
 }
 
 fn local(address: &str) -> PathBuf {
@@ -151,16 +116,9 @@ fn preferences(file: &Path) -> Result<BTreeMap<String, Version>> {
         return Ok(BTreeMap::new());
     };
     let table: toml::Table = text.parse()?;
-    let packages = table
-        .get("packages")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten();
+    let packages = table.get("packages").and_then(toml::Value::as_array).into_iter().flatten();
     let pair = |package: &toml::Value| {
-        Some((
-            package.get("name")?.as_str()?.to_owned(),
-            package.get("version")?.as_str()?.parse().ok()?,
-        ))
+        Some((package.get("name")?.as_str()?.to_owned(), package.get("version")?.as_str()?.parse().ok()?))
     };
     Ok(packages.filter_map(pair).collect())
 }
@@ -172,28 +130,14 @@ struct Index {
 }
 
 fn indexes(uv: &toml::Value) -> Vec<Index> {
-    let list = uv
-        .get("index")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten();
+    let list = uv.get("index").and_then(toml::Value::as_array).into_iter().flatten();
     let sources = uv.get("sources").and_then(toml::Value::as_table);
     list.filter_map(|index| {
         let name = index["name"].as_str()?;
-        let bound =
-            |source: &toml::Value| source.get("index").and_then(toml::Value::as_str) == Some(name);
-        let names = sources
-            .into_iter()
-            .flatten()
-            .filter(|(_, source)| bound(source));
-        let explicit = index
-            .get("explicit")
-            .is_some()
-            .then(|| names.filter_map(|(n, _)| n.parse().ok()).collect());
-        Some(Index {
-            url: index["url"].as_str()?.to_owned(),
-            explicit,
-        })
+        let bound = |source: &toml::Value| source.get("index").and_then(toml::Value::as_str) == Some(name);
+        let names = sources.into_iter().flatten().filter(|(_, source)| bound(source));
+        let explicit = index.get("explicit").is_some().then(|| names.filter_map(|(n, _)| n.parse().ok()).collect());
+        Some(Index { url: index["url"].as_str()?.to_owned(), explicit })
     })
     .collect()
 }
@@ -211,16 +155,8 @@ impl std::fmt::Display for Demand {
             Some(VersionOrUrl::VersionSpecifier(specifiers)) => specifiers.to_string(),
             _ => String::new(),
         };
-        let verb = if self.by == "you" {
-            "require"
-        } else {
-            "depends on"
-        };
-        write!(
-            f,
-            "{} {verb} {}{specifiers}",
-            self.by, self.requirement.name
-        )
+        let verb = if self.by == "you" { "require" } else { "depends on" };
+        write!(f, "{} {verb} {}{specifiers}", self.by, self.requirement.name)
     }
 }
 
@@ -286,20 +222,10 @@ impl Question {
         for (version, wheels) in self.candidates(&demand)? {
             let by = format!("{}=={version}", demand.requirement.name);
             let more = requirements(metadata(&wheels[0])?.requires)?;
-            let more = more.into_iter().map(|requirement| Demand {
-                by: by.clone(),
-                requirement,
-            });
+            let more = more.into_iter().map(|requirement| Demand { by: by.clone(), requirement });
             let mut chosen = chosen.clone();
             let name = demand.requirement.name.clone();
-            chosen.insert(
-                name,
-                Chosen {
-                    version,
-                    wheels,
-                    demands: vec![demand.clone()],
-                },
-            );
+            chosen.insert(name, Chosen { version, wheels, demands: vec![demand.clone()] });
             match self.solve(demands.iter().cloned().chain(more).collect(), chosen) {
                 Ok(solution) => return Ok(solution),
                 Err(error) => problem = problem.or(Some(error)),
@@ -313,47 +239,26 @@ impl Question {
         let name = &demand.requirement.name;
         let mut versions: BTreeMap<Version, Vec<Found>> = BTreeMap::new();
         for found in self.wheels(name)? {
-            versions
-                .entry(found.name.version.clone())
-                .or_default()
-                .push(found);
+            versions.entry(found.name.version.clone()).or_default().push(found);
         }
         if versions.is_empty() {
-            return Err(no_solution(&format!(
-                "Because {name} was not found in the package registry and {demand}"
-            )));
+            return Err(no_solution(&format!("Because {name} was not found in the package registry and {demand}")));
         }
-        let all: Vec<String> = versions
-            .keys()
-            .map(|version| format!("{name}=={version}"))
-            .collect();
+        let all: Vec<String> = versions.keys().map(|version| format!("{name}=={version}")).collect();
         versions.retain(|version, _| demand.allows(version));
         if versions.is_empty() {
             let only = all.join(" or ");
-            return Err(no_solution(&format!(
-                "Because only {only} is available and {demand}"
-            )));
+            return Err(no_solution(&format!("Because only {only} is available and {demand}")));
         }
-        for constraint in self
-            .constraints
-            .iter()
-            .filter(|constraint| constraint.name == *name)
-        {
+        for constraint in self.constraints.iter().filter(|constraint| constraint.name == *name) {
             versions.retain(|version, _| allows(constraint, version));
             if versions.is_empty() {
-                let constraint = Demand {
-                    by: "you".into(),
-                    requirement: constraint.clone(),
-                };
+                let constraint = Demand { by: "you".into(), requirement: constraint.clone() };
                 return Err(unsatisfiable(&[constraint, demand.clone()]));
             }
         }
         let first = versions.keys().next_back().cloned();
-        versions.retain(|_, wheels| {
-            wheels
-                .iter()
-                .any(|wheel| self.tags.fit(&wheel.name).is_some())
-        });
+        versions.retain(|_, wheels| wheels.iter().any(|wheel| self.tags.fit(&wheel.name).is_some()));
         if let Some(version) = first.filter(|_| versions.is_empty()) {
             let why = format!("Because {name}=={version} has no usable wheels and {demand}");
             return Err(no_solution(&why));
@@ -367,24 +272,16 @@ impl Question {
     fn wheels(&self, name: &PackageName) -> Result<Vec<Found>> {
         let mut found = Vec::new();
         for directory in &self.links {
-            found.extend(wheels_in(directory, name, &|path| {
-                format!("file://{}", path.display())
-            })?);
+            found.extend(wheels_in(directory, name, &|path| format!("file://{}", path.display()))?);
         }
         for index in &self.indexes {
-            if index
-                .explicit
-                .as_ref()
-                .is_some_and(|names| !names.contains(name))
-            {
+            if index.explicit.as_ref().is_some_and(|names| !names.contains(name)) {
                 continue;
             }
             let more = match index.url.strip_prefix("file:") {
                 Some(path) => {
                     let directory = local(path.trim_start_matches("//")).join(name.to_string());
-                    wheels_in(&directory, name, &|path| {
-                        format!("file://{}", path.display())
-                    })?
+                    wheels_in(&directory, name, &|path| format!("file://{}", path.display()))?
                 }
                 None => self.served(index, name)?,
             };
@@ -405,20 +302,12 @@ impl Question {
         }
         let page = format!("{}/{name}/", shown.as_str().trim_end_matches('/'));
         if self.offline {
-            return Err(format!(
-                "Failed to fetch: `{page}`\n  cause: Network connectivity is disabled"
-            )
-            .into());
+            return Err(format!("Failed to fetch: `{page}`\n  cause: Network connectivity is disabled").into());
         }
         let mut url: Url = index.url.parse()?;
-        let address = format!(
-            "{}:{}",
-            url.host_str().unwrap_or(""),
-            url.port().unwrap_or(80)
-        );
+        let address = format!("{}:{}", url.host_str().unwrap_or(""), url.port().unwrap_or(80));
         if TcpStream::connect(address).is_err() {
-            let cause =
-                format!("error sending request for url ({page})\n  cause: client error (Connect)");
+            let cause = format!("error sending request for url ({page})\n  cause: client error (Connect)");
             return Err(format!("Failed to fetch: `{page}`\n  cause: {cause}").into());
         }
         let directory = std::env::var_os("FAKE_UV_SERVED").ok_or("`FAKE_UV_SERVED` is not set")?;
@@ -430,30 +319,18 @@ impl Question {
     }
 }
 
-fn wheels_in(
-    directory: &Path,
-    name: &PackageName,
-    address: &dyn Fn(&Path) -> String,
-) -> Result<Vec<Found>> {
+fn wheels_in(directory: &Path, name: &PackageName, address: &dyn Fn(&Path) -> String) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     let Ok(entries) = fs_err::read_dir(directory) else {
         return Ok(found);
     };
     for entry in entries {
         let path = entry?.path();
-        let wheel = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .parse::<WheelName>();
+        let wheel = path.file_name().unwrap_or_default().to_string_lossy().parse::<WheelName>();
         if let Ok(wheel) = wheel
             && wheel.name == *name
         {
-            found.push(Found {
-                name: wheel,
-                address: address(&path),
-                path,
-            });
+            found.push(Found { name: wheel, address: address(&path), path });
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -469,12 +346,7 @@ fn metadata(found: &Found) -> Result<Metadata> {
     let size = file.metadata()?.len();
     let wheel = Wheel::open(found.name.clone(), FileReader::from(file.into_file()), size);
     let read = wheel.and_then(|wheel| wheel.metadata());
-    Ok(read.map_err(|error| {
-        format!(
-            "Failed to read metadata from: {}\n  cause: {error}",
-            found.path.display()
-        )
-    })?)
+    Ok(read.map_err(|error| format!("Failed to read metadata from: {}\n  cause: {error}", found.path.display()))?)
 }
 
 fn unsatisfiable(demands: &[Demand]) -> Box<dyn std::error::Error> {
@@ -490,10 +362,7 @@ fn no_solution(why: &str) -> Box<dyn std::error::Error> {
 fn lock(chosen: &BTreeMap<PackageName, Chosen>) -> String {
     let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"uv\"\n");
     for (name, package) in chosen {
-        text.push_str(&format!(
-            "\n[[packages]]\nname = \"{name}\"\nversion = \"{}\"\nwheels = [\n",
-            package.version
-        ));
+        text.push_str(&format!("\n[[packages]]\nname = \"{name}\"\nversion = \"{}\"\nwheels = [\n", package.version));
         for wheel in &package.wheels {
             let bytes = fs_err::read(&wheel.path).unwrap_or_default();
             let hash = Digest::of(&bytes).hex();

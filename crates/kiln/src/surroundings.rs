@@ -18,7 +18,9 @@ pub(crate) fn store_directory(global: &Global) -> Result<PathBuf, Failure> {
     absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("kiln"))
-        .ok_or_else(|| Failure::usage("there is no home directory to keep the store in").hint("say where: `--store DIR`"))
+        .ok_or_else(|| {
+            Failure::usage("there is no home directory to keep the store in").hint("say where: `--store DIR`")
+        })
 }
 
 /// Everything that a build works with and no file says.
@@ -42,7 +44,8 @@ fn created(variable: Option<OsString>) -> Result<u64, Failure> {
     let Some(value) = variable.filter(|value| !value.is_empty()) else { return Ok(kiln_oci::FILE_TIME) };
     let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds < 253_402_300_800);
     seconds.ok_or_else(|| {
-        Failure::usage(format!("`SOURCE_DATE_EPOCH` is `{}`", value.display())).hint("it is a number of seconds since 1970")
+        Failure::usage(format!("`SOURCE_DATE_EPOCH` is `{}`", value.display()))
+            .hint("it is a number of seconds since 1970")
     })
 }
 

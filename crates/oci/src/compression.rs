@@ -42,8 +42,7 @@ pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<Box<dyn 
     let mut start = Vec::with_capacity(4);
     reader.by_ref().take(4).read_to_end(&mut start)?;
     let compression = Compression::sniff(&start);
-    let whole: BufReader<_> =
-        BufReader::with_capacity(BUFFER, io::Cursor::new(start).chain(reader));
+    let whole: BufReader<_> = BufReader::with_capacity(BUFFER, io::Cursor::new(start).chain(reader));
     Ok(match compression {
         Compression::Plain => Box::new(whole),
         Compression::Gzip => Box::new(MultiGzDecoder::new(whole)),
@@ -85,13 +84,7 @@ mod tests {
     fn all_frames_of_a_zstd_stream_are_read_and_skippable_ones_are_skipped() {
         let skippable = b"\x51\x2a\x4d\x18\x02\0\0\0xx".to_vec();
         let frame = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-        let bytes = [
-            skippable.clone(),
-            frame(b"first "),
-            skippable,
-            frame(b"second"),
-        ]
-        .concat();
+        let bytes = [skippable.clone(), frame(b"first "), skippable, frame(b"second")].concat();
         assert_eq!(read(bytes).unwrap(), b"first second");
     }
 

@@ -100,10 +100,7 @@ pub enum DebianError {
         source: io::Error,
     },
     /// The program failed.
-    #[error(
-        "mmdebstrap could not bootstrap `{suite}` ({status})\n{}",
-        quote(last_lines)
-    )]
+    #[error("mmdebstrap could not bootstrap `{suite}` ({status})\n{}", quote(last_lines))]
     Failed {
         /// The suite.
         suite: String,
@@ -166,26 +163,15 @@ impl DebianError {
                     let lines = || last_lines.iter().map(|line| line.to_lowercase());
                     lines().any(|line| words.iter().any(|word| line.contains(word)))
                 };
-                if says(&[
-                    "newuidmap",
-                    "newgidmap",
-                    "subuid",
-                    "subgid",
-                    "unshare",
-                    "chroot mode",
-                ]) {
+                if says(&["newuidmap", "newgidmap", "subuid", "subgid", "unshare", "chroot mode"]) {
                     Some(
                         "as an ordinary user mmdebstrap needs user namespaces: install `uidmap` and give the user a \
                          range in `/etc/subuid` and `/etc/subgid`, or run as root",
                     )
                 } else if says(&["qemu", "binfmt", "exec format error"]) {
-                    Some(
-                        "another architecture needs an emulator: `apt-get install qemu-user-static`",
-                    )
+                    Some("another architecture needs an emulator: `apt-get install qemu-user-static`")
                 } else if says(&["permission denied"]) {
-                    Some(
-                        "the folder for temporary files (`TMPDIR`) must be open to the user's subordinate ids",
-                    )
+                    Some("the folder for temporary files (`TMPDIR`) must be open to the user's subordinate ids")
                 } else if says(&["no_pubkey", "not signed", "keyring"]) {
                     Some("apt must trust the archive: `apt-get install debian-archive-keyring`")
                 } else {
@@ -240,17 +226,11 @@ impl Bootstrap {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Command, DebianError> {
         let packages = self.packages()?;
-        let suite = checked("suite", &self.suite, |byte| {
-            byte.is_ascii_alphanumeric() || b"-._/".contains(&byte)
-        })?;
+        let suite = checked("suite", &self.suite, |byte| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte))?;
         let mut command = Command::new(program);
         command
             .env_clear()
-            .envs(
-                environment
-                    .into_iter()
-                    .filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)),
-            )
+            .envs(environment.into_iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
             .env("LC_ALL", "C")
             .env("SOURCE_DATE_EPOCH", FILE_TIME.to_string())
             .current_dir("/")
@@ -273,10 +253,7 @@ impl Bootstrap {
         if let Some(mirror) = &self.mirror {
             // `-` would be the standard input, and a file on this machine is nothing that a stack can mean.
             if !mirror.contains("://") || mirror.starts_with('-') {
-                return Err(DebianError::Invalid {
-                    what: "mirror",
-                    value: mirror.clone(),
-                });
+                return Err(DebianError::Invalid { what: "mirror", value: mirror.clone() });
             }
             command.arg(mirror);
         }
@@ -295,16 +272,9 @@ impl Bootstrap {
         Ok(packages)
     }
 
-    fn run(
-        &self,
-        mut command: Command,
-        program: &Path,
-        each_line: &mut dyn FnMut(&str),
-    ) -> Result<(), DebianError> {
-        let mut child = command.spawn().map_err(|source| DebianError::Missing {
-            program: program.to_owned(),
-            source,
-        })?;
+    fn run(&self, mut command: Command, program: &Path, each_line: &mut dyn FnMut(&str)) -> Result<(), DebianError> {
+        let mut child =
+            command.spawn().map_err(|source| DebianError::Missing { program: program.to_owned(), source })?;
         let mut last_lines = VecDeque::new();
         if let Some(stderr) = child.stderr.take() {
             // Whatever cannot be read of its messages, its exit status decides.
@@ -320,31 +290,17 @@ impl Bootstrap {
         if status.success() {
             return Ok(());
         }
-        Err(DebianError::Failed {
-            suite: self.suite.clone(),
-            status,
-            last_lines: last_lines.into(),
-        })
+        Err(DebianError::Failed { suite: self.suite.clone(), status, last_lines: last_lines.into() })
     }
 }
 
 /// Refuses what mmdebstrap could take for an option or for several values.
-fn checked<'a>(
-    what: &'static str,
-    value: &'a str,
-    allowed: impl Fn(u8) -> bool,
-) -> Result<&'a str, DebianError> {
-    let starts_well = value
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+fn checked<'a>(what: &'static str, value: &'a str, allowed: impl Fn(u8) -> bool) -> Result<&'a str, DebianError> {
+    let starts_well = value.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if starts_well && value.bytes().all(allowed) {
         return Ok(value);
     }
-    Err(DebianError::Invalid {
-        what,
-        value: value.to_owned(),
-    })
+    Err(DebianError::Invalid { what, value: value.to_owned() })
 }
 
 /// mmdebstrap splits this hook into words as a shell does.
@@ -353,14 +309,9 @@ fn copy_out(work_dir: &Path) -> Result<String, DebianError> {
         what: "work folder that mmdebstrap can be told",
         value: work_dir.display().to_string(),
     };
-    let folder = work_dir
-        .to_str()
-        .filter(|folder| !folder.contains('\n'))
-        .ok_or_else(invalid)?;
+    let folder = work_dir.to_str().filter(|folder| !folder.contains('\n')).ok_or_else(invalid)?;
     let folder = folder.replace('\'', r"'\''");
-    Ok(format!(
-        "--customize-hook=copy-out /kiln-installed /kiln-available '{folder}'"
-    ))
+    Ok(format!("--customize-hook=copy-out /kiln-installed /kiln-available '{folder}'"))
 }
 
 /// Whether an address has a time such as `20250520T000000Z` in it, as those of snapshots do: the lists there are older
@@ -379,9 +330,7 @@ fn is_snapshot(mirror: &str) -> bool {
 /// Reads a list that the hook wrote, and removes it.
 fn take_list(path: &Path) -> Result<String, DebianError> {
     let mut list = String::new();
-    fs_err::File::open(path)?
-        .take(MAX_LIST)
-        .read_to_string(&mut list)?;
+    fs_err::File::open(path)?.take(MAX_LIST).read_to_string(&mut list)?;
     fs_err::remove_file(path)?;
     Ok(list)
 }
@@ -391,12 +340,7 @@ fn lines(reader: impl Read, mut each: impl FnMut(&str)) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
-        if reader
-            .by_ref()
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut line)?
-            == 0
-        {
+        if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
         each(String::from_utf8_lossy(&line).trim_end());
@@ -417,13 +361,8 @@ mod tests {
     }
 
     fn arguments(bootstrap: &Bootstrap) -> Vec<String> {
-        let command = bootstrap
-            .command(Path::new("mmdebstrap"), Path::new("/it's here"), [])
-            .unwrap();
-        command
-            .get_args()
-            .map(|argument| argument.to_str().unwrap().to_owned())
-            .collect()
+        let command = bootstrap.command(Path::new("mmdebstrap"), Path::new("/it's here"), []).unwrap();
+        command.get_args().map(|argument| argument.to_str().unwrap().to_owned()).collect()
     }
 
     /// A stand-in for mmdebstrap. A shell writes it: what a process of many threads has just written, it cannot always
@@ -441,11 +380,7 @@ mod tests {
 
     fn environment() -> Vec<(OsString, OsString)> {
         let path = std::env::var_os("PATH").unwrap();
-        vec![
-            ("PATH".into(), path),
-            ("http_proxy".into(), "proxy".into()),
-            ("SECRET".into(), "x".into()),
-        ]
+        vec![("PATH".into(), path), ("http_proxy".into(), "proxy".into()), ("SECRET".into(), "x".into())]
     }
 
     #[test]
@@ -453,11 +388,7 @@ mod tests {
         let arguments = arguments(&bookworm());
         assert!(arguments.contains(&"--include=git,python3".to_owned()));
         assert!(arguments.contains(&"--arch=arm64".to_owned()));
-        assert!(
-            arguments
-                .iter()
-                .any(|argument| argument.ends_with(r"'/it'\''s here'"))
-        );
+        assert!(arguments.iter().any(|argument| argument.ends_with(r"'/it'\''s here'")));
         assert_eq!(arguments[arguments.len() - 3..], ["--", "bookworm", "-"]);
     }
 
@@ -465,17 +396,10 @@ mod tests {
     fn only_a_snapshot_may_be_out_of_date() {
         let valid_until = |mirror: &str| {
             let mirror = Some(mirror.to_owned());
-            arguments(&Bootstrap {
-                mirror,
-                ..bookworm()
-            })
-            .iter()
-            .any(|argument| argument.contains("Valid-Until"))
+            arguments(&Bootstrap { mirror, ..bookworm() }).iter().any(|argument| argument.contains("Valid-Until"))
         };
         assert!(valid_until("http://mirror/archive/debian/20250520T000000Z"));
-        assert!(valid_until(
-            "deb http://mirror/archive/debian/20250520T000000Z/ bookworm main"
-        ));
+        assert!(valid_until("deb http://mirror/archive/debian/20250520T000000Z/ bookworm main"));
         assert!(!valid_until("http://mirror/debian"));
     }
 
@@ -484,27 +408,12 @@ mod tests {
         let refused = |change: fn(&mut Bootstrap)| {
             let mut bootstrap = bookworm();
             change(&mut bootstrap);
-            bootstrap
-                .command(Path::new("mmdebstrap"), Path::new("/"), [])
-                .unwrap_err()
-                .to_string()
+            bootstrap.command(Path::new("mmdebstrap"), Path::new("/"), []).unwrap_err().to_string()
         };
-        assert_eq!(
-            refused(|b| b.suite = "--help".into()),
-            "`--help` is not a suite"
-        );
-        assert_eq!(
-            refused(|b| b.include = vec!["a,b".into()]),
-            "`a,b` is not a package name"
-        );
-        assert_eq!(
-            refused(|b| b.include = vec!["./a.deb".into()]),
-            "`./a.deb` is not a package name"
-        );
-        assert_eq!(
-            refused(|b| b.mirror = Some("-".into())),
-            "`-` is not a mirror"
-        );
+        assert_eq!(refused(|b| b.suite = "--help".into()), "`--help` is not a suite");
+        assert_eq!(refused(|b| b.include = vec!["a,b".into()]), "`a,b` is not a package name");
+        assert_eq!(refused(|b| b.include = vec!["./a.deb".into()]), "`./a.deb` is not a package name");
+        assert_eq!(refused(|b| b.mirror = Some("-".into())), "`-` is not a mirror");
     }
 
     #[test]
@@ -522,11 +431,8 @@ mod tests {
             ),
         );
         let mut said = Vec::new();
-        let done = bookworm()
-            .bootstrap(&program, &work_dir, environment(), &mut |line| {
-                said.push(line.to_owned())
-            })
-            .unwrap();
+        let done =
+            bookworm().bootstrap(&program, &work_dir, environment(), &mut |line| said.push(line.to_owned())).unwrap();
         assert_eq!(said, ["I: 315532800 C proxy []"]);
         assert_eq!(done.packages[0].name, "a");
         assert_eq!(fs_err::read_to_string(&done.raw).unwrap(), "raw\n");
@@ -541,13 +447,9 @@ mod tests {
             "i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo \"line $i\" >&2; done\n\
              echo 'E: unable to pick chroot mode automatically' >&2; exit 25\n",
         );
-        let error = bookworm()
-            .bootstrap(&program, folder.path(), environment(), &mut |_| {})
-            .unwrap_err();
+        let error = bookworm().bootstrap(&program, folder.path(), environment(), &mut |_| {}).unwrap_err();
         let message = error.to_string();
-        assert!(message.starts_with(
-            "mmdebstrap could not bootstrap `bookworm` (exit status: 25)\n  line 10\n"
-        ));
+        assert!(message.starts_with("mmdebstrap could not bootstrap `bookworm` (exit status: 25)\n  line 10\n"));
         assert!(message.ends_with("\n  E: unable to pick chroot mode automatically"));
         assert!(error.hint().unwrap().contains("uidmap"));
         assert!(!folder.path().join("raw.tar").exists());
@@ -557,17 +459,8 @@ mod tests {
     fn a_missing_program_is_named_with_the_way_to_get_it() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("nowhere");
-        let error = bookworm()
-            .bootstrap(&program, folder.path(), environment(), &mut |_| {})
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("nowhere` is needed to bootstrap Debian and cannot be started")
-        );
-        assert_eq!(
-            error.hint(),
-            Some("install it: `apt-get install mmdebstrap`")
-        );
+        let error = bookworm().bootstrap(&program, folder.path(), environment(), &mut |_| {}).unwrap_err();
+        assert!(error.to_string().ends_with("nowhere` is needed to bootstrap Debian and cannot be started"));
+        assert_eq!(error.hint(), Some("install it: `apt-get install mmdebstrap`"));
     }
 }

@@ -70,10 +70,7 @@ impl Default for FactsReader {
 impl FactsReader {
     /// A reader that has seen no layer: the facts of `scratch`.
     pub fn new() -> Self {
-        Self {
-            tree: Tree::new(),
-            layers: 0,
-        }
+        Self { tree: Tree::new(), layers: 0 }
     }
 
     /// Reads the next layer upwards, an *uncompressed* tar stream (see [`crate::compression::decompress`]), to its end.
@@ -98,17 +95,10 @@ impl FactsReader {
     }
 
     fn member(&mut self, member: &Member, data: &mut Entries<impl Read>) -> Result<(), FactsError> {
-        let end = member
-            .path
-            .iter()
-            .rposition(|byte| *byte != b'/')
-            .map_or(0, |last| last + 1);
+        let end = member.path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
         let written = member.path.get(..end).unwrap_or_default();
         let (folder, name) = match written.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (
-                written.get(..slash).unwrap_or_default(),
-                written.get(slash + 1..).unwrap_or_default(),
-            ),
+            Some(slash) => (written.get(..slash).unwrap_or_default(), written.get(slash + 1..).unwrap_or_default()),
             None => (b"".as_slice(), written),
         };
         if let Some(hidden) = name.strip_prefix(b".wh.") {
@@ -157,18 +147,11 @@ impl FactsReader {
     fn hard_link(&self, path: &[u8], target: &[u8]) -> Option<Held<Content>> {
         Interest::in_path(path)?;
         let target = self.tree.landing(target);
-        let content = target
-            .and_then(|target| self.tree.file_at(&target))
-            .cloned();
+        let content = target.and_then(|target| self.tree.file_at(&target)).cloned();
         Some(Held::File(content.unwrap_or(Content::Presence)))
     }
 
-    fn file(
-        &self,
-        path: &[u8],
-        member: &Member,
-        data: &mut Entries<impl Read>,
-    ) -> Result<Option<Content>, FactsError> {
+    fn file(&self, path: &[u8], member: &Member, data: &mut Entries<impl Read>) -> Result<Option<Content>, FactsError> {
         let Some(interest) = Interest::in_path(path) else {
             return Ok(None);
         };
@@ -179,14 +162,10 @@ impl FactsReader {
         let layer = self.layers;
         match interest.read(&mut *data) {
             Ok(content) => Ok(Some(content)),
-            Err(ContentError::Read(error)) => Err(FactsError::Archive {
-                layer,
-                source: data.failed(error),
-            }),
-            Err(ContentError::TooLarge) => Err(FactsError::TooLarge {
-                layer,
-                path: String::from_utf8_lossy(path).into_owned(),
-            }),
+            Err(ContentError::Read(error)) => Err(FactsError::Archive { layer, source: data.failed(error) }),
+            Err(ContentError::TooLarge) => {
+                Err(FactsError::TooLarge { layer, path: String::from_utf8_lossy(path).into_owned() })
+            }
         }
     }
 }

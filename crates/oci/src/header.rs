@@ -51,8 +51,7 @@ impl<'a> Member<'a> {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let records = self.pax_records();
         if !records.is_empty() {
-            let extended =
-                Member { kind: EntryType::XHeader, ..Member::file("PaxHeaders/0", records.len() as u64) };
+            let extended = Member { kind: EntryType::XHeader, ..Member::file("PaxHeaders/0", records.len() as u64) };
             out.extend_from_slice(extended.ustar().as_bytes());
             out.extend_from_slice(&records);
             out.resize(out.len() + padding(records.len() as u64), 0);
@@ -172,25 +171,14 @@ mod tests {
     #[test]
     fn what_ustar_cannot_say_is_read_back_all_the_same() {
         let long = [b"usr/".as_slice(), &[b'x'; 200]].concat();
-        let attribute = (
-            b"SCHILY.xattr.security.capability".to_vec(),
-            b"\x01\0\n=\xff".to_vec(),
-        );
+        let attribute = (b"SCHILY.xattr.security.capability".to_vec(), b"\x01\0\n=\xff".to_vec());
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes);
-        for (path, link) in [
-            (long.as_slice(), b"".as_slice()),
-            ("usr/é".as_bytes(), &long),
-            (b"plain", b"a"),
-        ] {
+        for (path, link) in [(long.as_slice(), b"".as_slice()), ("usr/é".as_bytes(), &long), (b"plain", b"a")] {
             let member = Member {
                 path,
                 link,
-                kind: if link.is_empty() {
-                    EntryType::Regular
-                } else {
-                    EntryType::Symlink
-                },
+                kind: if link.is_empty() { EntryType::Regular } else { EntryType::Symlink },
                 mode: 0o755,
                 uid: 3_000_000,
                 gid: 7,
@@ -208,11 +196,8 @@ mod tests {
             assert!(member.records.contains(&attribute));
             read.push((member.path, member.link));
         }
-        let expected = [
-            (long.clone(), Vec::new()),
-            ("usr/é".as_bytes().to_vec(), long),
-            (b"plain".to_vec(), b"a".to_vec()),
-        ];
+        let expected =
+            [(long.clone(), Vec::new()), ("usr/é".as_bytes().to_vec(), long), (b"plain".to_vec(), b"a".to_vec())];
         assert_eq!(read, expected);
     }
 
@@ -222,29 +207,14 @@ mod tests {
             let mut bytes = Vec::new();
             push_record(&mut bytes, b"path", &vec![b'x'; size]);
             let text = String::from_utf8(bytes.clone()).unwrap();
-            assert_eq!(
-                text.split(' ').next().unwrap().parse::<usize>().unwrap(),
-                bytes.len()
-            );
+            assert_eq!(text.split(' ').next().unwrap().parse::<usize>().unwrap(), bytes.len());
         }
     }
 
     #[test]
     fn data_that_ends_early_is_an_error() {
-        let member = Member {
-            path: b"a",
-            link: b"",
-            kind: EntryType::Regular,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            size: 4,
-            records: &[],
-        };
-        assert!(
-            Writer::new(io::sink())
-                .member(&member, b"abc".as_slice())
-                .is_err()
-        );
+        let member =
+            Member { path: b"a", link: b"", kind: EntryType::Regular, mode: 0, uid: 0, gid: 0, size: 4, records: &[] };
+        assert!(Writer::new(io::sink()).member(&member, b"abc".as_slice()).is_err());
     }
 }

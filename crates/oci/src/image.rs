@@ -301,7 +301,9 @@ impl MediaType {
     /// From OCI's or Docker's name.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
-            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Some(Self::Tar),
+            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+                Some(Self::Tar)
+            }
             "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
                 Some(Self::Gzip)
             }

@@ -209,9 +209,9 @@ pub fn write_layout(
             Ok(())
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(write_some)).collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
     for document in documents {
         atomic_write(&layout.blob_path(&Digest::of(document)), document)?;

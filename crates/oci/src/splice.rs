@@ -215,8 +215,7 @@ pub(crate) fn gzip_member(compressor: &mut Compressor, bytes: &[u8]) -> io::Resu
 fn hash_blob(pieces: &Receiver<BlobPiece>, sources: &[Source]) -> Result<Digest, OciError> {
     let mut blob = Sha256::new();
     let mut buffer = vec![0; 128 << 10];
-    let mut wheels: Vec<Option<Sha256>> =
-        sources.iter().map(|source| source.unverified.then(Sha256::new)).collect();
+    let mut wheels: Vec<Option<Sha256>> = sources.iter().map(|source| source.unverified.then(Sha256::new)).collect();
     for piece in pieces {
         match piece {
             BlobPiece::Bytes(bytes) => blob.update(&bytes),

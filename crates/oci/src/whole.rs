@@ -32,7 +32,7 @@ pub struct LayerWriter<'a> {
 }
 
 enum Sink<'a> {
-    Gzip(GzipSink<'a>),
+    Gzip(Box<GzipSink<'a>>),
     Zstd(Box<zstd::stream::Encoder<'static, kiln_store::BlobWriter<'a>>>),
 }
 
@@ -49,7 +49,7 @@ impl<'a> LayerWriter<'a> {
                 encoder.include_checksum(true)?;
                 Sink::Zstd(Box::new(encoder))
             }
-            MediaType::Tar | MediaType::Gzip => Sink::Gzip(GzipSink::new(writer, threads)?),
+            MediaType::Tar | MediaType::Gzip => Sink::Gzip(Box::new(GzipSink::new(writer, threads)?)),
         };
         Ok(Self { tar: Sha256::new(), sink })
     }
@@ -82,12 +82,14 @@ impl Write for LayerWriter<'_> {
 }
 
 type Compressed = Receiver<io::Result<Vec<u8>>>;
+/// Tar bytes to compress, and where the member goes.
+type Job = (Vec<u8>, Sender<io::Result<Vec<u8>>>);
 
 /// Compresses members on several threads and writes them in order.
 struct GzipSink<'a> {
     writer: kiln_store::BlobWriter<'a>,
     pending: Vec<u8>,
-    jobs: Sender<(Vec<u8>, Sender<io::Result<Vec<u8>>>)>,
+    jobs: Sender<Job>,
     waiting: std::collections::VecDeque<Compressed>,
     threads: usize,
 }
@@ -95,7 +97,7 @@ struct GzipSink<'a> {
 impl<'a> GzipSink<'a> {
     fn new(writer: kiln_store::BlobWriter<'a>, threads: usize) -> io::Result<Self> {
         let threads = threads.max(1);
-        let (jobs, queue) = bounded::<(Vec<u8>, Sender<io::Result<Vec<u8>>>)>(threads);
+        let (jobs, queue) = bounded::<Job>(threads);
         for _ in 0..threads {
             let queue = queue.clone();
             std::thread::Builder::new().name("compress".into()).spawn(move || {

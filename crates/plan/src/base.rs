@@ -84,11 +84,7 @@ pub struct Interpreter {
 impl Interpreter {
     /// `3.11` of `3.11.2`.
     pub fn minor_version(&self) -> &str {
-        let end = self
-            .version
-            .match_indices('.')
-            .nth(1)
-            .map_or(self.version.len(), |(at, _)| at);
+        let end = self.version.match_indices('.').nth(1).map_or(self.version.len(), |(at, _)| at);
         &self.version[..end]
     }
 }

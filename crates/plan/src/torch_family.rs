@@ -28,18 +28,9 @@ pub struct Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            package,
-            version,
-            torch,
-            expected,
-        } = self;
+        let Self { package, version, torch, expected } = self;
         write!(f, "{package} {version} does not pair with torch {torch}; ")?;
-        if expected.is_empty() {
-            write!(f, "no {package} does")
-        } else {
-            write!(f, "{package} {expected} does")
-        }
+        if expected.is_empty() { write!(f, "no {package} does") } else { write!(f, "{package} {expected} does") }
     }
 }
 
@@ -50,13 +41,8 @@ impl fmt::Display for Mismatch {
 /// Nothing is reported without a torch, for a torch that is not in the table (newer than this kiln, a nightly), or for
 /// a version that cannot be read.
 pub fn check(packages: &[(&str, &str)]) -> Vec<Mismatch> {
-    let torch = packages
-        .iter()
-        .find(|(name, _)| *name == "torch")
-        .and_then(|(_, version)| public(version));
-    let Some((torch, members)) =
-        torch.and_then(|torch| TABLE.get(&torch).map(|members| (torch, members)))
-    else {
+    let torch = packages.iter().find(|(name, _)| *name == "torch").and_then(|(_, version)| public(version));
+    let Some((torch, members)) = torch.and_then(|torch| TABLE.get(&torch).map(|members| (torch, members))) else {
         return Vec::new();
     };
     let mismatch = |(name, version): &(&str, &str)| {
@@ -67,11 +53,7 @@ pub fn check(packages: &[(&str, &str)]) -> Vec<Mismatch> {
             package: (*name).to_owned(),
             version: version.to_string(),
             torch: torch.to_string(),
-            expected: paired
-                .iter()
-                .map(Paired::words)
-                .collect::<Vec<_>>()
-                .join(" or "),
+            expected: paired.iter().map(Paired::words).collect::<Vec<_>>().join(" or "),
         })
     };
     packages.iter().filter_map(mismatch).collect()
@@ -93,10 +75,7 @@ impl TryFrom<String> for Paired {
     fn try_from(text: String) -> Result<Self, String> {
         let exact = text.starts_with(|c: char| c.is_ascii_digit());
         let specifiers = if exact { format!("=={text}") } else { text };
-        specifiers
-            .parse()
-            .map(Self)
-            .map_err(|error: pep440_rs::VersionSpecifiersParseError| error.to_string())
+        specifiers.parse().map(Self).map_err(|error: pep440_rs::VersionSpecifiersParseError| error.to_string())
     }
 }
 
@@ -114,17 +93,10 @@ impl Paired {
 }
 
 static TABLE: LazyLock<BTreeMap<Version, BTreeMap<String, Vec<Paired>>>> = LazyLock::new(|| {
-    #[expect(
-        clippy::expect_used,
-        reason = "the file is part of the program, and every test here parses it"
-    )]
+    #[expect(clippy::expect_used, reason = "the file is part of the program, and every test here parses it")]
     let releases: BTreeMap<String, BTreeMap<String, Vec<Paired>>> =
-        toml::from_str(include_str!("../data/torch-family.toml"))
-            .expect("data/torch-family.toml is well formed");
-    releases
-        .into_iter()
-        .filter_map(|(torch, members)| Some((public(&torch)?, members)))
-        .collect()
+        toml::from_str(include_str!("../data/torch-family.toml")).expect("data/torch-family.toml is well formed");
+    releases.into_iter().filter_map(|(torch, members)| Some((public(&torch)?, members))).collect()
 });
 
 #[cfg(test)]
@@ -161,23 +133,11 @@ mod tests {
             ("2.9.1", "0.24.1", "2.9.1", "3.5.1"),
             ("2.11.0", "0.26.0", "2.11.0", "3.6.0"),
         ] {
-            let family = [
-                ("torch", torch),
-                ("torchvision", torchvision),
-                ("torchaudio", torchaudio),
-                ("triton", triton),
-            ];
+            let family =
+                [("torch", torch), ("torchvision", torchvision), ("torchaudio", torchaudio), ("triton", triton)];
             assert_eq!(complaints(&family), [""; 0]);
         }
-        assert_eq!(
-            check(&[
-                ("torch", "2.7.1"),
-                ("torchvision", "0.22.0"),
-                ("triton", "3.3.0")
-            ])
-            .len(),
-            2
-        );
+        assert_eq!(check(&[("torch", "2.7.1"), ("torchvision", "0.22.0"), ("triton", "3.3.0")]).len(), 2);
     }
 
     #[test]
@@ -191,24 +151,14 @@ mod tests {
 
     #[test]
     fn a_stable_abi_pairs_with_later_torches_but_not_with_earlier_ones() {
-        assert_eq!(
-            check(&[
-                ("torch", "2.13.0"),
-                ("torchaudio", "2.11.0"),
-                ("xformers", "0.0.35")
-            ]),
-            []
-        );
+        assert_eq!(check(&[("torch", "2.13.0"), ("torchaudio", "2.11.0"), ("xformers", "0.0.35")]), []);
         assert_eq!(
             complaints(&[("torch", "2.12.0"), ("torchaudio", "2.10.0")]),
             ["torchaudio 2.10.0 does not pair with torch 2.12.0; torchaudio 2.11.0 or later does"]
         );
         assert_eq!(check(&[("torch", "2.14.0"), ("triton", "3.8.1")]), []);
         assert_eq!(check(&[("torch", "2.14.0"), ("triton", "3.9.0")]).len(), 1);
-        assert_eq!(
-            check(&[("torch", "2.14.1"), ("torchvision", "0.29.0")]).len(),
-            1
-        );
+        assert_eq!(check(&[("torch", "2.14.1"), ("torchvision", "0.29.0")]).len(), 1);
     }
 
     #[test]
@@ -222,51 +172,27 @@ mod tests {
 
     #[test]
     fn local_parts_and_missing_zeros_do_not_matter() {
-        assert_eq!(
-            check(&[("torch", "2.11.0+cu130"), ("torchvision", "0.26.0+cu130")]),
-            []
-        );
+        assert_eq!(check(&[("torch", "2.11.0+cu130"), ("torchvision", "0.26.0+cu130")]), []);
         assert_eq!(check(&[("torch", "2.11"), ("torchvision", "0.26")]), []);
         let wrong = check(&[("torchvision", "0.25.0+cu130"), ("torch", "2.11.0+cu130")]);
-        assert_eq!(
-            (wrong[0].version.as_str(), wrong[0].torch.as_str()),
-            ("0.25.0", "2.11.0")
-        );
+        assert_eq!((wrong[0].version.as_str(), wrong[0].torch.as_str()), ("0.25.0", "2.11.0"));
     }
 
     #[test]
     fn what_the_table_does_not_know_is_no_mismatch() {
         assert_eq!(check(&[("torch", "99.0.0"), ("torchvision", "0.1.0")]), []);
-        assert_eq!(
-            check(&[("torch", "2.12.0.dev20260301"), ("torchvision", "0.1.0")]),
-            []
-        );
-        assert_eq!(
-            check(&[
-                ("torch", "2.6.0a0+df5bbc09d1.nv24.12"),
-                ("torchvision", "0.20.0a0")
-            ]),
-            []
-        );
+        assert_eq!(check(&[("torch", "2.12.0.dev20260301"), ("torchvision", "0.1.0")]), []);
+        assert_eq!(check(&[("torch", "2.6.0a0+df5bbc09d1.nv24.12"), ("torchvision", "0.20.0a0")]), []);
         assert_eq!(check(&[("torchvision", "0.26.0")]), []);
         assert_eq!(check(&[("torch", "2.6.0"), ("numpy", "1.0")]), []);
-        assert_eq!(
-            check(&[("torch", "not a version"), ("torchvision", "0.26.0")]),
-            []
-        );
+        assert_eq!(check(&[("torch", "not a version"), ("torchvision", "0.26.0")]), []);
         assert_eq!(check(&[("torch", "1.12.0"), ("xformers", "0.0.13")]), []);
     }
 
     #[test]
     fn every_release_of_the_file_is_a_version_and_lists_torchvision() {
-        let lines = include_str!("../data/torch-family.toml")
-            .lines()
-            .filter(|line| line.starts_with("[\""));
+        let lines = include_str!("../data/torch-family.toml").lines().filter(|line| line.starts_with("[\""));
         assert_eq!(TABLE.len(), lines.count());
-        assert!(
-            TABLE
-                .values()
-                .all(|members| members.contains_key("torchvision"))
-        );
+        assert!(TABLE.values().all(|members| members.contains_key("torchvision")));
     }
 }

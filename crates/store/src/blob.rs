@@ -153,7 +153,12 @@ impl Store {
         Ok(Some(Linked { store: self, digest: *digest, path, size, modified, _directory: directory }))
     }
 
-    fn copy_in(&self, mut source: fs_err::File, digest: &Digest, advance: &dyn Fn(u64) -> io::Result<()>) -> Result<()> {
+    fn copy_in(
+        &self,
+        mut source: fs_err::File,
+        digest: &Digest,
+        advance: &dyn Fn(u64) -> io::Result<()>,
+    ) -> Result<()> {
         let mut writer = self.writer()?;
         let mut buffer = vec![0; 256 << 10];
         loop {

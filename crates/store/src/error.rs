@@ -35,9 +35,7 @@ impl StoreError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
-            Self::Database(rusqlite::Error::SqliteFailure(error, _)) => {
-                error.code == rusqlite::ErrorCode::DiskFull
-            }
+            Self::Database(rusqlite::Error::SqliteFailure(error, _)) => error.code == rusqlite::ErrorCode::DiskFull,
             _ => false,
         }
     }

@@ -106,7 +106,7 @@ impl Store {
         let (kept, protected, used_by) = store.wanted(all)?;
         let mut items = store.items(&used_by)?;
         let before: u64 = items.iter().map(|item| item.size).sum();
-        items.sort_by(|a, b| (a.used, a.digest).cmp(&(b.used, b.digest)));
+        items.sort_by_key(|item| (item.used, item.digest));
         let mut report = GcReport { removed: Vec::new(), kept, before, after: before };
         let mut gone = BTreeSet::new();
         for item in items {
@@ -181,10 +181,10 @@ impl Store {
     }
 
     fn remove(&self, item: &Item) -> Result<()> {
-        let path =
-            if item.kind == "blob" { self.blob_path(&item.digest) } else { self.recipe_path(&item.digest) };
+        let path = if item.kind == "blob" { self.blob_path(&item.digest) } else { self.recipe_path(&item.digest) };
         fs_err::remove_file(path)?;
-        self.database().execute("DELETE FROM item WHERE digest = ?1 AND kind = ?2", [&item.digest.hex(), &item.kind])?;
+        self.database()
+            .execute("DELETE FROM item WHERE digest = ?1 AND kind = ?2", [&item.digest.hex(), &item.kind])?;
         Ok(())
     }
 

@@ -92,18 +92,24 @@ impl Store {
     /// Remembers what a step resulted in.
     pub fn remember<T: Serialize>(&self, key: &StepKey, value: &T) -> Result<()> {
         let value = serde_json::to_string(value)?;
-        self.database()
-            .prepare_cached("INSERT OR REPLACE INTO result VALUES (?1, ?2, ?3)")?
-            .execute(params![key.hex(), value, now()])?;
+        self.database().prepare_cached("INSERT OR REPLACE INTO result VALUES (?1, ?2, ?3)")?.execute(params![
+            key.hex(),
+            value,
+            now()
+        ])?;
         Ok(())
     }
 
     /// Remembers that an image was built or found unchanged.
     pub fn remember_root(&self, root: &Root) -> Result<()> {
         let digests: Vec<String> = root.digests.iter().map(Digest::hex).collect();
-        self.database()
-            .prepare_cached("INSERT OR REPLACE INTO root VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![root.stack, root.image, root.persist, now(), digests.join(" ")])?;
+        self.database().prepare_cached("INSERT OR REPLACE INTO root VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            root.stack,
+            root.image,
+            root.persist,
+            now(),
+            digests.join(" ")
+        ])?;
         Ok(())
     }
 
@@ -122,16 +128,21 @@ impl Store {
     }
 
     fn remember_item(&self, digest: &Digest, kind: &str, size: u64) -> Result<()> {
-        self.database()
-            .prepare_cached("INSERT OR REPLACE INTO item VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![digest.hex(), kind, size as i64, now()])?;
+        self.database().prepare_cached("INSERT OR REPLACE INTO item VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            digest.hex(),
+            kind,
+            size as i64,
+            now()
+        ])?;
         Ok(())
     }
 
     pub(crate) fn remember_link(&self, digest: &Digest, size: u64, modified: i64) -> Result<()> {
-        self.database()
-            .prepare_cached("INSERT OR REPLACE INTO link VALUES (?1, ?2, ?3)")?
-            .execute(params![digest.hex(), size as i64, modified])?;
+        self.database().prepare_cached("INSERT OR REPLACE INTO link VALUES (?1, ?2, ?3)")?.execute(params![
+            digest.hex(),
+            size as i64,
+            modified
+        ])?;
         Ok(())
     }
 

@@ -236,11 +236,8 @@ impl<R: ReaderAt> Wheel<R> {
     /// Where one entry goes.
     fn place(&self, entry: &Entry, scheme: &Scheme) -> Result<InstalledFile, InstallError> {
         let data = format!("{}.data/", self.dist_info.trim_end_matches(".dist-info"));
-        let plain = |path: String| InstalledFile {
-            path,
-            executable: entry.executable,
-            content: Content::Entry(entry.clone()),
-        };
+        let plain =
+            |path: String| InstalledFile { path, executable: entry.executable, content: Content::Entry(entry.clone()) };
         let Some(rest) = entry.path.strip_prefix(&data) else {
             return Ok(plain(format!("{}/{}", scheme.site_packages, entry.path)));
         };

@@ -9,9 +9,9 @@ pub mod name;
 pub mod pylock;
 pub mod record;
 pub mod tags;
-pub mod uv;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod uv;
 
 /// A package name in its normalised form; nothing where the text is none.
 pub fn name_of(text: &str) -> Option<pep508_rs::PackageName> {

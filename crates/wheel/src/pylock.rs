@@ -73,8 +73,9 @@ pub fn parse(text: &str, environment: &MarkerEnvironment) -> Result<Vec<LockedPa
     let mut packages = Vec::new();
     for package in file.packages {
         if let Some(marker) = &package.marker {
-            let tree: MarkerTree =
-                marker.parse().map_err(|_| PylockError(format!("`{}` has the unreadable marker `{marker}`", package.name)))?;
+            let tree: MarkerTree = marker
+                .parse()
+                .map_err(|_| PylockError(format!("`{}` has the unreadable marker `{marker}`", package.name)))?;
             if !tree.evaluate(environment, &[]) {
                 continue;
             }
@@ -98,11 +99,10 @@ fn wheel_file(wheel: &Wheel) -> Result<Option<WheelFile>, PylockError> {
     if !file.ends_with(".whl") {
         return Ok(None);
     }
-    let sha256 = wheel
-        .hashes
-        .get("sha256")
-        .and_then(|hex| Digest::from_hex(hex).ok())
-        .ok_or_else(|| PylockError(format!("`{file}` has no sha256, so that nothing could be checked against it")))?;
+    let sha256 =
+        wheel.hashes.get("sha256").and_then(|hex| Digest::from_hex(hex).ok()).ok_or_else(|| {
+            PylockError(format!("`{file}` has no sha256, so that nothing could be checked against it"))
+        })?;
     Ok(Some(WheelFile { file, location, size: wheel.size, sha256 }))
 }
 

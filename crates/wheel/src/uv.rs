@@ -227,7 +227,8 @@ fn project(question: &Question<'_>, recipes: &Path) -> String {
     let mut indexes = String::new();
     let mut sources = String::new();
     for (at, (package, url)) in index.packages.iter().enumerate() {
-        let _ = write!(indexes, "\n[[tool.uv.index]]\nname = \"package-{at}\"\nurl = {}\nexplicit = true\n", quote(url));
+        let _ =
+            write!(indexes, "\n[[tool.uv.index]]\nname = \"package-{at}\"\nurl = {}\nexplicit = true\n", quote(url));
         let _ = writeln!(sources, "{package} = {{ index = \"package-{at}\" }}");
     }
     for (at, url) in index.extra.iter().enumerate() {

@@ -313,6 +313,9 @@ fn table(report: &Report) -> String {
             ratio(written, figure)
         ));
     }
-    text.push_str(&format!("\nThe store holds {:.2}% more than wheels and base.\n", 100.0 * report.store_beyond_wheels));
+    text.push_str(&format!(
+        "\nThe store holds {:.2}% more than wheels and base.\n",
+        100.0 * report.store_beyond_wheels
+    ));
     text
 }

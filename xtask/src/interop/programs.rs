@@ -9,60 +9,41 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 4] = [
-    ("mmdebstrap", "mmdebstrap"),
-    ("skopeo", "skopeo"),
-    ("umoci", "umoci"),
-    ("zstd", "zstd"),
-];
+const NEEDED: [(&str, &str); 4] =
+    [("mmdebstrap", "mmdebstrap"), ("skopeo", "skopeo"), ("umoci", "umoci"), ("zstd", "zstd")];
 /// Lines of a program's messages that an error repeats.
 const REPEATED: usize = 15;
 
 /// A program on `PATH`.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
 /// Installs what is missing.
 pub(crate) fn install_missing() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let missing: Vec<&str> =
+        NEEDED.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
     eprint(&format!("installing {}", missing.join(", ")));
     let apt = || {
         let mut command = Command::new("apt-get");
-        command
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .arg("--yes");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("--yes");
         command
     };
     output(apt().arg("update"))?;
-    output(
-        apt()
-            .args(["install", "--no-install-recommends"])
-            .args(missing),
-    )?;
+    output(apt().args(["install", "--no-install-recommends"]).args(missing))?;
     Ok(())
 }
 
 /// Builds the product as it is released; cargo's target directory and the program.
 pub(crate) fn build_kiln() -> Result<(PathBuf, PathBuf)> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."));
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build
-        .args(["build", "--release", "--package", "kiln"])
-        .current_dir(workspace);
+    build.args(["build", "--release", "--package", "kiln"]).current_dir(workspace);
     if !build.stdout(Stdio::null()).status()?.success() {
         return Err("kiln cannot be built".into());
     }
@@ -78,18 +59,12 @@ pub(crate) fn build_kiln() -> Result<(PathBuf, PathBuf)> {
 /// Runs a program to its end; what it wrote to stdout, or an error with the end of what it wrote to stderr.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let said = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{said}: {error}"))?;
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{said}: {error}"))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = stderr
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines[lines.len().saturating_sub(REPEATED)..].join("\n    ");
     Err(format!("{said}: {}\n    {last}", output.status).into())
 }

@@ -43,16 +43,9 @@ impl OtherUser {
     fn create() -> Result<Self> {
         // One may have been left behind where a run of the suite was killed.
         let _ = programs::output(Command::new("userdel").arg(OTHER_USER));
-        programs::output(Command::new("useradd").args([
-            "--system",
-            "--no-create-home",
-            "--user-group",
-            OTHER_USER,
-        ]))?;
+        programs::output(Command::new("useradd").args(["--system", "--no-create-home", "--user-group", OTHER_USER]))?;
         // The suite's own directory may lie in root's home, where nobody else may go.
-        let directory = tempfile::Builder::new()
-            .prefix("kiln-interop-")
-            .tempdir_in("/var/tmp")?;
+        let directory = tempfile::Builder::new().prefix("kiln-interop-").tempdir_in("/var/tmp")?;
         Ok(Self { directory })
     }
 }
@@ -72,35 +65,25 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
         first.build(&["--output", "oci:layout"])
     });
     let Some(made) = made else { return };
-    checks.check(
-        "another user gets the same images in a fresh store elsewhere",
-        || {
-            let other = OtherUser::create()?;
-            let second = write_second(suite, &first, &other)?;
-            let again = second.build(&["--locked", "--offline"])?;
-            made.iter().try_for_each(|image| {
-                let (found, expected) = (
-                    described(stack::image(&again, &image.name)?),
-                    described(image),
-                );
-                same(&format!("the image `{}`", image.name), found, expected)
-            })
-        },
-    );
+    checks.check("another user gets the same images in a fresh store elsewhere", || {
+        let other = OtherUser::create()?;
+        let second = write_second(suite, &first, &other)?;
+        let again = second.build(&["--locked", "--offline"])?;
+        made.iter().try_for_each(|image| {
+            let (found, expected) = (described(stack::image(&again, &image.name)?), described(image));
+            same(&format!("the image `{}`", image.name), found, expected)
+        })
+    });
     let layout = first.project.join("layout");
     let rootfs = checks.check("umoci unpacks the image with user and files", || {
         unpacked::unpack(&layout, "upper", &suite.work.join("upper"))
     });
     let Some(rootfs) = rootfs else { return };
     checks.check("the user is there, with a home", || user(&rootfs));
-    checks.check("copied files have their owners and modes", || {
-        copied(&rootfs)
-    });
+    checks.check("copied files have their owners and modes", || copied(&rootfs));
     checks.check("the time zone is set", || time_zone(&rootfs));
     checks.check("the config says what the stack says", || config(&layout));
-    checks.check("umoci understands the config", || {
-        runtime_config(&suite.work.join("upper"))
-    });
+    checks.check("umoci understands the config", || runtime_config(&suite.work.join("upper")));
 }
 
 fn builder(suite: &Suite) -> Builder {
@@ -122,27 +105,14 @@ impl Builder {
         let mut command = match self.user {
             Some(user) => {
                 let mut command = Command::new("setpriv");
-                command
-                    .args(["--reuid", user, "--regid", user, "--clear-groups"])
-                    .arg("sh");
+                command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg("sh");
                 command
             }
             None => Command::new("sh"),
         };
-        command
-            .arg("-c")
-            .arg(format!("umask {}; exec \"$@\"", self.umask))
-            .arg("sh")
-            .arg(&self.kiln);
-        command
-            .arg("--store")
-            .arg(&self.store)
-            .args(["--json", "--jobs", self.jobs, "build"])
-            .args(arguments);
-        command
-            .env("TZ", self.time_zone)
-            .env("LC_ALL", self.language)
-            .env("HOME", &self.project);
+        command.arg("-c").arg(format!("umask {}; exec \"$@\"", self.umask)).arg("sh").arg(&self.kiln);
+        command.arg("--store").arg(&self.store).args(["--json", "--jobs", self.jobs, "build"]).args(arguments);
+        command.env("TZ", self.time_zone).env("LC_ALL", self.language).env("HOME", &self.project);
         stack::images(command.current_dir(&self.project))
     }
 }
@@ -161,18 +131,8 @@ fn write_first(suite: &Suite, first: &Builder) -> Result<()> {
         packages::FIRST_MORE,
     );
     stack::write(&first.project, &text)?;
-    for file in [
-        "app/train.py",
-        "app/below/deep/data.txt",
-        "app/start",
-        "app/left-out.pyc",
-        "tool.sh",
-    ] {
-        write_file(
-            &first.project,
-            file,
-            if file == "app/start" { 0o755 } else { 0o644 },
-        )?;
+    for file in ["app/train.py", "app/below/deep/data.txt", "app/start", "app/left-out.pyc", "tool.sh"] {
+        write_file(&first.project, file, if file == "app/start" { 0o755 } else { 0o644 })?;
     }
     let stack = suite.work.join("stack");
     stack::export_wheels(&stack, &suite.store, &first.project.join("wheels"))?;
@@ -200,39 +160,19 @@ fn write_second(suite: &Suite, first: &Builder, other: &OtherUser) -> Result<Bui
     for file in ["kiln.toml", "kiln.lock"] {
         fs_err::copy(first.project.join(file), second.project.join(file))?;
     }
-    for file in [
-        "tool.sh",
-        "app/left-out.pyc",
-        "app/start",
-        "app/train.py",
-        "app/below/deep/data.txt",
-    ] {
-        write_file(
-            &second.project,
-            file,
-            if file == "app/start" { 0o700 } else { 0o600 },
-        )?;
+    for file in ["tool.sh", "app/left-out.pyc", "app/start", "app/train.py", "app/below/deep/data.txt"] {
+        write_file(&second.project, file, if file == "app/start" { 0o700 } else { 0o600 })?;
     }
     fs_err::copy(&suite.kiln, &second.kiln)?;
     let (wheels, base) = (second.project.join("wheels"), first.project.join("base"));
     stack::export_wheels(&first.project, &first.store, &wheels)?;
-    programs::output(
-        Command::new("cp")
-            .arg("--recursive")
-            .arg(base)
-            .arg(&second.project),
-    )?;
+    programs::output(Command::new("cp").arg("--recursive").arg(base).arg(&second.project))?;
     let owner = format!("{OTHER_USER}:{OTHER_USER}");
     // Not the wheels: they may be links into the store of somebody else.
     programs::output(Command::new("chown").arg(&owner).arg(directory))?;
     for path in ["app", "base", "tool.sh", "kiln.toml", "kiln.lock", "."] {
         let recursive = (path != ".").then_some("--recursive");
-        programs::output(
-            Command::new("chown")
-                .args(recursive)
-                .arg(&owner)
-                .arg(second.project.join(path)),
-        )?;
+        programs::output(Command::new("chown").args(recursive).arg(&owner).arg(second.project.join(path)))?;
     }
     Ok(second)
 }
@@ -248,43 +188,23 @@ fn write_file(project: &Path, path: &str, mode: u32) -> Result<()> {
 }
 
 fn described(image: &Image) -> String {
-    let layers: Vec<&str> = image
-        .layers
-        .iter()
-        .map(|layer| layer.digest.as_str())
-        .collect();
-    format!(
-        "{} with the config {} and the layers {}",
-        image.manifest,
-        image.config,
-        layers.join(" ")
-    )
+    let layers: Vec<&str> = image.layers.iter().map(|layer| layer.digest.as_str()).collect();
+    format!("{} with the config {} and the layers {}", image.manifest, image.config, layers.join(" "))
 }
 
 fn user(rootfs: &Path) -> Result<()> {
-    same(
-        "the id",
-        programs::text(running::chroot(rootfs, "id").arg("alice"))?.as_str(),
-        ID,
-    )?;
+    same("the id", programs::text(running::chroot(rootfs, "id").arg("alice"))?.as_str(), ID)?;
     let home = Tree::read(&rootfs.join("home"))?;
     let home = home.nodes.get("alice").ok_or("there is no home")?;
-    same(
-        "the owner of the home",
-        format!("{:?} {:?}", home.kind, home.owner),
-        "Directory (1234, 1235)".into(),
-    )
+    same("the owner of the home", format!("{:?} {:?}", home.kind, home.owner), "Directory (1234, 1235)".into())
 }
 
 const ID: &str = "uid=1234(alice) gid=1235(alice) groups=1235(alice)";
 
 fn copied(rootfs: &Path) -> Result<()> {
     let app = Tree::read(&rootfs.join("app"))?;
-    let described: Vec<String> = app
-        .nodes
-        .iter()
-        .map(|(path, node)| format!("{path} {:?} {:o}", node.owner, node.mode))
-        .collect();
+    let described: Vec<String> =
+        app.nodes.iter().map(|(path, node)| format!("{path} {:?} {:o}", node.owner, node.mode)).collect();
     let expected = [
         "below (1234, 1235) 755",
         "below/deep (1234, 1235) 755",
@@ -292,21 +212,10 @@ fn copied(rootfs: &Path) -> Result<()> {
         "start (1234, 1235) 755",
         "train.py (1234, 1235) 644",
     ];
-    same(
-        "what lies in /app",
-        described.join("\n"),
-        expected.join("\n"),
-    )?;
+    same("what lies in /app", described.join("\n"), expected.join("\n"))?;
     let local = Tree::read(&rootfs.join("usr/local/bin"))?;
-    let tool = local
-        .nodes
-        .get("tool.sh")
-        .ok_or("there is no /usr/local/bin/tool.sh")?;
-    same(
-        "the owner and mode of the tool",
-        format!("{:?} {:o}", tool.owner, tool.mode),
-        "(7, 8) 755".into(),
-    )?;
+    let tool = local.nodes.get("tool.sh").ok_or("there is no /usr/local/bin/tool.sh")?;
+    same("the owner and mode of the tool", format!("{:?} {:o}", tool.owner, tool.mode), "(7, 8) 755".into())?;
     let printed = programs::text(&mut running::chroot(rootfs, "/usr/local/bin/tool.sh"))?;
     same("what the tool prints", printed.as_str(), "tool.sh")
 }
@@ -314,62 +223,26 @@ fn copied(rootfs: &Path) -> Result<()> {
 fn time_zone(rootfs: &Path) -> Result<()> {
     let etc = Tree::read(&rootfs.join("etc"))?;
     let link = etc.nodes.get("localtime").map(|node| &node.kind);
-    same(
-        "/etc/localtime",
-        link == Some(&Kind::Link("/usr/share/zoneinfo/Asia/Seoul".into())),
-        true,
-    )?;
-    same(
-        "/etc/timezone",
-        etc.text("timezone")?.as_str(),
-        "Asia/Seoul\n",
-    )?;
+    same("/etc/localtime", link == Some(&Kind::Link("/usr/share/zoneinfo/Asia/Seoul".into())), true)?;
+    same("/etc/timezone", etc.text("timezone")?.as_str(), "Asia/Seoul\n")?;
     let code = "import time; print(time.strftime('%z', time.localtime(0)))";
-    same(
-        "the offset",
-        running::python(rootfs, code)?.as_str(),
-        "+0900",
-    )
+    same("the offset", running::python(rootfs, code)?.as_str(), "+0900")
 }
 
 /// The parts of an image's config that the stack sets.
 fn config(layout: &Path) -> Result<()> {
     let mut inspect = transports::skopeo();
-    let found: Value = programs::json(
-        inspect
-            .args(["inspect", "--config"])
-            .arg(transports::in_layout(layout, "upper")),
-    )?;
+    let found: Value =
+        programs::json(inspect.args(["inspect", "--config"]).arg(transports::in_layout(layout, "upper")))?;
     let config = &found["config"];
     same("the user", &config["User"], &Value::from("alice"))?;
-    same(
-        "the working directory",
-        &config["WorkingDir"],
-        &Value::from("/app"),
-    )?;
-    same(
-        "the entry point",
-        &config["Entrypoint"],
-        &Value::from(vec!["python", "-m", "train"]),
-    )?;
+    same("the working directory", &config["WorkingDir"], &Value::from("/app"))?;
+    same("the entry point", &config["Entrypoint"], &Value::from(vec!["python", "-m", "train"]))?;
     same("the command", &config["Cmd"], &Value::Null)?;
-    same(
-        "the label",
-        &config["Labels"]["org.example.a"],
-        &Value::from("b"),
-    )?;
+    same("the label", &config["Labels"]["org.example.a"], &Value::from("b"))?;
     let variables = config["Env"].to_string();
-    for variable in [
-        "TZ=Asia/Seoul",
-        "OMP_NUM_THREADS=1",
-        "VIRTUAL_ENV=/opt/venv",
-        "PATH=/opt/venv/bin:/usr/local",
-    ] {
-        same(
-            &format!("whether `{variable}` is in {variables}"),
-            variables.contains(variable),
-            true,
-        )?;
+    for variable in ["TZ=Asia/Seoul", "OMP_NUM_THREADS=1", "VIRTUAL_ENV=/opt/venv", "PATH=/opt/venv/bin:/usr/local"] {
+        same(&format!("whether `{variable}` is in {variables}"), variables.contains(variable), true)?;
     }
     Ok(())
 }
@@ -378,15 +251,7 @@ fn config(layout: &Path) -> Result<()> {
 fn runtime_config(bundle: &Path) -> Result<()> {
     let found: Value = serde_json::from_slice(&fs_err::read(bundle.join("config.json"))?)?;
     let process = &found["process"];
-    same(
-        "the user",
-        format!("{} {}", process["user"]["uid"], process["user"]["gid"]),
-        "1234 1235".into(),
-    )?;
+    same("the user", format!("{} {}", process["user"]["uid"], process["user"]["gid"]), "1234 1235".into())?;
     same("the directory", &process["cwd"], &Value::from("/app"))?;
-    same(
-        "the arguments",
-        &process["args"],
-        &Value::from(vec!["python", "-m", "train"]),
-    )
+    same("the arguments", &process["args"], &Value::from(vec!["python", "-m", "train"]))
 }

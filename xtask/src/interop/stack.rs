@@ -101,25 +101,9 @@ pub(crate) fn build(suite: &Suite) -> Result<Built> {
     write(&project, &text)?;
     awkward_wheel::write(&project.join("wheels"))?;
     let (layout, archive) = (suite.work.join("layout"), suite.work.join("awkward.tar"));
-    let images = suite.build(
-        &project,
-        &["--output", &format!("oci:{}", layout.display())],
-    )?;
-    suite.build(
-        &project,
-        &[
-            "--locked",
-            "awkward",
-            "--output",
-            &format!("docker-archive:{}", archive.display()),
-        ],
-    )?;
-    Ok(Built {
-        project,
-        layout,
-        archive,
-        images,
-    })
+    let images = suite.build(&project, &["--output", &format!("oci:{}", layout.display())])?;
+    suite.build(&project, &["--locked", "awkward", "--output", &format!("docker-archive:{}", archive.display())])?;
+    Ok(Built { project, layout, archive, images })
 }
 
 /// Makes the directory of a stack, with one for wheels in it.
@@ -133,24 +117,9 @@ pub(crate) fn images(build: &mut Command) -> Result<Vec<Image>> {
     let document: Document = programs::json(build)?;
     let mut images = Vec::new();
     for Named { name, platforms } in document.images {
-        let [
-            Platform {
-                manifest,
-                config,
-                layers,
-            },
-        ] = <[Platform; 1]>::try_from(platforms).map_err(|platforms| {
-            format!(
-                "`{name}` was built for {} platforms rather than one",
-                platforms.len()
-            )
-        })?;
-        images.push(Image {
-            name,
-            manifest,
-            config,
-            layers,
-        });
+        let [Platform { manifest, config, layers }] = <[Platform; 1]>::try_from(platforms)
+            .map_err(|platforms| format!("`{name}` was built for {} platforms rather than one", platforms.len()))?;
+        images.push(Image { name, manifest, config, layers });
     }
     Ok(images)
 }
@@ -163,9 +132,7 @@ pub(crate) fn image<'a>(images: &'a [Image], name: &str) -> Result<&'a Image> {
 
 /// The lock of a project.
 pub(crate) fn lock(project: &Path) -> Result<Lock> {
-    Ok(toml::from_str(&fs_err::read_to_string(
-        project.join("kiln.lock"),
-    )?)?)
+    Ok(toml::from_str(&fs_err::read_to_string(project.join("kiln.lock"))?)?)
 }
 
 /// Puts the wheels of a project's lock into a directory, from the store that has them.

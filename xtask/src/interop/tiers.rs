@@ -9,42 +9,24 @@ use super::{Result, Suite, packages, running, unpacked};
 
 /// Makes the checks; `below` is the root of the image that becomes the base.
 pub(crate) fn check(suite: &Suite, built: &Built, below: &Path, checks: &mut Checks) {
-    let Some(images) = checks.check("kiln builds tiers on a layout that it wrote", || {
-        build(suite, built)
-    }) else {
+    let Some(images) = checks.check("kiln builds tiers on a layout that it wrote", || build(suite, built)) else {
         return;
     };
-    checks.check(
-        "a tier has the layers of what it stands on, and more",
-        || {
-            let (first, second) = (
-                stack::image(&images, "first")?,
-                stack::image(&images, "second")?,
-            );
-            stands_on(first, built.image("awkward")?)?;
-            stands_on(second, first)
-        },
-    );
+    checks.check("a tier has the layers of what it stands on, and more", || {
+        let (first, second) = (stack::image(&images, "first")?, stack::image(&images, "second")?);
+        stands_on(first, built.image("awkward")?)?;
+        stands_on(second, first)
+    });
     let project = suite.work.join("tiers");
     let rootfs = checks.check("umoci unpacks the upper tier", || {
-        unpacked::unpack(
-            &project.join("layout"),
-            "second",
-            &suite.work.join("second"),
-        )
+        unpacked::unpack(&project.join("layout"), "second", &suite.work.join("second"))
     });
     let Some(rootfs) = rootfs else { return };
     checks.check("packages of all tiers can be imported", || {
-        running::import(
-            &rootfs,
-            &[&packages::IMPORTS[..], &["humanize", "tabulate"]].concat(),
-        )
+        running::import(&rootfs, &[&packages::IMPORTS[..], &["humanize", "tabulate"]].concat())
     });
     checks.check("tiers leave alone what they stand on", || {
-        let (above, below) = (
-            Tree::read(&rootfs.join("opt"))?,
-            Tree::read(&below.join("opt"))?,
-        );
+        let (above, below) = (Tree::read(&rootfs.join("opt"))?, Tree::read(&below.join("opt"))?);
         none("paths are gone or changed", &changed(&below, &above)?)
     });
 }
@@ -61,36 +43,17 @@ fn build(suite: &Suite, built: &Built) -> Result<Vec<Image>> {
     stack::write(&project, &text)?;
     let base = format!("oci:{}", project.join("base").display());
     suite.build(&built.project, &["--locked", "awkward", "--output", &base])?;
-    suite.build(
-        &project,
-        &[
-            "--output",
-            &format!("oci:{}", project.join("layout").display()),
-        ],
-    )
+    suite.build(&project, &["--output", &format!("oci:{}", project.join("layout").display())])
 }
 
 fn stands_on(above: &Image, below: &Image) -> Result<()> {
     let begins = above.layers.starts_with(&below.layers) && above.layers.len() > below.layers.len();
-    same(
-        &format!(
-            "whether `{}` begins with the layers of `{}`",
-            above.name, below.name
-        ),
-        begins,
-        true,
-    )
+    same(&format!("whether `{}` begins with the layers of `{}`", above.name, below.name), begins, true)
 }
 
 /// What lies in one tree and not, or otherwise, in another that has more.
 fn changed(below: &Tree, above: &Tree) -> Result<Vec<String>> {
-    let nodes = above
-        .nodes
-        .iter()
-        .filter(|(path, _)| below.nodes.contains_key(*path));
-    let common = Tree {
-        root: above.root.clone(),
-        nodes: nodes.map(|(p, n)| (p.clone(), n.clone())).collect(),
-    };
+    let nodes = above.nodes.iter().filter(|(path, _)| below.nodes.contains_key(*path));
+    let common = Tree { root: above.root.clone(), nodes: nodes.map(|(p, n)| (p.clone(), n.clone())).collect() };
     super::tree::differences(below, &common)
 }

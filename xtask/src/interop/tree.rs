@@ -61,23 +61,13 @@ impl Node {
 impl Tree {
     /// Reads a directory; symbolic links are not followed.
     pub(crate) fn read(root: &Path) -> Result<Self> {
-        let mut tree = Self {
-            root: root.to_owned(),
-            nodes: BTreeMap::new(),
-        };
+        let mut tree = Self { root: root.to_owned(), nodes: BTreeMap::new() };
         let mut waiting = vec![String::new()];
         while let Some(directory) = waiting.pop() {
             for entry in fs_err::read_dir(root.join(&directory))? {
                 let entry = entry?;
-                let name = entry
-                    .file_name()
-                    .into_string()
-                    .map_err(|name| format!("{name:?} is not UTF-8"))?;
-                let path = if directory.is_empty() {
-                    name
-                } else {
-                    format!("{directory}/{name}")
-                };
+                let name = entry.file_name().into_string().map_err(|name| format!("{name:?} is not UTF-8"))?;
+                let path = if directory.is_empty() { name } else { format!("{directory}/{name}") };
                 let node = node(&entry.path())?;
                 if node.kind == Kind::Directory {
                     waiting.push(path.clone());
@@ -102,12 +92,7 @@ fn node(path: &Path) -> Result<Node> {
         kind if kind.is_symlink() => Kind::Link(fs_err::read_link(path)?.display().to_string()),
         _ => Kind::Other,
     };
-    Ok(Node {
-        kind,
-        mode: found.mode() & 0o7777,
-        owner: (found.uid(), found.gid()),
-        time: found.mtime(),
-    })
+    Ok(Node { kind, mode: found.mode() & 0o7777, owner: (found.uid(), found.gid()), time: found.mtime() })
 }
 
 /// Those of some files, present in both trees, that have different content, sorted.
@@ -117,10 +102,7 @@ pub(crate) fn different_files(one: &Tree, other: &Tree, paths: &[String]) -> Res
     let compare = || -> Result<()> {
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
             if !same_content(&one.root.join(path), &other.root.join(path))? {
-                different
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .push(path.clone());
+                different.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(path.clone());
             }
         }
         Ok(())
@@ -128,15 +110,9 @@ pub(crate) fn different_files(one: &Tree, other: &Tree, paths: &[String]) -> Res
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(compare)).collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err("a comparison panicked".into()))
-        })
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a comparison panicked".into())))
     })?;
-    let mut different = different
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut different = different.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     different.sort();
     Ok(different)
 }
@@ -167,28 +143,15 @@ pub(crate) fn differences(one: &Tree, other: &Tree) -> Result<Vec<String>> {
     for (path, node) in &one.nodes {
         match other.nodes.get(path) {
             None => wrong.push(format!("{path}: only in {}", one.root.display())),
-            Some(found)
-                if (&node.kind, node.mode, node.owner)
-                    != (&found.kind, found.mode, found.owner) =>
-            {
+            Some(found) if (&node.kind, node.mode, node.owner) != (&found.kind, found.mode, found.owner) => {
                 wrong.push(format!("{path}: {node:?} and {found:?}"));
             }
-            Some(Node {
-                kind: Kind::File(_),
-                ..
-            }) => files.push(path.clone()),
+            Some(Node { kind: Kind::File(_), .. }) => files.push(path.clone()),
             Some(_) => {}
         }
     }
-    let missing = other
-        .nodes
-        .keys()
-        .filter(|path| !one.nodes.contains_key(*path));
+    let missing = other.nodes.keys().filter(|path| !one.nodes.contains_key(*path));
     wrong.extend(missing.map(|path| format!("{path}: only in {}", other.root.display())));
-    wrong.extend(
-        different_files(one, other, &files)?
-            .into_iter()
-            .map(|path| format!("{path}: other content")),
-    );
+    wrong.extend(different_files(one, other, &files)?.into_iter().map(|path| format!("{path}: other content")));
     Ok(wrong)
 }

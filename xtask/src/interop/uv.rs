@@ -31,9 +31,7 @@ pub(crate) fn check(suite: &Suite, built: &Built, rootfs: &Path, checks: &mut Ch
         }
         none("scripts are wrong", &scripts.missing(&ours))
     });
-    checks.check("uv's environment is removed", || {
-        Ok(fs_err::remove_dir_all(suite.work.join("uv"))?)
-    });
+    suite.remove("uv");
 }
 
 /// The root of a system in which uv has installed everything.
@@ -45,11 +43,7 @@ fn install(suite: &Suite, built: &Built) -> Result<PathBuf> {
     fs_err::copy(program(suite)?, rootfs.join("uv/uv"))?;
     let uv = |arguments: &[&str]| -> Result<()> {
         let mut command = chroot(&rootfs, "/uv/uv");
-        programs::output(
-            command
-                .args(["--no-config", "--offline", "--cache-dir", "/uv/cache"])
-                .args(arguments),
-        )?;
+        programs::output(command.args(["--no-config", "--offline", "--cache-dir", "/uv/cache"]).args(arguments))?;
         Ok(())
     };
     uv(&["venv", "--python", "/usr/bin/python3.11", "/opt/venv"])?;

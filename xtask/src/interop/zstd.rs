@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::report::{Checks, none, same};
+use super::report::{Checks, eprint, none, same};
 use super::stack::Built;
 use super::tree::{Tree, differences};
 use super::{Result, Suite, programs, unpacked};
@@ -17,25 +17,16 @@ pub(crate) fn check(suite: &Suite, built: &Built, gzip: &Path, checks: &mut Chec
         let layers = built.image("zstd")?.layers.iter();
         let zstd = layers.filter(|layer| layer.media_type == ZSTD).count();
         // The virtual environment is a layer of a few links, which stays as it is for every image.
-        same(
-            "whether wheels became zstd layers",
-            zstd >= own - 1 && zstd > 0,
-            true,
-        )
+        same("whether wheels became zstd layers", zstd >= own - 1 && zstd > 0, true)
     });
     let Some(rootfs) = checks.check("the zstd image is unpacked", || unpack(suite, built)) else {
         return;
     };
     checks.check("the zstd image holds the same as the gzip image", || {
-        let (zstd, gzip) = (
-            Tree::read(&rootfs.join("opt"))?,
-            Tree::read(&gzip.join("opt"))?,
-        );
+        let (zstd, gzip) = (Tree::read(&rootfs.join("opt"))?, Tree::read(&gzip.join("opt"))?);
         none("differences", &differences(&zstd, &gzip)?)
     });
-    checks.check("the unpacked zstd image is removed", || {
-        Ok(fs_err::remove_dir_all(suite.work.join("zstd"))?)
-    });
+    suite.remove("zstd");
 }
 
 /// The image's root: unpacked by umoci, or by zstd and tar where umoci is too old to know zstd, as that of Debian 12 is.
@@ -44,33 +35,20 @@ fn unpack(suite: &Suite, built: &Built) -> Result<PathBuf> {
     let Err(why) = unpacked::unpack(&built.layout, "zstd", &directory) else {
         return Ok(directory.join("rootfs"));
     };
-    if !why.to_string().contains("media type") {
+    if !why.to_string().contains("mediatype") {
         return Err(why);
     }
-    super::report::say("   umoci does not know zstd here: zstd and tar unpack the image instead");
+    eprint("   umoci does not know zstd here: zstd and tar unpack the image instead");
     if directory.exists() {
         fs_err::remove_dir_all(&directory)?;
     }
     let rootfs = directory.join("rootfs");
     fs_err::create_dir_all(&rootfs)?;
     for layer in &built.image("zstd")?.layers {
-        let blob = built
-            .layout
-            .join("blobs")
-            .join(layer.digest.replace(':', "/"));
-        let program = if layer.media_type == ZSTD {
-            "--zstd"
-        } else {
-            "--gzip"
-        };
+        let blob = built.layout.join("blobs").join(layer.digest.replace(':', "/"));
+        let program = if layer.media_type == ZSTD { "--zstd" } else { "--gzip" };
         let mut tar = Command::new("tar");
-        tar.args([
-            "--extract",
-            "--numeric-owner",
-            "--same-owner",
-            "--preserve-permissions",
-            program,
-        ]);
+        tar.args(["--extract", "--numeric-owner", "--same-owner", "--preserve-permissions", program]);
         programs::output(tar.arg("--directory").arg(&rootfs).arg("--file").arg(blob))?;
     }
     Ok(rootfs)

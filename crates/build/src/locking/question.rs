@@ -69,8 +69,11 @@ impl<'a> ImageQuestion<'a> {
         let (name, platform) = (&self.image.name, self.platform);
         let Some(known) = known else { return format!("it has no image `{name}` for {platform}") };
         let now: Vec<&String> = self.image.requirements.iter().map(|requirement| &requirement.text).collect();
-        let added: Vec<String> =
-            now.iter().filter(|text| !known.requirements.contains(text)).map(|text| format!("`{text}` is new")).collect();
+        let added: Vec<String> = now
+            .iter()
+            .filter(|text| !known.requirements.contains(text))
+            .map(|text| format!("`{text}` is new"))
+            .collect();
         let gone = known.requirements.iter().filter(|text| !now.contains(text)).map(|text| format!("`{text}` is gone"));
         let changes: Vec<String> = added.into_iter().chain(gone).collect();
         if changes.is_empty() {
@@ -91,12 +94,13 @@ impl<'a> ImageQuestion<'a> {
         let mentions = |name: &str| {
             let boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '-' | '_'));
             explanation.match_indices(name).any(|(at, _)| {
-                boundary(explanation[..at].chars().next_back()) && boundary(explanation[at + name.len()..].chars().next())
+                boundary(explanation[..at].chars().next_back())
+                    && boundary(explanation[at + name.len()..].chars().next())
             })
         };
         let own = self.image.requirements.iter().map(|requirement| (requirement, self.image));
         let above = self.ancestors.iter().flat_map(|image| image.requirements.iter().map(move |r| (r, *image)));
-        let mentioned: Vec<_> = own.chain(above).filter(|(r, _)| mentions(&r.name.to_string())).collect();
+        let mentioned: Vec<_> = own.chain(above).filter(|(r, _)| mentions(r.name.as_ref())).collect();
         let problem = if mentioned.len() > 1 { "contradict one another" } else { "cannot be resolved" };
         let title = format!("the packages of `{}` {problem} on {}", self.image.name, self.platform);
         let mut labels = mentioned.iter().map(|(requirement, image)| {
@@ -216,7 +220,8 @@ impl Project<'_> {
             {
                 let message = format!("`{}` is compiled from source, and its metadata is not known", requirement.name);
                 let hint = "declare `version` and `dependencies` in its recipe: wheels cannot be compiled yet";
-                let diagnostic = Diagnostic::at(requirement.span.clone(), message).also(recipe.span.clone(), "its recipe");
+                let diagnostic =
+                    Diagnostic::at(requirement.span.clone(), message).also(recipe.span.clone(), "its recipe");
                 return Err(Diagnostics::from(diagnostic.hint(hint)).into());
             }
         }

@@ -18,7 +18,8 @@ impl Du {
         if global.json {
             return print_json(&json!({ "store": store.root(), "usage": usage }));
         }
-        let row = |what: &str, bytes: u64, note: String| vec![what.to_owned(), format!("{:>9}", size::format(bytes)), note];
+        let row =
+            |what: &str, bytes: u64, note: String| vec![what.to_owned(), format!("{:>9}", size::format(bytes)), note];
         let rows = [
             row("wheels and other files", usage.blobs, format!("{}", usage.blob_count)),
             row(

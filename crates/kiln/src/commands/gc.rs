@@ -33,7 +33,8 @@ impl Gc {
         let removed = report.removed.iter().map(|removed| {
             vec!["removed".into(), removed.digest.short(), size::format(removed.size), removed.reason.clone()]
         });
-        let kept = report.kept.iter().map(|kept| vec!["kept".into(), kept.image.clone(), String::new(), kept.reason.clone()]);
+        let kept =
+            report.kept.iter().map(|kept| vec!["kept".into(), kept.image.clone(), String::new(), kept.reason.clone()]);
         let rows: Vec<Vec<String>> = removed.chain(kept).collect();
         let freed = size::format(report.before - report.after);
         print(&format!("{}{freed} freed, {} left\n", table(&rows), size::format(report.after)))

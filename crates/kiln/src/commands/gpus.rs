@@ -28,7 +28,9 @@ impl Gpus {
             let close = GpuTable::get().nearest_names(filter);
             let hint = match close.as_slice() {
                 [] => "`kiln gpus` lists all".to_owned(),
-                names => format!("did you mean {}?", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")),
+                names => {
+                    format!("did you mean {}?", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or "))
+                }
             };
             return Err(Failure::usage(format!("no GPU is called `{filter}`")).hint(hint));
         }

@@ -50,7 +50,8 @@ impl LockCommand {
         names.dedup();
         names.sort_unstable();
         names.dedup();
-        let list: Vec<String> = names.iter().map(|name| format!("{name} ({})", count(packages(name), "package"))).collect();
+        let list: Vec<String> =
+            names.iter().map(|name| format!("{name} ({})", count(packages(name), "package"))).collect();
         print(&format!("{}: {}\n", path.display(), list.join(", ")))
     }
 }

@@ -11,10 +11,7 @@ const FILE: &str = "wheels/broken-1.0-py3-none-any.whl";
 fn project(bytes: &[u8]) -> TestEnvironment {
     let environment = TestEnvironment::with_stack(&stack("packages = [\"broken\"]"));
     environment.write(FILE, bytes);
-    environment.write(
-        &format!("{FILE}.metadata"),
-        "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n",
-    );
+    environment.write(&format!("{FILE}.metadata"), "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n");
     environment
 }
 
@@ -36,10 +33,7 @@ fn wheel() -> WheelBuilder {
 
 /// The place of a file's content, by the name in its local header.
 fn content_of(bytes: &[u8], path: &str) -> usize {
-    let name = bytes
-        .windows(path.len())
-        .position(|window| window == path.as_bytes())
-        .unwrap();
+    let name = bytes.windows(path.len()).position(|window| window == path.as_bytes()).unwrap();
     name + path.len()
 }
 
@@ -50,18 +44,24 @@ fn a_truncated_wheel_is_named() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: it is truncated or not a zip archive (Missing end of central directory)
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(b""), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: it is truncated or not a zip archive (Missing end of central directory)
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(b"<html>not found</html>"), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: it is truncated or not a zip archive (Missing end of central directory)
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
 }
@@ -90,9 +90,7 @@ fn a_flipped_bit_is_found_in_large_and_small_files() {
 
 #[test]
 fn a_stored_file_with_other_content_than_its_checksum_is_found() {
-    let mut bytes = pure("broken", "1.0")
-        .file_with("broken/data.bin", false, false, noise(100_000, "x"))
-        .finish();
+    let mut bytes = pure("broken", "1.0").file_with("broken/data.bin", false, false, noise(100_000, "x")).finish();
     let at = content_of(&bytes, "broken/data.bin") + 50_000;
     bytes[at] ^= 1;
     assert_snapshot!(refused(&bytes), @r"
@@ -120,6 +118,8 @@ fn a_wheel_that_lies_about_sizes_is_found() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken/data.bin` has a local header with another CRC or size than the directory says
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&lie(99_999, 2)), @r"
@@ -137,11 +137,7 @@ fn a_wheel_that_lies_about_sizes_is_found() {
     [exit status: 1]
     ");
     let huge = refused(&lie(0xfff0_0000, 2));
-    assert!(
-        huge.stderr
-            .contains("does not have the size that is declared"),
-        "{huge}"
-    );
+    assert!(huge.stderr.contains("does not have the size that is declared"), "{huge}");
 }
 
 #[test]
@@ -151,30 +147,40 @@ fn paths_that_leave_the_directory_are_refused() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `../../../../etc/cron.d/evil` has a path that leaves its directory or is not plain
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&with("/etc/passwd")), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `/etc/passwd` has an absolute path
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&with("broken/..\\evil")), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken/..\\evil` has a backslash in its path
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&with("broken-1.0.data/scripts/../../../evil")), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken-1.0.data/scripts/../../../evil` has a path that leaves its directory or is not plain
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&with("broken-1.0.data/elsewhere/evil")), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its `broken-1.0.data/elsewhere/evil` is for a scheme that does not exist: purelib, platlib, scripts, data and headers do
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
 }
@@ -188,6 +194,8 @@ fn conflicting_headers_are_refused() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken/__init__.py` has a local header with another name than the directory says
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     let twice = ZipBuilder::new()
@@ -200,18 +208,24 @@ fn conflicting_headers_are_refused() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken/a.py` is there twice
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&twice.clone().with_flags(1).finish()), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken-1.0.dist-info/METADATA` is encrypted
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(refused(&twice.with_method(12).finish()), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its entry `broken-1.0.dist-info/METADATA` is compressed with method 12 (BZIP2); wheels may be stored or deflated
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
 }
@@ -222,6 +236,8 @@ fn a_wheel_of_another_name_or_without_metadata_is_refused() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: it has no directory `broken-1.0.dist-info` as its file name demands
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     let zip = ZipBuilder::new().deflated("broken-1.0.dist-info/WHEEL", "Wheel-Version: 2.0\n");
@@ -229,6 +245,8 @@ fn a_wheel_of_another_name_or_without_metadata_is_refused() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its `broken-1.0.dist-info/WHEEL` says Wheel-Version `2.0`; kiln knows version 1
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     let zip = ZipBuilder::new().deflated("broken-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n");
@@ -236,6 +254,8 @@ fn a_wheel_of_another_name_or_without_metadata_is_refused() {
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its `broken-1.0.dist-info/RECORD` is missing
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
 }
@@ -246,11 +266,7 @@ fn a_wheel_that_would_write_a_file_where_another_has_a_directory_is_refused() {
     environment.wheel(&pure("broken", "1.0").file("shared", "a file"));
     environment.wheel(&pure("other", "1.0").file("shared/inside.py", "below it"));
     let outcome = environment.kiln("build --output oci:out");
-    assert_eq!(
-        outcome.status,
-        Some(1),
-        "two wheels that cannot stand in one directory\n{outcome}"
-    );
+    assert_eq!(outcome.status, Some(1), "two wheels that cannot stand in one directory\n{outcome}");
 }
 
 #[test]
@@ -275,10 +291,7 @@ fn a_wheel_that_is_changed_in_place_after_a_build_is_noticed() {
     let mut bytes = wheel().finish();
     let at = content_of(&bytes, "broken/data.bin") + 50_000;
     bytes[at] ^= 1;
-    let mut file = fs_err::OpenOptions::new()
-        .write(true)
-        .open(environment.path(FILE))
-        .unwrap();
+    let mut file = fs_err::OpenOptions::new().write(true).open(environment.path(FILE)).unwrap();
     std::io::Write::write_all(&mut file, &bytes).unwrap();
     drop(file);
     let outcome = environment.kiln("build --output oci:out");
@@ -292,13 +305,13 @@ fn a_wheel_that_is_changed_in_place_after_a_build_is_noticed() {
 fn a_damaged_finished_wheel_of_a_recipe_is_found_while_locking() {
     let bytes = wheel().finish();
     let environment = project(&bytes[..bytes.len() - 100]);
-    environment.stack(&stack(
-        "packages = [\"broken\"]\n\n[wheels.broken]\nversion = \"1.0\"\ndependencies = []\n",
-    ));
+    environment.stack(&stack("packages = [\"broken\"]\n\n[wheels.broken]\nversion = \"1.0\"\ndependencies = []\n"));
     assert_snapshot!(environment.kiln("lock"), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: it is truncated or not a zip archive (Missing end of central directory)
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
 }

@@ -3,22 +3,17 @@
 use std::io::Write;
 use std::path::Path;
 
-use kiln_oci::image::{
-    CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, PlatformObject, to_json,
-};
+use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, PlatformObject, to_json};
 use kiln_oci::layer::{Layer, MediaType};
 use kiln_plan::digest::Digest;
 use kiln_plan::platform::{Cpu, Platform};
 
-const PASSWD: &str =
-    "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nstaff:x:50:\nnogroup:x:65534:\n";
 
 /// A base for both platforms that looks like a Debian 12 with Python 3.11.
 pub(crate) fn debian(directory: &Path) {
-    layout(directory, &|platform| {
-        debian_files(platform, &[("usr/bin/python3.11", b"python".to_vec())])
-    });
+    layout(directory, &|platform| debian_files(platform, &[("usr/bin/python3.11", b"python".to_vec())]));
 }
 
 /// The same without any Python.
@@ -34,15 +29,9 @@ pub(crate) fn with_site_packages(directory: &Path, distributions: &[(&str, &str)
         files.push(("usr/local/lib/python3.11/os.py".to_owned(), Vec::new()));
         for (name, version) in distributions {
             let metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
-            files.push((
-                format!("{site}/{name}-{version}.dist-info/METADATA"),
-                metadata.into_bytes(),
-            ));
+            files.push((format!("{site}/{name}-{version}.dist-info/METADATA"), metadata.into_bytes()));
         }
-        let files: Vec<(&str, Vec<u8>)> = files
-            .iter()
-            .map(|(path, bytes)| (path.as_str(), bytes.clone()))
-            .collect();
+        let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.clone())).collect();
         debian_files(platform, &files)
     });
 }
@@ -59,21 +48,14 @@ pub(crate) fn delete_layers(directory: &Path) {
 
 fn debian_files(platform: Platform, more: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
     let libc = format!("lib/{}-linux-gnu/libc.so.6", platform.cpu.machine());
-    let banner =
-        "\x7fELF GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";
+    let banner = "\x7fELF GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";
     let mut files = vec![
-        (
-            "etc/os-release".to_owned(),
-            b"ID=debian\nVERSION_ID=\"12\"\n".to_vec(),
-        ),
+        ("etc/os-release".to_owned(), b"ID=debian\nVERSION_ID=\"12\"\n".to_vec()),
         ("etc/passwd".to_owned(), PASSWD.as_bytes().to_vec()),
         ("etc/group".to_owned(), GROUP.as_bytes().to_vec()),
         (libc, banner.as_bytes().to_vec()),
     ];
-    files.extend(
-        more.iter()
-            .map(|(path, bytes)| ((*path).to_owned(), bytes.clone())),
-    );
+    files.extend(more.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone())));
     files
 }
 
@@ -82,11 +64,7 @@ type Files = Vec<(String, Vec<u8>)>;
 fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
     fs_err::create_dir_all(directory.join("blobs/sha256")).unwrap();
     let add = |bytes: &[u8]| {
-        fs_err::write(
-            directory.join("blobs/sha256").join(Digest::of(bytes).hex()),
-            bytes,
-        )
-        .unwrap();
+        fs_err::write(directory.join("blobs/sha256").join(Digest::of(bytes).hex()), bytes).unwrap();
     };
     let mut manifests = Vec::new();
     for cpu in [Cpu::Amd64, Cpu::Arm64] {
@@ -103,12 +81,7 @@ fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
         let config = to_json(&config).unwrap();
         add(&config);
         let (media_type, size) = (MediaType::Gzip, blob.len() as u64);
-        let layer = Layer {
-            media_type,
-            digest: Digest::of(&blob),
-            diff_id: Digest::of(&tar),
-            size,
-        };
+        let layer = Layer { media_type, digest: Digest::of(&blob), diff_id: Digest::of(&tar), size };
         let manifest = to_json(&Manifest::new(Descriptor::of(CONFIG, &config), &[layer])).unwrap();
         add(&manifest);
         let mut entry = Descriptor::of(MANIFEST, &manifest);
@@ -119,11 +92,7 @@ fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
     add(&index);
     let top = Index::new(vec![Descriptor::of(INDEX, &index)]);
     fs_err::write(directory.join("index.json"), to_json(&top).unwrap()).unwrap();
-    fs_err::write(
-        directory.join("oci-layout"),
-        r#"{"imageLayoutVersion":"1.0.0"}"#,
-    )
-    .unwrap();
+    fs_err::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
 fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
@@ -135,8 +104,7 @@ fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
         header.set_mtime(0);
         header.set_size(content.len() as u64);
         header.set_mode(if path.contains("/bin/") { 0o755 } else { 0o644 });
-        tar.append_data(&mut header, path, content.as_slice())
-            .unwrap();
+        tar.append_data(&mut header, path, content.as_slice()).unwrap();
     }
     tar.into_inner().unwrap()
 }

@@ -80,10 +80,7 @@ fn a_layout_holds_what_an_installer_would_have_written() {
     version_info = 3.11
     include-system-site-packages = false
     ");
-    assert_eq!(
-        image.text("opt/venv/lib/python3.11/site-packages/words/__init__.py"),
-        "version = \"2.1\"\n"
-    );
+    assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/words/__init__.py"), "version = \"2.1\"\n");
     let record = image.text("opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/RECORD");
     assert!(record.contains("../../../bin/greet,sha256="), "{record}");
     // 1980-01-01: Python's zip tools refuse older files.
@@ -93,10 +90,7 @@ fn a_layout_holds_what_an_installer_would_have_written() {
 #[test]
 fn a_layout_keeps_the_images_that_other_builds_put_there() {
     let environment = greeting();
-    environment.stack(&format!(
-        "{}\n[images.other]\nfrom = \"app\"\n",
-        environment.read("kiln.toml")
-    ));
+    environment.stack(&format!("{}\n[images.other]\nfrom = \"app\"\n", environment.read("kiln.toml")));
     environment.succeed("build app --output oci:out");
     environment.succeed("build other --output oci:out");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
@@ -130,33 +124,18 @@ fn a_docker_archive_has_the_manifest_that_docker_reads() {
     environment.succeed("build --output docker-archive:app.tar");
     let files = images::archive(&environment.path("app.tar"));
     let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
-    assert_eq!(
-        manifest[0]["RepoTags"],
-        serde_json::json!(["demo/app:latest"])
-    );
+    assert_eq!(manifest[0]["RepoTags"], serde_json::json!(["demo/app:latest"]));
     let layers = manifest[0]["Layers"].as_array().unwrap();
-    let mut members = layers
-        .iter()
-        .flat_map(|layer| images::members(&images::inflate(&files[layer.as_str().unwrap()])));
+    let mut members =
+        layers.iter().flat_map(|layer| images::members(&images::inflate(&files[layer.as_str().unwrap()])));
     assert!(members.any(|member| member.path == "opt/venv/bin/greet"));
-    assert_eq!(
-        fs_err::metadata(environment.path("app.tar"))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777,
-        0o644
-    );
+    assert_eq!(fs_err::metadata(environment.path("app.tar")).unwrap().permissions().mode() & 0o777, 0o644);
 }
 
 #[test]
 fn a_docker_archive_takes_one_image_for_one_platform() {
     let environment = greeting();
-    environment.stack(
-        &environment
-            .read("kiln.toml")
-            .replace("\"linux/amd64\"", "\"linux/amd64\", \"linux/arm64\""),
-    );
+    environment.stack(&environment.read("kiln.toml").replace("\"linux/amd64\"", "\"linux/amd64\", \"linux/arm64\""));
     assert_snapshot!(environment.kiln("build --output docker-archive:app.tar"), @r"
     ------- stderr -------
     error: `docker-archive:app.tar` takes one platform, and `app` is built for linux/amd64 and linux/arm64: choose with `--platform`
@@ -164,21 +143,13 @@ fn a_docker_archive_takes_one_image_for_one_platform() {
     ");
     let one = "build --output docker-archive:app.tar --platform linux/arm64";
     assert_snapshot!(environment.kiln(one), @"app sha256:<digest> <size> in 3 layers (unchanged)");
-    environment.stack(&format!(
-        "{}\n[images.other]\nfrom = \"app\"\n",
-        environment.read("kiln.toml")
-    ));
+    environment.stack(&format!("{}\n[images.other]\nfrom = \"app\"\n", environment.read("kiln.toml")));
     assert_snapshot!(environment.kiln("build --output docker-archive:app.tar --platform linux/arm64"), @r"
     ------- stderr -------
     error: `docker-archive:app.tar` takes one image: name one of app, other
     [exit status: 2]
     ");
-    assert!(
-        environment
-            .kiln("build app --output docker-archive:app.tar --platform linux/arm64")
-            .status
-            == Some(0)
-    );
+    assert!(environment.kiln("build app --output docker-archive:app.tar --platform linux/arm64").status == Some(0));
 }
 
 #[test]
@@ -226,29 +197,16 @@ fn json_is_one_document_on_stdout() {
     }
     "#);
     assert_eq!(document["images"][0]["unchanged"], false);
-    let again: serde_json::Value =
-        serde_json::from_str(&environment.succeed("build --json")).unwrap();
+    let again: serde_json::Value = serde_json::from_str(&environment.succeed("build --json")).unwrap();
     assert_eq!(again["images"][0]["unchanged"], true);
-    assert_eq!(
-        again["images"][0]["platforms"],
-        document["images"][0]["platforms"]
-    );
+    assert_eq!(again["images"][0]["platforms"], document["images"][0]["platforms"]);
 }
 
 #[test]
 fn of_two_wheels_with_the_same_path_the_last_by_name_wins_with_a_warning() {
-    let environment =
-        TestEnvironment::with_stack(&stack("packages = [\"zebra\", \"aardvark\", \"middle\"]"));
-    for (name, text) in [
-        ("zebra", "of zebra, the last"),
-        ("aardvark", "of aardvark"),
-        ("middle", "of middle"),
-    ] {
-        environment.wheel(
-            &pure(name, "1.0")
-                .file("shared/data.txt", text)
-                .file("shared/same.txt", "same"),
-        );
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"zebra\", \"aardvark\", \"middle\"]"));
+    for (name, text) in [("zebra", "of zebra, the last"), ("aardvark", "of aardvark"), ("middle", "of middle")] {
+        environment.wheel(&pure(name, "1.0").file("shared/data.txt", text).file("shared/same.txt", "same"));
     }
     let outcome = environment.kiln("build --output oci:out");
     assert_snapshot!(outcome, @r"
@@ -258,13 +216,8 @@ fn of_two_wheels_with_the_same_path_the_last_by_name_wins_with_a_warning() {
     warning: `middle-1.0-py3-none-any.whl` and `zebra-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
     ");
     let image = ReadBack::of(&environment.path("out"), "app", "amd64");
-    assert_eq!(
-        image.text("opt/venv/lib/python3.11/site-packages/shared/data.txt"),
-        "of zebra, the last"
-    );
-    let brought = image
-        .added()
-        .filter(|member| member.path.ends_with("shared/data.txt"));
+    assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/shared/data.txt"), "of zebra, the last");
+    let brought = image.added().filter(|member| member.path.ends_with("shared/data.txt"));
     assert_eq!(brought.count(), 1, "a layer must not hold a path twice");
 }
 
@@ -294,17 +247,13 @@ fn user_and_time_zone_are_a_layer_of_their_own() {
     ");
     assert_eq!(image.text("etc/timezone"), "Asia/Seoul\n");
     let run = &image.config.config;
-    assert_eq!(
-        (run.user.as_str(), run.working_dir.as_str()),
-        ("alice", "/home/alice")
-    );
+    assert_eq!((run.user.as_str(), run.working_dir.as_str()), ("alice", "/home/alice"));
     assert!(run.env.contains(&"TZ=Asia/Seoul".to_owned()));
 }
 
 #[test]
 fn a_user_whose_ids_the_base_has_otherwise_is_refused() {
-    let environment =
-        TestEnvironment::with_stack(&stack("user = { name = \"nobody\", uid = 1000 }"));
+    let environment = TestEnvironment::with_stack(&stack("user = { name = \"nobody\", uid = 1000 }"));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
     error: the base of `app` has a user `nobody` already, with the ids 65534:65534: take those, or another name
@@ -320,26 +269,13 @@ fn settings_are_inherited_and_an_entry_point_clears_the_command() {
          [images.tool]\nfrom = \"app\"\nentrypoint = [\"tool\"]",
     ));
     environment.succeed("build --output oci:out");
-    let config = |name: &str| {
-        ReadBack::of(&environment.path("out"), name, "amd64")
-            .config
-            .config
-    };
+    let config = |name: &str| ReadBack::of(&environment.path("out"), name, "amd64").config.config;
     let below = config("below");
-    assert_eq!(
-        below.env,
-        ["PATH=/usr/local/bin:/usr/bin:/bin", "A=1", "B=3"]
-    );
-    assert_eq!(
-        (below.cmd, below.working_dir),
-        (vec!["serve".to_owned()], "/app".to_owned())
-    );
+    assert_eq!(below.env, ["PATH=/usr/local/bin:/usr/bin:/bin", "A=1", "B=3"]);
+    assert_eq!((below.cmd, below.working_dir), (vec!["serve".to_owned()], "/app".to_owned()));
     assert_eq!(below.labels.len(), 2);
     let tool = config("tool");
-    assert_eq!(
-        (tool.entrypoint, tool.cmd),
-        (vec!["tool".to_owned()], Vec::new())
-    );
+    assert_eq!((tool.entrypoint, tool.cmd), (vec!["tool".to_owned()], Vec::new()));
 }
 
 #[test]
@@ -374,10 +310,10 @@ fn an_image_on_nothing_needs_no_base_at_all() {
         "[stack]\nname = \"demo\"\n[target]\nplatforms = [\"linux/arm64\"]\n[images.data]\nfrom = \"scratch\"\n\
          copy = [{ from = \"hello.txt\", to = \"/hello.txt\" }]\n",
     );
-    assert_snapshot!(environment.kiln("build --output oci:out"), @"data sha256:<digest> <size> in 1 layers");
+    assert_snapshot!(environment.kiln("build --output oci:out"), @"data sha256:<digest> 95 B in 1 layer");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
-    data (linux/arm64)  sha256:<digest>  110 B
-      <digest>      110 B  kiln: copy hello.txt to /hello.txt
+    data (linux/arm64)  sha256:<digest>  95 B
+      <digest>       95 B  kiln: copy hello.txt to /hello.txt
     ");
 }
 
@@ -393,8 +329,7 @@ fn zstd_layers_hold_the_same_as_spliced_ones() {
 
 #[test]
 fn a_large_wheel_is_split_where_the_stack_says_how_much_a_layer_may_hold() {
-    let environment =
-        TestEnvironment::with_stack(&stack("packages = [\"big\"]\nmax-layer-size = \"1MiB\""));
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"big\"]\nmax-layer-size = \"1MiB\""));
     let mut wheel = pure("big", "1.0");
     for part in 0..3 {
         let noise = crate::wheels::noise(900_000, &part.to_string());
@@ -403,16 +338,8 @@ fn a_large_wheel_is_split_where_the_stack_says_how_much_a_layer_may_hold() {
     environment.wheel(&wheel);
     environment.succeed("build --output oci:out");
     let image = ReadBack::of(&environment.path("out"), "app", "amd64");
-    let holds = |layer: &Vec<images::Member>| {
-        layer
-            .iter()
-            .filter(|member| member.path.ends_with(".bin"))
-            .count()
-    };
-    assert_eq!(
-        image.layers.iter().map(holds).collect::<Vec<_>>(),
-        [0, 0, 1, 1, 1]
-    );
+    let holds = |layer: &Vec<images::Member>| layer.iter().filter(|member| member.path.ends_with(".bin")).count();
+    assert_eq!(image.layers.iter().map(holds).collect::<Vec<_>>(), [0, 0, 1, 1, 1]);
 }
 
 #[test]
@@ -426,11 +353,7 @@ fn results_that_cannot_be_printed_are_an_error() {
     [exit status: 3]
     ");
     let piped = environment.shell("$KILN gpus --json | { read line; }; exit 0");
-    assert_eq!(
-        (piped.status, piped.stderr.as_str()),
-        (Some(0), ""),
-        "a reader that has seen enough is no error"
-    );
+    assert_eq!((piped.status, piped.stderr.as_str()), (Some(0), ""), "a reader that has seen enough is no error");
 }
 
 #[test]
@@ -467,10 +390,7 @@ fn a_docker_daemon_gets_the_archive_that_could_be_written() {
         fs_err::read(environment.path("loaded.tar")).unwrap(),
         fs_err::read(environment.path("app.tar")).unwrap()
     );
-    environment.script(
-        "docker",
-        "echo 'Cannot connect to the Docker daemon' >&2; exit 1",
-    );
+    environment.script("docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1");
     assert_snapshot!(environment.kiln("build --load"), @r"
     ------- stderr -------
     error: the program `docker` is needed for `--load`, and `docker load` failed: Cannot connect to the Docker daemon

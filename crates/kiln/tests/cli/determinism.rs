@@ -14,10 +14,7 @@ fn project() -> TestEnvironment {
     // Several pieces of several members, and one wheel with a layer of its own.
     environment.wheel(&native("solver", "3.0", "x86_64", 12_000_000));
     for file in 0..20 {
-        environment.write(
-            &format!("src/{file}.txt"),
-            crate::wheels::noise(100_000, &file.to_string()),
-        );
+        environment.write(&format!("src/{file}.txt"), crate::wheels::noise(100_000, &file.to_string()));
     }
     environment
 }
@@ -51,35 +48,20 @@ fn store_directory_umask_time_zone_and_threads_do_not_matter() {
 fn outputs_are_the_same_bytes_and_have_the_same_modes_under_any_umask() {
     let environment = project();
     environment.succeed("build --output oci:one --output docker-archive:one.tar");
-    let outcome = environment
-        .shell("umask 077; $KILN build --output oci:two --output docker-archive:two.tar");
+    let outcome = environment.shell("umask 077; $KILN build --output oci:two --output docker-archive:two.tar");
     assert_eq!(outcome.status, Some(0), "{outcome}");
-    assert_eq!(
-        fs_err::read(environment.path("one.tar")).unwrap(),
-        fs_err::read(environment.path("two.tar")).unwrap()
-    );
-    assert_eq!(
-        environment.read("one/index.json"),
-        environment.read("two/index.json")
-    );
+    assert_eq!(fs_err::read(environment.path("one.tar")).unwrap(), fs_err::read(environment.path("two.tar")).unwrap());
+    assert_eq!(environment.read("one/index.json"), environment.read("two/index.json"));
 }
 
 #[test]
 fn the_time_of_creation_is_that_of_source_date_epoch() {
     let environment = project();
     environment.succeed("build --output oci:out");
-    let created = |layout: &str| {
-        crate::images::ReadBack::of(&environment.path(layout), "app", "amd64")
-            .config
-            .created
-    };
+    let created = |layout: &str| crate::images::ReadBack::of(&environment.path(layout), "app", "amd64").config.created;
     assert_eq!(created("out").as_deref(), Some("1980-01-01T00:00:00Z"));
     let outcome = environment.shell("SOURCE_DATE_EPOCH=1709210096 $KILN build --output oci:dated");
-    assert_eq!(
-        created("dated").as_deref(),
-        Some("2024-02-29T12:34:56Z"),
-        "{outcome}"
-    );
+    assert_eq!(created("dated").as_deref(), Some("2024-02-29T12:34:56Z"), "{outcome}");
     insta::assert_snapshot!(environment.shell("SOURCE_DATE_EPOCH=yesterday $KILN build"), @r"
     ------- stderr -------
     error: `SOURCE_DATE_EPOCH` is `yesterday`

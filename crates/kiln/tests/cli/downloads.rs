@@ -29,10 +29,7 @@ fn project() -> Project {
     let wheel = pure("remote", "1.0").file("remote/data.bin", noise(3_000_000, "remote"));
     fs_err::write(served.join(FILE), wheel.finish()).unwrap();
     let server = Server::start(served);
-    let project = Project {
-        environment,
-        server,
-    };
+    let project = Project { environment, server };
     project.stack_with(&project.server.index());
     project.lock();
     project
@@ -41,10 +38,7 @@ fn project() -> Project {
 impl Project {
     fn stack_with(&self, index: &str) {
         let text = stack("packages = [\"remote\"]");
-        self.environment.stack(&text.replace(
-            "find-links = [\"wheels\"]",
-            &format!("default = \"{index}\""),
-        ));
+        self.environment.stack(&text.replace("find-links = [\"wheels\"]", &format!("default = \"{index}\"")));
     }
 
     fn lock(&self) {
@@ -55,20 +49,14 @@ impl Project {
     }
 
     fn wheel_size(&self) -> u64 {
-        fs_err::metadata(self.root().join("served").join(FILE))
-            .unwrap()
-            .len()
+        fs_err::metadata(self.root().join("served").join(FILE)).unwrap().len()
     }
 }
 
 #[test]
 fn a_wheel_is_fetched_once_and_the_lock_says_from_where() {
     let project = project();
-    assert!(
-        project
-            .read("kiln.lock")
-            .contains("/files/remote-1.0-py3-none-any.whl\"")
-    );
+    assert!(project.read("kiln.lock").contains("/files/remote-1.0-py3-none-any.whl\""));
     let digests = project.digests("");
     assert_eq!(project.server.log(), ["GET remote-1.0-py3-none-any.whl"]);
     assert_eq!(project.digests("--offline"), digests);
@@ -90,45 +78,20 @@ fn a_plan_says_how_much_is_to_be_fetched() {
 #[test]
 fn a_download_goes_on_where_it_broke_off() {
     let project = project();
-    project.server.behave(
-        FILE,
-        Behaviour::BreakOff {
-            after: 1_000_000,
-            times: 2,
-        },
-    );
+    project.server.behave(FILE, Behaviour::BreakOff { after: 1_000_000, times: 2 });
     project.succeed("build");
     let log = project.server.log();
     assert_eq!(log.len(), 3, "{log:?}");
-    assert!(
-        log[1..].iter().all(|request| request.contains(" from ")),
-        "{log:?}"
-    );
-    assert!(
-        project.server.sent() < project.wheel_size() + 1000,
-        "nothing is fetched twice"
-    );
+    assert!(log[1..].iter().all(|request| request.contains(" from ")), "{log:?}");
+    assert!(project.server.sent() < project.wheel_size() + 1000, "nothing is fetched twice");
 }
 
 #[test]
 fn a_download_goes_on_in_the_next_run() {
     let project = project();
-    project.server.behave(
-        FILE,
-        Behaviour::BreakOff {
-            after: 1_000_000,
-            times: 1,
-        },
-    );
-    project
-        .server
-        .behave(FILE, Behaviour::Stall { after: 1_000_000 });
-    let mut killed = project
-        .command()
-        .arg("build")
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    project.server.behave(FILE, Behaviour::BreakOff { after: 1_000_000, times: 1 });
+    project.server.behave(FILE, Behaviour::Stall { after: 1_000_000 });
+    let mut killed = project.command().arg("build").stderr(std::process::Stdio::null()).spawn().unwrap();
     wait_until(|| project.server.sent() >= 1_000_000);
     std::thread::sleep(Duration::from_millis(300));
     killed.kill().unwrap();
@@ -143,10 +106,7 @@ fn a_download_goes_on_in_the_next_run() {
 fn wait_until(condition: impl Fn() -> bool) {
     let since = Instant::now();
     while !condition() {
-        assert!(
-            since.elapsed() < Duration::from_secs(30),
-            "it never came true"
-        );
+        assert!(since.elapsed() < Duration::from_secs(30), "it never came true");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -154,66 +114,30 @@ fn wait_until(condition: impl Fn() -> bool) {
 #[test]
 fn a_server_without_ranges_sends_everything_again() {
     let project = project();
-    project.server.behave(
-        FILE,
-        Behaviour::NoRanges {
-            after: 1_000_000,
-            times: 1,
-        },
-    );
+    project.server.behave(FILE, Behaviour::NoRanges { after: 1_000_000, times: 1 });
     let digests = project.digests("");
     assert_eq!(digests.len(), 1);
     let project = self::project();
-    project.server.behave(
-        FILE,
-        Behaviour::BreakOff {
-            after: 1_000_000,
-            times: 1,
-        },
-    );
-    project.server.behave(
-        FILE,
-        Behaviour::NoRanges {
-            after: usize::MAX,
-            times: 9,
-        },
-    );
+    project.server.behave(FILE, Behaviour::BreakOff { after: 1_000_000, times: 1 });
+    project.server.behave(FILE, Behaviour::NoRanges { after: usize::MAX, times: 9 });
     assert_eq!(project.digests("").len(), 1);
 }
 
 #[test]
 fn a_busy_server_is_asked_again() {
     let project = project();
-    project.server.behave(
-        FILE,
-        Behaviour::Status {
-            status: 429,
-            times: 2,
-        },
-    );
+    project.server.behave(FILE, Behaviour::Status { status: 429, times: 2 });
     project.succeed("build");
     assert_eq!(project.server.log().len(), 3);
     let project = self::project();
-    project.server.behave(
-        FILE,
-        Behaviour::Status {
-            status: 503,
-            times: 1,
-        },
-    );
+    project.server.behave(FILE, Behaviour::Status { status: 503, times: 1 });
     project.succeed("build");
 }
 
 #[test]
 fn a_server_that_always_fails_is_given_up_on() {
     let project = project();
-    project.server.behave(
-        FILE,
-        Behaviour::Status {
-            status: 500,
-            times: 99,
-        },
-    );
+    project.server.behave(FILE, Behaviour::Status { status: 500, times: 99 });
     assert_snapshot!(project.kiln("build"), @r"
     ------- stderr -------
     error: `remote-1.0-py3-none-any.whl` could not be downloaded from 127.0.0.1: the server answered 500 Internal Server Error
@@ -227,13 +151,7 @@ fn a_server_that_always_fails_is_given_up_on() {
 #[test]
 fn a_refusal_is_not_repeated() {
     let project = project();
-    project.server.behave(
-        FILE,
-        Behaviour::Status {
-            status: 404,
-            times: 99,
-        },
-    );
+    project.server.behave(FILE, Behaviour::Status { status: 404, times: 99 });
     assert_snapshot!(project.kiln("build"), @r"
     ------- stderr -------
     error: `remote-1.0-py3-none-any.whl` could not be downloaded: 127.0.0.1 answered 404
@@ -242,13 +160,7 @@ fn a_refusal_is_not_repeated() {
     [exit status: 3]
     ");
     assert_eq!(project.server.log().len(), 1);
-    project.server.behave(
-        FILE,
-        Behaviour::Status {
-            status: 403,
-            times: 99,
-        },
-    );
+    project.server.behave(FILE, Behaviour::Status { status: 403, times: 99 });
     assert_snapshot!(project.kiln("build"), @r"
     ------- stderr -------
     error: `remote-1.0-py3-none-any.whl` could not be downloaded: 127.0.0.1 answered 403
@@ -262,11 +174,7 @@ fn a_refusal_is_not_repeated() {
 fn other_content_is_never_taken() {
     let project = project();
     let same_size = noise(project.wheel_size() as usize, "garbage");
-    for garbage in [
-        same_size,
-        b"<html>please log in</html>".to_vec(),
-        Vec::new(),
-    ] {
+    for garbage in [same_size, b"<html>please log in</html>".to_vec(), Vec::new()] {
         let short = (garbage.len() as u64) < project.wheel_size();
         project.server.behave(FILE, Behaviour::Other(garbage));
         let outcome = project.kiln("build");
@@ -288,16 +196,11 @@ fn other_content_is_never_taken() {
 #[test]
 fn a_file_that_was_replaced_on_the_server_is_not_taken() {
     let project = project();
-    let other = pure("remote", "1.0")
-        .file("remote/evil.py", noise(4_000_000, "evil"))
-        .finish();
+    let other = pure("remote", "1.0").file("remote/evil.py", noise(4_000_000, "evil")).finish();
     project.server.behave(FILE, Behaviour::Other(other));
     let outcome = project.kiln("build");
     assert_eq!(outcome.status, Some(3), "{outcome}");
-    assert!(
-        outcome.stderr.contains("is not what the lock says"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("is not what the lock says"), "{outcome}");
 }
 
 #[test]
@@ -307,11 +210,7 @@ fn a_server_that_sends_without_end_is_cut_off() {
     let outcome = project.kiln("build");
     assert_eq!(outcome.status, Some(3), "{outcome}");
     let sent = project.server.sent();
-    assert!(
-        sent < 100 << 20,
-        "{sent} bytes were taken for a wheel of {}",
-        project.wheel_size()
-    );
+    assert!(sent < 100 << 20, "{sent} bytes were taken for a wheel of {}", project.wheel_size());
 }
 
 #[test]
@@ -326,11 +225,7 @@ fn a_server_that_asks_for_a_password_gets_the_one_of_netrc_or_of_the_stack() {
     hint: give credentials for 127.0.0.1 in `~/.netrc`, or in the index URL
     [exit status: 3]
     ");
-    fs_err::write(
-        project.root().join("home/.netrc"),
-        "machine 127.0.0.1 login me password secret\n",
-    )
-    .unwrap();
+    fs_err::write(project.root().join("home/.netrc"), "machine 127.0.0.1 login me password secret\n").unwrap();
     let digests = project.digests("");
     let other = self::project();
     other.server.demand("bWU6c2VjcmV0");
@@ -345,27 +240,14 @@ fn passwords_are_in_no_message() {
     let project = project();
     project.stack_with(&project.server.index_with("me:secret"));
     project.lock();
-    project.server.behave(
-        FILE,
-        Behaviour::Status {
-            status: 500,
-            times: 99,
-        },
-    );
-    for arguments in [
-        "build",
-        "build -v",
-        "build --json",
-        "plan -v",
-        "inspect app",
-    ] {
+    project.server.behave(FILE, Behaviour::Status { status: 500, times: 99 });
+    for arguments in ["build", "build -v", "build --json", "plan -v", "inspect app"] {
         let outcome = project.kiln(arguments);
         assert!(!outcome.to_string().contains("secret"), "{outcome}");
     }
-    let gone = project.read("kiln.toml").replace(
-        &project.server.index_with("me:secret"),
-        "http://me:secret@127.0.0.1:1/simple",
-    );
+    let gone = project
+        .read("kiln.toml")
+        .replace(&project.server.index_with("me:secret"), "http://me:secret@127.0.0.1:1/simple");
     project.stack(&gone);
     let outcome = project.kiln("build -v");
     assert!(!outcome.to_string().contains("secret"), "{outcome}");
@@ -386,14 +268,8 @@ fn without_the_network_what_is_missing_is_named() {
 #[test]
 fn a_wheel_that_lies_beside_the_stack_is_not_fetched() {
     let project = project();
-    fs_err::copy(
-        project.root().join("served").join(FILE),
-        project.path("wheels").join(FILE),
-    )
-    .unwrap();
-    let text = project
-        .read("kiln.toml")
-        .replace("[index]", "[index]\nfind-links = [\"wheels\"]");
+    fs_err::copy(project.root().join("served").join(FILE), project.path("wheels").join(FILE)).unwrap();
+    let text = project.read("kiln.toml").replace("[index]", "[index]\nfind-links = [\"wheels\"]");
     project.stack(&text);
     project.lock();
     project.succeed("build");

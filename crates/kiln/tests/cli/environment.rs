@@ -27,10 +27,7 @@ impl TestEnvironment {
         let mut settings = insta::Settings::clone_current();
         settings.set_prepend_module_to_snapshot(false);
         for (pattern, replacement) in [
-            (
-                root.to_str().unwrap().replace('.', r"\.").as_str(),
-                "<root>",
-            ),
+            (root.to_str().unwrap().replace('.', r"\.").as_str(), "<root>"),
             (r"sha256:[0-9a-f]{64}", "sha256:<digest>"),
             (r"\b[0-9a-f]{64}\b", "<digest>"),
             (r#"(inputs = )"[0-9a-f]{32}""#, r#"$1"<hash>""#),
@@ -43,10 +40,7 @@ impl TestEnvironment {
         ] {
             settings.add_filter(pattern, replacement);
         }
-        let environment = Self {
-            directory,
-            _filters: settings.bind_to_scope(),
-        };
+        let environment = Self { directory, _filters: settings.bind_to_scope() };
         std::os::unix::fs::symlink(fake_uv(), environment.root().join("bin/uv")).unwrap();
         environment
     }
@@ -93,25 +87,12 @@ impl TestEnvironment {
 
     /// Puts a shell script onto `PATH`, in the place of what has that name there.
     pub(crate) fn script(&self, name: &str, text: &str) {
-        let (written, program) = (
-            self.root().join("script"),
-            self.root().join("bin").join(name),
-        );
+        let (written, program) = (self.root().join("script"), self.root().join("bin").join(name));
         let _ = fs_err::remove_file(&program);
         fs_err::write(&written, format!("#!/bin/sh\n{text}")).unwrap();
-        fs_err::set_permissions(
-            &written,
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
+        fs_err::set_permissions(&written, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         // By another process: one that was just written by this one may be busy when another thread has forked.
-        assert!(
-            Command::new("cp")
-                .args([&written, &program])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("cp").args([&written, &program]).status().unwrap().success());
     }
 
     /// The program, to be run in the project.
@@ -124,10 +105,7 @@ impl TestEnvironment {
     /// `sh -c` in the project, for what only a shell can say. The program is `$KILN` there.
     pub(crate) fn shell(&self, script: &str) -> Outcome {
         let mut command = self.program("/bin/sh");
-        command
-            .current_dir(self.path(""))
-            .env("KILN", env!("CARGO_BIN_EXE_kiln"))
-            .args(["-c", script]);
+        command.current_dir(self.path("")).env("KILN", env!("CARGO_BIN_EXE_kiln")).args(["-c", script]);
         Outcome::of(command)
     }
 
@@ -165,26 +143,15 @@ impl TestEnvironment {
         let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         let text = |image: &serde_json::Value, key: &str| image[key].as_str().unwrap().to_owned();
         let images = document["images"].as_array().unwrap();
-        images
-            .iter()
-            .map(|image| (text(image, "name"), text(image, "digest")))
-            .collect()
+        images.iter().map(|image| (text(image, "name"), text(image, "digest"))).collect()
     }
 }
 
 /// The example beside this test, which `cargo test` builds.
 fn fake_uv() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let found = test
-        .parent()
-        .and_then(Path::parent)
-        .unwrap()
-        .join("examples/fake-uv");
-    assert!(
-        found.is_file(),
-        "{} is missing: `cargo build -p kiln --example fake-uv`",
-        found.display()
-    );
+    let found = test.parent().and_then(Path::parent).unwrap().join("examples/fake-uv");
+    assert!(found.is_file(), "{} is missing: `cargo build -p kiln --example fake-uv`", found.display());
     found
 }
 
@@ -216,13 +183,9 @@ impl From<std::process::Output> for Outcome {
 fn lines_without_durations(text: &str) -> String {
     let took = |line: &str| {
         let after = line.rsplit_once(": ").map_or("", |(_, after)| after);
-        after
-            .split_once(" s")
-            .is_some_and(|(number, _)| number.parse::<f64>().is_ok())
+        after.split_once(" s").is_some_and(|(number, _)| number.parse::<f64>().is_ok())
     };
-    text.split_inclusive('\n')
-        .filter(|line| !took(line.trim_end()))
-        .collect()
+    text.split_inclusive('\n').filter(|line| !took(line.trim_end())).collect()
 }
 
 impl fmt::Display for Outcome {

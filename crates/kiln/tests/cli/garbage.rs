@@ -13,27 +13,12 @@ fn du_says_what_the_store_takes_up() {
     environment.succeed("build");
     let full: serde_json::Value = serde_json::from_str(&environment.succeed("du --json")).unwrap();
     let number = |key: &str| full["usage"][key].as_u64().unwrap();
-    let wheel = fs_err::metadata(
-        environment.path("wheels/solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl"),
-    )
-    .unwrap();
-    assert!(
-        number("blobs") > wheel.len() && number("blobs") < wheel.len() + 20_000,
-        "{full}"
-    );
-    assert!(
-        number("spliced") > wheel.len() && number("recipes") < 20_000,
-        "a layer is not stored again: {full}"
-    );
+    let wheel = fs_err::metadata(environment.path("wheels/solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl")).unwrap();
+    assert!(number("blobs") > wheel.len() && number("blobs") < wheel.len() + 20_000, "{full}");
+    assert!(number("spliced") > wheel.len() && number("recipes") < 20_000, "a layer is not stored again: {full}");
     let text = environment.succeed("du");
-    let words: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.split("  ").next())
-        .collect();
-    assert_eq!(
-        words[1..],
-        ["wheels and other files", "recipes of layers", "other"]
-    );
+    let words: Vec<&str> = text.lines().filter_map(|line| line.split("  ").next()).collect();
+    assert_eq!(words[1..], ["wheels and other files", "recipes of layers", "other"]);
 }
 
 #[test]
@@ -41,63 +26,32 @@ fn what_a_lock_that_is_there_needs_stays() {
     let environment = greeting();
     environment.succeed("build");
     let outcome = environment.kiln("gc");
-    assert!(
-        outcome.stdout.contains("/project/kiln.lock is there"),
-        "{outcome}"
-    );
-    let removed: Vec<&str> = outcome
-        .stdout
-        .lines()
-        .filter(|line| line.starts_with("removed"))
-        .collect();
-    assert!(
-        removed.iter().all(|line| line.contains("no image uses it")),
-        "{outcome}"
-    );
-    assert!(
-        environment
-            .succeed("build --locked")
-            .contains("(unchanged)")
-    );
+    assert!(outcome.stdout.contains("/project/kiln.lock is there"), "{outcome}");
+    let removed: Vec<&str> = outcome.stdout.lines().filter(|line| line.starts_with("removed")).collect();
+    assert!(removed.iter().all(|line| line.contains("no image uses it")), "{outcome}");
+    assert!(environment.succeed("build --locked").contains("(unchanged)"));
 }
 
 #[test]
 fn without_its_lock_an_image_goes_with_reasons_unless_it_says_persist() {
     let environment = greeting();
-    environment.stack(&stack(
-        "packages = [\"greeting\"]\n\n[images.other]\nfrom = \"app\"\ntimezone = \"UTC\"",
-    ));
+    environment.stack(&stack("packages = [\"greeting\"]\n\n[images.other]\nfrom = \"app\"\ntimezone = \"UTC\""));
     let digests = environment.digests("");
     fs_err::remove_file(environment.path("kiln.lock")).unwrap();
     let outcome = environment.kiln("gc");
     assert_eq!(outcome.status, Some(0), "{outcome}");
     assert!(outcome.stdout.contains("last used by app"), "{outcome}");
     assert!(outcome.stdout.ends_with("freed, 0 B left\n"), "{outcome}");
-    assert_eq!(
-        environment.digests(""),
-        digests,
-        "what is gone is made again"
-    );
+    assert_eq!(environment.digests(""), digests, "what is gone is made again");
 
-    environment.stack(
-        &environment
-            .read("kiln.toml")
-            .replace("packages = [", "persist = true\npackages = ["),
-    );
+    environment.stack(&environment.read("kiln.toml").replace("packages = [", "persist = true\npackages = ["));
     environment.succeed("build");
     fs_err::remove_file(environment.path("kiln.lock")).unwrap();
     let outcome = environment.kiln("gc");
-    assert!(
-        outcome.stdout.contains("it says `persist = true`"),
-        "{outcome}"
-    );
+    assert!(outcome.stdout.contains("it says `persist = true`"), "{outcome}");
     assert!(!outcome.stdout.contains("last used by app"), "{outcome}");
     environment.succeed("lock");
-    assert!(
-        environment
-            .succeed("build app --locked")
-            .contains("(unchanged)")
-    );
+    assert!(environment.succeed("build app --locked").contains("(unchanged)"));
 }
 
 #[test]
@@ -153,17 +107,11 @@ fn a_store_without_its_database_is_found_out_again() {
     }
     assert_eq!(environment.digests("--output oci:out"), digests);
     let _ = fs_err::remove_file(environment.root().join("store/metadata.db-wal"));
-    fs_err::write(
-        environment.root().join("store/metadata.db"),
-        "this is no database, and long enough to see that",
-    )
-    .unwrap();
+    fs_err::write(environment.root().join("store/metadata.db"), "this is no database, and long enough to see that")
+        .unwrap();
     let outcome = environment.kiln("build");
     assert_eq!(outcome.status, Some(3), "{outcome}");
-    assert!(
-        outcome.stderr.contains("metadata.db"),
-        "it is said which file is damaged\n{outcome}"
-    );
+    assert!(outcome.stderr.contains("metadata.db"), "it is said which file is damaged\n{outcome}");
 }
 
 #[test]
@@ -179,8 +127,6 @@ fn what_is_missing_or_damaged_in_the_store_is_made_again() {
     };
     damage("recipes/sha256", &|path| fs_err::remove_file(path).unwrap());
     damage("recipes/sha256", &|path| fs_err::write(path, "").unwrap());
-    damage("recipes/sha256", &|path| {
-        fs_err::write(path, &fs_err::read(path).unwrap()[1..]).unwrap()
-    });
+    damage("recipes/sha256", &|path| fs_err::write(path, &fs_err::read(path).unwrap()[1..]).unwrap());
     damage("blobs/sha256", &|path| fs_err::remove_file(path).unwrap());
 }

@@ -40,7 +40,7 @@ fn the_help_is_pinned() {
           --store <DIR>
               The store [default: `kiln` in the XDG cache directory]
               
-              [env: KILN_STORE=<root>/store]
+              [env: KILN_STORE]
 
           --jobs <N>
               Threads that work at once [default: one for each processor]
@@ -108,7 +108,7 @@ fn the_help_is_pinned() {
           --store <DIR>
               The store [default: `kiln` in the XDG cache directory]
               
-              [env: KILN_STORE=<root>/store]
+              [env: KILN_STORE]
 
           --jobs <N>
               Threads that work at once [default: one for each processor]
@@ -151,8 +151,7 @@ fn the_help_is_pinned() {
 
     Global options:
       -f, --file <FILE>   The stack file [default: kiln.toml]
-          --store <DIR>   The store [default: `kiln` in the XDG cache directory] [env:
-                          KILN_STORE=<root>/store]
+          --store <DIR>   The store [default: `kiln` in the XDG cache directory] [env: KILN_STORE]
           --jobs <N>      Threads that work at once [default: one for each processor]
           --offline       Do not use the network
           --json          Print one JSON document on standard output
@@ -166,11 +165,7 @@ fn the_help_is_pinned() {
 fn without_a_command_the_help_is_shown_and_it_is_a_mistake() {
     let environment = TestEnvironment::new();
     let outcome = environment.kiln("");
-    assert_eq!(
-        (outcome.status, outcome.stdout.as_str()),
-        (Some(2), ""),
-        "{outcome}"
-    );
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(2), ""), "{outcome}");
 }
 
 #[test]
@@ -256,10 +251,7 @@ fn completions_are_printed_for_the_usual_shells() {
     let environment = TestEnvironment::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = environment.succeed(&format!("completions {shell}"));
-        assert!(
-            script.contains("kiln") && script.contains("inspect"),
-            "{script}"
-        );
+        assert!(script.contains("kiln") && script.contains("inspect"), "{script}");
     }
     assert_snapshot!(environment.kiln("completions tcsh"), @r"
     ------- stderr -------
@@ -278,20 +270,12 @@ fn the_store_is_in_the_cache_directory_unless_said() {
     let environment = TestEnvironment::new();
     let of = |script: &str| {
         let outcome = environment.shell(script);
-        outcome
-            .stdout
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .replace(environment.root().to_str().unwrap(), "ROOT")
+        outcome.stdout.lines().next().unwrap_or_default().replace(environment.root().to_str().unwrap(), "ROOT")
     };
     assert_eq!(of("$KILN du"), "ROOT/store");
     assert_eq!(of("$KILN du --store elsewhere"), "ROOT/project/elsewhere");
     assert_eq!(of("unset KILN_STORE; $KILN du"), "ROOT/home/.cache/kiln");
-    assert_eq!(
-        of("unset KILN_STORE; XDG_CACHE_HOME=$HOME/cache $KILN du"),
-        "ROOT/home/cache/kiln"
-    );
+    assert_eq!(of("unset KILN_STORE; XDG_CACHE_HOME=$HOME/cache $KILN du"), "ROOT/home/cache/kiln");
     assert_snapshot!(environment.shell("unset KILN_STORE HOME; $KILN du"), @r"
     ------- stderr -------
     error: there is no home directory to keep the store in
@@ -310,17 +294,7 @@ fn the_store_is_in_the_cache_directory_unless_said() {
 #[test]
 fn the_help_of_every_command_has_lines_that_fit_a_terminal() {
     let environment = TestEnvironment::new();
-    for command in [
-        "build",
-        "lock",
-        "plan",
-        "inspect",
-        "gpus",
-        "du",
-        "gc",
-        "schema",
-        "completions",
-    ] {
+    for command in ["build", "lock", "plan", "inspect", "gpus", "du", "gc", "schema", "completions"] {
         let help = environment.succeed(&format!("{command} --help"));
         let longest = help.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(longest <= 100, "{command}: {longest}\n{help}");
@@ -331,16 +305,6 @@ fn the_help_of_every_command_has_lines_that_fit_a_terminal() {
 fn messages_are_coloured_only_when_asked_for() {
     let environment = TestEnvironment::with_stack("[stack]\nname = \"demo\"\nnmae = 1\n");
     assert!(!environment.kiln("build").stderr.contains('\x1b'));
-    assert!(
-        environment
-            .kiln("build --color always")
-            .stderr
-            .contains('\x1b')
-    );
-    assert!(
-        !environment
-            .kiln("build --color never")
-            .stderr
-            .contains('\x1b')
-    );
+    assert!(environment.kiln("build --color always").stderr.contains('\x1b'));
+    assert!(!environment.kiln("build --color never").stderr.contains('\x1b'));
 }

@@ -35,25 +35,17 @@ impl ReadBack {
         let images = opened.images().unwrap();
         let (_, found) = images
             .into_iter()
-            .find(|(found, image)| {
-                found.as_deref() == Some(name) && image.image.platform.cpu.oci() == cpu
-            })
+            .find(|(found, image)| found.as_deref() == Some(name) && image.image.platform.cpu.oci() == cpu)
             .unwrap_or_else(|| panic!("{} has no image {name} for {cpu}", layout.display()));
         let mut layers = Vec::new();
         for layer in &found.image.layers {
             let blob = fs_err::read(opened.blob_path(&layer.digest)).unwrap();
-            assert_eq!(
-                (Digest::of(&blob), blob.len() as u64),
-                (layer.digest, layer.size)
-            );
+            assert_eq!((Digest::of(&blob), blob.len() as u64), (layer.digest, layer.size));
             let tar = inflate(&blob);
             assert_eq!(Digest::of(&tar), layer.diff_id);
             layers.push(members(&tar));
         }
-        Self {
-            config: found.config,
-            layers,
-        }
+        Self { config: found.config, layers }
     }
 
     /// The members of the layers above the base's one.
@@ -66,9 +58,7 @@ impl ReadBack {
     pub(crate) fn file(&self, path: &str) -> &Member {
         let layers = self.layers.iter().rev();
         let mut found = layers.filter_map(|layer| layer.iter().find(|member| member.path == path));
-        found
-            .next()
-            .unwrap_or_else(|| panic!("there is no {path}; there are\n{}", self.list()))
+        found.next().unwrap_or_else(|| panic!("there is no {path}; there are\n{}", self.list()))
     }
 
     /// Its text.
@@ -79,21 +69,12 @@ impl ReadBack {
 
     /// What the layers above the base hold, one member a line as `tar -tv` shows them, a line between layers.
     pub(crate) fn list(&self) -> String {
-        self.layers
-            .iter()
-            .skip(1)
-            .map(|layer| list(layer))
-            .collect::<Vec<_>>()
-            .join("--\n")
+        self.layers.iter().skip(1).map(|layer| list(layer)).collect::<Vec<_>>().join("--\n")
     }
 
     /// The config's history, one entry a line.
     pub(crate) fn history(&self) -> Vec<&str> {
-        self.config
-            .history
-            .iter()
-            .filter_map(|entry| entry.created_by.as_deref())
-            .collect()
+        self.config.history.iter().filter_map(|entry| entry.created_by.as_deref()).collect()
     }
 }
 
@@ -102,12 +83,7 @@ pub(crate) fn list(members: &[Member]) -> String {
     for member in members {
         let (mode, (uid, gid), path) = (member.mode, member.owner, &member.path);
         let _ = write!(text, "{}{mode:04o} {uid}:{gid} {path}", member.kind);
-        let _ = writeln!(
-            text,
-            "{}{}",
-            if member.link.is_empty() { "" } else { " -> " },
-            member.link
-        );
+        let _ = writeln!(text, "{}{}", if member.link.is_empty() { "" } else { " -> " }, member.link);
     }
     text
 }
@@ -116,9 +92,7 @@ pub(crate) fn inflate(blob: &[u8]) -> Vec<u8> {
     let mut tar = Vec::new();
     match blob {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            kiln_oci::compression::decompress(std::io::Cursor::new(blob.to_vec()))
-                .unwrap()
-                .read_to_end(&mut tar)
+            kiln_oci::compression::decompress(std::io::Cursor::new(blob.to_vec())).unwrap().read_to_end(&mut tar)
         }
         // Not kiln's own reader: every member of the gzip stream must be readable by others.
         _ => flate2::read::MultiGzDecoder::new(blob).read_to_end(&mut tar),
@@ -141,22 +115,12 @@ pub(crate) fn members(tar: &[u8]) -> Vec<Member> {
             other => panic!("a member of the type {other:?}"),
         };
         members.push(Member {
-            path: entry
-                .path()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .trim_end_matches('/')
-                .to_owned(),
+            path: entry.path().unwrap().to_str().unwrap().trim_end_matches('/').to_owned(),
             mode: header.mode().unwrap(),
             owner: (header.uid().unwrap(), header.gid().unwrap()),
             modified: header.mtime().unwrap(),
             kind,
-            link: entry
-                .link_name()
-                .unwrap()
-                .map(|to| to.display().to_string())
-                .unwrap_or_default(),
+            link: entry.link_name().unwrap().map(|to| to.display().to_string()).unwrap_or_default(),
             content,
         });
     }
@@ -165,8 +129,5 @@ pub(crate) fn members(tar: &[u8]) -> Vec<Member> {
 
 /// The members of a tar file by path.
 pub(crate) fn archive(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    members(&fs_err::read(path).unwrap())
-        .into_iter()
-        .map(|member| (member.path, member.content))
-        .collect()
+    members(&fs_err::read(path).unwrap()).into_iter().map(|member| (member.path, member.content)).collect()
 }

@@ -17,7 +17,7 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
     ------- stderr -------
     error: the lock does not fit the stack: there is no `kiln.lock`
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
     environment.succeed("lock");
@@ -115,10 +115,7 @@ fn an_image_of_the_stack_a_layout_and_a_wheel_can_be_looked_at() {
       <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
       <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
     ");
-    assert_eq!(
-        environment.succeed("inspect app"),
-        environment.succeed("inspect oci:out")
-    );
+    assert_eq!(environment.succeed("inspect app"), environment.succeed("inspect oci:out"));
     assert_snapshot!(environment.kiln("inspect wheels/greeting-1.0-py3-none-any.whl"), @r"
     greeting 1.0  1.16 kB in 7 files, 575 B unpacked
       requires words>=2
@@ -195,6 +192,8 @@ fn what_cannot_be_looked_at_is_said() {
     ------- stderr -------
     error: the wheel `cut-1.0-py3-none-any.whl` cannot be used
       caused by: it is truncated or not a zip archive (Missing end of central directory)
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
     assert_snapshot!(environment.kiln("inspect nosuch"), @r"
@@ -208,19 +207,10 @@ fn what_cannot_be_looked_at_is_said() {
 fn a_stack_elsewhere_is_named_with_f() {
     let environment: TestEnvironment = greeting();
     let mut command = environment.command();
-    command.current_dir(environment.root()).args([
-        "build",
-        "-f",
-        "project/kiln.toml",
-        "--output",
-        "oci:there",
-    ]);
+    command.current_dir(environment.root()).args(["build", "-f", "project/kiln.toml", "--output", "oci:there"]);
     let outcome = crate::environment::Outcome::of(command);
     assert_snapshot!(outcome, @"app sha256:<digest> <size> in 3 layers");
-    assert!(
-        environment.root().join("there/index.json").is_file(),
-        "outputs are relative to where kiln runs"
-    );
+    assert!(environment.root().join("there/index.json").is_file(), "outputs are relative to where kiln runs");
     assert!(environment.path("kiln.lock").is_file());
     assert_snapshot!(run(&environment, &["plan", "-f", "no such.toml"]), @r"
     ------- stderr -------
@@ -234,11 +224,7 @@ fn a_stack_elsewhere_is_named_with_f() {
 #[test]
 fn what_a_wheel_says_cannot_command_the_terminal() {
     let environment = TestEnvironment::new();
-    environment.wheel(
-        &pure("sly", "1.0")
-            .file("sly/\u{1b}[2J\u{1b}[31m.py", "")
-            .requires("more \u{1b}[2J"),
-    );
+    environment.wheel(&pure("sly", "1.0").file("sly/\u{1b}[2J\u{1b}[31m.py", "").requires("more \u{1b}[2J"));
     let outcome = environment.kiln("inspect wheels/sly-1.0-py3-none-any.whl");
     assert!(!outcome.stdout.contains('\u{1b}'), "{outcome}");
 }

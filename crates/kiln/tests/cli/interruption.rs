@@ -12,8 +12,7 @@ use insta::assert_snapshot;
 fn large() -> TestEnvironment {
     let names: Vec<String> = (0..6).map(|at| format!("solver{at}")).collect();
     let packages: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    let environment =
-        TestEnvironment::with_stack(&stack(&format!("packages = [{}]", packages.join(", "))));
+    let environment = TestEnvironment::with_stack(&stack(&format!("packages = [{}]", packages.join(", "))));
     for name in &names {
         environment.wheel(&native(name, "3.0", "x86_64", 9_000_000));
     }
@@ -21,10 +20,7 @@ fn large() -> TestEnvironment {
 }
 
 fn signal(child: &Child, signal: &str) {
-    let sent = Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status()
-        .unwrap();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
 }
 
@@ -43,20 +39,13 @@ fn end(mut child: Child, within: Duration) -> Outcome {
 }
 
 fn spawn(mut command: Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn wait_until(condition: impl Fn() -> bool) {
     let since = Instant::now();
     while !condition() {
-        assert!(
-            since.elapsed() < Duration::from_secs(30),
-            "it never came true"
-        );
+        assert!(since.elapsed() < Duration::from_secs(30), "it never came true");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -76,25 +65,14 @@ fn a_build_that_is_killed_at_any_moment_goes_on_to_the_same_digest() {
     }
     assert_eq!(environment.digests("--output oci:out"), digests);
     let blobs = |layout: &str| {
-        let mut names: Vec<_> = fs_err::read_dir(environment.path(layout).join("blobs/sha256"))
-            .unwrap()
-            .collect();
-        names.retain(|entry| {
-            entry
-                .as_ref()
-                .is_ok_and(|entry| entry.path().extension().is_none())
-        });
+        let mut names: Vec<_> = fs_err::read_dir(environment.path(layout).join("blobs/sha256")).unwrap().collect();
+        names.retain(|entry| entry.as_ref().is_ok_and(|entry| entry.path().extension().is_none()));
         names.len()
     };
     assert_eq!(blobs("out"), blobs("reference"));
     crate::images::ReadBack::of(&environment.path("out"), "app", "amd64");
     environment.succeed("gc");
-    assert_eq!(
-        fs_err::read_dir(environment.root().join("store/temporary"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(fs_err::read_dir(environment.root().join("store/temporary")).unwrap().count(), 0);
 }
 
 #[test]
@@ -105,9 +83,7 @@ fn an_interrupted_build_says_so_and_goes_on_the_next_time() {
     let mut command = environment.command();
     command.args(["build", "--jobs", "1"]);
     let child = spawn(command);
-    wait_until(|| {
-        fs_err::read_dir(store.join("temporary")).is_ok_and(|entries| entries.count() > 0)
-    });
+    wait_until(|| fs_err::read_dir(store.join("temporary")).is_ok_and(|entries| entries.count() > 0));
     signal(&child, "-INT");
     let outcome = end(child, Duration::from_secs(10));
     assert_snapshot!(outcome, @r"
@@ -116,9 +92,7 @@ fn an_interrupted_build_says_so_and_goes_on_the_next_time() {
     [exit status: 130]
     ");
     let mut fresh = environment.command();
-    fresh
-        .env("KILN_STORE", environment.root().join("fresh"))
-        .args(["build"]);
+    fresh.env("KILN_STORE", environment.root().join("fresh")).args(["build"]);
     let fresh = Outcome::of(fresh);
     assert_eq!(environment.succeed("build"), fresh.stdout);
 }
@@ -135,13 +109,7 @@ fn an_interruption_while_uv_resolves_is_an_interruption() {
     let child = spawn(command);
     wait_until(|| environment.root().join("wait.seen").exists());
     let group = format!("-{}", child.id());
-    assert!(
-        Command::new("kill")
-            .args(["-INT", "--", &group])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
     let outcome = end(child, Duration::from_secs(10));
     assert_snapshot!(outcome, @r"
     ------- stderr -------
@@ -171,13 +139,11 @@ fn an_interruption_ends_a_download_that_hangs() {
     let environment = TestEnvironment::with_stack("");
     let served = environment.root().join("served");
     fs_err::create_dir_all(&served).unwrap();
-    let wheel =
-        pure("remote", "1.0").file("remote/data.bin", crate::wheels::noise(3_000_000, "remote"));
+    let wheel = pure("remote", "1.0").file("remote/data.bin", crate::wheels::noise(3_000_000, "remote"));
     fs_err::write(served.join(wheel.file_name()), wheel.finish()).unwrap();
     let server = Server::start(served.clone());
     let index = format!("default = \"{}\"", server.index());
-    environment
-        .stack(&stack("packages = [\"remote\"]").replace("find-links = [\"wheels\"]", &index));
+    environment.stack(&stack("packages = [\"remote\"]").replace("find-links = [\"wheels\"]", &index));
     server.behave(&wheel.file_name(), Behaviour::Stall { after: 1_000_000 });
     let mut command = environment.command();
     command.arg("build").env("FAKE_UV_SERVED", served);
@@ -201,10 +167,7 @@ fn a_second_interruption_ends_at_once() {
     signal(&child, "-INT");
     std::thread::sleep(Duration::from_millis(200));
     // The first may have been enough.
-    let _ = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
     // uv's stand-in would hold the pipes open.
     fs_err::remove_file(&wait).unwrap();
     let outcome = end(child, Duration::from_secs(5));
@@ -215,8 +178,7 @@ fn a_second_interruption_ends_at_once() {
 fn a_file_that_cannot_be_written_is_the_surroundings_fault_and_nothing_is_trusted() {
     let environment = large();
     environment.write("blob.bin", crate::wheels::noise(5_000_000, "blob"));
-    let text =
-        environment.read("kiln.toml") + "copy = [{ from = \"blob.bin\", to = \"/blob.bin\" }]\n";
+    let text = environment.read("kiln.toml") + "copy = [{ from = \"blob.bin\", to = \"/blob.bin\" }]\n";
     environment.stack(&text);
     environment.succeed("lock");
     // In blocks of 512 bytes: the database and recipes may be written, the copied layer may not.
@@ -226,9 +188,7 @@ fn a_file_that_cannot_be_written_is_the_surroundings_fault_and_nothing_is_truste
     let outcome = environment.shell("trap '' XFSZ; ulimit -f 2048; exec $KILN build");
     assert_eq!(outcome.status, Some(3), "{outcome}");
     let mut fresh = environment.command();
-    fresh
-        .env("KILN_STORE", environment.root().join("fresh"))
-        .arg("build");
+    fresh.env("KILN_STORE", environment.root().join("fresh")).arg("build");
     assert_eq!(environment.succeed("build"), Outcome::of(fresh).stdout);
 }
 
@@ -236,21 +196,15 @@ fn a_file_that_cannot_be_written_is_the_surroundings_fault_and_nothing_is_truste
 fn an_output_that_cannot_be_written_leaves_no_half_of_it() {
     let environment = large();
     environment.succeed("build");
-    let outcome = environment
-        .shell("trap '' XFSZ; ulimit -f 2048; exec $KILN build --output docker-archive:app.tar");
+    let outcome = environment.shell("trap '' XFSZ; ulimit -f 2048; exec $KILN build --output docker-archive:app.tar");
     assert_eq!(outcome.status, Some(3), "{outcome}");
     assert!(!environment.path("app.tar").exists());
-    let outcome =
-        environment.shell("trap '' XFSZ; ulimit -f 2048; exec $KILN build --output oci:out");
+    let outcome = environment.shell("trap '' XFSZ; ulimit -f 2048; exec $KILN build --output oci:out");
     assert_eq!(outcome.status, Some(3), "{outcome}");
     environment.succeed("build --output oci:out");
     crate::images::ReadBack::of(&environment.path("out"), "app", "amd64");
-    let names = fs_err::read_dir(environment.path(""))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
-    let hidden: Vec<_> = names
-        .filter(|name| name.to_string_lossy().starts_with('.'))
-        .collect();
+    let names = fs_err::read_dir(environment.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
     assert!(hidden.is_empty(), "{hidden:?}");
 }
 
@@ -259,11 +213,7 @@ fn a_lock_that_cannot_be_written_stays_as_it_was() {
     let environment = large();
     environment.succeed("lock");
     let lock = environment.read("kiln.lock");
-    environment.stack(
-        &environment
-            .read("kiln.toml")
-            .replace("packages = [", "packages = [\"more\", "),
-    );
+    environment.stack(&environment.read("kiln.toml").replace("packages = [", "packages = [\"more\", "));
     environment.wheel(&pure("more", "1.0"));
     let outcome = environment.shell("trap '' XFSZ; ulimit -f 1; exec $KILN lock");
     assert_eq!(outcome.status, Some(3), "{outcome}");

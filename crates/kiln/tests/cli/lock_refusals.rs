@@ -59,7 +59,7 @@ fn a_package_that_does_not_exist_is_shown_with_its_line() {
     let environment = TestEnvironment::with_stack(&stack("packages = [\"nosuch>=1\"]"));
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    error: the packages of `app` contradict one another on linux/amd64
+    error: the packages of `app` cannot be resolved on linux/amd64
       --> kiln.toml:13:13
        |
     13 | packages = ["nosuch>=1"]
@@ -77,7 +77,7 @@ fn a_package_without_a_wheel_for_the_platform_proposes_a_recipe() {
     environment.wheel(&native("solver", "3.0", "x86_64", 100));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    error: the packages of `app` contradict one another on linux/arm64
+    error: the packages of `app` cannot be resolved on linux/arm64
       --> kiln.toml:13:13
        |
     13 | packages = ["solver"]
@@ -96,7 +96,7 @@ fn locked_refuses_to_decide() {
     ------- stderr -------
     error: the lock does not fit the stack: there is no `kiln.lock`
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
     assert!(!environment.path("kiln.lock").exists());
@@ -108,24 +108,22 @@ fn locked_refuses_to_decide() {
     ------- stderr -------
     error: the lock does not fit the stack: in `app` (linux/amd64) `polite` is new
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
     assert_snapshot!(environment.kiln("lock --check"), @r"
     ------- stderr -------
     error: the lock does not fit the stack: in `app` (linux/amd64) `polite` is new
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
-    environment.stack(&stack(
-        "packages = [\"greeting\"]\n\n[images.new]\nfrom = \"app\"\npackages = [\"polite\"]",
-    ));
+    environment.stack(&stack("packages = [\"greeting\"]\n\n[images.new]\nfrom = \"app\"\npackages = [\"polite\"]"));
     assert_snapshot!(environment.kiln("build --locked"), @r"
     ------- stderr -------
     error: the lock does not fit the stack: it has no image `new` for linux/amd64
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
     environment.stack(&stack("packages = [\"greeting\"]").replace("amd64", "arm64"));
@@ -133,17 +131,15 @@ fn locked_refuses_to_decide() {
     ------- stderr -------
     error: the lock does not fit the stack: it has no base `oci base` for linux/arm64
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
-    environment.stack(
-        &stack("packages = [\"greeting\"]").replace("[\"wheels\"]", "[\"wheels\", \"more\"]"),
-    );
+    environment.stack(&stack("packages = [\"greeting\"]").replace("[\"wheels\"]", "[\"wheels\", \"more\"]"));
     assert_snapshot!(environment.kiln("build --locked"), @r"
     ------- stderr -------
     error: the lock does not fit the stack: indexes, recipes, Python, or what stands above `app` (linux/amd64) changed
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
     environment.stack(&stack("packages = [\"greeting\"]"));
@@ -153,7 +149,7 @@ fn locked_refuses_to_decide() {
     ------- stderr -------
     error: the lock does not fit the stack: the base `oci base` is another than is locked
 
-    hint: run `kiln lock`, or build without `--locked`
+    hint: run `kiln lock`
     [exit status: 2]
     ");
     assert_eq!(environment.read("kiln.lock"), lock);
@@ -162,8 +158,7 @@ fn locked_refuses_to_decide() {
 #[test]
 fn a_recipe_without_its_finished_wheel_says_what_is_missing() {
     let recipe = "[wheels.scatter]\nversion = \"2.1\"\ndependencies = [\"words\"]\n";
-    let environment =
-        TestEnvironment::with_stack(&stack(&format!("packages = [\"scatter\"]\n\n{recipe}")));
+    let environment = TestEnvironment::with_stack(&stack(&format!("packages = [\"scatter\"]\n\n{recipe}")));
     environment.wheel(&pure("words", "1.0"));
     environment.wheel(&native("scatter", "2.1", "aarch64", 10).requires("words"));
     assert_snapshot!(environment.kiln("lock"), @r"
@@ -177,11 +172,7 @@ fn a_recipe_without_its_finished_wheel_says_what_is_missing() {
     help: compile it elsewhere and put it into a directory of `[index] find-links`: this release of kiln cannot compile wheels yet
     [exit status: 2]
     ");
-    environment.wheel(
-        &native("scatter", "2.1", "x86_64", 10)
-            .requires("words>=1")
-            .requires("more"),
-    );
+    environment.wheel(&native("scatter", "2.1", "x86_64", 10).requires("words>=1").requires("more"));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
     error: `scatter-2.1-cp311-cp311-manylinux_2_28_x86_64.whl` requires something else than its recipe declares
@@ -193,9 +184,7 @@ fn a_recipe_without_its_finished_wheel_says_what_is_missing() {
     help: the wheel says ["words>=1", "more"]; put that into `dependencies`
     [exit status: 2]
     "#);
-    environment.stack(&stack(
-        "packages = [\"scatter\"]\n\n[wheels.scatter]\nversion = \"2.1\"\n",
-    ));
+    environment.stack(&stack("packages = [\"scatter\"]\n\n[wheels.scatter]\nversion = \"2.1\"\n"));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
     error: `scatter` is compiled from source, and its metadata is not known
@@ -217,11 +206,7 @@ fn members_of_the_torch_family_that_do_not_pair_are_refused() {
     let environment = TestEnvironment::with_stack(&stack(
         "packages = [\"torch==2.6.0\", \"torchvision\"]\n\n[images.audio]\nfrom = \"app\"\npackages = [\"torchaudio\"]",
     ));
-    for (name, version) in [
-        ("torch", "2.6.0"),
-        ("torchvision", "0.20.0"),
-        ("torchaudio", "2.11.0"),
-    ] {
+    for (name, version) in [("torch", "2.6.0"), ("torchvision", "0.20.0"), ("torchaudio", "2.11.0")] {
         environment.wheel(&pure(name, version));
     }
     assert_snapshot!(environment.kiln("lock"), @r#"
@@ -252,10 +237,7 @@ fn members_of_the_torch_family_that_do_not_pair_are_refused() {
 #[test]
 fn a_torch_for_another_cuda_than_the_stack_is_for_is_refused() {
     let cuda = |cuda: &str| {
-        stack("packages = [\"torch\"]").replace(
-            "python = \"3.11\"",
-            &format!("python = \"3.11\"\ncuda = \"{cuda}\""),
-        )
+        stack("packages = [\"torch\"]").replace("python = \"3.11\"", &format!("python = \"3.11\"\ncuda = \"{cuda}\""))
     };
     let environment = TestEnvironment::with_stack(&cuda("12.8"));
     environment.wheel(&pure("torch", "2.11.0+cu130"));
@@ -310,23 +292,18 @@ fn a_torch_for_another_cuda_than_the_stack_is_for_is_refused() {
     environment.wheel(&pure("torch", "2.11.0").requires("cuda-toolkit"));
     environment.wheel(&pure("cuda_toolkit", "13.0.2"));
     let outcome = environment.kiln("lock");
-    assert!(
-        outcome.stderr.contains("torch 2.11.0 brings CUDA 13"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("torch 2.11.0 brings CUDA 13"), "{outcome}");
 }
 
 #[test]
 fn a_base_without_the_interpreter_says_which_it_has() {
     let environment = greeting();
-    environment.stack(
-        &environment
-            .read("kiln.toml")
-            .replace("\"3.11\"", "\"3.12\""),
-    );
+    environment.stack(&environment.read("kiln.toml").replace("\"3.11\"", "\"3.12\""));
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    error: the base oci base has no interpreter for Python 3.12: it has /usr/bin/python3.11 (3.11). Choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    error: the base `oci base` has no interpreter for Python 3.12: it has /usr/bin/python3.11 (3.11)
+
+    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
     [exit status: 2]
     "#);
     let environment = greeting();
@@ -334,7 +311,9 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     bases::without_python(&environment.path("base"));
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    error: the base oci base has no interpreter for Python 3.11: it has no Python at all. Choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    error: the base `oci base` has no interpreter for Python 3.11: it has no Python at all
+
+    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
     [exit status: 2]
     "#);
 }
@@ -343,22 +322,26 @@ fn a_base_without_the_interpreter_says_which_it_has() {
 fn a_base_that_is_not_there_or_not_a_layout_is_said() {
     let environment = greeting();
     fs_err::remove_file(environment.path("base/oci-layout")).unwrap();
-    assert_snapshot!(environment.kiln("build"), @r"
+    assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: `<root>/project/base` is not a usable OCI image layout: it has no file `oci-layout`
+      --> kiln.toml:12:8
+       |
+    12 | from = { oci = "base" }
+       |        ^^^^^^^^^^^^^^^^
     [exit status: 2]
-    ");
+    "#);
     fs_err::remove_dir_all(environment.path("base")).unwrap();
-    assert_snapshot!(environment.kiln("build"), @r"
+    assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: `base` does not exist in <root>/project
+      --> kiln.toml:12:8
+       |
+    12 | from = { oci = "base" }
+       |        ^^^^^^^^^^^^^^^^
     [exit status: 2]
-    ");
-    environment.stack(
-        &environment
-            .read("kiln.toml")
-            .replace("{ oci = \"base\" }", "\"docker.io/library/debian:12\""),
-    );
+    "#);
+    environment.stack(&environment.read("kiln.toml").replace("{ oci = \"base\" }", "\"docker.io/library/debian:12\""));
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: `docker.io/library/debian:12` is on a registry, and this release of kiln cannot read registries yet
@@ -378,28 +361,25 @@ fn a_base_for_one_platform_is_not_taken_for_another() {
     let index = environment.read("base/index.json");
     let index: kiln_oci::image::Index = serde_json::from_str(&index).unwrap();
     let blob = format!("base/blobs/sha256/{}", index.manifests[0].digest.hex());
-    let mut nested: kiln_oci::image::Index =
-        serde_json::from_str(&environment.read(&blob)).unwrap();
+    let mut nested: kiln_oci::image::Index = serde_json::from_str(&environment.read(&blob)).unwrap();
     nested.manifests.truncate(1);
-    environment.write(
-        "base/index.json",
-        kiln_oci::image::to_json(&nested).unwrap(),
-    );
+    environment.write("base/index.json", kiln_oci::image::to_json(&nested).unwrap());
     environment.stack(&environment.read("kiln.toml").replace("amd64", "arm64"));
-    assert_snapshot!(environment.kiln("build"), @r"
+    assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: `<root>/project/base` is not a usable OCI image layout: it has no image for linux/arm64; it has linux/amd64
+      --> kiln.toml:12:8
+       |
+    12 | from = { oci = "base" }
+       |        ^^^^^^^^^^^^^^^^
     [exit status: 2]
-    ");
+    "#);
 }
 
 #[test]
 fn an_index_that_cannot_be_reached_is_the_surroundings_fault() {
     let text = stack("packages = [\"greeting\"]");
-    let text = text.replace(
-        "find-links = [\"wheels\"]",
-        "default = \"http://127.0.0.1:1/simple\"",
-    );
+    let text = text.replace("find-links = [\"wheels\"]", "default = \"http://127.0.0.1:1/simple\"");
     let environment = TestEnvironment::with_stack(&text);
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
@@ -435,10 +415,7 @@ fn without_uv_it_is_said_how_to_get_it() {
 #[test]
 fn a_uv_that_fails_or_makes_no_sense_is_quoted() {
     let environment = greeting();
-    environment.script(
-        "uv",
-        "echo 'error: unexpected argument `--format` found' >&2\nexit 2\n",
-    );
+    environment.script("uv", "echo 'error: unexpected argument `--format` found' >&2\nexit 2\n");
     assert_snapshot!(environment.kiln("lock"), @r"
     ------- stderr -------
     error: the packages of `app` cannot be resolved
@@ -449,7 +426,8 @@ fn a_uv_that_fails_or_makes_no_sense_is_quoted() {
     assert_snapshot!(environment.kiln("lock"), @r"
     ------- stderr -------
     error: the packages of `app` cannot be resolved
-      caused by: uv's answer cannot be read: invalid type: integer `3`, expected a sequence
+      caused by: uv's answer cannot be read
+      caused by: invalid type: integer `3`, expected a sequence
     [exit status: 1]
     ");
     environment.script("uv", "exit 0\n");
@@ -477,11 +455,7 @@ fn a_damaged_lock_and_one_of_a_newer_kiln_are_not_overwritten() {
     let refused = |text: &str| {
         environment.write("kiln.lock", text);
         let outcome = environment.kiln("build");
-        assert_eq!(
-            environment.read("kiln.lock"),
-            text,
-            "a lock that cannot be read must stay"
-        );
+        assert_eq!(environment.read("kiln.lock"), text, "a lock that cannot be read must stay");
         outcome
     };
     assert_snapshot!(refused("version = 2\nfuture = true\n"), @r"
@@ -540,11 +514,7 @@ fn a_locked_stack_is_built_without_uv() {
 #[test]
 fn native_gpus_are_those_of_the_machine_that_locks() {
     let environment = greeting();
-    environment.stack(
-        &environment
-            .read("kiln.toml")
-            .replace("python = ", "gpus = [\"native\"]\npython = "),
-    );
+    environment.stack(&environment.read("kiln.toml").replace("python = ", "gpus = [\"native\"]\npython = "));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
     error: `gpus = ["native"]`, and this machine has no NVIDIA GPU that its driver tells of: name the GPUs instead
@@ -552,11 +522,7 @@ fn native_gpus_are_those_of_the_machine_that_locks() {
     "#);
     environment.script("nvidia-smi", "echo 9.0; echo 8.9; echo 9.0");
     environment.succeed("lock");
-    assert!(
-        environment.read("kiln.lock").contains("native-gpus = "),
-        "{}",
-        environment.read("kiln.lock")
-    );
+    assert!(environment.read("kiln.lock").contains("native-gpus = "), "{}", environment.read("kiln.lock"));
     let lock = environment.read("kiln.lock");
     fs_err::remove_file(environment.root().join("bin/nvidia-smi")).unwrap();
     environment.succeed("build --locked");

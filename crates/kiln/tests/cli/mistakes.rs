@@ -5,8 +5,7 @@ mod values;
 use crate::environment::{Outcome, TestEnvironment, run};
 use insta::assert_snapshot;
 
-const TARGET: &str =
-    "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n";
+const TARGET: &str = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n";
 
 /// What `kiln build` says to a stack that goes on like this. The store must not be touched.
 #[track_caller]
@@ -170,11 +169,7 @@ fn a_value_of_the_wrong_type_and_a_missing_key_are_shown() {
 
 #[test]
 fn an_unknown_gpu_comes_with_a_suggestion() {
-    let with = |gpus: &str| {
-        refused(&format!(
-            "gpus = [{gpus}]\n\n[images.app]\nfrom = \"scratch\"\n"
-        ))
-    };
+    let with = |gpus: &str| refused(&format!("gpus = [{gpus}]\n\n[images.app]\nfrom = \"scratch\"\n"));
     assert_snapshot!(with("\"H1000\""), @r#"
     ------- stderr -------
     error: `H1000` is not a GPU that kiln knows
@@ -240,8 +235,7 @@ fn an_architecture_that_the_cuda_release_cannot_compile_points_at_both() {
 
 #[test]
 fn images_that_are_built_from_one_another_are_shown_as_a_cycle() {
-    let three =
-        "\n[images.a]\nfrom = \"b\"\n\n[images.b]\nfrom = \"c\"\n\n[images.c]\nfrom = \"a\"\n";
+    let three = "\n[images.a]\nfrom = \"b\"\n\n[images.b]\nfrom = \"c\"\n\n[images.c]\nfrom = \"a\"\n";
     assert_snapshot!(refused(three), @r#"
     ------- stderr -------
     error: these images are built from one another
@@ -353,9 +347,8 @@ fn a_variable_that_is_not_declared_is_shown() {
     help: write `$$` for a dollar sign
     [exit status: 2]
     "#);
-    let environment = TestEnvironment::with_stack(&format!(
-        "{TARGET}\n[vars]\ntorch = \"1\"\n[images.a]\nfrom = \"scratch\"\n"
-    ));
+    let environment =
+        TestEnvironment::with_stack(&format!("{TARGET}\n[vars]\ntorch = \"1\"\n[images.a]\nfrom = \"scratch\"\n"));
     assert_snapshot!(run(&environment, &["build", "--var", "troch=2"]), @r"
     ------- stderr -------
     error: `--var troch=...`: the stack declares no variable `troch`
@@ -392,11 +385,7 @@ fn an_unknown_group_comes_with_those_there_are() {
 
 #[test]
 fn a_bad_requirement_is_explained() {
-    let with = |packages: &str| {
-        refused(&format!(
-            "\n[images.app]\nfrom = \"scratch\"\npackages = [{packages}]\n"
-        ))
-    };
+    let with = |packages: &str| refused(&format!("\n[images.app]\nfrom = \"scratch\"\npackages = [{packages}]\n"));
     assert_snapshot!(with("\"torch=2.0\""), @r#"
     ------- stderr -------
     error: `torch=2.0` is not a Python requirement

@@ -46,10 +46,7 @@ impl Server {
     pub(crate) fn start(directory: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(Mutex::new(State {
-            directory,
-            ..State::default()
-        }));
+        let state = Arc::new(Mutex::new(State { directory, ..State::default() }));
         let shared = state.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -72,11 +69,7 @@ impl Server {
     }
 
     pub(crate) fn behave(&self, file: &str, behaviour: Behaviour) {
-        self.state
-            .lock()
-            .unwrap()
-            .behaviours
-            .insert(file.to_owned(), behaviour);
+        self.state.lock().unwrap().behaviours.insert(file.to_owned(), behaviour);
     }
 
     pub(crate) fn forgive(&self) {
@@ -113,19 +106,8 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
     }
     let mut words = line.split(' ');
     let method = words.next().unwrap_or_default().to_owned();
-    let file = words
-        .next()
-        .unwrap_or_default()
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .replace("%2B", "+");
-    let mut request = Request {
-        method,
-        file,
-        from: None,
-        credentials: None,
-    };
+    let file = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default().replace("%2B", "+");
+    let mut request = Request { method, file, from: None, credentials: None };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -134,13 +116,9 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         };
         match key.to_ascii_lowercase().as_str() {
             "range" => {
-                request.from = value
-                    .strip_prefix("bytes=")
-                    .and_then(|range| range.strip_suffix('-')?.parse().ok());
+                request.from = value.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')?.parse().ok());
             }
-            "authorization" => {
-                request.credentials = value.strip_prefix("Basic ").map(str::to_owned)
-            }
+            "authorization" => request.credentials = value.strip_prefix("Basic ").map(str::to_owned),
             _ => {}
         }
     }
@@ -157,28 +135,16 @@ fn answer_all(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
 }
 
 /// Answers one request; whether the connection stays.
-fn answer(
-    mut stream: &TcpStream,
-    request: &Request,
-    state: &Mutex<State>,
-) -> std::io::Result<bool> {
+fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> std::io::Result<bool> {
     let (content, behaviour) = {
         let mut state = state.lock().unwrap();
-        let range = request
-            .from
-            .map(|from| format!(" from {from}"))
-            .unwrap_or_default();
-        state
-            .log
-            .push(format!("{} {}{range}", request.method, request.file));
+        let range = request.from.map(|from| format!(" from {from}")).unwrap_or_default();
+        state.log.push(format!("{} {}{range}", request.method, request.file));
         if state.credentials.is_some() && state.credentials != request.credentials {
             stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")?;
             return Ok(true);
         }
-        (
-            fs_err::read(state.directory.join(&request.file)),
-            state.behaviour(&request.file),
-        )
+        (fs_err::read(state.directory.join(&request.file)), state.behaviour(&request.file))
     };
     let Ok(mut content) = content else {
         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
@@ -188,10 +154,7 @@ fn answer(
     let mut limit = usize::MAX;
     match &behaviour {
         Some(Behaviour::Status { status, .. }) => {
-            write!(
-                stream,
-                "HTTP/1.1 {status} No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
-            )?;
+            write!(stream, "HTTP/1.1 {status} No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n")?;
             return Ok(true);
         }
         Some(Behaviour::BreakOff { after, .. } | Behaviour::Stall { after }) => limit = *after,
@@ -200,24 +163,11 @@ fn answer(
         Some(Behaviour::Endless) => return endless(stream, &content, state),
         None => {}
     }
-    let status = if from > 0 {
-        "206 Partial Content"
-    } else {
-        "200 OK"
-    };
+    let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
     let part = content.get(from..).unwrap_or_default();
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n",
-        part.len()
-    )?;
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n", part.len())?;
     if from > 0 {
-        write!(
-            stream,
-            "Content-Range: bytes {from}-{}/{}\r\n",
-            content.len().saturating_sub(1),
-            content.len()
-        )?;
+        write!(stream, "Content-Range: bytes {from}-{}/{}\r\n", content.len().saturating_sub(1), content.len())?;
     }
     stream.write_all(b"\r\n")?;
     if request.method == "HEAD" {
@@ -249,9 +199,7 @@ impl State {
     fn behaviour(&mut self, file: &str) -> Option<Behaviour> {
         let behaviour = self.behaviours.get_mut(file)?;
         match behaviour {
-            Behaviour::BreakOff { times, .. }
-            | Behaviour::Status { times, .. }
-            | Behaviour::NoRanges { times, .. } => {
+            Behaviour::BreakOff { times, .. } | Behaviour::Status { times, .. } | Behaviour::NoRanges { times, .. } => {
                 *times = times.checked_sub(1)?;
             }
             Behaviour::Stall { .. } | Behaviour::Other(_) | Behaviour::Endless => {}

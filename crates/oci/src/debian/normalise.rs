@@ -25,9 +25,9 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use tar::EntryType;
 
 use super::DebianError;
-use crate::header::{Member, Writer};
 use crate::FILE_TIME;
 use crate::facts::entries::Entries;
+use crate::header::{Member, Writer};
 
 /// What the index of an archive may take: some million members.
 const MAX_INDEX: usize = 512 * 1024 * 1024;
@@ -99,18 +99,8 @@ pub fn normalise(mut raw: impl Read + Seek, out: impl Write) -> Result<Normalise
         }
         let earlier = first.get(id).copied();
         first.entry(*id).or_insert(path);
-        write(
-            &mut writer,
-            &mut raw,
-            (path, inode),
-            treatment,
-            earlier,
-            keyring,
-        )
-        .map_err(|source| DebianError::Member {
-            path: String::from_utf8_lossy(path).into_owned(),
-            source,
-        })?;
+        write(&mut writer, &mut raw, (path, inode), treatment, earlier, keyring)
+            .map_err(|source| DebianError::Member { path: String::from_utf8_lossy(path).into_owned(), source })?;
         members += 1;
     }
     let size = writer.finish().map_err(DebianError::Write)?;
@@ -122,10 +112,8 @@ fn index(raw: impl Read) -> Result<Index, DebianError> {
     let mut cost = 0_usize;
     let mut entries = Entries::new(raw);
     while let Some(member) = entries.next_member().map_err(DebianError::Raw)? {
-        let refused = |reason| DebianError::Refused {
-            path: String::from_utf8_lossy(&member.path).into_owned(),
-            reason,
-        };
+        let refused =
+            |reason| DebianError::Refused { path: String::from_utf8_lossy(&member.path).into_owned(), reason };
         let path = clean(&member.path).ok_or_else(|| refused("leaves the root"))?;
         if path.is_empty() {
             continue;
@@ -141,15 +129,9 @@ fn index(raw: impl Read) -> Result<Index, DebianError> {
             let mut records = member.records;
             records.retain(|(key, _)| is_kept_record(key));
             records.sort();
-            cost = records.iter().fold(cost, |cost, (key, value)| {
-                cost.saturating_add(key.len() + value.len() + 64)
-            });
+            cost = records.iter().fold(cost, |cost, (key, value)| cost.saturating_add(key.len() + value.len() + 64));
             index.inodes.push(Inode {
-                kind: if member.kind.is_contiguous() {
-                    EntryType::Regular
-                } else {
-                    member.kind
-                },
+                kind: if member.kind.is_contiguous() { EntryType::Regular } else { member.kind },
                 mode: member.mode,
                 uid: member.uid,
                 gid: member.gid,
@@ -170,17 +152,13 @@ fn index(raw: impl Read) -> Result<Index, DebianError> {
 
 /// Extended attributes belong to files, except SELinux's labels, which are the host's.
 fn is_kept_record(key: &[u8]) -> bool {
-    key.strip_prefix(b"SCHILY.xattr.")
-        .is_some_and(|name| !name.starts_with(b"security.selinux"))
+    key.strip_prefix(b"SCHILY.xattr.").is_some_and(|name| !name.starts_with(b"security.selinux"))
         || key.starts_with(b"SCHILY.acl.")
 }
 
 /// A path without `.`, doubled and outer slashes; nothing for one with `..`.
 fn clean(path: &[u8]) -> Option<Vec<u8>> {
-    let names: Vec<&[u8]> = path
-        .split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .collect();
+    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
     (!names.contains(&b"..".as_slice())).then(|| names.join(&b'/'))
 }
 
@@ -188,10 +166,7 @@ impl Index {
     /// The keyring that `sources.list` has to name, where apt does not trust any key by default.
     fn keyring(&self) -> Option<&'static str> {
         let trusted = b"etc/apt/trusted.gpg.d/";
-        let mut keys = self
-            .paths
-            .range(trusted.to_vec()..)
-            .take_while(|(path, _)| path.starts_with(trusted));
+        let mut keys = self.paths.range(trusted.to_vec()..).take_while(|(path, _)| path.starts_with(trusted));
         if keys.next().is_some() || self.paths.contains_key(b"etc/apt/trusted.gpg".as_slice()) {
             return None;
         }
@@ -201,10 +176,7 @@ impl Index {
             "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
         ]
         .into_iter()
-        .find(|path| {
-            self.paths
-                .contains_key(path.trim_start_matches('/').as_bytes())
-        })
+        .find(|path| self.paths.contains_key(path.trim_start_matches('/').as_bytes()))
     }
 }
 
@@ -215,33 +187,22 @@ impl Treatment {
         };
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let below = |folders: &[&str]| {
-            let is_above = |folder: &&str| {
-                path.strip_prefix(*folder)
-                    .is_some_and(|rest| rest.starts_with('/'))
-            };
+            let is_above = |folder: &&str| path.strip_prefix(*folder).is_some_and(|rest| rest.starts_with('/'));
             folders.iter().any(is_above)
         };
-        if inode.kind.is_character_special()
-            || inode.kind.is_block_special()
-            || below(&["dev", "proc", "sys", "tmp"])
-        {
+        if inode.kind.is_character_special() || inode.kind.is_block_special() || below(&["dev", "proc", "sys", "tmp"]) {
             return Self::Drop;
         }
         if inode.kind.is_dir() {
             // apt makes these itself, with the host's idea of the user id of `_apt`.
             let made_by_apt = matches!(
                 path,
-                "var/lib/apt/lists/partial"
-                    | "var/lib/apt/lists/auxfiles"
-                    | "var/cache/apt/archives/partial"
+                "var/lib/apt/lists/partial" | "var/lib/apt/lists/auxfiles" | "var/cache/apt/archives/partial"
             );
             return if made_by_apt { Self::Drop } else { Self::Keep };
         }
         let is_backup = match folder {
-            "etc" => matches!(
-                name,
-                "passwd-" | "group-" | "shadow-" | "gshadow-" | "subuid-" | "subgid-"
-            ),
+            "etc" => matches!(name, "passwd-" | "group-" | "shadow-" | "gshadow-" | "subuid-" | "subgid-"),
             "var/lib/dpkg" | "var/cache/debconf" => name.ends_with("-old"),
             _ => false,
         };
@@ -251,9 +212,7 @@ impl Treatment {
             "var/log/btmp" | "var/log/wtmp" | "var/log/lastlog" | "var/log/faillog" => Self::Empty,
             "etc/hostname" | "etc/resolv.conf" => Self::Drop,
             "etc/apt/apt.conf.d/99mmdebstrap" | "etc/dpkg/dpkg.cfg.d/99mmdebstrap" => Self::Drop,
-            "var/lib/dpkg/lock" | "var/lib/dpkg/lock-frontend" | "var/lib/dpkg/triggers/Lock" => {
-                Self::Drop
-            }
+            "var/lib/dpkg/lock" | "var/lib/dpkg/lock-frontend" | "var/lib/dpkg/triggers/Lock" => Self::Drop,
             "var/lib/dbus/machine-id" | "var/lib/systemd/random-seed" => Self::Drop,
             _ if below(&["run", "var/log", "var/lib/apt/lists"]) => Self::Drop,
             _ if below(&["var/cache/apt", "var/cache/ldconfig", "var/cache/man"]) => Self::Drop,
@@ -320,10 +279,7 @@ fn read_text(data: impl Read) -> io::Result<String> {
     let mut text = String::new();
     data.take(MAX_TEXT + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_TEXT {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "too large for a configuration file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too large for a configuration file"));
     }
     Ok(text)
 }
@@ -361,11 +317,8 @@ fn sources(text: &str, keyring: Option<&str>) -> String {
             Some((options, rest)) => (options, rest.trim_start()),
             None => ("", rest.as_str()),
         };
-        let mut options: Vec<String> = options
-            .split_whitespace()
-            .filter(|option| !option.starts_with("signed-by"))
-            .map(str::to_owned)
-            .collect();
+        let mut options: Vec<String> =
+            options.split_whitespace().filter(|option| !option.starts_with("signed-by")).map(str::to_owned).collect();
         options.extend(keyring.map(|keyring| format!("signed-by={keyring}")));
         out.push_str(kind);
         if !options.is_empty() {

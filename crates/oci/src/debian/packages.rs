@@ -28,24 +28,15 @@ pub(super) fn join(installed: &str, available: &str) -> Result<Vec<Package>, Deb
     let mut packages = Vec::new();
     for line in installed.lines() {
         let mut fields = line.split('\t');
-        let (Some(name), Some(architecture), Some(version)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            return Err(DebianError::PackageList {
-                line: line.to_owned(),
-            });
+        let (Some(name), Some(architecture), Some(version)) = (fields.next(), fields.next(), fields.next()) else {
+            return Err(DebianError::PackageList { line: line.to_owned() });
         };
-        let unlisted = || DebianError::Unlisted {
-            package: name.to_owned(),
-            version: version.to_owned(),
-        };
+        let unlisted = || DebianError::Unlisted { package: name.to_owned(), version: version.to_owned() };
         packages.push(Package {
             name: name.to_owned(),
             architecture: architecture.to_owned(),
             version: version.to_owned(),
-            sha256: *digests
-                .get(&(name, architecture, version))
-                .ok_or_else(unlisted)?,
+            sha256: *digests.get(&(name, architecture, version)).ok_or_else(unlisted)?,
         });
     }
     packages.sort();
@@ -58,21 +49,14 @@ fn digests(available: &str) -> BTreeMap<(&str, &str, &str), Digest> {
     let mut digests = BTreeMap::new();
     for stanza in available.split("\n\n") {
         let field = |name: &str| {
-            let line = stanza
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let line = stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(str::trim)
         };
-        if let (Some(name), Some(architecture), Some(version), Some(sha256)) = (
-            field("Package"),
-            field("Architecture"),
-            field("Version"),
-            field("SHA256"),
-        ) && let Ok(digest) = Digest::from_hex(sha256)
+        if let (Some(name), Some(architecture), Some(version), Some(sha256)) =
+            (field("Package"), field("Architecture"), field("Version"), field("SHA256"))
+            && let Ok(digest) = Digest::from_hex(sha256)
         {
-            digests
-                .entry((name, architecture, version))
-                .or_insert(digest);
+            digests.entry((name, architecture, version)).or_insert(digest);
         }
     }
     digests
@@ -93,27 +77,18 @@ pub fn compare(locked: &[Package], found: &[Package]) -> Vec<String> {
     for (key, was) in &locked {
         let Package { name, version, .. } = was;
         differences.extend(match found.get(key) {
-            None => Some(format!(
-                "`{name}` {version} is locked and was not installed"
-            )),
-            Some(is) if is.version != *version => Some(format!(
-                "`{name}` is locked at {version} and the archive has {}",
-                is.version
-            )),
-            Some(is) if is.sha256 != was.sha256 => Some(format!(
-                "`{name}` {version} is locked with {} and the archive has {}",
-                was.sha256, is.sha256
-            )),
+            None => Some(format!("`{name}` {version} is locked and was not installed")),
+            Some(is) if is.version != *version => {
+                Some(format!("`{name}` is locked at {version} and the archive has {}", is.version))
+            }
+            Some(is) if is.sha256 != was.sha256 => {
+                Some(format!("`{name}` {version} is locked with {} and the archive has {}", was.sha256, is.sha256))
+            }
             Some(_) => None,
         });
     }
     let new = found.iter().filter(|(key, _)| !locked.contains_key(*key));
-    differences.extend(new.map(|(_, is)| {
-        format!(
-            "`{}` {} was installed and is not locked",
-            is.name, is.version
-        )
-    }));
+    differences.extend(new.map(|(_, is)| format!("`{}` {} was installed and is not locked", is.name, is.version)));
     differences
 }
 
@@ -141,13 +116,7 @@ mod tests {
         let packages = join("libc6\tamd64\t2.36-9\nadduser\tall\t3.134\n", AVAILABLE).unwrap();
         let names: Vec<_> = packages
             .iter()
-            .map(|package| {
-                (
-                    package.name.as_str(),
-                    package.architecture.as_str(),
-                    &package.sha256.hex()[..1] == "2",
-                )
-            })
+            .map(|package| (package.name.as_str(), package.architecture.as_str(), &package.sha256.hex()[..1] == "2"))
             .collect();
         assert_eq!(names, [("adduser", "all", true), ("libc6", "amd64", false)]);
     }
@@ -155,27 +124,14 @@ mod tests {
     #[test]
     fn a_package_that_no_list_vouches_for_is_an_error() {
         let error = join("libc6\tamd64\t2.36-10\n", AVAILABLE).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`libc6` 2.36-10 is installed and in no package list"
-        );
+        assert_eq!(error.to_string(), "`libc6` 2.36-10 is installed and in no package list");
         assert!(join("libc6 amd64", AVAILABLE).is_err());
     }
 
     #[test]
     fn what_moved_since_the_lock_is_said_package_by_package() {
-        let locked = [
-            package("a", "1"),
-            package("b", "1"),
-            package("c", "1"),
-            package("e", "1"),
-        ];
-        let mut found = vec![
-            package("a", "1"),
-            package("b", "2"),
-            package("d", "1"),
-            package("e", "1"),
-        ];
+        let locked = [package("a", "1"), package("b", "1"), package("c", "1"), package("e", "1")];
+        let mut found = vec![package("a", "1"), package("b", "2"), package("d", "1"), package("e", "1")];
         assert!(compare(&locked, &locked).is_empty());
         found[3].sha256 = Digest::of(b"other");
         let differences = compare(&locked, &found);

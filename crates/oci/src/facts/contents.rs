@@ -73,34 +73,23 @@ impl Interest {
             _ => {}
         }
         let is_environment = || {
-            let location = if name.ends_with(".egg-info") {
-                Some(folder)
-            } else {
-                parent(folder)
-            };
+            let location = if name.ends_with(".egg-info") { Some(folder) } else { parent(folder) };
             location.is_some_and(is_environment)
         };
         match name {
             "os-release" => Some(Self::Text),
             _ if name.ends_with(".conf") && last(folder) == "ld.so.conf.d" => Some(Self::Text),
-            _ if folder == "var/lib/dpkg/status.d" && !name.ends_with(".md5sums") => {
-                Some(Self::DpkgStatus)
-            }
+            _ if folder == "var/lib/dpkg/status.d" && !name.ends_with(".md5sums") => Some(Self::DpkgStatus),
             _ if is_glibc(name) => Some(Self::Glibc),
             _ if name.starts_with("ld-musl-") && name.ends_with(".so.1") => Some(Self::Musl),
             "patchlevel.h" if last(folder).starts_with("python3.") => Some(Self::PatchLevel),
-            "METADATA" if folder.ends_with(".dist-info") && is_environment() => {
-                Some(Self::Metadata)
-            }
+            "METADATA" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Metadata),
             "PKG-INFO" if folder.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "RECORD" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Record),
             _ if name.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "apt-get" | "apk" | "dnf" | "microdnf" | "zypper" | "pacman" => Some(Self::Presence),
             // Interpreters, and what links named after an interpreter lead to.
-            _ if ["python", "platform-python", "pypy"]
-                .iter()
-                .any(|start| name.starts_with(start)) =>
-            {
+            _ if ["python", "platform-python", "pypy"].iter().any(|start| name.starts_with(start)) => {
                 Some(Self::Presence)
             }
             _ => None,
@@ -135,10 +124,7 @@ impl Content {
     pub(crate) fn cost(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Packages(packages) => packages
-                .iter()
-                .map(|(name, version)| name.len() + version.len() + 64)
-                .sum(),
+            Self::Packages(packages) => packages.iter().map(|(name, version)| name.len() + version.len() + 64).sum(),
             Self::Metadata(Some((name, version))) => name.len() + version.len(),
             _ => 0,
         }
@@ -160,18 +146,15 @@ pub(crate) fn major_minor(version: &str) -> Option<String> {
     let release = release(version);
     let mut numbers = release.split('.');
     match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if !major.is_empty() && !minor.is_empty() => {
-            Some(format!("{major}.{minor}"))
-        }
+        (Some(major), Some(minor)) if !major.is_empty() && !minor.is_empty() => Some(format!("{major}.{minor}")),
         _ => None,
     }
 }
 
 /// The digits and dots at the start of a version: `3.11.2` of `3.11.2-6+deb12u6`.
 pub(crate) fn release(version: &str) -> &str {
-    let end = version
-        .find(|character: char| !(character.is_ascii_digit() || character == '.'))
-        .unwrap_or(version.len());
+    let end =
+        version.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(version.len());
     version.get(..end).unwrap_or_default().trim_end_matches('.')
 }
 
@@ -197,12 +180,7 @@ fn lines(reader: impl Read, mut each: impl FnMut(&str) -> bool) -> io::Result<()
     let mut line = Vec::new();
     loop {
         line.clear();
-        if reader
-            .by_ref()
-            .take(MAX_LINE as u64)
-            .read_until(b'\n', &mut line)?
-            == 0
-        {
+        if reader.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
         if line.last() != Some(&b'\n') {
@@ -215,14 +193,8 @@ fn lines(reader: impl Read, mut each: impl FnMut(&str) -> bool) -> io::Result<()
 }
 
 /// Reads the database of a package manager: stanzas with a blank line between, a name and a version in each.
-fn stanzas(
-    reader: impl Read,
-    name_field: &str,
-    version_field: &str,
-) -> io::Result<BTreeMap<String, String>> {
-    let of_interest = |name: &str| {
-        name == "musl" || name.starts_with("python3") || name.starts_with("libpython3.")
-    };
+fn stanzas(reader: impl Read, name_field: &str, version_field: &str) -> io::Result<BTreeMap<String, String>> {
+    let of_interest = |name: &str| name == "musl" || name.starts_with("python3") || name.starts_with("libpython3.");
     let mut packages = BTreeMap::new();
     let (mut name, mut installed) = (String::new(), true);
     lines(reader, |line| {
@@ -292,9 +264,7 @@ fn scan(mut reader: impl Read, mut more: impl FnMut(&[u8]) -> bool) -> io::Resul
 }
 
 fn after<'a>(bytes: &'a [u8], needle: &[u8]) -> Option<&'a [u8]> {
-    let at = bytes
-        .windows(needle.len())
-        .position(|window| window == needle)?;
+    let at = bytes.windows(needle.len()).position(|window| window == needle)?;
     bytes.get(at + needle.len()..)
 }
 
@@ -304,9 +274,7 @@ fn patch_level(reader: impl Read) -> io::Result<Option<String>> {
     lines(reader, |line| {
         let mut words = line.split_whitespace();
         if words.next() == Some("#define") && words.next() == Some("PY_VERSION") {
-            version = words
-                .next()
-                .map(|word| release(word.trim_matches('"')).to_owned());
+            version = words.next().map(|word| release(word.trim_matches('"')).to_owned());
         }
         version.is_none()
     })?;
@@ -326,9 +294,7 @@ fn metadata(reader: impl Read) -> io::Result<Option<(String, String)>> {
         }
         !line.is_empty()
     })?;
-    Ok(name
-        .zip(version)
-        .filter(|(name, version)| is_name(name) && !version.is_empty()))
+    Ok(name.zip(version).filter(|(name, version)| is_name(name) && !version.is_empty()))
 }
 
 /// A name that PEP 508 allows.
@@ -337,18 +303,14 @@ fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     outer(bytes.first())
         && outer(bytes.last())
-        && bytes
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
 /// Sums the last of the three fields of each line: path, hash, size.
 fn record_size(reader: impl Read) -> io::Result<u64> {
     let mut sum = 0_u64;
     lines(reader, |line| {
-        let size = line
-            .rsplit_once(',')
-            .and_then(|(_, size)| size.trim().parse::<u64>().ok());
+        let size = line.rsplit_once(',').and_then(|(_, size)| size.trim().parse::<u64>().ok());
         sum = sum.saturating_add(size.unwrap_or(0));
         true
     })?;
@@ -367,23 +329,11 @@ mod tests {
             ("home/etc/passwd", None),
             ("lib/x86_64-linux-gnu/libc-2.31.so", Some(Interest::Glibc)),
             ("lib/x86_64-linux-gnu/libc-client.so", None),
-            (
-                "usr/lib/python3/dist-packages/six-1.16.0.egg-info",
-                Some(Interest::Metadata),
-            ),
-            (
-                "usr/lib/python3/dist-packages/six.egg-info/PKG-INFO",
-                Some(Interest::Metadata),
-            ),
-            (
-                "opt/v/lib64/python3.11/site-packages/six.dist-info/RECORD",
-                Some(Interest::Record),
-            ),
+            ("usr/lib/python3/dist-packages/six-1.16.0.egg-info", Some(Interest::Metadata)),
+            ("usr/lib/python3/dist-packages/six.egg-info/PKG-INFO", Some(Interest::Metadata)),
+            ("opt/v/lib64/python3.11/site-packages/six.dist-info/RECORD", Some(Interest::Record)),
             ("srv/six.dist-info/METADATA", None),
-            (
-                "usr/local/include/python3.11/patchlevel.h",
-                Some(Interest::PatchLevel),
-            ),
+            ("usr/local/include/python3.11/patchlevel.h", Some(Interest::PatchLevel)),
         ] {
             assert_eq!(Interest::in_path(path.as_bytes()), interest, "{path}");
         }
@@ -393,30 +343,16 @@ mod tests {
     fn the_banner_of_glibc_is_found_across_windows() {
         for at in [0, 65_530, 131_000] {
             let mut bytes = vec![b'x'; at];
-            bytes.extend_from_slice(
-                b"GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\n",
-            );
-            assert_eq!(
-                glibc_version(bytes.as_slice()).unwrap().as_deref(),
-                Some("2.36"),
-                "{at}"
-            );
+            bytes.extend_from_slice(b"GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\n");
+            assert_eq!(glibc_version(bytes.as_slice()).unwrap().as_deref(), Some("2.36"), "{at}");
         }
         assert_eq!(glibc_version([0; 100].as_slice()).unwrap(), None);
     }
 
     #[test]
     fn the_version_of_musl_is_found_in_its_loader() {
-        let bytes = [
-            b"\x7fELF\x001.2.5\0".as_slice(),
-            &[0; 70_000],
-            b"musl libc (x86_64)\nVersion %s\n",
-        ]
-        .concat();
-        assert_eq!(
-            musl_version(bytes.as_slice()).unwrap().as_deref(),
-            Some("1.2")
-        );
+        let bytes = [b"\x7fELF\x001.2.5\0".as_slice(), &[0; 70_000], b"musl libc (x86_64)\nVersion %s\n"].concat();
+        assert_eq!(musl_version(bytes.as_slice()).unwrap().as_deref(), Some("1.2"));
         assert_eq!(musl_version(b"\x001.2.5\0".as_slice()).unwrap(), None);
     }
 
@@ -425,10 +361,7 @@ mod tests {
         let status = "Package: python3.11-minimal\nStatus: deinstall ok config-files\nVersion: 3.11.2-6\n\n\
                       Package: python3.12-minimal\nStatus: install ok installed\nVersion: 3.12.3-1\n";
         let packages = stanzas(status.as_bytes(), "Package: ", "Version: ").unwrap();
-        assert_eq!(
-            packages.into_iter().collect::<Vec<_>>(),
-            [("python3.12-minimal".into(), "3.12.3-1".into())]
-        );
+        assert_eq!(packages.into_iter().collect::<Vec<_>>(), [("python3.12-minimal".into(), "3.12.3-1".into())]);
     }
 
     #[test]
@@ -446,9 +379,6 @@ mod tests {
 
     #[test]
     fn a_configuration_file_without_end_is_refused() {
-        assert!(matches!(
-            Interest::Text.read(io::repeat(b'x')),
-            Err(ContentError::TooLarge)
-        ));
+        assert!(matches!(Interest::Text.read(io::repeat(b'x')), Err(ContentError::TooLarge)));
     }
 }

@@ -105,14 +105,7 @@ pub(crate) struct Entries<R> {
 
 impl<R: Read> Entries<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self {
-            reader,
-            position: 0,
-            data: 0,
-            padding: 0,
-            path: Vec::new(),
-            finished: false,
-        }
+        Self { reader, position: 0, data: 0, padding: 0, path: Vec::new(), finished: false }
     }
 
     /// The next member, or nothing after the last.
@@ -127,25 +120,16 @@ impl<R: Read> Entries<R> {
                 }
                 return Ok(None);
             };
-            let size =
-                number(&header.as_old().size, header.entry_size()).ok_or(TarError::Field {
-                    position,
-                    field: "size",
-                })?;
+            let size = number(&header.as_old().size, header.entry_size())
+                .ok_or(TarError::Field { position, field: "size" })?;
             extensions.any = true;
             match header.entry_type() {
-                EntryType::GNULongName => {
-                    extensions.path = Some(until_nul(self.extension(position, size)?))
-                }
-                EntryType::GNULongLink => {
-                    extensions.link = Some(until_nul(self.extension(position, size)?))
-                }
+                EntryType::GNULongName => extensions.path = Some(until_nul(self.extension(position, size)?)),
+                EntryType::GNULongLink => extensions.link = Some(until_nul(self.extension(position, size)?)),
                 EntryType::XHeader => {
                     let records = self.extension(position, size)?;
-                    extensions.records = parse_records(&records).ok_or(TarError::Field {
-                        position,
-                        field: "pax record",
-                    })?;
+                    extensions.records =
+                        parse_records(&records).ok_or(TarError::Field { position, field: "pax record" })?;
                 }
                 // Global records carry a comment of the tool that wrote the archive, and nothing that layers use.
                 EntryType::XGlobalHeader => {
@@ -160,9 +144,7 @@ impl<R: Read> Entries<R> {
     /// Reads what follows the last member, so that a hash taken of the stream on its way covers all of it.
     pub(crate) fn drain(&mut self) -> Result<(), TarError> {
         let position = self.position;
-        io::copy(&mut self.reader, &mut io::sink())
-            .map(|_| ())
-            .map_err(|source| TarError::Read { position, source })
+        io::copy(&mut self.reader, &mut io::sink()).map(|_| ()).map_err(|source| TarError::Read { position, source })
     }
 
     fn member(
@@ -175,9 +157,7 @@ impl<R: Read> Entries<R> {
         let invalid = |field| TarError::Field { position, field };
         let (kind, old) = (header.entry_type(), header.as_old());
         let mut member = Member {
-            path: extensions
-                .path
-                .unwrap_or_else(|| header.path_bytes().into_owned()),
+            path: extensions.path.unwrap_or_else(|| header.path_bytes().into_owned()),
             link: extensions
                 .link
                 .or_else(|| header.link_name_bytes().map(|name| name.into_owned()))
@@ -265,8 +245,7 @@ impl<R: Read> Entries<R> {
         self.hold(size);
         self.path = b"an extended header".to_vec();
         let mut bytes = Vec::new();
-        self.read_to_end(&mut bytes)
-            .map_err(|error| self.failed(error))?;
+        self.read_to_end(&mut bytes).map_err(|error| self.failed(error))?;
         self.skip_data()?;
         Ok(bytes)
     }
@@ -305,20 +284,14 @@ impl<R: Read> Entries<R> {
     }
 
     fn truncated(&self, inside: String) -> TarError {
-        TarError::Truncated {
-            position: self.position,
-            inside,
-        }
+        TarError::Truncated { position: self.position, inside }
     }
 
     /// The error that reading the member's data gave, as one of the archive.
     pub(crate) fn failed(&self, source: io::Error) -> TarError {
         match source.downcast::<TarError>() {
             Ok(error) => error,
-            Err(source) => TarError::Read {
-                position: self.position,
-                source,
-            },
+            Err(source) => TarError::Read { position: self.position, source },
         }
     }
 }
@@ -332,10 +305,7 @@ impl<R: Read> Read for Entries<R> {
         let count = self.reader.read(part)?;
         if count == 0 {
             let inside = format!("`{}`", String::from_utf8_lossy(&self.path));
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                self.truncated(inside),
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, self.truncated(inside)));
         }
         self.data -= count as u64;
         self.position += count as u64;
@@ -347,10 +317,7 @@ impl Member {
     /// Lets pax records replace what the header says; the name of a field that cannot be read is the error.
     fn apply_records(&mut self) -> Result<(), &'static str> {
         let number = |value: &[u8], field| {
-            std::str::from_utf8(value)
-                .ok()
-                .and_then(|value| value.parse::<u64>().ok())
-                .ok_or(field)
+            std::str::from_utf8(value).ok().and_then(|value| value.parse::<u64>().ok()).ok_or(field)
         };
         let mut sparse_path = None;
         for (key, value) in &self.records {
@@ -392,16 +359,10 @@ fn parse_records(mut bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let space = bytes.iter().position(|byte| *byte == b' ')?;
-        let length = std::str::from_utf8(bytes.get(..space)?)
-            .ok()?
-            .parse::<usize>()
-            .ok()?;
+        let length = std::str::from_utf8(bytes.get(..space)?).ok()?.parse::<usize>().ok()?;
         let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
         let equals = record.iter().position(|byte| *byte == b'=')?;
-        records.push((
-            record.get(..equals)?.to_vec(),
-            record.get(equals + 1..)?.to_vec(),
-        ));
+        records.push((record.get(..equals)?.to_vec(), record.get(equals + 1..)?.to_vec()));
         bytes = bytes.get(length..)?;
     }
     Some(records)
@@ -439,10 +400,7 @@ mod tests {
         let bytes = archive(&path, &[7; 700]);
         let mut entries = Entries::new(bytes.as_slice());
         let member = entries.next_member().unwrap().unwrap();
-        assert_eq!(
-            (member.path, member.mode, member.size),
-            (path.into_bytes(), 0o644, 700)
-        );
+        assert_eq!((member.path, member.mode, member.size), (path.into_bytes(), 0o644, 700));
         let mut data = Vec::new();
         entries.read_to_end(&mut data).unwrap();
         assert_eq!(data, [7; 700]);
@@ -453,13 +411,7 @@ mod tests {
     #[test]
     fn pax_records_replace_the_header() {
         let mut builder = Builder::new(Vec::new());
-        builder
-            .append_pax_extensions([
-                ("path", b"usr/b".as_slice()),
-                ("size", b"3"),
-                ("uid", b"4000000000"),
-            ])
-            .unwrap();
+        builder.append_pax_extensions([("path", b"usr/b".as_slice()), ("size", b"3"), ("uid", b"4000000000")]).unwrap();
         let mut header = Header::new_ustar();
         header.set_size(0);
         header.set_mode(0o644);
@@ -472,10 +424,7 @@ mod tests {
         bytes.resize(bytes.len() + 509, 0);
         let mut entries = Entries::new(bytes.as_slice());
         let member = entries.next_member().unwrap().unwrap();
-        assert_eq!(
-            (member.path.as_slice(), member.size, member.uid),
-            (b"usr/b".as_slice(), 3, 4_000_000_000)
-        );
+        assert_eq!((member.path.as_slice(), member.size, member.uid), (b"usr/b".as_slice(), 3, 4_000_000_000));
         let mut data = String::new();
         entries.read_to_string(&mut data).unwrap();
         assert_eq!(data, "abc");
@@ -485,14 +434,8 @@ mod tests {
     fn a_truncated_archive_is_an_error_that_names_the_member() {
         let bytes = archive("etc/passwd", &[7; 2000]);
         assert_eq!(error(&bytes), "none");
-        assert_eq!(
-            error(&bytes[..1000]),
-            "the archive ends at byte 1000, inside `etc/passwd`"
-        );
-        assert_eq!(
-            error(&bytes[..300]),
-            "the archive ends at byte 300, inside the header at byte 0"
-        );
+        assert_eq!(error(&bytes[..1000]), "the archive ends at byte 1000, inside `etc/passwd`");
+        assert_eq!(error(&bytes[..300]), "the archive ends at byte 300, inside the header at byte 0");
     }
 
     #[test]
@@ -514,19 +457,9 @@ mod tests {
 
     #[test]
     fn records_whose_lengths_lie_are_refused() {
-        for bytes in [
-            "3",
-            "9 a=b\n",
-            "6 ab\n",
-            "0 a=b\n",
-            "99999999999999999999 a=b\n",
-            "2 a=b\n",
-        ] {
+        for bytes in ["3", "9 a=b\n", "6 ab\n", "0 a=b\n", "99999999999999999999 a=b\n", "2 a=b\n"] {
             assert!(parse_records(bytes.as_bytes()).is_none(), "{bytes}");
         }
-        assert_eq!(
-            parse_records(b"6 a=b\n").unwrap(),
-            [(b"a".to_vec(), b"b".to_vec())]
-        );
+        assert_eq!(parse_records(b"6 a=b\n").unwrap(), [(b"a".to_vec(), b"b".to_vec())]);
     }
 }

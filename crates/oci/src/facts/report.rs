@@ -20,14 +20,8 @@ pub(super) fn report(tree: &Tree<Content>) -> BaseFacts {
         package_manager: package_manager(tree),
         interpreters: interpreters(tree, &os, &packages),
         distributions: distributions(tree),
-        passwd: lines(tree, b"etc/passwd")
-            .filter(|line| line.contains(':'))
-            .map(str::to_owned)
-            .collect(),
-        group: lines(tree, b"etc/group")
-            .filter(|line| line.contains(':'))
-            .map(str::to_owned)
-            .collect(),
+        passwd: lines(tree, b"etc/passwd").filter(|line| line.contains(':')).map(str::to_owned).collect(),
+        group: lines(tree, b"etc/group").filter(|line| line.contains(':')).map(str::to_owned).collect(),
         library_paths: library_paths(tree),
     }
 }
@@ -41,12 +35,7 @@ impl<'a> Packages<'a> {
             Held::File(Content::Packages(packages)) => Some(packages),
             _ => None,
         });
-        Self(
-            databases
-                .flatten()
-                .map(|(name, version)| (name.as_str(), version.as_str()))
-                .collect(),
-        )
+        Self(databases.flatten().map(|(name, version)| (name.as_str(), version.as_str())).collect())
     }
 
     /// The version without the epoch.
@@ -67,9 +56,7 @@ struct OsRelease {
 impl OsRelease {
     fn read(tree: &Tree<Content>) -> Self {
         let mut found = Self::default();
-        let Some(text) =
-            text(tree, b"etc/os-release").or_else(|| text(tree, b"usr/lib/os-release"))
-        else {
+        let Some(text) = text(tree, b"etc/os-release").or_else(|| text(tree, b"usr/lib/os-release")) else {
             return found;
         };
         for line in text.lines() {
@@ -125,17 +112,12 @@ fn glibc(tree: &Tree<Content>) -> Option<Libc> {
             continue;
         };
         for (path, _) in tree.below(&folder) {
-            let Some(rest) = path
-                .get(folder.len() + 1..)
-                .and_then(|rest| std::str::from_utf8(rest).ok())
-            else {
+            let Some(rest) = path.get(folder.len() + 1..).and_then(|rest| std::str::from_utf8(rest).ok()) else {
                 continue;
             };
             let (inner, name) = rest.rsplit_once('/').unwrap_or(("", rest));
             // `/lib`, or `/lib/x86_64-linux-gnu` as Debian has it.
-            if !is_glibc(name)
-                || !(inner.is_empty() || inner.contains("-linux-gnu") && !inner.contains('/'))
-            {
+            if !is_glibc(name) || !(inner.is_empty() || inner.contains("-linux-gnu") && !inner.contains('/')) {
                 continue;
             }
             let real = tree.resolve(path).unwrap_or_default();
@@ -156,29 +138,18 @@ fn musl(tree: &Tree<Content>, packages: &Packages<'_>) -> Option<Libc> {
     let told = ["lib", "usr/lib"].iter().find_map(|folder| {
         let folder = tree.resolve(folder.as_bytes())?;
         tree.below(&folder).find_map(|(path, held)| match held {
-            Held::File(Content::Musl(version))
-                if !path.get(folder.len() + 1..)?.contains(&b'/') =>
-            {
-                Some(version)
-            }
+            Held::File(Content::Musl(version)) if !path.get(folder.len() + 1..)?.contains(&b'/') => Some(version),
             _ => None,
         })
     })?;
     let recorded = packages.version("musl").and_then(major_minor);
     let version = recorded.or_else(|| told.clone())?;
-    Some(Libc {
-        family: LibcFamily::Musl,
-        version,
-    })
+    Some(Libc { family: LibcFamily::Musl, version })
 }
 
 fn package_manager(tree: &Tree<Content>) -> Option<String> {
     let places = ["usr/bin", "bin", "sbin", "usr/sbin"];
-    let stands = |program: &str| {
-        places
-            .iter()
-            .any(|place| tree.holds(format!("{place}/{program}").as_bytes()))
-    };
+    let stands = |program: &str| places.iter().any(|place| tree.holds(format!("{place}/{program}").as_bytes()));
     [
         ("apt-get", "apt"),
         ("apk", "apk"),
@@ -211,20 +182,13 @@ fn interpreters(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -
         let Some(version) = interpreter_version(name).filter(|_| in_bin) else {
             continue;
         };
-        let Some(real) = tree
-            .resolve(path.as_bytes())
-            .filter(|real| tree.file_at(real).is_some())
-        else {
+        let Some(real) = tree.resolve(path.as_bytes()).filter(|real| tree.file_at(real).is_some()) else {
             continue;
         };
         let Ok(real) = String::from_utf8(real) else {
             continue;
         };
-        let real_version = real
-            .rsplit('/')
-            .next()
-            .and_then(interpreter_version)
-            .map(str::to_owned);
+        let real_version = real.rsplit('/').next().and_then(interpreter_version).map(str::to_owned);
         let (path, version) = match real_version {
             Some(version) => (real.clone(), version),
             None => (path.to_owned(), version.to_owned()),
@@ -234,8 +198,7 @@ fn interpreters(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -
     let mut interpreters: Vec<Interpreter> = found
         .into_values()
         .map(|(path, version)| Interpreter {
-            version: patch_version(tree, packages, &path, &version)
-                .unwrap_or_else(|| version.clone()),
+            version: patch_version(tree, packages, &path, &version).unwrap_or_else(|| version.clone()),
             site_packages: site_packages(&path, &version, os),
             path: format!("/{path}"),
         })
@@ -247,19 +210,10 @@ fn interpreters(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -
 /// `/usr` of `/usr/bin/python3.11`, without the leading slash.
 fn prefix(path: &str) -> Option<&str> {
     let (folder, _) = path.rsplit_once('/')?;
-    if folder == "bin" {
-        Some("")
-    } else {
-        folder.strip_suffix("/bin")
-    }
+    if folder == "bin" { Some("") } else { folder.strip_suffix("/bin") }
 }
 
-fn patch_version(
-    tree: &Tree<Content>,
-    packages: &Packages<'_>,
-    path: &str,
-    version: &str,
-) -> Option<String> {
+fn patch_version(tree: &Tree<Content>, packages: &Packages<'_>, path: &str, version: &str) -> Option<String> {
     let prefix = prefix(path)?;
     let header = format!("{prefix}/include/python{version}/patchlevel.h");
     let told = match tree.file(header.as_bytes()) {
@@ -279,8 +233,7 @@ fn patch_version(
         .map(|found| release(found).to_owned())
         .find(|found| found.starts_with(&format!("{version}.")))
     };
-    told.filter(|told| told.starts_with(&format!("{version}.")))
-        .or_else(packaged)
+    told.filter(|told| told.starts_with(&format!("{version}."))).or_else(packaged)
 }
 
 /// Where the interpreter's environment installs. Debian's own Python leaves `/usr` to dpkg (Debian Python Policy,
@@ -354,10 +307,7 @@ fn library_paths(tree: &Tree<Content>) -> Vec<String> {
     let (mut seen, mut includes) = (BTreeSet::new(), 0);
     while let Some(line) = pending.pop() {
         let line = line.split('#').next().unwrap_or_default().trim();
-        if let Some(pattern) = line
-            .strip_prefix("include")
-            .filter(|rest| rest.starts_with([' ', '\t']))
-        {
+        if let Some(pattern) = line.strip_prefix("include").filter(|rest| rest.starts_with([' ', '\t'])) {
             includes += 1;
             if includes > MAX_INCLUDES {
                 break;
@@ -368,15 +318,9 @@ fn library_paths(tree: &Tree<Content>) -> Vec<String> {
             pending.extend(files.iter().flat_map(|file| lines(tree, file)));
             pending.get_mut(start..).unwrap_or_default().reverse();
         } else if !line.starts_with("hwcap") {
-            let folders = line
-                .split([' ', '\t', ':', ','])
-                .filter(|folder| folder.starts_with('/'));
+            let folders = line.split([' ', '\t', ':', ',']).filter(|folder| folder.starts_with('/'));
             let folders = folders.filter_map(|folder| folder.split('=').next());
-            paths.extend(
-                folders
-                    .filter(|folder| seen.insert(*folder))
-                    .map(str::to_owned),
-            );
+            paths.extend(folders.filter(|folder| seen.insert(*folder)).map(str::to_owned));
         }
     }
     paths
@@ -385,11 +329,7 @@ fn library_paths(tree: &Tree<Content>) -> Vec<String> {
 /// The files that an `include` line names, in the order of their names: a path, where `*` may stand for a part of
 /// the last name.
 fn included(tree: &Tree<Content>, pattern: &str) -> Vec<Vec<u8>> {
-    let pattern = if pattern.starts_with('/') {
-        pattern.to_owned()
-    } else {
-        format!("etc/{pattern}")
-    };
+    let pattern = if pattern.starts_with('/') { pattern.to_owned() } else { format!("etc/{pattern}") };
     let Some((folder, name)) = pattern.rsplit_once('/') else {
         return Vec::new();
     };
@@ -406,10 +346,7 @@ fn included(tree: &Tree<Content>, pattern: &str) -> Vec<Vec<u8>> {
         false => found == name.as_bytes(),
     };
     tree.below(&folder)
-        .filter(|(path, _)| {
-            path.get(folder.len() + 1..)
-                .is_some_and(|found| !found.contains(&b'/') && fits(found))
-        })
+        .filter(|(path, _)| path.get(folder.len() + 1..).is_some_and(|found| !found.contains(&b'/') && fits(found)))
         .map(|(path, _)| path.to_vec())
         .collect()
 }
@@ -421,14 +358,7 @@ mod tests {
     #[test]
     fn only_interpreters_are_named_as_interpreters() {
         assert_eq!(interpreter_version("python3.11"), Some("3.11"));
-        for name in [
-            "python3",
-            "python3.11-config",
-            "python3.11-dbg",
-            "python3.",
-            "python3.x",
-            "pypy3.10",
-        ] {
+        for name in ["python3", "python3.11-config", "python3.11-dbg", "python3.", "python3.x", "pypy3.10"] {
             assert_eq!(interpreter_version(name), None, "{name}");
         }
     }

@@ -21,17 +21,13 @@ impl Layer {
 
     fn file(mut self, path: &str, content: &str) -> Self {
         let mut header = Self::header(EntryType::Regular, content.len());
-        self.0
-            .append_data(&mut header, path, content.as_bytes())
-            .unwrap();
+        self.0.append_data(&mut header, path, content.as_bytes()).unwrap();
         self
     }
 
     fn folder(mut self, path: &str) -> Self {
         let mut header = Self::header(EntryType::Directory, 0);
-        self.0
-            .append_data(&mut header, path, std::io::empty())
-            .unwrap();
+        self.0.append_data(&mut header, path, std::io::empty()).unwrap();
         self
     }
 
@@ -64,13 +60,7 @@ fn interpreters(facts: &BaseFacts) -> Vec<(&str, &str, &str)> {
     facts
         .interpreters
         .iter()
-        .map(|found| {
-            (
-                found.path.as_str(),
-                found.version.as_str(),
-                found.site_packages.as_deref().unwrap_or("-"),
-            )
-        })
+        .map(|found| (found.path.as_str(), found.version.as_str(), found.site_packages.as_deref().unwrap_or("-")))
         .collect()
 }
 
@@ -78,19 +68,11 @@ fn distributions(facts: &BaseFacts) -> Vec<(&str, &str, &str, Option<u64>)> {
     facts
         .distributions
         .iter()
-        .map(|found| {
-            (
-                found.location.as_str(),
-                found.name.as_str(),
-                found.version.as_str(),
-                found.size,
-            )
-        })
+        .map(|found| (found.location.as_str(), found.name.as_str(), found.version.as_str(), found.size))
         .collect()
 }
 
-const GLIBC: &str =
-    "\x7fELF GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";
+const GLIBC: &str = "\x7fELF GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n";
 
 fn debian() -> Layer {
     Layer::new()
@@ -98,16 +80,10 @@ fn debian() -> Layer {
         .link("lib", "usr/lib")
         .folder("usr/")
         .link("etc/os-release", "../usr/lib/os-release")
-        .file(
-            "usr/lib/os-release",
-            "PRETTY_NAME=\"Debian\"\nID=debian\nVERSION_ID=\"12\"\n",
-        )
+        .file("usr/lib/os-release", "PRETTY_NAME=\"Debian\"\nID=debian\nVERSION_ID=\"12\"\n")
         .file("usr/bin/apt-get", "")
         .file("usr/lib/x86_64-linux-gnu/libc.so.6", GLIBC)
-        .file(
-            "etc/passwd",
-            "root:x:0:0:root:/root:/bin/sh\nbroken\nnobody:x:65534:65534::/:/bin/false\n",
-        )
+        .file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nbroken\nnobody:x:65534:65534::/:/bin/false\n")
         .file("etc/group", "root:x:0:\nstaff:x:50:a,b\n")
 }
 
@@ -125,10 +101,7 @@ fn a_debian_base_is_told_by_its_files() {
     assert_eq!(facts.package_manager.as_deref(), Some("apt"));
     assert_eq!(facts.user("root"), Some((0, 0)));
     assert_eq!(facts.user("nobody"), Some((65534, 65534)));
-    assert_eq!(
-        (facts.group_id("root"), facts.group_id("staff")),
-        (Some(0), Some(50))
-    );
+    assert_eq!((facts.group_id("root"), facts.group_id("staff")), (Some(0), Some(50)));
 }
 
 #[test]
@@ -137,73 +110,43 @@ fn an_alpine_base_has_musl_with_the_version_of_its_package() {
         .file("etc/os-release", "ID=alpine\nVERSION_ID=3.20.3\n")
         .file("lib/ld-musl-x86_64.so.1", "\x7fELF\0musl libc (x86_64)\n")
         .link("lib/libc.musl-x86_64.so.1", "ld-musl-x86_64.so.1")
-        .file(
-            "lib/apk/db/installed",
-            "C:Q1=\nP:musl\nV:1.2.5-r0\n\nP:python3\nV:3.12.8-r1\n",
-        )
+        .file("lib/apk/db/installed", "C:Q1=\nP:musl\nV:1.2.5-r0\n\nP:python3\nV:3.12.8-r1\n")
         .file("sbin/apk", "")
         .file("usr/bin/python3.12", "")
         .link("usr/bin/python3", "python3.12")]);
     assert_eq!(facts.distribution.as_deref(), Some("alpine 3.20.3"));
     let libc = facts.libc.clone().unwrap();
-    assert_eq!(
-        (libc.family, libc.version.as_str()),
-        (LibcFamily::Musl, "1.2")
-    );
+    assert_eq!((libc.family, libc.version.as_str()), (LibcFamily::Musl, "1.2"));
     assert_eq!(facts.package_manager.as_deref(), Some("apk"));
-    assert_eq!(
-        interpreters(&facts),
-        [(
-            "/usr/bin/python3.12",
-            "3.12.8",
-            "/usr/lib/python3.12/site-packages"
-        )]
-    );
+    assert_eq!(interpreters(&facts), [("/usr/bin/python3.12", "3.12.8", "/usr/lib/python3.12/site-packages")]);
 }
 
 #[test]
 fn an_old_glibc_is_told_by_the_name_of_its_file() {
     let facts = facts([Layer::new()
         .link("lib/x86_64-linux-gnu/libc.so.6", "libc-2.31.so")
-        .file(
-            "lib/x86_64-linux-gnu/libc-2.31.so",
-            "stripped of its banner",
-        )
+        .file("lib/x86_64-linux-gnu/libc-2.31.so", "stripped of its banner")
         .file("opt/old/lib/libc.so.6", GLIBC)]);
     assert_eq!(facts.libc.unwrap().to_string(), "glibc 2.31");
 }
 
 #[test]
 fn debians_python_installs_to_usr_local_and_tells_its_version_by_its_package() {
-    let status =
-        "Package: libpython3.11-minimal\nStatus: install ok installed\nVersion: 3.11.2-6+deb12u6\n";
+    let status = "Package: libpython3.11-minimal\nStatus: install ok installed\nVersion: 3.11.2-6+deb12u6\n";
     let facts = facts([debian()
         .file("usr/bin/python3.11", "")
         .file("usr/bin/python3.11-config", "")
         .link("usr/bin/python3", "python3.11")
         .file("var/lib/dpkg/status", status)]);
-    assert_eq!(
-        interpreters(&facts),
-        [(
-            "/usr/bin/python3.11",
-            "3.11.2",
-            "/usr/local/lib/python3.11/dist-packages"
-        )]
-    );
+    assert_eq!(interpreters(&facts), [("/usr/bin/python3.11", "3.11.2", "/usr/local/lib/python3.11/dist-packages")]);
 }
 
 #[test]
 fn a_distroless_base_has_one_status_file_for_each_package() {
     let facts = facts([debian()
         .file("usr/bin/python3.11", "")
-        .file(
-            "var/lib/dpkg/status.d/python3.11-minimal",
-            "Package: python3.11-minimal\nVersion: 1:3.11.2-6\n",
-        )
-        .file(
-            "var/lib/dpkg/status.d/python3.11-minimal.md5sums",
-            "0 usr/bin/python3.11\n",
-        )]);
+        .file("var/lib/dpkg/status.d/python3.11-minimal", "Package: python3.11-minimal\nVersion: 1:3.11.2-6\n")
+        .file("var/lib/dpkg/status.d/python3.11-minimal.md5sums", "0 usr/bin/python3.11\n")]);
     assert_eq!(interpreters(&facts)[0].1, "3.11.2");
 }
 
@@ -212,10 +155,7 @@ fn an_interpreter_with_many_names_is_listed_once() {
     let facts = facts([debian()
         .file("usr/local/bin/python3.12", "")
         .link("usr/local/bin/python3", "python3.12")
-        .file(
-            "usr/local/include/python3.12/patchlevel.h",
-            "/* */\n#define PY_VERSION      \t\"3.12.4\"\n",
-        )
+        .file("usr/local/include/python3.12/patchlevel.h", "/* */\n#define PY_VERSION      \t\"3.12.4\"\n")
         .link("opt/venv/bin/python", "/usr/local/bin/python3")
         .link("opt/venv/bin/python3.12", "python")
         .file("usr/libexec/platform-python3.6", "")
@@ -224,57 +164,30 @@ fn an_interpreter_with_many_names_is_listed_once() {
     assert_eq!(
         interpreters(&facts),
         [
-            (
-                "/usr/bin/python3.6",
-                "3.6",
-                "/usr/local/lib/python3.6/dist-packages"
-            ),
-            (
-                "/usr/local/bin/python3.12",
-                "3.12.4",
-                "/usr/local/lib/python3.12/site-packages"
-            ),
+            ("/usr/bin/python3.6", "3.6", "/usr/local/lib/python3.6/dist-packages"),
+            ("/usr/local/bin/python3.12", "3.12.4", "/usr/local/lib/python3.12/site-packages"),
         ]
     );
 }
 
 #[test]
 fn distributions_are_told_by_their_metadata_and_sized_by_their_record() {
-    let metadata = |name: &str| {
-        format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n\nName: not this\n")
-    };
+    let metadata = |name: &str| format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n\nName: not this\n");
     let facts = facts([Layer::new()
         .link("opt/venv/lib64", "lib")
-        .file(
-            "opt/venv/lib64/python3.11/site-packages/Foo_Bar-1.0.dist-info/METADATA",
-            &metadata("Foo_Bar"),
-        )
+        .file("opt/venv/lib64/python3.11/site-packages/Foo_Bar-1.0.dist-info/METADATA", &metadata("Foo_Bar"))
         .file(
             "opt/venv/lib/python3.11/site-packages/Foo_Bar-1.0.dist-info/RECORD",
             "foo/a.py,sha256=x,40\n\"foo/b,c.py\",sha256=x,2\nFoo_Bar-1.0.dist-info/RECORD,,\n",
         )
-        .file(
-            "usr/lib/python3/dist-packages/six-1.16.0.egg-info",
-            &metadata("six"),
-        )
-        .file(
-            "usr/lib/python3/dist-packages/wheel.egg-info/PKG-INFO",
-            &metadata("wheel"),
-        )
-        .file(
-            "usr/lib/python3/dist-packages/bad.dist-info/METADATA",
-            "Name: no version\n",
-        )
+        .file("usr/lib/python3/dist-packages/six-1.16.0.egg-info", &metadata("six"))
+        .file("usr/lib/python3/dist-packages/wheel.egg-info/PKG-INFO", &metadata("wheel"))
+        .file("usr/lib/python3/dist-packages/bad.dist-info/METADATA", "Name: no version\n")
         .file("srv/app-1.0.dist-info/METADATA", &metadata("app"))]);
     assert_eq!(
         distributions(&facts),
         [
-            (
-                "/opt/venv/lib/python3.11/site-packages",
-                "foo-bar",
-                "1.0",
-                Some(42)
-            ),
+            ("/opt/venv/lib/python3.11/site-packages", "foo-bar", "1.0", Some(42)),
             ("/usr/lib/python3/dist-packages", "six", "1.0", None),
             ("/usr/lib/python3/dist-packages", "wheel", "1.0", None),
         ]
@@ -283,12 +196,8 @@ fn distributions_are_told_by_their_metadata_and_sized_by_their_record() {
 
 #[test]
 fn a_layer_on_top_may_write_through_the_links_of_a_merged_usr() {
-    let facts = facts([
-        debian(),
-        Layer::new()
-            .file("bin/python3.11", "")
-            .file("lib/os-release", "ID=debian\nVERSION_ID=13\n"),
-    ]);
+    let facts =
+        facts([debian(), Layer::new().file("bin/python3.11", "").file("lib/os-release", "ID=debian\nVERSION_ID=13\n")]);
     assert_eq!(interpreters(&facts)[0].0, "/usr/bin/python3.11");
     assert_eq!(facts.distribution.as_deref(), Some("debian 13"));
 }
@@ -298,20 +207,11 @@ fn a_later_layer_replaces_and_takes_away() {
     let facts = facts([
         debian()
             .file("usr/bin/python3.11", "")
-            .file(
-                "opt/a/lib/python3.11/site-packages/a.dist-info/METADATA",
-                "Name: a\nVersion: 1\n",
-            )
-            .file(
-                "opt/b/lib/python3.11/site-packages/b.dist-info/METADATA",
-                "Name: b\nVersion: 1\n",
-            ),
+            .file("opt/a/lib/python3.11/site-packages/a.dist-info/METADATA", "Name: a\nVersion: 1\n")
+            .file("opt/b/lib/python3.11/site-packages/b.dist-info/METADATA", "Name: b\nVersion: 1\n"),
         Layer::new()
             .file("usr/bin/.wh.python3.11", "")
-            .file(
-                "opt/a/lib/python3.11/site-packages/c.dist-info/METADATA",
-                "Name: c\nVersion: 1\n",
-            )
+            .file("opt/a/lib/python3.11/site-packages/c.dist-info/METADATA", "Name: c\nVersion: 1\n")
             .file("opt/a/.wh..wh..opq", "")
             .file("opt/.wh.b", "")
             .file("etc/.wh.os-release", "")
@@ -321,10 +221,7 @@ fn a_later_layer_replaces_and_takes_away() {
             .file("usr/bin/.wh...", ""),
     ]);
     assert!(facts.interpreters.is_empty());
-    assert_eq!(
-        distributions(&facts),
-        [("/opt/a/lib/python3.11/site-packages", "c", "1", None)]
-    );
+    assert_eq!(distributions(&facts), [("/opt/a/lib/python3.11/site-packages", "c", "1", None)]);
     assert_eq!(facts.distribution, None);
     assert_eq!(facts.group.len(), 1);
     assert_eq!(facts.package_manager.as_deref(), Some("apt"));
@@ -332,10 +229,8 @@ fn a_later_layer_replaces_and_takes_away() {
 
 #[test]
 fn a_folder_in_the_place_of_a_link_is_a_folder_of_its_own() {
-    let facts = facts([
-        debian().file("usr/bin/python3.11", ""),
-        Layer::new().folder("bin/").file("bin/python3.12", ""),
-    ]);
+    let facts =
+        facts([debian().file("usr/bin/python3.11", ""), Layer::new().folder("bin/").file("bin/python3.12", "")]);
     let paths: Vec<_> = interpreters(&facts).iter().map(|found| found.0).collect();
     assert_eq!(paths, ["/bin/python3.12", "/usr/bin/python3.11"]);
 }
@@ -354,26 +249,12 @@ fn a_hard_link_is_what_it_links_to() {
 #[test]
 fn library_paths_follow_the_includes_in_order() {
     let facts = facts([Layer::new()
-        .file(
-            "etc/ld.so.conf",
-            "include /etc/ld.so.conf.d/*.conf\n/usr/local/lib # last\nhwcap 0 nosegneg\n",
-        )
+        .file("etc/ld.so.conf", "include /etc/ld.so.conf.d/*.conf\n/usr/local/lib # last\nhwcap 0 nosegneg\n")
         .file("etc/ld.so.conf.d/libc.conf", "# libc\n/usr/local/lib\n")
-        .file(
-            "etc/ld.so.conf.d/cuda.conf",
-            "/usr/local/cuda/lib64\n/usr/local/nvidia/lib:/opt/lib\n",
-        )
+        .file("etc/ld.so.conf.d/cuda.conf", "/usr/local/cuda/lib64\n/usr/local/nvidia/lib:/opt/lib\n")
         .file("etc/ld.so.conf.d/skipped", "/nowhere\n")
         .file("etc/ld.so.conf.d/loop.conf", "include ld.so.conf\n")]);
-    assert_eq!(
-        facts.library_paths,
-        [
-            "/usr/local/cuda/lib64",
-            "/usr/local/nvidia/lib",
-            "/opt/lib",
-            "/usr/local/lib"
-        ]
-    );
+    assert_eq!(facts.library_paths, ["/usr/local/cuda/lib64", "/usr/local/nvidia/lib", "/opt/lib", "/usr/local/lib"]);
 }
 
 #[test]
@@ -384,10 +265,7 @@ fn links_without_end_and_paths_out_of_the_root_do_no_harm() {
     header.set_uid(0);
     header.set_gid(0);
     header.set_cksum();
-    let mut layer = Layer::new()
-        .link("a", "b")
-        .link("b", "a")
-        .file("a/bin/python3.11", "");
+    let mut layer = Layer::new().link("a", "b").link("b", "a").file("a/bin/python3.11", "");
     layer.0.append(&header, std::io::empty()).unwrap();
     assert_eq!(facts([layer]), BaseFacts::default());
 }
@@ -397,17 +275,11 @@ fn a_truncated_layer_is_an_error_that_says_where() {
     let bytes = debian().bytes();
     let mut reader = FactsReader::new();
     reader.layer(bytes.as_slice()).unwrap();
-    let cut = bytes
-        .windows(9)
-        .position(|window| window == b"VERSION_I")
-        .unwrap();
+    let cut = bytes.windows(9).position(|window| window == b"VERSION_I").unwrap();
     let error = reader.layer(&bytes[..cut]).unwrap_err();
     assert_eq!(error.to_string(), "layer 2 cannot be read");
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert_eq!(
-        source,
-        format!("the archive ends at byte {cut}, inside `usr/lib/os-release`")
-    );
+    assert_eq!(source, format!("the archive ends at byte {cut}, inside `usr/lib/os-release`"));
 }
 
 proptest::proptest! {

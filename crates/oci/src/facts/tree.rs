@@ -41,11 +41,7 @@ pub(crate) struct Tree<C> {
 
 impl<C> Tree<C> {
     pub(crate) fn new() -> Self {
-        Self {
-            nodes: BTreeMap::new(),
-            layer: 0,
-            cost: 0,
-        }
+        Self { nodes: BTreeMap::new(), layer: 0, cost: 0 }
     }
 
     /// Starts the layer above the present one.
@@ -84,15 +80,12 @@ impl<C> Tree<C> {
 
     /// Whether a file of interest or a link stands at a path, whose folders' links are followed.
     pub(crate) fn holds(&self, path: &[u8]) -> bool {
-        self.landing(path)
-            .is_some_and(|path| self.nodes.contains_key(&path))
+        self.landing(path).is_some_and(|path| self.nodes.contains_key(&path))
     }
 
     /// Everything held, by path.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Held<C>)> {
-        self.nodes
-            .iter()
-            .map(|(path, node)| (path.as_slice(), &node.held))
+        self.nodes.iter().map(|(path, node)| (path.as_slice(), &node.held))
     }
 
     /// Everything held below a folder, by path; `folder` is resolved already.
@@ -106,10 +99,7 @@ impl<C> Tree<C> {
 
     /// Puts something at a landing.
     pub(crate) fn put(&mut self, path: Vec<u8>, held: Held<C>, size: usize) {
-        self.cost = self
-            .cost
-            .saturating_add(NODE_COST + path.len())
-            .saturating_add(size);
+        self.cost = self.cost.saturating_add(NODE_COST + path.len()).saturating_add(size);
         let layer = self.layer;
         self.nodes.insert(path, Node { layer, held });
     }
@@ -127,11 +117,7 @@ impl<C> Tree<C> {
 
     /// A whiteout: what lower layers put at this landing or below is gone.
     pub(crate) fn whiteout(&mut self, path: &[u8]) {
-        if self
-            .nodes
-            .get(path)
-            .is_some_and(|node| node.layer < self.layer)
-        {
+        if self.nodes.get(path).is_some_and(|node| node.layer < self.layer) {
             self.nodes.remove(path);
         }
         self.remove_below(path, self.layer);
@@ -143,11 +129,7 @@ impl<C> Tree<C> {
     }
 
     fn remove_below(&mut self, folder: &[u8], before_layer: usize) {
-        let prefix = if folder.is_empty() {
-            Vec::new()
-        } else {
-            [folder, b"/"].concat()
-        };
+        let prefix = if folder.is_empty() { Vec::new() } else { [folder, b"/"].concat() };
         let gone: Vec<Vec<u8>> = self
             .nodes
             .range(prefix.clone()..)
@@ -185,11 +167,7 @@ impl<C> Tree<C> {
                 if links > MAX_LINKS {
                     return None;
                 }
-                at.truncate(if target.first() == Some(&b'/') {
-                    0
-                } else {
-                    parent
-                });
+                at.truncate(if target.first() == Some(&b'/') { 0 } else { parent });
                 pending.extend(names(target).rev());
             }
         }
@@ -199,8 +177,7 @@ impl<C> Tree<C> {
 
 /// The names of a path, without those that say nothing.
 fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }
 
 #[cfg(test)]
@@ -210,28 +187,19 @@ mod tests {
     fn tree(links: &[(&str, &str)]) -> Tree<()> {
         let mut tree = Tree::new();
         for (path, target) in links {
-            tree.put(
-                path.as_bytes().to_vec(),
-                Held::Symlink(target.as_bytes().to_vec()),
-                0,
-            );
+            tree.put(path.as_bytes().to_vec(), Held::Symlink(target.as_bytes().to_vec()), 0);
         }
         tree
     }
 
     fn resolve(tree: &Tree<()>, path: &str) -> Option<String> {
-        tree.resolve(path.as_bytes())
-            .map(|path| String::from_utf8(path).unwrap())
+        tree.resolve(path.as_bytes()).map(|path| String::from_utf8(path).unwrap())
     }
 
     #[test]
     fn links_are_followed_wherever_they_stand() {
-        let tree = tree(&[
-            ("bin", "usr/bin"),
-            ("usr/bin/python3", "python3.11"),
-            ("opt/here", "/bin"),
-            ("a/up", "../../bin"),
-        ]);
+        let tree =
+            tree(&[("bin", "usr/bin"), ("usr/bin/python3", "python3.11"), ("opt/here", "/bin"), ("a/up", "../../bin")]);
         for (path, real) in [
             ("/bin/python3", "usr/bin/python3.11"),
             ("./opt/here//python3", "usr/bin/python3.11"),
@@ -241,10 +209,7 @@ mod tests {
             assert_eq!(resolve(&tree, path).as_deref(), Some(real), "{path}");
         }
         assert_eq!(tree.landing(b"bin"), Some(b"bin".to_vec()));
-        assert_eq!(
-            tree.landing(b"bin/python3"),
-            Some(b"usr/bin/python3".to_vec())
-        );
+        assert_eq!(tree.landing(b"bin/python3"), Some(b"usr/bin/python3".to_vec()));
     }
 
     #[test]

@@ -35,11 +35,7 @@ impl Capability {
 
     /// The plain real architecture of this capability: `sm_89` of 8.9.
     pub const fn architecture(self) -> Architecture {
-        Architecture {
-            capability: self,
-            suffix: Suffix::None,
-            form: Form::Real,
-        }
+        Architecture { capability: self, suffix: Suffix::None, form: Form::Real }
     }
 }
 
@@ -61,10 +57,7 @@ impl FromStr for Capability {
         let parse = || {
             let (major, minor) = text.split_once('.')?;
             (minor.len() == 1 && !major.starts_with('0')).then_some(())?;
-            Some(Self {
-                major: digits(major)?,
-                minor: digits(minor)?,
-            })
+            Some(Self { major: digits(major)?, minor: digits(minor)? })
         };
         parse().ok_or_else(|| GpuError::MalformedCapability(text.to_owned()))
     }
@@ -72,26 +65,11 @@ impl FromStr for Capability {
 
 /// Digits alone: `u8::from_str` would take a sign as well.
 fn digits(text: &str) -> Option<u8> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// The letter after an architecture's number, which trades compatibility for features.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Suffix {
     /// No letter: runs on later minors of the same major, and as PTX on everything later.
     #[default]
@@ -134,9 +112,7 @@ impl fmt::Display for Suffix {
 }
 
 /// Machine code, or the portable code that a driver compiles.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// Machine code in a cubin: `sm_90`.
@@ -202,11 +178,7 @@ impl FromStr for Architecture {
                 && number.bytes().all(|byte| byte.is_ascii_digit())
                 && !number.starts_with('0');
             let number = two_or_three_digits.then(|| number.parse().ok()).flatten()?;
-            Some(Self {
-                capability: Capability::from_number(number)?,
-                suffix,
-                form,
-            })
+            Some(Self { capability: Capability::from_number(number)?, suffix, form })
         };
         parse().ok_or_else(|| GpuError::MalformedArchitecture(text.to_owned()))
     }
@@ -225,9 +197,7 @@ pub fn runs_on(code: Architecture, gpu: Capability) -> bool {
         (Suffix::None, Form::Virtual) => own <= gpu,
         (Suffix::ArchitectureSpecific, _) => own == gpu,
         (Suffix::Family, _) => own == gpu || (GpuTable::get().same_family(own, gpu) && own <= gpu),
-        (Suffix::None, Form::Real) => {
-            own == gpu || (same_binary_line(own, gpu) && own.minor <= gpu.minor)
-        }
+        (Suffix::None, Form::Real) => own == gpu || (same_binary_line(own, gpu) && own.minor <= gpu.minor),
     }
 }
 
@@ -249,15 +219,7 @@ mod tests {
 
     #[test]
     fn architectures_are_written_as_nvcc_writes_them() {
-        for text in [
-            "sm_75",
-            "sm_90",
-            "sm_90a",
-            "sm_100f",
-            "compute_90",
-            "compute_120a",
-            "sm_121",
-        ] {
+        for text in ["sm_75", "sm_90", "sm_90a", "sm_100f", "compute_90", "compute_120a", "sm_121"] {
             assert_eq!(text.parse::<Architecture>().unwrap().to_string(), text);
         }
         let parsed: Architecture = "sm_100f".parse().unwrap();
@@ -267,36 +229,22 @@ mod tests {
 
     #[test]
     fn what_is_almost_an_architecture_is_refused() {
-        for text in [
-            "",
-            "sm_",
-            "sm_9",
-            "sm_090",
-            "sm_90b",
-            "sm90",
-            "SM_90",
-            "compute_9000",
-            "sm_+90",
-            "sm_90aa",
-            "8.9",
-        ] {
+        for text in ["", "sm_", "sm_9", "sm_090", "sm_90b", "sm90", "SM_90", "compute_9000", "sm_+90", "sm_90aa", "8.9"]
+        {
             assert!(text.parse::<Architecture>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn what_is_almost_a_capability_is_refused() {
-        for text in [
-            "", "8", "8.", ".9", "8.10", "8.9a", "+8.9", "8.+9", "08.9", "300.0", "8.9.0", "sm_89",
-        ] {
+        for text in ["", "8", "8.", ".9", "8.10", "8.9a", "+8.9", "8.+9", "08.9", "300.0", "8.9.0", "sm_89"] {
             assert!(text.parse::<Capability>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn architectures_sort_by_capability_as_a_number_and_not_as_text() {
-        let mut sorted =
-            ["sm_100", "compute_90", "sm_90a", "sm_90", "sm_89"].map(|text| text.parse().unwrap());
+        let mut sorted = ["sm_100", "compute_90", "sm_90a", "sm_90", "sm_89"].map(|text| text.parse().unwrap());
         sorted.sort_unstable();
         let sorted = sorted.map(|architecture: Architecture| architecture.to_string());
         assert_eq!(sorted, ["sm_89", "sm_90", "compute_90", "sm_90a", "sm_100"]);
@@ -306,10 +254,7 @@ mod tests {
     fn capabilities_and_architectures_are_strings_in_files() {
         let architecture: Architecture = "sm_90a".parse().unwrap();
         assert_eq!(serde_json::to_string(&architecture).unwrap(), "\"sm_90a\"");
-        assert_eq!(
-            serde_json::from_str::<Capability>("\"12.1\"").unwrap(),
-            Capability::new(12, 1)
-        );
+        assert_eq!(serde_json::from_str::<Capability>("\"12.1\"").unwrap(), Capability::new(12, 1));
         assert!(serde_json::from_str::<Capability>("12.1").is_err());
     }
 

@@ -20,10 +20,7 @@ serde_as_string!(CudaRelease);
 impl CudaRelease {
     /// The releases of the table, oldest first.
     pub fn known() -> impl DoubleEndedIterator<Item = Self> + Clone {
-        GpuTable::get()
-            .toolkits()
-            .iter()
-            .map(|toolkit| toolkit.release)
+        GpuTable::get().toolkits().iter().map(|toolkit| toolkit.release)
     }
 
     /// Whether its nvcc can compile for an architecture.
@@ -33,8 +30,7 @@ impl CudaRelease {
     /// nvcc decide than to refuse a toolkit until kiln is updated.
     pub fn can_compile(self, architecture: &Architecture) -> bool {
         let real = architecture.with_form(Form::Real);
-        self.toolkit()
-            .is_some_and(|toolkit| toolkit.architectures.contains(&real))
+        self.toolkit().is_some_and(|toolkit| toolkit.architectures.contains(&real))
     }
 
     /// Like [`Self::can_compile`], with an error that says which releases can.
@@ -48,9 +44,7 @@ impl CudaRelease {
         Err(GpuError::CannotCompile {
             release: self,
             architecture: *architecture,
-            able: Self::known()
-                .filter(|release| release.can_compile(architecture))
-                .collect(),
+            able: Self::known().filter(|release| release.can_compile(architecture)).collect(),
             instead: self.name_of_same_hardware(architecture),
         })
     }
@@ -58,52 +52,37 @@ impl CudaRelease {
     /// The oldest Linux driver that runs programs of this release (minor version compatibility), where known.
     /// PTX of the release may need [`Self::toolkit_driver`].
     pub fn minimum_driver(self) -> Option<&'static str> {
-        let toolkit = self
-            .toolkit()
-            .filter(|toolkit| toolkit.release.major == self.major)?;
+        let toolkit = self.toolkit().filter(|toolkit| toolkit.release.major == self.major)?;
         Some(toolkit.minimum_driver.as_str())
     }
 
     /// The Linux driver that came with the first version of this release, where known: the oldest that compiles PTX
     /// written by this release.
     pub fn toolkit_driver(self) -> Option<&'static str> {
-        self.toolkit()
-            .filter(|toolkit| toolkit.release == self)
-            .and_then(|toolkit| toolkit.toolkit_driver.as_deref())
+        self.toolkit().filter(|toolkit| toolkit.release == self).and_then(|toolkit| toolkit.toolkit_driver.as_deref())
     }
 
     /// Reads `13.0` without asking the table, which needs this to be read itself.
     pub(super) fn numbers(text: &str) -> Option<Self> {
         let number = |part: &str| -> Option<u8> {
-            let plain = part.bytes().all(|byte| byte.is_ascii_digit())
-                && (part == "0" || !part.starts_with('0'));
+            let plain = part.bytes().all(|byte| byte.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
             plain.then(|| part.parse().ok()).flatten()
         };
         let (major, minor) = text.split_once('.')?;
-        Some(Self {
-            major: number(major)?,
-            minor: number(minor)?,
-        })
+        Some(Self { major: number(major)?, minor: number(minor)? })
     }
 
     fn toolkit(self) -> Option<&'static Toolkit> {
         let toolkits = GpuTable::get().toolkits();
         // At most one major ahead, so that `130.0` is still seen as a slip.
-        let plausible =
-            |newest: Self| newest < self && self.major <= newest.major.saturating_add(1);
+        let plausible = |newest: Self| newest < self && self.major <= newest.major.saturating_add(1);
         let newest = toolkits.last().filter(|newest| plausible(newest.release));
-        toolkits
-            .iter()
-            .find(|toolkit| toolkit.release == self)
-            .or(newest)
+        toolkits.iter().find(|toolkit| toolkit.release == self).or(newest)
     }
 
     fn name_of_same_hardware(self, architecture: &Architecture) -> Option<Architecture> {
         let capability = GpuTable::get().other_name(architecture.capability)?;
-        let other = Architecture {
-            capability,
-            ..*architecture
-        };
+        let other = Architecture { capability, ..*architecture };
         self.can_compile(&other).then_some(other)
     }
 }
@@ -123,13 +102,8 @@ impl FromStr for CudaRelease {
     /// [`GpuError::MalformedRelease`]; [`GpuError::UnknownRelease`] for one that is not in the table, unless it is
     /// newer than the whole table.
     fn from_str(text: &str) -> Result<Self, GpuError> {
-        let release =
-            Self::numbers(text).ok_or_else(|| GpuError::MalformedRelease(text.to_owned()))?;
-        if release.toolkit().is_none() {
-            Err(GpuError::UnknownRelease(release))
-        } else {
-            Ok(release)
-        }
+        let release = Self::numbers(text).ok_or_else(|| GpuError::MalformedRelease(text.to_owned()))?;
+        if release.toolkit().is_none() { Err(GpuError::UnknownRelease(release)) } else { Ok(release) }
     }
 }
 
@@ -172,13 +146,7 @@ mod tests {
     fn releases_are_in_order_and_cuda_12_7_was_never_one() {
         let known: Vec<_> = CudaRelease::known().collect();
         assert!(known.is_sorted());
-        assert_eq!(
-            "12.7".parse::<CudaRelease>(),
-            Err(GpuError::UnknownRelease(CudaRelease {
-                major: 12,
-                minor: 7
-            }))
-        );
+        assert_eq!("12.7".parse::<CudaRelease>(), Err(GpuError::UnknownRelease(CudaRelease { major: 12, minor: 7 })));
         assert!(known.contains(&release("11.8")) && known.contains(&release("13.2")));
     }
 
@@ -196,9 +164,7 @@ mod tests {
             assert!(!compiles("12.6", architecture), "{architecture}");
             assert!(compiles("12.8", architecture), "{architecture}");
         }
-        for architecture in [
-            "sm_103", "sm_103a", "sm_121", "sm_100f", "sm_101f", "sm_120f",
-        ] {
+        for architecture in ["sm_103", "sm_103a", "sm_121", "sm_100f", "sm_101f", "sm_120f"] {
             assert!(!compiles("12.8", architecture), "{architecture}");
             assert!(compiles("12.9", architecture), "{architecture}");
         }
@@ -225,55 +191,33 @@ mod tests {
     fn sm_101_was_renamed_to_sm_110_in_cuda_13() {
         assert!(compiles("12.9", "sm_101f") && !compiles("12.9", "sm_110f"));
         assert!(!compiles("13.0", "sm_101f") && compiles("13.0", "sm_110f"));
-        let error = release("13.0")
-            .require(&"sm_101a".parse().unwrap())
-            .unwrap_err();
+        let error = release("13.0").require(&"sm_101a".parse().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "CUDA 13.0 cannot compile `sm_101a`");
         assert_eq!(error.hint().unwrap(), "CUDA 13.0 calls it `sm_110a`");
-        let error = release("12.8")
-            .require(&"sm_110".parse().unwrap())
-            .unwrap_err();
+        let error = release("12.8").require(&"sm_110".parse().unwrap()).unwrap_err();
         assert_eq!(error.hint().unwrap(), "CUDA 12.8 calls it `sm_101`");
     }
 
     #[test]
     fn the_error_says_which_releases_can() {
         let hint = |cuda: &str, architecture: &str| {
-            release(cuda)
-                .require(&architecture.parse().unwrap())
-                .unwrap_err()
-                .hint()
-                .unwrap()
+            release(cuda).require(&architecture.parse().unwrap()).unwrap_err().hint().unwrap()
         };
         let newest = CudaRelease::known().next_back().unwrap();
         assert_eq!(hint("12.8", "sm_103"), format!("CUDA 12.9 to {newest} can"));
         assert_eq!(hint("13.0", "sm_70"), "CUDA 11.8 to 12.9 can");
         assert_eq!(hint("13.0", "sm_37"), "CUDA 11.8 can");
         assert_eq!(hint("12.6", "sm_101"), "CUDA 12.8, 12.9 can");
-        assert_eq!(
-            hint("13.0", "sm_99"),
-            "no CUDA release that kiln knows can compile `sm_99`"
-        );
-        assert_eq!(
-            release("13.0").require(&"compute_90".parse().unwrap()),
-            Ok(())
-        );
+        assert_eq!(hint("13.0", "sm_99"), "no CUDA release that kiln knows can compile `sm_99`");
+        assert_eq!(release("13.0").require(&"compute_90".parse().unwrap()), Ok(()));
     }
 
     #[test]
     fn only_major_and_minor_make_a_release() {
-        for text in [
-            "", "13", "13.0.1", "v13.0", "13.", ".0", "13.00", "none", "+13.0", "cu130",
-        ] {
-            assert_eq!(
-                text.parse::<CudaRelease>(),
-                Err(GpuError::MalformedRelease(text.into()))
-            );
+        for text in ["", "13", "13.0.1", "v13.0", "13.", ".0", "13.00", "none", "+13.0", "cu130"] {
+            assert_eq!(text.parse::<CudaRelease>(), Err(GpuError::MalformedRelease(text.into())));
         }
-        assert!(matches!(
-            "10.2".parse::<CudaRelease>(),
-            Err(GpuError::UnknownRelease(_))
-        ));
+        assert!(matches!("10.2".parse::<CudaRelease>(), Err(GpuError::UnknownRelease(_))));
     }
 
     #[test]
@@ -281,18 +225,9 @@ mod tests {
         let newest = CudaRelease::known().next_back().unwrap();
         let newer = release(&format!("{}.0", newest.major + 1));
         assert!(newer.can_compile(&"sm_120a".parse().unwrap()));
-        assert_eq!(
-            newest.can_compile(&"sm_70".parse().unwrap()),
-            newer.can_compile(&"sm_70".parse().unwrap())
-        );
-        assert_eq!(
-            (newer.minimum_driver(), newer.toolkit_driver()),
-            (None, None)
-        );
-        assert!(matches!(
-            "130.0".parse::<CudaRelease>(),
-            Err(GpuError::UnknownRelease(_))
-        ));
+        assert_eq!(newest.can_compile(&"sm_70".parse().unwrap()), newer.can_compile(&"sm_70".parse().unwrap()));
+        assert_eq!((newer.minimum_driver(), newer.toolkit_driver()), (None, None));
+        assert!(matches!("130.0".parse::<CudaRelease>(), Err(GpuError::UnknownRelease(_))));
     }
 
     #[test]
@@ -305,9 +240,6 @@ mod tests {
     #[test]
     fn releases_are_strings_in_files() {
         assert_eq!(serde_json::to_string(&release("13.0")).unwrap(), "\"13.0\"");
-        assert_eq!(
-            serde_json::from_str::<CudaRelease>("\"12.8\"").unwrap(),
-            release("12.8")
-        );
+        assert_eq!(serde_json::from_str::<CudaRelease>("\"12.8\"").unwrap(), release("12.8"));
     }
 }

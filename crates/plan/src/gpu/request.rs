@@ -48,15 +48,10 @@ impl GpuRequest {
             return Ok(Self::Native);
         }
         if let Some(gpu) = GpuTable::get().find(text) {
-            return Ok(Self::Named {
-                name: gpu.name.clone(),
-                capability: gpu.capability,
-            });
+            return Ok(Self::Named { name: gpu.name.clone(), capability: gpu.capability });
         }
         if text.starts_with("sm_") || text.starts_with("compute_") {
-            let architecture = text
-                .parse()
-                .map_err(|_| GpuError::MalformedRequest(text.to_owned()))?;
+            let architecture = text.parse().map_err(|_| GpuError::MalformedRequest(text.to_owned()))?;
             return exists(architecture).map(Self::Architecture);
         }
         Self::capability(text)
@@ -64,30 +59,20 @@ impl GpuRequest {
 
     fn capability(text: &str) -> Result<Self, GpuError> {
         let lower = text.to_ascii_lowercase();
-        let (rest, ptx) = lower
-            .strip_suffix("+ptx")
-            .map_or((lower.as_str(), false), |rest| (rest, true));
+        let (rest, ptx) = lower.strip_suffix("+ptx").map_or((lower.as_str(), false), |rest| (rest, true));
         let (number, suffix) = Suffix::split(rest);
         let Ok(capability) = number.parse::<Capability>() else {
             return Err(unreadable(text));
         };
         exists(capability.architecture().with_suffix(suffix))?;
-        Ok(Self::Capability {
-            capability,
-            suffix,
-            ptx,
-        })
+        Ok(Self::Capability { capability, suffix, ptx })
     }
 
     /// The architectures asked for, in order, or `None` for `native`, which only the machine that locks can answer.
     pub fn architectures(&self) -> Option<Vec<Architecture>> {
         match self {
             Self::Named { capability, .. } => Some(vec![capability.architecture()]),
-            Self::Capability {
-                capability,
-                suffix,
-                ptx,
-            } => {
+            Self::Capability { capability, suffix, ptx } => {
                 let real = capability.architecture().with_suffix(*suffix);
                 let mut all = vec![real];
                 all.extend(ptx.then(|| real.with_form(Form::Virtual)));
@@ -101,25 +86,14 @@ impl GpuRequest {
 
 /// What begins like a capability or an architecture was meant as one, unless it is close to a name; the rest are names.
 fn unreadable(text: &str) -> GpuError {
-    let suggestions: Vec<_> = GpuTable::get()
-        .nearest_names(text)
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let suggestions: Vec<_> = GpuTable::get().nearest_names(text).into_iter().map(str::to_owned).collect();
     let lower = text.to_ascii_lowercase();
-    let number = lower
-        .strip_prefix("sm")
-        .or_else(|| lower.strip_prefix("compute"))
-        .unwrap_or(&lower);
-    let like_a_number = number.is_empty()
-        || number.starts_with(|c: char| c.is_ascii_digit() || "._-+ ".contains(c));
+    let number = lower.strip_prefix("sm").or_else(|| lower.strip_prefix("compute")).unwrap_or(&lower);
+    let like_a_number = number.is_empty() || number.starts_with(|c: char| c.is_ascii_digit() || "._-+ ".contains(c));
     if like_a_number && suggestions.is_empty() {
         GpuError::MalformedRequest(text.to_owned())
     } else {
-        GpuError::UnknownName {
-            name: text.to_owned(),
-            suggestions,
-        }
+        GpuError::UnknownName { name: text.to_owned(), suggestions }
     }
 }
 
@@ -128,23 +102,14 @@ fn exists(architecture: Architecture) -> Result<Architecture, GpuError> {
     let table = GpuTable::get();
     let capability = architecture.capability;
     if !table.has_capability(capability) {
-        return Err(GpuError::UnknownCapability {
-            capability,
-            nearest: table.nearest_capability(capability),
-        });
+        return Err(GpuError::UnknownCapability { capability, nearest: table.nearest_capability(capability) });
     }
     let existing = table.architectures_of(capability);
     if existing.contains(&architecture.with_form(Form::Real)) {
         return Ok(architecture);
     }
-    let existing = existing
-        .into_iter()
-        .map(|real| real.with_form(architecture.form))
-        .collect();
-    Err(GpuError::UnknownArchitecture {
-        architecture,
-        existing,
-    })
+    let existing = existing.into_iter().map(|real| real.with_form(architecture.form)).collect();
+    Err(GpuError::UnknownArchitecture { architecture, existing })
 }
 
 impl FromStr for GpuRequest {
@@ -160,11 +125,7 @@ impl fmt::Display for GpuRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named { name, .. } => f.write_str(name),
-            Self::Capability {
-                capability,
-                suffix,
-                ptx,
-            } => {
+            Self::Capability { capability, suffix, ptx } => {
                 write!(f, "{capability}{suffix}{}", if *ptx { "+PTX" } else { "" })
             }
             Self::Architecture(architecture) => architecture.fmt(f),
@@ -183,10 +144,7 @@ mod tests {
     }
 
     fn hint(text: &str) -> String {
-        GpuRequest::parse(text)
-            .unwrap_err()
-            .hint()
-            .unwrap_or_default()
+        GpuRequest::parse(text).unwrap_err().hint().unwrap_or_default()
     }
 
     #[test]
@@ -222,28 +180,16 @@ mod tests {
         assert_eq!(error.to_string(), "`H10O` is not a GPU that kiln knows");
         assert_eq!(error.hint().unwrap(), "did you mean `H100`?");
         let error = GpuRequest::parse("MI300X").unwrap_err();
-        assert_eq!(
-            error,
-            GpuError::UnknownName {
-                name: "MI300X".into(),
-                suggestions: Vec::new()
-            }
-        );
+        assert_eq!(error, GpuError::UnknownName { name: "MI300X".into(), suggestions: Vec::new() });
         assert_eq!(hint("4090"), "did you mean `GeForce RTX 4090`?");
     }
 
     #[test]
     fn a_capability_that_no_gpu_has_is_refused_with_the_nearest() {
         let error = GpuRequest::parse("8.4").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no NVIDIA GPU has the compute capability 8.4"
-        );
+        assert_eq!(error.to_string(), "no NVIDIA GPU has the compute capability 8.4");
         assert_eq!(error.hint().unwrap(), "the nearest is 8.6");
-        assert!(matches!(
-            GpuRequest::parse("sm_91"),
-            Err(GpuError::UnknownCapability { .. })
-        ));
+        assert!(matches!(GpuRequest::parse("sm_91"), Err(GpuError::UnknownCapability { .. })));
     }
 
     #[test]
@@ -256,25 +202,8 @@ mod tests {
 
     #[test]
     fn what_is_no_name_and_no_number_is_malformed() {
-        for text in [
-            "",
-            " ",
-            "8",
-            "90",
-            "9.0b",
-            "8.0+",
-            "8.0+PTX+PTX",
-            "sm_90+PTX",
-            "sm_9",
-            "sm-90",
-            "SM90",
-            "+PTX",
-        ] {
-            assert_eq!(
-                GpuRequest::parse(text),
-                Err(GpuError::MalformedRequest(text.trim().into())),
-                "{text}"
-            );
+        for text in ["", " ", "8", "90", "9.0b", "8.0+", "8.0+PTX+PTX", "sm_90+PTX", "sm_9", "sm-90", "SM90", "+PTX"] {
+            assert_eq!(GpuRequest::parse(text), Err(GpuError::MalformedRequest(text.trim().into())), "{text}");
         }
     }
 
@@ -285,24 +214,12 @@ mod tests {
 
     #[test]
     fn requests_are_written_as_they_are_read() {
-        for text in [
-            "H100",
-            "GeForce RTX 4090",
-            "8.9",
-            "9.0a",
-            "8.0+PTX",
-            "sm_90a",
-            "compute_90",
-            "native",
-        ] {
+        for text in ["H100", "GeForce RTX 4090", "8.9", "9.0a", "8.0+PTX", "sm_90a", "compute_90", "native"] {
             let request = GpuRequest::parse(text).unwrap();
             assert_eq!(request.to_string(), text);
             let json = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<GpuRequest>(&json).unwrap(), request);
         }
-        assert_eq!(
-            GpuRequest::parse(" nvidia h100 ").unwrap().to_string(),
-            "H100"
-        );
+        assert_eq!(GpuRequest::parse(" nvidia h100 ").unwrap().to_string(), "H100");
     }
 }

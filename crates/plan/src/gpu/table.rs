@@ -80,8 +80,7 @@ pub(super) struct Toolkit {
 /// The table's own releases: `CudaRelease::from_str` would ask the table that is being read, and wait forever.
 fn release<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CudaRelease, D::Error> {
     let text = String::deserialize(deserializer)?;
-    CudaRelease::numbers(&text)
-        .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a CUDA release")))
+    CudaRelease::numbers(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a CUDA release")))
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,12 +120,8 @@ struct Model {
 }
 
 static TABLE: LazyLock<GpuTable> = LazyLock::new(|| {
-    #[expect(
-        clippy::expect_used,
-        reason = "the file is part of the program, and every test here parses it"
-    )]
-    let data = toml::from_str(include_str!("../../data/gpus.toml"))
-        .expect("data/gpus.toml is well formed");
+    #[expect(clippy::expect_used, reason = "the file is part of the program, and every test here parses it")]
+    let data = toml::from_str(include_str!("../../data/gpus.toml")).expect("data/gpus.toml is well formed");
     GpuTable::new(data)
 });
 
@@ -137,16 +132,10 @@ impl GpuTable {
     }
 
     fn new(data: DataFile) -> Self {
-        let capabilities: BTreeMap<_, _> = data
-            .capability
-            .into_iter()
-            .map(|entry| (entry.number, entry))
-            .collect();
+        let capabilities: BTreeMap<_, _> = data.capability.into_iter().map(|entry| (entry.number, entry)).collect();
         let mut gpus = Vec::new();
         for models in data.models {
-            let generation = capabilities
-                .get(&models.capability)
-                .map(|entry| entry.generation.clone());
+            let generation = capabilities.get(&models.capability).map(|entry| entry.generation.clone());
             gpus.extend(models.gpus.into_iter().map(|model| Gpu {
                 name: model.name,
                 aliases: model.aliases,
@@ -155,23 +144,10 @@ impl GpuTable {
                 class: models.class,
             }));
         }
-        let names = |gpu: &Gpu| {
-            std::iter::once(&gpu.name)
-                .chain(&gpu.aliases)
-                .map(|name| key(name))
-                .collect::<Vec<_>>()
-        };
-        let by_key = gpus
-            .iter()
-            .enumerate()
-            .flat_map(|(at, gpu)| names(gpu).into_iter().map(move |key| (key, at)));
-        Self {
-            by_key: by_key.collect(),
-            gpus,
-            capabilities,
-            families: data.family,
-            toolkits: data.cuda,
-        }
+        let names =
+            |gpu: &Gpu| std::iter::once(&gpu.name).chain(&gpu.aliases).map(|name| key(name)).collect::<Vec<_>>();
+        let by_key = gpus.iter().enumerate().flat_map(|(at, gpu)| names(gpu).into_iter().map(move |key| (key, at)));
+        Self { by_key: by_key.collect(), gpus, capabilities, families: data.family, toolkits: data.cuda }
     }
 
     /// Every GPU, by class and, within a class, from the oldest capability to the newest.
@@ -182,9 +158,7 @@ impl GpuTable {
     /// The GPU of a name or alias. Case, spaces, `-` and `_` do not matter; `NVIDIA`, `GeForce` or `Tesla` in front
     /// and `Generation`, `Laptop` or `Laptop GPU` at the end may be there or not.
     pub fn find(&self, name: &str) -> Option<&Gpu> {
-        self.by_key
-            .get(&key(name))
-            .and_then(|at| self.gpus.get(*at))
+        self.by_key.get(&key(name)).and_then(|at| self.gpus.get(*at))
     }
 
     /// The names of the known GPUs that an unknown name may have meant, in the order of the table: those of which it is
@@ -192,28 +166,14 @@ impl GpuTable {
     /// Empty where nothing is near, or too much.
     pub fn nearest_names(&self, name: &str) -> Vec<&str> {
         let wanted = key(name);
-        let is_part = |known: &str| {
-            wanted.len() >= 4 && (known.ends_with(&wanted) || known.starts_with(&wanted))
-        };
-        let parts: BTreeSet<usize> = self
-            .by_key
-            .iter()
-            .filter(|(known, _)| is_part(known))
-            .map(|(_, at)| *at)
-            .collect();
-        let meant = if parts.is_empty() {
-            self.one_slip_away(&wanted).into_iter().collect()
-        } else {
-            parts
-        };
+        let is_part = |known: &str| wanted.len() >= 4 && (known.ends_with(&wanted) || known.starts_with(&wanted));
+        let parts: BTreeSet<usize> =
+            self.by_key.iter().filter(|(known, _)| is_part(known)).map(|(_, at)| *at).collect();
+        let meant = if parts.is_empty() { self.one_slip_away(&wanted).into_iter().collect() } else { parts };
         if meant.len() > MOST_SUGGESTIONS {
             return Vec::new();
         }
-        meant
-            .iter()
-            .filter_map(|at| self.gpus.get(*at))
-            .map(|gpu| gpu.name.as_str())
-            .collect()
+        meant.iter().filter_map(|at| self.gpus.get(*at)).map(|gpu| gpu.name.as_str()).collect()
     }
 
     fn one_slip_away(&self, wanted: &str) -> Option<usize> {
@@ -223,25 +183,17 @@ impl GpuTable {
             3..12 => 1,
             _ => 2,
         };
-        let slips = self.by_key.iter().map(|(known, at)| {
-            (
-                strsim::damerau_levenshtein(wanted, known),
-                Reverse(similarity(wanted, known)),
-                *at,
-            )
-        });
-        slips
-            .filter(|(slips, _, _)| *slips <= limit)
-            .min()
-            .map(|(_, _, at)| at)
+        let slips = self
+            .by_key
+            .iter()
+            .map(|(known, at)| (strsim::damerau_levenshtein(wanted, known), Reverse(similarity(wanted, known)), *at));
+        slips.filter(|(slips, _, _)| *slips <= limit).min().map(|(_, _, at)| at)
     }
 
     /// Every capability of the table, with the name of its generation, oldest first. Some have no GPU of their own:
     /// those before Volta, and those whose GPUs are not published.
     pub fn capabilities(&self) -> impl Iterator<Item = (Capability, &str)> {
-        self.capabilities
-            .values()
-            .map(|entry| (entry.number, entry.generation.as_str()))
+        self.capabilities.values().map(|entry| (entry.number, entry.generation.as_str()))
     }
 
     /// Whether a capability is in the table.
@@ -252,44 +204,25 @@ impl GpuTable {
     /// The capability of a listed GPU that comes nearest: one of the same major if there is any.
     pub fn nearest_capability(&self, capability: Capability) -> Capability {
         let distance = |known: Capability| {
-            (
-                known.major.abs_diff(capability.major),
-                known.number().abs_diff(capability.number()),
-                known,
-            )
+            (known.major.abs_diff(capability.major), known.number().abs_diff(capability.number()), known)
         };
-        self.gpus
-            .iter()
-            .map(|gpu| gpu.capability)
-            .min_by_key(|known| distance(*known))
-            .unwrap_or(capability)
+        self.gpus.iter().map(|gpu| gpu.capability).min_by_key(|known| distance(*known)).unwrap_or(capability)
     }
 
     /// Whether machine code is shared with no other capability: Tegra systems on a chip.
     pub fn is_apart(&self, capability: Capability) -> bool {
-        self.capabilities
-            .get(&capability)
-            .is_some_and(|entry| entry.apart)
+        self.capabilities.get(&capability).is_some_and(|entry| entry.apart)
     }
 
     /// Whether two capabilities belong to one family in the sense of the suffix `f`.
     pub fn same_family(&self, one: Capability, other: Capability) -> bool {
-        self.families
-            .iter()
-            .any(|family| family.contains(&one) && family.contains(&other))
+        self.families.iter().any(|family| family.contains(&one) && family.contains(&other))
     }
 
     /// Under which other number the same hardware goes in other CUDA releases.
     pub(super) fn other_name(&self, capability: Capability) -> Option<Capability> {
-        let later = self
-            .capabilities
-            .get(&capability)
-            .and_then(|entry| entry.renamed_to);
-        let earlier = || {
-            self.capabilities
-                .values()
-                .find(|entry| entry.renamed_to == Some(capability))
-        };
+        let later = self.capabilities.get(&capability).and_then(|entry| entry.renamed_to);
+        let earlier = || self.capabilities.values().find(|entry| entry.renamed_to == Some(capability));
         later.or_else(|| earlier().map(|entry| entry.number))
     }
 
@@ -299,13 +232,8 @@ impl GpuTable {
 
     /// The architectures of a capability that some CUDA release compiles, plain first.
     pub(super) fn architectures_of(&self, capability: Capability) -> BTreeSet<Architecture> {
-        let all = self
-            .toolkits
-            .iter()
-            .flat_map(|toolkit| &toolkit.architectures);
-        all.filter(|architecture| architecture.capability == capability)
-            .copied()
-            .collect()
+        let all = self.toolkits.iter().flat_map(|toolkit| &toolkit.architectures);
+        all.filter(|architecture| architecture.capability == capability).copied().collect()
     }
 }
 
@@ -315,11 +243,7 @@ const MOST_SUGGESTIONS: usize = 4;
 /// A name without what people write in different ways.
 fn key(name: &str) -> String {
     let separator = |c: &char| !c.is_whitespace() && !matches!(c, '-' | '_');
-    let lower: String = name
-        .chars()
-        .filter(separator)
-        .flat_map(char::to_lowercase)
-        .collect();
+    let lower: String = name.chars().filter(separator).flat_map(char::to_lowercase).collect();
     let mut rest = lower.as_str();
     for prefix in ["nvidia", "geforce", "tesla"] {
         rest = rest.strip_prefix(prefix).unwrap_or(rest);
@@ -340,11 +264,7 @@ mod tests {
     use super::*;
 
     fn capability(name: &str) -> String {
-        GpuTable::get()
-            .find(name)
-            .unwrap_or_else(|| panic!("{name}"))
-            .capability
-            .to_string()
+        GpuTable::get().find(name).unwrap_or_else(|| panic!("{name}")).capability.to_string()
     }
 
     #[test]
@@ -381,23 +301,11 @@ mod tests {
 
     #[test]
     fn the_way_of_writing_a_name_does_not_matter() {
-        for name in [
-            "RTX 4090",
-            "rtx4090",
-            "rtx-4090",
-            "NVIDIA GeForce RTX 4090",
-            "GeForce RTX 4090 Laptop GPU",
-        ] {
+        for name in ["RTX 4090", "rtx4090", "rtx-4090", "NVIDIA GeForce RTX 4090", "GeForce RTX 4090 Laptop GPU"] {
             assert_eq!(GpuTable::get().find(name).unwrap().name, "GeForce RTX 4090");
         }
-        for name in [
-            "Tesla T4",
-            "NVIDIA T4",
-            "t4",
-            "nvidia_tesla_t4",
-            "Tesla V100-SXM2-16GB",
-            "NVIDIA H100 80GB HBM3",
-        ] {
+        for name in ["Tesla T4", "NVIDIA T4", "t4", "nvidia_tesla_t4", "Tesla V100-SXM2-16GB", "NVIDIA H100 80GB HBM3"]
+        {
             assert!(GpuTable::get().find(name).is_some(), "{name}");
         }
         assert_eq!(capability("NVIDIA RTX 6000 Ada Generation"), "8.9");
@@ -405,9 +313,7 @@ mod tests {
 
     #[test]
     fn names_that_several_generations_share_mean_none_of_them() {
-        for name in [
-            "RTX 4000", "RTX 5000", "RTX 6000", "", "NVIDIA", "GeForce", "RTX",
-        ] {
+        for name in ["RTX 4000", "RTX 5000", "RTX 6000", "", "NVIDIA", "GeForce", "RTX"] {
             assert_eq!(GpuTable::get().find(name), None, "{name}");
         }
         assert_eq!(capability("Quadro RTX 6000"), "7.5");
@@ -442,10 +348,7 @@ mod tests {
     fn a_part_of_a_name_finds_all_that_it_may_mean_unless_that_is_too_much() {
         let nearest = |name| GpuTable::get().nearest_names(name);
         assert_eq!(nearest("4090"), ["GeForce RTX 4090"]);
-        assert_eq!(
-            nearest("RTX 6000"),
-            ["Quadro RTX 6000", "RTX 6000 Ada", "RTX PRO 6000 Blackwell"]
-        );
+        assert_eq!(nearest("RTX 6000"), ["Quadro RTX 6000", "RTX 6000 Ada", "RTX PRO 6000 Blackwell"]);
         assert_eq!(nearest("Blackwell"), [""; 0]);
     }
 
@@ -463,54 +366,29 @@ mod tests {
         for (capability, _) in table.capabilities() {
             assert!(capability.is_compilable(), "{capability}");
         }
-        for architecture in table
-            .toolkits
-            .iter()
-            .flat_map(|toolkit| &toolkit.architectures)
-        {
+        for architecture in table.toolkits.iter().flat_map(|toolkit| &toolkit.architectures) {
             assert_eq!(architecture.form, super::super::Form::Real);
-            assert!(
-                table.has_capability(architecture.capability),
-                "{architecture}"
-            );
+            assert!(table.has_capability(architecture.capability), "{architecture}");
         }
         for capability in table.families.iter().flatten() {
             assert!(table.has_capability(*capability), "{capability}");
-            assert!(
-                table
-                    .families
-                    .iter()
-                    .filter(|family| family.contains(capability))
-                    .count()
-                    == 1
-            );
+            assert!(table.families.iter().filter(|family| family.contains(capability)).count() == 1);
         }
     }
 
     #[test]
     fn every_architecture_with_suffix_f_belongs_to_a_family() {
         let table = GpuTable::get();
-        for architecture in table
-            .toolkits
-            .iter()
-            .flat_map(|toolkit| &toolkit.architectures)
-        {
+        for architecture in table.toolkits.iter().flat_map(|toolkit| &toolkit.architectures) {
             let capability = architecture.capability;
             let family = table.same_family(capability, capability);
-            assert!(
-                family || architecture.suffix != super::super::Suffix::Family,
-                "{architecture}"
-            );
+            assert!(family || architecture.suffix != super::super::Suffix::Family, "{architecture}");
         }
     }
 
     #[test]
     fn the_nearest_capability_has_a_gpu_and_the_same_major_if_possible() {
-        let nearest = |major, minor| {
-            GpuTable::get()
-                .nearest_capability(Capability::new(major, minor))
-                .to_string()
-        };
+        let nearest = |major, minor| GpuTable::get().nearest_capability(Capability::new(major, minor)).to_string();
         assert_eq!(nearest(8, 4), "8.6");
         assert_eq!(nearest(9, 1), "9.0");
         assert_eq!(nearest(10, 9), "10.7");

@@ -22,11 +22,8 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let target = target(&written.target, overrides, &vars, &mut wrong);
     let index = index(&written.index, &vars, &mut wrong);
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
-    let mut images: Vec<Image> = written
-        .images
-        .iter()
-        .map(|(name, table)| images::image(name, table, written, &vars, &mut wrong))
-        .collect();
+    let mut images: Vec<Image> =
+        written.images.iter().map(|(name, table)| images::image(name, table, written, &vars, &mut wrong)).collect();
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(
             Diagnostic::nowhere("the stack has no image")
@@ -316,7 +313,8 @@ fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &m
                 let path_text = images::project_path(path, vars, wrong);
                 for (key, used) in [("include", !table.include.is_empty()), ("mirror", table.mirror.is_some())] {
                     if used {
-                        wrong.push(Diagnostic::at(written.span(), format!("`{key}` belongs to `debian`, not to `oci`")));
+                        wrong
+                            .push(Diagnostic::at(written.span(), format!("`{key}` belongs to `debian`, not to `oci`")));
                     }
                 }
                 From::OciLayout(path_text)

@@ -25,8 +25,7 @@ fn a_bad_platform_or_python_is_explained() {
     help: `MAJOR.MINOR` from `3.8` on: `3.11`, `3.12`
     [exit status: 2]
     "#);
-    let environment =
-        TestEnvironment::with_stack(&format!("{TARGET}\n[images.a]\nfrom = \"scratch\"\n"));
+    let environment = TestEnvironment::with_stack(&format!("{TARGET}\n[images.a]\nfrom = \"scratch\"\n"));
     assert_snapshot!(environment.kiln("build --platform windows/amd64"), @r"
     ------- stderr -------
     error: `windows/amd64` is not a platform that kiln builds for; valid are `linux/amd64` and `linux/arm64`
@@ -39,8 +38,7 @@ fn a_bad_platform_or_python_is_explained() {
     help: did you mean `H100`?
     [exit status: 2]
     ");
-    let none =
-        "[stack]\nname = \"demo\"\n\n[target]\nplatforms = []\n\n[images.a]\nfrom = \"scratch\"\n";
+    let none = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = []\n\n[images.a]\nfrom = \"scratch\"\n";
     assert_snapshot!(whole(none), @r"
     ------- stderr -------
     error: `target.platforms` is empty
@@ -226,8 +224,7 @@ fn an_unknown_image_to_stand_on_comes_with_a_suggestion() {
 
 #[test]
 fn packages_without_a_python_version_are_a_question() {
-    let text =
-        "[stack]\nname = \"demo\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"torch\"]\n";
+    let text = "[stack]\nname = \"demo\"\n\n[images.app]\nfrom = \"scratch\"\npackages = [\"torch\"]\n";
     assert_snapshot!(whole(text), @r#"
     ------- stderr -------
     error: the image `app` installs packages

@@ -28,14 +28,10 @@ fn raw(time: u64, files: &[(&str, &[u8])]) -> Vec<u8> {
             builder.append_data(&mut header, path, io::empty()).unwrap();
         } else if content.starts_with(b"->") {
             let mut header = header(EntryType::Symlink, 0, time);
-            builder
-                .append_link(&mut header, path, target(content))
-                .unwrap();
+            builder.append_link(&mut header, path, target(content)).unwrap();
         } else if content.starts_with(b"=>") {
             let mut header = header(EntryType::Link, 0, time);
-            builder
-                .append_link(&mut header, path, target(content))
-                .unwrap();
+            builder.append_link(&mut header, path, target(content)).unwrap();
         } else {
             let mut header = header(EntryType::Regular, content.len(), time);
             builder.append_data(&mut header, path, *content).unwrap();
@@ -73,21 +69,13 @@ fn listing(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 fn content(bytes: &[u8], path: &str) -> String {
-    let (_, content) = listing(bytes)
-        .into_iter()
-        .find(|(found, _)| found == path)
-        .unwrap();
+    let (_, content) = listing(bytes).into_iter().find(|(found, _)| found == path).unwrap();
     String::from_utf8(content).unwrap()
 }
 
 #[test]
 fn order_times_and_owners_names_do_not_show() {
-    let files: [(&str, &[u8]); 4] = [
-        ("usr/", b""),
-        ("usr/a", b"a"),
-        ("usr/a-b", b"ab"),
-        ("bin", b"->usr/bin"),
-    ];
+    let files: [(&str, &[u8]); 4] = [("usr/", b""), ("usr/a", b"a"), ("usr/a-b", b"ab"), ("bin", b"->usr/bin")];
     let one = normal(raw(1_700_000_000, &files));
     let mut backwards = files;
     backwards.reverse();
@@ -125,14 +113,8 @@ fn what_differs_between_machines_is_dropped_or_emptied() {
             ("var/log/wtmp", b"x"),
         ],
     ));
-    let found: Vec<_> = listing(&one)
-        .into_iter()
-        .map(|(path, content)| (path, content.len()))
-        .collect();
-    let found: Vec<_> = found
-        .iter()
-        .map(|(path, size)| (path.as_str(), *size))
-        .collect();
+    let found: Vec<_> = listing(&one).into_iter().map(|(path, content)| (path, content.len())).collect();
+    let found: Vec<_> = found.iter().map(|(path, size)| (path.as_str(), *size)).collect();
     assert_eq!(
         found,
         [
@@ -153,19 +135,8 @@ fn what_differs_between_machines_is_dropped_or_emptied() {
 
 #[test]
 fn the_first_of_hard_links_in_order_is_the_file() {
-    let one = normal(raw(
-        1,
-        &[
-            ("usr/z", b"data"),
-            ("usr/a", b"=>usr/z"),
-            ("usr/m", b"=>./usr/a"),
-        ],
-    ));
-    let expected = [
-        ("usr/a", "data"),
-        ("usr/m", "=>usr/a"),
-        ("usr/z", "=>usr/a"),
-    ];
+    let one = normal(raw(1, &[("usr/z", b"data"), ("usr/a", b"=>usr/z"), ("usr/m", b"=>./usr/a")]));
+    let expected = [("usr/a", "data"), ("usr/m", "=>usr/a"), ("usr/z", "=>usr/a")];
     for (path, expected) in expected {
         assert_eq!(content(&one, path), expected);
     }
@@ -180,10 +151,7 @@ fn a_hard_link_outlives_a_dropped_target() {
 #[test]
 fn a_hard_link_to_nothing_and_a_path_out_of_the_root_are_refused() {
     let error = normalise(Cursor::new(raw(1, &[("a", b"=>b")])), io::sink()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "`a` in the archive of mmdebstrap is a hard link to nothing"
-    );
+    assert_eq!(error.to_string(), "`a` in the archive of mmdebstrap is a hard link to nothing");
     assert_eq!(clean(b"usr/../../etc"), None);
     assert_eq!(clean(b".//usr/./bin/"), Some(b"usr/bin".to_vec()));
 }
@@ -207,14 +175,7 @@ fn bytecode_agrees_with_the_new_time_of_its_source() {
         bytes
     };
     let checked = bytecode(1, 7);
-    let one = normal(raw(
-        1,
-        &[
-            ("a.pyc", &bytecode(0, 7)),
-            ("b.pyc", &checked),
-            ("c.pyc", b"short"),
-        ],
-    ));
+    let one = normal(raw(1, &[("a.pyc", &bytecode(0, 7)), ("b.pyc", &checked), ("c.pyc", b"short")]));
     let found = listing(&one);
     assert_eq!(found[0].1, bytecode(0, FILE_TIME as u32));
     assert_eq!(found[1].1, checked);
@@ -231,31 +192,16 @@ fn extended_attributes_stay_and_times_in_pax_records_go() {
             ("SCHILY.xattr.security.capability", b"\x01\0\0\x02"),
         ])
         .unwrap();
-    builder
-        .append_data(
-            &mut header(EntryType::Regular, 1, 1),
-            "usr/bin/ping",
-            b"x".as_slice(),
-        )
-        .unwrap();
+    builder.append_data(&mut header(EntryType::Regular, 1, 1), "usr/bin/ping", b"x".as_slice()).unwrap();
     let one = normal(builder.into_inner().unwrap());
     let mut entries = Entries::new(one.as_slice());
     let member = entries.next_member().unwrap().unwrap();
-    assert_eq!(
-        member.records,
-        [(
-            b"SCHILY.xattr.security.capability".to_vec(),
-            b"\x01\0\0\x02".to_vec()
-        )]
-    );
+    assert_eq!(member.records, [(b"SCHILY.xattr.security.capability".to_vec(), b"\x01\0\0\x02".to_vec())]);
 }
 
 #[test]
 fn the_day_of_a_password_is_not_todays() {
-    assert_eq!(
-        shadow("root:*:19700:0:99999:7:::\na:!:0:\nb:!::\n"),
-        "root:*:3652:0:99999:7:::\na:!:0:\nb:!::\n"
-    );
+    assert_eq!(shadow("root:*:19700:0:99999:7:::\na:!:0:\nb:!::\n"), "root:*:3652:0:99999:7:::\na:!:0:\nb:!::\n");
 }
 
 #[test]
@@ -275,10 +221,7 @@ fn sources_name_no_keyring_of_the_host() {
 #[test]
 fn a_system_without_trusted_keys_is_told_its_own_keyring() {
     let files: [(&str, &[u8]); 3] = [
-        (
-            "etc/apt/sources.list",
-            b"deb [signed-by=/host.gpg] http://mirror/debian sid main\n",
-        ),
+        ("etc/apt/sources.list", b"deb [signed-by=/host.gpg] http://mirror/debian sid main\n"),
         ("usr/share/keyrings/debian-archive-keyring.pgp", b"key"),
         ("etc/apt/trusted.gpg.d/debian.asc", b"key"),
     ];
@@ -286,8 +229,5 @@ fn a_system_without_trusted_keys_is_told_its_own_keyring() {
         content(&normal(raw(1, &files[..2])), "etc/apt/sources.list"),
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.pgp] http://mirror/debian sid main\n"
     );
-    assert_eq!(
-        content(&normal(raw(1, &files)), "etc/apt/sources.list"),
-        "deb http://mirror/debian sid main\n"
-    );
+    assert_eq!(content(&normal(raw(1, &files)), "etc/apt/sources.list"), "deb http://mirror/debian sid main\n");
 }

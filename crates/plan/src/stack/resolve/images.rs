@@ -5,9 +5,7 @@ use std::path::{Component, Path};
 
 use super::{expand, expand_all, from, reference_component};
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::stack::image::{
-    Compression, Copy, Environment, From, Image, Owner, RequirementsFile, User,
-};
+use crate::stack::image::{Compression, Copy, Environment, From, Image, Owner, RequirementsFile, User};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
@@ -37,10 +35,10 @@ pub(super) fn image(
         from_span: table.from.span(),
         base_facts: table.base_facts.clone(),
         requirements: requirement::requirements(&table.packages, &file.groups, vars, wrong),
-        requirements_file: table.requirements.as_ref().map(|text| RequirementsFile {
-            path: project_path(text, vars, wrong),
-            span: text.span(),
-        }),
+        requirements_file: table
+            .requirements
+            .as_ref()
+            .map(|text| RequirementsFile { path: project_path(text, vars, wrong), span: text.span() }),
         environment: environment(table, vars, wrong),
         copy: table.copy.iter().map(|table| copy(table, vars, wrong)).collect(),
         user: table.user.as_ref().map(|written| user(written, vars, wrong)),
@@ -83,13 +81,7 @@ fn compression(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Comp
 }
 
 /// One of a few words; the first is the default.
-fn choice<T: Clone>(
-    text: Option<&Text>,
-    valid: &[(&str, T)],
-    what: &str,
-    vars: &Vars,
-    wrong: &mut Diagnostics,
-) -> T {
+fn choice<T: Clone>(text: Option<&Text>, valid: &[(&str, T)], what: &str, vars: &Vars, wrong: &mut Diagnostics) -> T {
     let default = valid[0].1.clone();
     let Some(text) = text else { return default };
     let word = expand(text, vars, wrong);
