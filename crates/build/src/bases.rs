@@ -197,7 +197,8 @@ impl Project<'_> {
         config.rootfs.diff_ids.push(layer.diff_id);
         config.history.push(History { created_by: Some(format!("kiln: {name}")), ..History::default() });
         let config_bytes = to_json(&config)?;
-        let manifest = Manifest::new(Descriptor::of(kiln_oci::image::CONFIG, &config_bytes), std::slice::from_ref(&layer));
+        let manifest =
+            Manifest::new(Descriptor::of(kiln_oci::image::CONFIG, &config_bytes), std::slice::from_ref(&layer));
         let manifest_bytes = to_json(&manifest)?;
         let image = Image {
             platform,

@@ -3,7 +3,7 @@
 //! Nothing is written here: each file says where it goes and which entry of the wheel, or which few bytes, it holds.
 //! Layers are made from that list. It does not depend on who asked for the wheel or when.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 
 use pep508_rs::PackageName;
@@ -17,8 +17,11 @@ use crate::record::{self, Row};
 /// The version of the mapping; part of every key of a layer made from wheels.
 pub const MAPPING_VERSION: u32 = 1;
 
-/// Bytes that a metadata file may have.
-const METADATA_LIMIT: u64 = 64 << 20;
+/// Bytes that a metadata file may have: the largest `RECORD` seen has 8 MB, for 60,000 files.
+const METADATA_LIMIT: u64 = 32 << 20;
+/// Bytes that a script may have whose first line is rewritten, and all of a wheel together.
+const SCRIPT_LIMIT: u64 = 1 << 20;
+const SCRIPTS_LIMIT: usize = 16 << 20;
 
 /// Where an environment keeps things. Paths have no leading slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +117,7 @@ pub enum InstallError {
     /// Its `.dist-info`.
     #[error("it has no directory `{0}` as its file name demands")]
     NoDistInfo(String),
-    /// Two of its files go to one path.
+    /// Two of its files go to one path, or one goes to where another needs a directory.
     #[error("two of its files go to `{0}`")]
     Collision(String),
 }
@@ -170,11 +173,19 @@ impl<R: ReaderAt> Wheel<R> {
         let mut rows = self.rows()?;
         let record_path = format!("{}/RECORD", self.dist_info);
         let generated = ["RECORD", "INSTALLER", "REQUESTED"].map(|file| format!("{}/{file}", self.dist_info));
+        let mut rewritten = 0;
         for entry in self.archive.entries() {
             if generated.contains(&entry.path) {
                 continue;
             }
             let file = self.place(entry, scheme)?;
+            if let Content::Bytes(bytes) = &file.content {
+                rewritten += bytes.len();
+                if rewritten > SCRIPTS_LIMIT {
+                    let problem = "is one of far too many scripts".into();
+                    return Err(InstallError::Metadata { file: entry.path.clone(), problem });
+                }
+            }
             let relative = relative(&file.path, &scheme.site_packages);
             if relative != entry.path
                 && let Some(mut row) = rows.remove(&entry.path)
@@ -199,7 +210,8 @@ impl<R: ReaderAt> Wheel<R> {
             .collect();
         let installer = Content::Bytes(b"kiln\n".to_vec());
         extra.push(InstalledFile { path: site("INSTALLER"), executable: false, content: installer });
-        files.retain(|file| !extra.iter().any(|extra| extra.path == file.path));
+        let replaced: HashSet<&str> = extra.iter().map(|file| file.path.as_str()).collect();
+        files.retain(|file| !replaced.contains(file.path.as_str()));
         for file in &extra {
             if let Content::Bytes(bytes) = &file.content {
                 let path = relative(&file.path, &scheme.site_packages);
@@ -216,7 +228,8 @@ impl<R: ReaderAt> Wheel<R> {
     }
 
     fn rows(&self) -> Result<HashMap<String, Row>, InstallError> {
-        let rows = record::parse(&self.metadata_file("RECORD")?)
+        let most = 2 * self.archive.entries().len() + 1000;
+        let rows = record::parse(&self.metadata_file("RECORD")?, most)
             .map_err(|problem| InstallError::Metadata { file: format!("{}/RECORD", self.dist_info), problem })?;
         let generated = |row: &Row| {
             row.path
@@ -273,7 +286,7 @@ impl<R: ReaderAt> Wheel<R> {
         if !self.starts_with(entry, b"#!python")? {
             return Ok(None);
         }
-        let content = self.archive.read(entry, METADATA_LIMIT)?;
+        let content = self.archive.read(entry, SCRIPT_LIMIT)?;
         let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
         let shebang = &content[b"#!python".len()..end];
         let arguments = shebang.strip_prefix(b"w").unwrap_or(shebang);
@@ -318,8 +331,15 @@ fn find_dist_info<R: ReaderAt>(archive: &Archive<R>, name: &WheelName) -> Result
 }
 
 fn check_collisions(files: &[InstalledFile]) -> Result<(), InstallError> {
-    let mut seen = std::collections::HashSet::new();
-    match files.iter().find(|file| !seen.insert(file.path.as_str())) {
+    let mut seen = HashSet::new();
+    let mut directories = HashSet::new();
+    for file in files {
+        if !seen.insert(file.path.as_str()) {
+            return Err(InstallError::Collision(file.path.clone()));
+        }
+        directories.extend(file.path.match_indices('/').map(|(slash, _)| &file.path[..slash]));
+    }
+    match files.iter().find(|file| directories.contains(file.path.as_str())) {
         Some(file) => Err(InstallError::Collision(file.path.clone())),
         None => Ok(()),
     }

@@ -1,5 +1,7 @@
 //! The few fields of `METADATA` and `entry_points.txt` that kiln reads (core metadata specification).
 
+use std::collections::BTreeMap;
+
 /// What a wheel says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
@@ -53,11 +55,14 @@ impl EntryPoint {
     }
 }
 
+/// Entry points that a wheel may have.
+const MOST: usize = 10_000;
+
 /// Reads the scripts of `entry_points.txt` (entry points specification). An error is a clause about the file.
 pub fn entry_points(bytes: &[u8]) -> Result<Vec<EntryPoint>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
     let mut scripts = false;
-    let mut found: Vec<EntryPoint> = Vec::new();
+    let mut found: BTreeMap<String, EntryPoint> = BTreeMap::new();
     for line in text.lines().map(str::trim) {
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
@@ -68,12 +73,13 @@ pub fn entry_points(bytes: &[u8]) -> Result<Vec<EntryPoint>, String> {
         }
         if scripts {
             let point = entry_point(line).ok_or_else(|| format!("has no valid entry point in `{line}`"))?;
-            found.retain(|other| other.name != point.name);
-            found.push(point);
+            found.insert(point.name.clone(), point);
+            if found.len() > MOST {
+                return Err(format!("has more than {MOST} entry points"));
+            }
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    Ok(found.into_values().collect())
 }
 
 fn entry_point(line: &str) -> Option<EntryPoint> {

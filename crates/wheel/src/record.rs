@@ -13,12 +13,15 @@ pub struct Row {
     pub size: String,
 }
 
-/// Reads a wheel's `RECORD`.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Row>, String> {
+/// Reads a wheel's `RECORD`, which may list so many files.
+pub fn parse(bytes: &[u8], most: usize) -> Result<Vec<Row>, String> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
     let mut rows = Vec::new();
     for (at, record) in reader.records().enumerate() {
         let record = record.map_err(|_| format!("has no valid CSV at line {}", at + 1))?;
+        if rows.len() >= most {
+            return Err("lists far more files than the wheel has".into());
+        }
         let field = |at: usize| record.get(at).unwrap_or_default().to_owned();
         if field(0).is_empty() {
             return Err(format!("has no path at line {}", at + 1));
@@ -74,12 +77,17 @@ mod tests {
 
     #[test]
     fn a_record_reads_what_it_writes() {
-        let rows = vec![row("a,b", b"x"), row("ö \"q\"", b""), row("z", b"1")];
-        assert_eq!(parse(write(rows.clone()).as_bytes()).unwrap(), rows);
+        let rows = vec![row("a,b", b"x"), row("z", b"1"), row("ö \"q\"", b"")];
+        assert_eq!(parse(write(rows.clone()).as_bytes(), 3).unwrap(), rows);
+    }
+
+    #[test]
+    fn a_record_of_far_too_many_files_is_refused() {
+        assert_eq!(parse(b"a,,\nb,,\nc,,\n", 2).unwrap_err(), "lists far more files than the wheel has");
     }
 
     #[test]
     fn a_line_without_a_path_is_refused() {
-        assert_eq!(parse(b"a,,\n,sha256=x,1\n").unwrap_err(), "has no path at line 2");
+        assert_eq!(parse(b"a,,\n,sha256=x,1\n", 9).unwrap_err(), "has no path at line 2");
     }
 }

@@ -5,7 +5,7 @@
 //! away what layers below it put there and nothing of its own (OCI image specification, "Whiteouts"). The map is flat,
 //! so that neither a deep path nor a deep whiteout recurses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// As Linux's `MAXSYMLINKS`.
 const MAX_LINKS: usize = 40;
@@ -37,16 +37,20 @@ pub(crate) struct Tree<C> {
     nodes: BTreeMap<Vec<u8>, Node<C>>,
     layer: usize,
     cost: usize,
+    /// Folders below which the present layer has taken away what lower layers put: once is enough, and looking through a
+    /// folder for every one of many whiteouts would take for ever.
+    emptied: HashSet<Vec<u8>>,
 }
 
 impl<C> Tree<C> {
     pub(crate) fn new() -> Self {
-        Self { nodes: BTreeMap::new(), layer: 0, cost: 0 }
+        Self { nodes: BTreeMap::new(), layer: 0, cost: 0, emptied: HashSet::new() }
     }
 
     /// Starts the layer above the present one.
     pub(crate) fn next_layer(&mut self) {
         self.layer += 1;
+        self.emptied.clear();
     }
 
     /// Bytes that were ever put here; what is replaced still counts, which keeps the bound simple.
@@ -120,12 +124,14 @@ impl<C> Tree<C> {
         if self.nodes.get(path).is_some_and(|node| node.layer < self.layer) {
             self.nodes.remove(path);
         }
-        self.remove_below(path, self.layer);
+        self.opaque(path);
     }
 
     /// An opaque whiteout: what lower layers put below this folder is gone.
     pub(crate) fn opaque(&mut self, folder: &[u8]) {
-        self.remove_below(folder, self.layer);
+        if self.emptied.insert(folder.to_owned()) {
+            self.remove_below(folder, self.layer);
+        }
     }
 
     fn remove_below(&mut self, folder: &[u8], before_layer: usize) {

@@ -49,6 +49,10 @@ fn one(text: &Text, vars: &Vars, wrong: &mut Diagnostics, found: &mut Vec<Requir
 
 /// Checks one requirement.
 pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
+    // The parser takes for granted that a name ends as names do.
+    let end = text.trim_start().find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'));
+    let leading = end.map_or(text.trim_start(), |end| &text.trim_start()[..end]);
+    name(leading, span.clone())?;
     match pep508_rs::Requirement::<VerbatimUrl>::from_str(text) {
         Ok(parsed) => Ok(Requirement { text: text.to_owned(), name: parsed.name, span }),
         Err(error) => {

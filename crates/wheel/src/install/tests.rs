@@ -72,6 +72,15 @@ fn two_files_cannot_go_to_one_path() {
 }
 
 #[test]
+fn a_file_cannot_go_to_where_another_needs_a_directory() {
+    let wheel = WheelBuilder::new("a", "1")
+        .file("a-1.data/data/bin", "")
+        .file("a-1.dist-info/entry_points.txt", "[console_scripts]\nx = a:b\n");
+    let error = install_with(&wheel, &Scheme::venv("3.11")).unwrap_err().to_string();
+    assert_eq!(error, "two of its files go to `opt/venv/bin`");
+}
+
+#[test]
 fn the_dist_info_must_belong_to_the_file_name() {
     let bytes = WheelBuilder::new("a", "1").finish();
     let name = "a-2-py3-none-any.whl".parse().unwrap();
