@@ -38,7 +38,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// Check images made by kiln with skopeo, umoci and uv
 #[derive(Debug, Args)]
 pub(crate) struct Interop {
-    /// Leave the directory with everything that was made
+    /// Leave the directory with everything that was made: 20 GB
     #[arg(long)]
     keep: bool,
     /// Use this store of kiln rather than a fresh one, which saves downloading while the suite itself is worked on
@@ -54,6 +54,8 @@ struct Suite {
     kiln: PathBuf,
     /// Its store.
     store: PathBuf,
+    /// Whether everything that is made stays.
+    keep: bool,
 }
 
 impl Interop {
@@ -62,10 +64,9 @@ impl Interop {
         let mut checks = Checks::default();
         if let Some(suite) = checks.check("the suite has what it needs", || self.prepare()) {
             suite.check(&mut checks);
+            suite.remove("");
             if self.keep {
-                report::say(&format!("kept {}", suite.work.display()));
-            } else {
-                suite.remove("");
+                report::eprint(&format!("kept {}", suite.work.display()));
             }
         }
         if checks.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -76,7 +77,7 @@ impl Interop {
         let (target, kiln) = programs::build_kiln()?;
         let work = tempfile::Builder::new().prefix("interop-").tempdir_in(target)?.keep();
         let store = self.store.clone().unwrap_or_else(|| work.join("store"));
-        Ok(Suite { work, kiln, store })
+        Ok(Suite { work, kiln, store, keep: self.keep })
     }
 }
 
@@ -86,18 +87,18 @@ impl Suite {
             return;
         };
         transports::check(self, &built, checks);
-        let Some(rootfs) = unpacked::check(self, &built, checks) else {
-            return;
-        };
-        uv::check(self, &built, &rootfs, checks);
-        running::check(&rootfs, checks);
-        self.remove("torch");
+        if let Some(rootfs) = unpacked::check(self, &built, checks) {
+            uv::check(self, &built, &rootfs, checks);
+            running::check(&rootfs, checks);
+            self.remove("torch");
+        }
         let awkward = checks.check("umoci unpacks the image without torch", || {
             unpacked::unpack(&built.layout, "awkward", &self.work.join("awkward"))
         });
-        let Some(awkward) = awkward else { return };
-        zstd::check(self, &built, &awkward, checks);
-        tiers::check(self, &built, &awkward, checks);
+        if let Some(awkward) = awkward {
+            zstd::check(self, &built, &awkward, checks);
+            tiers::check(self, &built, &awkward, checks);
+        }
         reproducible::check(self, checks);
     }
 
@@ -110,6 +111,9 @@ impl Suite {
 
     /// Removes what is not needed any more: images take gigabytes.
     fn remove(&self, name: &str) {
+        if self.keep {
+            return;
+        }
         if let Err(error) = fs_err::remove_dir_all(self.work.join(name)) {
             report::eprint(&format!("it stays: {error}"));
         }

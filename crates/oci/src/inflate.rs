@@ -10,9 +10,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use flate2::{Decompress, FlushDecompress, Status};
 use kiln_plan::event::Cancel;
 use kiln_wheel::archive::{Entry, Method};
+
+use crate::deflate::{Inflate, WINDOW};
 
 /// Bytes of a chunk: small enough that it is still in the second-level cache when it is hashed.
 const CHUNK: usize = 256 << 10;
@@ -21,8 +22,22 @@ const AHEAD: usize = 4;
 /// Compressed bytes that are read at once.
 const INPUT: usize = 128 << 10;
 
-/// Some content of an entry, or a clause that says what is wrong with the entry.
-pub(crate) type Chunk = Result<Vec<u8>, InflateProblem>;
+/// Some content of an entry, behind what the decoder needed to look back at.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Chunk {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+}
+
+/// A chunk, or why there is none.
+pub(crate) type Inflated = Result<Chunk, InflateProblem>;
 
 /// Why an entry cannot be inflated.
 #[derive(Debug)]
@@ -38,7 +53,7 @@ pub(crate) enum InflateProblem {
 struct Task {
     file: Arc<fs_err::File>,
     entry: Entry,
-    out: Sender<Chunk>,
+    out: Sender<Inflated>,
 }
 
 /// Threads that inflate. They end when the pool is dropped.
@@ -56,7 +71,7 @@ impl InflatePool {
         for _ in 0..threads.max(1) {
             let (queue, spare, cancel) = (queue.clone(), spare.1.clone(), cancel.clone());
             std::thread::Builder::new().name("inflate".into()).spawn(move || {
-                let mut state = Inflater { spare, cancel, input: vec![0; INPUT], stream: Decompress::new(false) };
+                let mut state = Inflater { spare, cancel, input: vec![0; INPUT], stream: Inflate::new() };
                 for task in queue {
                     let done = match task.entry.method {
                         Method::Stored => state.copy(&task),
@@ -73,7 +88,7 @@ impl InflatePool {
     }
 
     /// Asks for the content of an entry. The channel closes after its last chunk.
-    pub(crate) fn content(&self, file: Arc<fs_err::File>, entry: Entry) -> Receiver<Chunk> {
+    pub(crate) fn content(&self, file: Arc<fs_err::File>, entry: Entry) -> Receiver<Inflated> {
         let (out, content) = bounded(AHEAD);
         // The threads live as long as the pool, so that somebody listens; if not, the closed channel says so.
         let _ = self.tasks.send(Task { file, entry, out });
@@ -81,8 +96,8 @@ impl InflatePool {
     }
 
     /// Gives a chunk's memory back.
-    pub(crate) fn recycle(&self, chunk: Vec<u8>) {
-        let _ = self.spare.0.try_send(chunk);
+    pub(crate) fn recycle(&self, chunk: Chunk) {
+        let _ = self.spare.0.try_send(chunk.buffer);
     }
 }
 
@@ -90,20 +105,26 @@ struct Inflater {
     spare: Receiver<Vec<u8>>,
     cancel: Cancel,
     input: Vec<u8>,
-    stream: Decompress,
+    stream: Inflate,
 }
 
 impl Inflater {
+    /// A buffer for a chunk and the window before it.
+    fn buffer(&self) -> Vec<u8> {
+        self.spare.try_recv().unwrap_or_else(|_| vec![0; WINDOW + CHUNK])
+    }
+
     fn copy(&mut self, task: &Task) -> Result<(), InflateProblem> {
         let entry = &task.entry;
         let (mut at, mut crc) = (0, crc32fast::Hasher::new());
         while at < entry.size {
             self.cancel.check().map_err(|_| InflateProblem::Cancelled)?;
-            let mut chunk = vec![0; (entry.size - at).min(CHUNK as u64) as usize];
-            task.file.file().read_exact_at(&mut chunk, entry.offset + at).map_err(InflateProblem::Io)?;
-            at += chunk.len() as u64;
-            crc.update(&chunk);
-            if task.out.send(Ok(chunk)).is_err() {
+            let mut buffer = self.buffer();
+            let end = (entry.size - at).min(CHUNK as u64) as usize;
+            task.file.file().read_exact_at(&mut buffer[..end], entry.offset + at).map_err(InflateProblem::Io)?;
+            at += end as u64;
+            crc.update(&buffer[..end]);
+            if task.out.send(Ok(Chunk { buffer, start: 0, end })).is_err() {
                 return Ok(());
             }
         }
@@ -111,57 +132,68 @@ impl Inflater {
     }
 
     fn inflate(&mut self, task: &Task) -> Result<(), InflateProblem> {
-        const BROKEN: InflateProblem = InflateProblem::Entry("is not a valid deflate stream");
-        const WRONG_SIZE: InflateProblem = InflateProblem::Entry("does not have the size that is declared");
         let entry = &task.entry;
-        self.stream.reset(false);
-        let (mut offset, mut left) = (entry.offset, entry.compressed);
-        let (mut begin, mut end) = (0, 0);
+        self.stream.reset();
+        let mut input = Input { task, offset: entry.offset, left: entry.compressed, begin: 0, end: 0 };
         let (mut size, mut crc) = (0u64, crc32fast::Hasher::new());
-        loop {
+        let mut buffer = self.buffer();
+        let mut done = false;
+        while !done {
             self.cancel.check().map_err(|_| InflateProblem::Cancelled)?;
-            let mut chunk = self.spare.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
-            chunk.resize(CHUNK, 0);
-            let mut filled = 0;
-            let mut status = Status::Ok;
-            while filled < CHUNK && status != Status::StreamEnd {
-                if begin == end && left > 0 {
-                    let wanted = (INPUT as u64).min(left) as usize;
-                    end = wanted;
-                    begin = 0;
-                    task.file.file().read_exact_at(&mut self.input[..wanted], offset).map_err(InflateProblem::Io)?;
-                    offset += wanted as u64;
-                    left -= wanted as u64;
-                }
-                let before = (self.stream.total_in(), self.stream.total_out());
-                status = self
-                    .stream
-                    .decompress(&self.input[begin..end], &mut chunk[filled..], FlushDecompress::None)
-                    .map_err(|_| BROKEN)?;
-                let (read, written) = (self.stream.total_in() - before.0, self.stream.total_out() - before.1);
-                begin += read as usize;
-                filled += written as usize;
-                if read == 0 && written == 0 && status != Status::StreamEnd {
+            let mut end = WINDOW;
+            while end < buffer.len() && !done {
+                input.refill(&mut self.input)?;
+                let progress =
+                    self.stream.decode(&self.input[input.begin..input.end], &mut buffer, end).map_err(|_| BROKEN)?;
+                input.begin += progress.read;
+                end += progress.written;
+                done = progress.done;
+                if progress.read == 0 && progress.written == 0 && !done {
                     return Err(BROKEN);
                 }
             }
-            size += filled as u64;
+            size += (end - WINDOW) as u64;
             if size > entry.size {
                 return Err(WRONG_SIZE);
             }
-            chunk.truncate(filled);
-            crc.update(&chunk);
-            if task.out.send(Ok(chunk)).is_err() {
+            crc.update(&buffer[WINDOW..end]);
+            let mut next = self.buffer();
+            next[..WINDOW].copy_from_slice(&buffer[end - WINDOW..end]);
+            let full = std::mem::replace(&mut buffer, next);
+            if task.out.send(Ok(Chunk { buffer: full, start: WINDOW, end })).is_err() {
                 return Ok(());
             }
-            if status == Status::StreamEnd {
-                break;
-            }
         }
-        if left > 0 || begin != end || size != entry.size {
+        if input.left > 0 || input.begin != input.end || size != entry.size {
             return Err(WRONG_SIZE);
         }
         check_crc(crc, entry)
+    }
+}
+
+const BROKEN: InflateProblem = InflateProblem::Entry("is not a valid deflate stream");
+const WRONG_SIZE: InflateProblem = InflateProblem::Entry("does not have the size that is declared");
+
+/// The compressed bytes of an entry, read piece by piece.
+struct Input<'t> {
+    task: &'t Task,
+    offset: u64,
+    left: u64,
+    begin: usize,
+    end: usize,
+}
+
+impl Input<'_> {
+    /// Reads the next piece once the last is used up.
+    fn refill(&mut self, buffer: &mut [u8]) -> Result<(), InflateProblem> {
+        if self.begin == self.end && self.left > 0 {
+            let wanted = (buffer.len() as u64).min(self.left) as usize;
+            self.task.file.file().read_exact_at(&mut buffer[..wanted], self.offset).map_err(InflateProblem::Io)?;
+            (self.begin, self.end) = (0, wanted);
+            self.offset += wanted as u64;
+            self.left -= wanted as u64;
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod compression;
 pub mod debian;
+mod deflate;
 pub mod docker_archive;
 mod error;
 pub mod facts;

@@ -21,7 +21,7 @@ use libdeflater::{CompressionLvl, Compressor};
 use crate::error::OciError;
 use crate::hash::{Sha256, update_both};
 use crate::header;
-use crate::inflate::{Chunk, InflatePool, InflateProblem};
+use crate::inflate::{InflatePool, InflateProblem, Inflated};
 use crate::layer::{Body, Layer, LayerFile, MediaType};
 
 /// Raised when the bytes of a spliced layer change for the same input: another threshold, batch, level or library.
@@ -92,7 +92,7 @@ enum BlobPiece {
 /// Part of the tar.
 enum TarPiece {
     Bytes(Vec<u8>),
-    Entry(usize, String, Receiver<Chunk>),
+    Entry(usize, String, Receiver<Inflated>),
 }
 
 struct Splicer<'a> {
@@ -285,8 +285,8 @@ fn hash_tar(
                         InflateProblem::Io(error) => OciError::Io(error),
                         InflateProblem::Cancelled => OciError::Interrupted,
                     })?;
-                    hasher.update(&chunk);
-                    work.advance(chunk.len() as u64)?;
+                    hasher.update(chunk.bytes());
+                    work.advance(chunk.bytes().len() as u64)?;
                     pool.recycle(chunk);
                 }
             }

@@ -170,8 +170,8 @@ pub fn recompress(
                         InflateProblem::Io(error) => OciError::Io(error),
                         InflateProblem::Cancelled => OciError::Interrupted,
                     })?;
-                    out.write_all(&chunk)?;
-                    work.advance(chunk.len() as u64)?;
+                    out.write_all(chunk.bytes())?;
+                    work.advance(chunk.bytes().len() as u64)?;
                     pool.recycle(chunk);
                 }
             }

@@ -32,7 +32,7 @@ pub struct Scheme {
     pub scripts: String,
     /// Data files.
     pub data: String,
-    /// Headers; each distribution gets a directory of its own there.
+    /// Headers; each distribution gets a directory there, by its normalised name as pip and uv do it.
     pub headers: String,
     /// What scripts begin with: an absolute path.
     pub interpreter: String,
@@ -261,7 +261,7 @@ impl<R: ReaderAt> Wheel<R> {
         match key {
             "purelib" | "platlib" => Ok(plain(format!("{}/{path}", scheme.site_packages))),
             "data" => Ok(plain(format!("{}/{path}", scheme.data))),
-            "headers" => Ok(plain(format!("{}/{}/{path}", scheme.headers, self.distribution()))),
+            "headers" => Ok(plain(format!("{}/{}/{path}", scheme.headers, self.name.name))),
             "scripts" => {
                 let content = match self.rewritten_script(entry, scheme)? {
                     Some(bytes) => Content::Bytes(bytes),
@@ -274,11 +274,6 @@ impl<R: ReaderAt> Wheel<R> {
                 problem: "is for a scheme that does not exist: purelib, platlib, scripts, data and headers do".into(),
             }),
         }
-    }
-
-    /// The distribution's name as its `.dist-info` writes it.
-    fn distribution(&self) -> &str {
-        self.dist_info.split('-').next().unwrap_or(&self.dist_info)
     }
 
     /// A script that begins with `#!python` gets the environment's interpreter; others stay as they are.

@@ -1,6 +1,6 @@
 //! A wheel with what no real one of reasonable size was found to have.
 //!
-//! All its entries are stored, and the archive is written by hand, so that nothing in it is what a library thought best.
+//! All its entries are stored, and the archive is written by hand, so that nothing in it is a library's choice.
 
 use std::path::Path;
 
@@ -12,6 +12,8 @@ use super::Result;
 pub(crate) const REQUIREMENT: &str = "kiln-awkward==1.0";
 /// The script whose first line has an argument for the interpreter.
 pub(crate) const SCRIPT_WITH_ARGUMENT: &str = "kiln-awkward-isolated";
+/// The script whose first line ends in a carriage return.
+pub(crate) const SCRIPT_OF_WINDOWS: &str = "kiln-awkward-windows";
 /// The console script whose function is an attribute of a class.
 pub(crate) const DOTTED_SCRIPT: &str = "kiln-awkward-dotted";
 
@@ -35,10 +37,10 @@ pub(crate) fn write(directory: &Path) -> Result<()> {
 }
 
 fn entries() -> Vec<Entry> {
-    let pure = "def main():\n    print('pure')\n\n\nclass Dotted:\n    @staticmethod\n    def run():\n        print('dotted')\n";
+    let pure = "def main():\n    print('pure')\n\n\nclass Dotted:\n    run = staticmethod(lambda: print('dotted'))\n";
     let scripts = "[console_scripts]\nkiln-awkward = kiln_awkward_pure:main [extra]\n\
                    kiln-awkward-dotted=kiln_awkward_pure:Dotted.run\n\n[gui_scripts]\nkiln-awkward-window = \
-                   kiln_awkward_pure : main\n\n[kiln.awkward]\nnot-a-script = nowhere\n";
+                   kiln_awkward_pure:main\n\n[kiln.awkward]\nnot-a-script = nowhere\n";
     let metadata = "Metadata-Version: 2.1\nName: kiln-awkward\nVersion: 1.0\nProvides-Extra: extra\n";
     let wheel = "Wheel-Version: 1.0\nGenerator: kiln\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
     let deep = format!("kiln_awkward_deep/{}/leaf.txt", ["directory-with-a-long-name"; 12].join("/"));
@@ -52,7 +54,7 @@ fn entries() -> Vec<Entry> {
         plain(format!("{DATA}/data/share/kiln awkward/a, \"quoted\" näme.txt"), "with a comma\n"),
         plain(format!("{DATA}/scripts/kiln-awkward-sh"), "#!/bin/sh\necho shell\n"),
         plain(format!("{DATA}/scripts/{SCRIPT_WITH_ARGUMENT}"), "#!python -I\nprint('isolated')\n"),
-        plain(format!("{DATA}/scripts/kiln-awkward-pythonw"), "#!pythonw\r\nprint('window')\r\n"),
+        plain(format!("{DATA}/scripts/{SCRIPT_OF_WINDOWS}"), "#!pythonw\r\nprint('windows')\r\n"),
         plain(deep, "deep\n"),
         plain(long, "long\n"),
         plain("kiln_awkward_deep/empty".into(), ""),

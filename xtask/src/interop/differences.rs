@@ -1,4 +1,4 @@
-//! In what an environment made by kiln may differ from one that uv made of the same wheels: this table, and nothing else.
+//! In what an environment made by kiln may differ from one that uv made of the same wheels: a table, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ struct Intended {
     /// What differs.
     what: &'static str,
     /// Whether a path is meant.
-    applies: fn(&Scripts, &str) -> bool,
+    applies: fn(&Facts, &str) -> bool,
     /// What holds of it all the same.
     rule: Rule,
 }
@@ -21,18 +21,33 @@ enum Rule {
     /// uv writes it and kiln does not.
     UvAlone,
     /// Both have it, and their content agrees in what counts.
-    Agree(fn(&Scripts, &str, &str) -> Result<()>),
+    Agree(Agreement),
+    /// The same, and whether it may be executed does not count.
+    AgreeInAnyMode(Agreement),
 }
 
-const INTENDED: [Intended; 11] = [
+/// Compares what kiln's and uv's file hold.
+type Agreement = fn(&Facts, &str, &str) -> Result<()>;
+
+const INTENDED: [Intended; 12] = [
     // It names the installer.
     Intended {
         what: "INSTALLER",
         applies: |_, path| in_dist_info(path, "INSTALLER"),
         rule: Rule::Agree(|_, ours, theirs| same("who installed", &*format!("{ours}{theirs}"), "kiln\nuv")),
     },
-    // It lists the other files of this table, and kiln sorts it.
-    Intended { what: "RECORD", applies: |_, path| in_dist_info(path, "RECORD"), rule: Rule::Agree(records_agree) },
+    // It lists the other files of this table, and kiln sorts it; uv gives it the mode that it has in the wheel.
+    Intended {
+        what: "RECORD",
+        applies: |_, path| in_dist_info(path, "RECORD"),
+        rule: Rule::AgreeInAnyMode(records_agree),
+    },
+    // The archive has an entry for them. pip makes none either.
+    Intended {
+        what: "directories without files",
+        applies: |facts, path| facts.empty.contains(path),
+        rule: Rule::UvAlone,
+    },
     // A layer would depend on who asked for the package.
     Intended { what: "REQUESTED", applies: |_, path| in_dist_info(path, "REQUESTED"), rule: Rule::UvAlone },
     // It says from where on this machine the wheel came.
@@ -44,8 +59,8 @@ const INTENDED: [Intended; 11] = [
     // uv's text has lines for Windows; what is imported and called by which interpreter is the same.
     Intended {
         what: "console and GUI scripts",
-        applies: |scripts, path| scripts.by_path.contains_key(path),
-        rule: Rule::Agree(|scripts, ours, theirs| same("what is called", scripts.call(ours)?, scripts.call(theirs)?)),
+        applies: |facts, path| facts.scripts.by_path.contains_key(path),
+        rule: Rule::Agree(|_, ours, theirs| same("what is called", Scripts::call(ours)?, Scripts::call(theirs)?)),
     },
     // For shells of people; an image has `PATH` and `VIRTUAL_ENV` in its config.
     Intended {
@@ -72,6 +87,33 @@ const INTENDED: [Intended; 11] = [
         rule: Rule::UvAlone,
     },
 ];
+
+/// What the table above looks up.
+struct Facts {
+    scripts: Scripts,
+    /// Directories without a file anywhere below.
+    empty: BTreeSet<String>,
+}
+
+impl Facts {
+    fn read(environment: &Tree) -> Result<Self> {
+        let mut empty = BTreeSet::new();
+        let mut files = Vec::new();
+        for (path, node) in &environment.nodes {
+            if node.kind == Kind::Directory {
+                empty.insert(path.clone());
+            } else {
+                files.push(path);
+            }
+        }
+        for path in files {
+            for (slash, _) in path.match_indices('/') {
+                empty.remove(&path[..slash]);
+            }
+        }
+        Ok(Self { scripts: Scripts::read(environment)?, empty })
+    }
+}
 
 /// The scripts that installers write for entry points: path in the environment to `module:attribute`.
 pub(crate) struct Scripts {
@@ -102,7 +144,7 @@ impl Scripts {
     /// Scripts that an environment lacks, or whose entry point is another than is called.
     pub(crate) fn missing(&self, environment: &Tree) -> Vec<String> {
         let wrong = |(path, reference): (&String, &String)| {
-            let called = environment.text(path).and_then(|text| self.call(&text));
+            let called = environment.text(path).and_then(|text| Self::call(&text));
             let expected = format!("/opt/venv/bin/python {reference}");
             match called {
                 Ok(called) if called == expected => None,
@@ -119,7 +161,7 @@ impl Scripts {
     }
 
     /// `INTERPRETER MODULE:ATTRIBUTE`, as the text of a script has it.
-    fn call(&self, text: &str) -> Result<String> {
+    fn call(text: &str) -> Result<String> {
         let interpreter =
             text.lines().next().and_then(|line| line.strip_prefix("#!")).ok_or("it has no interpreter")?;
         let import = text.lines().find_map(|line| line.strip_prefix("from ")?.split_once(" import "));
@@ -141,30 +183,31 @@ fn in_dist_info(path: &str, file: &str) -> bool {
 
 /// What two environments differ in besides what is meant.
 pub(crate) fn unintended(ours: &Tree, theirs: &Tree) -> Result<Vec<String>> {
-    let scripts = Scripts::read(theirs)?;
+    let facts = Facts::read(theirs)?;
     let mut wrong = Vec::new();
     let mut plain = Vec::new();
     let paths: BTreeSet<&String> = ours.nodes.keys().chain(theirs.nodes.keys()).collect();
     for path in paths {
-        let intended = INTENDED.iter().find(|intended| (intended.applies)(&scripts, path));
-        match (ours.nodes.get(path), theirs.nodes.get(path), intended) {
+        let intended = INTENDED.iter().find(|intended| (intended.applies)(&facts, path));
+        let rule = intended.map(|intended| &intended.rule);
+        match (ours.nodes.get(path), theirs.nodes.get(path), rule) {
             (Some(_), None, _) => wrong.push(format!("{path}: only kiln has it")),
-            (None, Some(_), Some(Intended { rule: Rule::UvAlone, .. })) => {}
+            (None, Some(_), Some(Rule::UvAlone)) | (None, None, _) => {}
             (None, Some(_), _) => wrong.push(format!("{path}: only uv has it")),
-            (Some(our), Some(their), intended) => {
+            (Some(our), Some(their), rule) => {
+                let any_mode = matches!(rule, Some(Rule::AgreeInAnyMode(_)));
                 if our.describe() != their.describe() {
                     wrong.push(format!("{path}: {} of kiln's, {} of uv's", our.describe(), their.describe()));
-                } else if our.is_executable() != their.is_executable() {
+                } else if our.is_executable() != their.is_executable() && !any_mode {
                     wrong.push(format!("{path}: mode {:o} of kiln's, {:o} of uv's", our.mode, their.mode));
-                } else if let Some(Intended { what, rule: Rule::Agree(agree), .. }) = intended {
-                    if let Err(why) = agree(&scripts, &ours.text(path)?, &theirs.text(path)?) {
-                        wrong.push(format!("{path} ({what}): {why}"));
-                    }
+                } else if let Some(Rule::Agree(agree) | Rule::AgreeInAnyMode(agree)) = rule {
+                    let agreement = agree(&facts, &ours.text(path)?, &theirs.text(path)?);
+                    let what = intended.map_or("", |intended| intended.what);
+                    wrong.extend(agreement.err().map(|why| format!("{path} ({what}): {why}")));
                 } else if matches!(our.kind, Kind::File(_)) {
                     plain.push(path.clone());
                 }
             }
-            (None, None, _) => {}
         }
     }
     let different = tree::different_files(ours, theirs, &plain)?;
@@ -174,25 +217,25 @@ pub(crate) fn unintended(ours: &Tree, theirs: &Tree) -> Result<Vec<String>> {
 
 /// A `RECORD` without what the table above says of the files that it lists. Its lines are taken as they are: that both
 /// quote paths in the same way is part of what is compared.
-fn rows<'a>(scripts: &Scripts, record: &'a str) -> BTreeSet<&'a str> {
+fn rows<'a>(facts: &Facts, record: &'a str) -> BTreeSet<&'a str> {
     let row = |line: &'a str| {
         let path = line.split(',').next().unwrap_or_default();
         let in_environment = match path.strip_prefix("../../../") {
             Some(path) => path.to_owned(),
             None => format!("{SITE_PACKAGES}{path}"),
         };
-        let listed = INTENDED.iter().find(|intended| (intended.applies)(scripts, &in_environment));
+        let listed = INTENDED.iter().find(|intended| (intended.applies)(facts, &in_environment));
         match listed.map(|intended| &intended.rule) {
             None => Some(line),
             Some(Rule::UvAlone) => None,
-            Some(Rule::Agree(_)) => Some(path),
+            Some(Rule::Agree(_) | Rule::AgreeInAnyMode(_)) => Some(path),
         }
     };
     record.lines().filter_map(row).collect()
 }
 
-fn records_agree(scripts: &Scripts, ours: &str, theirs: &str) -> Result<()> {
-    let (ours, theirs) = (rows(scripts, ours), rows(scripts, theirs));
+fn records_agree(facts: &Facts, ours: &str, theirs: &str) -> Result<()> {
+    let (ours, theirs) = (rows(facts, ours), rows(facts, theirs));
     match ours.symmetric_difference(&theirs).next() {
         None => Ok(()),
         Some(row) if ours.contains(row) => Err(format!("only kiln has `{row}`").into()),
@@ -200,7 +243,7 @@ fn records_agree(scripts: &Scripts, ours: &str, theirs: &str) -> Result<()> {
     }
 }
 
-fn configurations_agree(_: &Scripts, ours: &str, theirs: &str) -> Result<()> {
+fn configurations_agree(_: &Facts, ours: &str, theirs: &str) -> Result<()> {
     let settings = |text: &str| -> BTreeMap<String, String> {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect()

@@ -60,7 +60,7 @@ pub(crate) fn same<T: PartialEq + Display>(what: &str, found: T, expected: T) ->
 
 /// An error that lists what is wrong, the first few of it.
 pub(crate) fn none(what: &str, wrong: &[String]) -> Result<()> {
-    const SHOWN: usize = 2000;
+    const SHOWN: usize = 20;
     if wrong.is_empty() {
         return Ok(());
     }

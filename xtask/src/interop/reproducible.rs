@@ -1,9 +1,9 @@
 //! The same lock gives the same images, whoever builds, where, when and with how many threads.
 //!
 //! Two builds in two fresh stores: as root in the suite's directory, and as another user, who exists only meanwhile, in
-//! a directory elsewhere; with another umask, time zone, language and number of threads, and with project files that were
-//! written in another order with other modes. The upper image of that stack also has everything that an image says
-//! besides packages, so what came of that is looked at here as well.
+//! a directory elsewhere; with another umask, time zone, language and number of threads, and with project files that
+//! were written in another order with other modes. The upper image of that stack also has everything that an image
+//! says besides packages, so what came of that is looked at here as well.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

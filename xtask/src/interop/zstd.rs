@@ -29,7 +29,7 @@ pub(crate) fn check(suite: &Suite, built: &Built, gzip: &Path, checks: &mut Chec
     suite.remove("zstd");
 }
 
-/// The image's root: unpacked by umoci, or by zstd and tar where umoci is too old to know zstd, as that of Debian 12 is.
+/// The image's root: unpacked by umoci, or by zstd and tar where umoci is too old to know zstd, as Debian 12's is.
 fn unpack(suite: &Suite, built: &Built) -> Result<PathBuf> {
     let directory = suite.work.join("zstd");
     let Err(why) = unpacked::unpack(&built.layout, "zstd", &directory) else {
