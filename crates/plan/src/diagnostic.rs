@@ -99,8 +99,10 @@ impl std::error::Error for Diagnostics {}
 
 /// The candidate that was probably meant, if one is close.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing takes as long as both lengths multiplied, and nobody mistypes a whole page.
     candidates
         .into_iter()
+        .filter(|candidate| word.len().max(candidate.len()) <= 100)
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
         .min_by_key(|(distance, _)| *distance)
