@@ -276,16 +276,15 @@ impl<R: ReaderAt> Wheel<R> {
         }
     }
 
-    /// A script that begins with `#!python` gets the environment's interpreter; others stay as they are.
+    /// A script that begins with `#!python` gets the environment's interpreter in place of its first line, whatever else
+    /// that says, as with pip and uv; others stay as they are.
     fn rewritten_script(&self, entry: &Entry, scheme: &Scheme) -> Result<Option<Vec<u8>>, InstallError> {
         if !self.starts_with(entry, b"#!python")? {
             return Ok(None);
         }
         let content = self.archive.read(entry, SCRIPT_LIMIT)?;
-        let end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
-        let shebang = &content[b"#!python".len()..end];
-        let arguments = shebang.strip_prefix(b"w").unwrap_or(shebang);
-        Ok(Some([b"#!", scheme.interpreter.as_bytes(), arguments, &content[end..]].concat()))
+        let end = content.iter().position(|byte| *byte == b'\n').map_or(content.len(), |end| end + 1);
+        Ok(Some([b"#!", scheme.interpreter.as_bytes(), b"\n", &content[end..]].concat()))
     }
 
     fn starts_with(&self, entry: &Entry, prefix: &[u8]) -> Result<bool, InstallError> {

@@ -125,6 +125,8 @@ impl Bench {
             }
             let stack = STACK.replace("EXTRA", extra).replace("COPY", copy);
             fs_err::write(directory.join("kiln.toml"), stack).map_err(text)?;
+            // A lock of an earlier run would spare kiln the resolver, which the peers need as well.
+            let _ = fs_err::remove_file(directory.join("kiln.lock"));
         }
         many_files(&at.join("copy/files")).map_err(text)?;
         let bench = Self { kiln, at };

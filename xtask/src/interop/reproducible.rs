@@ -70,6 +70,8 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
         let second = write_second(suite, &first, &other)?;
         let again = second.build(&["--locked", "--offline"])?;
         made.iter().try_for_each(|image| {
+            let built_twice = !image.unchanged && !stack::image(&again, &image.name)?.unchanged;
+            same(&format!("whether `{}` was built both times", image.name), built_twice, true)?;
             let (found, expected) = (described(stack::image(&again, &image.name)?), described(image));
             same(&format!("the image `{}`", image.name), found, expected)
         })

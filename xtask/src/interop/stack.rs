@@ -31,6 +31,8 @@ impl Built {
 pub(crate) struct Image {
     /// Its name in the stack.
     pub(crate) name: String,
+    /// Whether kiln found everything in its store.
+    pub(crate) unchanged: bool,
     /// The digest of its manifest.
     pub(crate) manifest: String,
     /// The digest of its config.
@@ -58,6 +60,7 @@ struct Document {
 #[derive(Deserialize)]
 struct Named {
     name: String,
+    unchanged: bool,
     platforms: Vec<Platform>,
 }
 
@@ -116,10 +119,10 @@ pub(crate) fn write(project: &Path, text: &str) -> Result<()> {
 pub(crate) fn images(build: &mut Command) -> Result<Vec<Image>> {
     let document: Document = programs::json(build)?;
     let mut images = Vec::new();
-    for Named { name, platforms } in document.images {
+    for Named { name, unchanged, platforms } in document.images {
         let [Platform { manifest, config, layers }] = <[Platform; 1]>::try_from(platforms)
             .map_err(|platforms| format!("`{name}` was built for {} platforms rather than one", platforms.len()))?;
-        images.push(Image { name, manifest, config, layers });
+        images.push(Image { name, unchanged, manifest, config, layers });
     }
     Ok(images)
 }

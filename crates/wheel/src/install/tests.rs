@@ -48,7 +48,9 @@ fn every_scheme_has_its_place() {
 
 #[test]
 fn a_python_script_gets_the_interpreter_of_the_environment() {
-    assert_eq!(bytes_of(&awkward(), "opt/venv/bin/run"), "#!/opt/venv/bin/python -O\nprint()\n");
+    assert_eq!(bytes_of(&awkward(), "opt/venv/bin/run"), "#!/opt/venv/bin/python\nprint()\n");
+    let windows = WheelBuilder::new("a", "1").file("a-1.data/scripts/w", "#!pythonw\r\nprint()\r\n");
+    assert_eq!(bytes_of(&windows, "opt/venv/bin/w"), "#!/opt/venv/bin/python\nprint()\r\n");
 }
 
 #[test]
