@@ -49,10 +49,14 @@ fn one(text: &Text, vars: &Vars, wrong: &mut Diagnostics, found: &mut Vec<Requir
 
 /// Checks one requirement.
 pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
-    // The parser takes for granted that a name ends as names do.
-    let end = text.trim_start().find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'));
-    let leading = end.map_or(text.trim_start(), |end| &text.trim_start()[..end]);
-    name(leading, span.clone())?;
+    // The parser takes for granted that names and extras end as they may, and panics where they do not.
+    let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let rest = text.trim_start().trim_start_matches(of_name);
+    name(&text.trim_start()[..text.trim_start().len() - rest.len()], span.clone())?;
+    let extras = rest.trim_start().strip_prefix('[').map_or("", |rest| rest.split(']').next().unwrap_or(rest));
+    for extra in extras.split(|c| !of_name(c)).filter(|extra| !extra.is_empty()) {
+        name(extra, span.clone())?;
+    }
     match pep508_rs::Requirement::<VerbatimUrl>::from_str(text) {
         Ok(parsed) => Ok(Requirement { text: text.to_owned(), name: parsed.name, span }),
         Err(error) => {
@@ -78,4 +82,21 @@ fn unknown_group(name: &str, span: Span, groups: &BTreeMap<Spanned<String>, Vec<
         None => format!("declared are {}", names().map(|name| format!("`@{name}`")).collect::<Vec<_>>().join(", ")),
     };
     Diagnostic::at(span, format!("there is no group `{name}`")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_extras_that_end_as_none_does_are_refused() {
+        for text in ["torch-==1", "a.", "-a", "", "a[b.]", "a[wheels. x == 'y'", "a[b,c-]>=1", "a [ b_ ]"] {
+            assert!(parse(text, 0..1).is_err(), "{text}");
+        }
+        for text in
+            ["torch==2.11.0", "a[b,c]>=1 ; sys_platform == 'linux'", " a [b] ", "a @ https://example.org/a-1.whl"]
+        {
+            assert!(parse(text, 0..1).is_ok(), "{text}");
+        }
+    }
 }
