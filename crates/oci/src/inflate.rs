@@ -14,6 +14,7 @@ use kiln_plan::event::Cancel;
 use kiln_wheel::archive::{Entry, Method};
 
 use crate::deflate::{Inflate, WINDOW};
+use crate::error::OciError;
 
 /// Bytes of a chunk: small enough that it is still in the second-level cache when it is hashed.
 const CHUNK: usize = 256 << 10;
@@ -48,6 +49,17 @@ pub(crate) enum InflateProblem {
     Io(io::Error),
     /// The user wants to stop.
     Cancelled,
+}
+
+impl InflateProblem {
+    /// The error, for an entry of a wheel.
+    pub(crate) fn of(self, wheel: &str, entry: &str) -> OciError {
+        match self {
+            Self::Entry(problem) => OciError::entry(wheel, entry, problem),
+            Self::Io(error) => OciError::Io(error),
+            Self::Cancelled => OciError::Interrupted,
+        }
+    }
 }
 
 struct Task {

@@ -21,7 +21,7 @@ use libdeflater::{CompressionLvl, Compressor};
 use crate::error::OciError;
 use crate::hash::{Sha256, update_both};
 use crate::header;
-use crate::inflate::{InflatePool, InflateProblem, Inflated};
+use crate::inflate::{InflatePool, Inflated};
 use crate::layer::{Body, Layer, LayerFile, MediaType};
 
 /// Raised when the bytes of a spliced layer change for the same input: another threshold, batch, level or library.
@@ -280,11 +280,7 @@ fn hash_tar(
             }
             TarPiece::Entry(source, path, content) => {
                 for chunk in content {
-                    let chunk = chunk.map_err(|problem| match problem {
-                        InflateProblem::Entry(problem) => OciError::entry(&sources[source].name, &path, problem),
-                        InflateProblem::Io(error) => OciError::Io(error),
-                        InflateProblem::Cancelled => OciError::Interrupted,
-                    })?;
+                    let chunk = chunk.map_err(|problem| problem.of(&sources[source].name, &path))?;
                     hasher.update(chunk.bytes());
                     work.advance(chunk.bytes().len() as u64)?;
                     pool.recycle(chunk);

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::OciError;
 use crate::header;
-use crate::inflate::{InflatePool, InflateProblem};
+use crate::inflate::InflatePool;
 use crate::layer::{Body, Layer, LayerFile, MediaType};
 use crate::splice::{Source, gzip_member};
 
@@ -165,11 +165,7 @@ pub fn recompress(
             Body::Entry(source, entry) => {
                 let source = &sources[*source];
                 for chunk in pool.content(Arc::clone(&source.file), entry.clone()) {
-                    let chunk = chunk.map_err(|problem| match problem {
-                        InflateProblem::Entry(problem) => OciError::entry(&source.name, &entry.path, problem),
-                        InflateProblem::Io(error) => OciError::Io(error),
-                        InflateProblem::Cancelled => OciError::Interrupted,
-                    })?;
+                    let chunk = chunk.map_err(|problem| problem.of(&source.name, &entry.path))?;
                     out.write_all(chunk.bytes())?;
                     work.advance(chunk.bytes().len() as u64)?;
                     pool.recycle(chunk);
