@@ -113,7 +113,7 @@ pub fn resolve(
     command
         .current_dir(directory)
         .args(["pip", "compile", "--no-progress", "--color", "never", "--format", "pylock.toml"])
-        .args(["--only-binary", ":all:", "--no-header", "--no-annotate"])
+        .args(["--only-binary", ":all:", "--no-header", "--no-annotate", "--no-python-downloads"])
         .args(["--python-version", question.python, "--python-platform", &platform(question)])
         .arg("--output-file")
         .arg("pylock.kiln.toml")
