@@ -2,7 +2,7 @@
 //!
 //! Docker inflates layers as it loads them, so the compressed layers go in as they are, streamed from their recipes.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use kiln_plan::event::Work;
 use serde_json::json;
@@ -28,6 +28,7 @@ pub fn write(
         digest: image.manifest,
         size: image.manifest_size,
         platform: Some(PlatformObject::new(image.platform)),
+        urls: Vec::new(),
         annotations: references
             .first()
             .map(|name| ("io.containerd.image.name".to_owned(), name.clone()))
@@ -39,21 +40,7 @@ pub fn write(
     }
     for (digest, size) in contents(image) {
         begin(&mut out, &blob(&digest), size)?;
-        let mut content = blobs.open(&digest)?;
-        let mut buffer = vec![0; 256 << 10];
-        let mut written = 0;
-        loop {
-            let read = content.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            out.write_all(&buffer[..read])?;
-            written += read as u64;
-            work.advance(read as u64)?;
-        }
-        if written != size {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
+        blobs.copy(&digest, size, &mut out, work)?;
         pad(&mut out, size)?;
     }
     file(&mut out, "index.json", &to_json(&Index::new(vec![entry]))?)?;

@@ -4,6 +4,8 @@ use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_store::StoreError;
 
+use crate::registry::RegistryError;
+
 /// An error about images and layers.
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
@@ -52,6 +54,17 @@ pub enum OciError {
         /// Where it belongs.
         base: String,
     },
+    /// A registry.
+    #[error(transparent)]
+    Registry(RegistryError),
+    /// What a reference names cannot be used.
+    #[error("`{reference}` cannot be used: {problem}")]
+    Unusable {
+        /// The reference.
+        reference: String,
+        /// A clause.
+        problem: String,
+    },
     /// JSON of a manifest or config.
     #[error("{what} is not valid")]
     Json {
@@ -75,10 +88,22 @@ impl From<Cancelled> for OciError {
 }
 
 impl From<std::io::Error> for OciError {
+    /// Readers wrap what a registry has to say.
     fn from(error: std::io::Error) -> Self {
         match error.get_ref() {
             Some(inner) if inner.is::<Cancelled>() => Self::Interrupted,
+            Some(inner) if inner.is::<RegistryError>() => Self::Registry(error.into()),
             _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<RegistryError> for OciError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Interrupted => Self::Interrupted,
+            RegistryError::Io(error) => Self::Io(error),
+            other => Self::Registry(other),
         }
     }
 }

@@ -16,6 +16,10 @@ use crate::layer::{Layer, MediaType};
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Media type of an index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Docker's media type of a manifest (image manifest version 2, schema 2).
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker's media type of an index.
+pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Media type of a config.
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
@@ -32,6 +36,9 @@ pub struct Descriptor {
     /// What it runs on, where it is an image.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub platform: Option<PlatformObject>,
+    /// Where else the content may be had: said of layers that registries may not distribute.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub urls: Vec<String>,
     /// Remarks.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub annotations: BTreeMap<String, String>,
@@ -45,6 +52,7 @@ impl Descriptor {
             digest: Digest::of(bytes),
             size: bytes.len() as u64,
             platform: None,
+            urls: Vec::new(),
             annotations: BTreeMap::new(),
         }
     }
@@ -124,12 +132,12 @@ pub struct Config {
     /// `linux`.
     pub os: String,
     /// How to run it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub config: RunConfig,
     /// Diff ids.
     pub rootfs: RootFs,
     /// How each layer came to be.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub history: Vec<History>,
     /// What kiln does not know.
     #[serde(flatten)]
@@ -175,7 +183,7 @@ pub struct RootFs {
     #[serde(rename = "type")]
     pub kind: String,
     /// The diff ids.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub diff_ids: Vec<Digest>,
 }
 
@@ -247,6 +255,52 @@ pub struct Image {
     pub layers: Vec<Layer>,
 }
 
+/// An image with the documents that describe it, wherever they were read.
+#[derive(Debug, Clone)]
+pub struct LoadedImage {
+    /// Manifest, layers and so on.
+    pub image: Image,
+    /// Its config.
+    pub config: Config,
+    /// The bytes of its manifest.
+    pub manifest_bytes: Vec<u8>,
+    /// The bytes of its config.
+    pub config_bytes: Vec<u8>,
+}
+
+impl LoadedImage {
+    /// An image from its documents; nothing if it is for a platform that kiln does not build for.
+    pub fn new(
+        manifest: &Manifest,
+        manifest_bytes: Vec<u8>,
+        config_bytes: Vec<u8>,
+    ) -> Result<Option<Self>, LoadedImageError> {
+        let config: Config = from_json(&config_bytes, "a config")?;
+        let Ok(platform) = format!("{}/{}", config.os, config.architecture).parse::<Platform>() else {
+            return Ok(None);
+        };
+        let image = Image {
+            platform,
+            manifest: Digest::of(&manifest_bytes),
+            manifest_size: manifest_bytes.len() as u64,
+            config: manifest.config.digest,
+            layers: manifest.layers(&config).map_err(LoadedImageError::Inconsistent)?,
+        };
+        Ok(Some(Self { image, config, manifest_bytes, config_bytes }))
+    }
+}
+
+/// Why documents are not those of an image.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadedImageError {
+    /// One of them is not what it should be.
+    #[error(transparent)]
+    Json(#[from] OciError),
+    /// They contradict one another: a clause.
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
 /// Serializes as images are hashed: without spaces, with a stable order.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, OciError> {
     serde_json::to_vec(value).map_err(|source| OciError::Json { what: "a manifest".into(), source })
@@ -263,10 +317,14 @@ impl Manifest {
         let layers = layers
             .iter()
             .map(|layer| Descriptor {
-                media_type: layer.media_type.as_str().to_owned(),
+                media_type: match layer.urls.as_slice() {
+                    [] => layer.media_type.as_str().to_owned(),
+                    _ => layer.media_type.as_str().replace(".layer.", ".layer.nondistributable."),
+                },
                 digest: layer.digest,
                 size: layer.size,
                 platform: None,
+                urls: layer.urls.clone(),
                 annotations: BTreeMap::new(),
             })
             .collect();
@@ -282,7 +340,10 @@ impl Manifest {
         let layer = |(layer, diff_id): (&Descriptor, &Digest)| {
             let media_type = MediaType::parse(&layer.media_type)
                 .ok_or_else(|| format!("it has a layer of the unknown type `{}`", layer.media_type))?;
-            Ok(Layer { media_type, digest: layer.digest, diff_id: *diff_id, size: layer.size })
+            // Only layers that registries may not distribute are said to be elsewhere.
+            let foreign = layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable");
+            let urls = if foreign { layer.urls.clone() } else { Vec::new() };
+            Ok(Layer { media_type, digest: layer.digest, diff_id: *diff_id, size: layer.size, urls })
         };
         layers.iter().zip(ids).map(layer).collect()
     }
@@ -300,7 +361,7 @@ impl MediaType {
 
     /// From OCI's or Docker's name.
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
+        match text.replace("nondistributable.", "").replace("foreign.", "").as_str() {
             "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
                 Some(Self::Tar)
             }

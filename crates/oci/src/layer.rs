@@ -18,6 +18,9 @@ pub struct Layer {
     pub diff_id: Digest,
     /// Bytes of the compressed layer.
     pub size: u64,
+    /// Where it is to be had if registries may not distribute it; nothing for all others.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub urls: Vec<String>,
 }
 
 /// Media types of layers (OCI image specification, "Media Types").

@@ -1,4 +1,4 @@
-//! Images: layers made from wheels and files, manifests, layouts and archives, and the facts of a base.
+//! Images: layers made from wheels and files, manifests, layouts, archives and registries, and the facts of a base.
 
 pub mod compression;
 pub mod debian;
@@ -12,6 +12,7 @@ pub mod image;
 mod inflate;
 pub mod layer;
 pub mod layout;
+pub mod registry;
 mod splice;
 pub mod whole;
 

@@ -75,7 +75,7 @@ pub fn splice(
         let (diff_id, digest) = (join(hash_tar)?, join(hash_blob)?);
         planned?;
         let size = recipe.finish(&digest)?;
-        Ok(Layer { media_type: MediaType::Gzip, digest, diff_id, size })
+        Ok(Layer { media_type: MediaType::Gzip, digest, diff_id, size, urls: Vec::new() })
     })
 }
 

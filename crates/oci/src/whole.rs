@@ -62,7 +62,7 @@ impl<'a> LayerWriter<'a> {
             Sink::Zstd(encoder) => (MediaType::Zstd, encoder.finish()?),
         };
         let (digest, size) = writer.finish()?;
-        Ok(Layer { media_type, digest, diff_id, size })
+        Ok(Layer { media_type, digest, diff_id, size, urls: Vec::new() })
     }
 }
 

@@ -8,6 +8,8 @@ pub mod event;
 pub mod gpu;
 pub mod lock;
 pub mod platform;
+pub mod public_key;
+pub mod reference;
 pub mod size;
 pub mod stack;
 pub mod step;

@@ -1,8 +1,8 @@
 //! Content by digest: whole files, or recipes that stand for them.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
@@ -28,24 +28,46 @@ impl Read for Content {
     }
 }
 
-impl Content {
-    /// Writes all of it. Through a buffer: at offsets that are no multiples of a page, which ranges of wheels have,
-    /// the kernel's own copying between files (`copy_file_range`) takes four times as long.
-    pub fn copy_to(&mut self, to: &mut impl Write) -> io::Result<u64> {
-        let mut buffer = vec![0; 256 << 10];
-        let mut copied = 0;
-        loop {
-            let read = self.read(&mut buffer)?;
-            if read == 0 {
-                return Ok(copied);
-            }
-            to.write_all(&buffer[..read])?;
-            copied += read as u64;
-        }
+/// Opens some content of the store, from any byte on, as often as one likes and from any thread.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    content: PathBuf,
+    /// Where the sources of a recipe are; nothing for a file.
+    sources: Option<Vec<PathBuf>>,
+}
+
+impl Opener {
+    /// Opens the content from some byte on.
+    pub fn open(&self, from: u64) -> io::Result<Content> {
+        let own = fs_err::File::open(&self.content)?;
+        let Some(sources) = &self.sources else {
+            let mut file = own;
+            file.seek(SeekFrom::Start(from))?;
+            return Ok(Content::File(file));
+        };
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.content.display()));
+        let recipe = Recipe::read_from(&own)?.ok_or_else(damaged)?;
+        let sources = sources.iter().map(fs_err::File::open).collect::<io::Result<Vec<_>>>()?;
+        let mut reader = RecipeReader::new(recipe, own, sources);
+        reader.skip(from)?;
+        Ok(Content::Recipe(reader))
     }
 }
 
 impl Store {
+    /// What opens some content that is here.
+    pub fn opener(&self, digest: &Digest) -> Result<Opener> {
+        if self.has_blob(digest) {
+            return Ok(Opener { content: self.blob_path(digest), sources: None });
+        }
+        let recipe = self.recipe(digest)?;
+        if let Some(missing) = recipe.sources.iter().find(|source| !self.has_blob(source)) {
+            return Err(StoreError::Missing(*missing));
+        }
+        let sources = recipe.sources.iter().map(|source| self.blob_path(source)).collect();
+        Ok(Opener { content: self.recipe_path(digest), sources: Some(sources) })
+    }
+
     /// Whether this content is here, as a file or as a recipe whose sources are all here.
     pub fn has(&self, digest: &Digest) -> bool {
         self.has_blob(digest) || self.recipe(digest).is_ok_and(|recipe| recipe.sources.iter().all(|s| self.has_blob(s)))
@@ -195,7 +217,7 @@ fn hash_file(mut file: fs_err::File, advance: &dyn Fn(u64) -> io::Result<()>) ->
 pub struct Linked<'a> {
     store: &'a Store,
     digest: Digest,
-    path: std::path::PathBuf,
+    path: PathBuf,
     size: u64,
     modified: i64,
     _directory: tempfile::TempDir,

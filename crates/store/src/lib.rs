@@ -25,7 +25,7 @@ mod recipe;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-pub use blob::{BlobWriter, Content, Linked};
+pub use blob::{BlobWriter, Content, Linked, Opener};
 pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};
 use kiln_plan::digest::Digest;

@@ -41,14 +41,15 @@ pub enum Segment {
 impl Recipe {
     pub(crate) fn read(store: &Store, digest: &Digest) -> Result<Self> {
         let path = store.recipe_path(digest);
-        let mut file = match fs_err::File::open(&path) {
+        let file = match fs_err::File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(*digest)),
             file => file?,
         };
-        Self::parse(&mut file)?.ok_or(StoreError::DamagedRecipe(*digest))
+        Self::read_from(&file)?.ok_or(StoreError::DamagedRecipe(*digest))
     }
 
-    fn parse(file: &mut fs_err::File) -> io::Result<Option<Self>> {
+    /// The recipe that a file holds, if it holds one.
+    pub(crate) fn read_from(file: &fs_err::File) -> io::Result<Option<Self>> {
         let length = file.metadata()?.len();
         let mut end = [0; 16];
         let Some(end_at) = length.checked_sub(16) else { return Ok(None) };
@@ -153,7 +154,23 @@ impl RecipeReader {
         let recipe = Recipe::read(store, digest)?;
         let sources = recipe.sources.iter().map(|source| store.open_blob(source)).collect::<Result<Vec<_>>>()?;
         let own = fs_err::File::open(store.recipe_path(digest))?;
-        Ok(Self { recipe, own, sources, next: 0, left: 0, range: false, source: 0 })
+        Ok(Self::new(recipe, own, sources))
+    }
+
+    pub(crate) fn new(recipe: Recipe, own: fs_err::File, sources: Vec<fs_err::File>) -> Self {
+        Self { recipe, own, sources, next: 0, left: 0, range: false, source: 0 }
+    }
+
+    /// Passes over so many bytes without reading them.
+    pub(crate) fn skip(&mut self, mut bytes: u64) -> io::Result<()> {
+        while bytes > 0 && self.advance()? {
+            let skipped = bytes.min(self.left);
+            let by = i64::try_from(skipped).map_err(io::Error::other)?;
+            self.current().seek(SeekFrom::Current(by))?;
+            self.left -= skipped;
+            bytes -= skipped;
+        }
+        Ok(())
     }
 
     /// Goes to the next segment that is not empty; false at the end.

@@ -81,7 +81,7 @@ fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
         let config = to_json(&config).unwrap();
         add(&config);
         let (media_type, size) = (MediaType::Gzip, blob.len() as u64);
-        let layer = Layer { media_type, digest: Digest::of(&blob), diff_id: Digest::of(&tar), size };
+        let layer = Layer { media_type, digest: Digest::of(&blob), diff_id: Digest::of(&tar), size, urls: Vec::new() };
         let manifest = to_json(&Manifest::new(Descriptor::of(CONFIG, &config), &[layer])).unwrap();
         add(&manifest);
         let mut entry = Descriptor::of(MANIFEST, &manifest);

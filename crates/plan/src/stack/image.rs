@@ -8,6 +8,8 @@ use crate::base::BaseFacts;
 use crate::diagnostic::Span;
 use crate::gpu::{Architecture, CudaRelease};
 use crate::platform::Platform;
+use crate::public_key::PublicKey;
+use crate::reference::{Reference, Repository};
 
 /// A stack file whose every value is known to be right.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct Stack {
     pub target: Target,
     /// Where Python packages come from.
     pub index: Index,
+    /// What machines share with one another.
+    pub cache: Option<Cache>,
     /// Wheels compiled from source, by normalised name.
     pub recipes: BTreeMap<PackageName, Recipe>,
     /// The images; each stands after the one it is built from.
@@ -53,6 +57,8 @@ impl Stack {
 pub struct Target {
     /// At least one.
     pub platforms: Vec<Platform>,
+    /// Whether the command line leaves out platforms that the file names.
+    pub partial: bool,
     /// `3.11`. Nothing where no image has packages.
     pub python: Option<String>,
     /// The CUDA release; nothing for CPU builds or where it was not said.
@@ -132,8 +138,8 @@ pub struct Image {
     pub compression: Compression,
     /// Wheels above this many bytes are split over several layers.
     pub max_layer_size: Option<u64>,
-    /// Where it goes.
-    pub registry: Option<Registry>,
+    /// Where it goes; nothing where no registry was said.
+    pub repository: Option<Repository>,
     /// Tags.
     pub tags: Vec<String>,
 }
@@ -145,8 +151,23 @@ impl Image {
     }
 }
 
-/// A repository prefix on a registry, such as `ghcr.io/acme`.
-pub type Registry = String;
+/// What machines share with one another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// The repository that keeps results of steps.
+    pub remote: Repository,
+    /// Whom it is believed.
+    pub trust: Trust,
+}
+
+/// Whom a cache is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Whoever may write it.
+    Registry,
+    /// Whoever has the secret key that belongs to one of these.
+    Keys(Vec<PublicKey>),
+}
 
 /// What an image stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,8 +187,8 @@ pub enum From {
         /// Nothing for this machine's.
         mirror: Option<String>,
     },
-    /// A reference to an image on a registry.
-    Reference(String),
+    /// An image on a registry.
+    Reference(Reference),
 }
 
 /// A Python requirement and where it was said.

@@ -12,8 +12,8 @@ mod vars;
 pub mod written;
 
 pub use image::{
-    Compression, Copy, Environment, From, Image, Index, Owner, Recipe, Registry, Requirement, RequirementsFile, Stack,
-    Target, User,
+    Cache, Compression, Copy, Environment, From, Image, Index, Owner, Recipe, Requirement, RequirementsFile, Stack,
+    Target, Trust, User,
 };
 pub use read::{Overrides, read, schema};
 pub use spanned::Spanned;

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::image::{From, Image, Index, Recipe, Stack, Target};
+use super::image::{Cache, From, Image, Index, Recipe, Stack, Target, Trust};
 use super::read::Overrides;
 use super::requirement;
 use super::vars::Vars;
-use super::written::{FromWritten, IndexTable, StackFile, TargetTable, Text, WheelTable};
+use super::written::{CacheTable, FromWritten, IndexTable, StackFile, TargetTable, Text, TrustWritten, WheelTable};
 use crate::diagnostic::{Diagnostic, Diagnostics, Label, closest};
 use crate::gpu::{Architecture, CudaRelease, GpuRequest};
 use crate::platform::Platform;
+use crate::public_key::PublicKey;
+use crate::reference::{InvalidReference, Repository};
 use crate::stack::Spanned;
 
 mod images;
@@ -21,9 +23,10 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     reference_component(&name, &written.stack.name, "the stack's name", &mut wrong);
     let target = target(&written.target, overrides, &vars, &mut wrong);
     let index = index(&written.index, &vars, &mut wrong);
+    let cache = written.cache.as_ref().and_then(|table| cache(table, &vars, &mut wrong));
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
     let mut images: Vec<Image> =
-        written.images.iter().map(|(name, table)| images::image(name, table, written, &vars, &mut wrong)).collect();
+        written.images.iter().map(|(key, table)| images::image(key, table, written, &name, &vars, &mut wrong)).collect();
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(
             Diagnostic::nowhere("the stack has no image")
@@ -32,7 +35,7 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     }
     order(&mut images, &mut wrong);
     python_is_said(&images, &target, &mut wrong);
-    wrong.or(Stack { name, target, index, recipes, images })
+    wrong.or(Stack { name, target, index, cache, recipes, images })
 }
 
 fn variables(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics) -> Vars {
@@ -86,8 +89,11 @@ fn target(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut
             .ok()
     });
     let (gpus, native_gpus) = gpus(written, overrides, vars, cuda, wrong);
+    let chosen = platforms(written, overrides, vars, wrong);
+    let named = written.platforms.iter().flatten().filter_map(|text| vars.expand(text).ok()?.parse().ok());
     Target {
-        platforms: platforms(written, overrides, vars, wrong),
+        partial: named.into_iter().any(|platform: Platform| !chosen.contains(&platform)),
+        platforms: chosen,
         python: written.python.as_ref().and_then(|text| python(text, vars, wrong)),
         cuda,
         cpu_only,
@@ -212,6 +218,47 @@ fn index(written: &IndexTable, vars: &Vars, wrong: &mut Diagnostics) -> Index {
     }
 }
 
+fn cache(written: &CacheTable, vars: &Vars, wrong: &mut Diagnostics) -> Option<Cache> {
+    let text = expand(&written.remote, vars, wrong);
+    let remote: Result<Repository, InvalidReference> = text.parse();
+    let mut keys = Vec::new();
+    if let Some(trust) = &written.trust {
+        match trust.get() {
+            TrustWritten::Word(word) if word == "registry" => {}
+            TrustWritten::Word(word) => wrong.push(
+                Diagnostic::at(trust.span(), format!("`{word}` is not a value of `cache.trust`"))
+                    .hint("`\"registry\"`, or a list of public keys: `kiln cache keygen` makes one"),
+            ),
+            TrustWritten::Keys(texts) => {
+                if texts.is_empty() {
+                    wrong.push(
+                        Diagnostic::at(trust.span(), "`cache.trust` names no key, so nothing of the cache would count")
+                            .hint("leave `[cache]` out, or name the public keys of those who write it"),
+                    );
+                }
+                for text in texts {
+                    match text.parse::<PublicKey>() {
+                        Ok(key) => keys.push(key),
+                        Err(error) => wrong.push(
+                            Diagnostic::at(trust.span(), error.to_string()).hint("`kiln cache keygen` prints one"),
+                        ),
+                    }
+                }
+            }
+        }
+    }
+    match remote {
+        Ok(remote) => Some(Cache { remote, trust: if keys.is_empty() { Trust::Registry } else { Trust::Keys(keys) } }),
+        Err(error) => {
+            wrong.push(
+                Diagnostic::at(written.remote.span(), format!("`{text}` is not a repository: {}", error.problem))
+                    .hint("such as `ghcr.io/acme/kiln-cache`, without a tag"),
+            );
+            None
+        }
+    }
+}
+
 fn recipes(
     written: &BTreeMap<Spanned<String>, WheelTable>,
     vars: &Vars,
@@ -305,7 +352,15 @@ fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &m
                     let message = format!("there is no image `{name}` in this stack");
                     wrong.push(Diagnostic::at(written.span(), message).hint(hint));
                 }
-                From::Reference(name)
+                match name.parse() {
+                    Ok(reference) => From::Reference(reference),
+                    Err(error) => {
+                        if wrong.0.is_empty() {
+                            wrong.push(Diagnostic::at(written.span(), InvalidReference::to_string(&error)));
+                        }
+                        From::Scratch
+                    }
+                }
             }
         }
         FromWritten::Table(table) => match (&table.oci, &table.debian) {

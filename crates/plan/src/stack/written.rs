@@ -29,6 +29,8 @@ pub struct StackFile {
     /// Where Python packages come from; the default is uv's.
     #[serde(default)]
     pub index: IndexTable,
+    /// What machines share with one another.
+    pub cache: Option<CacheTable>,
     /// Lists of requirements that images share as `"@name"`.
     #[serde(default)]
     pub groups: BTreeMap<Spanned<String>, Vec<Text>>,
@@ -50,6 +52,27 @@ pub struct StackTable {
     pub registry: Option<Text>,
     /// Tags of every image. Default: `["latest"]`.
     pub tags: Option<Vec<Text>>,
+}
+
+/// What machines share with one another.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CacheTable {
+    /// A repository on a registry that keeps results of steps: read by everybody, written with `--push` where allowed.
+    pub remote: Text,
+    /// `"registry"` (the default): whoever may write the repository is trusted. Or public keys (`kiln cache keygen`):
+    /// only what is signed with one of them counts.
+    pub trust: Option<Spanned<TrustWritten>>,
+}
+
+/// Whom the cache is believed, as written.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum TrustWritten {
+    /// `registry`.
+    Word(String),
+    /// Public keys.
+    Keys(Vec<String>),
 }
 
 /// What everything is built for.

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use super::{expand, expand_all, from, reference_component};
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::reference::Repository;
 use crate::stack::image::{Compression, Copy, Environment, From, Image, Owner, RequirementsFile, User};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
@@ -15,6 +16,7 @@ pub(super) fn image(
     name: &Spanned<String>,
     table: &ImageTable,
     file: &StackFile,
+    stack: &str,
     vars: &Vars,
     wrong: &mut Diagnostics,
 ) -> Image {
@@ -51,9 +53,44 @@ pub(super) fn image(
         persist: table.persist,
         compression: compression(table, vars, wrong),
         max_layer_size: table.max_layer_size.as_ref().and_then(|text| size(text, vars, wrong)),
-        registry: registry.map(|text| expand(text, vars, wrong)),
-        tags: tags.map_or_else(|| vec!["latest".to_owned()], |texts| expand_all(texts, vars, wrong)),
+        repository: registry.and_then(|text| repository(text, stack, name.get(), vars, wrong)),
+        tags: tags.map_or_else(
+            || vec!["latest".to_owned()],
+            |texts| texts.iter().map(|text| tag(text, vars, wrong)).collect(),
+        ),
     }
+}
+
+/// Where an image goes: `<registry>/<stack>/<image>`.
+fn repository(text: &Text, stack: &str, image: &str, vars: &Vars, wrong: &mut Diagnostics) -> Option<Repository> {
+    let registry = expand(text, vars, wrong);
+    let parsed = format!("{}/{stack}/{image}", registry.trim_end_matches('/')).parse::<Repository>();
+    if let Err(error) = &parsed
+        && !wrong.0.iter().any(|other| other.labels.iter().any(|label| label.span == text.span()))
+        && reference_is_sound(stack, image)
+    {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{registry}` is not a place on a registry: {}", error.problem))
+                .hint("such as `ghcr.io/acme`: images become `<registry>/<stack>/<image>`"),
+        );
+    }
+    parsed.ok()
+}
+
+/// Whether stack and image can be in a reference at all: that they cannot is said where they stand.
+fn reference_is_sound(stack: &str, image: &str) -> bool {
+    format!("{stack}/{image}").parse::<Repository>().is_ok()
+}
+
+fn tag(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let tag = expand(text, vars, wrong);
+    if !crate::reference::is_tag(&tag) {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("`{tag}` cannot be a tag"))
+                .hint("letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128"),
+        );
+    }
+    tag
 }
 
 fn expand_map(map: &BTreeMap<String, Text>, vars: &Vars, wrong: &mut Diagnostics) -> BTreeMap<String, String> {

@@ -1,0 +1,27 @@
+//! A client of registries (OCI distribution specification 1.1, and what Docker's registry and its kin do beside it).
+//!
+//! Registries are far away, limit rates, break off and are restarted while somebody pushes. So everything is asked for
+//! with patience, uploads and downloads go on where they stopped, whatever comes in is checked against its digest, and
+//! no answer may be longer than it can sensibly be. A tag is moved last, when all that it points at is there.
+//!
+//! The functions here block; inside, a small runtime of its own keeps many requests under way.
+
+mod challenge;
+mod client;
+mod credentials;
+mod error;
+mod host;
+mod publish;
+mod pull;
+mod push;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Options, Patience, Registries};
+pub use credentials::{Credential, Credentials};
+pub use error::RegistryError;
+pub use publish::Publication;
+pub use pull::{BlobReader, Document};
+pub use push::{Moved, Open, Upload};

@@ -1,0 +1,399 @@
+//! The client: options, the runtime, and how a request is made with patience.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use kiln_plan::event::Cancel;
+use kiln_plan::reference::Repository;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, Response, StatusCode};
+use serde::Deserialize;
+use tokio::runtime::Runtime;
+
+use super::host::{Host, Scope};
+use super::{Credentials, RegistryError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a wait looks whether the user wants to stop.
+const GLANCE: Duration = Duration::from_millis(50);
+/// Bytes of an answer that says what is wrong.
+const ERROR_LIMIT: u64 = 64 << 10;
+/// Threads for the network: one sends while another answers.
+const THREADS: usize = 2;
+
+/// How long to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Attempts that may fail one after the other without a byte of progress.
+    pub attempts: u32,
+    /// The first pause; each is twice the one before, and some jitter.
+    pub first_pause: Duration,
+    /// No pause is longer, whatever a registry asks for.
+    pub longest_pause: Duration,
+    /// A registry that says nothing for so long, and takes nothing, is taken for dead.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            first_pause: Duration::from_millis(300),
+            longest_pause: Duration::from_secs(60),
+            silence: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a client works with.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Who one is.
+    pub credentials: Credentials,
+    /// Whether plain HTTP and certificates that nobody vouches for are accepted. On this machine's own addresses plain
+    /// HTTP always is.
+    pub insecure: bool,
+    /// Whether the network is forbidden.
+    pub offline: bool,
+    /// How long to try.
+    pub patience: Patience,
+}
+
+/// A client of any number of registries. Clones share connections, tokens and counters.
+#[derive(Debug, Clone)]
+pub struct Registries {
+    pub(super) inner: Arc<Inner>,
+    pub(super) runtime: Arc<Runtime>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) options: Options,
+    pub(super) cancel: Cancel,
+    client: Client,
+    hosts: Mutex<BTreeMap<String, Arc<Host>>>,
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
+}
+
+/// One attempt that failed.
+pub(super) enum Failure {
+    /// Trying again may help, after at least this long.
+    Again(RegistryError, Option<Duration>),
+    /// It got further before it failed: the count of failures begins anew.
+    Further(RegistryError),
+    Final(RegistryError),
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// What a request is about: for messages, and for the token that it needs.
+#[derive(Debug, Clone)]
+pub(super) struct Purpose {
+    pub(super) what: String,
+    pub(super) host: Arc<Host>,
+    pub(super) scope: Scope,
+}
+
+impl Registries {
+    /// A client with these options, which stops when the user wants to.
+    pub fn new(options: Options, cancel: &Cancel) -> Result<Self, RegistryError> {
+        // Another part of the program may have chosen the provider already; either serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = builder(&options).build().map_err(|error| RegistryError::Io(std::io::Error::other(error)))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("registry")
+            .enable_all()
+            .build()
+            .map_err(RegistryError::Io)?;
+        let inner = Inner {
+            options,
+            cancel: cancel.clone(),
+            client,
+            hosts: Mutex::default(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        };
+        Ok(Self { inner: Arc::new(inner), runtime: Arc::new(runtime) })
+    }
+
+    /// Bytes of content that were sent and received so far.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.inner.sent.load(Ordering::Relaxed), self.inner.received.load(Ordering::Relaxed))
+    }
+
+    /// Runs something to its end.
+    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Asks a registry whether it knows who one is.
+    pub fn check_credential(&self, registry: &str, user: &str, password: &str) -> Result<(), RegistryError> {
+        let credential = super::Credential::Password { user: user.to_owned(), password: password.to_owned() };
+        self.run(async {
+            let purpose = Purpose {
+                what: format!("logging in to {registry}"),
+                host: Arc::new(Host::new(registry, &self.inner.options, &self.inner.client)?),
+                scope: Scope::default(),
+            };
+            purpose.host.be(credential).await;
+            let url = |base: &url::Url| Ok(base.clone());
+            let answer = self.inner.patiently(async || self.inner.ask(&purpose, reqwest::Method::GET, url, |r| r).await).await;
+            answer.map(drop)
+        })
+    }
+}
+
+pub(super) fn builder(options: &Options) -> reqwest::ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .tls_danger_accept_invalid_certs(options.insecure)
+}
+
+impl Inner {
+    /// What a request to a repository is about.
+    pub(super) fn purpose(&self, what: String, repository: &Repository, scope: Scope) -> Result<Purpose, RegistryError> {
+        if self.options.offline {
+            return Err(RegistryError::Offline(what));
+        }
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Credentials may belong to a part of a registry, and so do the tokens that they give.
+        let credential = self.options.credentials.find(repository)?;
+        let key = format!("{} {}", repository.registry, credential_key(credential.as_ref()));
+        let host = match hosts.get(&key) {
+            Some(host) => host.clone(),
+            None => {
+                let host = Host::new(&repository.registry, &self.options, &self.client)?.with(credential);
+                hosts.entry(key).or_insert(Arc::new(host)).clone()
+            }
+        };
+        Ok(Purpose { what, host, scope })
+    }
+
+    /// Does something until it succeeds, fails for good, or fails too often.
+    pub(super) async fn patiently<T>(&self, mut attempt: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, RegistryError> {
+        let mut failures = 0;
+        loop {
+            self.cancel.check()?;
+            let (error, wait) = match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again(error, wait)) => (error, wait),
+                Err(Failure::Further(error)) => {
+                    failures = 0;
+                    (error, None)
+                }
+            };
+            failures += 1;
+            if failures >= self.options.patience.attempts {
+                return Err(error);
+            }
+            self.pause(failures, wait).await?;
+        }
+    }
+
+    async fn pause(&self, failures: u32, wait: Option<Duration>) -> Result<(), RegistryError> {
+        let patience = &self.options.patience;
+        let backoff = patience.first_pause * 2u32.pow(failures.min(10) - 1);
+        // Jitter, so that many clients do not come back at the same moment; no output depends on it.
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+        let jitter = backoff.mul_f64(f64::from(nanos % 1000) / 2000.0);
+        let pause = wait.unwrap_or_default().max(backoff + jitter).min(patience.longest_pause);
+        self.unless_cancelled(tokio::time::sleep(pause)).await
+    }
+
+    /// Waits for something, but no longer than the user wants to.
+    pub(super) async fn unless_cancelled<T>(&self, waited: impl Future<Output = T>) -> Result<T, RegistryError> {
+        let cancelled = async {
+            while self.cancel.check().is_ok() {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        tokio::select! {
+            done = waited => Ok(done),
+            () = cancelled => Err(RegistryError::Interrupted),
+        }
+    }
+
+    /// Waits for something that must not take longer than a registry may be silent.
+    pub(super) async fn answer<T>(
+        &self,
+        purpose: &Purpose,
+        waited: impl Future<Output = Result<T, reqwest::Error>>,
+    ) -> Result<T, Failure> {
+        let silence = self.options.patience.silence;
+        match self.unless_cancelled(tokio::time::timeout(silence, waited)).await? {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(Failure::Again(purpose.unavailable(causes(error)), None)),
+            Err(_) => Err(Failure::Again(purpose.unavailable("has fallen silent"), None)),
+        }
+    }
+
+    /// Sends one request, with a new token where the old one is not good any more. `url` makes the address from that of
+    /// the registry's API. The answer's status is a success.
+    pub(super) async fn ask(
+        &self,
+        purpose: &Purpose,
+        method: reqwest::Method,
+        url: impl Fn(&url::Url) -> Result<url::Url, RegistryError>,
+        shape: impl Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> Result<Response, Failure> {
+        let base = purpose.host.base(self, purpose).await?;
+        let url = url(&base)?;
+        for renewed in [false, true] {
+            let mut request = shape(purpose.host.client.request(method.clone(), url.clone()));
+            // Who one is concerns the registry alone, and not whom it sends us to.
+            let sent = match purpose.host.is(&url) {
+                true => purpose.host.authorization(self, purpose).await?,
+                false => None,
+            };
+            if let Some(value) = &sent {
+                request = request.header(reqwest::header::AUTHORIZATION, value.clone());
+            }
+            let response = self.answer(purpose, request.send()).await?;
+            let wanting = response.status() == StatusCode::UNAUTHORIZED && purpose.host.is(&url);
+            if wanting && !renewed && purpose.host.challenged(&response, sent.as_ref()).await {
+                continue;
+            }
+            return self.accept(purpose, response).await;
+        }
+        Err(Failure::Final(purpose.denied("wants other credentials".into(), true)))
+    }
+
+    /// The answer, if its status is a success; else what its status means.
+    pub(super) async fn accept(&self, purpose: &Purpose, response: Response) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let wait = retry_after(&response);
+        let said = self.message(purpose, response).await;
+        Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let authenticated = purpose.host.is_authenticated().await;
+                let problem = match (status, authenticated) {
+                    (StatusCode::UNAUTHORIZED, true) => "does not accept the credentials",
+                    (StatusCode::UNAUTHORIZED, false) => "wants credentials",
+                    _ => "does not allow it",
+                };
+                Failure::Final(purpose.denied(format!("{problem}{said}"), authenticated))
+            }
+            StatusCode::NOT_FOUND => Failure::Final(RegistryError::NotFound {
+                what: purpose.what.clone(),
+                registry: purpose.host.name.clone(),
+            }),
+            status if is_passing(status) => {
+                Failure::Again(purpose.unavailable(format!("answered {status}{said}")), wait)
+            }
+            status => Failure::Final(RegistryError::Refused {
+                what: purpose.what.clone(),
+                registry: purpose.host.name.clone(),
+                status: status.as_u16(),
+                message: said,
+            }),
+        })
+    }
+
+    /// What a registry says about what is wrong (OCI distribution specification, "Error Codes").
+    async fn message(&self, purpose: &Purpose, response: Response) -> String {
+        #[derive(Deserialize)]
+        struct Answer {
+            errors: Vec<Error>,
+        }
+        #[derive(Deserialize)]
+        struct Error {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: Option<String>,
+        }
+        let Ok(bytes) = self.body(purpose, response, ERROR_LIMIT).await else { return String::new() };
+        let Ok(answer) = serde_json::from_slice::<Answer>(&bytes) else { return String::new() };
+        answer.errors.first().map_or_else(String::new, |error| match &error.message {
+            Some(message) if !message.is_empty() => format!(": {message}"),
+            _ => format!(": {}", error.code),
+        })
+    }
+
+    /// A whole answer of at most so many bytes.
+    pub(super) async fn body(&self, purpose: &Purpose, mut response: Response, limit: u64) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.answer(purpose, response.chunk()).await? {
+            self.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            if bytes.len() as u64 + chunk.len() as u64 > limit {
+                return Err(Failure::Final(RegistryError::TooLong {
+                    what: purpose.what.clone(),
+                    registry: purpose.host.name.clone(),
+                    limit,
+                }));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Purpose {
+    pub(super) fn unavailable(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Unavailable {
+            what: self.what.clone(),
+            registry: self.host.name.clone(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(super) fn denied(&self, problem: String, authenticated: bool) -> RegistryError {
+        RegistryError::Denied { what: self.what.clone(), registry: self.host.name.clone(), problem, authenticated }
+    }
+
+    pub(super) fn nonsense(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Nonsense { what: self.what.clone(), registry: self.host.name.clone(), problem: problem.into() }
+    }
+}
+
+/// Whether the same request may be answered otherwise a little later.
+fn is_passing(status: StatusCode) -> bool {
+    let waiting = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY];
+    waiting.contains(&status) || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    Some(Duration::from_secs(value.trim().parse().ok()?))
+}
+
+/// An error with its causes and without its address, which may hold a token.
+pub(super) fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut parts: Vec<String> = Vec::new();
+    let mut source: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !parts.iter().any(|part| part.contains(&more)) {
+            parts.push(more);
+        }
+        source = error.source();
+    }
+    // The outermost says only that a request was sent; the innermost says why it failed.
+    match parts.pop() {
+        Some(last) => format!("cannot be reached or broke off ({last})"),
+        None => "cannot be reached".into(),
+    }
+}
+
+fn credential_key(credential: Option<&super::Credential>) -> String {
+    match credential {
+        None => String::new(),
+        Some(super::Credential::Password { user, password }) => format!("{user} {password}"),
+        Some(super::Credential::Identity(token)) => token.clone(),
+    }
+}

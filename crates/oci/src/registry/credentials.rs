@@ -1,0 +1,385 @@
+//! Who one is on a registry: Docker's configuration file with its helpers and identity tokens, and podman's.
+//!
+//! The files are those that `docker login` and `podman login` write. A helper is a program `docker-credential-NAME` that
+//! speaks JSON on its standard streams. Nothing is looked for here: the command line says which files there are.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kiln_plan::reference::Repository;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::RegistryError;
+
+/// How Docker calls its own registry in its configuration.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+/// The user that a helper names when the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+
+/// Who one is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// A name and a password, or an access token in its place.
+    Password {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token with which the registry's token service gives others (OAuth 2 refresh token).
+    Identity(String),
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Password { user, .. } => write!(f, "Password({user})"),
+            Self::Identity(_) => f.write_str("Identity"),
+        }
+    }
+}
+
+/// Where credentials are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// Files in the format of Docker's `config.json`, the first that has an answer is taken. Those that do not exist
+    /// are empty.
+    pub files: Vec<PathBuf>,
+    /// Where helpers are looked for.
+    pub path: Option<OsString>,
+}
+
+/// The part of Docker's `config.json` that is about credentials.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ConfigFile {
+    auths: Map<String, Value>,
+    creds_store: Option<String>,
+    cred_helpers: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    #[serde(rename = "identitytoken")]
+    identity_token: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperAnswer {
+    username: String,
+    secret: String,
+}
+
+impl Credentials {
+    /// The credential for a repository, if there is one.
+    pub fn find(&self, repository: &Repository) -> Result<Option<Credential>, RegistryError> {
+        for file in &self.files {
+            let Some(config) = read(file)? else { continue };
+            if let Some(found) = self.find_in(&config, repository, file)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_in(
+        &self,
+        config: &ConfigFile,
+        repository: &Repository,
+        file: &Path,
+    ) -> Result<Option<Credential>, RegistryError> {
+        let keys = keys(repository);
+        for key in &keys {
+            if let Some(helper) = config.cred_helpers.get(key)
+                && let Some(found) = self.ask(helper, key)?
+            {
+                return Ok(Some(found));
+            }
+        }
+        for key in &keys {
+            if let Some(entry) = config.auths.get(key)
+                && let Some(found) = credential(entry)
+                    .map_err(|problem| RegistryError::Credentials(format!("`{key}` in {} {problem}", file.display())))?
+            {
+                return Ok(Some(found));
+            }
+        }
+        let Some(helper) = &config.creds_store else { return Ok(None) };
+        self.ask(helper, &server(&repository.registry))
+    }
+
+    /// Asks a helper (docker-credential-helpers, "get"). One that does not know is no error.
+    fn ask(&self, helper: &str, server: &str) -> Result<Option<Credential>, RegistryError> {
+        let output = self.run(helper, "get", server.as_bytes())?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            if said.contains("not found") {
+                return Ok(None);
+            }
+            return Err(RegistryError::Credentials(format!(
+                "`docker-credential-{helper}` has no answer for {server}: {}",
+                said.trim()
+            )));
+        }
+        let answer: HelperAnswer = serde_json::from_slice(&output.stdout).map_err(|_| {
+            RegistryError::Credentials(format!("`docker-credential-{helper}` answered something that is not JSON"))
+        })?;
+        Ok(Some(match answer.username.as_str() {
+            TOKEN_USER => Credential::Identity(answer.secret),
+            _ => Credential::Password { user: answer.username, password: answer.secret },
+        }))
+    }
+
+    fn run(&self, helper: &str, verb: &str, input: &[u8]) -> Result<std::process::Output, RegistryError> {
+        let name = format!("docker-credential-{helper}");
+        let missing = || RegistryError::Credentials(format!("the credential helper `{name}` is not on PATH"));
+        let path = self.path.clone().unwrap_or_default();
+        let mut places = std::env::split_paths(&path).map(|directory| directory.join(&name));
+        let program = places.find(|program| program.is_file()).ok_or_else(missing)?;
+        let failed = |error| RegistryError::Credentials(format!("`{name}` cannot be run: {error}"));
+        let mut child = Command::new(program)
+            .arg(verb)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that does not read its input still has an answer.
+            let _ = stdin.write_all(input);
+        }
+        child.wait_with_output().map_err(failed)
+    }
+
+    /// Keeps a credential for a registry in the first file, or in the helper that this file names; where it went.
+    pub fn store(&self, registry: &str, user: &str, password: &str) -> Result<String, RegistryError> {
+        let (file, config) = self.first()?;
+        let server = server(registry);
+        if let Some(helper) = config.cred_helpers.get(&server).or(config.creds_store.as_ref()) {
+            let input = json!({ "ServerURL": server, "Username": user, "Secret": password }).to_string();
+            let output = self.run(helper, "store", input.as_bytes())?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stdout);
+                let message = format!("`docker-credential-{helper}` does not keep it: {}", said.trim());
+                return Err(RegistryError::Credentials(message));
+            }
+            return Ok(format!("`docker-credential-{helper}`"));
+        }
+        let auth = STANDARD.encode(format!("{user}:{password}"));
+        change(file, |auths| {
+            auths.insert(server, json!({ "auth": auth }));
+        })?;
+        Ok(file.display().to_string())
+    }
+
+    /// Forgets the credential for a registry; whether there was one.
+    pub fn erase(&self, registry: &str) -> Result<bool, RegistryError> {
+        let (file, config) = self.first()?;
+        let server = server(registry);
+        if let Some(helper) = config.cred_helpers.get(&server).or(config.creds_store.as_ref()) {
+            return Ok(self.run(helper, "erase", server.as_bytes())?.status.success());
+        }
+        if !config.auths.contains_key(&server) {
+            return Ok(false);
+        }
+        change(file, |auths| {
+            auths.remove(&server);
+        })?;
+        Ok(true)
+    }
+
+    fn first(&self) -> Result<(&PathBuf, ConfigFile), RegistryError> {
+        let nowhere = || RegistryError::Credentials("there is no home directory to keep credentials in".into());
+        let file = self.files.first().ok_or_else(nowhere)?;
+        Ok((file, read(file)?.unwrap_or_default()))
+    }
+}
+
+/// The keys under which a repository's credential may stand, the most specific first: podman keeps credentials for
+/// namespaces too, and old versions of Docker wrote URLs.
+fn keys(repository: &Repository) -> Vec<String> {
+    let mut keys = Vec::new();
+    let whole = repository.to_string();
+    let mut rest = whole.as_str();
+    while let Some((shorter, _)) = rest.rsplit_once('/') {
+        keys.push(rest.to_owned());
+        rest = shorter;
+    }
+    keys.push(repository.registry.clone());
+    if repository.registry == "docker.io" {
+        keys.extend([DOCKER_HUB_KEY, "index.docker.io", "registry-1.docker.io"].map(str::to_owned));
+    }
+    for form in ["https://{}", "https://{}/", "https://{}/v1/", "https://{}/v2/", "http://{}"] {
+        keys.push(form.replace("{}", &repository.registry));
+    }
+    keys
+}
+
+/// How a registry is called in configuration files.
+fn server(registry: &str) -> String {
+    if registry == "docker.io" { DOCKER_HUB_KEY.into() } else { registry.to_owned() }
+}
+
+fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
+    let entry: Entry = Entry::deserialize(entry).map_err(|_| "is not a credential")?;
+    if !entry.identity_token.is_empty() {
+        return Ok(Some(Credential::Identity(entry.identity_token)));
+    }
+    if !entry.username.is_empty() {
+        return Ok(Some(Credential::Password { user: entry.username, password: entry.password }));
+    }
+    if entry.auth.is_empty() {
+        return Ok(None);
+    }
+    let decoded = STANDARD.decode(entry.auth.trim()).map_err(|_| "is not base64")?;
+    let text = String::from_utf8(decoded).map_err(|_| "is not text in base64")?;
+    let (user, password) = text.split_once(':').ok_or("is not `user:password` in base64")?;
+    // Docker pads what it writes with zero bytes in some versions.
+    let password = password.trim_end_matches('\0');
+    Ok(Some(Credential::Password { user: user.to_owned(), password: password.to_owned() }))
+}
+
+fn read(file: &Path) -> Result<Option<ConfigFile>, RegistryError> {
+    match document(file)? {
+        None => Ok(None),
+        Some(document) => serde_json::from_value(Value::Object(document)).map(Some).map_err(|error| unreadable(file, &error)),
+    }
+}
+
+fn document(file: &Path) -> Result<Option<Map<String, Value>>, RegistryError> {
+    let text = match fs_err::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RegistryError::Credentials(error.to_string())),
+        Ok(text) => text,
+    };
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(&text).map(Some).map_err(|error| unreadable(file, &error))
+}
+
+fn unreadable(file: &Path, error: &serde_json::Error) -> RegistryError {
+    RegistryError::Credentials(format!("{} cannot be read: {error}", file.display()))
+}
+
+/// Changes the credentials of a file and leaves everything else in it; it is readable for its owner alone.
+fn change(file: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), RegistryError> {
+    let failed = |error: std::io::Error| RegistryError::Credentials(error.to_string());
+    let mut document = document(file)?.unwrap_or_default();
+    let auths = document.entry("auths").or_insert_with(|| json!({}));
+    match auths.as_object_mut() {
+        Some(auths) => change(auths),
+        None => return Err(RegistryError::Credentials(format!("`auths` in {} is not a table", file.display()))),
+    }
+    let directory = file.parent().unwrap_or(Path::new("."));
+    fs_err::create_dir_all(directory).map_err(failed)?;
+    // Made for the owner alone, as tempfile does, and renamed: no moment at which others could read it.
+    let mut written = tempfile::Builder::new().prefix(".config.").tempfile_in(directory).map_err(failed)?;
+    let text = format!("{:#}\n", Value::Object(document));
+    written.write_all(text.as_bytes()).and_then(|()| written.as_file().sync_all()).map_err(failed)?;
+    written.persist(file).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str) -> (tempfile::TempDir, Credentials) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.json");
+        fs_err::write(&file, text).unwrap();
+        let credentials = Credentials { files: vec![file], path: Some(directory.path().as_os_str().to_owned()) };
+        (directory, credentials)
+    }
+
+    fn helper(directory: &tempfile::TempDir, script: &str) {
+        let path = directory.path().join("docker-credential-fake");
+        let written = directory.path().join("written");
+        fs_err::write(&written, format!("#!/bin/sh\n{script}")).unwrap();
+        fs_err::set_permissions(&written, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert!(Command::new("cp").args([&written, &path]).status().unwrap().success());
+    }
+
+    fn find(credentials: &Credentials, repository: &str) -> Option<Credential> {
+        credentials.find(&repository.parse().unwrap()).unwrap()
+    }
+
+    fn password(user: &str, password: &str) -> Option<Credential> {
+        Some(Credential::Password { user: user.into(), password: password.into() })
+    }
+
+    #[test]
+    fn the_most_specific_entry_is_taken() {
+        let (_directory, credentials) = with(
+            r#"{"auths": {"ghcr.io": {"auth": "YTox"}, "ghcr.io/acme": {"auth": "Yjoy"}, "other.example": {},
+                "https://index.docker.io/v1/": {"username": "hub", "password": "3"}}}"#,
+        );
+        assert_eq!(find(&credentials, "ghcr.io/x/y"), password("a", "1"));
+        assert_eq!(find(&credentials, "ghcr.io/acme/y"), password("b", "2"));
+        assert_eq!(find(&credentials, "python"), password("hub", "3"));
+        assert_eq!(find(&credentials, "other.example/x"), None);
+        assert_eq!(find(&credentials, "quay.io/x"), None);
+    }
+
+    #[test]
+    fn an_identity_token_counts_more_than_a_password() {
+        let (_directory, credentials) =
+            with(r#"{"auths": {"r.example": {"auth": "YTox", "identitytoken": "refresh"}}}"#);
+        assert_eq!(find(&credentials, "r.example/x"), Some(Credential::Identity("refresh".into())));
+    }
+
+    #[test]
+    fn helpers_are_asked_and_may_not_know() {
+        let (directory, credentials) = with(r#"{"credsStore": "fake", "credHelpers": {"gcr.io": "fake"}}"#);
+        helper(
+            &directory,
+            r#"read server
+            case $server in
+                gcr.io) echo '{"ServerURL": "gcr.io", "Username": "<token>", "Secret": "t"}' ;;
+                quay.io) echo '{"ServerURL": "quay.io", "Username": "u", "Secret": "p"}' ;;
+                bad.example) echo 'the keyring is locked'; exit 1 ;;
+                *) echo 'credentials not found in native keychain'; exit 1 ;;
+            esac"#,
+        );
+        assert_eq!(find(&credentials, "gcr.io/x"), Some(Credential::Identity("t".into())));
+        assert_eq!(find(&credentials, "quay.io/x"), password("u", "p"));
+        assert_eq!(find(&credentials, "ghcr.io/x"), None);
+        let locked = credentials.find(&"bad.example/x".parse().unwrap()).unwrap_err();
+        assert_eq!(locked.to_string(), "`docker-credential-fake` has no answer for bad.example: the keyring is locked");
+    }
+
+    #[test]
+    fn what_is_kept_is_found_and_forgotten_and_the_rest_of_the_file_stays() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_directory, credentials) = with(r#"{"psFormat": "table", "auths": {"a.example": {"auth": "YTox"}}}"#);
+        credentials.store("b.example:5000", "user", "pass:word").unwrap();
+        credentials.store("docker.io", "hub", "x").unwrap();
+        assert_eq!(find(&credentials, "b.example:5000/x"), password("user", "pass:word"));
+        assert_eq!(find(&credentials, "python"), password("hub", "x"));
+        assert!(credentials.erase("a.example").unwrap());
+        assert!(!credentials.erase("a.example").unwrap());
+        let text = fs_err::read_to_string(&credentials.files[0]).unwrap();
+        assert!(text.contains("psFormat") && text.contains("index.docker.io/v1/") && !text.contains("a.example"), "{text}");
+        assert_eq!(fs_err::metadata(&credentials.files[0]).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_that_names_it() {
+        for text in ["{", r#"{"auths": 1}"#, r#"{"auths": {"a.example": {"auth": "%"}}}"#] {
+            let (_directory, credentials) = with(text);
+            let error = credentials.find(&"a.example/x".parse().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("config.json"), "{error}");
+        }
+    }
+}

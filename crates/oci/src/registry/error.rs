@@ -1,0 +1,158 @@
+//! What can go wrong between this machine and a registry.
+
+use kiln_plan::digest::Digest;
+use kiln_plan::event::Cancelled;
+use kiln_plan::size;
+
+/// A registry error. No message holds a credential or a token.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The registry cannot be reached, breaks off, or keeps answering that it cannot serve now.
+    #[error("{what}: {registry} {problem}")]
+    Unavailable {
+        /// What was being done: `pushing ghcr.io/acme/train`.
+        what: String,
+        /// Which registry.
+        registry: String,
+        /// A clause that follows the registry's name.
+        problem: String,
+    },
+    /// The registry wants other credentials, or any.
+    #[error("{what}: {registry} {problem}")]
+    Denied {
+        /// What was being done.
+        what: String,
+        /// Which registry.
+        registry: String,
+        /// A clause that follows the registry's name.
+        problem: String,
+        /// Whether credentials were sent.
+        authenticated: bool,
+    },
+    /// The registry does not have it.
+    #[error("{what}: {registry} does not have it")]
+    NotFound {
+        /// What was being done.
+        what: String,
+        /// Which registry.
+        registry: String,
+    },
+    /// The registry does not do that.
+    #[error("{what}: {registry} answered {status}{message}")]
+    Refused {
+        /// What was being done.
+        what: String,
+        /// Which registry.
+        registry: String,
+        /// The HTTP status.
+        status: u16,
+        /// Nothing, or a colon and what the registry says.
+        message: String,
+    },
+    /// The registry has other content than its digest says.
+    #[error("{what}: {registry} gave other content than {expected}{found}")]
+    Content {
+        /// What was being done.
+        what: String,
+        /// Which registry.
+        registry: String,
+        /// What was asked for.
+        expected: Digest,
+        /// Nothing, or a colon and what came.
+        found: String,
+    },
+    /// An answer that is longer than it may be.
+    #[error("{what}: the answer of {registry} is longer than {}", size::format(*limit))]
+    TooLong {
+        /// What was being done.
+        what: String,
+        /// Which registry.
+        registry: String,
+        /// Bytes that it may have.
+        limit: u64,
+    },
+    /// An answer that makes no sense.
+    #[error("{what}: the answer of {registry} {problem}")]
+    Nonsense {
+        /// What was being done.
+        what: String,
+        /// Which registry.
+        registry: String,
+        /// A clause.
+        problem: String,
+    },
+    /// Content that was to be sent is not what its digest says.
+    #[error("{what}: the bytes of {digest} on this machine are not what the digest says")]
+    Damaged {
+        /// What was being done.
+        what: String,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// Credentials cannot be read.
+    #[error("{0}")]
+    Credentials(String),
+    /// The network may not be used.
+    #[error("{0}: `--offline` forbids to ask a registry")]
+    Offline(String),
+    /// The user wants to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Reading what is to be sent, or setting up the client.
+    #[error(transparent)]
+    Io(std::io::Error),
+}
+
+impl RegistryError {
+    /// Whether the registry says that something is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the registry says that one may not.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Refused { status: 405, .. })
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unavailable { .. } => {
+                "what has arrived there is kept: run the command again and only what is missing moves".into()
+            }
+            Self::Denied { registry, authenticated: false, .. } => format!("run `kiln login {registry}`"),
+            Self::Denied { registry, authenticated: true, .. } => {
+                format!("do these credentials allow it? Others are given with `kiln login {registry}`")
+            }
+            Self::Damaged { .. } => "a file of the store was changed: remove it, and build again".into(),
+            Self::Offline(_) => "run once without `--offline`".into(),
+            _ => return None,
+        })
+    }
+}
+
+impl From<Cancelled> for RegistryError {
+    fn from(_: Cancelled) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<std::io::Error> for RegistryError {
+    /// A reader of a registry's content wraps what went wrong there.
+    fn from(error: std::io::Error) -> Self {
+        if error.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) {
+            return Self::Interrupted;
+        }
+        error.downcast::<Self>().unwrap_or_else(Self::Io)
+    }
+}
+
+impl From<RegistryError> for std::io::Error {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Interrupted => Self::other(Cancelled),
+            RegistryError::Io(error) => error,
+            error => Self::other(error),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One registry: its address, what it asks for, and the tokens that it gave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kiln_plan::reference::Repository;
+use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Client, Response, StatusCode};
+use serde::Deserialize;
+use tokio::sync::{Mutex, OnceCell};
+use url::Url;
+
+use super::challenge::Challenge;
+use super::client::{Failure, Inner, Options, Purpose, builder};
+use super::{Credential, RegistryError};
+
+/// Bytes of an answer with a token.
+const TOKEN_LIMIT: u64 = 1 << 20;
+/// How long a token is good where its giver does not say (distribution's "Token Authentication Specification").
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// A token is renewed so long before its end, so that it does not end on its way.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// What a token must allow: repositories and actions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Scope(BTreeMap<String, BTreeSet<&'static str>>);
+
+impl Scope {
+    /// Reading from a repository.
+    pub(super) fn pull(repository: &Repository) -> Self {
+        Self::default().and(repository, &["pull"])
+    }
+
+    /// Writing to a repository.
+    pub(super) fn push(repository: &Repository) -> Self {
+        Self::default().and(repository, &["pull", "push"])
+    }
+
+    /// Removing from a repository.
+    pub(super) fn delete(repository: &Repository) -> Self {
+        Self::default().and(repository, &["delete", "pull"])
+    }
+
+    pub(super) fn and(mut self, repository: &Repository, actions: &[&'static str]) -> Self {
+        self.0.entry(repository.path.clone()).or_default().extend(actions);
+        self
+    }
+
+    fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(path, actions)| {
+            let actions: Vec<&str> = actions.iter().copied().collect();
+            format!("repository:{path}:{}", actions.join(","))
+        })
+    }
+}
+
+/// One registry.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// As references write it: `ghcr.io`.
+    pub(super) name: String,
+    pub(super) client: Client,
+    /// Whether plain HTTP may be tried.
+    plain: bool,
+    base: OnceCell<Url>,
+    auth: Mutex<Auth>,
+}
+
+#[derive(Debug, Default)]
+struct Auth {
+    credential: Option<Credential>,
+    challenge: Option<Challenge>,
+    tokens: BTreeMap<Scope, Token>,
+}
+
+#[derive(Debug)]
+struct Token {
+    value: HeaderValue,
+    until: Instant,
+}
+
+impl Host {
+    pub(super) fn new(name: &str, options: &Options, client: &Client) -> Result<Self, RegistryError> {
+        let local = is_loopback(name);
+        // A proxy cannot reach this machine's own addresses.
+        let client = if local {
+            let built = builder(options).no_proxy().build();
+            built.map_err(|error| RegistryError::Io(std::io::Error::other(error)))?
+        } else {
+            client.clone()
+        };
+        let plain = local || options.insecure;
+        Ok(Self { name: name.to_owned(), client, plain, base: OnceCell::new(), auth: Mutex::default() })
+    }
+
+    pub(super) fn with(mut self, credential: Option<Credential>) -> Self {
+        self.auth.get_mut().credential = credential;
+        self
+    }
+
+    /// Takes another credential.
+    pub(super) async fn be(&self, credential: Credential) {
+        *self.auth.lock().await = Auth { credential: Some(credential), ..Auth::default() };
+    }
+
+    /// Whether an address is of this registry, as far as that is known by now.
+    pub(super) fn is(&self, url: &Url) -> bool {
+        self.base.get().is_some_and(|base| base.origin() == url.origin())
+    }
+
+    pub(super) async fn is_authenticated(&self) -> bool {
+        self.auth.lock().await.credential.is_some()
+    }
+
+    /// The address of its API, found out by asking where plain HTTP is allowed.
+    pub(super) async fn base(&self, inner: &Inner, purpose: &Purpose) -> Result<Url, Failure> {
+        self.base.get_or_try_init(|| self.find_base(inner, purpose)).await.cloned()
+    }
+
+    async fn find_base(&self, inner: &Inner, purpose: &Purpose) -> Result<Url, Failure> {
+        let address = if self.name == "docker.io" { "registry-1.docker.io" } else { &self.name };
+        let url = |scheme: &str| {
+            let parsed = Url::parse(&format!("{scheme}://{address}/v2/"));
+            parsed.map_err(|_| Failure::Final(purpose.unavailable("is not a host name")))
+        };
+        let (secure, plain) = (url("https")?, url("http")?);
+        if !self.plain {
+            return Ok(secure);
+        }
+        let spoken = inner.answer(purpose, self.client.get(plain.clone()).send()).await;
+        let refused = match spoken {
+            Ok(response) if response.status() != StatusCode::BAD_REQUEST => return Ok(plain),
+            // Go's servers answer so to plain HTTP where they speak TLS.
+            Ok(_) => Failure::Again(purpose.unavailable("answered 400 Bad Request"), None),
+            Err(refused) => refused,
+        };
+        match inner.answer(purpose, self.client.get(secure.clone()).send()).await {
+            Ok(_) => Ok(secure),
+            Err(Failure::Final(error)) => Err(Failure::Final(error)),
+            Err(_) => Err(refused),
+        }
+    }
+
+    /// What to say about oneself, if the registry was ever heard to ask.
+    pub(super) async fn authorization(&self, inner: &Inner, purpose: &Purpose) -> Result<Option<HeaderValue>, Failure> {
+        let mut auth = self.auth.lock().await;
+        let (realm, service, asked) = match &auth.challenge {
+            None => return Ok(None),
+            Some(Challenge::Basic) => return Ok(basic(auth.credential.as_ref())),
+            Some(Challenge::Bearer { realm, service, scope }) => (realm.clone(), service.clone(), scope.clone()),
+        };
+        if let Some(token) = auth.tokens.get(&purpose.scope).filter(|token| Instant::now() + MARGIN < token.until) {
+            return Ok(Some(token.value.clone()));
+        }
+        let mut scopes: Vec<String> = purpose.scope.texts().collect();
+        // A registry may ask for what this client does not know of.
+        scopes.extend(asked.filter(|_| purpose.scope.0.is_empty()));
+        let token = self.token(inner, purpose, &realm, service.as_deref(), &scopes, auth.credential.as_ref()).await?;
+        let value = token.value.clone();
+        auth.tokens.insert(purpose.scope.clone(), token);
+        Ok(Some(value))
+    }
+
+    /// Learns from an answer what the registry wants; whether asking again may help.
+    pub(super) async fn challenged(&self, response: &Response, sent: Option<&HeaderValue>) -> bool {
+        let headers = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        let Some(challenge) = Challenge::parse(headers) else { return false };
+        let mut auth = self.auth.lock().await;
+        let anew = match (&challenge, sent) {
+            (Challenge::Basic, Some(_)) => false,
+            (Challenge::Basic, None) => auth.credential.is_some(),
+            (Challenge::Bearer { .. }, _) => true,
+        };
+        // The token was not good enough or not any more.
+        auth.tokens.retain(|_, token| Some(&token.value) != sent);
+        auth.challenge = Some(challenge);
+        anew
+    }
+
+    async fn token(
+        &self,
+        inner: &Inner,
+        purpose: &Purpose,
+        realm: &Url,
+        service: Option<&str>,
+        scopes: &[String],
+        credential: Option<&Credential>,
+    ) -> Result<Token, Failure> {
+        let mut parameters: Vec<(&str, &str)> = service.map(|service| ("service", service)).into_iter().collect();
+        let request = match credential {
+            Some(Credential::Identity(token)) => {
+                let joined = scopes.join(" ");
+                parameters.extend([("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "kiln")]);
+                parameters.push(("scope", &joined));
+                let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
+                let kind = "application/x-www-form-urlencoded";
+                self.client.post(realm.clone()).header(reqwest::header::CONTENT_TYPE, kind).body(form)
+            }
+            other => {
+                parameters.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
+                let mut url = realm.clone();
+                url.query_pairs_mut().extend_pairs(&parameters);
+                let request = self.client.get(url);
+                match other {
+                    Some(Credential::Password { user, password }) => request.basic_auth(user, Some(password)),
+                    _ => request,
+                }
+            }
+        };
+        let response = inner.answer(purpose, request.send()).await?;
+        let response = match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                let problem = if credential.is_some() { "does not accept the credentials" } else { "wants credentials" };
+                return Err(Failure::Final(purpose.denied(problem.into(), credential.is_some())));
+            }
+            _ => inner.accept(purpose, response).await?,
+        };
+        let bytes = inner.body(purpose, response, TOKEN_LIMIT).await?;
+        read_token(&bytes).ok_or_else(|| Failure::Again(purpose.nonsense("to the request for a token holds none"), None))
+    }
+}
+
+fn basic(credential: Option<&Credential>) -> Option<HeaderValue> {
+    let Some(Credential::Password { user, password }) = credential else { return None };
+    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn read_token(bytes: &[u8]) -> Option<Token> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        token: Option<String>,
+        #[serde(default)]
+        access_token: Option<String>,
+        #[serde(default)]
+        expires_in: Option<u64>,
+    }
+    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    let life = answer.expires_in.map_or(DEFAULT_LIFE, |seconds| Duration::from_secs(seconds.min(86_400)));
+    Some(Token { value, until: Instant::now() + life.max(MARGIN * 2) })
+}
+
+fn is_loopback(name: &str) -> bool {
+    let host = match name.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => name,
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.ends_with(".localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_all_its_names() {
+        for name in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000", "a.localhost:1"] {
+            assert!(is_loopback(name), "{name}");
+        }
+        for name in ["ghcr.io", "localhost.example", "10.0.0.1:5000", "[fe80::1]:5000"] {
+            assert!(!is_loopback(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_scope_names_repositories_and_actions() {
+        let (a, b) = ("ghcr.io/a/b".parse().unwrap(), "ghcr.io/c".parse().unwrap());
+        let scope = Scope::push(&a).and(&b, &["pull"]);
+        let texts: Vec<String> = scope.texts().collect();
+        assert_eq!(texts, ["repository:a/b:pull,push", "repository:c:pull"]);
+    }
+}
