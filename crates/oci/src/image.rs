@@ -70,6 +70,13 @@ pub struct PlatformObject {
     pub variant: Option<String>,
 }
 
+impl std::fmt::Display for PlatformObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
 impl PlatformObject {
     /// How indexes write a platform.
     pub fn new(platform: Platform) -> Self {

@@ -33,7 +33,7 @@ const TRANSFERS: usize = 4;
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 /// Lengths of requests to try, in bytes, where one for the whole blob is too long for a registry or what is before it.
-const CUTS: [u64; 4] = [64 << 20, 16 << 20, 4 << 20, 1 << 20];
+const CUTS: [u64; 5] = [64 << 20, 16 << 20, 4 << 20, 1 << 20, 512 << 10];
 /// How long a registry may take to check and keep a blob that has arrived.
 const KEEPING: Duration = Duration::from_secs(15 * 60);
 
@@ -230,10 +230,15 @@ impl Inner {
                 Err(failure) => failure,
             };
             match failure {
-                Failure::Final(RegistryError::Refused { status: 413, .. }) if cut.is_none_or(|cut| cut > at.least.max(CUTS[3])) => {
-                    cut = CUTS.into_iter().find(|shorter| cut.is_none_or(|cut| *shorter < cut) && *shorter < upload.size);
-                    let error = purpose.unavailable("does not take requests of this length");
-                    Err(if cut.is_some() { Failure::Further(error) } else { failure })
+                Failure::Final(RegistryError::Refused { status: 413, .. }) => {
+                    let shorter = |length: &u64| *length < cut.unwrap_or(upload.size).min(upload.size);
+                    match CUTS.into_iter().find(|length| shorter(length) && *length >= at.least) {
+                        Some(length) => {
+                            cut = Some(length);
+                            Err(Failure::Further(purpose.unavailable("does not take requests of this length")))
+                        }
+                        None => Err(failure),
+                    }
                 }
                 // What arrived is not what was sent, or what was sent is not what it should be: once may be the line.
                 Failure::Final(RegistryError::Refused { status: 400 | 416, .. }) => {
