@@ -9,7 +9,7 @@ use kiln_plan::event::Event;
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack;
-use kiln_store::Root;
+use kiln_store::{Root, Store};
 
 use crate::bases;
 use crate::compose::made;
@@ -32,6 +32,17 @@ pub struct Built {
     pub layouts: Vec<Layout>,
     /// Whether nothing had to be done for it.
     pub unchanged: bool,
+    /// How programs are to call it: `ghcr.io/acme/arr/train:latest`.
+    pub references: Vec<String>,
+}
+
+impl Built {
+    /// An image from those of its platforms; its index is put into the store.
+    pub fn of(name: &str, images: Vec<Image>, store: &Store) -> Result<Self> {
+        let index = to_json(&index(&images))?;
+        let digest = store.add(&index)?;
+        Ok(Self { name: name.to_owned(), index, digest, images, layouts: Vec::new(), unchanged: true, references: Vec::new() })
+    }
 }
 
 /// What an image stands on while a chain is composed.
@@ -74,36 +85,38 @@ impl Project<'_> {
                 layouts.extend(done.layout.clone());
                 below.insert((image.name.clone(), platform), done);
             }
-            let index = to_json(&index(&composed))?;
-            let digest = self.store.add(&index)?;
-            let unchanged = !changed.contains(&image.name);
-            self.remember(image, lock, &composed, digest)?;
-            self.reporter.event(Event::Image { name: image.name.clone(), digest, unchanged });
-            built.push(Built { name: image.name.clone(), index, digest, images: composed, layouts, unchanged });
+            let mut done = Built::of(&image.name, composed, self.store)?;
+            done.references = self.references(image);
+            (done.layouts, done.unchanged) = (layouts, !changed.contains(&image.name));
+            self.remember(image, lock, &done.images, done.digest)?;
+            let (name, digest, unchanged) = (image.name.clone(), done.digest, done.unchanged);
+            self.reporter.event(Event::Image { name, digest, unchanged });
+            built.push(done);
         }
         Ok(built)
     }
 
     /// Does every step that is not done; the names of images that had one.
-    fn make_layers(&self, images: &[&stack::Image], lock: &Lock) -> Result<BTreeSet<String>> {
+    pub(crate) fn make_layers(&self, images: &[&stack::Image], lock: &Lock) -> Result<BTreeSet<String>> {
         let mut changed = BTreeSet::new();
         // Which wheels supersede one another is only known when all are here: the second round does what that changes.
         for _ in 0..2 {
             let all = self.all_steps(images, lock)?;
+            self.ask_cache(all.iter().flat_map(|steps| &steps.steps))?;
             let mut missing: Vec<&Step> = Vec::new();
             let mut absent: Vec<LockedWheel> = Vec::new();
             for steps in &all {
                 let here = |wheel: &&LockedWheel| self.store.has_blob(&wheel.sha256);
-                let complete = wheels_of(&steps.steps).all(|wheel| here(&wheel));
                 for step in &steps.steps {
-                    if self.known_layers(step)?.is_some() {
+                    if self.layers_of(step)?.is_some() {
                         continue;
                     }
                     changed.insert(steps.image.name.clone());
-                    if complete || !step.is_shared() {
+                    if steps.unsettled.is_empty() || !step.is_shared() {
                         missing.push(step);
                     } else {
-                        absent.extend(wheels_of(std::slice::from_ref(step)).filter(|wheel| !here(wheel)).cloned());
+                        let own = wheels_of(std::slice::from_ref(step)).chain(&steps.unsettled);
+                        absent.extend(own.filter(|wheel| !here(wheel)).cloned());
                     }
                 }
             }
@@ -113,6 +126,39 @@ impl Project<'_> {
             self.execute(&missing, &absent)?;
         }
         Ok(changed)
+    }
+
+    /// An image of which every step is known, here or in the cache: composed without doing any.
+    pub(crate) fn compose_known(&self, image: &stack::Image, lock: &Lock) -> Result<Built> {
+        let chain = self.chosen(std::slice::from_ref(&image.name))?;
+        let all = self.all_steps(&chain, lock)?;
+        self.ask_cache(all.iter().flat_map(|steps| &steps.steps))?;
+        for steps in &all {
+            for step in &steps.steps {
+                if self.layers_of(step)?.is_none() {
+                    let (name, platform) = (&image.name, steps.platform);
+                    return Err(BuildError::Mistake {
+                        message: format!("`{}` for {platform} is neither here nor in the cache", step.name),
+                        hint: format!(
+                            "`kiln build {name} --platform {platform} --push` with a `[cache]` in the stack, or name the \
+                             manifests' digests"
+                        ),
+                    });
+                }
+            }
+        }
+        let mut below: BTreeMap<(String, Platform), Below> = BTreeMap::new();
+        let mut composed = Vec::new();
+        for link in chain {
+            for &platform in &self.stack.target.platforms {
+                let done = self.compose_one(link, platform, lock, &below)?;
+                if link.name == image.name {
+                    composed.extend(done.image.clone());
+                }
+                below.insert((link.name.clone(), platform), done);
+            }
+        }
+        Built::of(&image.name, composed, self.store)
     }
 
     /// The steps of images on all platforms.
@@ -163,7 +209,7 @@ impl Project<'_> {
         let steps = self.steps(image, platform, lock, layers_below)?.steps;
         let mut layers = Vec::new();
         for step in &steps {
-            let known = self.known_layers(step)?;
+            let known = self.layers_of(step)?;
             layers.push(known.ok_or_else(|| {
                 BuildError::Project(format!("`{}` changed while it was built: build again", step.name))
             })?);
@@ -202,6 +248,7 @@ pub(crate) fn manifest_descriptor(image: &Image) -> Descriptor {
         digest: image.manifest,
         size: image.manifest_size,
         platform: Some(PlatformObject::new(image.platform)),
+        urls: Vec::new(),
         annotations: BTreeMap::new(),
     }
 }

@@ -100,7 +100,7 @@ fn settings(image: &stack::Image, config: &mut Config, has_packages: bool) {
 }
 
 /// Seconds since 1970 as RFC 3339 in UTC.
-fn timestamp(seconds: u64) -> String {
+pub(crate) fn timestamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (mut year, mut day) = (1970, days);
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));

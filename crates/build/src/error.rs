@@ -1,7 +1,9 @@
 //! What can go wrong in a build, whose fault it is, and what to do.
 
 use kiln_oci::OciError;
+use kiln_oci::registry::RegistryError;
 use kiln_plan::diagnostic::Diagnostics;
+use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_plan::lock::LockError;
 use kiln_store::StoreError;
@@ -75,6 +77,9 @@ pub enum BuildError {
     /// A package index.
     #[error("the package index cannot be reached")]
     Index(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Layers that a record promised are on no registry and in no store.
+    #[error("{} layers that the cache promised are not there any more", .0.len())]
+    Lost(Vec<Digest>),
     /// A program that is needed.
     #[error("the program `{program}` is needed {purpose}, and {problem}")]
     Program {
@@ -110,8 +115,10 @@ impl BuildError {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) | Self::Mistake { .. } => {
                 Fault::User
             }
-            Self::Oci(OciError::Layout { .. }) => Fault::User,
+            Self::Oci(OciError::Layout { .. } | OciError::Unusable { .. }) => Fault::User,
+            Self::Oci(OciError::Registry(_)) => Fault::Surroundings,
             Self::Step { .. } => Fault::Step,
+            Self::Lost(_) => Fault::Surroundings,
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
             Self::Oci(_) => Fault::Step,
             Self::Store(_) | Self::Fetch(_) | Self::Index(_) | Self::Program { .. } | Self::Io(_) => {
@@ -139,11 +146,22 @@ impl BuildError {
                     .into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
+            Self::Oci(OciError::Registry(error)) => error.hint(),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
             Self::Fetch(error) => error.hint(),
             Self::Program { hint, .. } => Some(hint.clone()),
             _ => None,
         }
+    }
+
+    /// Whether a registry says that something is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Oci(OciError::Registry(error)) if error.is_not_found())
+    }
+
+    /// Whether a registry says that one may not.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Oci(OciError::Registry(error)) if error.is_denied())
     }
 
     fn is_disk_full(&self) -> bool {
@@ -165,6 +183,12 @@ impl BuildError {
             Self::Io(error) | Self::Oci(OciError::Io(error)) => error.kind() == std::io::ErrorKind::StorageFull,
             _ => false,
         }
+    }
+}
+
+impl From<RegistryError> for BuildError {
+    fn from(error: RegistryError) -> Self {
+        OciError::from(error).into()
     }
 }
 

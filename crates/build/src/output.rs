@@ -14,6 +14,7 @@ use kiln_plan::stack;
 use crate::build::{Built, manifest_descriptor};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
+use crate::workshop::Workshop;
 
 /// Where a finished image goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,17 @@ impl FromStr for Output {
 }
 
 impl Project<'_> {
+    /// How programs are to call an image: registry and stack before its name, and a tag each.
+    pub(crate) fn references(&self, image: &stack::Image) -> Vec<String> {
+        let repository = match &image.repository {
+            Some(repository) => repository.to_string(),
+            None => format!("{}/{}", self.stack.name, image.name),
+        };
+        image.tags.iter().map(|tag| format!("{repository}:{tag}")).collect()
+    }
+}
+
+impl Workshop<'_> {
     /// Writes images out. `named` are those that the command asked for; without names, all.
     pub fn output(&self, output: &Output, built: &[Built], named: &[String]) -> Result<()> {
         let wanted: Vec<&Built> =
@@ -65,6 +77,7 @@ impl Project<'_> {
         let mut entries = Vec::new();
         for built in wanted {
             for image in &built.images {
+                documents.push(self.store.read(&image.config)?);
                 documents.push(self.store.read(&image.manifest)?);
             }
             let mut entry = match built.images.as_slice() {
@@ -78,33 +91,28 @@ impl Project<'_> {
         let bytes = images.iter().flat_map(|image| &image.layers).map(|layer| layer.size).sum();
         let work = self.work("write", format!("oci:{}", path.display()), Some(bytes));
         let blobs = self.blobs(wanted);
-        self.check_bytes(&blobs, wanted)?;
+        check_bytes(&blobs, wanted)?;
         Ok(write_layout(path, &blobs, &images, &documents, entries, &work)?)
     }
 
-    fn blobs(&self, wanted: &[&Built]) -> Blobs<'_> {
+    /// Where the bytes of images are.
+    pub(crate) fn blobs(&self, wanted: &[&Built]) -> Blobs<'_> {
         let layouts = wanted.iter().flat_map(|built| built.layouts.iter().cloned()).collect();
-        Blobs { store: self.store, layouts }
-    }
-
-    fn check_bytes(&self, blobs: &Blobs<'_>, wanted: &[&Built]) -> Result<()> {
-        for built in wanted {
-            for image in &built.images {
-                blobs.check(image, &format!("`{}`", built.name))?;
-            }
-        }
-        Ok(())
+        let remote = self.session.places();
+        // Whoever may not use the network has only what is here.
+        let registries = if remote.is_empty() { None } else { self.registries().ok().cloned() };
+        Blobs { store: self.store, layouts, remote, registries }
     }
 
     fn archive(&self, path: &Path, built: &Built, image: &Image) -> Result<()> {
         let blobs = self.blobs(&[built]);
-        self.check_bytes(&blobs, &[built])?;
+        check_bytes(&blobs, &[built])?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new().prefix(".kiln-archive.").tempfile_in(directory)?;
         let out = std::io::BufWriter::with_capacity(1 << 20, file.as_file());
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("write", format!("docker-archive:{}", path.display()), Some(bytes));
-        docker_archive::write(out, &blobs, image, &self.references(&built.name), &work)?;
+        docker_archive::write(out, &blobs, image, &built.references, &work)?;
         file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
@@ -119,7 +127,7 @@ impl Project<'_> {
         };
         let program = self.find_program("docker").ok_or_else(|| problem("is not on PATH".into()))?;
         let blobs = self.blobs(&[built]);
-        self.check_bytes(&blobs, &[built])?;
+        check_bytes(&blobs, &[built])?;
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("load", &built.name, Some(bytes));
         let mut child = Command::new(program)
@@ -131,7 +139,7 @@ impl Project<'_> {
         let written = match child.stdin.take() {
             Some(stdin) => {
                 let mut out = std::io::BufWriter::with_capacity(1 << 20, stdin);
-                docker_archive::write(&mut out, &blobs, image, &self.references(&built.name), &work)
+                docker_archive::write(&mut out, &blobs, image, &built.references, &work)
                     .and_then(|()| Ok(out.flush()?))
             }
             None => Ok(()),
@@ -144,18 +152,15 @@ impl Project<'_> {
         }
         Ok(written?)
     }
+}
 
-    /// The references of an image: registry and stack before its name, a tag each, and the first 16 digits of the
-    /// index's digest as a tag once images are pushed.
-    fn references(&self, name: &str) -> Vec<String> {
-        let Some(image) = self.stack.image(name) else { return Vec::new() };
-        image.tags.iter().map(|tag| format!("{}:{tag}", self.repository(image))).collect()
+fn check_bytes(blobs: &Blobs<'_>, wanted: &[&Built]) -> Result<()> {
+    for built in wanted {
+        for image in &built.images {
+            blobs.check(image, &format!("`{}`", built.name))?;
+        }
     }
-
-    fn repository(&self, image: &stack::Image) -> String {
-        let registry = image.registry.as_ref().map(|registry| format!("{registry}/")).unwrap_or_default();
-        format!("{registry}{}/{}", self.stack.name, image.name)
-    }
+    Ok(())
 }
 
 /// The one image for one platform that some outputs take.

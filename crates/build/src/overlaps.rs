@@ -1,10 +1,13 @@
 //! Paths that several wheels of one image bring: the last by normalised name wins, and differing content is warned of.
 //!
 //! To know, every wheel's paths are needed, and reading them from the wheel takes long for one with thousands of files.
-//! So the hashes of its paths are remembered, eight bytes a file, and wheels are opened again only where hashes meet.
+//! So the hashes of its paths are remembered, eight bytes a file, and lists are looked at again only where hashes meet.
+//! What came out is remembered for the wheels of an image together. Machines that share a cache share both, so that one
+//! without a single wheel knows what they would do to one another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::step::StepKey;
 use kiln_wheel::install::{Content, InstalledFile, MAPPING_VERSION, Scheme, Wheel};
@@ -14,13 +17,31 @@ use crate::error::{BuildError, Result};
 use crate::project::Project;
 use crate::steps::scheme_key;
 
+/// Raised when the same wheels would give other overlaps, or a list of paths is written in another way.
+const OVERLAPS_VERSION: u32 = 1;
+/// Bytes that a list of paths may have, compressed and not.
+const LIST_LIMIT: u64 = 64 << 20;
+const LIST_LEVEL: i32 = 9;
+
 /// Who brings a path.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Overlap {
     /// The place of the wheel that wins.
     pub(crate) winner: usize,
     /// The places of the others.
     pub(crate) losers: BTreeSet<usize>,
+}
+
+/// What wheels do to one another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Overlaps {
+    /// Paths that more than one of them brings.
+    pub(crate) by_path: BTreeMap<String, Overlap>,
+    /// What is worth knowing.
+    warnings: Vec<String>,
+    /// Wheels of which nothing is known yet: the caller asks again when they are here.
+    #[serde(skip)]
+    pub(crate) unknown: Vec<LockedWheel>,
 }
 
 /// Hashes of what a wheel installs.
@@ -30,15 +51,52 @@ pub(crate) struct PathHashes {
     directories: Vec<u64>,
 }
 
+/// A file that a wheel brings: path, bytes, CRC-32.
+type Brought = (String, u64, u32);
+
+/// Where the cache keeps a list of [`Brought`], as JSON in zstd.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PathList {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
 impl Project<'_> {
-    /// Paths that more than one of these wheels brings. Wheels that are not in the store yet are left out: the caller
-    /// asks again when they are.
-    pub(crate) fn overlaps(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<BTreeMap<String, Overlap>> {
+    /// What these wheels do to one another.
+    pub(crate) fn overlaps(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<Overlaps> {
+        if wheels.len() < 2 {
+            return Ok(Overlaps::default());
+        }
+        let key = overlaps_key(wheels, scheme);
+        let mut known: Option<Overlaps> = self.store.recall(&key)?;
+        if known.is_none() {
+            known = self.recall_remote(&[key])?.pop().flatten();
+        }
+        let found = match known {
+            Some(known) => known,
+            None => {
+                let found = self.find_overlaps(wheels, scheme)?;
+                // What rests on lists of others is theirs to tell.
+                if found.unknown.is_empty() && wheels.iter().all(|wheel| self.store.has_blob(&wheel.sha256)) {
+                    self.store.remember(&key, &found)?;
+                }
+                found
+            }
+        };
+        found.warnings.iter().for_each(|warning| self.warn(warning));
+        Ok(found)
+    }
+
+    fn find_overlaps(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<Overlaps> {
         let mut seen: HashMap<u64, usize> = HashMap::new();
         let mut directories: HashMap<u64, usize> = HashMap::new();
         let mut meeting: BTreeSet<usize> = BTreeSet::new();
-        for (at, wheel) in wheels.iter().enumerate() {
-            let Some(hashes) = self.path_hashes(wheel, scheme)? else { continue };
+        let mut overlaps = Overlaps::default();
+        for (at, hashes) in self.path_hashes(wheels, scheme)?.into_iter().enumerate() {
+            let Some(hashes) = hashes else {
+                overlaps.unknown.push(wheels[at].clone());
+                continue;
+            };
             for hash in hashes.files {
                 if let Some(other) = seen.insert(hash, at) {
                     meeting.extend([other, at]);
@@ -51,65 +109,87 @@ impl Project<'_> {
                 return Err(file_and_directory(&wheels[*at], &wheels[*other]));
             }
         }
-        let mut brought: BTreeMap<String, Vec<(usize, InstalledFile)>> = BTreeMap::new();
+        let mut brought: BTreeMap<String, Vec<(usize, Brought)>> = BTreeMap::new();
         for &at in &meeting {
-            for file in self.installed(&wheels[at], scheme)? {
-                brought.entry(file.path.clone()).or_default().push((at, file));
+            match self.brought(&wheels[at], scheme)? {
+                Some(files) => {
+                    for file in files {
+                        brought.entry(file.0.clone()).or_default().push((at, file));
+                    }
+                }
+                None => overlaps.unknown.push(wheels[at].clone()),
             }
         }
-        let mut overlaps = BTreeMap::new();
         for (path, by) in brought {
             let Some(((winner, file), losers)) = by.split_last().filter(|(_, losers)| !losers.is_empty()) else {
                 continue;
             };
-            for (loser, other) in losers.iter().filter(|(_, other)| !same(&other.content, &file.content)) {
+            for (loser, other) in losers.iter().filter(|(_, other)| other != file) {
                 let (loses, wins) = (&wheels[*loser].file, &wheels[*winner].file);
-                self.warn(format!(
+                overlaps.warnings.push(format!(
                     "`{loses}` and `{wins}` both bring `{}` with different content; the latter wins",
-                    other.path
+                    other.0
                 ));
             }
             let losers = losers.iter().map(|(at, _)| *at).collect();
-            overlaps.insert(path, Overlap { winner: *winner, losers });
+            overlaps.by_path.insert(path, Overlap { winner: *winner, losers });
         }
         Ok(overlaps)
     }
 
-    /// The hashes of the paths that a wheel installs, sorted; nothing if the wheel is not in the store.
-    fn path_hashes(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<PathHashes>> {
-        if let Some(hashes) = self.store.recall(&paths_key(wheel, scheme))? {
-            return Ok(Some(hashes));
+    /// The hashes of the paths that each wheel installs; nothing for wheels that neither this machine nor the cache
+    /// knows.
+    fn path_hashes(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<Vec<Option<PathHashes>>> {
+        let mut all: Vec<Option<PathHashes>> = Vec::new();
+        for wheel in wheels {
+            all.push(self.store.recall(&paths_key(wheel, scheme))?);
         }
-        if !self.store.has_blob(&wheel.sha256) {
-            return Ok(None);
+        let elsewhere = |at: &usize| all[*at].is_none() && !self.store.has_blob(&wheels[*at].sha256);
+        let ask: Vec<StepKey> =
+            (0..wheels.len()).filter(elsewhere).map(|at| list_key(&wheels[at], scheme)).collect();
+        self.recall_remote::<PathList>(&ask)?;
+        for (wheel, hashes) in wheels.iter().zip(&mut all).filter(|(_, hashes)| hashes.is_none()) {
+            if let Some(files) = self.brought(wheel, scheme)? {
+                let found = hash_paths(&files.iter().map(|file| file.0.as_str()).collect::<Vec<_>>());
+                if self.store.has_blob(&wheel.sha256) {
+                    self.store.remember(&paths_key(wheel, scheme), &found)?;
+                }
+                *hashes = Some(found);
+            }
         }
-        let files = self.installed(wheel, scheme)?;
-        self.remember_paths(wheel, scheme, &files).map(Some)
+        Ok(all)
     }
 
     /// Remembers the hashes of the paths that a wheel installs.
-    pub(crate) fn remember_paths(
-        &self,
-        wheel: &LockedWheel,
-        scheme: &Scheme,
-        files: &[InstalledFile],
-    ) -> Result<PathHashes> {
-        let hash = |path: &str| {
-            let hash = blake3::hash(path.as_bytes());
-            hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-        };
-        let above = |file: &'_ InstalledFile| {
-            let path = file.path.clone();
-            let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
-            ends.into_iter().map(move |end| path[..end].to_owned())
-        };
-        let directories: BTreeSet<String> = files.iter().flat_map(above).collect();
-        let hashes = PathHashes {
-            files: files.iter().map(|file| hash(&file.path)).collect(),
-            directories: directories.iter().map(|path| hash(path)).collect(),
-        };
-        self.store.remember(&paths_key(wheel, scheme), &hashes)?;
-        Ok(hashes)
+    pub(crate) fn remember_paths(&self, wheel: &LockedWheel, scheme: &Scheme, files: &[InstalledFile]) -> Result<()> {
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        Ok(self.store.remember(&paths_key(wheel, scheme), &hash_paths(&paths))?)
+    }
+
+    /// The files that a wheel brings, from the wheel or from the list that another machine made of it.
+    fn brought(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<Vec<Brought>>> {
+        if self.store.has_blob(&wheel.sha256) {
+            let files = self.installed(wheel, scheme)?;
+            return Ok(Some(files.into_iter().map(brought).collect()));
+        }
+        let list: Option<PathList> = self.recall_remote(&[list_key(wheel, scheme)])?.pop().flatten();
+        let (Some(list), Some(cache)) = (list, self.cache()) else { return Ok(None) };
+        if !self.store.has_blob(&list.digest) {
+            match self.registries()?.blob(&cache.remote, &list.digest, LIST_LIMIT) {
+                Ok(bytes) => self.store.add(&bytes)?,
+                // A list that is gone is as good as one that was never made.
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Ok(read_list(&self.store.read(&list.digest)?))
+    }
+
+    /// The list of the files that a wheel of the store brings, as the cache keeps it.
+    pub(crate) fn path_list(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Vec<u8>> {
+        let files: Vec<Brought> = self.installed(wheel, scheme)?.into_iter().map(brought).collect();
+        let json = serde_json::to_vec(&files).map_err(std::io::Error::from)?;
+        Ok(zstd::bulk::compress(&json, LIST_LEVEL)?)
     }
 
     /// What an installer would write for a wheel of the store.
@@ -141,17 +221,43 @@ fn file_and_directory(one: &LockedWheel, other: &LockedWheel) -> BuildError {
     BuildError::step(what, "the former has a file where the latter has a directory")
 }
 
+fn hash_paths(paths: &[&str]) -> PathHashes {
+    let hash = |path: &&str| {
+        let hash = blake3::hash(path.as_bytes());
+        hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    let directories: BTreeSet<&str> =
+        paths.iter().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end])).collect();
+    PathHashes { files: paths.iter().map(hash).collect(), directories: directories.iter().map(hash).collect() }
+}
+
+/// The key of the hashes of a wheel's paths.
 fn paths_key(wheel: &LockedWheel, scheme: &Scheme) -> StepKey {
     scheme_key(StepKey::of("path hashes", MAPPING_VERSION).digest("wheel", &wheel.sha256), scheme).finish()
 }
 
-/// Whether two files have the same content, as far as checksums tell.
-fn same(one: &Content, other: &Content) -> bool {
-    match (one, other) {
-        (Content::Entry(one), Content::Entry(other)) => (one.crc, one.size) == (other.crc, other.size),
-        (Content::Bytes(one), Content::Bytes(other)) => one == other,
-        (Content::Entry(entry), Content::Bytes(bytes)) | (Content::Bytes(bytes), Content::Entry(entry)) => {
-            entry.size == bytes.len() as u64
-        }
+/// The key of the list of a wheel's paths.
+pub(crate) fn list_key(wheel: &LockedWheel, scheme: &Scheme) -> StepKey {
+    let key = StepKey::of("path list", OVERLAPS_VERSION).number("mapping", u64::from(MAPPING_VERSION));
+    scheme_key(key.digest("wheel", &wheel.sha256), scheme).finish()
+}
+
+/// The key of what wheels do to one another.
+pub(crate) fn overlaps_key(wheels: &[LockedWheel], scheme: &Scheme) -> StepKey {
+    let key = StepKey::of("overlaps", OVERLAPS_VERSION).number("mapping", u64::from(MAPPING_VERSION));
+    scheme_key(key.list("wheels", wheels.iter().map(|wheel| wheel.sha256.to_string())), scheme).finish()
+}
+
+fn brought(file: InstalledFile) -> Brought {
+    match file.content {
+        Content::Entry(entry) => (file.path, entry.size, entry.crc),
+        Content::Bytes(bytes) => (file.path, bytes.len() as u64, crc32fast::hash(&bytes)),
     }
+}
+
+fn read_list(bytes: &[u8]) -> Option<Vec<Brought>> {
+    use std::io::Read as _;
+    let mut json = Vec::new();
+    zstd::stream::Decoder::new(bytes).ok()?.take(LIST_LIMIT).read_to_end(&mut json).ok()?;
+    serde_json::from_slice(&json).ok()
 }

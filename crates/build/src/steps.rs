@@ -75,6 +75,10 @@ pub struct ImageSteps<'a> {
     pub steps: Vec<Step>,
     /// Everything above of the base: for users and interpreters.
     pub facts: BaseFacts,
+    /// Wheels that must be looked into before it is known what the layer that wheels share consists of.
+    pub unsettled: Vec<LockedWheel>,
+    /// All wheels of the image, by normalised name, and where they are installed; nothing where it has none.
+    pub wheels: Option<(Vec<LockedWheel>, Scheme)>,
 }
 
 impl Project<'_> {
@@ -93,7 +97,7 @@ impl Project<'_> {
             None => root.base_facts.clone().unwrap_or_default(),
         };
         let base = base.unwrap_or_else(|| "scratch".into());
-        let mut steps = Vec::new();
+        let (mut steps, mut unsettled, mut all_wheels) = (Vec::new(), Vec::new(), None);
         let locked = lock.image(&image.name, platform);
         if let Some(locked) = locked.filter(|locked| !locked.packages.is_empty()) {
             let python = self.stack.target.python.as_deref().unwrap_or_default();
@@ -111,14 +115,17 @@ impl Project<'_> {
                 }
             }
             let others = layers_below + steps.len() + image.copy.len() + 1;
-            steps.extend(self.wheel_steps(image, wheels, &scheme, others)?);
+            all_wheels = Some((wheels.iter().map(|(_, wheel)| wheel.clone()).collect(), scheme.clone()));
+            let (of_wheels, unknown) = self.wheel_steps(image, wheels, &scheme, others)?;
+            steps.extend(of_wheels);
+            unsettled = unknown;
         }
         let created = self.created_users(image);
         for copy in &image.copy {
             steps.push(self.copy_step(copy, &facts, &created, image)?);
         }
         steps.extend(users::step(image, &facts, &self.created_above(image))?);
-        Ok(ImageSteps { image, platform, steps, facts })
+        Ok(ImageSteps { image, platform, steps, facts, unsettled, wheels: all_wheels })
     }
 
     fn scheme(&self, image: &Image, python: &str, interpreter: &Interpreter) -> Result<Scheme> {
@@ -166,7 +173,7 @@ impl Project<'_> {
         wheels: Vec<(String, LockedWheel)>,
         scheme: &Scheme,
         other_layers: usize,
-    ) -> Result<Vec<Step>> {
+    ) -> Result<(Vec<Step>, Vec<LockedWheel>)> {
         let room = MAX_LAYERS.saturating_sub(other_layers + 1).max(1);
         let size = |wheel: &LockedWheel| wheel.size.unwrap_or(0);
         let mut large: Vec<usize> = (0..wheels.len()).filter(|at| size(&wheels[*at].1) > OWN_LAYER).collect();
@@ -178,6 +185,7 @@ impl Project<'_> {
         let overlaps = self.overlaps(&all, scheme)?;
         let task = |members: &[usize]| {
             let superseded = overlaps
+                .by_path
                 .iter()
                 .filter(|(_, by)| members.iter().any(|member| by.losers.contains(member)))
                 .map(|(path, by)| (path.clone(), by.winner))
@@ -207,7 +215,8 @@ impl Project<'_> {
             };
             steps.push(wheel_step(title, &names.join(", "), task(&small)));
         }
-        Ok(steps)
+        let unsettled = if small.len() > 1 { overlaps.unknown } else { Vec::new() };
+        Ok((steps, unsettled))
     }
 
     fn copy_step(
@@ -327,6 +336,15 @@ pub(crate) fn parent(image: &Image) -> Option<&str> {
 }
 
 impl Step {
+    /// What kind of step it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match &self.task {
+            Task::Wheels(_) => "wheels",
+            Task::Files(_) => "files",
+            Task::Copy(_) => "copy",
+        }
+    }
+
     /// Whether several wheels share the layer, so that which of them supersede one another matters.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(&self.task, Task::Wheels(task) if task.wheels.len() > 1)

@@ -30,6 +30,9 @@ pub(crate) struct Global {
     /// Threads that work at once [default: one for each processor]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) jobs: Option<u16>,
+    /// Speak plain HTTP to registries, and accept certificates that nobody vouches for
+    #[arg(long, global = true)]
+    pub(crate) insecure: bool,
     /// Do not use the network
     #[arg(long, global = true)]
     pub(crate) offline: bool,
@@ -78,6 +81,16 @@ pub(crate) enum Command {
     Lock(commands::lock::LockCommand),
     /// Say what a build would do; nothing is done
     Plan(commands::plan::Plan),
+    /// Copy an image from a registry to a layout, an archive or the Docker daemon
+    Pull(commands::pull::Pull),
+    /// Join what several machines pushed for their platforms, and move the tags
+    Index(commands::index::IndexCommand),
+    /// Keep credentials for a registry
+    Login(commands::login::Login),
+    /// Forget credentials for a registry
+    Logout(commands::login::Logout),
+    /// Look after the results that machines share through a registry
+    Cache(commands::cache::CacheCommand),
     /// List what is in an OCI layout, a wheel, or an image of the stack
     Inspect(commands::inspect::Inspect),
     /// List GPU names and capabilities, and which CUDA releases compile for them

@@ -1,20 +1,24 @@
 //! One file for each command.
 
 pub(crate) mod build;
+pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod du;
 pub(crate) mod gc;
 pub(crate) mod gpus;
+pub(crate) mod index;
 pub(crate) mod inspect;
 pub(crate) mod lock;
+pub(crate) mod login;
 pub(crate) mod plan;
+pub(crate) mod pull;
 pub(crate) mod schema;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use kiln_build::{BuildError, Project};
+use kiln_build::{BuildError, Project, Workshop};
 use kiln_plan::event::Cancel;
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
@@ -34,6 +38,11 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Build(command) => command.run(global, cancel),
         Command::Lock(command) => command.run(global, cancel),
         Command::Plan(command) => command.run(global, cancel),
+        Command::Pull(command) => command.run(global, cancel),
+        Command::Index(command) => command.run(global, cancel),
+        Command::Login(command) => command.run(global, cancel),
+        Command::Logout(command) => command.run(global),
+        Command::Cache(command) => command.run(global, cancel),
         Command::Inspect(command) => command.run(global, cancel),
         Command::Gpus(command) => command.run(global),
         Command::Du(command) => command.run(global),
@@ -73,15 +82,21 @@ fn with_project<T>(
     let store = open_store(global)?;
     let terminal = Terminal::new(global);
     let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let project = Project {
-        directory: fs_err::canonicalize(directory)?,
-        surroundings: surroundings(global, stack.target.native_gpus)?,
-        stack,
-        store: &store,
-        reporter: &terminal,
-        cancel: cancel.clone(),
-    };
+    let surroundings = surroundings(global, stack.target.native_gpus)?;
+    let workshop = Workshop::new(&store, &terminal, cancel.clone(), surroundings);
+    let project = Project { directory: fs_err::canonicalize(directory)?, stack, workshop };
     run(&project).map_err(|failure| failure.in_stack(&global.file.display().to_string(), &text))
+}
+
+/// Opens the store, and does something that needs no stack.
+fn with_workshop<T>(
+    global: &Global,
+    cancel: &Cancel,
+    run: impl FnOnce(&Workshop<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let store = open_store(global)?;
+    let terminal = Terminal::new(global);
+    run(&Workshop::new(&store, &terminal, cancel.clone(), surroundings(global, false)?))
 }
 
 fn open_store(global: &Global) -> Result<Store, Failure> {

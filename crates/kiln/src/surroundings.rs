@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln_build::{Netrc, Surroundings};
+use kiln_build::{Netrc, Signer, Surroundings};
+use kiln_oci::registry::{Credentials, Options};
 
 use crate::arguments::Global;
 use crate::render::Failure;
@@ -28,11 +29,49 @@ pub(crate) fn surroundings(global: &Global, native: bool) -> Result<Surroundings
     Ok(Surroundings {
         environment: std::env::vars_os().collect(),
         netrc: netrc(),
+        registry: registry(global),
+        signer: signer()?,
         jobs: jobs(global),
         offline: global.offline,
         created: created(std::env::var_os("SOURCE_DATE_EPOCH"))?,
         native_gpus: if native { native_gpus() } else { Vec::new() },
     })
+}
+
+/// How registries are spoken to.
+pub(crate) fn registry(global: &Global) -> Options {
+    Options {
+        credentials: Credentials { files: credential_files(), path: std::env::var_os("PATH") },
+        insecure: global.insecure,
+        offline: global.offline,
+        ..Options::default()
+    }
+}
+
+/// Where Docker and podman keep credentials, in the order in which they are asked; new ones go into the first.
+fn credential_files() -> Vec<PathBuf> {
+    let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(file) = path("REGISTRY_AUTH_FILE") {
+        return vec![file];
+    }
+    let home = path("HOME");
+    let below_home = |part: &str| home.as_ref().map(|home| home.join(part));
+    let docker = path("DOCKER_CONFIG").or_else(|| below_home(".docker")).map(|docker| docker.join("config.json"));
+    let runtime = path("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json"));
+    let config = path("XDG_CONFIG_HOME").or_else(|| below_home(".config")).map(|dir| dir.join("containers/auth.json"));
+    [docker, runtime, config].into_iter().flatten().collect()
+}
+
+/// The secret key of this machine, where it has one: the key itself, or the file that holds it.
+fn signer() -> Result<Option<Signer>, Failure> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let (name, text) = match (set("KILN_CACHE_KEY"), set("KILN_CACHE_KEY_FILE")) {
+        (Some(text), _) => ("KILN_CACHE_KEY", text.to_string_lossy().into_owned()),
+        (None, Some(file)) => ("KILN_CACHE_KEY_FILE", fs_err::read_to_string(PathBuf::from(file))?),
+        (None, None) => return Ok(None),
+    };
+    let wrong = |error| Failure::usage(format!("`{name}`: {error}")).hint("`kiln cache keygen FILE` makes one");
+    Signer::parse(&text).map(Some).map_err(wrong)
 }
 
 fn jobs(global: &Global) -> usize {

@@ -43,6 +43,9 @@ pub struct LockedBase {
     pub name: String,
     /// For this platform.
     pub platform: Platform,
+    /// The digest of the index that its reference named, where it named one.
+    #[serde(default)]
+    pub index: Option<Digest>,
     /// The digest of its manifest.
     pub manifest: Digest,
     /// When a Debian base was bootstrapped, in seconds since 1970: the state of the archive that has these packages.
@@ -226,11 +229,14 @@ impl LockedBase {
     fn write(&self, out: &mut String) {
         let _ = write!(
             out,
-            "\n[[base]]\nname = {}\nplatform = \"{}\"\nmanifest = \"{}\"\n",
+            "\n[[base]]\nname = {}\nplatform = \"{}\"\n",
             quote(&self.name),
-            self.platform,
-            self.manifest
+            self.platform
         );
+        if let Some(index) = &self.index {
+            let _ = writeln!(out, "index = \"{index}\"");
+        }
+        let _ = writeln!(out, "manifest = \"{}\"", self.manifest);
         if let Some(snapshot) = self.snapshot {
             let _ = writeln!(out, "snapshot = {snapshot}");
         }
@@ -346,6 +352,7 @@ mod tests {
             bases: vec![LockedBase {
                 name: "debian bookworm python3".into(),
                 platform,
+                index: Some(Digest::of(b"index")),
                 manifest: Digest::of(b"base"),
                 snapshot: Some(1_700_000_000),
                 packages: vec!["python3 3.11.2-1+b1 amd64 00".into()],

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use kiln_build::{Built, Output, Upgrade};
+use kiln_build::{Built, Delivered, Output, Pushed, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
@@ -22,6 +22,9 @@ pub(crate) struct Build {
     /// Load the images into the Docker daemon
     #[arg(long)]
     load: bool,
+    /// Push the images to their registry, and share results with those who use the same cache
+    #[arg(long)]
+    push: bool,
     /// Fail rather than change `kiln.lock`
     #[arg(long)]
     locked: bool,
@@ -31,27 +34,80 @@ pub(crate) struct Build {
 
 impl Build {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
-        let built = with_project(global, &self.stack, cancel, |project| {
-            project.chosen(&self.images)?;
-            let lock = project.lock(&Upgrade::Nothing, self.locked)?;
-            let built = project.build(&self.images, &lock)?;
-            for output in self.output.iter().chain(self.load.then_some(&Output::Docker)) {
-                project.output(output, &built, &self.images)?;
+        let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
+        let (delivered, moved) = with_project(global, &self.stack, cancel, |project| {
+            for image in project.chosen(&self.images)? {
+                // Before anything is done: where it is to go must be known.
+                if self.push && (self.images.is_empty() || self.images.contains(&image.name)) {
+                    project.repository(image)?;
+                }
             }
-            Ok(built)
+            let lock = project.lock(&Upgrade::Nothing, self.locked)?;
+            let delivered = project.deliver(&self.images, &lock, &outputs, self.push)?;
+            Ok((delivered, project.moved()))
         })?;
         if global.json {
-            let images: Vec<_> = built.iter().map(image_json).collect();
-            return print_json(&json!({ "images": images }));
+            return print_json(&delivered_json(&delivered, moved));
         }
-        let lines: Vec<String> = built.iter().map(line).collect();
-        print(&lines.concat())?;
+        let built = delivered.built.iter().map(line);
+        let pushed = delivered.pushed.iter().map(pushed_line);
+        print(&built.chain(pushed).collect::<String>())?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
+fn delivered_json(delivered: &Delivered, (sent, received): (u64, u64)) -> serde_json::Value {
+    let images: Vec<_> = delivered.built.iter().map(image_json).collect();
+    let mut document = json!({ "images": images });
+    if !delivered.pushed.is_empty() {
+        let pushed: Vec<_> = delivered.pushed.iter().map(pushed_json).collect();
+        document["pushed"] = pushed.into();
+        document["shared"] = json!(delivered.shared);
+        document["network"] = json!({ "sent": sent, "received": received });
+    }
+    document
+}
+
+/// `pushed ghcr.io/acme/arr/train:0123456789abcdef, latest: 38 MB sent, 2.67 GB were there`
+pub(crate) fn pushed_line(pushed: &Pushed) -> String {
+    let mut moved: Vec<String> = Vec::new();
+    for (bytes, how) in [(pushed.sent, "sent"), (pushed.mounted, "mounted"), (pushed.there, "were there")] {
+        if bytes > 0 {
+            moved.push(format!("{} {how}", size::format(bytes)));
+        }
+    }
+    let moved = if moved.is_empty() { String::new() } else { format!(": {}", moved.join(", ")) };
+    let called = match pushed.tags.as_slice() {
+        [] => {
+            let manifests = pushed.manifests.iter();
+            let manifests: Vec<String> = manifests.map(|(platform, digest)| format!("@{digest} ({platform})")).collect();
+            format!("{} without a tag, for `kiln index {}`", manifests.join(", "), pushed.name)
+        }
+        tags => format!(":{}", tags.join(", ")),
+    };
+    format!("pushed {}{called}{moved}\n", pushed.repository)
+}
+
+pub(crate) fn pushed_json(pushed: &Pushed) -> serde_json::Value {
+    let manifests: Vec<_> = pushed
+        .manifests
+        .iter()
+        .map(|(platform, digest)| json!({ "platform": platform, "manifest": digest }))
+        .collect();
+    json!({
+        "name": pushed.name,
+        "repository": pushed.repository,
+        "digest": pushed.index,
+        "tags": pushed.tags,
+        "manifests": manifests,
+        "sent": pushed.sent,
+        "mounted": pushed.mounted,
+        "there": pushed.there,
+    })
+}
+
 /// `torch sha256:0123... 2.71 GB in 19 layers (unchanged)`
-fn line(built: &Built) -> String {
+pub(super) fn line(built: &Built) -> String {
     let layers = built.images.first().map_or(0, |image| image.layers.len());
     let bytes: u64 = built.images.iter().flat_map(|image| &image.layers).map(|layer| layer.size).sum();
     let platforms = match built.images.len() {
@@ -63,7 +119,7 @@ fn line(built: &Built) -> String {
     format!("{} {} {size} in {}{platforms}{unchanged}\n", built.name, built.digest, count(layers, "layer"))
 }
 
-fn image_json(built: &Built) -> serde_json::Value {
+pub(super) fn image_json(built: &Built) -> serde_json::Value {
     let platforms: Vec<_> = built
         .images
         .iter()

@@ -53,6 +53,20 @@ pub struct Upload {
     pub open: Option<Open>,
 }
 
+impl Upload {
+    /// A few bytes of this program's own.
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let content: Arc<[u8]> = bytes.into();
+        let (digest, size) = (Digest::of(&content), content.len() as u64);
+        let open: Open = Arc::new(move |from| {
+            let mut content = std::io::Cursor::new(content.clone());
+            content.set_position(from);
+            Ok(Box::new(content))
+        });
+        Self { digest, size, mounts: Vec::new(), open: Some(open) }
+    }
+}
+
 impl std::fmt::Debug for Upload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Upload({}, {} bytes)", self.digest, self.size)
@@ -120,6 +134,15 @@ impl Registries {
             moved[at] = how;
         }
         Ok(moved)
+    }
+
+    /// Which of these blobs a repository does not have.
+    pub fn missing_blobs(&self, repository: &Repository, digests: &[Digest]) -> Result<Vec<Digest>, RegistryError> {
+        let what = format!("looking for layers in {repository}");
+        let purpose = self.inner.purpose(what, repository, Scope::pull(repository))?;
+        let asked = digests.iter().map(|digest| self.inner.has_blob(&purpose, repository, digest));
+        let there: Vec<bool> = self.run(futures_util::stream::iter(asked).buffered(QUESTIONS).try_collect())?;
+        Ok(digests.iter().zip(there).filter(|(_, there)| !there).map(|(digest, _)| *digest).collect())
     }
 
     /// Puts a manifest or an index under its digest, or under a tag.

@@ -1,7 +1,7 @@
 //! The client against a registry that fails as told.
 
 use std::collections::BTreeSet;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,14 +78,8 @@ impl Pair {
     }
 }
 
-fn upload(bytes: &[u8], mounts: Vec<Repository>) -> Upload {
-    let content: Arc<[u8]> = bytes.into();
-    let open: Open = Arc::new(move |from| {
-        let mut content = Cursor::new(content.clone());
-        content.set_position(from);
-        Ok(Box::new(content))
-    });
-    Upload { digest: Digest::of(bytes), size: bytes.len() as u64, mounts, open: Some(open) }
+fn upload(bytes: &[u8]) -> Upload {
+    Upload::bytes(bytes)
 }
 
 fn document(media_type: &str, bytes: Vec<u8>) -> Document {
@@ -115,8 +109,8 @@ fn image(seed: u8) -> Publication {
         .collect();
     let manifest = to_json(&Manifest::new(Descriptor::of(CONFIG, &config), &described)).unwrap();
     let index = to_json(&Index::new(vec![Descriptor::of(MANIFEST, &manifest)])).unwrap();
-    let mut blobs: Vec<Upload> = layers.iter().map(|layer| upload(layer, Vec::new())).collect();
-    blobs.push(upload(&config, Vec::new()));
+    let mut blobs: Vec<Upload> = layers.iter().map(|layer| upload(layer)).collect();
+    blobs.push(upload(&config));
     Publication {
         blobs,
         manifests: vec![document(MANIFEST, manifest)],
@@ -186,7 +180,7 @@ fn an_upload_goes_on_where_the_connection_broke() {
     for absolute_location in [true, false] {
         let pair = Pair::new(Behaviour { absolute_location, ..Behaviour::default() });
         let bytes = content(7, 3_000_000);
-        let image = Publication { blobs: vec![upload(&bytes, Vec::new())], manifests: vec![], index: None, tags: vec![] };
+        let image = Publication { blobs: vec![upload(&bytes)], manifests: vec![], index: None, tags: vec![] };
         pair.registry.fail(Request::PutUpload, Fault::DropAfter(2_000_000), 1);
         pair.registry.fail(Request::PatchUpload, Fault::DropAfter(500_000), 1);
         assert_eq!(pair.publish("a", &image).unwrap(), [Moved::Sent]);
@@ -202,7 +196,7 @@ fn requests_that_are_too_long_are_cut() {
     let behaviour = Behaviour { largest_body: Some(5 << 20), min_chunk: Some(1 << 20), ..Behaviour::default() };
     let pair = Pair::new(behaviour);
     let bytes = content(7, 11 << 20);
-    let image = Publication { blobs: vec![upload(&bytes, Vec::new())], manifests: vec![], index: None, tags: vec![] };
+    let image = Publication { blobs: vec![upload(&bytes)], manifests: vec![], index: None, tags: vec![] };
     assert_eq!(pair.publish("a", &image).unwrap(), [Moved::Sent]);
     assert_eq!(pair.registry.blob("a", &Digest::of(&bytes)), Some(bytes));
     let patches = pair.requests().into_iter().filter(|request| *request == Request::PatchUpload).count();
@@ -212,7 +206,7 @@ fn requests_that_are_too_long_are_cut() {
 #[test]
 fn content_that_is_not_what_its_digest_says_is_not_pushed() {
     let pair = Pair::open();
-    let mut wrong = upload(b"content", Vec::new());
+    let mut wrong = upload(b"content");
     wrong.digest = Digest::of(b"other content");
     let image = Publication { blobs: vec![wrong], manifests: vec![], index: None, tags: vec![] };
     let error = pair.publish("a", &image).unwrap_err();
@@ -222,7 +216,7 @@ fn content_that_is_not_what_its_digest_says_is_not_pushed() {
 #[test]
 fn a_file_that_cannot_be_read_ends_the_push_at_once() {
     let pair = Pair::open();
-    let mut broken = upload(b"content", Vec::new());
+    let mut broken = upload(b"content");
     broken.open = Some(Arc::new(|_| Err(std::io::Error::other("the disk is gone"))));
     let image = Publication { blobs: vec![broken], manifests: vec![], index: None, tags: vec![] };
     assert_eq!(pair.publish("a", &image).unwrap_err().to_string(), "the disk is gone");

@@ -1,0 +1,114 @@
+//! One record: what a step gave, for whom, and as what it is stored on a registry.
+
+use std::collections::BTreeMap;
+
+use kiln_oci::image::{Descriptor, MANIFEST, Manifest, to_json};
+use kiln_oci::registry::Document;
+use kiln_plan::step::StepKey;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{RECORD, SIGNATURE};
+use crate::error::{BuildError, Result};
+use crate::signing::Signer;
+
+/// What the record is for tools that list a repository's content.
+const ARTIFACT: &str = "application/vnd.kiln.record.v1+json";
+/// The config of artifacts that need none (OCI image specification, "Guidance for an Empty Descriptor").
+pub(super) const EMPTY: &[u8] = b"{}";
+const CREATED: &str = "org.opencontainers.image.created";
+/// Raised when an older kiln would misread a record.
+const VERSION: u32 = 1;
+
+/// What a step gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    /// The step's key.
+    pub(crate) key: StepKey,
+    /// What kind of step: `wheels`, `paths`, `base facts`.
+    pub(crate) kind: String,
+    /// What it is, for people.
+    pub(crate) name: String,
+    /// The image that it was first made for.
+    pub(crate) image: String,
+    /// Whether that image says `persist`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) persist: bool,
+    /// What it gave.
+    pub(crate) value: Value,
+}
+
+/// The tag of a record.
+pub(super) fn tag(key: &StepKey) -> String {
+    format!("kiln-{key}")
+}
+
+impl Record {
+    pub(crate) fn new(key: StepKey, kind: &str, name: &str, image: &str, persist: bool, value: Value) -> Self {
+        let (kind, name, image) = (kind.to_owned(), name.to_owned(), image.to_owned());
+        Self { version: VERSION, key, kind, name, image, persist, value }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str::<Self>(text).ok().filter(|record| record.version == VERSION)
+    }
+
+    /// As a registry keeps it, with what must stay as long as it does. `now` is in seconds since 1970.
+    pub(super) fn document(&self, keeps: &[Descriptor], signer: Option<&Signer>, now: u64) -> Result<Document> {
+        let json = |error| BuildError::step("a record cannot be written", error);
+        let text = serde_json::to_string(self).map_err(json)?;
+        let mut annotations = BTreeMap::from([(CREATED.to_owned(), crate::compose::timestamp(now))]);
+        if let Some(signer) = signer {
+            let signature = signer.sign(&text).map_err(|error| BuildError::step("a record cannot be signed", error))?;
+            annotations.insert(SIGNATURE.into(), signature);
+        }
+        annotations.insert(RECORD.into(), text);
+        let config = Descriptor::of(ARTIFACT, EMPTY);
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(MANIFEST.into()),
+            config,
+            layers: keeps.to_vec(),
+            annotations,
+        };
+        let bytes = to_json(&manifest)?;
+        Ok(Document { media_type: MANIFEST.into(), digest: kiln_plan::digest::Digest::of(&bytes), bytes })
+    }
+}
+
+/// When a record was written, as its manifest tells (RFC 3339).
+pub(super) fn created(manifest: &Manifest) -> Option<&str> {
+    manifest.annotations.get(CREATED).map(String::as_str)
+}
+
+/// Seconds since 1970 of a time that [`crate::compose::timestamp`] wrote.
+pub(super) fn seconds(time: &str) -> Option<u64> {
+    let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days from civil: years that begin in March have their leap day at the end (Howard Hinnant, "chrono-compatible
+    // low-level date algorithms").
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + day_of_year;
+    Some((days.checked_sub(719_468)?) * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        for time in [0, 86_399, 315_532_800, 951_782_400, 1_709_210_096, 1_735_689_599, 4_102_444_800] {
+            assert_eq!(seconds(&crate::compose::timestamp(time)), Some(time));
+        }
+        for text in ["", "yesterday", "1969-12-31T23:59:59Z", "2024-13-01T00:00:00Z", "ÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿ"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What this machine did, told to the others: written to the cache with a push, where that is allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kiln_oci::image::{Descriptor, Image};
+use kiln_oci::layer::Layer;
+use kiln_oci::layout::Blobs;
+use kiln_oci::registry::{Document, Moved, Upload};
+use kiln_plan::base::BaseFacts;
+use kiln_plan::lock::Lock;
+use kiln_plan::reference::Reference;
+use kiln_plan::stack::{Cache, From, Trust};
+use kiln_plan::step::StepKey;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::record::{self, EMPTY, Record};
+use crate::bases::{self, debian_key, facts_key};
+use crate::build::Built;
+use crate::error::{BuildError, Result};
+use crate::overlaps::{Overlaps, PathList, list_key, overlaps_key};
+use crate::project::Project;
+use crate::signing::Signer;
+use crate::steps::ImageSteps;
+
+/// A record that is older is written again, so that its age says when it was last of use.
+const FRESH: u64 = 7 * 24 * 3600;
+/// What a list of paths is.
+const LIST: &str = "application/vnd.kiln.paths.v1+zstd";
+
+/// What was shared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    /// Records that were written.
+    pub written: usize,
+    /// Records that were there.
+    pub there: usize,
+    /// Whether the registry does not allow it.
+    pub denied: bool,
+}
+
+/// A record that may be written, and how to make it if it must be.
+struct Candidate<'s> {
+    key: StepKey,
+    kind: &'static str,
+    name: String,
+    image: String,
+    persist: bool,
+    #[expect(clippy::type_complexity, reason = "a closure that is named nowhere else")]
+    make: Box<dyn Fn() -> Result<Option<Made>> + 's>,
+}
+
+/// A record's value and what it names.
+struct Made {
+    value: Value,
+    keeps: Vec<(Descriptor, Upload)>,
+}
+
+impl Project<'_> {
+    /// Tells other machines what was found out for these images. What goes wrong is a warning: the images are pushed.
+    pub(crate) fn share(&self, built: &[Built], named: &[String], lock: &Lock) -> Result<Shared> {
+        let Some(cache) = self.cache() else { return Ok(Shared::default()) };
+        let signer = match (&cache.trust, &self.surroundings.signer) {
+            (Trust::Registry, signer) => signer.as_ref(),
+            (Trust::Keys(keys), Some(signer)) if keys.contains(&signer.public()) => Some(signer),
+            (Trust::Keys(_), Some(signer)) => {
+                self.warn(format!("nothing is shared: {} is not among the keys of `cache.trust`", signer.public()));
+                return Ok(Shared::default());
+            }
+            (Trust::Keys(_), None) => return Ok(Shared::default()),
+        };
+        let wanted: Vec<&Built> = built.iter().filter(|built| named.is_empty() || named.contains(&built.name)).collect();
+        match self.write_records(cache, signer, &wanted, lock) {
+            Err(BuildError::Interrupted) => Err(BuildError::Interrupted),
+            Err(error) if error.is_denied() => Ok(Shared { denied: true, ..Shared::default() }),
+            Err(error) => {
+                self.warn(format!("results could not be shared: {error}"));
+                Ok(Shared::default())
+            }
+            shared => shared,
+        }
+    }
+
+    fn write_records(
+        &self,
+        cache: &Cache,
+        signer: Option<&Signer>,
+        wanted: &[&Built],
+        lock: &Lock,
+    ) -> Result<Shared> {
+        let blobs = self.blobs(wanted);
+        let names: Vec<String> = wanted.iter().map(|built| built.name.clone()).collect();
+        let all = self.all_steps(&self.chosen(&names)?, lock)?;
+        let mut candidates = Vec::new();
+        for steps in &all {
+            candidates.extend(self.step_candidates(cache, steps, &blobs)?);
+            candidates.extend(self.path_candidates(steps));
+            candidates.extend(self.base_candidates(cache, steps, lock, &blobs)?);
+        }
+        let mut seen = BTreeSet::new();
+        candidates.retain(|candidate| seen.insert(candidate.key));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let count = candidates.len();
+        let missing = self.not_there(cache, candidates, now)?;
+        let there = count - missing.len();
+        let mut documents: Vec<(Reference, String, Vec<u8>)> = Vec::new();
+        let mut uploads = BTreeMap::new();
+        let mut made = Vec::new();
+        for candidate in &missing {
+            if let Some(found) = (candidate.make)()? {
+                for (_, upload) in &found.keeps {
+                    uploads.entry(upload.digest).or_insert_with(|| upload.clone());
+                }
+                made.push((candidate, found));
+            }
+        }
+        if made.is_empty() {
+            return Ok(Shared { written: 0, there, denied: false });
+        }
+        let empty = Upload::bytes(EMPTY);
+        uploads.insert(empty.digest, empty);
+        let gone = self.send(cache, uploads.into_values().collect())?;
+        for (candidate, found) in made {
+            if found.keeps.iter().any(|(descriptor, _)| gone.contains(&descriptor.digest)) {
+                continue;
+            }
+            let Candidate { key, kind, name, image, persist, .. } = candidate;
+            let record = Record::new(*key, kind, name, image, *persist, found.value);
+            let keeps: Vec<Descriptor> = found.keeps.into_iter().map(|(descriptor, _)| descriptor).collect();
+            let Document { media_type, bytes, .. } = record.document(&keeps, signer, now)?;
+            documents.push((cache.remote.tag(&record::tag(key)), media_type, bytes));
+        }
+        self.registries()?.push_manifests(&documents)?;
+        Ok(Shared { written: documents.len(), there, denied: false })
+    }
+
+    /// Sends what records name; what could not be had.
+    fn send(&self, cache: &Cache, uploads: Vec<Upload>) -> Result<BTreeSet<kiln_plan::digest::Digest>> {
+        let size = uploads.iter().map(|upload| upload.size).sum();
+        let work = self.work("share", cache.remote.to_string(), Some(size));
+        let moved = self.registries()?.push_blobs(&cache.remote, &uploads, &work)?;
+        let gone = uploads.iter().zip(moved).filter(|(_, moved)| *moved == Moved::Missing);
+        Ok(gone.map(|(upload, _)| upload.digest).collect())
+    }
+
+    /// Candidates that the cache does not have, or that nobody would believe, or that are old.
+    fn not_there<'s>(&self, cache: &Cache, candidates: Vec<Candidate<'s>>, now: u64) -> Result<Vec<Candidate<'s>>> {
+        let references: Vec<Reference> =
+            candidates.iter().map(|candidate| cache.remote.tag(&record::tag(&candidate.key))).collect();
+        let found = self.registries()?.manifests(&references)?;
+        let fresh = |candidate: &Candidate<'_>, document: &Document| {
+            let manifest: Option<kiln_oci::image::Manifest> = kiln_oci::image::from_json(&document.bytes, "a record").ok();
+            let written = manifest.as_ref().and_then(record::created).and_then(record::seconds);
+            written.is_some_and(|written| now.saturating_sub(written) < FRESH)
+                && self.believed(cache, &candidate.key, document).is_some_and(|record| record.persist || !candidate.persist)
+        };
+        let pairs = candidates.into_iter().zip(found);
+        let absent = pairs.filter(|(candidate, document)| !document.as_ref().is_some_and(|found| fresh(candidate, found)));
+        Ok(absent.map(|(candidate, _)| candidate).collect())
+    }
+
+    /// Results of steps that this machine did.
+    fn step_candidates<'s>(&'s self, cache: &'s Cache, steps: &'s ImageSteps<'_>, blobs: &'s Blobs<'_>) -> Result<Vec<Candidate<'s>>> {
+        let mut candidates = Vec::new();
+        for step in &steps.steps {
+            let Some(layers) = self.known_layers(step)? else { continue };
+            candidates.push(Candidate {
+                key: step.key,
+                kind: step.kind(),
+                name: step.name.clone(),
+                image: self.title(steps),
+                persist: steps.image.persist,
+                make: Box::new(move || {
+                    let keeps = layers.iter().map(|layer| self.keep(cache, blobs, layer)).collect::<Result<_>>()?;
+                    Ok(Some(Made { value: json(&layers)?, keeps }))
+                }),
+            });
+        }
+        Ok(candidates)
+    }
+
+    /// What the wheels of an image do to one another, and the files that each brings.
+    fn path_candidates<'s>(&'s self, steps: &'s ImageSteps<'_>) -> Vec<Candidate<'s>> {
+        let Some((wheels, scheme)) = steps.wheels.as_ref().filter(|(wheels, _)| wheels.len() > 1) else {
+            return Vec::new();
+        };
+        let candidate = |key, kind, name, make| Candidate {
+            key,
+            kind,
+            name,
+            image: self.title(steps),
+            persist: steps.image.persist,
+            make,
+        };
+        let key = overlaps_key(wheels, scheme);
+        let name = format!("{} wheels", wheels.len());
+        let mut candidates = vec![candidate(
+            key,
+            "overlaps",
+            name,
+            Box::new(move || {
+                let known: Option<Overlaps> = self.store.recall(&key)?;
+                known.map(|known| Ok(Made { value: json(&known)?, keeps: Vec::new() })).transpose()
+            }),
+        )];
+        for wheel in wheels.iter().filter(|wheel| self.store.has_blob(&wheel.sha256)) {
+            let make = move || {
+                let bytes = self.path_list(wheel, scheme)?;
+                let (descriptor, upload) = (Descriptor::of(LIST, &bytes), Upload::bytes(bytes));
+                let value = json(&PathList { digest: upload.digest, size: upload.size })?;
+                Ok(Some(Made { value, keeps: vec![(descriptor, upload)] }))
+            };
+            candidates.push(candidate(list_key(wheel, scheme), "paths", wheel.file.clone(), Box::new(make)));
+        }
+        candidates
+    }
+
+    /// What is known of the base: facts that took reading all of it, or the layer that was bootstrapped.
+    fn base_candidates<'s>(
+        &'s self,
+        cache: &'s Cache,
+        steps: &'s ImageSteps<'_>,
+        lock: &Lock,
+        blobs: &'s Blobs<'_>,
+    ) -> Result<Vec<Candidate<'s>>> {
+        let root = self.stack.root(steps.image);
+        let Some(locked) = bases::name(&root.from).and_then(|name| lock.base(&name, steps.platform)) else {
+            return Ok(Vec::new());
+        };
+        let (key, kind): (StepKey, _) = match &root.from {
+            From::Debian { .. } => (debian_key(locked), "debian"),
+            From::Reference(_) => (facts_key(&locked.manifest), "base facts"),
+            From::Scratch | From::Image(_) | From::OciLayout(_) => return Ok(Vec::new()),
+        };
+        let make = move || {
+            if kind == "base facts" {
+                let known: Option<BaseFacts> = self.store.recall(&key)?;
+                return known.map(|facts| Ok(Made { value: json(&facts)?, keeps: Vec::new() })).transpose();
+            }
+            let Some(image) = self.store.recall::<Image>(&key)? else { return Ok(None) };
+            let mut keeps = Vec::new();
+            for digest in [image.config, image.manifest] {
+                let bytes = self.store.read(&digest)?;
+                keeps.push((Descriptor::of("application/json", &bytes), Upload::bytes(bytes)));
+            }
+            for layer in &image.layers {
+                keeps.push(self.keep(cache, blobs, layer)?);
+            }
+            Ok(Some(Made { value: json(&image)?, keeps }))
+        };
+        let (name, image, persist) = (locked.name.clone(), self.title(steps), root.persist);
+        Ok(vec![Candidate { key, kind, name, image, persist, make: Box::new(make) }])
+    }
+
+    fn keep(&self, cache: &Cache, blobs: &Blobs<'_>, layer: &Layer) -> Result<(Descriptor, Upload)> {
+        let descriptor = Descriptor {
+            media_type: layer.media_type.as_str().into(),
+            digest: layer.digest,
+            size: layer.size,
+            platform: None,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+        };
+        Ok((descriptor, self.upload(blobs, layer.digest, layer.size, None, &cache.remote)?))
+    }
+
+    fn title(&self, steps: &ImageSteps<'_>) -> String {
+        format!("{}/{} {}", self.stack.name, steps.image.name, steps.platform)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| BuildError::step("a record cannot be written", error))
+}

@@ -1,0 +1,43 @@
+//! `kiln pull`
+
+use clap::Args;
+use kiln_build::Output;
+use kiln_plan::event::Cancel;
+use kiln_plan::platform::Platform;
+use kiln_plan::reference::Reference;
+
+use super::build::{image_json, line};
+use super::{Outcome, print, print_json, with_workshop};
+use crate::arguments::Global;
+use crate::render::Failure;
+
+/// Copy an image from a registry to a layout, an archive or the Docker daemon
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Such as `ghcr.io/acme/arr/train:latest`
+    reference: Reference,
+    /// Where it goes: `oci:DIR` (an OCI layout) or `docker-archive:FILE`; several times for several places
+    #[arg(short, long, value_name = "OUTPUT", required_unless_present = "load")]
+    output: Vec<Output>,
+    /// Load it into the Docker daemon
+    #[arg(long)]
+    load: bool,
+    /// For which platforms, separated by commas [default: this machine's]
+    #[arg(long, value_name = "PLATFORMS", value_delimiter = ',')]
+    platform: Vec<Platform>,
+}
+
+impl Pull {
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
+        let mut platforms = self.platform.clone();
+        if platforms.is_empty() {
+            let unknown = || Failure::usage("no image runs on this machine").hint("say which one: `--platform linux/amd64`");
+            platforms.push(Platform::host().ok_or_else(unknown)?);
+        }
+        platforms.sort();
+        platforms.dedup();
+        let pulled = with_workshop(global, cancel, |workshop| Ok(workshop.pull(&self.reference, &platforms, &outputs)?))?;
+        if global.json { print_json(&image_json(&pulled)) } else { print(&line(&pulled)) }
+    }
+}
