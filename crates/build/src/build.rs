@@ -14,6 +14,7 @@ use kiln_store::{Root, Store};
 use crate::bases;
 use crate::compose::made;
 use crate::error::{BuildError, Result};
+use crate::explain::Ingredients;
 use crate::project::Project;
 use crate::steps::{ImageSteps, Step, parent, wheels_of};
 
@@ -51,6 +52,7 @@ struct Below {
     image: Option<Image>,
     config: Config,
     layout: Option<Layout>,
+    ingredients: Ingredients,
 }
 
 impl Project<'_> {
@@ -89,6 +91,11 @@ impl Project<'_> {
             done.references = self.references(image);
             (done.layouts, done.unchanged) = (layouts, !changed.contains(&image.name));
             self.remember(image, lock, &done.images, done.digest)?;
+            for &platform in &self.stack.target.platforms {
+                if let Some(done) = below.get(&(image.name.clone(), platform)) {
+                    self.remember_build(image, platform, done.ingredients.clone())?;
+                }
+            }
             let (name, digest, unchanged) = (image.name.clone(), done.digest, done.unchanged);
             self.reporter.event(Event::Image { name, digest, unchanged });
             built.push(done);
@@ -181,8 +188,12 @@ impl Project<'_> {
         all: &[ImageSteps<'_>],
     ) -> Result<usize> {
         let root = self.stack.root(image);
-        let base = bases::name(&root.from).and_then(|name| lock.base(&name, platform));
-        let base = self.load_base(root, platform, base)?.image.map_or(0, |base| base.layers.len());
+        let locked = bases::name(&root.from).and_then(|name| lock.base(&name, platform));
+        let base = match &root.from {
+            // Counted without making it.
+            stack::From::Debian { .. } => 1,
+            _ => self.load_base(root, platform, locked)?.image.map_or(0, |base| base.layers.len()),
+        };
         let above = self
             .stack
             .ancestors(image)
@@ -202,11 +213,13 @@ impl Project<'_> {
             None => {
                 let base = bases::name(&image.from).and_then(|name| lock.base(&name, platform));
                 let base = self.load_base(image, platform, base)?;
-                Below { image: base.image, config: base.config, layout: base.layout }
+                Below { image: base.image, config: base.config, layout: base.layout, ingredients: Ingredients::default() }
             }
         };
         let layers_below = below.image.as_ref().map_or(0, |below| below.layers.len());
-        let steps = self.steps(image, platform, lock, layers_below)?.steps;
+        let steps = self.steps(image, platform, lock, layers_below)?;
+        let ingredients = self.ingredients(&steps, lock);
+        let steps = steps.steps;
         let mut layers = Vec::new();
         for step in &steps {
             let known = self.layers_of(step)?;
@@ -217,7 +230,7 @@ impl Project<'_> {
         let has_packages = lock.image(&image.name, platform).is_some_and(|locked| !locked.packages.is_empty());
         let (composed, config) =
             self.compose(image, platform, below.image.as_ref(), below.config, made(&steps, layers), has_packages)?;
-        Ok(Below { image: Some(composed), config, layout: below.layout })
+        Ok(Below { image: Some(composed), config, layout: below.layout, ingredients })
     }
 
     /// Tells the store what the image needs, so that garbage collection knows.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile};
 use kiln_oci::{InflatePool, Source, splice, whole};
@@ -13,6 +14,7 @@ use kiln_wheel::install::Content;
 
 use crate::error::{BuildError, Result};
 use crate::fetch::{FetchError, Fetcher, Wanted};
+use crate::history::Speed;
 use crate::project::Project;
 use crate::steps::{Step, Task, WheelTask};
 
@@ -110,6 +112,8 @@ impl Project<'_> {
                 wheels(step).iter().map(|wheel| wheel.sha256).filter(|digest| downloads.contains(digest)).collect();
             if missing.is_empty() { state.ready.push_back(step) } else { state.waiting.push((step, missing)) }
         }
+        let (began, work) = (Instant::now(), steps.iter().map(|step| step.bytes).sum());
+        let nothing_to_fetch = remote.is_empty();
         let board = Board { state: Mutex::new(state), changed: Condvar::new() };
         let pool = InflatePool::new(self.surroundings.jobs, &self.cancel)?;
         std::thread::scope(|scope| {
@@ -131,6 +135,9 @@ impl Project<'_> {
             Some(error) => return Err(error),
             None => self.cancel.check()?,
         }
+        if nothing_to_fetch {
+            self.learn(Speed::Splice, work, began.elapsed().as_secs_f64())?;
+        }
         for wheel in local {
             self.ensure(wheel)?;
         }
@@ -139,6 +146,7 @@ impl Project<'_> {
 
     fn download(&self, mut wanted: Vec<Wanted>, board: &Board<'_>) {
         wanted.sort_by_key(|wanted| (std::cmp::Reverse(wanted.size), wanted.digest));
+        let (began, bytes) = (Instant::now(), wanted.iter().filter_map(|wanted| wanted.size).sum());
         let run = || -> Result<()> {
             let fetcher = Fetcher::new(self.surroundings.netrc.clone())?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -157,7 +165,8 @@ impl Project<'_> {
             runtime.block_on(async {
                 let workers: [_; DOWNLOADS] = std::array::from_fn(|_| worker());
                 futures_util::future::try_join_all(workers).await.map(|_| ())
-            })
+            })?;
+            self.learn(Speed::Fetch, bytes, began.elapsed().as_secs_f64())
         };
         if let Err(error) = run() {
             board.fail(error);

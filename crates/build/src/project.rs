@@ -13,6 +13,8 @@ use crate::workshop::Workshop;
 pub struct Project<'a> {
     /// The directory of the stack file.
     pub directory: PathBuf,
+    /// The stack file.
+    pub file: PathBuf,
     /// The stack.
     pub stack: Stack,
     /// What it is built with.

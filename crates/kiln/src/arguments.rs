@@ -79,8 +79,10 @@ pub(crate) enum Command {
     Build(commands::build::Build),
     /// Resolve bases and packages, and write `kiln.lock`
     Lock(commands::lock::LockCommand),
-    /// Say what a build would do; nothing is done
+    /// Say what a build would do, what is known already, and what it will cost; nothing is done
     Plan(commands::plan::Plan),
+    /// Say why images would be built again, or were
+    Explain(commands::explain::Explain),
     /// Copy an image from a registry to a layout, an archive or the Docker daemon
     Pull(commands::pull::Pull),
     /// Join what several machines pushed for their platforms, and move the tags

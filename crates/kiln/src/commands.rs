@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod du;
+pub(crate) mod explain;
 pub(crate) mod gc;
 pub(crate) mod gpus;
 pub(crate) mod index;
@@ -38,6 +39,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Build(command) => command.run(global, cancel),
         Command::Lock(command) => command.run(global, cancel),
         Command::Plan(command) => command.run(global, cancel),
+        Command::Explain(command) => command.run(global, cancel),
         Command::Pull(command) => command.run(global, cancel),
         Command::Index(command) => command.run(global, cancel),
         Command::Login(command) => command.run(global, cancel),
@@ -84,7 +86,9 @@ fn with_project<T>(
     let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let surroundings = surroundings(global, stack.target.native_gpus)?;
     let workshop = Workshop::new(&store, &terminal, cancel.clone(), surroundings);
-    let project = Project { directory: fs_err::canonicalize(directory)?, stack, workshop };
+    let directory = fs_err::canonicalize(directory)?;
+    let file = directory.join(global.file.file_name().unwrap_or_default());
+    let project = Project { directory, file, stack, workshop };
     run(&project).map_err(|failure| failure.in_stack(&global.file.display().to_string(), &text))
 }
 

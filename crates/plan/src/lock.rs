@@ -205,6 +205,24 @@ impl Lock {
     }
 }
 
+/// The line, from 1, on which the text of a lock tells of a package of an image.
+pub fn line_of_package(text: &str, image: &str, platform: Platform, package: &str) -> Option<usize> {
+    let (name, on) = (format!("name = {}", quote(image)), format!("platform = \"{platform}\""));
+    let (mut named, mut here) = (false, false);
+    let entry = format!("    {{ name = {},", quote(package));
+    for (at, line) in text.lines().enumerate() {
+        if line.starts_with("[[") {
+            (named, here) = (false, false);
+        }
+        named |= line == name;
+        here |= named && line == on;
+        if here && line.starts_with(&entry) {
+            return Some(at + 1);
+        }
+    }
+    None
+}
+
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

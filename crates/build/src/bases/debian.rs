@@ -11,6 +11,7 @@ use kiln_plan::step::StepKey;
 
 use super::{Base, unreadable};
 use crate::error::{BuildError, Result};
+use crate::planning::State;
 use crate::project::Project;
 
 /// Raised when the same packages would give another layer.
@@ -134,6 +135,17 @@ impl Project<'_> {
         };
         let config = from_json(&self.store.read(&found.config)?, "the config of a Debian base")?;
         Ok(Base { name: locked.name.clone(), image: Some(found), config, layout: None })
+    }
+
+    /// Whether a locked base is in the store, or at least in the cache.
+    pub(crate) fn debian_state(&self, locked: &LockedBase) -> Result<State> {
+        let known: Option<Image> = self.store.recall(&debian_key(locked))?;
+        let whole = |image: &Image| image.layers.iter().all(|layer| self.store.has_blob(&layer.digest));
+        if known.is_some_and(|image| whole(&image)) {
+            return Ok(State::Here);
+        }
+        let shared: Option<Image> = self.recall_remote(&[debian_key(locked)])?.pop().flatten();
+        Ok(if shared.is_some() { State::Cached } else { State::ToDo })
     }
 
     /// A base that another machine bootstrapped: its config; its layer stays where it is.

@@ -47,6 +47,8 @@ struct Candidate<'s> {
     name: String,
     image: String,
     persist: bool,
+    /// What the record must say, where that changes under the same key.
+    value: Option<Value>,
     #[expect(clippy::type_complexity, reason = "a closure that is named nowhere else")]
     make: Box<dyn Fn() -> Result<Option<Made>> + 's>,
 }
@@ -96,6 +98,7 @@ impl Project<'_> {
         for steps in &all {
             candidates.extend(self.step_candidates(cache, steps, &blobs)?);
             candidates.extend(self.path_candidates(steps));
+            candidates.push(self.image_candidate(steps, lock)?);
             candidates.extend(self.base_candidates(cache, steps, lock, &blobs)?);
         }
         let mut seen = BTreeSet::new();
@@ -153,7 +156,10 @@ impl Project<'_> {
             let manifest: Option<kiln_oci::image::Manifest> = kiln_oci::image::from_json(&document.bytes, "a record").ok();
             let written = manifest.as_ref().and_then(record::created).and_then(record::seconds);
             written.is_some_and(|written| now.saturating_sub(written) < FRESH)
-                && self.believed(cache, &candidate.key, document).is_some_and(|record| record.persist || !candidate.persist)
+                && self.believed(cache, &candidate.key, document).is_some_and(|record| {
+                    let same = candidate.value.as_ref().is_none_or(|value| *value == record.value);
+                    same && (record.persist || !candidate.persist)
+                })
         };
         let pairs = candidates.into_iter().zip(found);
         let absent = pairs.filter(|(candidate, document)| !document.as_ref().is_some_and(|found| fresh(candidate, found)));
@@ -171,6 +177,7 @@ impl Project<'_> {
                 name: step.name.clone(),
                 image: self.title(steps),
                 persist: steps.image.persist,
+                value: None,
                 make: Box::new(move || {
                     let keeps = layers.iter().map(|layer| self.keep(cache, blobs, layer)).collect::<Result<_>>()?;
                     Ok(Some(Made { value: json(&layers)?, keeps }))
@@ -191,6 +198,7 @@ impl Project<'_> {
             name,
             image: self.title(steps),
             persist: steps.image.persist,
+            value: None,
             make,
         };
         let key = overlaps_key(wheels, scheme);
@@ -250,7 +258,22 @@ impl Project<'_> {
             Ok(Some(Made { value: json(&image)?, keeps }))
         };
         let (name, image, persist) = (locked.name.clone(), self.title(steps), root.persist);
-        Ok(vec![Candidate { key, kind, name, image, persist, make: Box::new(make) }])
+        Ok(vec![Candidate { key, kind, name, image, persist, value: None, make: Box::new(make) }])
+    }
+
+    /// What an image is made of, for machines that ask what changed since it was pushed.
+    fn image_candidate<'s>(&'s self, steps: &'s ImageSteps<'_>, lock: &Lock) -> Result<Candidate<'s>> {
+        let value = json(&self.ingredients(steps, lock))?;
+        let made = value.clone();
+        Ok(Candidate {
+            key: self.ingredients_key(steps.image, steps.platform),
+            kind: "image",
+            name: steps.image.name.clone(),
+            image: self.title(steps),
+            persist: steps.image.persist,
+            value: Some(value),
+            make: Box::new(move || Ok(Some(Made { value: made.clone(), keeps: Vec::new() }))),
+        })
     }
 
     fn keep(&self, cache: &Cache, blobs: &Blobs<'_>, layer: &Layer) -> Result<(Descriptor, Upload)> {

@@ -1,7 +1,7 @@
 //! `kiln plan`
 
 use clap::Args;
-use kiln_build::{Task, Upgrade};
+use kiln_build::{ImagePlan, Needs, State, StepPlan, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Outcome, count, print, print_json, table, with_project};
 use crate::arguments::{Global, StackOptions};
 
-/// Say what a build would do: which steps are in the store and which are to be done
+/// Say what a build would do: for every step whether it is in the store, in the registry or to be done, and why
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     /// Images [default: all]
@@ -20,53 +20,102 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
-        let (text, value) = with_project(global, &self.stack, cancel, |project| {
-            let images = project.chosen(&self.images)?;
+        let plans = with_project(global, &self.stack, cancel, |project| {
+            project.chosen(&self.images)?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
-            let mut rows = Vec::new();
-            let mut steps_json = Vec::new();
-            let (mut to_do, mut to_fetch) = (0, 0);
-            for planned in project.all_steps(&images, &lock)? {
-                let title = format!("{} ({})", planned.image.name, planned.platform);
-                rows.push(vec![title]);
-                for step in &planned.steps {
-                    let cached = project.known_layers(step)?.is_some();
-                    let fetch = if cached { 0 } else { project.bytes_to_fetch(step) };
-                    to_do += usize::from(!cached);
-                    to_fetch += fetch;
-                    let state = match (cached, fetch) {
-                        (true, _) => "in the store".to_owned(),
-                        (false, 0) => "to do".to_owned(),
-                        (false, fetch) => format!("to do, {} to fetch", size::format(fetch)),
-                    };
-                    let bytes = if step.bytes > 0 { size::format(step.bytes) } else { String::new() };
-                    rows.push(vec![format!("  {}", step.name), bytes, needs(&step.task).to_owned(), state]);
-                    steps_json.push(json!({
-                        "image": planned.image.name,
-                        "platform": planned.platform,
-                        "step": step.name,
-                        "key": step.key,
-                        "bytes": step.bytes,
-                        "cached": cached,
-                        "fetch": fetch,
-                    }));
-                }
-            }
-            let sum = match to_do {
-                0 => "nothing to do".to_owned(),
-                steps => format!("{} to do, {} to fetch", count(steps, "step"), size::format(to_fetch)),
-            };
-            Ok((format!("{}\n{sum}\n", table(&rows)), json!({ "steps": steps_json })))
+            Ok(project.plan(&self.images, &lock)?)
         })?;
-        if global.json { print_json(&value) } else { print(&text) }
+        if global.json {
+            return print_json(&json!({ "images": plans }));
+        }
+        let several = plans.iter().any(|plan| plan.platform != plans[0].platform);
+        let mut rows = Vec::new();
+        for plan in &plans {
+            rows.push(vec![format!("{} ({})", plan.image, plan.platform)]);
+            rows.extend(plan.base.iter().chain(&plan.steps).map(row));
+        }
+        let summaries: Vec<String> = plans.iter().map(|plan| summary(plan, several)).collect();
+        print(&format!("{}\n{}\n", table(&rows), summaries.join(" · ")))
     }
 }
 
-/// What a step needs besides wheels and files: neither the base's bytes nor the platform's processor, in this release.
-fn needs(task: &Task) -> &'static str {
-    match task {
-        Task::Wheels(_) => "wheels",
-        Task::Files(_) => "base facts",
-        Task::Copy(_) => "project files",
+fn row(step: &StepPlan) -> Vec<String> {
+    let bytes = if step.bytes > 0 { size::format(step.bytes) } else { String::new() };
+    vec![format!("  {}", step.name), format!("{bytes:>8}"), needs(step.needs).to_owned(), state(step)]
+}
+
+/// What a step needs besides what goes into it.
+fn needs(needs: Needs) -> &'static str {
+    match (needs.base_bytes, needs.cpu) {
+        (false, false) => "",
+        (true, false) => "needs base bytes",
+        (false, true) => "needs the platform's CPU",
+        (true, true) => "needs base bytes and the platform's CPU",
     }
+}
+
+fn state(step: &StepPlan) -> String {
+    let because = match step.reasons.as_slice() {
+        [] => String::new(),
+        reasons => format!(": {}", reasons.join(", ")),
+    };
+    let fetch = if step.fetch > 0 { format!("; {} to fetch", size::format(step.fetch)) } else { String::new() };
+    match &step.state {
+        State::Here => "in the store".into(),
+        State::Cached => "in the registry".into(),
+        State::ToDo => format!("to do{because}{fetch}{}", time(step.seconds)),
+        State::DependsOn(on) => {
+            let shown: Vec<&str> = on.iter().take(3).map(String::as_str).collect();
+            let more = on.len().saturating_sub(shown.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("depends on {}{more}{because}{fetch}{}", shown.join(", "), time(step.seconds))
+        }
+    }
+}
+
+fn time(seconds: Option<f64>) -> String {
+    match seconds {
+        None => String::new(),
+        Some(seconds) if seconds < 0.95 => ", under a second".into(),
+        Some(seconds) if seconds < 100.0 => format!(", about {seconds:.0} s"),
+        Some(seconds) => format!(", about {:.0} min", seconds / 60.0),
+    }
+}
+
+/// `train: 2 packages changed, +38 MB, about 4 s`
+fn summary(plan: &ImagePlan, several: bool) -> String {
+    let title = if several { format!("{} ({})", plan.image, plan.platform) } else { plan.image.clone() };
+    let all = || plan.base.iter().chain(&plan.steps);
+    let changed = changed(plan);
+    let said = if all().all(|step| step.state.is_known()) {
+        match (changed, all().any(|step| step.state == State::Cached)) {
+            (Some(changed), _) => changed,
+            (None, true) => "cached in registry".into(),
+            (None, false) => "unchanged".into(),
+        }
+    } else {
+        let to_do = all().filter(|step| !step.state.is_known()).count();
+        let what = changed.unwrap_or_else(|| format!("{} to do", count(to_do, "step")));
+        let fetch = if plan.fetch > 0 { format!(", +{}", size::format(plan.fetch)) } else { String::new() };
+        format!("{what}{fetch}{}", time(plan.seconds))
+    };
+    format!("{title}: {said}")
+}
+
+/// What changed, in a few words; nothing where nothing did or where it was never built.
+fn changed(plan: &ImagePlan) -> Option<String> {
+    let changes = plan.changes.as_ref().filter(|changes| !changes.is_empty())?;
+    let packages = changes.iter().filter(|change| change.what == "packages").count();
+    let mut parts = Vec::new();
+    if packages > 0 {
+        parts.push(count(packages, "package"));
+    }
+    for kind in ["base", "copy"] {
+        parts.extend(changes.iter().any(|change| change.what == kind).then(|| kind.to_owned()));
+    }
+    let settings = changes.iter().filter(|change| change.name.is_empty()).count();
+    if settings > 0 {
+        parts.push(count(settings, "setting"));
+    }
+    Some(format!("{} changed", parts.join(", ")))
 }

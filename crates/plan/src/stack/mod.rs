@@ -4,6 +4,7 @@
 //! values that cannot be wrong any more.
 
 mod image;
+mod lines;
 mod read;
 mod requirement;
 mod resolve;
@@ -15,5 +16,6 @@ pub use image::{
     Cache, Compression, Copy, Environment, From, Image, Index, Owner, Recipe, Requirement, RequirementsFile, Stack,
     Target, Trust, User,
 };
+pub use lines::line_of;
 pub use read::{Overrides, read, schema};
 pub use spanned::Spanned;
