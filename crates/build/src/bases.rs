@@ -4,13 +4,13 @@ mod debian;
 mod reference;
 
 pub(crate) use debian::debian_key;
+use kiln_oci::OciError;
 use kiln_oci::compression;
 use kiln_oci::facts::FactsReader;
 use kiln_oci::image::{Config, Image, LoadedImage};
 use kiln_oci::layout::Layout;
-use kiln_plan::base::BaseFacts;
-use kiln_oci::OciError;
 use kiln_oci::registry::RegistryError;
+use kiln_plan::base::BaseFacts;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedBase;

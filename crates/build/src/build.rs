@@ -42,7 +42,15 @@ impl Built {
     pub fn of(name: &str, images: Vec<Image>, store: &Store) -> Result<Self> {
         let index = to_json(&index(&images))?;
         let digest = store.add(&index)?;
-        Ok(Self { name: name.to_owned(), index, digest, images, layouts: Vec::new(), unchanged: true, references: Vec::new() })
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            digest,
+            images,
+            layouts: Vec::new(),
+            unchanged: true,
+            references: Vec::new(),
+        })
     }
 }
 
@@ -213,7 +221,12 @@ impl Project<'_> {
             None => {
                 let base = bases::name(&image.from).and_then(|name| lock.base(&name, platform));
                 let base = self.load_base(image, platform, base)?;
-                Below { image: base.image, config: base.config, layout: base.layout, ingredients: Ingredients::default() }
+                Below {
+                    image: base.image,
+                    config: base.config,
+                    layout: base.layout,
+                    ingredients: Ingredients::default(),
+                }
             }
         };
         let layers_below = below.image.as_ref().map_or(0, |below| below.layers.len());

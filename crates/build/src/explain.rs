@@ -86,28 +86,33 @@ impl Project<'_> {
         let all = self.all_steps(&self.chosen(names)?, lock)?;
         let mut explanations = Vec::new();
         for steps in &all {
-            let last = self.last_build(steps)?;
+            let last = self.last_build(steps.image, steps.platform)?;
             let changes = match &last {
-                Some(last) => {
+                Some((last, _)) => {
                     let now = self.ingredients(steps, lock);
                     Some(self.changes(&last.ingredients, &now, steps.image, steps.platform))
                 }
                 None => None,
             };
-            let before = last.and_then(|last| last.changes);
-            explanations.push(Explanation { image: steps.image.name.clone(), platform: steps.platform, changes, before });
+            let before = last.and_then(|(last, _)| last.changes);
+            explanations.push(Explanation {
+                image: steps.image.name.clone(),
+                platform: steps.platform,
+                changes,
+                before,
+            });
         }
         Ok(explanations)
     }
 
-    /// What an image was when it was built last on this machine or, where it never was, when it was pushed last.
-    pub(crate) fn last_build(&self, steps: &ImageSteps<'_>) -> Result<Option<LastBuild>> {
-        if let Some(last) = self.store.recall(&self.local_key(steps.image, steps.platform))? {
-            return Ok(Some(last));
+    /// What an image was when it was built last on this machine or, where it never was, when it was pushed last; whether
+    /// it was here.
+    pub(crate) fn last_build(&self, image: &stack::Image, platform: Platform) -> Result<Option<(LastBuild, bool)>> {
+        if let Some(last) = self.store.recall(&self.local_key(image, platform))? {
+            return Ok(Some((last, true)));
         }
-        let pushed: Option<Ingredients> =
-            self.recall_remote(&[self.ingredients_key(steps.image, steps.platform)])?.pop().flatten();
-        Ok(pushed.map(|ingredients| LastBuild { ingredients, changes: None }))
+        let pushed: Option<Ingredients> = self.recall_remote(&[self.ingredients_key(image, platform)])?.pop().flatten();
+        Ok(pushed.map(|ingredients| (LastBuild { ingredients, changes: None }, false)))
     }
 
     /// Remembers what an image is made of now.
@@ -117,14 +122,12 @@ impl Project<'_> {
         platform: Platform,
         ingredients: Ingredients,
     ) -> Result<()> {
-        let key = self.local_key(image, platform);
-        let last: Option<LastBuild> = self.store.recall(&key)?;
-        let changes = match last {
-            Some(last) if last.ingredients == ingredients => return Ok(()),
-            Some(last) => Some(self.changes(&last.ingredients, &ingredients, image, platform)),
+        let changes = match self.last_build(image, platform)? {
+            Some((last, true)) if last.ingredients == ingredients => return Ok(()),
+            Some((last, _)) => Some(self.changes(&last.ingredients, &ingredients, image, platform)),
             None => None,
         };
-        Ok(self.store.remember(&key, &LastBuild { ingredients, changes })?)
+        Ok(self.store.remember(&self.local_key(image, platform), &LastBuild { ingredients, changes })?)
     }
 
     pub(crate) fn ingredients(&self, steps: &ImageSteps<'_>, lock: &Lock) -> Ingredients {
@@ -186,9 +189,8 @@ impl Project<'_> {
         let stack = fs_err::read_to_string(&self.file).unwrap_or_default();
         let file = self.file.file_name().map_or_else(|| "kiln.toml".into(), |name| name.to_string_lossy().into_owned());
         let image = image.name.as_str();
-        let in_lock = |package: &str| {
-            line_of_package(&lock, image, platform, package).map(|line| ("kiln.lock".to_owned(), line))
-        };
+        let in_lock =
+            |package: &str| line_of_package(&lock, image, platform, package).map(|line| ("kiln.lock".to_owned(), line));
         let in_stack = |path: &[&str]| line_of(&stack, path).map(|line| (file.clone(), line));
         let mut changes = Vec::new();
         compare(&old.base, &new.base, |name, old, new| {

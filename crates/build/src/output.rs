@@ -139,8 +139,7 @@ impl Workshop<'_> {
         let written = match child.stdin.take() {
             Some(stdin) => {
                 let mut out = std::io::BufWriter::with_capacity(1 << 20, stdin);
-                docker_archive::write(&mut out, &blobs, image, &built.references, &work)
-                    .and_then(|()| Ok(out.flush()?))
+                docker_archive::write(&mut out, &blobs, image, &built.references, &work).and_then(|()| Ok(out.flush()?))
             }
             None => Ok(()),
         };

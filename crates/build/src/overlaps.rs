@@ -145,8 +145,7 @@ impl Project<'_> {
             all.push(self.store.recall(&paths_key(wheel, scheme))?);
         }
         let elsewhere = |at: &usize| all[*at].is_none() && !self.store.has_blob(&wheels[*at].sha256);
-        let ask: Vec<StepKey> =
-            (0..wheels.len()).filter(elsewhere).map(|at| list_key(&wheels[at], scheme)).collect();
+        let ask: Vec<StepKey> = (0..wheels.len()).filter(elsewhere).map(|at| list_key(&wheels[at], scheme)).collect();
         self.recall_remote::<PathList>(&ask)?;
         for (wheel, hashes) in wheels.iter().zip(&mut all).filter(|(_, hashes)| hashes.is_none()) {
             if let Some(files) = self.brought(wheel, scheme)? {

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::bases;
 use crate::error::Result;
-use crate::explain::{Change, LastBuild};
+use crate::explain::Change;
 use crate::history::Speed;
 use crate::project::Project;
-use crate::steps::{ImageSteps, Step, Task, wheels_of};
+use crate::steps::{ImageSteps, Step, Task, parent, wheels_of};
 
 /// What a build would do for one image on one platform.
 #[derive(Debug, Clone, Serialize)]
@@ -24,6 +24,8 @@ pub struct ImagePlan {
     pub base: Option<StepPlan>,
     /// Its steps, the lowest layer first.
     pub steps: Vec<StepPlan>,
+    /// Whether the image itself is known: it follows from its steps and from the image that it stands on.
+    pub result: State,
     /// What changed since it was built or pushed last; nothing if it never was.
     pub changes: Option<Vec<Change>>,
     /// Bytes that will be downloaded.
@@ -82,13 +84,22 @@ impl Project<'_> {
         let images = self.chosen(names)?;
         let all = self.all_steps(&images, lock)?;
         self.ask_cache(all.iter().flat_map(|steps| &steps.steps))?;
-        all.iter().map(|steps| self.plan_image(steps, lock)).collect()
+        let mut plans: Vec<ImagePlan> = Vec::new();
+        for steps in &all {
+            let mut plan = self.plan_image(steps, lock)?;
+            let parent = parent(steps.image);
+            let below =
+                plans.iter().find(|below| Some(below.image.as_str()) == parent && below.platform == plan.platform);
+            plan.result = plan.follows_from(below);
+            plans.push(plan);
+        }
+        Ok(plans)
     }
 
     fn plan_image(&self, steps: &ImageSteps<'_>, lock: &Lock) -> Result<ImagePlan> {
-        let last = self.last_build(steps)?;
+        let last = self.last_build(steps.image, steps.platform)?;
         let changes = match &last {
-            Some(last) => {
+            Some((last, _)) => {
                 let now = self.ingredients(steps, lock);
                 Some(self.changes(&last.ingredients, &now, steps.image, steps.platform))
             }
@@ -96,7 +107,7 @@ impl Project<'_> {
         };
         let planned = steps.steps.iter().map(|step| self.plan_step(step, steps, changes.as_deref()));
         let planned = planned.collect::<Result<Vec<_>>>()?;
-        let base = self.plan_base(steps.image, steps.platform, lock, last.as_ref())?;
+        let base = self.plan_base(steps.image, steps.platform, lock, last.is_some())?;
         let fetch = planned.iter().map(|step| step.fetch).sum();
         let work = planned.iter().filter(|step| !step.state.is_known()).map(|step| step.bytes).sum();
         Ok(ImagePlan {
@@ -104,6 +115,7 @@ impl Project<'_> {
             platform: steps.platform,
             base,
             steps: planned,
+            result: State::ToDo,
             changes,
             fetch,
             seconds: self.seconds(fetch, work)?,
@@ -146,22 +158,38 @@ impl Project<'_> {
         image: &stack::Image,
         platform: Platform,
         lock: &Lock,
-        last: Option<&LastBuild>,
+        built: bool,
     ) -> Result<Option<StepPlan>> {
-        let Some(locked) = bases::name(&image.from).and_then(|name| lock.base(&name, platform)) else { return Ok(None) };
+        let Some(locked) = bases::name(&image.from).and_then(|name| lock.base(&name, platform)) else {
+            return Ok(None);
+        };
         let needs = Needs { base_bytes: false, cpu: matches!(image.from, From::Debian { .. }) };
         let state = match &image.from {
             From::Debian { .. } => self.debian_state(locked)?,
             From::Reference(_) if !self.store.has_blob(&locked.manifest) => State::Cached,
             _ => State::Here,
         };
-        let reasons = match (&state, last) {
-            (State::ToDo, None) => vec!["never bootstrapped here".to_owned()],
-            (State::ToDo, Some(_)) => vec!["not in the store any more".to_owned()],
+        let reasons = match (&state, built) {
+            (State::ToDo, false) => vec!["never bootstrapped here".to_owned()],
+            (State::ToDo, true) => vec!["not in the store any more".to_owned()],
             _ => Vec::new(),
         };
         let (name, key) = (locked.name.clone(), None);
         Ok(Some(StepPlan { name, key, bytes: 0, state, needs, fetch: 0, seconds: None, reasons }))
+    }
+}
+
+impl ImagePlan {
+    fn follows_from(&self, below: Option<&Self>) -> State {
+        let own = self.base.iter().chain(&self.steps).filter(|step| !step.state.is_known()).map(|step| &step.name);
+        let below = below.filter(|below| !below.result.is_known()).map(|below| &below.image);
+        let on: Vec<String> = below.into_iter().chain(own).cloned().collect();
+        let cached = self.base.iter().chain(&self.steps).any(|step| step.state == State::Cached);
+        match (on.as_slice(), cached) {
+            ([_, ..], _) => State::DependsOn(on),
+            ([], true) => State::Cached,
+            ([], false) => State::Here,
+        }
     }
 }
 

@@ -8,6 +8,18 @@ use crate::error::{BuildError, Result};
 use crate::output::Output;
 use crate::workshop::Workshop;
 
+/// Says of an image that is not there that it was named.
+fn named(reference: &Reference, error: BuildError) -> BuildError {
+    if !error.is_not_found() {
+        return error;
+    }
+    let registry = &reference.repository.registry;
+    BuildError::Mistake {
+        message: format!("{registry} has no `{reference}`, or shows it only to those who may see it"),
+        hint: format!("if it is private: `kiln login {registry}`"),
+    }
+}
+
 impl Workshop<'_> {
     /// Pulls an image for some platforms and writes it out.
     pub fn pull(&self, reference: &Reference, platforms: &[Platform], outputs: &[Output]) -> Result<Built> {
@@ -16,7 +28,8 @@ impl Workshop<'_> {
         {
             let _work = self.work("resolve", reference.to_string(), None);
             for &platform in platforms {
-                let found = registries.image(reference, platform)?.loaded;
+                let found =
+                    registries.image(reference, platform).map_err(|error| named(reference, error.into()))?.loaded;
                 self.store.add(&found.manifest_bytes)?;
                 self.store.add(&found.config_bytes)?;
                 let foreign = found.image.layers.iter().any(|layer| !layer.urls.is_empty());

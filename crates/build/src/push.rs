@@ -249,11 +249,15 @@ impl Project<'_> {
         images.sort_by_key(|image| image.platform);
         let have: Vec<Platform> = images.iter().map(|image| image.platform).collect();
         if have != self.stack.target.platforms {
-            let list = |platforms: &[Platform]| {
-                platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-            };
+            let list =
+                |platforms: &[Platform]| platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
             return Err(BuildError::Mistake {
-                message: format!("the manifests are for {}, and `{}` is for {}", list(&have), image.name, list(&self.stack.target.platforms)),
+                message: format!(
+                    "the manifests are for {}, and `{}` is for {}",
+                    list(&have),
+                    image.name,
+                    list(&self.stack.target.platforms)
+                ),
                 hint: "name one manifest for each platform, or none: they follow from the lock".into(),
             });
         }
@@ -280,10 +284,6 @@ fn pushed_key(registry: &str, layer: &Digest) -> StepKey {
 impl Pushed {
     /// How to pull it: by tag where it has one, and by digest.
     pub fn reference(&self) -> Reference {
-        Reference {
-            repository: self.repository.clone(),
-            tag: self.tags.first().cloned(),
-            digest: None,
-        }
+        Reference { repository: self.repository.clone(), tag: self.tags.first().cloned(), digest: None }
     }
 }

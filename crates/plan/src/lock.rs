@@ -245,12 +245,7 @@ fn lines<T: AsRef<str>>(out: &mut String, key: &str, items: &[T]) {
 
 impl LockedBase {
     fn write(&self, out: &mut String) {
-        let _ = write!(
-            out,
-            "\n[[base]]\nname = {}\nplatform = \"{}\"\n",
-            quote(&self.name),
-            self.platform
-        );
+        let _ = write!(out, "\n[[base]]\nname = {}\nplatform = \"{}\"\n", quote(&self.name), self.platform);
         if let Some(index) = &self.index {
             let _ = writeln!(out, "index = \"{index}\"");
         }

@@ -227,8 +227,25 @@ mod tests {
     fn what_no_registry_accepts_is_refused() {
         let long = format!("ghcr.io/{}", "a".repeat(250));
         for text in [
-            "", "UPPER/case", "a b", "a/", "/a", "a//b", "a/.b", "a/b-", "a/b___c", "a:", "a:-x", "a@sha256:00", "a@b",
-            "host:0/a", "host:99999/a", "ghcr.io/", "https://ghcr.io/a", "-x.y/a", &long,
+            "",
+            "UPPER/case",
+            "a b",
+            "a/",
+            "/a",
+            "a//b",
+            "a/.b",
+            "a/b-",
+            "a/b___c",
+            "a:",
+            "a:-x",
+            "a@sha256:00",
+            "a@b",
+            "host:0/a",
+            "host:99999/a",
+            "ghcr.io/",
+            "https://ghcr.io/a",
+            "-x.y/a",
+            &long,
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }

@@ -54,7 +54,10 @@ impl Store {
         // Absolute, because links and other processes are given these paths.
         let root = fs_err::canonicalize(root)?;
         let in_use = Lock::shared(&root.join("locks/store"))?;
+        // One process at a time: SQLite does not wait while another turns a new database to write-ahead logging.
+        let opening = Lock::exclusive(&root.join("locks/opening"))?;
         let database = Mutex::new(metadata::open(&root.join("metadata.db"))?);
+        drop(opening);
         Ok(Self { root, database, _in_use: in_use })
     }
 

@@ -23,7 +23,12 @@ const CONFIG_LIMIT: u64 = 16 << 20;
 
 impl Project<'_> {
     /// Bootstraps a Debian and stores it as an image of one layer.
-    pub(super) fn bootstrap(&self, name: String, image: &stack::Image, platform: Platform) -> Result<(LockedBase, Image)> {
+    pub(super) fn bootstrap(
+        &self,
+        name: String,
+        image: &stack::Image,
+        platform: Platform,
+    ) -> Result<(LockedBase, Image)> {
         let stack::From::Debian { suite, include, mirror } = &image.from else {
             return Err(BuildError::Project(format!("`{name}` is not a Debian base")));
         };
@@ -155,7 +160,9 @@ impl Project<'_> {
             return Ok(None);
         };
         if !self.store.has_blob(&found.config) {
-            let Ok(config) = self.registries()?.blob(&cache.remote, &found.config, CONFIG_LIMIT) else { return Ok(None) };
+            let Ok(config) = self.registries()?.blob(&cache.remote, &found.config, CONFIG_LIMIT) else {
+                return Ok(None);
+            };
             self.store.add(&config)?;
         }
         self.session.found(found.layers.iter().map(|layer| layer.digest), &cache.remote);

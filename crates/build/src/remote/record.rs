@@ -107,7 +107,8 @@ mod tests {
         for time in [0, 86_399, 315_532_800, 951_782_400, 1_709_210_096, 1_735_689_599, 4_102_444_800] {
             assert_eq!(seconds(&crate::compose::timestamp(time)), Some(time));
         }
-        for text in ["", "yesterday", "1969-12-31T23:59:59Z", "2024-13-01T00:00:00Z", "ÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿ"] {
+        for text in ["", "yesterday", "1969-12-31T23:59:59Z", "2024-13-01T00:00:00Z", "ÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿ"]
+        {
             assert_eq!(seconds(text), None, "{text}");
         }
     }

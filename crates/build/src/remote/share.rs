@@ -72,7 +72,8 @@ impl Project<'_> {
             }
             (Trust::Keys(_), None) => return Ok(Shared::default()),
         };
-        let wanted: Vec<&Built> = built.iter().filter(|built| named.is_empty() || named.contains(&built.name)).collect();
+        let wanted: Vec<&Built> =
+            built.iter().filter(|built| named.is_empty() || named.contains(&built.name)).collect();
         match self.write_records(cache, signer, &wanted, lock) {
             Err(BuildError::Interrupted) => Err(BuildError::Interrupted),
             Err(error) if error.is_denied() => Ok(Shared { denied: true, ..Shared::default() }),
@@ -84,13 +85,7 @@ impl Project<'_> {
         }
     }
 
-    fn write_records(
-        &self,
-        cache: &Cache,
-        signer: Option<&Signer>,
-        wanted: &[&Built],
-        lock: &Lock,
-    ) -> Result<Shared> {
+    fn write_records(&self, cache: &Cache, signer: Option<&Signer>, wanted: &[&Built], lock: &Lock) -> Result<Shared> {
         let blobs = self.blobs(wanted);
         let names: Vec<String> = wanted.iter().map(|built| built.name.clone()).collect();
         let all = self.all_steps(&self.chosen(&names)?, lock)?;
@@ -153,21 +148,31 @@ impl Project<'_> {
             candidates.iter().map(|candidate| cache.remote.tag(&record::tag(&candidate.key))).collect();
         let found = self.registries()?.manifests(&references)?;
         let fresh = |candidate: &Candidate<'_>, document: &Document| {
-            let manifest: Option<kiln_oci::image::Manifest> = kiln_oci::image::from_json(&document.bytes, "a record").ok();
+            let manifest: Option<kiln_oci::image::Manifest> =
+                kiln_oci::image::from_json(&document.bytes, "a record").ok();
             let written = manifest.as_ref().and_then(record::created).and_then(record::seconds);
-            written.is_some_and(|written| now.saturating_sub(written) < FRESH)
+            let whole =
+                manifest.iter().flat_map(|found| &found.layers).all(|layer| !self.session.is_lost(&layer.digest));
+            whole
+                && written.is_some_and(|written| now.saturating_sub(written) < FRESH)
                 && self.believed(cache, &candidate.key, document).is_some_and(|record| {
                     let same = candidate.value.as_ref().is_none_or(|value| *value == record.value);
                     same && (record.persist || !candidate.persist)
                 })
         };
         let pairs = candidates.into_iter().zip(found);
-        let absent = pairs.filter(|(candidate, document)| !document.as_ref().is_some_and(|found| fresh(candidate, found)));
+        let absent =
+            pairs.filter(|(candidate, document)| !document.as_ref().is_some_and(|found| fresh(candidate, found)));
         Ok(absent.map(|(candidate, _)| candidate).collect())
     }
 
     /// Results of steps that this machine did.
-    fn step_candidates<'s>(&'s self, cache: &'s Cache, steps: &'s ImageSteps<'_>, blobs: &'s Blobs<'_>) -> Result<Vec<Candidate<'s>>> {
+    fn step_candidates<'s>(
+        &'s self,
+        cache: &'s Cache,
+        steps: &'s ImageSteps<'_>,
+        blobs: &'s Blobs<'_>,
+    ) -> Result<Vec<Candidate<'s>>> {
         let mut candidates = Vec::new();
         for step in &steps.steps {
             let Some(layers) = self.known_layers(step)? else { continue };

@@ -92,7 +92,9 @@ impl Project<'_> {
         drop(work);
         let mut entries: Vec<CacheEntry> =
             documents.iter().flatten().filter_map(|document| entry(cache, document)).collect();
-        entries.sort_by(|a, b| (a.written, &a.image, &a.name, a.manifest).cmp(&(b.written, &b.image, &b.name, b.manifest)));
+        entries.sort_by(|a, b| {
+            (a.written, &a.image, &a.name, a.manifest).cmp(&(b.written, &b.image, &b.name, b.manifest))
+        });
         Ok(entries)
     }
 

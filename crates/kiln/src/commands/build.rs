@@ -80,7 +80,8 @@ pub(crate) fn pushed_line(pushed: &Pushed) -> String {
     let called = match pushed.tags.as_slice() {
         [] => {
             let manifests = pushed.manifests.iter();
-            let manifests: Vec<String> = manifests.map(|(platform, digest)| format!("@{digest} ({platform})")).collect();
+            let manifests: Vec<String> =
+                manifests.map(|(platform, digest)| format!("@{digest} ({platform})")).collect();
             format!("{} without a tag, for `kiln index {}`", manifests.join(", "), pushed.name)
         }
         tags => format!(":{}", tags.join(", ")),
@@ -89,11 +90,8 @@ pub(crate) fn pushed_line(pushed: &Pushed) -> String {
 }
 
 pub(crate) fn pushed_json(pushed: &Pushed) -> serde_json::Value {
-    let manifests: Vec<_> = pushed
-        .manifests
-        .iter()
-        .map(|(platform, digest)| json!({ "platform": platform, "manifest": digest }))
-        .collect();
+    let manifests: Vec<_> =
+        pushed.manifests.iter().map(|(platform, digest)| json!({ "platform": platform, "manifest": digest })).collect();
     json!({
         "name": pushed.name,
         "repository": pushed.repository,

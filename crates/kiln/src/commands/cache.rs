@@ -189,7 +189,9 @@ impl Verify {
                 let said = match &verdict.recorded {
                     None => "no record".to_owned(),
                     Some(_) if verdict.holds() => "holds".to_owned(),
-                    Some(recorded) => format!("is WRONG: recorded {}, derived {}", digests(recorded), digests(&verdict.derived)),
+                    Some(recorded) => {
+                        format!("is WRONG: recorded {}, derived {}", digests(recorded), digests(&verdict.derived))
+                    }
                 };
                 vec![format!("{} ({})", verdict.image, verdict.platform), verdict.step.clone(), said]
             })

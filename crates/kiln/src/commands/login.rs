@@ -48,7 +48,11 @@ impl Login {
         let (user, password) = self.ask()?;
         let options = registry(global);
         if !options.offline {
-            Registries::new(options.clone(), cancel)?.check_credential(&self.registry, &user, &password)?;
+            let checked = Registries::new(options.clone(), cancel)?.check_credential(&self.registry, &user, &password);
+            checked.map_err(|error| match error.is_denied() {
+                true => Failure::from(error).hint("many registries want an access token in the place of the password"),
+                false => error.into(),
+            })?;
         }
         let kept = options.credentials.store(&self.registry, &user, &password)?;
         if global.json {
@@ -62,7 +66,9 @@ impl Login {
         let user = match &self.user {
             Some(user) => user.clone(),
             None if self.password_stdin || !terminal => {
-                return Err(Failure::usage("there is no terminal to ask for the user name on").hint("say it: `--user NAME`"));
+                return Err(
+                    Failure::usage("there is no terminal to ask for the user name on").hint("say it: `--user NAME`")
+                );
             }
             None => ask_user()?,
         };

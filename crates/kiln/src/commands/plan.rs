@@ -33,6 +33,9 @@ impl Plan {
         for plan in &plans {
             rows.push(vec![format!("{} ({})", plan.image, plan.platform)]);
             rows.extend(plan.base.iter().chain(&plan.steps).map(row));
+            if let State::DependsOn(on) = &plan.result {
+                rows.push(vec!["  image".into(), String::new(), String::new(), format!("depends on {}", some_of(on))]);
+            }
         }
         let summaries: Vec<String> = plans.iter().map(|plan| summary(plan, several)).collect();
         print(&format!("{}\n{}\n", table(&rows), summaries.join(" · ")))
@@ -65,11 +68,16 @@ fn state(step: &StepPlan) -> String {
         State::Cached => "in the registry".into(),
         State::ToDo => format!("to do{because}{fetch}{}", time(step.seconds)),
         State::DependsOn(on) => {
-            let shown: Vec<&str> = on.iter().take(3).map(String::as_str).collect();
-            let more = on.len().saturating_sub(shown.len());
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("depends on {}{more}{because}{fetch}{}", shown.join(", "), time(step.seconds))
+            format!("depends on {}{because}{fetch}{}", some_of(on), time(step.seconds))
         }
+    }
+}
+
+fn some_of(names: &[String]) -> String {
+    let shown: Vec<&str> = names.iter().take(3).map(String::as_str).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -87,7 +95,9 @@ fn summary(plan: &ImagePlan, several: bool) -> String {
     let title = if several { format!("{} ({})", plan.image, plan.platform) } else { plan.image.clone() };
     let all = || plan.base.iter().chain(&plan.steps);
     let changed = changed(plan);
-    let said = if all().all(|step| step.state.is_known()) {
+    let said = if let (true, State::DependsOn(on)) = (all().all(|step| step.state.is_known()), &plan.result) {
+        format!("depends on {}", some_of(on))
+    } else if all().all(|step| step.state.is_known()) {
         match (changed, all().any(|step| step.state == State::Cached)) {
             (Some(changed), _) => changed,
             (None, true) => "cached in registry".into(),

@@ -32,12 +32,14 @@ impl Pull {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
         let mut platforms = self.platform.clone();
         if platforms.is_empty() {
-            let unknown = || Failure::usage("no image runs on this machine").hint("say which one: `--platform linux/amd64`");
+            let unknown =
+                || Failure::usage("no image runs on this machine").hint("say which one: `--platform linux/amd64`");
             platforms.push(Platform::host().ok_or_else(unknown)?);
         }
         platforms.sort();
         platforms.dedup();
-        let pulled = with_workshop(global, cancel, |workshop| Ok(workshop.pull(&self.reference, &platforms, &outputs)?))?;
+        let pulled =
+            with_workshop(global, cancel, |workshop| Ok(workshop.pull(&self.reference, &platforms, &outputs)?))?;
         if global.json { print_json(&image_json(&pulled)) } else { print(&line(&pulled)) }
     }
 }

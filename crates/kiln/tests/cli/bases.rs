@@ -5,6 +5,8 @@ use std::path::Path;
 
 use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, PlatformObject, to_json};
 use kiln_oci::layer::{Layer, MediaType};
+use kiln_oci::layout::Layout;
+use kiln_oci::registry::testing::FakeRegistry;
 use kiln_plan::digest::Digest;
 use kiln_plan::platform::{Cpu, Platform};
 
@@ -14,6 +16,43 @@ const GROUP: &str = "root:x:0:\nstaff:x:50:\nnogroup:x:65534:\n";
 /// A base for both platforms that looks like a Debian 12 with Python 3.11.
 pub(crate) fn debian(directory: &Path) {
     layout(directory, &|platform| debian_files(platform, &[("usr/bin/python3.11", b"python".to_vec())]));
+}
+
+/// The same with more files.
+pub(crate) fn debian_with(directory: &Path, more: &[(&str, Vec<u8>)]) {
+    let python = ("usr/bin/python3.11", b"python".to_vec());
+    let files: Vec<_> = std::iter::once(python).chain(more.iter().cloned()).collect();
+    layout(directory, &|platform| debian_files(platform, &files));
+}
+
+/// The same for linux/amd64 alone.
+pub(crate) fn for_one_platform(directory: &Path) {
+    debian(directory);
+    let mut index = Layout::open(directory).unwrap().index().unwrap();
+    let inner = index.manifests.pop().unwrap();
+    let bytes = fs_err::read(directory.join("blobs/sha256").join(inner.digest.hex())).unwrap();
+    let mut inner: Index = serde_json::from_slice(&bytes).unwrap();
+    inner.manifests.retain(|entry| entry.platform.as_ref().unwrap().architecture == "amd64");
+    fs_err::write(directory.join("index.json"), to_json(&inner).unwrap()).unwrap();
+}
+
+/// Puts the images of a layout on a registry, as its index lists them; the reference.
+pub(crate) fn push(layout: &Path, registry: &FakeRegistry, repository: &str, tag: &str) -> String {
+    let opened = Layout::open(layout).unwrap();
+    let mut manifests = Vec::new();
+    for (_, found) in opened.images().unwrap() {
+        for layer in &found.image.layers {
+            registry.add_blob(repository, &fs_err::read(opened.blob_path(&layer.digest)).unwrap());
+        }
+        registry.add_blob(repository, &found.config_bytes);
+        let digest = found.image.manifest.to_string();
+        registry.add_manifest(repository, &digest, MANIFEST, &found.manifest_bytes);
+        let mut entry = Descriptor::of(MANIFEST, &found.manifest_bytes);
+        entry.platform = Some(PlatformObject::new(found.image.platform));
+        manifests.push(entry);
+    }
+    registry.add_manifest(repository, tag, INDEX, &to_json(&Index::new(manifests)).unwrap());
+    format!("{}/{repository}:{tag}", registry.address())
 }
 
 /// The same without any Python.

@@ -117,10 +117,12 @@ fn a_changed_file_is_picked_up_and_nothing_else_is_rebuilt() {
     environment.write("src/main.py", "print(1)\n");
     assert_snapshot!(environment.kiln("plan"), @r"
     app (linux/amd64)
-      copy src to /app    20 B  project files  to do
-      copy more to /more  1 B   project files  in the store
+      oci base                        in the store
+      copy src to /app        20 B    to do: src to /app changed (kiln.toml line 13)
+      copy more to /more       1 B    in the store
+      image                           depends on copy src to /app
 
-    1 step to do, 0 B to fetch
+    app: copy changed
     ");
     assert_ne!(environment.digests(""), first);
     environment.write("src/main.py", "print()\n");

@@ -79,7 +79,7 @@ fn two_builds_may_share_a_store() {
          wait $first",
     );
     let errors = environment.read("one.err") + &environment.read("two.err");
-    assert_eq!(outcome.status, Some(0), "{outcome}{errors}");
+    assert_eq!(outcome.status, Some(0), "{outcome}\n{errors}");
     let digest = |file: &str| {
         let document: serde_json::Value = serde_json::from_str(&environment.read(file)).unwrap();
         document["images"][0]["digest"].clone()

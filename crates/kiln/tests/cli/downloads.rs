@@ -68,10 +68,12 @@ fn a_plan_says_how_much_is_to_be_fetched() {
     let project = project();
     assert_snapshot!(project.kiln("plan"), @r"
     app (linux/amd64)
-      virtual environment           base facts  to do
-      remote 1.0           2.66 MB  wheels      to do, 2.66 MB to fetch
+      oci base                         in the store
+      virtual environment              to do: never built, under a second
+      remote 1.0            2.66 MB    to do: never built; 2.66 MB to fetch
+      image                            depends on virtual environment, remote 1.0
 
-    2 steps to do, 2.66 MB to fetch
+    app: 2 steps to do, +2.66 MB
     ");
 }
 

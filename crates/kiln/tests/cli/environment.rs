@@ -36,6 +36,7 @@ impl TestEnvironment {
             (r"(?m)^(  |removed  )[0-9a-f]{12}\b", "$1<digest>"),
             (r"127\.0\.0\.1:\d{2,}", "127.0.0.1:<port>"),
             (r"\d+ s ago", "<n> s ago"),
+            (r":[0-9a-f]{16}, latest", ":<tag>, latest"),
             (r"(\d+\.)?\d+ k?B in (\d+) layers", "<size> in $2 layers"),
         ] {
             settings.add_filter(pattern, replacement);

@@ -15,7 +15,14 @@ fn the_help_is_pinned() {
     Commands:
       build        Build images
       lock         Resolve bases and packages, and write `kiln.lock`
-      plan         Say what a build would do; nothing is done
+      plan         Say what a build would do, what is known already, and what it will cost; nothing is
+                   done
+      explain      Say why images would be built again, or were
+      pull         Copy an image from a registry to a layout, an archive or the Docker daemon
+      index        Join what several machines pushed for their platforms, and move the tags
+      login        Keep credentials for a registry
+      logout       Forget credentials for a registry
+      cache        Look after the results that machines share through a registry
       inspect      List what is in an OCI layout, a wheel, or an image of the stack
       gpus         List GPU names and capabilities, and which CUDA releases compile for them
       du           Say what the store takes up
@@ -44,6 +51,9 @@ fn the_help_is_pinned() {
 
           --jobs <N>
               Threads that work at once [default: one for each processor]
+
+          --insecure
+              Speak plain HTTP to registries, and accept certificates that nobody vouches for
 
           --offline
               Do not use the network
@@ -84,6 +94,9 @@ fn the_help_is_pinned() {
           --load
               Load the images into the Docker daemon
 
+          --push
+              Push the images to their registry, and share results with those who use the same cache
+
           --locked
               Fail rather than change `kiln.lock`
 
@@ -112,6 +125,9 @@ fn the_help_is_pinned() {
 
           --jobs <N>
               Threads that work at once [default: one for each processor]
+
+          --insecure
+              Speak plain HTTP to registries, and accept certificates that nobody vouches for
 
           --offline
               Do not use the network
@@ -153,6 +169,8 @@ fn the_help_is_pinned() {
       -f, --file <FILE>   The stack file [default: kiln.toml]
           --store <DIR>   The store [default: `kiln` in the XDG cache directory] [env: KILN_STORE]
           --jobs <N>      Threads that work at once [default: one for each processor]
+          --insecure      Speak plain HTTP to registries, and accept certificates that nobody vouches
+                          for
           --offline       Do not use the network
           --json          Print one JSON document on standard output
       -q, --quiet         Say less: errors and results only
@@ -242,7 +260,7 @@ fn the_schema_describes_every_table_of_the_stack_file() {
     let environment = TestEnvironment::new();
     let schema: serde_json::Value = serde_json::from_str(&environment.succeed("schema")).unwrap();
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_snapshot!(format!("{keys:?}"), @r#"["stack", "vars", "target", "index", "groups", "wheels", "images"]"#);
+    assert_snapshot!(format!("{keys:?}"), @r#"["stack", "vars", "target", "index", "cache", "groups", "wheels", "images"]"#);
     assert_eq!(schema["additionalProperties"], false);
 }
 

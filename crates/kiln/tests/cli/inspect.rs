@@ -23,74 +23,147 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
     environment.succeed("lock");
     assert_snapshot!(environment.kiln("plan"), @r"
     app (linux/amd64)
-      virtual environment           base facts     to do
-      solver 3.0           8.87 MB  wheels         to do
-      2 small packages     2.01 kB  wheels         to do
-      copy src to /app     8 B      project files  to do
-      time zone UTC                 base facts     to do
+      oci base                         in the store
+      virtual environment              to do: never built, under a second
+      solver 3.0            8.87 MB    to do: never built
+      2 small packages      2.01 kB    depends on greeting-1.0-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, words-2.1-py3-none-any.whl: never built
+      copy src to /app          8 B    to do: never built
+      time zone UTC                    to do: never built, under a second
+      image                            depends on virtual environment, solver 3.0, 2 small packages and 2 more
     empty (linux/amd64)
+      image                            depends on app
 
-    5 steps to do, 0 B to fetch
+    app: 5 steps to do · empty: depends on app
     ");
     environment.succeed("build");
     assert_snapshot!(environment.kiln("plan"), @r"
     app (linux/amd64)
-      virtual environment           base facts     in the store
-      solver 3.0           8.87 MB  wheels         in the store
-      2 small packages     2.01 kB  wheels         in the store
-      copy src to /app     8 B      project files  in the store
-      time zone UTC                 base facts     in the store
+      oci base                         in the store
+      virtual environment              in the store
+      solver 3.0            8.87 MB    in the store
+      2 small packages      2.01 kB    in the store
+      copy src to /app          8 B    in the store
+      time zone UTC                    in the store
     empty (linux/amd64)
 
-    nothing to do
+    app: unchanged · empty: unchanged
     ");
     assert_snapshot!(environment.kiln("plan empty --json"), @r#"
     {
-      "steps": [
+      "images": [
         {
           "image": "app",
           "platform": "linux/amd64",
-          "step": "virtual environment",
-          "key": "<digest>",
-          "bytes": 0,
-          "cached": true,
-          "fetch": 0
+          "base": {
+            "name": "oci base",
+            "key": null,
+            "bytes": 0,
+            "state": {
+              "state": "here"
+            },
+            "needs": {
+              "base_bytes": false,
+              "cpu": false
+            },
+            "fetch": 0,
+            "seconds": null,
+            "reasons": []
+          },
+          "steps": [
+            {
+              "name": "virtual environment",
+              "key": "<digest>",
+              "bytes": 0,
+              "state": {
+                "state": "here"
+              },
+              "needs": {
+                "base_bytes": false,
+                "cpu": false
+              },
+              "fetch": 0,
+              "seconds": 0.0,
+              "reasons": []
+            },
+            {
+              "name": "solver 3.0",
+              "key": "<digest>",
+              "bytes": 8865880,
+              "state": {
+                "state": "here"
+              },
+              "needs": {
+                "base_bytes": false,
+                "cpu": false
+              },
+              "fetch": 0,
+              "seconds": 0.0,
+              "reasons": []
+            },
+            {
+              "name": "2 small packages",
+              "key": "<digest>",
+              "bytes": 2010,
+              "state": {
+                "state": "here"
+              },
+              "needs": {
+                "base_bytes": false,
+                "cpu": false
+              },
+              "fetch": 0,
+              "seconds": 0.0,
+              "reasons": []
+            },
+            {
+              "name": "copy src to /app",
+              "key": "<digest>",
+              "bytes": 8,
+              "state": {
+                "state": "here"
+              },
+              "needs": {
+                "base_bytes": false,
+                "cpu": false
+              },
+              "fetch": 0,
+              "seconds": 0.0,
+              "reasons": []
+            },
+            {
+              "name": "time zone UTC",
+              "key": "<digest>",
+              "bytes": 0,
+              "state": {
+                "state": "here"
+              },
+              "needs": {
+                "base_bytes": false,
+                "cpu": false
+              },
+              "fetch": 0,
+              "seconds": 0.0,
+              "reasons": []
+            }
+          ],
+          "result": {
+            "state": "here"
+          },
+          "changes": [],
+          "fetch": 0,
+          "seconds": 0.0
         },
         {
-          "image": "app",
+          "image": "empty",
           "platform": "linux/amd64",
-          "step": "solver 3.0",
-          "key": "<digest>",
-          "bytes": 8865880,
-          "cached": true,
-          "fetch": 0
-        },
-        {
-          "image": "app",
-          "platform": "linux/amd64",
-          "step": "2 small packages",
-          "key": "<digest>",
-          "bytes": 2010,
-          "cached": true,
-          "fetch": 0
-        },
-        {
-          "image": "app",
-          "platform": "linux/amd64",
-          "step": "copy src to /app",
-          "key": "<digest>",
-          "bytes": 8,
-          "cached": true,
-          "fetch": 0
-        },
-        {
-          "image": "app",
-          "platform": "linux/amd64",
-          "step": "time zone UTC",
-          "key": "<digest>",
-          "bytes": 0,
-          "cached": true,
-          "fetch": 0
+          "base": null,
+          "steps": [],
+          "result": {
+            "state": "here"
+          },
+          "changes": [],
+          "fetch": 0,
+          "seconds": 0.0
         }
       ]
     }

@@ -10,6 +10,7 @@ mod bases;
 mod environment;
 mod images;
 mod server;
+mod team;
 mod wheels;
 
 mod bad_wheels;
@@ -25,3 +26,6 @@ mod lock;
 mod lock_refusals;
 mod mistakes;
 mod python;
+mod references;
+mod registry;
+mod remote;

@@ -94,17 +94,125 @@ fn a_key_of_a_later_release_is_refused_rather_than_ignored() {
     help: it is refused rather than ignored, so that an image is never less than its stack file says
     [exit status: 2]
     "#);
-    assert_snapshot!(refused("\n[cache]\nremote = \"x\"\n\n[images.app]\nfrom = \"scratch\"\n"), @r"
+    let compiler = "\n[cache]\nremote = \"x\"\ncompiler = \"local\"\n\n[images.app]\nfrom = \"scratch\"\n";
+    assert_snapshot!(refused(compiler), @r#"
     ------- stderr -------
-    error: this release of kiln cannot do `cache` yet
-     --> kiln.toml:8:2
-      |
-    8 | [cache]
-      |  ^^^^^
-      |
+    error: this release of kiln cannot do `compiler` yet
+      --> kiln.toml:10:1
+       |
+    10 | compiler = "local"
+       | ^^^^^^^^
+       |
     help: it is refused rather than ignored, so that an image is never less than its stack file says
     [exit status: 2]
-    ");
+    "#);
+}
+
+#[test]
+fn what_concerns_registries_points_at_its_line() {
+    let image = "\n[images.app]\nfrom = \"scratch\"\n";
+    let mut all = String::new();
+    for text in [
+        format!("{image}registry = \"https://ghcr.io/acme\"\n"),
+        format!("{image}registry = \"ghcr.io/Acme\"\n"),
+        format!("{image}tags = [\"latest\", \"a/b\"]\n"),
+        "\n[images.app]\nfrom = \"ghcr.io/acme/base@sha256:12\"\n".to_owned(),
+        format!("\n[cache]\nremote = \"ghcr.io/acme/Cache\"\n{image}"),
+        format!("\n[cache]\nremote = \"ghcr.io/acme/cache\"\ntrust = \"everybody\"\n{image}"),
+        format!("\n[cache]\nremote = \"ghcr.io/acme/cache\"\ntrust = []\n{image}"),
+        format!("\n[cache]\nremote = \"ghcr.io/acme/cache\"\ntrust = [\"ed25519:AAAA\"]\n{image}"),
+        format!("\n[cache]\ntrust = \"registry\"\n{image}"),
+    ] {
+        all.push_str(&refused(&text).to_string());
+        all.push('\n');
+    }
+    assert_snapshot!(all, @r#"
+    ------- stderr -------
+    error: `https://ghcr.io/acme` is not a place on a registry: its registry is not a host name with an optional port
+      --> kiln.toml:10:12
+       |
+    10 | registry = "https://ghcr.io/acme"
+       |            ^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: such as `ghcr.io/acme`: images become `<registry>/<stack>/<image>`
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `ghcr.io/Acme` is not a place on a registry: a repository consists of lower-case letters and digits, with `.`, `_`, `__` or `-` between them and `/` between its parts
+      --> kiln.toml:10:12
+       |
+    10 | registry = "ghcr.io/Acme"
+       |            ^^^^^^^^^^^^^^
+       |
+    help: such as `ghcr.io/acme`: images become `<registry>/<stack>/<image>`
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `a/b` cannot be a tag
+      --> kiln.toml:10:19
+       |
+    10 | tags = ["latest", "a/b"]
+       |                   ^^^^^
+       |
+    help: letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `ghcr.io/acme/base@sha256:12` is not a reference to an image: after `@` a SHA-256 digest is expected
+     --> kiln.toml:9:8
+      |
+    9 | from = "ghcr.io/acme/base@sha256:12"
+      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `ghcr.io/acme/Cache` is not a repository: a repository consists of lower-case letters and digits, with `.`, `_`, `__` or `-` between them and `/` between its parts
+     --> kiln.toml:9:10
+      |
+    9 | remote = "ghcr.io/acme/Cache"
+      |          ^^^^^^^^^^^^^^^^^^^^
+      |
+    help: such as `ghcr.io/acme/kiln-cache`, without a tag
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `everybody` is not a value of `cache.trust`
+      --> kiln.toml:10:9
+       |
+    10 | trust = "everybody"
+       |         ^^^^^^^^^^^
+       |
+    help: `"registry"`, or a list of public keys: `kiln cache keygen` makes one
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `cache.trust` names no key, so nothing of the cache would count
+      --> kiln.toml:10:9
+       |
+    10 | trust = []
+       |         ^^
+       |
+    help: leave `[cache]` out, or name the public keys of those who write it
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `ed25519:AAAA` is not a public key (`ed25519:` and 44 characters of base64)
+      --> kiln.toml:10:9
+       |
+    10 | trust = ["ed25519:AAAA"]
+       |         ^^^^^^^^^^^^^^^^
+       |
+    help: `kiln cache keygen` prints one
+    [exit status: 2]
+
+    ------- stderr -------
+    error: missing field `remote`
+     --> kiln.toml:8:1
+      |
+    8 | [cache]
+      | ^^^^^^^
+    [exit status: 2]
+    "#);
 }
 
 #[test]

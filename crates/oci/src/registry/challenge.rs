@@ -82,7 +82,9 @@ fn items(header: &str) -> Vec<&str> {
 }
 
 fn unquote(value: &str) -> String {
-    let Some(inner) = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) else { return value.to_owned() };
+    let Some(inner) = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) else {
+        return value.to_owned();
+    };
     let mut text = String::with_capacity(inner.len());
     let mut characters = inner.chars();
     while let Some(c) = characters.next() {
@@ -101,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_bearer_challenge_says_where_tokens_are() {
-        let header = r#"Bearer realm="https://auth.example/token?a=b,c",service="r.example",scope="repository:a/b:pull,push""#;
+        let header =
+            r#"Bearer realm="https://auth.example/token?a=b,c",service="r.example",scope="repository:a/b:pull,push""#;
         assert_eq!(
             parse(header),
             Some(Challenge::Bearer {

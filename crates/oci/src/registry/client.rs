@@ -1,7 +1,7 @@
 //! The client: options, the runtime, and how a request is made with patience.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const GLANCE: Duration = Duration::from_millis(50);
 /// Bytes of an answer that says what is wrong.
 const ERROR_LIMIT: u64 = 64 << 10;
+/// Attempts where no registry has answered at all.
+const UNHEARD: u32 = 3;
 /// Threads for the network: one sends while another answers.
 const THREADS: usize = 2;
 
@@ -76,6 +78,8 @@ pub(super) struct Inner {
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
+    /// Whether any registry has answered yet.
+    heard: AtomicBool,
 }
 
 /// One attempt that failed.
@@ -120,6 +124,7 @@ impl Registries {
             hosts: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            heard: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner), runtime: Arc::new(runtime) })
     }
@@ -145,7 +150,8 @@ impl Registries {
             };
             purpose.host.be(credential).await;
             let url = |base: &url::Url| Ok(base.clone());
-            let answer = self.inner.patiently(async || self.inner.ask(&purpose, reqwest::Method::GET, url, |r| r).await).await;
+            let answer =
+                self.inner.patiently(async || self.inner.ask(&purpose, reqwest::Method::GET, url, |r| r).await).await;
             answer.map(drop)
         })
     }
@@ -161,7 +167,12 @@ pub(super) fn builder(options: &Options) -> reqwest::ClientBuilder {
 
 impl Inner {
     /// What a request to a repository is about.
-    pub(super) fn purpose(&self, what: String, repository: &Repository, scope: Scope) -> Result<Purpose, RegistryError> {
+    pub(super) fn purpose(
+        &self,
+        what: String,
+        repository: &Repository,
+        scope: Scope,
+    ) -> Result<Purpose, RegistryError> {
         if self.options.offline {
             return Err(RegistryError::Offline(what));
         }
@@ -180,7 +191,10 @@ impl Inner {
     }
 
     /// Does something until it succeeds, fails for good, or fails too often.
-    pub(super) async fn patiently<T>(&self, mut attempt: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, RegistryError> {
+    pub(super) async fn patiently<T>(
+        &self,
+        mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
+    ) -> Result<T, RegistryError> {
         let mut failures = 0;
         loop {
             self.cancel.check()?;
@@ -194,7 +208,10 @@ impl Inner {
                 }
             };
             failures += 1;
-            if failures >= self.options.patience.attempts {
+            // A registry that never said a word is rather a wrong name than one that is being restarted.
+            let heard = self.heard.load(Ordering::Relaxed);
+            let attempts = self.options.patience.attempts;
+            if failures >= if heard { attempts } else { attempts.min(UNHEARD) } {
                 return Err(error);
             }
             self.pause(failures, wait).await?;
@@ -232,7 +249,10 @@ impl Inner {
     ) -> Result<T, Failure> {
         let silence = self.options.patience.silence;
         match self.unless_cancelled(tokio::time::timeout(silence, waited)).await? {
-            Ok(Ok(done)) => Ok(done),
+            Ok(Ok(done)) => {
+                self.heard.store(true, Ordering::Relaxed);
+                Ok(done)
+            }
             Ok(Err(error)) => Err(Failure::Again(purpose.unavailable(causes(error)), None)),
             Err(_) => Err(Failure::Again(purpose.unavailable("has fallen silent"), None)),
         }

@@ -252,7 +252,9 @@ fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
 fn read(file: &Path) -> Result<Option<ConfigFile>, RegistryError> {
     match document(file)? {
         None => Ok(None),
-        Some(document) => serde_json::from_value(Value::Object(document)).map(Some).map_err(|error| unreadable(file, &error)),
+        Some(document) => {
+            serde_json::from_value(Value::Object(document)).map(Some).map_err(|error| unreadable(file, &error))
+        }
     }
 }
 
@@ -370,7 +372,10 @@ mod tests {
         assert!(credentials.erase("a.example").unwrap());
         assert!(!credentials.erase("a.example").unwrap());
         let text = fs_err::read_to_string(&credentials.files[0]).unwrap();
-        assert!(text.contains("psFormat") && text.contains("index.docker.io/v1/") && !text.contains("a.example"), "{text}");
+        assert!(
+            text.contains("psFormat") && text.contains("index.docker.io/v1/") && !text.contains("a.example"),
+            "{text}"
+        );
         assert_eq!(fs_err::metadata(&credentials.files[0]).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

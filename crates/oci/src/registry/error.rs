@@ -124,6 +124,9 @@ impl RegistryError {
             Self::Denied { registry, authenticated: true, .. } => {
                 format!("do these credentials allow it? Others are given with `kiln login {registry}`")
             }
+            Self::Refused { status: 405, .. } => {
+                "the registry does not do that: it may be read-only, or only pass on what another registry has".into()
+            }
             Self::Damaged { .. } => "a file of the store was changed: remove it, and build again".into(),
             Self::Offline(_) => "run once without `--offline`".into(),
             _ => return None,

@@ -213,13 +213,15 @@ impl Host {
         let response = inner.answer(purpose, request.send()).await?;
         let response = match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                let problem = if credential.is_some() { "does not accept the credentials" } else { "wants credentials" };
+                let problem =
+                    if credential.is_some() { "does not accept the credentials" } else { "wants credentials" };
                 return Err(Failure::Final(purpose.denied(problem.into(), credential.is_some())));
             }
             _ => inner.accept(purpose, response).await?,
         };
         let bytes = inner.body(purpose, response, TOKEN_LIMIT).await?;
-        read_token(&bytes).ok_or_else(|| Failure::Again(purpose.nonsense("to the request for a token holds none"), None))
+        read_token(&bytes)
+            .ok_or_else(|| Failure::Again(purpose.nonsense("to the request for a token holds none"), None))
     }
 }
 

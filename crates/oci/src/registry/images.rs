@@ -89,7 +89,8 @@ impl Registries {
             }
         }
         let known = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
-        let mut have: Vec<String> = known.filter(|platform| platform.os != "unknown").map(ToString::to_string).collect();
+        let mut have: Vec<String> =
+            known.filter(|platform| platform.os != "unknown").map(ToString::to_string).collect();
         have.dedup();
         Err(unusable(reference, format!("it has no image for {platform}; it has {}", have.join(", "))))
     }
@@ -158,7 +159,8 @@ mod tests {
         /// Puts an image with one layer there, in Docker's words or OCI's; how an index points at it.
         fn image(&self, docker: bool, cpu: &str, config: Value) -> Value {
             let layer = self.registry.add_blob("a", cpu.as_bytes());
-            let mut whole = json!({ "architecture": cpu, "os": "linux", "rootfs": { "type": "layers", "diff_ids": [layer] } });
+            let mut whole =
+                json!({ "architecture": cpu, "os": "linux", "rootfs": { "type": "layers", "diff_ids": [layer] } });
             whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
             let config = whole.to_string();
             let types = match docker {
@@ -197,9 +199,13 @@ mod tests {
     fn an_image_is_found_among_attestations_and_variants_of_arm() {
         for (docker, kind) in [(true, DOCKER_INDEX), (false, INDEX)] {
             let shelf = Shelf::new();
-            let attestation = on(shelf.image(docker, "riscv64", json!({})), json!({ "architecture": "unknown", "os": "unknown" }));
+            let attestation =
+                on(shelf.image(docker, "riscv64", json!({})), json!({ "architecture": "unknown", "os": "unknown" }));
             let arm = |variant: &str, cpu: &str| {
-                on(shelf.image(docker, cpu, json!({})), json!({ "architecture": "arm", "os": "linux", "variant": variant }))
+                on(
+                    shelf.image(docker, cpu, json!({})),
+                    json!({ "architecture": "arm", "os": "linux", "variant": variant }),
+                )
             };
             let arm64 = shelf.image(docker, "arm64", json!({}));
             let amd64 = shelf.image(docker, "amd64", json!({}));
@@ -248,7 +254,11 @@ mod tests {
         let arm = on(shelf.image(false, "arm64", json!({})), json!({ "architecture": "arm64", "os": "linux" }));
         shelf.index(INDEX, vec![arm]);
         let problem = |shelf: &Shelf| shelf.find("linux/amd64").unwrap_err().to_string();
-        assert!(problem(&shelf).ends_with("it has no image for linux/amd64; it has linux/arm64"), "{}", problem(&shelf));
+        assert!(
+            problem(&shelf).ends_with("it has no image for linux/amd64; it has linux/arm64"),
+            "{}",
+            problem(&shelf)
+        );
         let chart = json!({ "schemaVersion": 2, "mediaType": MANIFEST,
             "config": { "mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": Digest::of(b""), "size": 0 },
             "layers": [] });

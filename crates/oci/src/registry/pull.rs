@@ -70,7 +70,13 @@ impl Registries {
     }
 
     /// Reads a blob of so many bytes from some place on. It is checked while it is read, if it is read from the start.
-    pub fn blob_reader(&self, repository: &Repository, digest: &Digest, size: u64, from: u64) -> Result<BlobReader, RegistryError> {
+    pub fn blob_reader(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+        from: u64,
+    ) -> Result<BlobReader, RegistryError> {
         let what = format!("reading {digest} of {repository}");
         let purpose = self.inner.purpose(what, repository, Scope::pull(repository))?;
         let hasher = (from == 0).then(Sha256::new);
@@ -96,9 +102,14 @@ impl Registries {
     /// Removes a manifest.
     pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<(), RegistryError> {
         self.run(async {
-            let purpose = self.inner.purpose(format!("removing {digest} from {repository}"), repository, Scope::delete(repository))?;
+            let purpose = self.inner.purpose(
+                format!("removing {digest} from {repository}"),
+                repository,
+                Scope::delete(repository),
+            )?;
             let path = format!("{}/manifests/{digest}", repository.path);
-            let ask = async || self.inner.ask(&purpose, Method::DELETE, |base| join(&purpose, base, &path), |r| r).await;
+            let ask =
+                async || self.inner.ask(&purpose, Method::DELETE, |base| join(&purpose, base, &path), |r| r).await;
             match self.inner.patiently(ask).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => other.map(drop),
@@ -134,7 +145,12 @@ impl Inner {
         Ok(Document { media_type, digest, bytes })
     }
 
-    async fn ask_manifest(&self, purpose: &Purpose, method: Method, reference: &Reference) -> Result<Response, Failure> {
+    async fn ask_manifest(
+        &self,
+        purpose: &Purpose,
+        method: Method,
+        reference: &Reference,
+    ) -> Result<Response, Failure> {
         let path = format!("{}/manifests/{}", reference.repository.path, reference.selector());
         let accept = [INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
         self.ask(purpose, method, |base| join(purpose, base, &path), |request| request.header(ACCEPT, &accept)).await
@@ -313,7 +329,8 @@ impl BlobReader {
         let response =
             inner.ask(&self.purpose, Method::GET, |base| join(&self.purpose, base, &self.path), shape).await?;
         let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let continues = response.status() == StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"));
+        let continues =
+            response.status() == StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"));
         // A registry that knows no ranges sends everything again.
         self.to_skip = if continues { 0 } else { from };
         Ok(response)

@@ -6,8 +6,8 @@
 //! digest of what arrived before it takes it.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -106,7 +106,12 @@ impl Registries {
         self.run(self.push_all(to, uploads, work))
     }
 
-    async fn push_all(&self, to: &Repository, uploads: &[Upload], work: &Work<'_>) -> Result<Vec<Moved>, RegistryError> {
+    async fn push_all(
+        &self,
+        to: &Repository,
+        uploads: &[Upload],
+        work: &Work<'_>,
+    ) -> Result<Vec<Moved>, RegistryError> {
         let inner = &self.inner;
         let mut scope = Scope::push(to);
         for source in uploads.iter().flat_map(|upload| &upload.mounts).filter(|source| source.registry == to.registry) {
@@ -165,9 +170,7 @@ impl Inner {
         let body = Bytes::copy_from_slice(bytes);
         let digest = Digest::of(bytes);
         let put = async || {
-            let shape = |request: reqwest::RequestBuilder| {
-                request.header(CONTENT_TYPE, media_type).body(body.clone())
-            };
+            let shape = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, media_type).body(body.clone());
             let response = self.ask(&purpose, Method::PUT, |base| join(&purpose, base, &path), shape).await?;
             same_digest(&purpose, response.headers(), digest)
         };
@@ -216,7 +219,9 @@ impl Inner {
     ) -> Result<Result<(), Option<Session>>, RegistryError> {
         let path = format!("{}/blobs/uploads/?mount={}&from={}", to.path, upload.digest, from.path);
         let ask = async || {
-            let response = self.ask(purpose, Method::POST, |base| join(purpose, base, &path), |r| r.header(CONTENT_LENGTH, 0)).await?;
+            let response = self
+                .ask(purpose, Method::POST, |base| join(purpose, base, &path), |r| r.header(CONTENT_LENGTH, 0))
+                .await?;
             match response.status() {
                 StatusCode::CREATED => same_digest(purpose, response.headers(), upload.digest).map(Ok),
                 _ => Ok(Err(Some(purpose.session(&response)?))),
@@ -224,7 +229,9 @@ impl Inner {
         };
         match self.patiently(ask).await {
             // A registry that knows no mounts may say so in many ways.
-            Err(RegistryError::Refused { .. } | RegistryError::NotFound { .. } | RegistryError::Nonsense { .. }) => Ok(Err(None)),
+            Err(RegistryError::Refused { .. } | RegistryError::NotFound { .. } | RegistryError::Nonsense { .. }) => {
+                Ok(Err(None))
+            }
             other => other,
         }
     }
@@ -294,7 +301,11 @@ impl Inner {
         let ask = async || self.ask(purpose, Method::GET, |_| Ok(session.location.clone()), |r| r).await;
         match self.patiently(ask).await {
             Ok(response) => {
-                let mut known = purpose.session(&response).unwrap_or(Session { location: session.location.clone(), offset: 0, least: 0 });
+                let mut known = purpose.session(&response).unwrap_or(Session {
+                    location: session.location.clone(),
+                    offset: 0,
+                    least: 0,
+                });
                 known.least = session.least;
                 known.offset = received(response.headers());
                 Ok(Some(known))
@@ -364,10 +375,8 @@ impl Inner {
             .header(CONTENT_LENGTH, range.end - range.start)
             .body(body);
         let sent = self.watched(purpose, request.send(), &range, &read, furthest, work).await;
-        if let Ok(problem) = problem.lock()
-            && let Some(problem) = problem.as_ref()
-        {
-            return Err(Failure::Final(std::io::Error::new(problem.kind(), problem.to_string()).into()));
+        if let Some(problem) = problem.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(Failure::Final(problem.into()));
         }
         let response = sent?;
         if response.status() == StatusCode::UNAUTHORIZED && purpose.host.challenged(&response, None).await {

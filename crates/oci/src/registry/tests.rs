@@ -74,7 +74,12 @@ impl Pair {
 
     /// The requests since the last call, except for those that look for the registry's address.
     fn requests(&self) -> Vec<Request> {
-        self.registry.log().into_iter().map(|logged| logged.request).filter(|request| *request != Request::Ping).collect()
+        self.registry
+            .log()
+            .into_iter()
+            .map(|logged| logged.request)
+            .filter(|request| *request != Request::Ping)
+            .collect()
     }
 }
 
@@ -283,7 +288,8 @@ fn a_blob_is_read_on_after_its_connection_broke() {
         reader.read_to_end(&mut read).unwrap();
         assert!(read == bytes);
         let mut end = Vec::new();
-        let mut reader = pair.client.blob_reader(&pair.repository("a"), &digest, bytes.len() as u64, 1_999_990).unwrap();
+        let mut reader =
+            pair.client.blob_reader(&pair.repository("a"), &digest, bytes.len() as u64, 1_999_990).unwrap();
         reader.read_to_end(&mut end).unwrap();
         assert_eq!(end, bytes[1_999_990..]);
     }

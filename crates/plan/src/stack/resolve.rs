@@ -25,8 +25,11 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let index = index(&written.index, &vars, &mut wrong);
     let cache = written.cache.as_ref().and_then(|table| cache(table, &vars, &mut wrong));
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
-    let mut images: Vec<Image> =
-        written.images.iter().map(|(key, table)| images::image(key, table, written, &name, &vars, &mut wrong)).collect();
+    let mut images: Vec<Image> = written
+        .images
+        .iter()
+        .map(|(key, table)| images::image(key, table, written, &name, &vars, &mut wrong))
+        .collect();
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(
             Diagnostic::nowhere("the stack has no image")
