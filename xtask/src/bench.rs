@@ -5,6 +5,7 @@
 
 mod assemble;
 mod measure;
+mod push;
 
 use clap::{Args, Subcommand};
 
@@ -19,12 +20,15 @@ pub(crate) struct Bench {
 enum Which {
     /// From local wheels to an image: against uv and tar with pigz and zstd, Docker and buildah where they are installed
     Assemble(assemble::Assemble),
+    /// Images to a local registry: against skopeo, Docker and buildah
+    Push(push::Push),
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<(), String> {
         match &self.which {
             Which::Assemble(assemble) => assemble.run(),
+            Which::Push(push) => push.run(),
         }
     }
 }

@@ -38,7 +38,7 @@ struct Report {
     store_beyond_wheels: f64,
 }
 
-const TORCH: &str = "2.11.0";
+pub(super) const TORCH: &str = "2.11.0";
 
 const STACK: &str = r#"
 [stack]
@@ -65,14 +65,14 @@ COPY
 "#;
 
 /// Kiln's command lines, in the directory of the benchmark.
-struct Bench {
-    kiln: PathBuf,
-    at: PathBuf,
+pub(super) struct Bench {
+    pub(super) kiln: PathBuf,
+    pub(super) at: PathBuf,
 }
 
 impl Assemble {
     pub(crate) fn run(&self) -> Result<(), String> {
-        let bench = Bench::prepare(self.directory.clone())?;
+        let bench = Bench::prepare(self.directory.clone(), "bench-assemble")?;
         let mut figures = vec![self.figure("kiln, cold", || bench.cold("", "stack.toml"))?];
         figures.push(self.figure("kiln, cold, layout written", || bench.cold("--output oci:out", "stack.toml"))?);
         let beyond = bench.store_beyond_wheels()?;
@@ -106,9 +106,9 @@ impl Assemble {
 
 impl Bench {
     /// Wheels, a store that has the base and nothing else, and a folder of 10,000 files.
-    fn prepare(directory: Option<PathBuf>) -> Result<Self, String> {
+    pub(super) fn prepare(directory: Option<PathBuf>, name: &str) -> Result<Self, String> {
         let (target, kiln) = crate::interop::build_kiln().map_err(|error| error.to_string())?;
-        let at = directory.unwrap_or_else(|| target.join("bench-assemble"));
+        let at = directory.unwrap_or_else(|| target.join(name));
         let text = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(at.join("wheels")).map_err(text)?;
         let at = fs_err::canonicalize(at).map_err(text)?;
@@ -147,7 +147,7 @@ impl Bench {
         Ok(bench)
     }
 
-    fn run(&self, line: &str) -> Result<(), String> {
+    pub(super) fn run(&self, line: &str) -> Result<(), String> {
         run(&self.at, line)
     }
 
@@ -216,12 +216,12 @@ impl Bench {
     }
 
     /// The base as a tar, for the peers.
-    fn base_tar(&self) -> Result<(), String> {
+    pub(super) fn base_tar(&self) -> Result<(), String> {
         self.run(&self.line("template", "stack", "build", "base --output oci:base-layout"))?;
         self.run("gzip -dc \"$(ls -S base-layout/blobs/sha256/* | head -1)\" > base.tar")
     }
 
-    fn containerfile(&self, from: &str) -> Result<(), String> {
+    pub(super) fn containerfile(&self, from: &str) -> Result<(), String> {
         let text = format!(
             "FROM {from}\nCOPY wheels /wheels\nRUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir \
              --no-index --find-links /wheels torch=={TORCH} && rm -rf /wheels\n"
