@@ -12,6 +12,7 @@ mod awkward_wheel;
 mod differences;
 mod packages;
 mod programs;
+mod registries;
 mod report;
 mod reproducible;
 mod running;
@@ -26,7 +27,7 @@ mod zstd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 pub(crate) use programs::build_kiln;
 use report::Checks;
@@ -44,6 +45,18 @@ pub(crate) struct Interop {
     /// Use this store of kiln rather than a fresh one, which saves downloading while the suite itself is worked on
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Only this part of the checks
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// A part of the checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Images that kiln builds and writes to this machine
+    Images,
+    /// Images that go to registries and come from them
+    Registries,
 }
 
 /// What the checks work with.
@@ -63,7 +76,12 @@ impl Interop {
     pub(crate) fn run(&self) -> ExitCode {
         let mut checks = Checks::default();
         if let Some(suite) = checks.check("the suite has what it needs", || self.prepare()) {
-            suite.check(&mut checks);
+            if self.only != Some(Part::Registries) {
+                suite.check(&mut checks);
+            }
+            if self.only != Some(Part::Images) {
+                registries::check(&suite, &mut checks);
+            }
             suite.remove("");
             if self.keep {
                 report::eprint(&format!("kept {}", suite.work.display()));

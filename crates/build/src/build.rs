@@ -143,25 +143,23 @@ impl Project<'_> {
         Ok(changed)
     }
 
-    /// An image of which every step is known, here or in the cache: composed without doing any.
-    pub(crate) fn compose_known(&self, image: &stack::Image, lock: &Lock) -> Result<Built> {
-        let chain = self.chosen(std::slice::from_ref(&image.name))?;
-        let all = self.all_steps(&chain, lock)?;
+    /// The first step of an image, or of what it stands on, whose result is neither here nor in the cache.
+    pub fn unknown_step(&self, image: &stack::Image, lock: &Lock) -> Result<Option<(String, Platform)>> {
+        let all = self.all_steps(&self.chosen(std::slice::from_ref(&image.name))?, lock)?;
         self.ask_cache(all.iter().flat_map(|steps| &steps.steps))?;
         for steps in &all {
             for step in &steps.steps {
                 if self.layers_of(step)?.is_none() {
-                    let (name, platform) = (&image.name, steps.platform);
-                    return Err(BuildError::Mistake {
-                        message: format!("`{}` for {platform} is neither here nor in the cache", step.name),
-                        hint: format!(
-                            "`kiln build {name} --platform {platform} --push` with a `[cache]` in the stack, or name the \
-                             manifests' digests"
-                        ),
-                    });
+                    return Ok(Some((step.name.clone(), steps.platform)));
                 }
             }
         }
+        Ok(None)
+    }
+
+    /// An image of which every step is known: composed without doing any.
+    pub fn known_image(&self, image: &stack::Image, lock: &Lock) -> Result<Built> {
+        let chain = self.chosen(std::slice::from_ref(&image.name))?;
         let mut below: BTreeMap<(String, Platform), Below> = BTreeMap::new();
         let mut composed = Vec::new();
         for link in chain {

@@ -3,6 +3,7 @@
 mod bases;
 mod build;
 mod compose;
+mod copies;
 mod copy;
 mod error;
 mod execute;
@@ -14,7 +15,6 @@ mod output;
 mod overlaps;
 mod planning;
 mod project;
-mod pull;
 mod push;
 mod remote;
 mod session;

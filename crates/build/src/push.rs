@@ -152,19 +152,7 @@ impl Project<'_> {
             self.store.remember(&pushed_key(&to.registry, &blob.digest), &to)?;
         }
         self.session.found(publication.blobs.iter().map(|blob| blob.digest), &to);
-        let bytes = |how: Moved| {
-            publication.blobs.iter().zip(&moved).filter(|(_, moved)| **moved == how).map(|(blob, _)| blob.size).sum()
-        };
-        Ok(Pushed {
-            name: built.name.clone(),
-            index: built.digest,
-            tags: publication.tags.clone(),
-            manifests: built.images.iter().map(|image| (image.platform, image.manifest)).collect(),
-            sent: bytes(Moved::Sent),
-            mounted: bytes(Moved::Mounted),
-            there: bytes(Moved::There),
-            repository: to,
-        })
+        Ok(Pushed::new(built, to, &publication, &moved))
     }
 
     /// Layers and configs, each with where it may be mounted from and what opens it.
@@ -211,7 +199,18 @@ impl Project<'_> {
         let image = *self.chosen(&[name.to_owned()])?.last().ok_or_else(|| BuildError::Project("no image".into()))?;
         let to = self.repository(image)?;
         let built = match manifests {
-            [] => self.compose_known(image, lock)?,
+            [] => {
+                if let Some((step, platform)) = self.unknown_step(image, lock)? {
+                    return Err(BuildError::Mistake {
+                        message: format!("`{step}` for {platform} is neither here nor in the cache"),
+                        hint: format!(
+                            "`kiln build {name} --platform {platform} --push` with a `[cache]` in the stack, or name the \
+                             manifests' digests"
+                        ),
+                    });
+                }
+                self.known_image(image, lock)?
+            }
             manifests => self.assemble(image, &to, manifests)?,
         };
         for platform in &built.images {
@@ -282,6 +281,21 @@ fn pushed_key(registry: &str, layer: &Digest) -> StepKey {
 }
 
 impl Pushed {
+    pub(crate) fn new(built: &Built, repository: Repository, publication: &Publication, moved: &[Moved]) -> Self {
+        let pairs = || publication.blobs.iter().zip(moved);
+        let bytes = |how: Moved| pairs().filter(|(_, moved)| **moved == how).map(|(blob, _)| blob.size).sum();
+        Self {
+            name: built.name.clone(),
+            repository,
+            index: built.digest,
+            tags: publication.tags.clone(),
+            manifests: built.images.iter().map(|image| (image.platform, image.manifest)).collect(),
+            sent: bytes(Moved::Sent),
+            mounted: bytes(Moved::Mounted),
+            there: bytes(Moved::There),
+        }
+    }
+
     /// How to pull it: by tag where it has one, and by digest.
     pub fn reference(&self) -> Reference {
         Reference { repository: self.repository.clone(), tag: self.tags.first().cloned(), digest: None }

@@ -11,9 +11,10 @@ mod record;
 mod share;
 mod upkeep;
 
-use kiln_oci::image::{Manifest, from_json};
+use kiln_oci::image::{Descriptor, Manifest, from_json};
 use kiln_oci::layer::Layer;
 use kiln_oci::registry::Document;
+use kiln_plan::public_key::PublicKey;
 use kiln_plan::reference::Reference;
 use kiln_plan::stack::{Cache, Trust};
 use kiln_plan::step::StepKey;
@@ -49,8 +50,8 @@ impl Project<'_> {
             match found {
                 Ok(documents) => {
                     for (key, document) in new.iter().zip(documents) {
-                        let record = document.and_then(|document| self.believed(cache, key, &document));
-                        self.session.remember_record(*key, record.map(|record| record.value));
+                        let found = document.and_then(|document| believed(cache, key, &document));
+                        self.session.remember_record(*key, found);
                     }
                 }
                 Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
@@ -65,19 +66,6 @@ impl Project<'_> {
         if self.session.cache_fails() {
             self.warn(format!("the cache is not used: {error}"));
         }
-    }
-
-    /// The record of a document, if it is one of this key and whoever wrote it is believed.
-    fn believed(&self, cache: &Cache, key: &StepKey, document: &Document) -> Option<Record> {
-        let (record, signature) = read_record(document)?;
-        if record.key != *key {
-            return None;
-        }
-        let trusted = match &cache.trust {
-            Trust::Registry => true,
-            Trust::Keys(keys) => signature.is_some_and(|key| keys.contains(&key)),
-        };
-        trusted.then_some(record)
     }
 
     /// Asks the cache about steps whose layers are not here.
@@ -111,11 +99,41 @@ impl Project<'_> {
     }
 }
 
-/// The record of a document and who signed it; nothing if it is something else.
-fn read_record(document: &Document) -> Option<(Record, Option<kiln_plan::public_key::PublicKey>)> {
-    let manifest: Manifest = from_json(&document.bytes, "a record").ok()?;
-    let text = manifest.annotations.get(RECORD)?;
-    let record = Record::parse(text)?;
-    let signer = manifest.annotations.get(SIGNATURE).and_then(|signature| signed_by(text, signature));
-    Some((record, signer))
+/// A record as a registry has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) record: Record,
+    /// What it keeps.
+    keeps: Vec<Descriptor>,
+    /// When it was written, in seconds since 1970.
+    pub(crate) written: u64,
+    signer: Option<PublicKey>,
+}
+
+impl Found {
+    /// What a document holds; nothing if that is no record.
+    fn read(document: &Document) -> Option<Self> {
+        let manifest: Manifest = from_json(&document.bytes, "a record").ok()?;
+        let text = manifest.annotations.get(RECORD)?;
+        let signature = manifest.annotations.get(SIGNATURE);
+        Some(Self {
+            record: Record::parse(text)?,
+            signer: signature.and_then(|signature| signed_by(text, signature)),
+            written: record::created(&manifest).unwrap_or(0),
+            keeps: manifest.layers,
+        })
+    }
+
+    /// Whether whoever wrote it is believed.
+    fn is_trusted(&self, cache: &Cache) -> bool {
+        match &cache.trust {
+            Trust::Registry => true,
+            Trust::Keys(keys) => self.signer.is_some_and(|key| keys.contains(&key)),
+        }
+    }
+}
+
+/// The record of a document, if it is one of this key and whoever wrote it is believed.
+fn believed(cache: &Cache, key: &StepKey, document: &Document) -> Option<Found> {
+    Found::read(document).filter(|found| found.record.key == *key && found.is_trusted(cache))
 }

@@ -11,6 +11,7 @@ use kiln_plan::step::StepKey;
 use serde_json::Value;
 
 use crate::error::Result;
+use crate::remote::Found;
 
 /// What was found out.
 #[derive(Debug, Default)]
@@ -22,7 +23,7 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 struct State {
     /// What the cache has under a key; nothing where it was asked and has nothing.
-    records: BTreeMap<StepKey, Option<Value>>,
+    records: BTreeMap<StepKey, Option<Found>>,
     /// Repositories that have a layer.
     places: BTreeMap<Digest, Repository>,
     /// Layers that a record promised and nobody has.
@@ -69,11 +70,16 @@ impl Session {
 
     /// What was asked before about a key.
     pub(crate) fn record(&self, key: &StepKey) -> Option<Option<Value>> {
-        self.state().records.get(key).cloned()
+        self.state().records.get(key).map(|found| found.as_ref().map(|found| found.record.value.clone()))
     }
 
-    pub(crate) fn remember_record(&self, key: StepKey, value: Option<Value>) {
-        self.state().records.insert(key, value);
+    pub(crate) fn remember_record(&self, key: StepKey, found: Option<Found>) {
+        self.state().records.insert(key, found);
+    }
+
+    /// Records that were used and were written before this time.
+    pub(crate) fn records_before(&self, time: u64) -> Vec<Found> {
+        self.state().records.values().flatten().filter(|found| found.written < time).cloned().collect()
     }
 
     /// Notes that layers are not where they should be: records that promise them do not count any more.

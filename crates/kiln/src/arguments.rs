@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Explain(commands::explain::Explain),
     /// Copy an image from a registry to a layout, an archive or the Docker daemon
     Pull(commands::pull::Pull),
+    /// Push an image of an OCI layout to a registry
+    Push(commands::push::Push),
     /// Join what several machines pushed for their platforms, and move the tags
     Index(commands::index::IndexCommand),
     /// Keep credentials for a registry

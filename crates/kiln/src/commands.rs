@@ -13,6 +13,7 @@ pub(crate) mod lock;
 pub(crate) mod login;
 pub(crate) mod plan;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod schema;
 
 use std::io::Write;
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Plan(command) => command.run(global, cancel),
         Command::Explain(command) => command.run(global, cancel),
         Command::Pull(command) => command.run(global, cancel),
+        Command::Push(command) => command.run(global, cancel),
         Command::Index(command) => command.run(global, cancel),
         Command::Login(command) => command.run(global, cancel),
         Command::Logout(command) => command.run(global),

@@ -295,6 +295,22 @@ impl LoadedImage {
         };
         Ok(Some(Self { image, config, manifest_bytes, config_bytes }))
     }
+
+    /// The same image in OCI's words throughout: where another format describes it, its manifest is written anew, with
+    /// the same config and layers.
+    pub fn in_oci(mut self) -> Result<Self, OciError> {
+        let manifest: Manifest = from_json(&self.manifest_bytes, "a manifest")?;
+        let spoken = manifest.media_type.as_deref().is_none_or(|kind| kind == MANIFEST);
+        let oci = |kind: &str| kind.starts_with("application/vnd.oci.");
+        if spoken && oci(&manifest.config.media_type) && manifest.layers.iter().all(|layer| oci(&layer.media_type)) {
+            return Ok(self);
+        }
+        let config = Descriptor::of(CONFIG, &self.config_bytes);
+        self.manifest_bytes = to_json(&Manifest::new(config, &self.image.layers))?;
+        self.image.manifest = Digest::of(&self.manifest_bytes);
+        self.image.manifest_size = self.manifest_bytes.len() as u64;
+        Ok(self)
+    }
 }
 
 /// Why documents are not those of an image.

@@ -250,4 +250,13 @@ mod tests {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_read_is_written_so_that_it_is_read_again(text in "[a-zA-Z0-9.:/@_\\[\\]-]{0,40}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                proptest::prop_assert_eq!(reference.to_string().parse::<Reference>(), Ok(reference));
+            }
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! Content opened in its middle, as an interrupted upload does.
 
-#![expect(clippy::unwrap_used, reason = "these are tests")]
-
 use std::io::Read;
 
 use kiln_plan::digest::Digest;

@@ -9,8 +9,17 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 4] =
-    [("mmdebstrap", "mmdebstrap"), ("skopeo", "skopeo"), ("umoci", "umoci"), ("zstd", "zstd")];
+const NEEDED: [(&str, &str); 9] = [
+    ("curl", "curl"),
+    ("docker-registry", "docker-registry"),
+    ("dockerd", "docker.io"),
+    ("htpasswd", "apache2-utils"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("openssl", "openssl"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("zstd", "zstd"),
+];
 /// Lines of a program's messages that an error repeats.
 const REPEATED: usize = 15;
 

@@ -45,7 +45,7 @@ pub(crate) fn in_layout(layout: &Path, image: &str) -> String {
 }
 
 /// `sha256:` and the digest in hexadecimal digits.
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let digits = Sha256::digest(bytes);
     format!("sha256:{}", digits.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }

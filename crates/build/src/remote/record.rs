@@ -77,13 +77,13 @@ impl Record {
     }
 }
 
-/// When a record was written, as its manifest tells (RFC 3339).
-pub(super) fn created(manifest: &Manifest) -> Option<&str> {
-    manifest.annotations.get(CREATED).map(String::as_str)
+/// When a record was written, as its manifest tells, in seconds since 1970.
+pub(super) fn created(manifest: &Manifest) -> Option<u64> {
+    seconds(manifest.annotations.get(CREATED)?)
 }
 
 /// Seconds since 1970 of a time that [`crate::compose::timestamp`] wrote.
-pub(super) fn seconds(time: &str) -> Option<u64> {
+fn seconds(time: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<u64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);

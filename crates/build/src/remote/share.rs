@@ -15,6 +15,7 @@ use kiln_plan::step::StepKey;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::believed;
 use super::record::{self, EMPTY, Record};
 use crate::bases::{self, debian_key, facts_key};
 use crate::build::Built;
@@ -49,7 +50,6 @@ struct Candidate<'s> {
     persist: bool,
     /// What the record must say, where that changes under the same key.
     value: Option<Value>,
-    #[expect(clippy::type_complexity, reason = "a closure that is named nowhere else")]
     make: Box<dyn Fn() -> Result<Option<Made>> + 's>,
 }
 
@@ -113,7 +113,12 @@ impl Project<'_> {
                 made.push((candidate, found));
             }
         }
-        if made.is_empty() {
+        // What was of use here is of use: its age begins anew.
+        for old in self.session.records_before(now.saturating_sub(FRESH)) {
+            let Document { media_type, bytes, .. } = old.record.document(&old.keeps, signer, now)?;
+            documents.push((cache.remote.tag(&record::tag(&old.record.key)), media_type, bytes));
+        }
+        if made.is_empty() && documents.is_empty() {
             return Ok(Shared { written: 0, there, denied: false });
         }
         let empty = Upload::bytes(EMPTY);
@@ -148,17 +153,12 @@ impl Project<'_> {
             candidates.iter().map(|candidate| cache.remote.tag(&record::tag(&candidate.key))).collect();
         let found = self.registries()?.manifests(&references)?;
         let fresh = |candidate: &Candidate<'_>, document: &Document| {
-            let manifest: Option<kiln_oci::image::Manifest> =
-                kiln_oci::image::from_json(&document.bytes, "a record").ok();
-            let written = manifest.as_ref().and_then(record::created).and_then(record::seconds);
-            let whole =
-                manifest.iter().flat_map(|found| &found.layers).all(|layer| !self.session.is_lost(&layer.digest));
-            whole
-                && written.is_some_and(|written| now.saturating_sub(written) < FRESH)
-                && self.believed(cache, &candidate.key, document).is_some_and(|record| {
-                    let same = candidate.value.as_ref().is_none_or(|value| *value == record.value);
-                    same && (record.persist || !candidate.persist)
-                })
+            believed(cache, &candidate.key, document).is_some_and(|found| {
+                let whole = !found.keeps.iter().any(|layer| self.session.is_lost(&layer.digest));
+                let same = candidate.value.as_ref().is_none_or(|value| *value == found.record.value);
+                let persists = found.record.persist || !candidate.persist;
+                whole && same && persists && now.saturating_sub(found.written) < FRESH
+            })
         };
         let pairs = candidates.into_iter().zip(found);
         let absent =

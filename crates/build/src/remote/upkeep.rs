@@ -1,16 +1,15 @@
 //! Looking after a cache: what is in it, what may go, and whether what it says is true.
 
-use kiln_oci::image::{Manifest, from_json};
 use kiln_oci::layer::Layer;
 use kiln_oci::registry::Document;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::{Reference, Repository};
-use kiln_plan::stack::{Cache, Trust};
+use kiln_plan::stack::Cache;
 use serde::Serialize;
 
-use super::{read_record, record};
+use super::{Found, record};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
 use crate::steps::Step;
@@ -157,8 +156,8 @@ impl Project<'_> {
         let documents = self.registries()?.manifests(&references)?;
         let mut verdicts = Vec::new();
         for ((image, platform, step), document) in steps.into_iter().zip(documents) {
-            let record = document.as_ref().and_then(read_record).map(|(record, _)| record);
-            let recorded = record.map(|record| serde_json::from_value(record.value).unwrap_or_default());
+            let found = document.as_ref().and_then(Found::read);
+            let recorded = found.map(|found| serde_json::from_value(found.record.value).unwrap_or_default());
             let derived = self.known_layers(step)?.unwrap_or_default();
             verdicts.push(CacheVerdict { image, platform, step: step.name.clone(), recorded, derived });
         }
@@ -167,23 +166,18 @@ impl Project<'_> {
 }
 
 fn entry(cache: &Cache, document: &Document) -> Option<CacheEntry> {
-    let (record, signer) = read_record(document)?;
-    let manifest: Manifest = from_json(&document.bytes, "a record").ok()?;
-    let keeps: Vec<(Digest, u64)> = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-    let trusted = match &cache.trust {
-        Trust::Registry => true,
-        Trust::Keys(keys) => signer.is_some_and(|key| keys.contains(&key)),
-    };
+    let found = Found::read(document)?;
+    let keeps: Vec<(Digest, u64)> = found.keeps.iter().map(|layer| (layer.digest, layer.size)).collect();
     Some(CacheEntry {
-        kind: record.kind,
-        name: record.name,
-        image: record.image,
-        persist: record.persist,
-        written: record::created(&manifest).and_then(record::seconds).unwrap_or(0),
+        trusted: found.is_trusted(cache),
+        kind: found.record.kind,
+        name: found.record.name,
+        image: found.record.image,
+        persist: found.record.persist,
+        written: found.written,
         size: keeps.iter().map(|(_, size)| size).sum(),
         keeps,
-        signer: signer.map(|key| key.to_string()),
-        trusted,
+        signer: found.signer.map(|key| key.to_string()),
         manifest: document.digest,
     })
 }

@@ -39,19 +39,16 @@ impl Inspect {
     fn image(&self, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
         let name = std::slice::from_ref(&self.what);
         with_project(global, &self.stack, cancel, |project| {
-            let images = project.chosen(name)?;
+            let chain = project.chosen(name)?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
-            for planned in project.all_steps(&images, &lock)? {
-                for step in &planned.steps {
-                    if project.known_layers(step)?.is_none() {
-                        let message = format!("`{}` is not built: `{}` is not in the store", self.what, step.name);
-                        return Err(Failure::usage(message).hint(format!("run `kiln build {}`", self.what)));
-                    }
-                }
-            }
-            let built = project.build(name, &lock)?;
             let mut shown = Shown::default();
-            for image in built.iter().filter(|built| built.name == self.what).flat_map(|built| &built.images) {
+            let Some(image) = chain.last() else { return Ok(shown.finish()) };
+            if let Some((step, _)) = project.unknown_step(image, &lock)? {
+                let message =
+                    format!("`{}` is not built: `{step}` is neither in the store nor in the cache", self.what);
+                return Err(Failure::usage(message).hint(format!("run `kiln build {}`", self.what)));
+            }
+            for image in &project.known_image(image, &lock)?.images {
                 let config: Config = from_json(&project.store.read(&image.config)?, "a config")?;
                 shown.add(&self.what, image, &config);
             }

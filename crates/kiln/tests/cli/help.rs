@@ -19,6 +19,7 @@ fn the_help_is_pinned() {
                    done
       explain      Say why images would be built again, or were
       pull         Copy an image from a registry to a layout, an archive or the Docker daemon
+      push         Push an image of an OCI layout to a registry
       index        Join what several machines pushed for their platforms, and move the tags
       login        Keep credentials for a registry
       logout       Forget credentials for a registry

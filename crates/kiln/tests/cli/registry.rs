@@ -261,3 +261,72 @@ fn a_layout_holds_the_bytes_of_a_base_that_is_only_on_a_registry() {
     [exit status: 3]
     ");
 }
+
+/// What Docker's registry would hold: the manifest of a base in Docker's words.
+fn docker_image(registry: &FakeRegistry, machine: &TestEnvironment) -> String {
+    bases::for_one_platform(&machine.path("docker"));
+    let reference = bases::push(&machine.path("docker"), registry, "library/old", "1");
+    let opened = kiln_oci::layout::Layout::open(&machine.path("docker")).unwrap();
+    let (_, found) = opened.images().unwrap().remove(0);
+    let text = String::from_utf8(found.manifest_bytes).unwrap();
+    let docker = text
+        .replace("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+        .replace("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+        .replace("application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip");
+    let media_type = "application/vnd.docker.distribution.manifest.v2+json";
+    registry.add_manifest("library/old", "1", media_type, docker.as_bytes());
+    reference
+}
+
+#[test]
+fn an_image_in_dockers_words_is_written_in_ocis_throughout() {
+    let registry = FakeRegistry::start();
+    let machine = TestEnvironment::new();
+    let reference = docker_image(&registry, &machine);
+    machine.succeed(&format!("pull {reference} --output oci:pulled --platform linux/amd64"));
+    ReadBack::of(&machine.path("pulled"), "old", "amd64");
+    machine.stack(&format!(
+        "[stack]\nname = \"demo\"\nregistry = \"{}/acme\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.app]\n\
+         from = \"{reference}\"\nenv = {{ A = \"1\" }}\n",
+        registry.address()
+    ));
+    machine.succeed("build --push");
+    assert_eq!(registry.check(), Ok(()));
+    let (_, index) = registry.manifest("acme/demo/app", "latest").unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let (_, manifest) = registry.manifest("acme/demo/app", digest).unwrap();
+    for text in [String::from_utf8(manifest).unwrap(), machine.read("pulled/index.json")] {
+        assert!(!text.contains("docker") && text.contains("application/vnd.oci.image."), "{text}");
+    }
+}
+
+#[test]
+fn an_image_of_a_layout_is_pushed() {
+    let registry = FakeRegistry::start();
+    let machine = TestEnvironment::new();
+    bases::debian(&machine.path("base"));
+    let address = registry.address();
+    assert_snapshot!(machine.kiln(&format!("push oci:base {address}/acme/base:12")), @"pushed 127.0.0.1:<port>/acme/base:12: 12.8 kB sent");
+    assert_eq!(registry.check(), Ok(()));
+    assert_eq!(registry.tags("acme/base"), ["12"]);
+    assert_snapshot!(machine.kiln(&format!("push oci:base:none {address}/acme/base:12")), @r"
+    ------- stderr -------
+    error: base has no image `none`
+    [exit status: 2]
+    ");
+    assert_snapshot!(machine.kiln(&format!("push base {address}/acme/base:12")), @r"
+    ------- stderr -------
+    error: invalid value 'base' for '<IMAGE>': write `oci:DIR` or `oci:DIR:NAME`
+
+    For more information, try '--help'.
+    [exit status: 2]
+    ");
+    assert_snapshot!(machine.kiln(&format!("push oci:base {address}/acme/Base")), @r"
+    ------- stderr -------
+    error: invalid value '127.0.0.1:<port>/acme/Base' for '<REFERENCE>': `127.0.0.1:<port>/acme/Base` is not a reference to an image: a repository consists of lower-case letters and digits, with `.`, `_`, `__` or `-` between them and `/` between its parts
+
+    For more information, try '--help'.
+    [exit status: 2]
+    ");
+}

@@ -332,3 +332,14 @@ fn a_secret_key_is_readable_for_its_owner_alone_and_never_overwritten() {
     [exit status: 2]
     ");
 }
+
+#[test]
+fn an_image_that_is_only_in_the_cache_can_be_looked_at() {
+    let (team, _) = pushed();
+    let second = team.bare_machine();
+    let shown = second.succeed("inspect train");
+    assert!(shown.contains("linux/amd64"), "{shown}");
+    let third = Team::new().machine();
+    third.succeed("lock");
+    assert_eq!(third.kiln("inspect train").status, Some(2));
+}

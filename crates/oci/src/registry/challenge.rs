@@ -131,4 +131,11 @@ mod tests {
             assert_eq!(parse(header), None, "{header}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_header_makes_it_panic(header in "[ -~\\\\\"é,= ]{0,60}") {
+            let _ = parse(&header);
+        }
+    }
 }

@@ -1,0 +1,116 @@
+//! Images that no stack is about: from a registry to where the user wants them, and from a layout to a registry. Nothing
+//! but manifests and configs stays in the store.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kiln_oci::image::{INDEX, MANIFEST};
+use kiln_oci::layout::Layout;
+use kiln_oci::registry::{Document, Moved, Publication, Upload};
+use kiln_plan::platform::Platform;
+use kiln_plan::reference::Reference;
+
+use crate::build::Built;
+use crate::error::{BuildError, Result};
+use crate::output::Output;
+use crate::push::Pushed;
+use crate::workshop::Workshop;
+
+/// Says of an image that is not there that it was named.
+fn named(reference: &Reference, error: BuildError) -> BuildError {
+    if !error.is_not_found() {
+        return error;
+    }
+    let registry = &reference.repository.registry;
+    BuildError::Mistake {
+        message: format!("{registry} has no `{reference}`, or shows it only to those who may see it"),
+        hint: format!("if it is private: `kiln login {registry}`"),
+    }
+}
+
+impl Workshop<'_> {
+    /// Pulls an image for some platforms and writes it out.
+    pub fn pull(&self, reference: &Reference, platforms: &[Platform], outputs: &[Output]) -> Result<Built> {
+        let registries = self.registries()?;
+        let mut images = Vec::new();
+        {
+            let _work = self.work("resolve", reference.to_string(), None);
+            for &platform in platforms {
+                let found = registries.image(reference, platform).map_err(|error| named(reference, error.into()))?;
+                let found = found.loaded.in_oci()?;
+                self.store.add(&found.manifest_bytes)?;
+                self.store.add(&found.config_bytes)?;
+                let foreign = found.image.layers.iter().any(|layer| !layer.urls.is_empty());
+                if foreign && !outputs.is_empty() {
+                    let message = format!("`{reference}` has layers that its registry may not distribute");
+                    return Err(BuildError::Project(message));
+                }
+                self.session.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
+                images.push(found.image);
+            }
+        }
+        let name = reference.repository.path.rsplit('/').next().unwrap_or("image");
+        let mut pulled = Built::of(name, images, self.store)?;
+        let tag = reference.tag.as_deref().unwrap_or("latest");
+        pulled.references = vec![reference.repository.tag(tag).to_string()];
+        for output in outputs {
+            self.output(output, std::slice::from_ref(&pulled), &[])?;
+        }
+        Ok(pulled)
+    }
+    /// Pushes an image of a layout, for all its platforms, under a tag and under the first digits of its digest.
+    pub fn push_layout(&self, path: &Path, name: Option<&str>, to: &Reference) -> Result<Pushed> {
+        let layout = Layout::open(path)?;
+        let all = layout.images()?;
+        let names: BTreeSet<&str> = all.iter().filter_map(|(name, _)| name.as_deref()).collect();
+        let named = match (name, names.len()) {
+            (None, 2..) => {
+                let names = names.into_iter().collect::<Vec<_>>().join(", ");
+                return Err(BuildError::Mistake {
+                    message: format!("{} has several images", path.display()),
+                    hint: format!("name one of {names}: `oci:{}:NAME`", path.display()),
+                });
+            }
+            (name, _) => name,
+        };
+        let chosen = all.iter().filter(|(found, _)| named.is_none() || found.as_deref() == named);
+        let mut images = Vec::new();
+        let mut manifests = Vec::new();
+        for (_, found) in chosen {
+            let found = found.clone().in_oci()?;
+            self.store.add(&found.config_bytes)?;
+            let (digest, bytes) = (found.image.manifest, found.manifest_bytes.clone());
+            manifests.push(Document { media_type: MANIFEST.into(), digest, bytes });
+            images.push(found.image.clone());
+        }
+        if images.is_empty() {
+            let message = format!("{} has no image `{}`", path.display(), named.unwrap_or_default());
+            return Err(BuildError::Project(message));
+        }
+        let mut built = Built::of(named.unwrap_or("image"), images, self.store)?;
+        built.layouts.push(layout);
+        let blobs = self.blobs(&[&built]);
+        let mut uploads: Vec<Upload> = Vec::new();
+        for image in &built.images {
+            for layer in image.layers.iter().filter(|layer| layer.urls.is_empty()) {
+                let open = blobs.opener(&layer.digest, layer.size)?;
+                uploads.push(Upload { digest: layer.digest, size: layer.size, mounts: Vec::new(), open });
+            }
+            uploads.push(Upload::bytes(self.store.read(&image.config)?));
+        }
+        let mut seen = BTreeSet::new();
+        uploads.retain(|upload| seen.insert(upload.digest));
+        let tag = to.tag.clone().unwrap_or_else(|| "latest".into());
+        let index = Document { media_type: INDEX.into(), digest: built.digest, bytes: built.index.clone() };
+        let publication = Publication { blobs: uploads, manifests, index: Some(index), tags: vec![tag] };
+        let size = publication.blobs.iter().map(|blob| blob.size).sum();
+        let moved = {
+            let work = self.work("push", to.repository.to_string(), Some(size));
+            self.registries()?.publish(&to.repository, &publication, &work)?
+        };
+        if let Some((blob, _)) = publication.blobs.iter().zip(&moved).find(|(_, moved)| **moved == Moved::Missing) {
+            return Err(BuildError::Project(format!("{} does not have {}", path.display(), blob.digest)));
+        }
+        Ok(Pushed::new(&built, to.repository.clone(), &publication, &moved))
+    }
+}
