@@ -86,15 +86,7 @@ impl Project<'_> {
         let all = self.all_steps(&self.chosen(names)?, lock)?;
         let mut explanations = Vec::new();
         for steps in &all {
-            let last = self.last_build(steps.image, steps.platform)?;
-            let changes = match &last {
-                Some((last, _)) => {
-                    let now = self.ingredients(steps, lock);
-                    Some(self.changes(&last.ingredients, &now, steps.image, steps.platform))
-                }
-                None => None,
-            };
-            let before = last.and_then(|(last, _)| last.changes);
+            let (changes, before) = self.changes_since(steps, lock)?;
             explanations.push(Explanation {
                 image: steps.image.name.clone(),
                 platform: steps.platform,
@@ -103,6 +95,18 @@ impl Project<'_> {
             });
         }
         Ok(explanations)
+    }
+
+    /// What changed since an image was built last, and what had changed then; nothing where it never was.
+    #[expect(clippy::type_complexity, reason = "two lists, both of which may be missing")]
+    pub(crate) fn changes_since(
+        &self,
+        steps: &ImageSteps<'_>,
+        lock: &Lock,
+    ) -> Result<(Option<Vec<Change>>, Option<Vec<Change>>)> {
+        let Some((last, _)) = self.last_build(steps.image, steps.platform)? else { return Ok((None, None)) };
+        let now = self.ingredients(steps, lock);
+        Ok((Some(self.changes(&last.ingredients, &now, steps.image, steps.platform)), last.changes))
     }
 
     /// What an image was when it was built last on this machine or, where it never was, when it was pushed last; whether

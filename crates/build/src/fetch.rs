@@ -5,27 +5,21 @@ mod netrc;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use kiln_oci::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
 use kiln_plan::digest::Digest;
-use kiln_plan::event::{Cancel, Reporter, Work};
+use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
 use kiln_plan::size;
 use kiln_store::Store;
 pub use netrc::Netrc;
-use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
+use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-/// Attempts that may fail one after the other without a byte of progress.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(400);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes that something of unknown size may have.
 const LARGEST: u64 = 64 << 30;
-/// A server that sends nothing for so long is taken for dead.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why something could not be downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +113,7 @@ pub(crate) struct Wanted {
 #[derive(Debug, Clone)]
 pub(crate) struct Fetcher {
     client: Client,
+    patience: Patience,
     netrc: Arc<Netrc>,
 }
 
@@ -131,17 +126,13 @@ enum Failure {
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
-        let mut text = String::new();
-        let error = error.without_url();
-        let mut source: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = source {
-            let more = error.to_string();
-            if !text.contains(&more) {
-                text = if text.is_empty() { more } else { format!("{text}: {more}") };
-            }
-            source = error.source();
-        }
-        Self::Again(text, None)
+        Self::Again(innermost(error), None)
+    }
+}
+
+impl From<Cancelled> for Failure {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Final(cancelled.into())
     }
 }
 
@@ -156,13 +147,14 @@ impl Fetcher {
     pub(crate) fn new(netrc: Netrc) -> Result<Self, crate::error::BuildError> {
         // Another part of the program may have chosen the provider already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let patience = Patience::default();
         let client = Client::builder()
-            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(patience.silence)
             .build()
             .map_err(|error| crate::error::BuildError::Io(std::io::Error::other(error)))?;
-        Ok(Self { client, netrc: Arc::new(netrc) })
+        Ok(Self { client, patience, netrc: Arc::new(netrc) })
     }
 
     /// Downloads one thing into the store, trying again as long as there is progress.
@@ -185,12 +177,12 @@ impl Fetcher {
                 Err(Failure::Again(problem, wait)) => {
                     let after = fs_err::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
                     failures = if after > before { 1 } else { failures + 1 };
-                    if failures >= ATTEMPTS {
+                    if failures >= self.patience.attempts {
                         let (file, host) = (wanted.file.clone(), host(&wanted.url));
                         return Err(FetchError::Network { file, host, problem }.into());
                     }
                     work.output(&format!("{problem}; trying again"));
-                    pause(failures, wait, cancel).await?;
+                    self.patience.pause(failures, wait, cancel).await?;
                 }
             }
         }
@@ -205,12 +197,12 @@ impl Fetcher {
             (hasher, have) = (Sha256::new(), 0);
         }
         if have > *counted {
-            work.advance(have - *counted).map_err(|_| Failure::Final(crate::error::BuildError::Interrupted))?;
+            work.advance(have - *counted)?;
             *counted = have;
         }
         let mut resumed = have > 0;
         if have == 0 || wanted.size != Some(have) {
-            let response = or_cancelled(cancel, self.request(wanted, have)).await??;
+            let response = unless_cancelled(cancel, self.request(wanted, have)).await??;
             if have > 0 && !continues_at(&response, have) {
                 // The server sends everything again.
                 fs_err::remove_file(&path)?;
@@ -255,9 +247,8 @@ impl Fetcher {
         if status.is_success() {
             return Ok(response);
         }
-        let waiting = status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT;
-        if waiting || status.is_server_error() {
-            return Err(Failure::Again(format!("the server answered {status}"), retry_after(&response)));
+        if is_passing(status) {
+            return Err(Failure::Again(format!("the server answered {status}"), retry_after(response.headers())));
         }
         let (file, host) = (wanted.file.clone(), host(&wanted.url));
         Err(Failure::Final(FetchError::Refused { file, host, status: status.as_u16() }.into()))
@@ -289,29 +280,16 @@ async fn receive(
     bound: u64,
 ) -> Result<(), Failure> {
     while *have <= bound
-        && let Some(bytes) = or_cancelled(work.cancel(), response.chunk()).await??
+        && let Some(bytes) = unless_cancelled(work.cancel(), response.chunk()).await??
     {
         file.write_all(&bytes)?;
         hasher.update(&bytes);
         *have += bytes.len() as u64;
         let more = have.saturating_sub(*counted);
         *counted += more;
-        work.advance(more).map_err(|_| Failure::Final(crate::error::BuildError::Interrupted))?;
+        work.advance(more)?;
     }
     Ok(())
-}
-
-/// Waits for something, but no longer than the user wants to.
-async fn or_cancelled<T>(cancel: &Cancel, waited: impl Future<Output = T>) -> Result<T, Failure> {
-    let cancelled = async {
-        while cancel.check().is_ok() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::select! {
-        done = waited => Ok(done),
-        () = cancelled => Err(Failure::Final(crate::error::BuildError::Interrupted)),
-    }
 }
 
 /// The running hash of what an earlier attempt left, and its size.
@@ -337,26 +315,6 @@ fn hash_partial(path: &PathBuf) -> std::io::Result<(Sha256, u64)> {
 fn continues_at(response: &Response, from: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     response.status() == StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(value.parse().ok()?))
-}
-
-async fn pause(failures: u32, wait: Option<Duration>, cancel: &Cancel) -> Result<(), crate::error::BuildError> {
-    let backoff = FIRST_PAUSE * 2u32.pow(failures.min(8) - 1);
-    // Jitter, so that many clients do not come back at the same moment; no output depends on it.
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-    let jitter = backoff.mul_f64(f64::from(nanos % 1000) / 2000.0);
-    let mut left = wait.unwrap_or(backoff + jitter).min(LONGEST_PAUSE);
-    while !left.is_zero() {
-        cancel.check()?;
-        let step = left.min(Duration::from_millis(100));
-        tokio::time::sleep(step).await;
-        left -= step;
-    }
-    Ok(())
 }
 
 fn host(url: &Url) -> String {

@@ -97,17 +97,10 @@ impl Project<'_> {
     }
 
     fn plan_image(&self, steps: &ImageSteps<'_>, lock: &Lock) -> Result<ImagePlan> {
-        let last = self.last_build(steps.image, steps.platform)?;
-        let changes = match &last {
-            Some((last, _)) => {
-                let now = self.ingredients(steps, lock);
-                Some(self.changes(&last.ingredients, &now, steps.image, steps.platform))
-            }
-            None => None,
-        };
+        let (changes, _) = self.changes_since(steps, lock)?;
         let planned = steps.steps.iter().map(|step| self.plan_step(step, steps, changes.as_deref()));
         let planned = planned.collect::<Result<Vec<_>>>()?;
-        let base = self.plan_base(steps.image, steps.platform, lock, last.is_some())?;
+        let base = self.plan_base(steps.image, steps.platform, lock, changes.is_some())?;
         let fetch = planned.iter().map(|step| step.fetch).sum();
         let work = planned.iter().filter(|step| !step.state.is_known()).map(|step| step.bytes).sum();
         Ok(ImagePlan {

@@ -12,6 +12,7 @@ pub mod image;
 mod inflate;
 pub mod layer;
 pub mod layout;
+pub mod patience;
 pub mod registry;
 mod splice;
 pub mod whole;

@@ -20,7 +20,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Options, Patience, Registries};
+pub use client::{Options, Registries};
 pub use credentials::{Credential, Credentials};
 pub use error::RegistryError;
 pub use images::RemoteImage;

@@ -3,51 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use kiln_plan::event::Cancel;
 use kiln_plan::reference::Repository;
-use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 
 use super::host::{Host, Scope};
 use super::{Credentials, RegistryError};
+use crate::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a wait looks whether the user wants to stop.
-const GLANCE: Duration = Duration::from_millis(50);
 /// Bytes of an answer that says what is wrong.
 const ERROR_LIMIT: u64 = 64 << 10;
 /// Attempts where no registry has answered at all.
 const UNHEARD: u32 = 3;
 /// Threads for the network: one sends while another answers.
 const THREADS: usize = 2;
-
-/// How long to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// Attempts that may fail one after the other without a byte of progress.
-    pub attempts: u32,
-    /// The first pause; each is twice the one before, and some jitter.
-    pub first_pause: Duration,
-    /// No pause is longer, whatever a registry asks for.
-    pub longest_pause: Duration,
-    /// A registry that says nothing for so long, and takes nothing, is taken for dead.
-    pub silence: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            attempts: 6,
-            first_pause: Duration::from_millis(300),
-            longest_pause: Duration::from_secs(60),
-            silence: Duration::from_secs(60),
-        }
-    }
-}
 
 /// What a client works with.
 #[derive(Debug, Clone, Default)]
@@ -159,7 +132,7 @@ impl Registries {
 
 pub(super) fn builder(options: &Options) -> reqwest::ClientBuilder {
     Client::builder()
-        .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .tls_danger_accept_invalid_certs(options.insecure)
@@ -214,30 +187,7 @@ impl Inner {
             if failures >= if heard { attempts } else { attempts.min(UNHEARD) } {
                 return Err(error);
             }
-            self.pause(failures, wait).await?;
-        }
-    }
-
-    async fn pause(&self, failures: u32, wait: Option<Duration>) -> Result<(), RegistryError> {
-        let patience = &self.options.patience;
-        let backoff = patience.first_pause * 2u32.pow(failures.min(10) - 1);
-        // Jitter, so that many clients do not come back at the same moment; no output depends on it.
-        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-        let jitter = backoff.mul_f64(f64::from(nanos % 1000) / 2000.0);
-        let pause = wait.unwrap_or_default().max(backoff + jitter).min(patience.longest_pause);
-        self.unless_cancelled(tokio::time::sleep(pause)).await
-    }
-
-    /// Waits for something, but no longer than the user wants to.
-    pub(super) async fn unless_cancelled<T>(&self, waited: impl Future<Output = T>) -> Result<T, RegistryError> {
-        let cancelled = async {
-            while self.cancel.check().is_ok() {
-                tokio::time::sleep(GLANCE).await;
-            }
-        };
-        tokio::select! {
-            done = waited => Ok(done),
-            () = cancelled => Err(RegistryError::Interrupted),
+            self.options.patience.pause(failures, wait, &self.cancel).await?;
         }
     }
 
@@ -248,12 +198,15 @@ impl Inner {
         waited: impl Future<Output = Result<T, reqwest::Error>>,
     ) -> Result<T, Failure> {
         let silence = self.options.patience.silence;
-        match self.unless_cancelled(tokio::time::timeout(silence, waited)).await? {
+        match unless_cancelled(&self.cancel, tokio::time::timeout(silence, waited))
+            .await
+            .map_err(RegistryError::from)?
+        {
             Ok(Ok(done)) => {
                 self.heard.store(true, Ordering::Relaxed);
                 Ok(done)
             }
-            Ok(Err(error)) => Err(Failure::Again(purpose.unavailable(causes(error)), None)),
+            Ok(Err(error)) => Err(Failure::Again(purpose.broken(error), None)),
             Err(_) => Err(Failure::Again(purpose.unavailable("has fallen silent"), None)),
         }
     }
@@ -295,7 +248,7 @@ impl Inner {
         if status.is_success() {
             return Ok(response);
         }
-        let wait = retry_after(&response);
+        let wait = retry_after(response.headers());
         let said = self.message(purpose, response).await;
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -371,42 +324,17 @@ impl Purpose {
         }
     }
 
+    /// A connection that could not be made, or broke.
+    pub(super) fn broken(&self, error: reqwest::Error) -> RegistryError {
+        self.unavailable(format!("cannot be reached or broke off ({})", innermost(error)))
+    }
+
     pub(super) fn denied(&self, problem: String, authenticated: bool) -> RegistryError {
         RegistryError::Denied { what: self.what.clone(), registry: self.host.name.clone(), problem, authenticated }
     }
 
     pub(super) fn nonsense(&self, problem: impl Into<String>) -> RegistryError {
         RegistryError::Nonsense { what: self.what.clone(), registry: self.host.name.clone(), problem: problem.into() }
-    }
-}
-
-/// Whether the same request may be answered otherwise a little later.
-fn is_passing(status: StatusCode) -> bool {
-    let waiting = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY];
-    waiting.contains(&status) || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(value.trim().parse().ok()?))
-}
-
-/// An error with its causes and without its address, which may hold a token.
-pub(super) fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut parts: Vec<String> = Vec::new();
-    let mut source: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !parts.iter().any(|part| part.contains(&more)) {
-            parts.push(more);
-        }
-        source = error.source();
-    }
-    // The outermost says only that a request was sent; the innermost says why it failed.
-    match parts.pop() {
-        Some(last) => format!("cannot be reached or broke off ({last})"),
-        None => "cannot be reached".into(),
     }
 }
 

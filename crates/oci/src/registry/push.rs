@@ -20,7 +20,7 @@ use reqwest::{Body, Method, Response, StatusCode};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::client::{Failure, Inner, Purpose, causes};
+use super::client::{Failure, Inner, Purpose};
 use super::host::Scope;
 use super::pull::{content_digest, join};
 use super::{Registries, RegistryError};
@@ -407,7 +407,7 @@ impl Inner {
             *furthest += further;
             work.advance(further).map_err(RegistryError::from)?;
             if let Ok(answer) = waited {
-                return answer.map_err(|error| Failure::Again(purpose.unavailable(causes(error)), None));
+                return answer.map_err(|error| Failure::Again(purpose.broken(error), None));
             }
             if now > seen {
                 (seen, since) = (now, Instant::now());

@@ -13,6 +13,7 @@ use super::testing::{Auth, FakeRegistry, Fault, Options as Behaviour, Request};
 use super::*;
 use crate::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, to_json};
 use crate::layer::{Layer, MediaType};
+use crate::patience::Patience;
 
 const IMPATIENT: Patience = Patience {
     attempts: 4,

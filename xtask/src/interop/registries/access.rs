@@ -109,6 +109,7 @@ fn certificates(fixture: &Fixture, registry: &Registry, authority: &Path, checks
         let build = |directory: &str, arguments: &[&str], trusting: bool| {
             let machine = project(fixture, directory, &address)?;
             let mut kiln = machine.kiln();
+            kiln.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");
             if trusting {
                 kiln.env("SSL_CERT_FILE", authority);
             }

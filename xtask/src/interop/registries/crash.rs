@@ -79,7 +79,7 @@ fn interrupted(machine: &Machine, registry: &mut Registry, options: &Options) ->
         kiln.wait()?;
         return Err("kiln does not come to an end".into());
     };
-    if !reached || size < MIDDLE || size >= LENGTH * 2 {
+    if !reached || !(MIDDLE..LENGTH * 2).contains(&size) {
         return Err(format!("the registry had {size} bytes when it was killed, which is not the middle").into());
     }
     if status.success() {

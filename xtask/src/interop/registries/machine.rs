@@ -10,9 +10,8 @@ use crate::interop::report::same;
 use crate::interop::stack::Layer;
 use crate::interop::{Result, programs};
 
-/// Variables by which the surroundings could change where credentials and certificates come from.
-const SURROUNDINGS: [&str; 6] =
-    ["DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// Variables by which the surroundings could change where credentials come from.
+const SURROUNDINGS: [&str; 4] = ["DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"];
 
 /// A machine with a project.
 #[derive(Debug, Clone)]
@@ -177,16 +176,6 @@ impl Told {
     pub(crate) fn digests(&self) -> String {
         let lines: Vec<String> = self.images.iter().map(|image| format!("{} {}", image.name, image.digest)).collect();
         lines.join("\n")
-    }
-}
-
-impl Image {
-    /// The only platform.
-    pub(crate) fn platform(&self) -> Result<&Platform> {
-        match self.platforms.as_slice() {
-            [platform] => Ok(platform),
-            platforms => Err(format!("`{}` was built for {} platforms", self.name, platforms.len()).into()),
-        }
     }
 }
 

@@ -11,9 +11,10 @@ use crate::interop::{Result, programs, running, transports, unpacked};
 
 /// Makes the checks.
 pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) {
-    let machine = match fixture.machine("pulling").and_then(|machine| machine.project("nothing", "")) {
-        Ok(machine) => machine,
-        Err(why) => return drop(checks.check::<()>("there is a machine that pulls", || Err(why))),
+    let Some(machine) =
+        checks.check("a machine has nothing but kiln", || fixture.machine("pulling")?.project("nothing", ""))
+    else {
+        return;
     };
     checks.check("kiln pulls what Docker pushed into a layout, and umoci unpacks it", || {
         let rootfs = pull(&machine, &format!("{}/{BY_DOCKER}:1", hub.address()), "docker")?;

@@ -1,0 +1,86 @@
+//! Patience with servers: they are far away, limit rates, break off, and are restarted. Downloads from indexes and
+//! everything with registries wait and give up alike.
+
+use std::time::{Duration, SystemTime};
+
+use kiln_plan::event::{Cancel, Cancelled};
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+/// How long it takes at most to connect.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How this program calls itself.
+pub const USER_AGENT: &str = concat!("kiln/", env!("CARGO_PKG_VERSION"));
+/// How often a wait looks whether the user wants to stop.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// How long to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Attempts that may fail one after the other without a byte of progress.
+    pub attempts: u32,
+    /// The first pause; each is twice the one before, and some jitter.
+    pub first_pause: Duration,
+    /// No pause is longer, whatever a server asks for.
+    pub longest_pause: Duration,
+    /// A server that says nothing for so long, and takes nothing, is taken for dead.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            first_pause: Duration::from_millis(300),
+            longest_pause: Duration::from_secs(60),
+            silence: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Patience {
+    /// Waits after so many failures one after the other: longer each time, and at least as long as the server asked for.
+    pub async fn pause(&self, failures: u32, asked: Option<Duration>, cancel: &Cancel) -> Result<(), Cancelled> {
+        let backoff = self.first_pause * 2u32.pow(failures.clamp(1, 11) - 1);
+        // Jitter, so that many clients do not come back at the same moment; no output depends on it.
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+        let jitter = backoff.mul_f64(f64::from(nanos % 1000) / 2000.0);
+        let pause = asked.unwrap_or(backoff + jitter).max(self.first_pause).min(self.longest_pause);
+        unless_cancelled(cancel, tokio::time::sleep(pause)).await
+    }
+}
+
+/// Waits for something, but no longer than the user wants to.
+pub async fn unless_cancelled<T>(cancel: &Cancel, waited: impl Future<Output = T>) -> Result<T, Cancelled> {
+    let cancelled = async {
+        while cancel.check().is_ok() {
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    tokio::select! {
+        done = waited => Ok(done),
+        () = cancelled => Err(Cancelled),
+    }
+}
+
+/// How long a server asks to wait (RFC 9110, section 10.2.3); dates are not understood.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    Some(Duration::from_secs(value.trim().parse().ok()?))
+}
+
+/// Whether the same request may be answered otherwise a little later.
+pub fn is_passing(status: StatusCode) -> bool {
+    let waiting = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY];
+    waiting.contains(&status) || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
+}
+
+/// Why a request failed: the innermost cause, without its address, which may hold a token.
+pub fn innermost(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut source: &dyn std::error::Error = &error;
+    while let Some(inner) = source.source() {
+        source = inner;
+    }
+    source.to_string()
+}
