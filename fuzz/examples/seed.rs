@@ -11,12 +11,39 @@ fn main() -> io::Result<()> {
     let mut seeds = wheels();
     seeds.extend(layers()?);
     seeds.extend(texts(root)?);
+    seeds.extend(manifests());
     for (target, name, bytes) in seeds {
         let folder = root.join("corpus").join(target);
         fs_err::create_dir_all(&folder)?;
         fs_err::write(folder.join(name), bytes)?;
     }
     Ok(())
+}
+
+/// Manifest and config of an image of one layer, in OCI's words and in Docker's, and references.
+fn manifests() -> Vec<Seed> {
+    let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let image = |manifest: &str, config: &str, layer: &str| {
+        format!(
+            "{{\"schemaVersion\":2,\"mediaType\":\"{manifest}\",\"config\":{{\"mediaType\":\"{config}\",\"digest\":\"{digest}\",\
+             \"size\":2}},\"layers\":[{{\"mediaType\":\"{layer}\",\"digest\":\"{digest}\",\"size\":0,\"urls\":[\"x:y\"]}}]}}\n\
+             {{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{{\"Env\":null}},\"history\":null,\"rootfs\":{{\"type\":\"layers\",\
+             \"diff_ids\":[\"{digest}\"]}}}}"
+        )
+        .into_bytes()
+    };
+    let oci = ["manifest.v1+json", "config.v1+json", "layer.v1.tar+gzip"]
+        .map(|kind| format!("application/vnd.oci.image.{kind}"));
+    let docker = [
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.container.image.v1+json",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ];
+    vec![
+        ("manifest", "oci", image(&oci[0], &oci[1], &oci[2])),
+        ("manifest", "docker", image(docker[0], docker[1], docker[2])),
+        ("manifest", "reference", format!("localhost:5000/a/b__c:tag@{digest}").into_bytes()),
+    ]
 }
 
 type Seed = (&'static str, &'static str, Vec<u8>);

@@ -147,7 +147,7 @@ fn a_server_that_always_fails_is_given_up_on() {
     hint: what has arrived is kept: run the command again and the download goes on from there
     [exit status: 3]
     ");
-    assert_eq!(project.server.log().len(), 5);
+    assert_eq!(project.server.log().len(), 6);
 }
 
 #[test]

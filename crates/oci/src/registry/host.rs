@@ -189,6 +189,11 @@ impl Host {
         scopes: &[String],
         credential: Option<&Credential>,
     ) -> Result<Token, Failure> {
+        // Whoever answers for the registry says where tokens are: passwords go there encrypted or not at all.
+        let local = realm.host_str().is_some_and(is_loopback);
+        if credential.is_some() && realm.scheme() != "https" && !self.plain && !local {
+            return Err(Failure::Final(purpose.nonsense(format!("wants credentials at {realm}, in plain text"))));
+        }
         let mut parameters: Vec<(&str, &str)> = service.map(|service| ("service", service)).into_iter().collect();
         let request = match credential {
             Some(Credential::Identity(token)) => {
