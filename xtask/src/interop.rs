@@ -2,10 +2,11 @@
 //!
 //! kiln writes layers that no installer ran for and that no container runtime packed. Whether they are what everybody
 //! else takes them for is not for kiln's own tests to say: here skopeo and umoci read them, uv installs the same wheels
-//! the usual way and the two results are compared file by file, and Python runs in what was unpacked.
+//! the usual way and the two results are compared file by file, and Python runs in what was unpacked. A registry and a
+//! Docker daemon run on this machine alone, and images go to and fro between them and kiln.
 //!
-//! Made for Debian 12 on x86-64, as root (owners, `chroot`), with Debian's archive and PyPI in reach and nothing else.
-//! What is missing of skopeo, umoci, mmdebstrap and zstd is installed with apt-get; uv is the one that kiln finds or
+//! Made for Debian 12 on x86-64, as root (owners, `chroot`, containers), with Debian's archive and PyPI in reach and
+//! nothing else. What is missing of other people's programs is installed with apt-get; uv is the one that kiln finds or
 //! installs for itself. Everything else happens in a directory that is removed at the end.
 
 mod awkward_wheel;
@@ -36,7 +37,7 @@ pub(crate) use report::{eprint as complain, say};
 /// A result whose error is for people to read.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Check images made by kiln with skopeo, umoci and uv
+/// Check images made by kiln with skopeo, umoci, uv, Docker and a registry
 #[derive(Debug, Args)]
 pub(crate) struct Interop {
     /// Leave the directory with everything that was made: 20 GB

@@ -127,7 +127,7 @@ impl Project<'_> {
                         continue;
                     }
                     changed.insert(steps.image.name.clone());
-                    if steps.unsettled.is_empty() || !step.is_shared() {
+                    if step.settled {
                         missing.push(step);
                     } else {
                         let own = wheels_of(std::slice::from_ref(step)).chain(&steps.unsettled);

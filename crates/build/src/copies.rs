@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kiln_oci::image::{INDEX, MANIFEST};
+use kiln_oci::image::MANIFEST;
 use kiln_oci::layout::Layout;
 use kiln_oci::registry::{Document, Moved, Publication, Upload};
 use kiln_plan::platform::Platform;
@@ -13,7 +13,7 @@ use kiln_plan::reference::Reference;
 use crate::build::Built;
 use crate::error::{BuildError, Result};
 use crate::output::Output;
-use crate::push::Pushed;
+use crate::push::{Pushed, index_document};
 use crate::workshop::Workshop;
 
 /// Says of an image that is not there that it was named.
@@ -51,15 +51,22 @@ impl Workshop<'_> {
         }
         let name = reference.repository.path.rsplit('/').next().unwrap_or("image");
         let mut pulled = Built::of(name, images, self.store)?;
-        let tag = reference.tag.as_deref().unwrap_or("latest");
-        pulled.references = vec![reference.repository.tag(tag).to_string()];
+        // What was named by its digest alone is called nothing: a tag of that name may be something else.
+        let tag = reference.tag.as_deref().or(reference.digest.is_none().then_some("latest"));
+        pulled.references = tag.map(|tag| reference.repository.tag(tag).to_string()).into_iter().collect();
         for output in outputs {
             self.output(output, std::slice::from_ref(&pulled), &[])?;
         }
         Ok(pulled)
     }
-    /// Pushes an image of a layout, for all its platforms, under a tag and under the first digits of its digest.
+    /// Pushes an image of a layout, for all its platforms, under a tag.
     pub fn push_layout(&self, path: &Path, name: Option<&str>, to: &Reference) -> Result<Pushed> {
+        if to.digest.is_some() {
+            return Err(BuildError::Mistake {
+                message: format!("`{to}` names a digest, which follows from what is pushed"),
+                hint: format!("name a tag: `{}:TAG`", to.repository),
+            });
+        }
         let layout = Layout::open(path)?;
         let all = layout.images()?;
         let names: BTreeSet<&str> = all.iter().filter_map(|(name, _)| name.as_deref()).collect();
@@ -101,7 +108,7 @@ impl Workshop<'_> {
         let mut seen = BTreeSet::new();
         uploads.retain(|upload| seen.insert(upload.digest));
         let tag = to.tag.clone().unwrap_or_else(|| "latest".into());
-        let index = Document { media_type: INDEX.into(), digest: built.digest, bytes: built.index.clone() };
+        let index = index_document(&built);
         let publication = Publication { blobs: uploads, manifests, index: Some(index), tags: vec![tag] };
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
         let moved = {

@@ -78,7 +78,7 @@ pub enum BuildError {
     #[error("the package index cannot be reached")]
     Index(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Layers that a record promised are on no registry and in no store.
-    #[error("{} layers that the cache promised are not there any more", .0.len())]
+    #[error("{} layers are not there any more where they were", .0.len())]
     Lost(Vec<Digest>),
     /// A program that is needed.
     #[error("the program `{program}` is needed {purpose}, and {problem}")]
@@ -162,6 +162,11 @@ impl BuildError {
     /// Whether a registry says that one may not.
     pub(crate) fn is_denied(&self) -> bool {
         matches!(self, Self::Oci(OciError::Registry(error)) if error.is_denied())
+    }
+
+    /// Whether that is for want of permission.
+    pub(crate) fn is_about_permission(&self) -> bool {
+        matches!(self, Self::Oci(OciError::Registry(RegistryError::Denied { .. })))
     }
 
     fn is_disk_full(&self) -> bool {

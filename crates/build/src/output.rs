@@ -99,7 +99,6 @@ impl Workshop<'_> {
     pub(crate) fn blobs(&self, wanted: &[&Built]) -> Blobs<'_> {
         let layouts = wanted.iter().flat_map(|built| built.layouts.iter().cloned()).collect();
         let remote = self.session.places();
-        // Whoever may not use the network has only what is here.
         let registries = if remote.is_empty() { None } else { self.registries().ok().cloned() };
         Blobs { store: self.store, layouts, remote, registries }
     }
@@ -132,6 +131,8 @@ impl Workshop<'_> {
         let work = self.work("load", &built.name, Some(bytes));
         let mut child = Command::new(program)
             .arg("load")
+            .env_clear()
+            .envs(self.surroundings.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

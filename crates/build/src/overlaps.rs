@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use kiln_oci::registry::RegistryError;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::step::StepKey;
@@ -176,9 +177,13 @@ impl Project<'_> {
         if !self.store.has_blob(&list.digest) {
             match self.registries()?.blob(&cache.remote, &list.digest, LIST_LIMIT) {
                 Ok(bytes) => self.store.add(&bytes)?,
-                // A list that is gone is as good as one that was never made.
+                Err(RegistryError::Interrupted) => return Err(BuildError::Interrupted),
+                // A list that cannot be had is as good as one that was never made.
                 Err(error) if error.is_not_found() => return Ok(None),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.give_up_cache(&error.into());
+                    return Ok(None);
+                }
             };
         }
         Ok(read_list(&self.store.read(&list.digest)?))

@@ -122,12 +122,11 @@ impl Project<'_> {
     }
 
     fn plan_step(&self, step: &Step, steps: &ImageSteps<'_>, changes: Option<&[Change]>) -> Result<StepPlan> {
-        let unsettled = step.is_shared() && !steps.unsettled.is_empty();
         let state = if self.known_layers(step)?.is_some() {
             State::Here
         } else if self.remote_layers(step).is_some() {
             State::Cached
-        } else if unsettled {
+        } else if !step.settled {
             State::DependsOn(steps.unsettled.iter().map(|wheel| wheel.file.clone()).collect())
         } else {
             State::ToDo
@@ -156,7 +155,6 @@ impl Project<'_> {
         let Some(locked) = bases::name(&image.from).and_then(|name| lock.base(&name, platform)) else {
             return Ok(None);
         };
-        let needs = Needs { base_bytes: false, cpu: matches!(image.from, From::Debian { .. }) };
         let state = match &image.from {
             From::Debian { .. } => self.debian_state(locked)?,
             From::Reference(_) if !self.store.has_blob(&locked.manifest) => State::Cached,
@@ -167,6 +165,8 @@ impl Project<'_> {
             (State::ToDo, true) => vec!["not in the store any more".to_owned()],
             _ => Vec::new(),
         };
+        // Bootstrapping runs programs of the base.
+        let needs = Needs { base_bytes: false, cpu: state == State::ToDo };
         let (name, key) = (locked.name.clone(), None);
         Ok(Some(StepPlan { name, key, bytes: 0, state, needs, fetch: 0, seconds: None, reasons }))
     }

@@ -8,7 +8,7 @@ use kiln_oci::registry::{Document, Moved, Publication, Upload};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
-use kiln_plan::reference::{Reference, Repository};
+use kiln_plan::reference::Repository;
 use kiln_plan::stack;
 use kiln_plan::step::StepKey;
 
@@ -71,7 +71,7 @@ impl Project<'_> {
         if lost.is_empty() {
             return Err(error);
         }
-        self.warn("the cache promised layers that are not there any more: they are made again");
+        self.warn("layers are not there any more where the cache said: they are made again");
         self.session.lose(&lost);
         let built = self.build(names, lock)?;
         self.hand_over(names, lock, outputs, push, built)
@@ -197,6 +197,12 @@ impl Project<'_> {
     /// manifest follows from the lock and from what is known of its steps, or is named by its digest.
     pub fn join(&self, name: &str, lock: &Lock, manifests: &[Digest]) -> Result<Pushed> {
         let image = *self.chosen(&[name.to_owned()])?.last().ok_or_else(|| BuildError::Project("no image".into()))?;
+        if self.stack.target.partial {
+            return Err(BuildError::Mistake {
+                message: "an index is over all platforms of the stack".into(),
+                hint: "leave `--platform` out".into(),
+            });
+        }
         let to = self.repository(image)?;
         let built = match manifests {
             [] => {
@@ -264,7 +270,8 @@ impl Project<'_> {
     }
 }
 
-fn index_document(built: &Built) -> Document {
+/// An index as registries take it.
+pub(crate) fn index_document(built: &Built) -> Document {
     Document { media_type: INDEX.into(), digest: built.digest, bytes: built.index.clone() }
 }
 
@@ -294,10 +301,5 @@ impl Pushed {
             mounted: bytes(Moved::Mounted),
             there: bytes(Moved::There),
         }
-    }
-
-    /// How to pull it: by tag where it has one, and by digest.
-    pub fn reference(&self) -> Reference {
-        Reference { repository: self.repository.clone(), tag: self.tags.first().cloned(), digest: None }
     }
 }

@@ -35,10 +35,14 @@ const RECORD: &str = "dev.kiln.record";
 const SIGNATURE: &str = "dev.kiln.signature";
 
 impl Project<'_> {
-    /// The cache, unless there is none, it has failed, or the network is forbidden.
+    /// The cache as far as it is read: unless there is none, it has failed, or the network is forbidden.
     pub(crate) fn cache(&self) -> Option<&Cache> {
-        let usable = !self.surroundings.registry.offline && !self.session.cache_failed();
-        self.stack.cache.as_ref().filter(|_| usable)
+        self.written_cache().filter(|_| !self.session.cache_failed())
+    }
+
+    /// The cache as far as it is written: one that could not be read may only not exist yet.
+    fn written_cache(&self) -> Option<&Cache> {
+        self.stack.cache.as_ref().filter(|_| !self.surroundings.registry.offline)
     }
 
     /// What other machines recorded under these keys, asked for at once, in the same order. Each key is asked for once.
@@ -62,7 +66,7 @@ impl Project<'_> {
         Ok(keys.iter().map(value).collect())
     }
 
-    fn give_up_cache(&self, error: &BuildError) {
+    pub(crate) fn give_up_cache(&self, error: &BuildError) {
         if self.session.cache_fails() {
             self.warn(format!("the cache is not used: {error}"));
         }
@@ -75,7 +79,7 @@ impl Project<'_> {
         }
         let mut keys = Vec::new();
         for step in steps {
-            if self.known_layers(step)?.is_none() {
+            if step.settled && self.known_layers(step)?.is_none() {
                 keys.push(step.key);
             }
         }
@@ -86,7 +90,9 @@ impl Project<'_> {
     pub fn remote_layers(&self, step: &Step) -> Option<Vec<Layer>> {
         let cache = self.stack.cache.as_ref()?;
         let layers: Vec<Layer> = serde_json::from_value(self.session.record(&step.key).flatten()?).ok()?;
-        if layers.iter().any(|layer| self.session.is_lost(&layer.digest)) {
+        // A step gives layers, and none of them lies somewhere on the web.
+        let usable = |layer: &Layer| layer.urls.is_empty() && !self.session.is_lost(&layer.digest);
+        if !step.settled || layers.is_empty() || !layers.iter().all(usable) {
             return None;
         }
         self.session.found(layers.iter().map(|layer| layer.digest), &cache.remote);
@@ -103,6 +109,9 @@ impl Project<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) record: Record,
+    /// The record's own bytes, and what vouches for them.
+    text: String,
+    signature: Option<String>,
     /// What it keeps.
     keeps: Vec<Descriptor>,
     /// When it was written, in seconds since 1970.
@@ -118,6 +127,8 @@ impl Found {
         let signature = manifest.annotations.get(SIGNATURE);
         Some(Self {
             record: Record::parse(text)?,
+            text: text.clone(),
+            signature: signature.cloned(),
             signer: signature.and_then(|signature| signed_by(text, signature)),
             written: record::created(&manifest).unwrap_or(0),
             keeps: manifest.layers,

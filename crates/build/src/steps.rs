@@ -36,6 +36,8 @@ pub struct Step {
     pub bytes: u64,
     /// How the image's history says it.
     pub history: String,
+    /// Whether the key is final: that of small wheels is not before it is known what all wheels do to one another.
+    pub settled: bool,
 }
 
 /// What a step does.
@@ -213,9 +215,10 @@ impl Project<'_> {
                 [only] => (*only).to_owned(),
                 names => format!("{} small packages", names.len()),
             };
-            steps.push(wheel_step(title, &names.join(", "), task(&small)));
+            let step = wheel_step(title, &names.join(", "), task(&small));
+            steps.push(Step { settled: overlaps.unknown.is_empty(), ..step });
         }
-        let unsettled = if small.len() > 1 { overlaps.unknown } else { Vec::new() };
+        let unsettled = if small.is_empty() { Vec::new() } else { overlaps.unknown };
         Ok((steps, unsettled))
     }
 
@@ -235,6 +238,7 @@ impl Project<'_> {
             bytes: source.bytes,
             history: format!("kiln: copy {} to {}", copy.from, copy.to),
             task: Task::Copy(source),
+            settled: true,
         })
     }
 
@@ -246,6 +250,9 @@ impl Project<'_> {
 
     /// The layers of a step, if they are here with all that they need.
     pub fn known_layers(&self, step: &Step) -> Result<Option<Vec<Layer>>> {
+        if !step.settled {
+            return Ok(None);
+        }
         let layers: Option<Vec<Layer>> = self.store.recall(&step.key)?;
         Ok(layers.filter(|layers| layers.iter().all(|layer| self.store.has(&layer.digest))))
     }
@@ -273,7 +280,7 @@ fn wheel_step(name: String, wheels: &str, task: WheelTask) -> Step {
         .option("max layer size", task.max_layer_size.map(|size| size.to_string()).as_deref())
         .list("superseded", task.superseded.iter().map(|(path, by)| format!("{by} {path}")));
     key = scheme_key(key, &task.scheme);
-    Step { name, key: key.finish(), bytes, history: format!("kiln: {wheels}"), task: Task::Wheels(task) }
+    Step { name, key: key.finish(), bytes, history: format!("kiln: {wheels}"), task: Task::Wheels(task), settled: true }
 }
 
 pub(crate) fn scheme_key(key: KeyBuilder, scheme: &Scheme) -> KeyBuilder {
@@ -316,6 +323,7 @@ fn venv(python: &str, interpreter: &Interpreter) -> Step {
         task: Task::Files(files),
         bytes: 0,
         history: format!("kiln: virtual environment for {}", interpreter.path),
+        settled: true,
     }
 }
 

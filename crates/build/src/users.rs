@@ -83,7 +83,7 @@ pub(crate) fn step(image: &Image, facts: &BaseFacts, above: &[&User]) -> Result<
     }
     let name = said.join(", ");
     let history = format!("kiln: {name}");
-    Ok(Some(Step { name, key: key.finish(), task: Task::Files(files), bytes: 0, history }))
+    Ok(Some(Step { name, key: key.finish(), task: Task::Files(files), bytes: 0, history, settled: true }))
 }
 
 fn passwd(image: &Image, facts: &BaseFacts, users: &[&User]) -> Result<String> {

@@ -118,6 +118,8 @@ impl Workshop<'_> {
         let temporary = self.store.temporary_directory()?;
         let target = temporary.path().join("uv");
         let output = std::process::Command::new(python)
+            .env_clear()
+            .envs(self.surroundings.environment.iter().map(|(name, value)| (name, value)))
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-input"])
             .arg("--disable-pip-version-check")
             .arg("--target")
@@ -135,6 +137,11 @@ impl Workshop<'_> {
         fs_err::rename(&target, directory)?;
         Ok(())
     }
+}
+
+/// Seconds since 1970. It decides what is old, and enters no result.
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn is_executable(path: &Path) -> bool {

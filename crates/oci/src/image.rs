@@ -20,6 +20,8 @@ pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker's media type of an index.
 pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Bytes that a config may have.
+pub const CONFIG_LIMIT: u64 = 16 << 20;
 /// Media type of a config.
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 

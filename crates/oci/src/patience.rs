@@ -39,7 +39,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Waits after so many failures one after the other: longer each time, and at least as long as the server asked for.
+    /// Waits after so many failures one after the other: as long as the server asked for, else longer each time.
     pub async fn pause(&self, failures: u32, asked: Option<Duration>, cancel: &Cancel) -> Result<(), Cancelled> {
         let backoff = self.first_pause * 2u32.pow(failures.clamp(1, 11) - 1);
         // Jitter, so that many clients do not come back at the same moment; no output depends on it.

@@ -38,6 +38,26 @@ pub struct BaseFacts {
     pub library_paths: Vec<String>,
 }
 
+impl BaseFacts {
+    /// Whether facts that somebody else tells can be of a real base: paths are absolute and lead nowhere else, and
+    /// nothing holds a character that would end a line or begin another field.
+    pub fn is_plausible(&self) -> bool {
+        let line = |text: &str| !text.chars().any(char::is_control);
+        let path =
+            |text: &str| line(text) && text.starts_with('/') && text.split('/').all(|part| part != ".." && part != ".");
+        let interpreter = |found: &Interpreter| {
+            path(&found.path) && line(&found.version) && found.site_packages.as_deref().is_none_or(path)
+        };
+        let distribution = |found: &Distribution| line(&found.name) && line(&found.version) && path(&found.location);
+        let texts = self.distribution.iter().chain(&self.package_manager).chain(&self.passwd).chain(&self.group);
+        texts.into_iter().all(|text| line(text))
+            && self.libc.as_ref().is_none_or(|libc| line(&libc.version))
+            && self.library_paths.iter().all(|text| path(text))
+            && self.interpreters.iter().all(interpreter)
+            && self.distributions.iter().all(distribution)
+    }
+}
+
 /// A C library and its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -70,15 +70,18 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
     let Some((fixture, mut hub)) = checks.check("a registry and a Docker daemon run", || prepare(suite)) else {
         return;
     };
-    let Some(first) = pushing::check(&fixture, &hub, checks) else { return };
-    if bases::check(&fixture, &hub, &first, checks).is_some() {
+    let bases = checks.check("skopeo, Docker and curl push bases", || bases::push(&fixture, &hub));
+    let first = pushing::check(&fixture, &hub, checks);
+    if let (Some(()), Some(first)) = (bases, first) {
+        bases::check(&fixture, &hub, &first, checks);
         platforms::check(&fixture, &hub, checks);
         pulling::check(&fixture, &hub, checks);
         cache::check(&fixture, &mut hub, checks);
     }
     access::check(&fixture, checks);
     crash::check(&fixture, checks);
-    drop(fixture);
+    // Both use what is removed then.
+    drop((fixture, hub));
     suite.remove("registries");
 }
 

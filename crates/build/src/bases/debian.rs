@@ -2,10 +2,11 @@
 
 use kiln_oci::debian::{self, Bootstrap};
 use kiln_oci::facts::FactsReader;
-use kiln_oci::image::{Config, Descriptor, History, Image, Manifest, from_json, to_json};
+use kiln_oci::image::{CONFIG_LIMIT, Config, Descriptor, History, Image, LoadedImage, Manifest, from_json, to_json};
 use kiln_oci::whole;
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
+use kiln_plan::reference::Repository;
 use kiln_plan::stack;
 use kiln_plan::step::StepKey;
 
@@ -13,13 +14,12 @@ use super::{Base, unreadable};
 use crate::error::{BuildError, Result};
 use crate::planning::State;
 use crate::project::Project;
+use crate::workshop::now;
 
 /// Raised when the same packages would give another layer.
 const DEBIAN_VERSION: u32 = 1;
 /// Seconds for which a bootstrapped Debian is new enough for another lock.
 const RECENT: u64 = 24 * 3600;
-/// Bytes that a config may have.
-const CONFIG_LIMIT: u64 = 16 << 20;
 
 impl Project<'_> {
     /// Bootstraps a Debian and stores it as an image of one layer.
@@ -142,6 +142,19 @@ impl Project<'_> {
         Ok(Base { name: locked.name.clone(), image: Some(found), config, layout: None })
     }
 
+    fn fetch_debian(&self, remote: &Repository, locked: &LockedBase) -> Result<Image> {
+        let registries = self.registries()?;
+        let bytes = registries.blob(remote, &locked.manifest, CONFIG_LIMIT)?;
+        let manifest: Manifest = from_json(&bytes, "the manifest of a Debian base")?;
+        let config = registries.blob(remote, &manifest.config.digest, CONFIG_LIMIT)?;
+        self.store.add(&bytes)?;
+        self.store.add(&config)?;
+        let loaded = LoadedImage::new(&manifest, bytes, config).map_err(|error| unreadable(&locked.name, error))?;
+        let loaded = loaded.filter(|loaded| loaded.image.platform == locked.platform);
+        let other = || BuildError::Project(format!("it is not for {}", locked.platform));
+        Ok(loaded.ok_or_else(other)?.image)
+    }
+
     /// Whether a locked base is in the store, or at least in the cache.
     pub(crate) fn debian_state(&self, locked: &LockedBase) -> Result<State> {
         let known: Option<Image> = self.store.recall(&debian_key(locked))?;
@@ -155,16 +168,18 @@ impl Project<'_> {
 
     /// A base that another machine bootstrapped: its config; its layer stays where it is.
     fn shared_debian(&self, locked: &LockedBase) -> Result<Option<Image>> {
-        let found: Option<Image> = self.recall_remote(&[debian_key(locked)])?.pop().flatten();
-        let (Some(found), Some(cache)) = (found.filter(|found| found.manifest == locked.manifest), self.cache()) else {
-            return Ok(None);
-        };
-        if !self.store.has_blob(&found.config) {
-            let Ok(config) = self.registries()?.blob(&cache.remote, &found.config, CONFIG_LIMIT) else {
+        let known: Option<Image> = self.recall_remote(&[debian_key(locked)])?.pop().flatten();
+        let (Some(_), Some(cache)) = (known, self.cache()) else { return Ok(None) };
+        // What counts is the manifest that is locked, whatever else the record says.
+        let fetched = self.fetch_debian(&cache.remote, locked);
+        let found = match fetched {
+            Ok(found) => found,
+            Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
+            Err(error) => {
+                self.warn(format!("the base of the cache is not used: {error}"));
                 return Ok(None);
-            };
-            self.store.add(&config)?;
-        }
+            }
+        };
         self.session.found(found.layers.iter().map(|layer| layer.digest), &cache.remote);
         Ok(Some(found))
     }
@@ -172,11 +187,6 @@ impl Project<'_> {
 
 fn recent_key(name: &str, platform: Platform) -> StepKey {
     StepKey::of("recent bootstrap", DEBIAN_VERSION).text("name", name).text("platform", &platform.to_string()).finish()
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 pub(crate) fn debian_key(locked: &LockedBase) -> StepKey {

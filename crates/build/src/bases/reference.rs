@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_oci::compression;
 use kiln_oci::facts::FactsReader;
-use kiln_oci::image::{LoadedImage, Manifest, from_json};
-use kiln_oci::registry::BlobReader;
+use kiln_oci::image::{CONFIG_LIMIT, LoadedImage, Manifest, from_json};
+use kiln_oci::registry::{BlobReader, RegistryError};
 use kiln_plan::base::BaseFacts;
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
@@ -17,9 +17,6 @@ use kiln_plan::stack;
 use super::{Base, facts_key, unreadable};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
-
-/// Bytes that a config may have.
-const CONFIG_LIMIT: u64 = 16 << 20;
 
 impl Project<'_> {
     /// Asks the registry what a reference names now.
@@ -58,7 +55,8 @@ impl Project<'_> {
         if let Some(facts) = self.store.recall(&key)? {
             return Ok(facts);
         }
-        if let Some(facts) = self.recall_remote(&[key])?.pop().flatten() {
+        let told: Option<BaseFacts> = self.recall_remote(&[key])?.pop().flatten();
+        if let Some(facts) = told.filter(BaseFacts::is_plausible) {
             return Ok(facts);
         }
         let facts = self.read_facts(reference, loaded)?;
@@ -66,7 +64,7 @@ impl Project<'_> {
         Ok(facts)
     }
 
-    fn read_facts(&self, reference: &Reference, loaded: &LoadedImage) -> Result<BaseFacts> {
+    pub(crate) fn read_facts(&self, reference: &Reference, loaded: &LoadedImage) -> Result<BaseFacts> {
         let layers = &loaded.image.layers;
         if layers.iter().any(|layer| !layer.urls.is_empty()) {
             return Err(BuildError::Mistake {
@@ -75,15 +73,17 @@ impl Project<'_> {
             });
         }
         let work = self.work("inspect", reference.to_string(), Some(layers.iter().map(|layer| layer.size).sum()));
-        let name = reference.to_string();
         let mut reader = FactsReader::new();
         for layer in layers {
             let blob = self.registries()?.blob_reader(&reference.repository, &layer.digest, layer.size, 0)?;
-            let blob = Shared(Arc::new(Mutex::new(blob)));
-            let tar = compression::decompress(blob.clone()).map_err(|error| unreadable(&name, error))?;
-            reader.layer(tar).map_err(|error| unreadable(&name, error))?;
-            // Its digest is known at its end, which the archive's may not be.
-            std::io::copy(&mut blob.clone(), &mut std::io::sink()).map_err(|error| unreadable(&name, error))?;
+            let blob = Shared(Arc::new(Mutex::new((blob, None))));
+            if let Err(error) = read_layer(&mut reader, &blob) {
+                // What the registry has to say comes before what the archive makes of it.
+                return Err(match blob.failure() {
+                    Some(failure) => RegistryError::from(failure).into(),
+                    None => BuildError::step(format!("the layers of `{reference}` cannot be read"), error),
+                });
+            }
             work.advance(layer.size)?;
         }
         Ok(reader.finish())
@@ -112,12 +112,33 @@ impl Project<'_> {
     }
 }
 
-/// A blob that is read by one reader and then by another.
+fn read_layer(
+    reader: &mut FactsReader,
+    blob: &Shared,
+) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    reader.layer(compression::decompress(blob.clone())?)?;
+    // Its digest is known at its end, which the archive's may not be.
+    std::io::copy(&mut blob.clone(), &mut std::io::sink())?;
+    Ok(())
+}
+
+/// A blob that is read by one reader and then by another, and what went wrong with it.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<BlobReader>>);
+struct Shared(Arc<Mutex<(BlobReader, Option<std::io::Error>)>>);
+
+impl Shared {
+    fn failure(&self) -> Option<std::io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take()
+    }
+}
 
 impl Read for Shared {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(buffer)
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.0.read(buffer).map_err(|error| {
+            let told = std::io::Error::new(error.kind(), error.to_string());
+            shared.1 = Some(error);
+            told
+        })
     }
 }

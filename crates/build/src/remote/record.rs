@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use kiln_oci::image::{Descriptor, MANIFEST, Manifest, to_json};
+use kiln_oci::image::{CONFIG, Descriptor, MANIFEST, Manifest, to_json};
 use kiln_oci::registry::Document;
 use kiln_plan::step::StepKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{RECORD, SIGNATURE};
+use super::{Found, RECORD, SIGNATURE};
 use crate::error::{BuildError, Result};
 use crate::signing::Signer;
 
-/// What the record is for tools that list a repository's content.
-const ARTIFACT: &str = "application/vnd.kiln.record.v1+json";
-/// The config of artifacts that need none (OCI image specification, "Guidance for an Empty Descriptor").
+/// Content where there is none (OCI image specification, "Guidance for an Empty Descriptor").
 pub(super) const EMPTY: &[u8] = b"{}";
+const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const CREATED: &str = "org.opencontainers.image.created";
 /// Raised when an older kiln would misread a record.
 const VERSION: u32 = 1;
@@ -58,23 +57,35 @@ impl Record {
     pub(super) fn document(&self, keeps: &[Descriptor], signer: Option<&Signer>, now: u64) -> Result<Document> {
         let json = |error| BuildError::step("a record cannot be written", error);
         let text = serde_json::to_string(self).map_err(json)?;
-        let mut annotations = BTreeMap::from([(CREATED.to_owned(), crate::compose::timestamp(now))]);
-        if let Some(signer) = signer {
-            let signature = signer.sign(&text).map_err(|error| BuildError::step("a record cannot be signed", error))?;
-            annotations.insert(SIGNATURE.into(), signature);
-        }
-        annotations.insert(RECORD.into(), text);
-        let config = Descriptor::of(ARTIFACT, EMPTY);
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MANIFEST.into()),
-            config,
-            layers: keeps.to_vec(),
-            annotations,
-        };
-        let bytes = to_json(&manifest)?;
-        Ok(Document { media_type: MANIFEST.into(), digest: kiln_plan::digest::Digest::of(&bytes), bytes })
+        let sign =
+            |signer: &Signer| signer.sign(&text).map_err(|error| BuildError::step("a record cannot be signed", error));
+        let signature = signer.map(sign).transpose()?;
+        document(text, signature, keeps, now)
     }
+}
+
+impl Found {
+    /// The same record and the same signature, written now: its age begins anew, and nobody else vouches for it.
+    pub(super) fn renewed(&self, now: u64) -> Result<Document> {
+        document(self.text.clone(), self.signature.clone(), &self.keeps, now)
+    }
+}
+
+fn document(text: String, signature: Option<String>, keeps: &[Descriptor], now: u64) -> Result<Document> {
+    let mut annotations = BTreeMap::from([(CREATED.to_owned(), crate::compose::timestamp(now))]);
+    annotations.extend(signature.map(|signature| (SIGNATURE.to_owned(), signature)));
+    annotations.insert(RECORD.into(), text);
+    // Some registries refuse manifests without layers, and configs whose type they do not know.
+    let layers = if keeps.is_empty() { vec![Descriptor::of(EMPTY_TYPE, EMPTY)] } else { keeps.to_vec() };
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MANIFEST.into()),
+        config: Descriptor::of(CONFIG, EMPTY),
+        layers,
+        annotations,
+    };
+    let bytes = to_json(&manifest)?;
+    Ok(Document { media_type: MANIFEST.into(), digest: kiln_plan::digest::Digest::of(&bytes), bytes })
 }
 
 /// When a record was written, as its manifest tells, in seconds since 1970.

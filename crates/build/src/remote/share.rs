@@ -1,12 +1,11 @@
 //! What this machine did, told to the others: written to the cache with a push, where that is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_oci::image::{Descriptor, Image};
 use kiln_oci::layer::Layer;
 use kiln_oci::layout::Blobs;
-use kiln_oci::registry::{Document, Moved, Upload};
+use kiln_oci::registry::{Document, Moved, RegistryError, Upload};
 use kiln_plan::base::BaseFacts;
 use kiln_plan::lock::Lock;
 use kiln_plan::reference::Reference;
@@ -24,6 +23,7 @@ use crate::overlaps::{Overlaps, PathList, list_key, overlaps_key};
 use crate::project::Project;
 use crate::signing::Signer;
 use crate::steps::ImageSteps;
+use crate::workshop::now;
 
 /// A record that is older is written again, so that its age says when it was last of use.
 const FRESH: u64 = 7 * 24 * 3600;
@@ -62,7 +62,7 @@ struct Made {
 impl Project<'_> {
     /// Tells other machines what was found out for these images. What goes wrong is a warning: the images are pushed.
     pub(crate) fn share(&self, built: &[Built], named: &[String], lock: &Lock) -> Result<Shared> {
-        let Some(cache) = self.cache() else { return Ok(Shared::default()) };
+        let Some(cache) = self.written_cache() else { return Ok(Shared::default()) };
         let signer = match (&cache.trust, &self.surroundings.signer) {
             (Trust::Registry, signer) => signer.as_ref(),
             (Trust::Keys(keys), Some(signer)) if keys.contains(&signer.public()) => Some(signer),
@@ -76,7 +76,13 @@ impl Project<'_> {
             built.iter().filter(|built| named.is_empty() || named.contains(&built.name)).collect();
         match self.write_records(cache, signer, &wanted, lock) {
             Err(BuildError::Interrupted) => Err(BuildError::Interrupted),
-            Err(error) if error.is_denied() => Ok(Shared { denied: true, ..Shared::default() }),
+            Err(error) if error.is_denied() => {
+                // Whoever only reads need not be told each time; a registry that takes no records is worth knowing.
+                if !error.is_about_permission() {
+                    self.warn(format!("results could not be shared: {error}"));
+                }
+                Ok(Shared { denied: true, ..Shared::default() })
+            }
             Err(error) => {
                 self.warn(format!("results could not be shared: {error}"));
                 Ok(Shared::default())
@@ -98,7 +104,7 @@ impl Project<'_> {
         }
         let mut seen = BTreeSet::new();
         candidates.retain(|candidate| seen.insert(candidate.key));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = now();
         let count = candidates.len();
         let missing = self.not_there(cache, candidates, now)?;
         let there = count - missing.len();
@@ -114,9 +120,12 @@ impl Project<'_> {
             }
         }
         // What was of use here is of use: its age begins anew.
+        let renewed: BTreeSet<StepKey> = made.iter().map(|(candidate, _)| candidate.key).collect();
         for old in self.session.records_before(now.saturating_sub(FRESH)) {
-            let Document { media_type, bytes, .. } = old.record.document(&old.keeps, signer, now)?;
-            documents.push((cache.remote.tag(&record::tag(&old.record.key)), media_type, bytes));
+            if !renewed.contains(&old.record.key) {
+                let Document { media_type, bytes, .. } = old.renewed(now)?;
+                documents.push((cache.remote.tag(&record::tag(&old.record.key)), media_type, bytes));
+            }
         }
         if made.is_empty() && documents.is_empty() {
             return Ok(Shared { written: 0, there, denied: false });
@@ -134,8 +143,19 @@ impl Project<'_> {
             let Document { media_type, bytes, .. } = record.document(&keeps, signer, now)?;
             documents.push((cache.remote.tag(&record::tag(key)), media_type, bytes));
         }
-        self.registries()?.push_manifests(&documents)?;
-        Ok(Shared { written: documents.len(), there, denied: false })
+        let results = self.registries()?.push_manifests(&documents);
+        let count = results.len();
+        let failures: Vec<RegistryError> = results.into_iter().filter_map(std::result::Result::err).collect();
+        let written = count - failures.len();
+        match failures.into_iter().next() {
+            Some(RegistryError::Interrupted) => Err(BuildError::Interrupted),
+            Some(error) if written == 0 => Err(error.into()),
+            Some(error) => {
+                self.warn(format!("{} of {count} results could not be shared: {error}", count - written));
+                Ok(Shared { written, there, denied: false })
+            }
+            None => Ok(Shared { written, there, denied: false }),
+        }
     }
 
     /// Sends what records name; what could not be had.
@@ -194,9 +214,7 @@ impl Project<'_> {
 
     /// What the wheels of an image do to one another, and the files that each brings.
     fn path_candidates<'s>(&'s self, steps: &'s ImageSteps<'_>) -> Vec<Candidate<'s>> {
-        let Some((wheels, scheme)) = steps.wheels.as_ref().filter(|(wheels, _)| wheels.len() > 1) else {
-            return Vec::new();
-        };
+        let Some((wheels, scheme)) = &steps.wheels else { return Vec::new() };
         let candidate = |key, kind, name, make| Candidate {
             key,
             kind,
@@ -254,6 +272,9 @@ impl Project<'_> {
             let Some(image) = self.store.recall::<Image>(&key)? else { return Ok(None) };
             let mut keeps = Vec::new();
             for digest in [image.config, image.manifest] {
+                if !self.store.has_blob(&digest) {
+                    return Ok(None);
+                }
                 let bytes = self.store.read(&digest)?;
                 keeps.push((Descriptor::of("application/json", &bytes), Upload::bytes(bytes)));
             }
@@ -298,6 +319,6 @@ impl Project<'_> {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Value> {
+pub(super) fn json<T: Serialize>(value: &T) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| BuildError::step("a record cannot be written", error))
 }

@@ -1,18 +1,24 @@
 //! Looking after a cache: what is in it, what may go, and whether what it says is true.
 
-use kiln_oci::layer::Layer;
-use kiln_oci::registry::Document;
+use std::collections::BTreeMap;
+
+use kiln_oci::registry::{Document, RegistryError};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::{Reference, Repository};
-use kiln_plan::stack::Cache;
+use kiln_plan::stack::{Cache, From};
+use kiln_plan::step::StepKey;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::share::json;
 use super::{Found, record};
+use crate::bases::{self, facts_key};
 use crate::error::{BuildError, Result};
+use crate::overlaps::{Overlaps, PathList, list_key, overlaps_key};
 use crate::project::Project;
-use crate::steps::Step;
+use crate::steps::ImageSteps;
 
 /// One record of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +44,9 @@ pub struct CacheEntry {
     pub trusted: bool,
     /// The digest of its manifest.
     pub manifest: Digest,
+    /// Its tag.
+    #[serde(skip)]
+    pub tag: String,
 }
 
 /// What pruning did.
@@ -49,19 +58,21 @@ pub struct Pruned {
     pub kept: usize,
 }
 
-/// What deriving a step again says about its record.
+/// What deriving a result again says about its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheVerdict {
     /// The image.
     pub image: String,
     /// For this platform.
     pub platform: Platform,
-    /// The step.
-    pub step: String,
+    /// What kind of record.
+    pub kind: &'static str,
+    /// What it is about.
+    pub name: String,
     /// What the record says; nothing where there is none.
-    pub recorded: Option<Vec<Layer>>,
+    pub recorded: Option<Value>,
     /// What came out here.
-    pub derived: Vec<Layer>,
+    pub derived: Value,
 }
 
 impl CacheVerdict {
@@ -104,7 +115,7 @@ impl Project<'_> {
         let entries = self.cache_entries()?;
         let mut pruned = Pruned::default();
         let mut left = kept_bytes(&entries);
-        let mut holders: std::collections::BTreeMap<Digest, usize> = std::collections::BTreeMap::new();
+        let mut holders: BTreeMap<Digest, usize> = BTreeMap::new();
         for (digest, _) in entries.iter().flat_map(|entry| &entry.keeps) {
             *holders.entry(*digest).or_default() += 1;
         }
@@ -130,8 +141,17 @@ impl Project<'_> {
     }
 
     fn remove_record(&self, remote: &Repository, entry: &CacheEntry) -> Result<()> {
-        self.registries()?.delete_manifest(remote, &entry.manifest).map_err(|error| match &error {
-            kiln_oci::registry::RegistryError::Refused { status: 405, registry, .. } => BuildError::Mistake {
+        let registries = self.registries()?;
+        let by_digest = remote.digest(entry.manifest);
+        let removed = match registries.delete(&by_digest) {
+            // Some registries want a manifest's tags removed before it.
+            Err(RegistryError::Refused { status: 400 | 409, .. }) => {
+                registries.delete(&remote.tag(&entry.tag)).and_then(|()| registries.delete(&by_digest))
+            }
+            other => other,
+        };
+        removed.map_err(|error| match &error {
+            RegistryError::Refused { status: 405, registry, .. } => BuildError::Mistake {
                 message: format!("{registry} does not allow to remove anything"),
                 hint: "its administrator decides that (for CNCF distribution: `storage.delete.enabled: true`)".into(),
             },
@@ -139,29 +159,68 @@ impl Project<'_> {
         })
     }
 
-    /// Does the steps of images on this machine and compares what comes out with what the cache says, whoever said it.
+    /// Finds out on this machine what the cache says about images, whoever said it, and compares: layers of steps, paths
+    /// of wheels and what they do to one another, facts of bases. A bootstrapped base is pinned by the lock.
     pub fn verify_cache(&self, names: &[String], lock: &Lock) -> Result<Vec<CacheVerdict>> {
         let cache = self.named_cache()?.clone();
         let images = self.chosen(names)?;
         // Without the cache, so that everything is derived here.
         self.session.cache_fails();
         self.make_layers(&images, lock)?;
-        let all = self.all_steps(&images, lock)?;
-        let steps: Vec<(String, Platform, &Step)> = all
-            .iter()
-            .flat_map(|steps| steps.steps.iter().map(|step| (steps.image.name.clone(), steps.platform, step)))
-            .collect();
-        let references: Vec<Reference> =
-            steps.iter().map(|(_, _, step)| cache.remote.tag(&record::tag(&step.key))).collect();
-        let documents = self.registries()?.manifests(&references)?;
-        let mut verdicts = Vec::new();
-        for ((image, platform, step), document) in steps.into_iter().zip(documents) {
-            let found = document.as_ref().and_then(Found::read);
-            let recorded = found.map(|found| serde_json::from_value(found.record.value).unwrap_or_default());
-            let derived = self.known_layers(step)?.unwrap_or_default();
-            verdicts.push(CacheVerdict { image, platform, step: step.name.clone(), recorded, derived });
+        let mut derived: BTreeMap<StepKey, CacheVerdict> = BTreeMap::new();
+        for steps in &self.all_steps(&images, lock)? {
+            for (key, verdict) in self.derive(steps, lock)? {
+                derived.entry(key).or_insert(verdict);
+            }
         }
+        let references: Vec<Reference> = derived.keys().map(|key| cache.remote.tag(&record::tag(key))).collect();
+        let documents = self.registries()?.manifests(&references)?;
+        for ((key, verdict), document) in derived.iter_mut().zip(documents) {
+            // What stands under another key than its own is never believed.
+            let found = document.as_ref().and_then(Found::read).filter(|found| found.record.key == *key);
+            verdict.recorded = found.map(|found| found.record.value);
+        }
+        let mut verdicts: Vec<CacheVerdict> = derived.into_values().collect();
+        verdicts.sort_by(|a, b| (&a.image, a.platform, a.kind, &a.name).cmp(&(&b.image, b.platform, b.kind, &b.name)));
         Ok(verdicts)
+    }
+
+    /// Everything that records could say about an image, as it is.
+    fn derive(&self, steps: &ImageSteps<'_>, lock: &Lock) -> Result<Vec<(StepKey, CacheVerdict)>> {
+        let verdict = |kind, name: &str, derived| CacheVerdict {
+            image: steps.image.name.clone(),
+            platform: steps.platform,
+            kind,
+            name: name.to_owned(),
+            recorded: None,
+            derived,
+        };
+        let mut all = Vec::new();
+        for step in &steps.steps {
+            if let Some(layers) = self.known_layers(step)? {
+                all.push((step.key, verdict(step.kind(), &step.name, json(&layers)?)));
+            }
+        }
+        if let Some((wheels, scheme)) = &steps.wheels {
+            let key = overlaps_key(wheels, scheme);
+            if let Some(known) = self.store.recall::<Overlaps>(&key)? {
+                all.push((key, verdict("overlaps", &format!("{} wheels", wheels.len()), json(&known)?)));
+            }
+            for wheel in wheels.iter().filter(|wheel| self.store.has_blob(&wheel.sha256)) {
+                let bytes = self.path_list(wheel, scheme)?;
+                let list = PathList { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+                all.push((list_key(wheel, scheme), verdict("paths", &wheel.file, json(&list)?)));
+            }
+        }
+        let root = self.stack.root(steps.image);
+        let base = bases::name(&root.from).and_then(|name| lock.base(&name, steps.platform));
+        if let (From::Reference(reference), Some(base)) = (&root.from, base) {
+            let named = reference.repository.digest(base.manifest);
+            let loaded = self.registries()?.image(&named, steps.platform)?.loaded;
+            let facts = self.read_facts(reference, &loaded)?;
+            all.push((facts_key(&base.manifest), verdict("base facts", &base.name, json(&facts)?)));
+        }
+        Ok(all)
     }
 }
 
@@ -170,6 +229,7 @@ fn entry(cache: &Cache, document: &Document) -> Option<CacheEntry> {
     let keeps: Vec<(Digest, u64)> = found.keeps.iter().map(|layer| (layer.digest, layer.size)).collect();
     Some(CacheEntry {
         trusted: found.is_trusted(cache),
+        tag: record::tag(&found.record.key),
         kind: found.record.kind,
         name: found.record.name,
         image: found.record.image,
@@ -184,6 +244,6 @@ fn entry(cache: &Cache, document: &Document) -> Option<CacheEntry> {
 
 /// Bytes that records keep, each content once.
 fn kept_bytes(entries: &[CacheEntry]) -> u64 {
-    let all: std::collections::BTreeMap<Digest, u64> = entries.iter().flat_map(|entry| entry.keeps.clone()).collect();
+    let all: BTreeMap<Digest, u64> = entries.iter().flat_map(|entry| entry.keeps.clone()).collect();
     all.values().sum()
 }

@@ -30,7 +30,7 @@ enum CacheSubcommand {
     Ls(Ls),
     /// Remove old records; those of images that say `persist` stay
     Prune(Prune),
-    /// Do the steps of images here, and compare what comes out with what the cache says
+    /// Find out here what the cache says about images, and compare
     Verify(Verify),
     /// Make a key pair: the secret key signs what a machine writes, and stacks name the public key in `cache.trust`
     Keygen(Keygen),
@@ -177,23 +177,19 @@ impl Verify {
         let wrong = verdicts.iter().filter(|verdict| !verdict.holds()).count();
         let status = if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) };
         if global.json {
-            print_json(&json!({ "steps": verdicts, "wrong": wrong }))?;
+            print_json(&json!({ "records": verdicts, "wrong": wrong }))?;
             return Ok(status);
         }
-        let digests = |layers: &[kiln_oci::layer::Layer]| {
-            layers.iter().map(|layer| layer.digest.short()).collect::<Vec<_>>().join(" ")
-        };
         let rows: Vec<Vec<String>> = verdicts
             .iter()
             .map(|verdict| {
                 let said = match &verdict.recorded {
                     None => "no record".to_owned(),
                     Some(_) if verdict.holds() => "holds".to_owned(),
-                    Some(recorded) => {
-                        format!("is WRONG: recorded {}, derived {}", digests(recorded), digests(&verdict.derived))
-                    }
+                    Some(recorded) => format!("is WRONG: recorded {recorded}, derived {}", verdict.derived),
                 };
-                vec![format!("{} ({})", verdict.image, verdict.platform), verdict.step.clone(), said]
+                let image = format!("{} ({})", verdict.image, verdict.platform);
+                vec![image, verdict.kind.to_owned(), verdict.name.clone(), said]
             })
             .collect();
         let recorded = verdicts.iter().filter(|verdict| verdict.recorded.is_some()).count();

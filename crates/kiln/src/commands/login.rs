@@ -47,18 +47,20 @@ impl Login {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let (user, password) = self.ask()?;
         let options = registry(global);
+        let mut checked = false;
         if !options.offline {
-            let checked = Registries::new(options.clone(), cancel)?.check_credential(&self.registry, &user, &password);
-            checked.map_err(|error| match error.is_denied() {
+            let asked = Registries::new(options.clone(), cancel)?.check_credential(&self.registry, &user, &password);
+            checked = asked.map_err(|error| match error.is_denied() {
                 true => Failure::from(error).hint("many registries want an access token in the place of the password"),
                 false => error.into(),
             })?;
         }
         let kept = options.credentials.store(&self.registry, &user, &password)?;
         if global.json {
-            return print_json(&json!({ "registry": self.registry, "user": user, "kept": kept }));
+            return print_json(&json!({ "registry": self.registry, "user": user, "kept": kept, "checked": checked }));
         }
-        print(&format!("logged in to {} as {user}; kept in {kept}\n", self.registry))
+        let unchecked = if checked { "" } else { "; nobody asked for it, so that it may be wrong" };
+        print(&format!("logged in to {} as {user}; kept in {kept}{unchecked}\n", self.registry))
     }
 
     fn ask(&self) -> Result<(String, String), Failure> {

@@ -249,7 +249,7 @@ fn a_forged_record_is_believed_where_the_registry_is_trusted_and_found_by_derivi
     let outcome = second.kiln("cache verify");
     assert_eq!(outcome.status, Some(1), "{outcome}");
     assert!(outcome.stdout.contains("is WRONG"), "{outcome}");
-    assert!(outcome.stdout.contains("4 records checked, 1 wrong"), "{outcome}");
+    assert!(outcome.stdout.contains("10 records checked, 1 wrong"), "{outcome}");
     assert_eq!(second.digests("--locked"), digests);
 }
 
@@ -266,16 +266,16 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     let mut sorted = without_ages.clone();
     sorted.sort_unstable();
     assert_snapshot!(sorted.join("\n"), @r"
-    0 B  image     ml                                                arr/ml linux/amd64     persist
-    0 B  image     train                                             arr/train linux/amd64
-    0 B  overlaps  2 wheels                                          arr/ml linux/amd64     persist
-    0 B  overlaps  2 wheels                                          arr/train linux/amd64
     12 records, 7.98 MB
     129 B  copy      copy src to /app                                  arr/train linux/amd64
     179 B  paths     words-1.0-py3-none-any.whl                        arr/ml linux/amd64     persist
     180 B  paths     names-1.0-py3-none-any.whl                        arr/train linux/amd64
     181 B  paths     greeting-1.0-py3-none-any.whl                     arr/train linux/amd64
     194 B  paths     solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl  arr/ml linux/amd64     persist
+    2 B  image     ml                                                arr/ml linux/amd64     persist
+    2 B  image     train                                             arr/train linux/amd64
+    2 B  overlaps  2 wheels                                          arr/ml linux/amd64     persist
+    2 B  overlaps  2 wheels                                          arr/train linux/amd64
     342 B  files     virtual environment                               arr/ml linux/amd64     persist
     7.98 MB  wheels    2 small packages                                  arr/ml linux/amd64     persist
     849 B  wheels    2 small packages                                  arr/train linux/amd64
@@ -342,4 +342,61 @@ fn an_image_that_is_only_in_the_cache_can_be_looked_at() {
     let third = Team::new().machine();
     third.succeed("lock");
     assert_eq!(third.kiln("inspect train").status, Some(2));
+}
+
+/// Changes the records of a kind, as whoever may write the repository can.
+fn change_records(team: &Team, kind: &str, change: impl Fn(&str) -> String) {
+    let mut changed = 0;
+    for tag in team.registry.tags("acme/cache") {
+        let (media_type, bytes) = team.registry.manifest("acme/cache", &tag).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        if text.contains(&format!("\\\"kind\\\":\\\"{kind}\\\"")) {
+            team.registry.add_manifest("acme/cache", &tag, &media_type, change(&text).as_bytes());
+            changed += 1;
+        }
+    }
+    assert!(changed > 0, "{kind}");
+}
+
+#[test]
+fn an_image_does_not_depend_on_which_records_are_left() {
+    let mut team = Team::new();
+    // Both images have the same small wheel; in one of them a large wheel brings a file of it too.
+    let overlapping = crate::wheels::native("solver", "3.0", "x86_64", 9_000_000).file("words/__init__.py", "other\n");
+    let with_overlap = |machine: TestEnvironment| {
+        machine.wheel(&overlapping);
+        machine
+    };
+    let first = with_overlap(team.machine());
+    let image = "[images.other]\nfrom = { oci = \"base\" }\npackages = [\"words<2\"]\n";
+    first.stack(&format!("{}\n{image}", first.read("kiln.toml")));
+    let digests = first.digests("--push");
+    team.commit(&first);
+    for kind in ["paths", "overlaps"] {
+        change_records(&team, kind, |text| text.replace("dev.kiln.record", "dev.kiln.gone"));
+    }
+    assert_eq!(with_overlap(team.machine()).digests("--locked"), digests);
+}
+
+#[test]
+fn a_record_that_is_kept_young_is_not_vouched_for_by_whoever_used_it() {
+    let (team, _) = pushed();
+    let created = written_at(&team);
+    change_records(&team, "wheels", |text| text.replace(&created, "1980-01-01T00:00:00Z"));
+    let second = team.machine();
+    keygen(&second);
+    let outcome = second.shell("KILN_CACHE_KEY_FILE=secret.key $KILN build --locked --push");
+    assert_eq!(outcome.status, Some(0), "{outcome}");
+    change_records(&team, "wheels", |text| {
+        assert!(!text.contains("1980-01-01") && !text.contains("dev.kiln.signature"), "{text}");
+        text.to_owned()
+    });
+}
+
+/// When records were written, as their manifests say it.
+fn written_at(team: &Team) -> String {
+    let tag = &team.registry.tags("acme/cache")[0];
+    let (_, bytes) = team.registry.manifest("acme/cache", tag).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    document["annotations"]["org.opencontainers.image.created"].as_str().unwrap().to_owned()
 }

@@ -43,16 +43,23 @@ pub struct Registries {
     pub(super) runtime: Arc<Runtime>,
 }
 
-#[derive(Debug)]
 pub(super) struct Inner {
     pub(super) options: Options,
     pub(super) cancel: Cancel,
     client: Client,
-    hosts: Mutex<BTreeMap<String, Arc<Host>>>,
+    /// By repository.
+    hosts: Mutex<BTreeMap<Repository, Arc<Host>>>,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
     /// Whether any registry has answered yet.
     heard: AtomicBool,
+}
+
+impl std::fmt::Debug for Inner {
+    /// Without credentials and tokens.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inner")
+    }
 }
 
 /// One attempt that failed.
@@ -83,7 +90,9 @@ impl Registries {
     pub fn new(options: Options, cancel: &Cancel) -> Result<Self, RegistryError> {
         // Another part of the program may have chosen the provider already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = builder(&options).build().map_err(|error| RegistryError::Io(std::io::Error::other(error)))?;
+        // A machine without any authority can still speak to registries that need none.
+        let built = builder(&options).build().or_else(|_| builder(&options).tls_certs_only([]).build());
+        let client = built.map_err(|error| RegistryError::Io(std::io::Error::other(error)))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("registry")
@@ -112,20 +121,20 @@ impl Registries {
         self.runtime.block_on(future)
     }
 
-    /// Asks a registry whether it knows who one is.
-    pub fn check_credential(&self, registry: &str, user: &str, password: &str) -> Result<(), RegistryError> {
+    /// Asks a registry whether it knows who one is; whether it wanted to know.
+    pub fn check_credential(&self, registry: &str, user: &str, password: &str) -> Result<bool, RegistryError> {
         let credential = super::Credential::Password { user: user.to_owned(), password: password.to_owned() };
         self.run(async {
             let purpose = Purpose {
                 what: format!("logging in to {registry}"),
-                host: Arc::new(Host::new(registry, &self.inner.options, &self.inner.client)?),
+                host: Arc::new(Host::new(registry, &self.inner.options, &self.inner.client)?.with(Some(credential))),
                 scope: Scope::default(),
             };
-            purpose.host.be(credential).await;
             let url = |base: &url::Url| Ok(base.clone());
             let answer =
                 self.inner.patiently(async || self.inner.ask(&purpose, reqwest::Method::GET, url, |r| r).await).await;
-            answer.map(drop)
+            answer?;
+            Ok(purpose.host.is_guarded().await)
         })
     }
 }
@@ -149,15 +158,22 @@ impl Inner {
         if self.options.offline {
             return Err(RegistryError::Offline(what));
         }
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        // Credentials may belong to a part of a registry, and so do the tokens that they give.
-        let credential = self.options.credentials.find(repository)?;
-        let key = format!("{} {}", repository.registry, credential_key(credential.as_ref()));
-        let host = match hosts.get(&key) {
-            Some(host) => host.clone(),
+        let hosts = || self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = hosts().get(repository).cloned();
+        let host = match known {
+            Some(host) => host,
+            // Credentials may belong to a part of a registry, and so do the tokens that they give. Looking for them may
+            // run a helper, which takes its time: once for each repository.
             None => {
-                let host = Host::new(&repository.registry, &self.options, &self.client)?.with(credential);
-                hosts.entry(key).or_insert(Arc::new(host)).clone()
+                let credential = tokio::task::block_in_place(|| self.options.credentials.find(repository))?;
+                let alike = hosts().iter().find_map(|(other, host)| {
+                    (other.registry == repository.registry && host.is_for(credential.as_ref())).then(|| host.clone())
+                });
+                let host = match alike {
+                    Some(host) => host,
+                    None => Arc::new(Host::new(&repository.registry, &self.options, &self.client)?.with(credential)),
+                };
+                hosts().entry(repository.clone()).or_insert(host).clone()
             }
         };
         Ok(Purpose { what, host, scope })
@@ -206,7 +222,11 @@ impl Inner {
                 self.heard.store(true, Ordering::Relaxed);
                 Ok(done)
             }
-            Ok(Err(error)) => Err(Failure::Again(purpose.broken(error), None)),
+            Ok(Err(error)) => {
+                let error = purpose.broken(error);
+                // What is wrong with certificates is wrong the next time too.
+                Err(if error.is_about_tls() { Failure::Final(error) } else { Failure::Again(error, None) })
+            }
             Err(_) => Err(Failure::Again(purpose.unavailable("has fallen silent"), None)),
         }
     }
@@ -233,7 +253,7 @@ impl Inner {
                 request = request.header(reqwest::header::AUTHORIZATION, value.clone());
             }
             let response = self.answer(purpose, request.send()).await?;
-            let wanting = response.status() == StatusCode::UNAUTHORIZED && purpose.host.is(&url);
+            let wanting = response.status() == StatusCode::UNAUTHORIZED;
             if wanting && !renewed && purpose.host.challenged(&response, sent.as_ref()).await {
                 continue;
             }
@@ -252,7 +272,7 @@ impl Inner {
         let said = self.message(purpose, response).await;
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let authenticated = purpose.host.is_authenticated().await;
+                let authenticated = purpose.host.is_authenticated();
                 let problem = match (status, authenticated) {
                     (StatusCode::UNAUTHORIZED, true) => "does not accept the credentials",
                     (StatusCode::UNAUTHORIZED, false) => "wants credentials",
@@ -263,6 +283,7 @@ impl Inner {
             StatusCode::NOT_FOUND => Failure::Final(RegistryError::NotFound {
                 what: purpose.what.clone(),
                 registry: purpose.host.name.clone(),
+                message: said,
             }),
             status if is_passing(status) => {
                 Failure::Again(purpose.unavailable(format!("answered {status}{said}")), wait)
@@ -335,13 +356,5 @@ impl Purpose {
 
     pub(super) fn nonsense(&self, problem: impl Into<String>) -> RegistryError {
         RegistryError::Nonsense { what: self.what.clone(), registry: self.host.name.clone(), problem: problem.into() }
-    }
-}
-
-fn credential_key(credential: Option<&super::Credential>) -> String {
-    match credential {
-        None => String::new(),
-        Some(super::Credential::Password { user, password }) => format!("{user} {password}"),
-        Some(super::Credential::Identity(token)) => token.clone(),
     }
 }

@@ -182,20 +182,25 @@ impl Credentials {
         Ok(file.display().to_string())
     }
 
-    /// Forgets the credential for a registry; whether there was one.
+    /// Forgets the credential for a registry, wherever it stands; whether there was one.
     pub fn erase(&self, registry: &str) -> Result<bool, RegistryError> {
-        let (file, config) = self.first()?;
-        let server = server(registry);
-        if let Some(helper) = config.cred_helpers.get(&server).or(config.creds_store.as_ref()) {
-            return Ok(self.run(helper, "erase", server.as_bytes())?.status.success());
+        let repository = Repository { registry: registry.to_owned(), path: String::new() };
+        let keys = keys(&repository);
+        let mut known = false;
+        for file in &self.files {
+            let Some(config) = read(file)? else { continue };
+            for key in keys.iter().filter(|key| config.cred_helpers.contains_key(*key)) {
+                known |= self.run(&config.cred_helpers[key], "erase", key.as_bytes())?.status.success();
+            }
+            if let Some(helper) = &config.creds_store {
+                known |= self.run(helper, "erase", server(registry).as_bytes())?.status.success();
+            }
+            if keys.iter().any(|key| config.auths.contains_key(key)) {
+                change(file, |auths| auths.retain(|key, _| !keys.contains(key)))?;
+                known = true;
+            }
         }
-        if !config.auths.contains_key(&server) {
-            return Ok(false);
-        }
-        change(file, |auths| {
-            auths.remove(&server);
-        })?;
-        Ok(true)
+        Ok(known)
     }
 
     fn first(&self) -> Result<(&PathBuf, ConfigFile), RegistryError> {

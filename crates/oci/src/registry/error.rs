@@ -30,12 +30,14 @@ pub enum RegistryError {
         authenticated: bool,
     },
     /// The registry does not have it.
-    #[error("{what}: {registry} does not have it")]
+    #[error("{what}: {registry} does not have it{message}")]
     NotFound {
         /// What was being done.
         what: String,
         /// Which registry.
         registry: String,
+        /// Nothing, or a colon and what the registry says.
+        message: String,
     },
     /// The registry does not do that.
     #[error("{what}: {registry} answered {status}{message}")]
@@ -114,11 +116,26 @@ impl RegistryError {
         matches!(self, Self::Denied { .. } | Self::Refused { status: 405, .. })
     }
 
+    /// Whether the registry cannot be spoken to in confidence.
+    pub(super) fn is_about_tls(&self) -> bool {
+        let Self::Unavailable { problem, .. } = self else { return false };
+        ["certificate", "corrupt message", "UnknownIssuer"].iter().any(|word| problem.contains(word))
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unavailable { .. } => {
-                "what has arrived there is kept: run the command again and only what is missing moves".into()
+            Self::Unavailable { problem, .. } if problem.contains("corrupt message") => {
+                "does it speak plain HTTP? `--insecure` allows that".into()
+            }
+            Self::Unavailable { .. } if self.is_about_tls() => {
+                "name the authority that vouches for it in `SSL_CERT_FILE`; `--insecure` accepts any certificate".into()
+            }
+            Self::Unavailable { what, .. } if what.starts_with("pushing") => {
+                "layers that have arrived there stay: run the command again and only what is missing moves".into()
+            }
+            Self::NotFound { what, .. } if what.starts_with("pushing") => {
+                "some registries want a repository to be created before anything is pushed to it".into()
             }
             Self::Denied { registry, authenticated: false, .. } => format!("run `kiln login {registry}`"),
             Self::Denied { registry, authenticated: true, .. } => {

@@ -39,14 +39,19 @@ impl Scope {
         Self::default().and(repository, &["pull", "push"])
     }
 
-    /// Removing from a repository.
-    pub(super) fn delete(repository: &Repository) -> Self {
-        Self::default().and(repository, &["delete", "pull"])
-    }
-
     pub(super) fn and(mut self, repository: &Repository, actions: &[&'static str]) -> Self {
         self.0.entry(repository.path.clone()).or_default().extend(actions);
         self
+    }
+
+    /// Whether a scope that a registry asks for is about the same, and more than this.
+    fn lacks(&self, asked: &str) -> bool {
+        if self.0.is_empty() {
+            return !asked.is_empty();
+        }
+        let parts = asked.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+        let Some((path, actions)) = parts else { return false };
+        self.0.get(path).is_some_and(|have| !actions.split(',').all(|action| have.contains(action)))
     }
 
     fn texts(&self) -> impl Iterator<Item = String> {
@@ -63,15 +68,17 @@ pub(super) struct Host {
     /// As references write it: `ghcr.io`.
     pub(super) name: String,
     pub(super) client: Client,
-    /// Whether plain HTTP may be tried.
+    /// Whether it is this machine.
+    local: bool,
+    /// Whether plain HTTP may be spoken.
     plain: bool,
     base: OnceCell<Url>,
+    credential: Option<Credential>,
     auth: Mutex<Auth>,
 }
 
 #[derive(Debug, Default)]
 struct Auth {
-    credential: Option<Credential>,
     challenge: Option<Challenge>,
     tokens: BTreeMap<Scope, Token>,
 }
@@ -88,22 +95,26 @@ impl Host {
         // A proxy cannot reach this machine's own addresses.
         let client = if local {
             let built = builder(options).no_proxy().build();
+            let built = built.or_else(|_| builder(options).no_proxy().tls_certs_only([]).build());
             built.map_err(|error| RegistryError::Io(std::io::Error::other(error)))?
         } else {
             client.clone()
         };
         let plain = local || options.insecure;
-        Ok(Self { name: name.to_owned(), client, plain, base: OnceCell::new(), auth: Mutex::default() })
+        Ok(Self {
+            name: name.to_owned(),
+            client,
+            local,
+            plain,
+            base: OnceCell::new(),
+            credential: None,
+            auth: Mutex::default(),
+        })
     }
 
     pub(super) fn with(mut self, credential: Option<Credential>) -> Self {
-        self.auth.get_mut().credential = credential;
+        self.credential = credential;
         self
-    }
-
-    /// Takes another credential.
-    pub(super) async fn be(&self, credential: Credential) {
-        *self.auth.lock().await = Auth { credential: Some(credential), ..Auth::default() };
     }
 
     /// Whether an address is of this registry, as far as that is known by now.
@@ -111,8 +122,18 @@ impl Host {
         self.base.get().is_some_and(|base| base.origin() == url.origin())
     }
 
-    pub(super) async fn is_authenticated(&self) -> bool {
-        self.auth.lock().await.credential.is_some()
+    /// Whether it speaks for whom this credential names.
+    pub(super) fn is_for(&self, credential: Option<&Credential>) -> bool {
+        self.credential.as_ref() == credential
+    }
+
+    /// Whether it asked who one is.
+    pub(super) async fn is_guarded(&self) -> bool {
+        self.auth.lock().await.challenge.is_some()
+    }
+
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.credential.is_some()
     }
 
     /// The address of its API, found out by asking where plain HTTP is allowed.
@@ -130,18 +151,28 @@ impl Host {
         if !self.plain {
             return Ok(secure);
         }
-        let spoken = inner.answer(purpose, self.client.get(plain.clone()).send()).await;
-        let refused = match spoken {
-            Ok(response) if response.status() != StatusCode::BAD_REQUEST => return Ok(plain),
-            // Go's servers answer so to plain HTTP where they speak TLS.
-            Ok(_) => Failure::Again(purpose.unavailable("answered 400 Bad Request"), None),
-            Err(refused) => refused,
+        // On this machine most registries speak plain HTTP; elsewhere it is tried only where TLS is not spoken.
+        let (first, second) = if self.local { (plain, secure) } else { (secure, plain) };
+        let refused = match self.speaks(inner, purpose, &first).await {
+            Ok(true) => return Ok(first),
+            Ok(false) => None,
+            Err(refused) => Some(refused),
         };
-        match inner.answer(purpose, self.client.get(secure.clone()).send()).await {
-            Ok(_) => Ok(secure),
-            Err(Failure::Final(error)) => Err(Failure::Final(error)),
-            Err(_) => Err(refused),
+        match self.speaks(inner, purpose, &second).await {
+            Ok(true) => Ok(second),
+            Ok(false) => Err(refused.unwrap_or(Failure::Final(purpose.unavailable("speaks neither HTTP nor HTTPS")))),
+            // Whoever understood one of the two has failed at the other.
+            Err(error) => Err(refused.filter(|_| !matches!(error, Failure::Final(_))).unwrap_or(error)),
         }
+    }
+
+    /// Whether a registry that answers at an address does so in the protocol of the address.
+    async fn speaks(&self, inner: &Inner, purpose: &Purpose, url: &Url) -> Result<bool, Failure> {
+        let response = inner.answer(purpose, self.client.get(url.clone()).send()).await?;
+        let elsewhere = response.url().scheme() != url.scheme();
+        // Go's servers answer so to plain HTTP where they speak TLS.
+        let misunderstood = url.scheme() == "http" && response.status() == StatusCode::BAD_REQUEST;
+        Ok(!elsewhere && !misunderstood)
     }
 
     /// What to say about oneself, if the registry was ever heard to ask.
@@ -149,16 +180,22 @@ impl Host {
         let mut auth = self.auth.lock().await;
         let (realm, service, asked) = match &auth.challenge {
             None => return Ok(None),
-            Some(Challenge::Basic) => return Ok(basic(auth.credential.as_ref())),
+            Some(Challenge::Basic) => return Ok(basic(self.credential.as_ref())),
             Some(Challenge::Bearer { realm, service, scope }) => (realm.clone(), service.clone(), scope.clone()),
         };
         if let Some(token) = auth.tokens.get(&purpose.scope).filter(|token| Instant::now() + MARGIN < token.until) {
             return Ok(Some(token.value.clone()));
         }
         let mut scopes: Vec<String> = purpose.scope.texts().collect();
-        // A registry may ask for what this client does not know of.
-        scopes.extend(asked.filter(|_| purpose.scope.0.is_empty()));
-        let token = self.token(inner, purpose, &realm, service.as_deref(), &scopes, auth.credential.as_ref()).await?;
+        // A registry may ask for more than this client knows to be needed: another action on the same repository.
+        scopes.extend(
+            asked
+                .iter()
+                .flat_map(|asked| asked.split(' '))
+                .filter(|asked| purpose.scope.lacks(asked))
+                .map(str::to_owned),
+        );
+        let token = self.token(inner, purpose, &realm, service.as_deref(), &scopes).await?;
         let value = token.value.clone();
         auth.tokens.insert(purpose.scope.clone(), token);
         Ok(Some(value))
@@ -166,12 +203,16 @@ impl Host {
 
     /// Learns from an answer what the registry wants; whether asking again may help.
     pub(super) async fn challenged(&self, response: &Response, sent: Option<&HeaderValue>) -> bool {
+        // Whoever else answers, after a redirect say, has no say in where credentials go.
+        if !self.is(response.url()) {
+            return false;
+        }
         let headers = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let Some(challenge) = Challenge::parse(headers) else { return false };
         let mut auth = self.auth.lock().await;
         let anew = match (&challenge, sent) {
             (Challenge::Basic, Some(_)) => false,
-            (Challenge::Basic, None) => auth.credential.is_some(),
+            (Challenge::Basic, None) => self.credential.is_some(),
             (Challenge::Bearer { .. }, _) => true,
         };
         // The token was not good enough or not any more.
@@ -187,9 +228,9 @@ impl Host {
         realm: &Url,
         service: Option<&str>,
         scopes: &[String],
-        credential: Option<&Credential>,
     ) -> Result<Token, Failure> {
         // Whoever answers for the registry says where tokens are: passwords go there encrypted or not at all.
+        let credential = self.credential.as_ref();
         let local = realm.host_str().is_some_and(is_loopback);
         if credential.is_some() && realm.scheme() != "https" && !self.plain && !local {
             return Err(Failure::Final(purpose.nonsense(format!("wants credentials at {realm}, in plain text"))));

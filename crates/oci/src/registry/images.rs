@@ -11,12 +11,10 @@ use kiln_plan::reference::{Reference, Repository};
 use super::{Document, Registries};
 use crate::error::OciError;
 use crate::image::{
-    CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, LoadedImage, LoadedImageError, MANIFEST, Manifest,
-    from_json,
+    CONFIG, CONFIG_LIMIT, DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, LoadedImage, LoadedImageError,
+    MANIFEST, Manifest, from_json,
 };
 
-/// Bytes that a config may have.
-const CONFIG_LIMIT: u64 = 16 << 20;
 /// Indexes within indexes.
 const DEPTH: usize = 4;
 /// Docker's media type of a config.
@@ -50,7 +48,12 @@ impl Registries {
         let mut waiting = vec![(self.manifest(reference)?, 0)];
         while let Some((document, depth)) = waiting.pop() {
             if !is_index(&document.media_type) {
-                found.extend(self.load(reference, document).ok());
+                match self.load(reference, document) {
+                    Ok(loaded) => found.push(loaded),
+                    // Attestations, charts, images for other systems.
+                    Err(OciError::Unusable { .. } | OciError::Json { .. }) => {}
+                    Err(error) => return Err(error),
+                }
                 continue;
             }
             let index: Index = from_json(&document.bytes, &format!("the index of `{reference}`"))?;
@@ -77,15 +80,21 @@ impl Registries {
         }
         let index: Index = from_json(&document.bytes, &format!("the index of `{reference}`"))?;
         let fits = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|found| found.is(platform));
-        if let Some(entry) = index.manifests.iter().find(fits) {
+        if let Some(entry) = index.manifests.iter().find(fits).filter(|_| depth < DEPTH) {
             let found = self.manifest(&reference.repository.digest(entry.digest))?;
             return self.for_platform(reference, found, platform, depth + 1);
         }
         for entry in index.manifests.iter().filter(|entry| entry.platform.is_none() && depth < DEPTH) {
             let found = self.manifest(&reference.repository.digest(entry.digest))?;
-            let Ok(inner) = self.for_platform(reference, found, platform, depth + 1) else { continue };
-            if self.load(reference, inner.clone()).is_ok_and(|loaded| loaded.image.platform == platform) {
-                return Ok(inner);
+            let inner = match self.for_platform(reference, found, platform, depth + 1) {
+                Ok(inner) => inner,
+                Err(OciError::Unusable { .. } | OciError::Json { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            match self.load(reference, inner.clone()) {
+                Ok(loaded) if loaded.image.platform == platform => return Ok(inner),
+                Ok(_) | Err(OciError::Unusable { .. } | OciError::Json { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         let known = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use kiln_plan::digest::Digest;
-use kiln_plan::reference::{Reference, Repository};
+use kiln_plan::reference::{Reference, Repository, is_tag};
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
@@ -18,11 +18,11 @@ use super::{Registries, RegistryError};
 use crate::image::{DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
 
 /// Bytes that a manifest or an index may have: registries take 4 MiB (OCI distribution specification, "Pushing manifests").
-const MANIFEST_LIMIT: u64 = 16 << 20;
+const MANIFEST_LIMIT: u64 = 4 << 20;
 /// Bytes of a page of tags.
-const TAGS_LIMIT: u64 = 16 << 20;
-/// Pages of tags that are read.
-const PAGES: usize = 10_000;
+const TAGS_LIMIT: u64 = 4 << 20;
+/// Tags that are read of one repository.
+const MOST_TAGS: usize = 1_000_000;
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// A manifest or an index, as a registry holds it.
@@ -99,15 +99,12 @@ impl Registries {
         self.run(self.inner.tags(repository))
     }
 
-    /// Removes a manifest.
-    pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<(), RegistryError> {
+    /// Removes a manifest, or a tag where the registry knows that.
+    pub fn delete(&self, reference: &Reference) -> Result<(), RegistryError> {
         self.run(async {
-            let purpose = self.inner.purpose(
-                format!("removing {digest} from {repository}"),
-                repository,
-                Scope::delete(repository),
-            )?;
-            let path = format!("{}/manifests/{digest}", repository.path);
+            let repository = &reference.repository;
+            let purpose = self.inner.purpose(format!("removing {reference}"), repository, Scope::push(repository))?;
+            let path = format!("{}/manifests/{}", repository.path, reference.selector());
             let ask =
                 async || self.inner.ask(&purpose, Method::DELETE, |base| join(&purpose, base, &path), |r| r).await;
             match self.inner.patiently(ask).await {
@@ -198,25 +195,30 @@ impl Inner {
             tags: Option<Vec<String>>,
         }
         let purpose = self.purpose(format!("listing {repository}"), repository, Scope::pull(repository))?;
-        let mut next = Some(format!("{}/tags/list?n=1000", repository.path));
+        let first = format!("{}/tags/list?n=1000", repository.path);
+        let mut next: Option<Url> = None;
         let mut tags = Vec::new();
-        for _ in 0..PAGES {
-            let Some(path) = next.take() else { break };
+        loop {
             let read = async || {
-                let response = self.ask(&purpose, Method::GET, |base| join(&purpose, base, &path), |r| r).await?;
-                let link = next_page(response.headers());
+                let url = |base: &Url| next.clone().map_or_else(|| join(&purpose, base, &first), Ok);
+                let response = self.ask(&purpose, Method::GET, url, |r| r).await?;
+                let link = next_page(response.headers()).and_then(|link| response.url().join(&link).ok());
                 let bytes = self.body(&purpose, response, TAGS_LIMIT).await?;
                 let page: Page = serde_json::from_slice(&bytes)
                     .map_err(|_| Failure::Again(purpose.nonsense("is not a list of tags"), None))?;
-                Ok((page, link))
+                Ok((page.tags.unwrap_or_default(), link))
             };
-            match self.patiently(read).await {
-                Ok((page, link)) => {
-                    tags.extend(page.tags.unwrap_or_default());
-                    next = link.filter(|link| *link != path);
-                }
+            let (page, link) = match self.patiently(read).await {
+                Ok(read) => read,
                 Err(error) if error.is_not_found() => break,
                 Err(error) => return Err(error),
+            };
+            let more = !page.is_empty() && tags.len() + page.len() <= MOST_TAGS;
+            // What cannot be a tag cannot be asked for either.
+            tags.extend(page.into_iter().filter(|tag| is_tag(tag)));
+            match link.filter(|link| more && next.as_ref() != Some(link)) {
+                Some(link) => next = Some(link),
+                None => break,
             }
         }
         Ok(tags)
@@ -253,9 +255,12 @@ fn media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
 
 /// The next page of a list (RFC 8288).
 fn next_page(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(LINK)?.to_str().ok()?;
-    let (address, rest) = value.trim().strip_prefix('<')?.split_once('>')?;
-    rest.contains("next").then(|| address.to_owned())
+    let values = headers.get_all(LINK).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).find_map(|link| {
+        let (address, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let next = |parameter: &str| matches!(parameter.trim(), "rel=next" | "rel=\"next\"");
+        parameters.split(';').any(next).then(|| address.to_owned())
+    })
 }
 
 /// Reads a blob as it comes. A connection that breaks is taken up where it broke.

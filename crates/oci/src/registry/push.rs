@@ -1,9 +1,10 @@
 //! What goes to a registry: blobs first, then manifests, then tags.
 //!
 //! A blob moves only where it must: it may be there, or in another repository of the same registry, from where it is
-//! mounted. Else it is sent in one request, as containerd does; where a connection breaks, the registry says how much
-//! arrived and the rest follows in patches; where a request may not be as long, it is cut. The registry checks the
-//! digest of what arrived before it takes it.
+//! mounted. Else it is sent in one request, as containerd does; where a connection breaks, the registry is asked how much
+//! arrived and the rest follows in patches (one that cannot say, as CNCF distribution before version 3, gets the blob
+//! anew); where a request may not be as long, it is cut. The registry checks the digest of what arrived before it takes
+//! it.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use kiln_plan::event::Work;
 use kiln_plan::reference::{Reference, Repository};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
 use reqwest::{Body, Method, Response, StatusCode};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use url::Url;
 
@@ -34,8 +36,10 @@ const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 /// Lengths of requests to try, in bytes, where one for the whole blob is too long for a registry or what is before it.
 const CUTS: [u64; 5] = [64 << 20, 16 << 20, 4 << 20, 1 << 20, 512 << 10];
-/// How long a registry may take to check and keep a blob that has arrived.
-const KEEPING: Duration = Duration::from_secs(15 * 60);
+/// Bytes a second at which a slow registry checks and keeps a blob that has arrived.
+const KEEPING: u64 = 10 << 20;
+/// How often one blob may be refused before that is believed.
+const REFUSALS: u32 = 2;
 
 /// Opens content to be read from some byte on.
 pub type Open = Arc<dyn Fn(u64) -> std::io::Result<Box<dyn Read + Send>> + Send + Sync>;
@@ -113,11 +117,7 @@ impl Registries {
         work: &Work<'_>,
     ) -> Result<Vec<Moved>, RegistryError> {
         let inner = &self.inner;
-        let mut scope = Scope::push(to);
-        for source in uploads.iter().flat_map(|upload| &upload.mounts).filter(|source| source.registry == to.registry) {
-            scope = scope.and(source, &["pull"]);
-        }
-        let purpose = inner.purpose(format!("pushing to {to}"), to, scope)?;
+        let purpose = inner.purpose(format!("pushing to {to}"), to, Scope::push(to))?;
         let questions = uploads.iter().map(|upload| inner.has_blob(&purpose, to, &upload.digest));
         let there: Vec<bool> = futures_util::stream::iter(questions).buffered(QUESTIONS).try_collect().await?;
         let mut order: Vec<usize> = (0..uploads.len()).collect();
@@ -155,10 +155,10 @@ impl Registries {
         self.run(self.inner.push_manifest(to, media_type, bytes))
     }
 
-    /// Puts several, many at a time.
-    pub fn push_manifests(&self, all: &[(Reference, String, Vec<u8>)]) -> Result<(), RegistryError> {
+    /// Puts several, many at a time; what came of each, in the same order.
+    pub fn push_manifests(&self, all: &[(Reference, String, Vec<u8>)]) -> Vec<Result<(), RegistryError>> {
         let put = all.iter().map(|(to, media_type, bytes)| self.inner.push_manifest(to, media_type, bytes));
-        self.run(futures_util::stream::iter(put).buffer_unordered(QUESTIONS).try_collect())
+        self.run(futures_util::stream::iter(put).buffered(QUESTIONS).collect())
     }
 }
 
@@ -197,7 +197,10 @@ impl Inner {
     ) -> Result<Moved, RegistryError> {
         let mut session = None;
         for from in upload.mounts.iter().filter(|from| from.registry == to.registry && *from != to) {
-            match self.mount(purpose, to, upload, from).await? {
+            // With a token of its own: who may not read there may still write here.
+            let scope = Scope::push(to).and(from, &["pull"]);
+            let mounting = Purpose { scope, ..purpose.clone() };
+            match self.mount(&mounting, to, upload, from).await? {
                 Ok(()) => {
                     work.advance(upload.size)?;
                     return Ok(Moved::Mounted);
@@ -228,10 +231,9 @@ impl Inner {
             }
         };
         match self.patiently(ask).await {
-            // A registry that knows no mounts may say so in many ways.
-            Err(RegistryError::Refused { .. } | RegistryError::NotFound { .. } | RegistryError::Nonsense { .. }) => {
-                Ok(Err(None))
-            }
+            Err(RegistryError::Interrupted) => Err(RegistryError::Interrupted),
+            // A registry that knows no mounts, or does not let one read there, may say so in many ways.
+            Err(_) => Ok(Err(None)),
             other => other,
         }
     }
@@ -271,22 +273,46 @@ impl Inner {
                     }
                 }
                 // What arrived is not what was sent, or what was sent is not what it should be: once may be the line.
-                Failure::Final(RegistryError::Refused { status: 400 | 416, .. }) => {
+                Failure::Final(error @ RegistryError::Refused { status: 400 | 416, .. }) => {
                     refused += 1;
-                    let error = RegistryError::Damaged { what: purpose.what.clone(), digest: upload.digest };
-                    Err(if refused > 2 { Failure::Final(error) } else { Failure::Again(error, None) })
+                    if refused <= REFUSALS {
+                        return Err(Failure::Again(error, None));
+                    }
+                    let (what, digest) = (purpose.what.clone(), upload.digest);
+                    let damaged = self.is_damaged(open, upload).await?;
+                    Err(Failure::Final(if damaged { RegistryError::Damaged { what, digest } } else { error }))
                 }
                 Failure::Final(error) if !matches!(error, RegistryError::NotFound { .. }) => Err(Failure::Final(error)),
-                Failure::Final(error) | Failure::Again(error, _) | Failure::Further(error) => {
+                failure => {
+                    let (error, wait) = match failure {
+                        Failure::Again(error, wait) => (error, wait),
+                        Failure::Final(error) | Failure::Further(error) => (error, None),
+                    };
                     if self.has_blob(purpose, to, &upload.digest).await? {
                         return Ok(Moved::Sent);
                     }
                     session = self.resume(purpose, &at).await?;
-                    Err(if furthest > before { Failure::Further(error) } else { Failure::Again(error, None) })
+                    Err(if furthest > before { Failure::Further(error) } else { Failure::Again(error, wait) })
                 }
             }
         };
         self.patiently(step).await
+    }
+
+    /// Whether what is to be sent is not what its digest says.
+    async fn is_damaged(&self, open: &Open, upload: &Upload) -> Result<bool, RegistryError> {
+        let (open, size) = (open.clone(), upload.size);
+        let hash = move || {
+            let (mut content, mut hasher, mut buffer) = (open(0)?.take(size), Sha256::new(), vec![0; PIECE]);
+            loop {
+                match content.read(&mut buffer)? {
+                    0 => return std::io::Result::Ok(Digest::finish(hasher)),
+                    read => hasher.update(&buffer[..read]),
+                }
+            }
+        };
+        let hashed = tokio::task::spawn_blocking(hash).await.map_err(std::io::Error::other)?;
+        Ok(hashed? != upload.digest)
     }
 
     async fn begin(&self, purpose: &Purpose, to: &Repository) -> Result<Session, Failure> {
@@ -338,12 +364,18 @@ impl Inner {
             let end = range.end;
             let url = session.location.clone();
             let response = self.send_range(purpose, Method::PATCH, url, open, range, furthest, work).await?;
-            let next = purpose.session(&response)?;
-            (session.location, session.offset) = (next.location, end);
+            // Not every registry repeats where it wants the rest, nor says what it has.
+            if let Ok(next) = purpose.session(&response) {
+                session.location = next.location;
+            }
+            session.offset = match response.headers().contains_key(RANGE) {
+                true => received(response.headers()).min(end),
+                false => end,
+            };
         }
         let url = with_digest(&session.location, &upload.digest);
-        let shape = |request: reqwest::RequestBuilder| request.header(CONTENT_LENGTH, 0);
-        let response = self.ask(purpose, Method::PUT, |_| Ok(url.clone()), shape).await?;
+        let rest = upload.size..upload.size;
+        let response = self.send_range(purpose, Method::PUT, url, open, rest, furthest, work).await?;
         same_digest(purpose, response.headers(), upload.digest)
     }
 
@@ -360,10 +392,12 @@ impl Inner {
         work: &Work<'_>,
     ) -> Result<Response, Failure> {
         let mut request = purpose.host.client.request(method.clone(), url.clone());
-        if purpose.host.is(&url)
-            && let Some(value) = purpose.host.authorization(self, purpose).await?
-        {
-            request = request.header(reqwest::header::AUTHORIZATION, value);
+        let said = match purpose.host.is(&url) {
+            true => purpose.host.authorization(self, purpose).await?,
+            false => None,
+        };
+        if let Some(value) = &said {
+            request = request.header(reqwest::header::AUTHORIZATION, value.clone());
         }
         if method == Method::PATCH {
             request = request.header(CONTENT_RANGE, format!("{}-{}", range.start, range.end.saturating_sub(1)));
@@ -379,7 +413,7 @@ impl Inner {
             return Err(Failure::Final(problem.into()));
         }
         let response = sent?;
-        if response.status() == StatusCode::UNAUTHORIZED && purpose.host.challenged(&response, None).await {
+        if response.status() == StatusCode::UNAUTHORIZED && purpose.host.challenged(&response, said.as_ref()).await {
             // The token ended on the way; the next attempt has a new one.
             return Err(Failure::Again(purpose.denied("wants other credentials".into(), true), None));
         }
@@ -412,7 +446,9 @@ impl Inner {
             if now > seen {
                 (seen, since) = (now, Instant::now());
             }
-            let patience = if now == length { KEEPING } else { self.options.patience.silence };
+            // When all has been sent, the registry reads it once more before it answers.
+            let keeping = Duration::from_secs(if now == length { range.end / KEEPING } else { 0 });
+            let patience = self.options.patience.silence + keeping;
             if since.elapsed() > patience {
                 return Err(Failure::Again(purpose.unavailable("has fallen silent"), None));
             }

@@ -347,9 +347,9 @@ fn all_pages_of_tags_are_read_and_an_unknown_repository_has_none() {
 fn a_manifest_is_removed_by_its_digest() {
     let pair = Pair::open();
     let digest = pair.registry.add_manifest("x", "t", INDEX, br#"{"schemaVersion":2,"manifests":[]}"#);
-    pair.client.delete_manifest(&pair.repository("x"), &digest).unwrap();
+    pair.client.delete(&pair.repository("x").digest(digest)).unwrap();
     assert_eq!(pair.registry.tags("x"), [""; 0]);
-    pair.client.delete_manifest(&pair.repository("x"), &digest).unwrap();
+    pair.client.delete(&pair.repository("x").digest(digest)).unwrap();
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn passwords(registry: &Registry, machine: &Machine, checks: &mut Checks) {
         same("the digest of the index", digest(&found), pushed.digest.clone())
     });
     checks.check("kiln uses the credentials that skopeo keeps", || {
-        let (file, reference) = (machine.project.join("auth.json"), format!("{address}/acme/app"));
+        let (file, reference) = (machine.project.join("auth.json"), format!("{address}/acme/arr/app"));
         let mut skopeo = Command::new("skopeo");
         skopeo.args(["login", "--tls-verify=false", "--username", USER, "--password-stdin", "--authfile"]);
         Outcome::of(skopeo.arg(&file).arg(&address), PASSWORD)?.succeeded()?;
@@ -101,31 +101,37 @@ fn private(fixture: &Fixture) -> Result<(Registry, PathBuf)> {
     openssl(&[&sign[..], &["-extfile", "names", "-out", "registry.crt"]].concat())?;
     let tls = Some((directory.join("registry.crt"), directory.join("registry.key")));
     let registry = Registry::start(&fixture.directory.join("private"), &Options { tls, ..Options::default() })?;
-    Ok((registry, directory.join("ca.crt")))
+    // skopeo takes every file beside it for a certificate too.
+    let trusted = directory.join("trusted");
+    fs_err::create_dir_all(&trusted)?;
+    fs_err::copy(directory.join("ca.crt"), trusted.join("ca.crt"))?;
+    Ok((registry, trusted.join("ca.crt")))
 }
 
 fn certificates(fixture: &Fixture, registry: &Registry, authority: &Path, checks: &mut Checks) {
-    for (kind, address) in [("elsewhere", registry.foreign_address()), ("this-machine", registry.address())] {
-        let build = |directory: &str, arguments: &[&str], trusting: bool| {
-            let machine = project(fixture, directory, &address)?;
+    let addresses = [
+        ("an address elsewhere", "elsewhere", registry.foreign_address()),
+        ("this machine's address", "here", registry.address()),
+    ];
+    for (kind, name, address) in addresses {
+        let push = |how: &str, arguments: &[&str], authority: Option<&Path>| {
+            let machine = project(fixture, &format!("{name}-{how}"), &address)?;
             let mut kiln = machine.kiln();
             kiln.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");
-            if trusting {
-                kiln.env("SSL_CERT_FILE", authority);
-            }
+            kiln.envs(authority.map(|file| ("SSL_CERT_FILE", file)));
             Outcome::of(kiln.args(["build", "--push"]).args(arguments), "")
         };
-        checks.check(&format!("a certificate that nobody vouches for is refused ({kind})"), || {
-            build(&format!("{kind}-refused"), &[], false)?.failed_with(&["certificate"])
+        checks.check(&format!("a certificate that nobody vouches for is refused at {kind}"), || {
+            push("refused", &[], None)?.failed_with(&["certificate"])
         });
-        checks.check(&format!("a private authority is trusted where it is named ({kind})"), || {
-            build(&format!("{kind}-trusted"), &[], true)?.succeeded()?;
-            let reference = format!("{address}/acme/app:latest");
+        checks.check(&format!("a private authority that is named is trusted at {kind}"), || {
+            push("trusted", &[], Some(authority))?.succeeded()?;
+            let reference = format!("{address}/acme/arr/app:latest");
             let directory = authority.parent().and_then(Path::to_str).ok_or("the path is not UTF-8")?;
             skopeo::raw(&reference, &["--cert-dir", directory]).map(drop)
         });
-        checks.check(&format!("any certificate does where that is asked for ({kind})"), || {
-            build(&format!("{kind}-insecure"), &["--insecure"], false)?.succeeded()
+        checks.check(&format!("any certificate does at {kind} where that is asked for"), || {
+            push("insecure", &["--insecure"], None)?.succeeded()
         });
     }
 }

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::server;
 use crate::interop::{Result, programs};
 
 /// Debian's programs, and not others of the same name that may lie before them on `PATH`.
 pub(crate) const PROGRAMS: &str = "/usr/bin";
+/// Where Debian has the daemon.
 const DAEMON: &str = "/usr/sbin/dockerd";
 /// How often the daemon is asked whether it is ready, or has ended; the pause before each question.
 const QUESTIONS: u32 = 150;
@@ -30,7 +32,8 @@ impl Docker {
         let run = tempfile::Builder::new().prefix("interop-docker-").tempdir()?;
         let log = fs_err::File::create(directory.join("log"))?;
         let (log, _) = log.into_parts();
-        let mut command = Command::new(DAEMON);
+        let daemon = programs::find("dockerd").unwrap_or_else(|| DAEMON.into());
+        let mut command = server::ending_with_the_suite(&daemon);
         command.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(run.path().join("exec"));
         command.arg("--pidfile").arg(run.path().join("pid")).arg("--host").arg(socket(run.path()));
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
@@ -80,7 +83,7 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         // It takes its containers and its containerd with it, and unmounts what it mounted, when it is asked to end.
-        let _ = programs::output(Command::new("kill").args(["-TERM", &self.daemon.id().to_string()]));
+        let _ = programs::output(&mut signal("TERM", &self.daemon.id().to_string()));
         for _ in 0..QUESTIONS {
             if matches!(self.daemon.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;
@@ -90,9 +93,15 @@ impl Drop for Docker {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         if let Ok(pid) = fs_err::read_to_string(self.run.path().join("exec/containerd/containerd.pid")) {
-            let _ = programs::output(Command::new("kill").args(["-KILL", pid.trim()]));
+            let _ = programs::output(&mut signal("KILL", pid.trim()));
         }
     }
+}
+
+fn signal(signal: &str, pid: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("kill -{signal} {pid}"));
+    command
 }
 
 fn socket(directory: &Path) -> String {

@@ -97,7 +97,10 @@ impl Machine {
         fs_err::create_dir_all(&directory)?;
         for entry in fs_err::read_dir(wheels)? {
             let entry = entry?;
-            fs_err::copy(entry.path(), directory.join(entry.file_name()))?;
+            let wheel = directory.join(entry.file_name());
+            if fs_err::hard_link(entry.path(), &wheel).is_err() {
+                fs_err::copy(entry.path(), wheel)?;
+            }
         }
         Ok(self)
     }

@@ -40,7 +40,7 @@ pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) {
     if joined.is_none() {
         return;
     }
-    let reference = format!("{}/acme/both:latest", hub.address());
+    let reference = format!("{}/acme/arr/both:latest", hub.address());
     checks.check("skopeo sees both platforms", || {
         for (platform, expected) in PLATFORMS.iter().zip(&whole.image("both")?.platforms) {
             let architecture = platform.trim_start_matches("linux/");

@@ -22,11 +22,11 @@ pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) {
         same("whether what was removed is gone", rootfs.join("etc/issue").exists(), false)
     });
     checks.check("kiln pulls what kiln pushed into a layout, and Python runs in what umoci unpacks", || {
-        let rootfs = pull(&machine, &format!("{}/acme/ml", hub.address()), "ml")?;
+        let rootfs = pull(&machine, &format!("{}/acme/arr/ml", hub.address()), "ml")?;
         same("what it prints", running::python(&rootfs, CODE)?.as_str(), PRINTED)
     });
     checks.check("kiln pulls one platform of two and both", || {
-        let reference = format!("{}/acme/both:latest", hub.address());
+        let reference = format!("{}/acme/arr/both:latest", hub.address());
         for platforms in ["linux/arm64", "linux/amd64,linux/arm64"] {
             let output = format!("oci:{}", platforms.replace(['/', ','], "-"));
             machine.json::<serde_json::Value>(&["pull", &reference, "--platform", platforms, "--output", &output])?;
@@ -40,7 +40,7 @@ pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) {
         Ok(())
     });
     checks.check("kiln loads into the Docker daemon what it pulls", || {
-        let reference = format!("{}/acme/ml:latest", hub.address());
+        let reference = format!("{}/acme/arr/ml:latest", hub.address());
         fixture.docker.text(&["image", "rm", "--force", &reference])?;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut kiln = machine.kiln();

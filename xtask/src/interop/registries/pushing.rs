@@ -10,7 +10,7 @@ use crate::interop::{Result, packages, programs};
 pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) -> Option<Machine> {
     let (machine, told) = checks.check("kiln pushes tiers to a registry", || push(fixture, hub))?;
     checks.check("skopeo finds there what kiln says it pushed", || {
-        same("the number of images", told.pushed.len(), 2)?;
+        same("the number of images", told.pushed.len(), 3)?;
         told.pushed.iter().try_for_each(|pushed| skopeo::inspect(told.image(&pushed.name)?, pushed))
     });
     checks.check("skopeo copies it from there, and every byte is right", || {
@@ -24,9 +24,11 @@ pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) -> O
         same("whether the upper tier was mounted", above.sent < 1_000_000 && above.mounted >= below.sent / 2, true)
     });
     checks.check("pushing again sends nothing", || {
+        let writes = hub.writes()?;
         let again = machine.push(&[])?;
         same("what was pushed", again.digests(), told.digests())?;
-        same("the number of bytes", again.network.sent, 0)
+        same("the number of bytes", again.network.sent, 0)?;
+        same("the number of requests that were to change something", hub.writes()? - writes, 0)
     });
     checks.check("what changed is all that is sent", || {
         let changed = machine.clone().with_file("src/main.py", b"print('other')\n")?.push(&[])?;
@@ -45,8 +47,10 @@ pub(crate) fn check(fixture: &Fixture, hub: &Registry, checks: &mut Checks) -> O
 fn push(fixture: &Fixture, hub: &Registry) -> Result<(Machine, Told)> {
     let text = format!(
         "{}[images.ml]\nfrom = {{ oci = \"base\" }}\npackages = [\"{NUMPY}\"]\n\n\
-         [images.train]\nfrom = \"ml\"\npackages = [\"{}\"]\ncopy = [{{ from = \"src\", to = \"/app\" }}]\n",
+         [images.train]\nfrom = \"ml\"\npackages = [\"{}\"]\ncopy = [{{ from = \"src\", to = \"/app\" }}]\n\n\
+         [images.zstd]\nfrom = \"ml\"\npackages = [\"{}\"]\ncompression = \"zstd\"\n",
         beginning(&hub.address(), &["linux/amd64"]),
+        packages::FIRST_MORE,
         packages::FIRST_MORE,
     );
     let machine = fixture.machine("first")?.project("pushing", &text)?.with_wheels(&fixture.wheels)?;

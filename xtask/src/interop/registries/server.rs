@@ -26,6 +26,10 @@ pub(crate) struct Options {
     /// What it signs the state of uploads with. Without it, it makes one up when it starts, and knows nothing afterwards
     /// of uploads that were begun before.
     pub(crate) secret: Option<&'static str>,
+    /// Whether it says where to upload to without its own name, as behind another server.
+    pub(crate) relative: bool,
+    /// The registry that it passes on, of whose images it keeps copies.
+    pub(crate) proxied: Option<String>,
 }
 
 /// A registry, which ends when this is dropped.
@@ -88,6 +92,13 @@ impl Registry {
         collected
     }
 
+    /// Requests so far that were to change something.
+    pub(crate) fn writes(&self) -> Result<usize> {
+        let log = fs_err::read_to_string(self.directory.join("log"))?;
+        let methods = ["\"POST /v2/", "\"PUT /v2/", "\"PATCH /v2/", "\"DELETE /v2/"];
+        Ok(log.lines().filter(|line| methods.iter().any(|method| line.contains(method))).count())
+    }
+
     /// Bytes in its files.
     pub(crate) fn size(&self) -> u64 {
         size(&self.directory.join("data"))
@@ -101,7 +112,7 @@ impl Registry {
         fs_err::write(self.configuration(), self.text(options))?;
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.directory.join("log"))?;
         let (log, _) = log.into_parts();
-        let mut command = Command::new("docker-registry");
+        let mut command = ending_with_the_suite(Path::new("docker-registry"));
         command.arg("serve").arg(self.configuration()).env_clear().env("PATH", "/usr/bin:/bin");
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let child = self.child.insert(child);
@@ -122,10 +133,11 @@ impl Registry {
         let mut text = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  cache:\n    blobdescriptor: inmemory\n  filesystem:\n    \
              rootdirectory: {}\n  delete:\n    enabled: true\n  maintenance:\n    readonly:\n      enabled: {}\nhttp:\n  \
-             addr: 127.0.0.1:{}\n",
+             addr: 127.0.0.1:{}\n  relativeurls: {}\n",
             self.directory.join("data").display(),
             options.read_only,
             self.port,
+            options.relative,
         );
         // Writing to a string does not fail.
         if let Some(secret) = options.secret {
@@ -133,6 +145,9 @@ impl Registry {
         }
         if let Some((certificate, key)) = &options.tls {
             let _ = writeln!(text, "  tls:\n    certificate: {}\n    key: {}", certificate.display(), key.display());
+        }
+        if let Some(registry) = &options.proxied {
+            let _ = writeln!(text, "proxy:\n  remoteurl: http://{registry}");
         }
         if let Some(file) = &options.htpasswd {
             let _ = writeln!(text, "auth:\n  htpasswd:\n    realm: interop\n    path: {}", file.display());
@@ -145,6 +160,13 @@ impl Drop for Registry {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A server that is told to end when the suite does, however it ends.
+pub(crate) fn ending_with_the_suite(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(program);
+    command
 }
 
 /// Bytes in the files below a directory. What goes away meanwhile does not count.
