@@ -21,7 +21,7 @@ const SMALL: u64 = 5_000_000;
 /// What `kiln --json cache verify` tells.
 #[derive(Deserialize)]
 struct Verified {
-    steps: Vec<Value>,
+    records: Vec<Value>,
     wrong: usize,
 }
 
@@ -56,8 +56,8 @@ pub(crate) fn check(fixture: &Fixture, hub: &mut Registry, checks: &mut Checks) 
         [&first, &fresh].into_iter().try_for_each(|machine| {
             let verified: Verified = machine.json(&["cache", "verify"])?;
             same("the number of wrong records", verified.wrong, 0)?;
-            let recorded = verified.steps.iter().filter(|step| !step["recorded"].is_null()).count();
-            same("how many steps have a record", (recorded, recorded > 0) == (verified.steps.len(), true), true)
+            let recorded = verified.records.iter().filter(|step| !step["recorded"].is_null()).count();
+            same("how many steps have a record", (recorded, recorded > 0) == (verified.records.len(), true), true)
         })
     });
     checks.check("kiln prunes the cache, and the registry's own garbage collection works", || {
