@@ -11,6 +11,7 @@ mod record;
 mod share;
 mod upkeep;
 
+use kiln_oci::OciError;
 use kiln_oci::image::{Descriptor, Manifest, from_json};
 use kiln_oci::layer::Layer;
 use kiln_oci::registry::Document;
@@ -68,7 +69,12 @@ impl Project<'_> {
 
     pub(crate) fn give_up_cache(&self, error: &BuildError) {
         if self.session.cache_fails() {
-            self.warn(format!("the cache is not used: {error}"));
+            let problem = match error {
+                BuildError::Oci(OciError::Registry(error)) => error.brief(),
+                error => error.to_string(),
+            };
+            let advice = error.hint().filter(|_| error.is_denied()).map(|hint| format!("; {hint}")).unwrap_or_default();
+            self.warn(format!("the cache is not used: {problem}{advice}"));
         }
     }
 

@@ -122,6 +122,18 @@ impl RegistryError {
         ["certificate", "corrupt message", "UnknownIssuer"].iter().any(|word| problem.contains(word))
     }
 
+    /// What is wrong without what was being done, where that is of no interest.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Unavailable { registry, problem, .. } | Self::Denied { registry, problem, .. } => {
+                format!("{registry} {problem}")
+            }
+            Self::Nonsense { registry, problem, .. } => format!("the answer of {registry} {problem}"),
+            Self::Refused { registry, status, message, .. } => format!("{registry} answered {status}{message}"),
+            other => other.to_string(),
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
