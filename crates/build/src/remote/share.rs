@@ -53,6 +53,13 @@ struct Candidate<'s> {
     make: Box<dyn Fn() -> Result<Option<Made>> + 's>,
 }
 
+/// A manifest, and where it goes.
+type Put = (Reference, String, Vec<u8>);
+
+fn put(cache: &Cache, key: &StepKey, document: Document) -> Put {
+    (cache.remote.tag(&record::tag(key)), document.media_type, document.bytes)
+}
+
 /// A record's value and what it names.
 struct Made {
     value: Value,
@@ -108,7 +115,6 @@ impl Project<'_> {
         let count = candidates.len();
         let missing = self.not_there(cache, candidates, now)?;
         let there = count - missing.len();
-        let mut documents: Vec<(Reference, String, Vec<u8>)> = Vec::new();
         let mut uploads = BTreeMap::new();
         let mut made = Vec::new();
         for candidate in &missing {
@@ -119,14 +125,8 @@ impl Project<'_> {
                 made.push((candidate, found));
             }
         }
-        // What was of use here is of use: its age begins anew.
-        let renewed: BTreeSet<StepKey> = made.iter().map(|(candidate, _)| candidate.key).collect();
-        for old in self.session.records_before(now.saturating_sub(FRESH)) {
-            if !renewed.contains(&old.record.key) {
-                let Document { media_type, bytes, .. } = old.renewed(now)?;
-                documents.push((cache.remote.tag(&record::tag(&old.record.key)), media_type, bytes));
-            }
-        }
+        let written = made.iter().map(|(candidate, _)| candidate.key).collect();
+        let mut documents = self.renewals(cache, &written, now)?;
         if made.is_empty() && documents.is_empty() {
             return Ok(Shared { written: 0, there, denied: false });
         }
@@ -140,10 +140,20 @@ impl Project<'_> {
             let Candidate { key, kind, name, image, persist, .. } = candidate;
             let record = Record::new(*key, kind, name, image, *persist, found.value);
             let keeps: Vec<Descriptor> = found.keeps.into_iter().map(|(descriptor, _)| descriptor).collect();
-            let Document { media_type, bytes, .. } = record.document(&keeps, signer, now)?;
-            documents.push((cache.remote.tag(&record::tag(key)), media_type, bytes));
+            documents.push(put(cache, key, record.document(&keeps, signer, now)?));
         }
-        let results = self.registries()?.push_manifests(&documents);
+        self.put_records(&documents, there)
+    }
+
+    /// Records that were of use here are of use: their age begins anew, but for those that are written anyway.
+    fn renewals(&self, cache: &Cache, written: &BTreeSet<StepKey>, now: u64) -> Result<Vec<Put>> {
+        let old = self.session.records_before(now.saturating_sub(FRESH)).into_iter();
+        let old = old.filter(|found| !written.contains(&found.record.key));
+        old.map(|found| Ok(put(cache, &found.record.key, found.renewed(now)?))).collect()
+    }
+
+    fn put_records(&self, documents: &[Put], there: usize) -> Result<Shared> {
+        let results = self.registries()?.push_manifests(documents);
         let count = results.len();
         let failures: Vec<RegistryError> = results.into_iter().filter_map(std::result::Result::err).collect();
         let written = count - failures.len();
