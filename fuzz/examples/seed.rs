@@ -12,12 +12,57 @@ fn main() -> io::Result<()> {
     seeds.extend(layers()?);
     seeds.extend(texts(root)?);
     seeds.extend(manifests());
+    seeds.extend(regions());
     for (target, name, bytes) in seeds {
         let folder = root.join("corpus").join(target);
         fs_err::create_dir_all(&folder)?;
         fs_err::write(folder.join(name), bytes)?;
     }
     Ok(())
+}
+
+/// Regions alone, in a shared object, and in a static library.
+fn regions() -> Vec<Seed> {
+    let entry = |kind: u16, number: u32, flags: u64| {
+        let mut bytes = vec![0; 80];
+        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+        bytes[2..4].copy_from_slice(&0x0101u16.to_le_bytes());
+        bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
+        bytes[8..16].copy_from_slice(&16u64.to_le_bytes());
+        bytes[28..32].copy_from_slice(&number.to_le_bytes());
+        bytes[40..48].copy_from_slice(&flags.to_le_bytes());
+        bytes
+    };
+    let body = [entry(2, 90, 0x10_8000), entry(1, 80, 0), entry(0x100, 120, 0x20_8000)].concat();
+    let mut region = b"\x50\xed\x55\xba\x01\x00\x10\x00".to_vec();
+    region.extend((body.len() as u64).to_le_bytes());
+    region.extend(body);
+    let names = b"\0.nv_fatbin\0.rodata\0.shstrtab\0";
+    let mut object = vec![0u8; 64];
+    object[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    object[18..20].copy_from_slice(&62u16.to_le_bytes());
+    let mut headers = vec![vec![0u8; 64]];
+    let rodata = [region.clone(), vec![0; 4096]].concat();
+    for (name, kind, content) in [(1u32, 1u32, region.as_slice()), (12, 1, &rodata), (20, 3, names)] {
+        let mut header = vec![0u8; 64];
+        header[0..4].copy_from_slice(&name.to_le_bytes());
+        header[4..8].copy_from_slice(&kind.to_le_bytes());
+        header[24..32].copy_from_slice(&(object.len() as u64).to_le_bytes());
+        header[32..40].copy_from_slice(&(content.len() as u64).to_le_bytes());
+        object.extend(content);
+        object.resize(object.len().next_multiple_of(8), 0);
+        headers.push(header);
+    }
+    let at = object.len() as u64;
+    object[40..48].copy_from_slice(&at.to_le_bytes());
+    object[58..60].copy_from_slice(&64u16.to_le_bytes());
+    object[60..62].copy_from_slice(&4u16.to_le_bytes());
+    object[62..64].copy_from_slice(&3u16.to_le_bytes());
+    object.extend(headers.concat());
+    let mut library = b"!<arch>\n".to_vec();
+    library.extend(format!("{:<48}{:<10}`\n", "a.o/", object.len()).bytes());
+    library.extend(&object);
+    vec![("fatbin", "regions", region), ("fatbin", "object", object), ("fatbin", "library", library)]
 }
 
 /// Manifest and config of an image of one layer, in OCI's words and in Docker's, and references.

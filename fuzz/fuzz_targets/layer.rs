@@ -44,6 +44,7 @@ fn facts(tar: &[u8]) {
     let base = LockedBase {
         name: "base".into(),
         platform: kiln_plan::platform::Platform::ALL[0],
+        index: None,
         manifest: Digest::of(b""),
         snapshot: None,
         packages: Vec::new(),

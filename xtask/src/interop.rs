@@ -11,6 +11,7 @@
 
 mod awkward_wheel;
 mod differences;
+mod gpu_code;
 mod packages;
 mod programs;
 mod registries;
@@ -58,6 +59,8 @@ enum Part {
     Images,
     /// Images that go to registries and come from them
     Registries,
+    /// GPU code in libraries
+    GpuCode,
 }
 
 /// What the checks work with.
@@ -77,11 +80,15 @@ impl Interop {
     pub(crate) fn run(&self) -> ExitCode {
         let mut checks = Checks::default();
         if let Some(suite) = checks.check("the suite has what it needs", || self.prepare()) {
-            if self.only != Some(Part::Registries) {
+            let wanted = |part: Part| self.only.is_none_or(|only| only == part);
+            if wanted(Part::Images) {
                 suite.check(&mut checks);
             }
-            if self.only != Some(Part::Images) {
+            if wanted(Part::Registries) {
                 registries::check(&suite, &mut checks);
+            }
+            if wanted(Part::GpuCode) {
+                gpu_code::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {

@@ -75,7 +75,8 @@ fn signer() -> Result<Option<Signer>, Failure> {
     Signer::parse(&text).map(Some).map_err(wrong)
 }
 
-fn jobs(global: &Global) -> usize {
+/// Threads that work at once.
+pub(crate) fn jobs(global: &Global) -> usize {
     global.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 

@@ -1,5 +1,7 @@
 //! `kiln inspect`
 
+mod gpu_code;
+
 use std::path::Path;
 
 use clap::Args;
@@ -15,10 +17,11 @@ use super::{Outcome, print, print_json, table, with_project};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
-/// List what is in an OCI layout (`oci:DIR`), a wheel, or an image of the stack
+/// List what is in an OCI layout (`oci:DIR`), a wheel, or an image of the stack, and the GPU code of a library or of
+/// everything in a directory
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// `oci:DIR`, a `.whl` file, or the name of an image of the stack
+    /// `oci:DIR`, a `.whl` file, the name of an image of the stack, or a library, `.fatbin`, `.cubin` or directory
     what: String,
     #[command(flatten)]
     stack: StackOptions,
@@ -30,6 +33,8 @@ impl Inspect {
             layout(Path::new(path))?
         } else if self.what.ends_with(".whl") {
             wheel(Path::new(&self.what))?
+        } else if Path::new(&self.what).exists() {
+            gpu_code::inspect(Path::new(&self.what), self.stack.gpus.as_deref().unwrap_or_default(), global)?
         } else {
             self.image(global, cancel)?
         };

@@ -301,3 +301,102 @@ fn what_a_wheel_says_cannot_command_the_terminal() {
     let outcome = environment.kiln("inspect wheels/sly-1.0-py3-none-any.whl");
     assert!(!outcome.stdout.contains('\u{1b}'), "{outcome}");
 }
+
+/// A region with an entry of machine code and one of PTX (docs/fatbin.md).
+fn fatbin() -> Vec<u8> {
+    let entry = |kind: u16, number: u32, flags: u64| {
+        let mut bytes = vec![0; 80];
+        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+        bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
+        bytes[8..16].copy_from_slice(&16u64.to_le_bytes());
+        bytes[28..32].copy_from_slice(&number.to_le_bytes());
+        bytes[40..48].copy_from_slice(&flags.to_le_bytes());
+        bytes
+    };
+    let body = [entry(2, 90, 0x8000), entry(1, 80, 0)].concat();
+    let mut bytes = vec![0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0];
+    bytes.extend((body.len() as u64).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+#[test]
+fn the_gpu_code_of_files_and_directories_is_listed() {
+    let environment = TestEnvironment::new();
+    environment.write("code/one.fatbin", fatbin());
+    environment.write("code/deep/two.fatbin", [fatbin(), fatbin()].concat());
+    environment.write("code/text.txt", "no code at all, however long the text may be that stands here");
+    assert_snapshot!(environment.kiln("inspect code --gpus L4,H100,V100"), @r"
+    code/deep/two.fatbin (fatbin)  352 B of GPU code
+      the file: 2 regions, 352 B
+        compute_80  PTX          2      160 B
+        sm_90       cubin        2      160 B  zstd
+        7.0: regions: 2 have no code for it
+        8.9: regions: 2 through PTX
+        9.0: regions: 2 native
+    code/one.fatbin (fatbin)  176 B of GPU code
+      the file: 1 region, 176 B
+        compute_80  PTX          1       80 B
+        sm_90       cubin        1       80 B  zstd
+        7.0: regions: 1 have no code for it
+        8.9: regions: 1 through PTX
+        9.0: regions: 1 native
+    2 files with 528 B of GPU code
+    ");
+    assert_snapshot!(environment.kiln("inspect code/text.txt"), @"0 files with 0 B of GPU code");
+    assert_snapshot!(environment.kiln("inspect code/one.fatbin --json --gpus H100"), @r#"
+    {
+      "files": [
+        {
+          "file": "code/one.fatbin",
+          "listing": {
+            "format": "fatbin",
+            "code": [
+              {
+                "place": "the file",
+                "regions": 1,
+                "bytes": 176,
+                "groups": [
+                  {
+                    "architecture": "compute_80",
+                    "kind": "ptx",
+                    "compression": "none",
+                    "entries": 1,
+                    "bytes": 80
+                  },
+                  {
+                    "architecture": "sm_90",
+                    "kind": "cubin",
+                    "compression": "zstd",
+                    "entries": 1,
+                    "bytes": 80
+                  }
+                ],
+                "coverage": [
+                  [
+                    "9.0",
+                    {
+                      "native": 1,
+                      "ptx": 0,
+                      "missing": 0
+                    }
+                  ]
+                ]
+              }
+            ],
+            "hip": false,
+            "malformed": []
+          }
+        }
+      ],
+      "bytes": 176
+    }
+    "#);
+    assert_snapshot!(environment.kiln("inspect code --gpus H1OO"), @r"
+    ------- stderr -------
+    error: `H1OO` is not a GPU that kiln knows
+
+    hint: `kiln gpus` lists every name and capability
+    [exit status: 2]
+    ");
+}

@@ -1,0 +1,173 @@
+//! As much of ELF as is needed to find sections (System V ABI, "Object Files"; 64-bit, little-endian).
+
+use std::io;
+
+use crate::source::{Fields, Source, Window};
+
+/// Sections that a file may have: far above what linkers write.
+const MOST_SECTIONS: u64 = 1 << 16;
+/// Bytes of a section's name that are of interest.
+const NAME: usize = 64;
+const HEADER: usize = 64;
+const SECTION_HEADER: u64 = 64;
+/// `sh_type` of sections without content in the file.
+const NOBITS: u32 = 8;
+/// `SHF_EXECINSTR`.
+const EXECUTABLE: u64 = 4;
+
+/// What a file's code is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum Machine {
+    /// x86-64.
+    #[serde(rename = "x86-64")]
+    X86_64,
+    /// aarch64.
+    #[serde(rename = "aarch64")]
+    Aarch64,
+    /// A GPU: the file is a cubin.
+    #[serde(rename = "cuda")]
+    Cuda,
+    /// Something else, by its number.
+    #[serde(untagged)]
+    Other(u16),
+}
+
+/// A file that is no ELF that can be read here.
+#[derive(Debug, thiserror::Error)]
+pub enum ElfError {
+    /// Another format altogether.
+    #[error("is no ELF file")]
+    NotElf,
+    /// 32 bits or big-endian.
+    #[error("is an ELF file of 32 bits or for a big-endian processor")]
+    Unsupported,
+    /// Headers that lead out of the file or contradict one another.
+    #[error("is a damaged ELF file: {0}")]
+    Damaged(&'static str),
+    /// Reading.
+    #[error("cannot be read")]
+    Io(#[from] io::Error),
+}
+
+/// A section of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// Its name, as far as 64 bytes go.
+    pub name: String,
+    /// `sh_type`.
+    pub kind: u32,
+    /// `sh_flags`.
+    pub flags: u64,
+    /// Where its content begins in the file.
+    pub offset: u64,
+    /// Bytes of content in the file.
+    pub size: u64,
+}
+
+/// The headers of an ELF file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elf {
+    /// What its code is for.
+    pub machine: Machine,
+    /// `e_flags`: for cubins, what architecture they are for.
+    pub flags: u32,
+    /// `e_ident[EI_ABIVERSION]`: for cubins, how to read the flags.
+    pub abi: u8,
+    /// Its sections.
+    pub sections: Vec<Section>,
+}
+
+impl Elf {
+    /// Reads the headers of a file.
+    pub fn read<S: Source + ?Sized>(source: &mut Window<'_, S>) -> Result<Self, ElfError> {
+        let Some(header) = source.array::<HEADER>(0)? else { return Err(ElfError::NotElf) };
+        if !header.starts_with(b"\x7fELF") {
+            return Err(ElfError::NotElf);
+        }
+        if header[4..6] != [2, 1] {
+            return Err(ElfError::Unsupported);
+        }
+        let fields = Fields(&header);
+        let machine = match fields.u16(18) {
+            62 => Machine::X86_64,
+            183 => Machine::Aarch64,
+            190 => Machine::Cuda,
+            other => Machine::Other(other),
+        };
+        let (abi, flags) = (header[8], fields.u32(48));
+        let (at, size, count, names) = (fields.u64(40), fields.u16(58), fields.u16(60), fields.u16(62));
+        let sections = match at {
+            0 => Vec::new(),
+            at if u64::from(size) == SECTION_HEADER => sections(source, at, u64::from(count), u64::from(names))?,
+            _ => return Err(ElfError::Damaged("its section headers have an unknown size")),
+        };
+        Ok(Self { machine, flags, abi, sections })
+    }
+
+    /// Sections that have content and this name.
+    pub fn named<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Section> {
+        self.sections.iter().filter(move |section| section.name == name && section.has_content())
+    }
+}
+
+impl Section {
+    /// Where its content is in the file.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.offset..self.offset + self.size
+    }
+
+    /// Whether it holds instructions of the processor.
+    pub fn is_executable(&self) -> bool {
+        self.flags & EXECUTABLE != 0
+    }
+
+    /// Whether anything of it is in the file.
+    pub fn has_content(&self) -> bool {
+        self.kind != 0 && self.kind != NOBITS && self.size > 0
+    }
+}
+
+fn sections<S: Source + ?Sized>(
+    source: &mut Window<'_, S>,
+    at: u64,
+    count: u64,
+    names: u64,
+) -> Result<Vec<Section>, ElfError> {
+    let header = |source: &mut Window<'_, S>, index: u64| -> Result<[u8; HEADER], ElfError> {
+        let position =
+            at.checked_add(index * SECTION_HEADER).ok_or(ElfError::Damaged("its section headers are nowhere"))?;
+        source.array(position)?.ok_or(ElfError::Damaged("its section headers are cut off"))
+    };
+    // Files with very many sections keep the numbers in the first header.
+    let first = header(source, 0)?;
+    let count = if count == 0 { Fields(&first).u64(32) } else { count };
+    let names = if names == 0xffff { u64::from(Fields(&first).u32(40)) } else { names };
+    if count > MOST_SECTIONS || names >= count.max(1) {
+        return Err(ElfError::Damaged("it has more sections than any linker writes"));
+    }
+    let strings = header(source, names)?;
+    let (strings_at, strings_size) = (Fields(&strings).u64(24), Fields(&strings).u64(32));
+    let mut sections = Vec::new();
+    for index in 0..count {
+        let bytes = header(source, index)?;
+        let fields = Fields(&bytes);
+        let name = u64::from(fields.u32(0));
+        let name = match strings_at.checked_add(name).filter(|_| name < strings_size) {
+            Some(position) => text(source.bytes(position, NAME)?),
+            None => String::new(),
+        };
+        let section =
+            Section { name, kind: fields.u32(4), flags: fields.u64(8), offset: fields.u64(24), size: fields.u64(32) };
+        let end = section.offset.checked_add(section.size);
+        if section.has_content() && end.is_none_or(|end| end > source.size()) {
+            return Err(ElfError::Damaged("a section leads out of the file"));
+        }
+        sections.push(section);
+    }
+    Ok(sections)
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

@@ -1,0 +1,156 @@
+//! One entry of a region: code for one architecture (docs/fatbin.md).
+
+use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
+
+use crate::source::Fields;
+
+/// Bytes that the header of every entry has at least.
+pub(crate) const LEAST_HEADER: u64 = 48;
+/// Bytes of a header that are read; longer ones hold what is of no interest here.
+pub(crate) const HEADER: usize = 64;
+
+const FLAG_ZLIB: u64 = 0x1000;
+const FLAG_LZ4: u64 = 0x2000;
+const FLAG_LZ4_FRAME: u64 = 0x4000;
+const FLAG_ZSTD: u64 = 0x8000;
+const FLAG_ARCHITECTURE_SPECIFIC: u64 = 0x10_0000;
+const FLAG_FAMILY: u64 = 0x20_0000;
+
+/// What an entry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// PTX: text that the driver compiles.
+    Ptx,
+    /// Machine code.
+    Cubin,
+    /// Intermediate code for the linker (NVVM, LTO-IR).
+    Lto,
+    /// An index over other entries.
+    Index,
+    /// PTX for the linker.
+    RelocatablePtx,
+    /// Intermediate code of tiles.
+    TileIr,
+    /// Several entries that share a payload (CUDA 13, `-concat`).
+    Concatenated,
+    /// Something that is not known here: its number.
+    #[serde(untagged)]
+    Other(u16),
+}
+
+impl Kind {
+    fn of(number: u16) -> Self {
+        match number {
+            1 => Self::Ptx,
+            2 | 4 => Self::Cubin,
+            8 => Self::Lto,
+            0x20 => Self::Index,
+            0x40 => Self::RelocatablePtx,
+            0x80 => Self::TileIr,
+            0x100 => Self::Concatenated,
+            other => Self::Other(other),
+        }
+    }
+
+    /// As the field's tools call it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Ptx => "PTX".into(),
+            Self::Cubin => "cubin".into(),
+            Self::Lto => "LTO-IR".into(),
+            Self::Index => "index".into(),
+            Self::RelocatablePtx => "relocatable PTX".into(),
+            Self::TileIr => "TileIR".into(),
+            Self::Concatenated => "concatenated".into(),
+            Self::Other(number) => format!("kind {number:#x}"),
+        }
+    }
+}
+
+/// How a payload is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// zlib.
+    Zlib,
+    /// LZ4, as a block or a frame.
+    Lz4,
+    /// Zstandard: drivers from 570 on understand it.
+    Zstd,
+}
+
+/// One entry of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Where its header begins in the file.
+    pub offset: u64,
+    /// What it holds.
+    pub kind: Kind,
+    /// Bytes of its header.
+    pub header: u64,
+    /// Bytes of its payload, padding included.
+    pub payload: u64,
+    /// Version of the PTX language, or of the code: major and minor.
+    pub version: (u16, u16),
+    /// The architecture's number: 90, 100, 121.
+    pub number: u32,
+    /// Flags.
+    pub flags: u64,
+    /// Bytes when inflated; 0 where it is not compressed.
+    pub uncompressed: u64,
+}
+
+impl Entry {
+    /// Reads a header. Whether it is sound is for the caller to check, who knows where the region ends.
+    pub(crate) fn read(offset: u64, bytes: &[u8]) -> Self {
+        let fields = Fields(bytes);
+        let header = u64::from(fields.u32(4));
+        Self {
+            offset,
+            kind: Kind::of(fields.u16(0)),
+            header,
+            payload: fields.u64(8),
+            version: (fields.u16(26), fields.u16(24)),
+            number: fields.u32(28),
+            flags: fields.u64(40),
+            uncompressed: if header >= HEADER as u64 { fields.u64(56) } else { 0 },
+        }
+    }
+
+    /// Bytes that it takes up.
+    pub fn size(&self) -> u64 {
+        self.header.saturating_add(self.payload)
+    }
+
+    /// What it was compiled for; nothing where the number is none that an architecture can have.
+    pub fn architecture(&self) -> Option<Architecture> {
+        let suffix = match self.flags {
+            flags if flags & FLAG_ARCHITECTURE_SPECIFIC != 0 => Suffix::ArchitectureSpecific,
+            flags if flags & FLAG_FAMILY != 0 => Suffix::Family,
+            _ => Suffix::None,
+        };
+        let form = match self.kind {
+            Kind::Ptx | Kind::RelocatablePtx => Form::Virtual,
+            _ => Form::Real,
+        };
+        Some(Architecture { capability: Capability::from_number(self.number)?, suffix, form })
+    }
+
+    /// Whether a driver takes it as it is or compiles it; what is for the linker is neither.
+    pub fn is_loadable(&self) -> bool {
+        matches!(self.kind, Kind::Ptx | Kind::Cubin | Kind::Concatenated)
+    }
+
+    /// How its payload is compressed.
+    pub fn compression(&self) -> Compression {
+        match self.flags {
+            flags if flags & FLAG_ZSTD != 0 => Compression::Zstd,
+            flags if flags & (FLAG_LZ4 | FLAG_LZ4_FRAME) != 0 => Compression::Lz4,
+            flags if flags & FLAG_ZLIB != 0 => Compression::Zlib,
+            _ => Compression::None,
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! GPU code in files: what it is for, and how much of it there is.
+//!
+//! nvcc puts the code for every architecture that it compiled for into *regions* of a shared object, and the CUDA driver
+//! takes from each region what fits the GPU. Nothing outside says what is inside, so that a library without code for a
+//! GPU is found out when it runs there. Here regions are read without any of NVIDIA's tools.
+//!
+//! Everything is read from positions of a file, a few kilobytes at a time: a library of a gigabyte costs no memory, and
+//! no number in a file decides how much is allocated.
+
+mod coverage;
+mod elf;
+mod entry;
+mod listing;
+mod region;
+mod selection;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use coverage::{Coverage, Tally};
+pub use elf::{Elf, ElfError, Machine, Section};
+pub use entry::{Compression, Entry, Kind};
+pub use listing::{Code, FatbinError, Found, Group, Listing, list};
+pub use region::{Malformed, Region, Regions};
+pub use selection::Selection;
+pub use source::{Source, Window};
+pub use tree::{Listed, list_tree};

@@ -1,0 +1,370 @@
+//! All GPU code of one file: of shared objects and programs, static libraries, loose `.fatbin` and `.cubin` files.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
+use serde::Serialize;
+
+use crate::coverage::Tally;
+use crate::elf::{Elf, ElfError, Machine, Section};
+use crate::entry::{Compression, Kind};
+use crate::region::{self, MAGIC, Malformed, Region, Regions};
+use crate::source::{Source, Window};
+
+/// Sections that hold nothing but regions: code to be loaded, and code for the linker.
+const REGION_SECTIONS: [&str; 2] = [".nv_fatbin", "__nv_relfatbin"];
+/// Sections of AMD's compilers, whose format is another.
+const HIP_SECTIONS: [&str; 2] = [".hip_fatbin", ".hipFatBinSegment"];
+/// Sections below this many bytes are not searched for code.
+const WORTH_SEARCHING: u64 = 4096;
+/// Bytes that are searched together.
+const CHUNK: usize = 256 << 10;
+const ARCHIVE: &[u8] = b"!<arch>\n";
+/// Bytes of the header of an archive's member.
+const MEMBER: u64 = 60;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// A shared object, a program or an object file.
+    Elf(Machine),
+    /// Machine code for one architecture.
+    Cubin,
+    /// Regions alone.
+    Fatbin,
+    /// A static library.
+    Archive,
+}
+
+/// A file that cannot be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum FatbinError {
+    /// Its headers.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// Reading.
+    #[error("cannot be read")]
+    Io(#[from] io::Error),
+}
+
+/// All GPU code of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// What the file is.
+    pub format: Found,
+    /// Where there is code, in the order of the file.
+    pub code: Vec<Code>,
+    /// Whether there is code for AMD's GPUs, which is not looked into.
+    pub hip: bool,
+    /// Places that make no sense: section and what is wrong.
+    pub malformed: Vec<String>,
+}
+
+/// The code of one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Code {
+    /// A section, and what of it.
+    pub place: String,
+    /// Regions.
+    pub regions: u64,
+    /// Bytes that the regions take up.
+    pub bytes: u64,
+    /// By what the code is.
+    pub groups: Vec<Group>,
+    /// For every GPU that was asked for, how many regions serve it.
+    pub coverage: Vec<(Capability, Tally)>,
+}
+
+/// Entries that are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// What they are for; nothing where that cannot be told.
+    pub architecture: Option<Architecture>,
+    /// What they hold.
+    pub kind: Kind,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// How many.
+    pub entries: u64,
+    /// Bytes that they take up.
+    pub bytes: u64,
+}
+
+/// Lists the GPU code of a file, and how its regions serve some GPUs. Nothing where the file has none and is none.
+pub fn list<S: Source + ?Sized>(source: &S, gpus: &[Capability]) -> Result<Option<Listing>, FatbinError> {
+    let mut window = Window::new(source)?;
+    let start = window.bytes(0, 8)?;
+    if start.starts_with(ARCHIVE) {
+        return archive(source, &mut window, gpus);
+    }
+    if start.starts_with(&MAGIC.to_le_bytes()) {
+        let mut listing = Listing::new(Found::Fatbin);
+        let end = window.size();
+        listing.regions(&mut window, "the file", 0..end, gpus)?;
+        return Ok(Some(listing));
+    }
+    match Elf::read(&mut window) {
+        Err(ElfError::NotElf) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(elf) => elf_listing(source, &mut window, &elf, gpus),
+    }
+}
+
+fn elf_listing<S: Source + ?Sized>(
+    source: &S,
+    window: &mut Window<'_, S>,
+    elf: &Elf,
+    gpus: &[Capability],
+) -> Result<Option<Listing>, FatbinError> {
+    if elf.machine == Machine::Cuda {
+        return Ok(Some(cubin(elf, window.size(), gpus)));
+    }
+    let mut listing = Listing::new(Found::Elf(elf.machine));
+    listing.hip = HIP_SECTIONS.iter().any(|name| elf.named(name).next().is_some());
+    for section in &elf.sections {
+        if !section.has_content() {
+            continue;
+        }
+        if REGION_SECTIONS.contains(&section.name.as_str()) {
+            listing.regions(window, &section.name, section.range(), gpus)?;
+        } else if section.size >= WORTH_SEARCHING && !section.is_executable() {
+            listing.search(source, window, section, gpus)?;
+        }
+    }
+    let empty = listing.code.is_empty() && listing.malformed.is_empty() && !listing.hip;
+    Ok((!empty).then_some(listing))
+}
+
+/// A cubin tells its architecture in its flags: in ABI 7 in the lowest byte, from 8 on in the next.
+fn cubin(elf: &Elf, size: u64, gpus: &[Capability]) -> Listing {
+    let number = if elf.abi >= 8 { (elf.flags >> 8) & 0xff } else { elf.flags & 0xff };
+    let capability = Capability::from_number(number);
+    let architecture = capability.map(|capability| Architecture { capability, suffix: Suffix::None, form: Form::Real });
+    let group = Group { architecture, kind: Kind::Cubin, compression: Compression::None, entries: 1, bytes: size };
+    let coverage = gpus.iter().map(|gpu| {
+        let runs = architecture.is_some_and(|architecture| kiln_plan::gpu::runs_on(architecture, *gpu));
+        (*gpu, Tally { native: u64::from(runs), ptx: 0, missing: u64::from(!runs) })
+    });
+    let code =
+        Code { place: "the file".into(), regions: 1, bytes: size, groups: vec![group], coverage: coverage.collect() };
+    Listing { code: vec![code], ..Listing::new(Found::Cubin) }
+}
+
+/// Every object of a static library, added up by section.
+fn archive<S: Source + ?Sized>(
+    source: &S,
+    window: &mut Window<'_, S>,
+    gpus: &[Capability],
+) -> Result<Option<Listing>, FatbinError> {
+    let mut listing = Listing::new(Found::Archive);
+    let mut position = ARCHIVE.len() as u64;
+    while let Some(header) = window.array::<60>(position)? {
+        let size = std::str::from_utf8(&header[48..58]).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let from = position + MEMBER;
+        let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
+            listing.malformed.push(format!("at byte {position:#x} a member of the archive is cut off"));
+            break;
+        };
+        let member = Part { source, from, size };
+        // Archives in archives would be no end of them.
+        let nested = window.bytes(from, ARCHIVE.len())?.starts_with(ARCHIVE);
+        // Members begin at even positions.
+        position = from + size + (size & 1);
+        if nested {
+            continue;
+        }
+        match list(&member as &dyn Source, gpus) {
+            Ok(Some(found)) => listing.add(found),
+            Ok(None) | Err(FatbinError::Elf(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(listing))
+}
+
+/// A part of a source.
+struct Part<'a, S: Source + ?Sized> {
+    source: &'a S,
+    from: u64,
+    size: u64,
+}
+
+impl<S: Source + ?Sized> Source for Part<'_, S> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.size)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(position)).unwrap_or(usize::MAX).min(buffer.len());
+        self.source.read_at(&mut buffer[..left], self.from.saturating_add(position))
+    }
+}
+
+impl Listing {
+    fn new(format: Found) -> Self {
+        Self { format, code: Vec::new(), hip: false, malformed: Vec::new() }
+    }
+
+    /// Adds the regions of a range that holds nothing else.
+    fn regions<S: Source + ?Sized>(
+        &mut self,
+        window: &mut Window<'_, S>,
+        place: &str,
+        range: std::ops::Range<u64>,
+        gpus: &[Capability],
+    ) -> Result<(), FatbinError> {
+        let mut summary = Summary::new(gpus);
+        let mut regions = Regions::new(window, range);
+        while let Some(region) = regions.next_region()? {
+            match region {
+                Ok(region) => summary.add(&region),
+                Err(malformed) => self.complain(place, malformed),
+            }
+        }
+        self.code.extend(summary.finish(place));
+        Ok(())
+    }
+
+    /// Looks for regions in a section that holds other things too.
+    fn search<S: Source + ?Sized>(
+        &mut self,
+        source: &S,
+        window: &mut Window<'_, S>,
+        section: &Section,
+        gpus: &[Capability],
+    ) -> Result<(), FatbinError> {
+        let mut summary = Summary::new(gpus);
+        let mut buffer = vec![0; CHUNK];
+        let end = section.offset + section.size;
+        // What looks like regions and is none costs time: as much as the section would if it were all entries.
+        let mut patience = section.size;
+        // Regions begin at multiples of eight of the file.
+        let mut position = section.offset.next_multiple_of(8);
+        while position < end {
+            let most = usize::try_from(end - position).unwrap_or(CHUNK).min(CHUNK);
+            let read = source.read_at(&mut buffer[..most], position)?;
+            if read < 8 {
+                break;
+            }
+            let words = buffer[..read].chunks_exact(8);
+            let found = words.into_iter().position(|word| word.starts_with(&MAGIC.to_le_bytes()));
+            let Some(at) = found else {
+                position += (read & !7) as u64;
+                continue;
+            };
+            position += at as u64 * 8;
+            match region::read(window, position, end)? {
+                Ok(region) => {
+                    summary.add(&region);
+                    position = (region.offset + region.size).next_multiple_of(8);
+                }
+                // Four bytes may look like a region by chance.
+                Err(malformed) => {
+                    let looked = malformed.offset.saturating_sub(position) + 8;
+                    if looked > patience {
+                        self.complain(&section.name, malformed);
+                        break;
+                    }
+                    patience -= looked;
+                    position += 8;
+                }
+            }
+        }
+        self.code.extend(summary.finish(&section.name));
+        Ok(())
+    }
+
+    fn complain(&mut self, place: &str, malformed: Malformed) {
+        self.malformed.push(format!("{place}: {malformed}"));
+    }
+
+    fn add(&mut self, other: Self) {
+        self.hip |= other.hip;
+        self.malformed.extend(other.malformed);
+        for code in other.code {
+            match self.code.iter_mut().find(|known| known.place == code.place) {
+                Some(known) => known.add(code),
+                None => self.code.push(code),
+            }
+        }
+    }
+}
+
+impl Code {
+    fn add(&mut self, other: Self) {
+        self.regions += other.regions;
+        self.bytes += other.bytes;
+        for group in other.groups {
+            let same = |known: &&mut Group| {
+                (known.architecture, known.kind, known.compression)
+                    == (group.architecture, group.kind, group.compression)
+            };
+            match self.groups.iter_mut().find(same) {
+                Some(known) => {
+                    known.entries += group.entries;
+                    known.bytes += group.bytes;
+                }
+                None => self.groups.push(group),
+            }
+        }
+        for ((_, known), (_, more)) in self.coverage.iter_mut().zip(other.coverage) {
+            known.native += more.native;
+            known.ptx += more.ptx;
+            known.missing += more.missing;
+        }
+    }
+}
+
+/// What entries are told apart by: form, number, suffix, kind and compression.
+type Key = (Kind, Option<Architecture>, Compression);
+
+struct Summary<'g> {
+    gpus: &'g [Capability],
+    regions: u64,
+    bytes: u64,
+    groups: BTreeMap<Key, (u64, u64)>,
+    coverage: Vec<Tally>,
+}
+
+impl<'g> Summary<'g> {
+    fn new(gpus: &'g [Capability]) -> Self {
+        let coverage = vec![Tally::default(); gpus.len()];
+        Self { gpus, regions: 0, bytes: 0, groups: BTreeMap::new(), coverage }
+    }
+
+    fn add(&mut self, region: &Region) {
+        self.regions += 1;
+        self.bytes += region.size;
+        for entry in &region.entries {
+            let key = (entry.kind, entry.architecture(), entry.compression());
+            let (entries, bytes) = self.groups.entry(key).or_default();
+            *entries += 1;
+            *bytes += entry.size();
+        }
+        // Empty regions serve nobody and need not.
+        if !region.entries.is_empty() {
+            for (gpu, tally) in self.gpus.iter().zip(&mut self.coverage) {
+                tally.count(region.coverage(*gpu));
+            }
+        }
+    }
+
+    fn finish(self, place: &str) -> Option<Code> {
+        let groups = self.groups.into_iter().map(|((kind, architecture, compression), (entries, bytes))| Group {
+            architecture,
+            kind,
+            compression,
+            entries,
+            bytes,
+        });
+        (self.regions > 0).then(|| Code {
+            place: place.to_owned(),
+            regions: self.regions,
+            bytes: self.bytes,
+            groups: groups.collect(),
+            coverage: self.gpus.iter().copied().zip(self.coverage).collect(),
+        })
+    }
+}

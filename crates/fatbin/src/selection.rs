@@ -1,0 +1,113 @@
+//! Which entries of a region some GPUs need: what pruning keeps.
+//!
+//! For every region and every GPU that is wanted: what ran before runs after, and what ran as machine code before does so
+//! after. So every cubin stays that runs on one of them, also those for earlier minors, on which cuBLAS and cuFFT rely;
+//! PTX stays only where a GPU has nothing else; and whatever is not understood stays.
+
+use kiln_plan::gpu::{Capability, runs_on};
+
+use crate::entry::{Entry, Kind};
+use crate::region::Region;
+
+/// The GPUs that code is kept for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// Their capabilities.
+    pub gpus: Vec<Capability>,
+    /// Whether all PTX stays, for GPUs that come later.
+    pub keep_ptx: bool,
+}
+
+impl Selection {
+    /// For every entry of a region, whether it stays.
+    pub fn keeps(&self, region: &Region) -> Vec<bool> {
+        let mut keeps: Vec<bool> = region.entries.iter().map(|entry| self.stays_by_itself(entry)).collect();
+        for gpu in &self.gpus {
+            let runs = |entry: &Entry| entry.architecture().is_some_and(|architecture| runs_on(architecture, *gpu));
+            if region.entries.iter().any(|entry| entry.kind == Kind::Cubin && runs(entry)) {
+                continue;
+            }
+            let ptx = || region.entries.iter().filter(|entry| entry.kind == Kind::Ptx && runs(entry));
+            // The driver takes the latest that it can compile; there may be several pieces of it.
+            let Some(latest) = ptx().map(|entry| entry.number).max() else { continue };
+            for (entry, keep) in region.entries.iter().zip(&mut keeps) {
+                *keep |= entry.kind == Kind::Ptx && entry.number == latest && runs(entry);
+            }
+        }
+        keeps
+    }
+
+    /// Whether an entry stays whatever else is in its region.
+    fn stays_by_itself(&self, entry: &Entry) -> bool {
+        match (entry.kind, entry.architecture()) {
+            (Kind::Cubin, Some(architecture)) => self.gpus.iter().any(|gpu| runs_on(architecture, *gpu)),
+            (Kind::Ptx, Some(_)) => self.keep_ptx,
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Coverage;
+
+    fn entry(kind: Kind, number: u32, flags: u64) -> Entry {
+        Entry { offset: 0, kind, header: 64, payload: 8, version: (8, 0), number, flags, uncompressed: 0 }
+    }
+
+    fn region(entries: Vec<Entry>) -> Region {
+        Region { offset: 0, size: 16, entries }
+    }
+
+    fn kept(entries: &[(Kind, u32)], gpus: &[&str]) -> Vec<u32> {
+        let whole = region(entries.iter().map(|(kind, number)| entry(*kind, *number, 0)).collect());
+        let gpus = gpus.iter().map(|text| text.parse().unwrap()).collect();
+        let keeps = Selection { gpus, keep_ptx: false }.keeps(&whole);
+        whole.entries.iter().zip(keeps).filter(|(_, keep)| *keep).map(|(entry, _)| entry.number).collect()
+    }
+
+    #[test]
+    fn earlier_minors_stay_and_ptx_only_where_there_is_nothing_else() {
+        let all = [(Kind::Cubin, 80), (Kind::Cubin, 86), (Kind::Cubin, 90), (Kind::Ptx, 70), (Kind::Ptx, 90)];
+        assert_eq!(kept(&all, &["8.9"]), [80, 86]);
+        assert_eq!(kept(&all, &["9.0"]), [90]);
+        assert_eq!(kept(&all, &["12.0"]), [90]);
+        assert_eq!(kept(&all[..4], &["12.0"]), [70]);
+        assert_eq!(kept(&all, &["7.5"]), [70]);
+        assert_eq!(kept(&all, &["8.9", "9.0"]), [80, 86, 90]);
+    }
+
+    #[test]
+    fn what_is_not_understood_stays() {
+        let all = [(Kind::Cubin, 75), (Kind::Lto, 75), (Kind::Other(0x200), 75), (Kind::Concatenated, 75)];
+        assert_eq!(kept(&all, &["9.0"]), [75, 75, 75]);
+        assert_eq!(kept(&[(Kind::Cubin, 99_999)], &["9.0"]), [99_999]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_served_a_gpu_serves_it_alike(
+            entries in proptest::collection::vec((0usize..3, 0usize..8, 0usize..3), 0..12),
+            gpus in proptest::collection::vec(0usize..6, 1..4),
+            keep_ptx in any::<bool>(),
+        ) {
+            let kinds = [Kind::Cubin, Kind::Ptx, Kind::Concatenated];
+            let numbers = [75, 80, 86, 87, 90, 100, 103, 120];
+            let flags = [0, 0x10_0000, 0x20_0000];
+            let capabilities = ["7.5", "8.6", "8.7", "9.0", "10.3", "12.0"];
+            let build = |(kind, number, flag): (usize, usize, usize)| entry(kinds[kind], numbers[number], flags[flag]);
+            let before = region(entries.into_iter().map(build).collect());
+            let gpus: Vec<Capability> = gpus.into_iter().map(|at| capabilities[at].parse().unwrap()).collect();
+            let keeps = Selection { gpus: gpus.clone(), keep_ptx }.keeps(&before);
+            let entries = before.entries.iter().zip(keeps).filter(|(_, keep)| *keep).map(|(entry, _)| *entry).collect();
+            let after = region(entries);
+            for gpu in gpus {
+                prop_assert_eq!(before.coverage(gpu), after.coverage(gpu));
+                prop_assert!(after.coverage(gpu) != Coverage::Missing || before.coverage(gpu) == Coverage::Missing);
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Where bytes are read from: positions of a file, or of memory.
+
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+/// Bytes that are read at once: a page and what is likely to be wanted after it.
+const WINDOW: usize = 16 << 10;
+
+/// Something that can be read at any position.
+pub trait Source {
+    /// How many bytes there are.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Reads from a position, as many bytes as there are room and content for.
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
+}
+
+impl Source for fs_err::File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file().read_at(buffer, position)
+    }
+}
+
+impl Source for [u8] {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let from = usize::try_from(position).unwrap_or(usize::MAX).min(self.len());
+        let taken = buffer.len().min(self.len() - from);
+        buffer[..taken].copy_from_slice(&self[from..from + taken]);
+        Ok(taken)
+    }
+}
+
+/// Reads a source through a small buffer, since headers that follow one another lie near one another.
+pub struct Window<'a, S: Source + ?Sized> {
+    source: &'a S,
+    size: u64,
+    start: u64,
+    filled: usize,
+    buffer: Box<[u8]>,
+}
+
+impl<'a, S: Source + ?Sized> Window<'a, S> {
+    /// A window on a source.
+    pub fn new(source: &'a S) -> io::Result<Self> {
+        Ok(Self { source, size: source.size()?, start: 0, filled: 0, buffer: vec![0; WINDOW].into_boxed_slice() })
+    }
+
+    /// How many bytes there are.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// So many bytes from a position on, at most the window's; fewer at the end.
+    pub fn bytes(&mut self, position: u64, count: usize) -> io::Result<&[u8]> {
+        let count = count.min(WINDOW);
+        let inside = position >= self.start && position + count as u64 <= self.start + self.filled as u64;
+        if !inside {
+            (self.start, self.filled) = (position, 0);
+            while self.filled < WINDOW {
+                match self.source.read_at(&mut self.buffer[self.filled..], position + self.filled as u64)? {
+                    0 => break,
+                    read => self.filled += read,
+                }
+            }
+        }
+        let from = usize::try_from(position - self.start).unwrap_or(usize::MAX).min(self.filled);
+        Ok(&self.buffer[from..self.filled.min(from + count)])
+    }
+
+    /// Exactly so many bytes.
+    pub fn array<const N: usize>(&mut self, position: u64) -> io::Result<Option<[u8; N]>> {
+        Ok(self.bytes(position, N)?.try_into().ok())
+    }
+}
+
+/// Numbers of a header, little-endian; zero beyond its end, which callers have checked.
+pub(crate) struct Fields<'b>(pub(crate) &'b [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0.get(at..at + N).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
+    }
+
+    pub(crate) fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.array(at))
+    }
+
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.array(at))
+    }
+
+    pub(crate) fn u64(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.array(at))
+    }
+}

@@ -1,0 +1,167 @@
+//! Files made here, byte by byte.
+
+use kiln_plan::gpu::{Architecture, Capability};
+
+use super::*;
+
+/// An entry's header and payload.
+fn entry(kind: u16, number: u32, flags: u64, payload: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+    bytes[2..4].copy_from_slice(&0x0101u16.to_le_bytes());
+    bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(payload as u64).to_le_bytes());
+    bytes[28..32].copy_from_slice(&number.to_le_bytes());
+    bytes[40..48].copy_from_slice(&flags.to_le_bytes());
+    bytes.extend(vec![0xab; payload]);
+    bytes
+}
+
+fn region(entries: &[Vec<u8>]) -> Vec<u8> {
+    let body = entries.concat();
+    let mut bytes = region::MAGIC.to_le_bytes().to_vec();
+    bytes.extend(1u16.to_le_bytes());
+    bytes.extend(16u16.to_le_bytes());
+    bytes.extend((body.len() as u64).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// A shared object with these sections.
+fn elf(sections: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut names = vec![0u8];
+    let mut body = Vec::new();
+    let mut headers = vec![vec![0u8; 64]];
+    let mut add = |name: &str, kind: u32, content: &[u8], names: &mut Vec<u8>| {
+        let mut header = vec![0u8; 64];
+        header[0..4].copy_from_slice(&(names.len() as u32).to_le_bytes());
+        header[4..8].copy_from_slice(&kind.to_le_bytes());
+        names.extend(name.bytes());
+        names.push(0);
+        let content = if name == ".shstrtab" { names.clone() } else { content.to_vec() };
+        header[24..32].copy_from_slice(&(64 + body.len() as u64).to_le_bytes());
+        header[32..40].copy_from_slice(&(content.len() as u64).to_le_bytes());
+        body.extend(content);
+        body.resize(body.len().next_multiple_of(8), 0);
+        headers.push(header);
+    };
+    for (name, content) in sections {
+        add(name, 1, content, &mut names);
+    }
+    add(".shstrtab", 3, &[], &mut names);
+    let mut file = vec![0u8; 64];
+    file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    file[18..20].copy_from_slice(&62u16.to_le_bytes());
+    file[40..48].copy_from_slice(&(64 + body.len() as u64).to_le_bytes());
+    file[58..60].copy_from_slice(&64u16.to_le_bytes());
+    file[60..62].copy_from_slice(&(headers.len() as u16).to_le_bytes());
+    file[62..64].copy_from_slice(&(headers.len() as u16 - 1).to_le_bytes());
+    file.extend(body);
+    file.extend(headers.concat());
+    file
+}
+
+fn gpu(text: &str) -> Capability {
+    text.parse().unwrap()
+}
+
+fn architecture(text: &str) -> Option<Architecture> {
+    Some(text.parse().unwrap())
+}
+
+fn listed(file: &[u8], gpus: &[&str]) -> Option<Listing> {
+    list(file, &gpus.iter().map(|text| gpu(text)).collect::<Vec<_>>()).unwrap()
+}
+
+const ZSTD: u64 = 0x8000;
+const SUFFIX_A: u64 = 0x10_0000;
+
+#[test]
+fn code_is_listed_by_architecture_and_regions_are_counted_for_each_gpu() {
+    let both = region(&[entry(2, 80, ZSTD, 40), entry(2, 90, SUFFIX_A, 24), entry(1, 80, 0, 16)]);
+    let old = region(&[entry(2, 80, ZSTD, 8)]);
+    let file = elf(&[(".nv_fatbin", [both.clone(), vec![0; 8], old].concat())]);
+    let listing = listed(&file, &["8.6", "9.0", "10.0"]).unwrap();
+    assert_eq!(listing.format, Found::Elf(Machine::X86_64));
+    assert_eq!(listing.malformed, [""; 0]);
+    let [code] = listing.code.as_slice() else { panic!("{listing:?}") };
+    let groups: Vec<_> =
+        code.groups.iter().map(|group| (group.kind, group.architecture, group.compression, group.entries)).collect();
+    assert_eq!(
+        groups,
+        [
+            (Kind::Ptx, architecture("compute_80"), Compression::None, 1),
+            (Kind::Cubin, architecture("sm_80"), Compression::Zstd, 2),
+            (Kind::Cubin, architecture("sm_90a"), Compression::None, 1),
+        ]
+    );
+    let tallies: Vec<_> = code.coverage.iter().map(|(_, tally)| (tally.native, tally.ptx, tally.missing)).collect();
+    assert_eq!(tallies, [(2, 0, 0), (1, 0, 1), (0, 1, 1)]);
+}
+
+#[test]
+fn code_in_other_sections_is_found_and_what_only_looks_like_it_is_passed_over() {
+    let mut content = vec![1u8; 8192];
+    // The magic alone, by chance, and a whole region.
+    content[64..68].copy_from_slice(&region::MAGIC.to_le_bytes());
+    let inside = region(&[entry(2, 90, 0, 16)]);
+    content[4096..4096 + inside.len()].copy_from_slice(&inside);
+    let listing = listed(&elf(&[(".rodata", content)]), &["9.0"]).unwrap();
+    assert_eq!(listing.code.len(), 1);
+    assert_eq!((listing.code[0].place.as_str(), listing.code[0].regions), (".rodata", 1));
+    assert_eq!(listing.malformed, [""; 0]);
+}
+
+#[test]
+fn libraries_loose_files_and_cubins_are_known() {
+    let one = region(&[entry(2, 90, 0, 16)]);
+    assert_eq!(listed(&one, &[]).unwrap().format, Found::Fatbin);
+    let object = elf(&[(".nv_fatbin", one.clone()), ("__nv_relfatbin", one)]);
+    let mut archive = b"!<arch>\n".to_vec();
+    for name in ["a.o/", "b.o/"] {
+        archive.extend(format!("{name:<48}{:<10}`\n", object.len()).bytes());
+        archive.extend(&object);
+        archive.resize(archive.len().next_multiple_of(2), b'\n');
+    }
+    let listing = listed(&archive, &["9.0"]).unwrap();
+    assert_eq!(listing.format, Found::Archive);
+    assert_eq!(listing.code.iter().map(|code| code.regions).collect::<Vec<_>>(), [2, 2]);
+    let mut cubin = elf(&[]);
+    cubin[18..20].copy_from_slice(&190u16.to_le_bytes());
+    cubin[8] = 8;
+    cubin[48..52].copy_from_slice(&(100u32 << 8).to_le_bytes());
+    let listing = listed(&cubin, &["10.0", "9.0"]).unwrap();
+    assert_eq!(listing.code[0].groups[0].architecture, architecture("sm_100"));
+    assert_eq!(listing.code[0].coverage[1].1.verdict(), Coverage::Missing);
+}
+
+#[test]
+fn a_file_without_gpu_code_has_no_listing() {
+    assert_eq!(listed(b"#!/bin/sh\n", &[]), None);
+    assert_eq!(listed(&elf(&[(".text", vec![1; 5000])]), &[]), None);
+    assert!(listed(&elf(&[(".hip_fatbin", vec![1; 64])]), &[]).unwrap().hip);
+}
+
+#[test]
+fn what_makes_no_sense_is_said_with_its_place() {
+    let mut long = region(&[entry(2, 90, 0, 16)]);
+    long[16 + 8] = 200;
+    let listing = listed(&elf(&[(".nv_fatbin", long)]), &[]).unwrap();
+    assert_eq!(listing.malformed, [".nv_fatbin: at byte 0x50 an entry is longer than its region"]);
+    let garbage = [vec![0; 16], vec![7; 16]].concat();
+    let listing = listed(&elf(&[(".nv_fatbin", garbage)]), &[]).unwrap();
+    assert_eq!(listing.malformed, [".nv_fatbin: at byte 0x50 there is something that is no region"]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), at in 0usize..400) {
+        let one = region(&[entry(2, 90, 0, 16), entry(1, 90, 0, 8)]);
+        let mut file = elf(&[(".nv_fatbin", one.clone()), (".rodata", vec![1; 4096]), ("x", one)]);
+        let at = at.min(file.len());
+        let end = (at + bytes.len()).min(file.len());
+        file[at..end].copy_from_slice(&bytes[..end - at]);
+        let _ = list(file.as_slice(), &[]);
+        let _ = list(bytes.as_slice(), &[]);
+    }
+}

@@ -1,0 +1,61 @@
+//! The GPU code of whole directories: every file on all cores, the largest first.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kiln_plan::gpu::Capability;
+
+use crate::listing::{FatbinError, Listing, list};
+
+/// Files below this many bytes have no room for code.
+const LEAST: u64 = 64;
+
+/// A file with GPU code, or one that could not be listed.
+pub type Listed = (PathBuf, Result<Listing, FatbinError>);
+
+/// Lists every file below a directory that has GPU code, sorted by path; `threads` work at once. Symbolic links are not
+/// followed: what they point at is listed where it lies, if it does.
+pub fn list_tree(directory: &Path, gpus: &[Capability], threads: usize) -> io::Result<Vec<Listed>> {
+    let mut files = files(directory)?;
+    files.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, files.len().max(1)) {
+            scope.spawn(|| {
+                while let Some((path, _)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let opened = fs_err::File::open(path).map_err(FatbinError::from);
+                    let listed = opened.and_then(|file| list(&file, gpus)).transpose();
+                    if let Some(listed) = listed {
+                        let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        found.push((path.clone(), listed));
+                    }
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
+fn files(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let mut files = Vec::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs_err::read_dir(next)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                waiting.push(entry.path());
+            } else if kind.is_file() {
+                let size = entry.metadata()?.len();
+                if size >= LEAST {
+                    files.push((entry.path(), size));
+                }
+            }
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,21 @@
+//! A library, an archive, regions: any bytes at all.
+
+#![no_main]
+
+use kiln_fatbin::list;
+use libfuzzer_sys::fuzz_target;
+
+#[global_allocator]
+static ALLOCATOR: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, 64 << 20);
+
+fuzz_target!(|bytes: &[u8]| {
+    let gpus = ["8.9", "9.0", "8.7", "12.0"].map(|text| text.parse().expect("a capability"));
+    if let Ok(Some(listing)) = list(bytes, &gpus) {
+        for code in &listing.code {
+            assert!(code.bytes <= bytes.len() as u64 || listing.code.len() > 1);
+            for (_, tally) in &code.coverage {
+                assert!(tally.native + tally.ptx + tally.missing <= code.regions);
+            }
+        }
+    }
+});
