@@ -123,10 +123,17 @@ fn elf_listing<S: Source + ?Sized>(
     }
     let mut listing = Listing::new(Found::Elf(elf.machine));
     listing.hip = HIP_SECTIONS.iter().any(|name| elf.named(name).next().is_some());
+    // Sections do not overlap; those that do must not make the same bytes be read again and again.
+    let mut left = window.size();
     for section in &elf.sections {
         if !section.has_content() {
             continue;
         }
+        let Some(rest) = left.checked_sub(section.size) else {
+            listing.malformed.push(format!("{}: it overlaps with other sections", section.name));
+            break;
+        };
+        left = rest;
         if REGION_SECTIONS.contains(&section.name.as_str()) {
             listing.regions(window, &section.name, section.range(), gpus)?;
         } else if section.size >= WORTH_SEARCHING && !section.is_executable() {

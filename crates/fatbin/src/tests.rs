@@ -153,6 +153,20 @@ fn what_makes_no_sense_is_said_with_its_place() {
     assert_eq!(listing.malformed, [".nv_fatbin: at byte 0x50 there is something that is no region"]);
 }
 
+#[test]
+fn sections_that_overlap_are_not_read_again_and_again() {
+    let one = region(&[entry(2, 90, 0, 4096)]);
+    let mut file = elf(&[(".nv_fatbin", one.clone()), (".nv_fatbin", one)]);
+    // The second section's header points at the first one's content, and at everything behind it.
+    let headers = u64::from_le_bytes(file[40..48].try_into().unwrap()) as usize;
+    file[headers + 2 * 64 + 24..][..8].copy_from_slice(&64u64.to_le_bytes());
+    let size = (file.len() - 64) as u64;
+    file[headers + 2 * 64 + 32..][..8].copy_from_slice(&size.to_le_bytes());
+    let listing = listed(&file, &[]).unwrap();
+    assert_eq!(listing.malformed, [".nv_fatbin: it overlaps with other sections"]);
+    assert_eq!(listing.code.len(), 1);
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), at in 0usize..400) {
