@@ -95,7 +95,7 @@ pub(crate) enum Command {
     Logout(commands::login::Logout),
     /// Look after the results that machines share through a registry
     Cache(commands::cache::CacheCommand),
-    /// List what is in an OCI layout, a wheel, or an image of the stack
+    /// List what is in an OCI layout, a wheel or an image of the stack, and the GPU code of libraries
     Inspect(commands::inspect::Inspect),
     /// List GPU names and capabilities, and which CUDA releases compile for them
     Gpus(commands::gpus::Gpus),

@@ -24,7 +24,8 @@ fn the_help_is_pinned() {
       login        Keep credentials for a registry
       logout       Forget credentials for a registry
       cache        Look after the results that machines share through a registry
-      inspect      List what is in an OCI layout, a wheel, or an image of the stack
+      inspect      List what is in an OCI layout, a wheel or an image of the stack, and the GPU code of
+                   libraries
       gpus         List GPU names and capabilities, and which CUDA releases compile for them
       du           Say what the store takes up
       gc           Remove what was used least recently from the store
