@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kiln_oci::image::MANIFEST;
-use kiln_oci::layout::Layout;
-use kiln_oci::registry::{Document, Moved, Publication, Upload};
+use kiln_oci::layer::Layer;
+use kiln_oci::layout::{Blobs, Layout};
+use kiln_oci::registry::{Moved, Publication, Upload};
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 
@@ -82,13 +82,11 @@ impl Workshop<'_> {
         };
         let chosen = all.iter().filter(|(found, _)| named.is_none() || found.as_deref() == named);
         let mut images = Vec::new();
-        let mut manifests = Vec::new();
         for (_, found) in chosen {
             let found = found.clone().in_oci()?;
             self.store.add(&found.config_bytes)?;
-            let (digest, bytes) = (found.image.manifest, found.manifest_bytes.clone());
-            manifests.push(Document { media_type: MANIFEST.into(), digest, bytes });
-            images.push(found.image.clone());
+            self.store.add(&found.manifest_bytes)?;
+            images.push(found.image);
         }
         if images.is_empty() {
             let message = format!("{} has no image `{}`", path.display(), named.unwrap_or_default());
@@ -96,20 +94,17 @@ impl Workshop<'_> {
         }
         let mut built = Built::of(named.unwrap_or("image"), images, self.store)?;
         built.layouts.push(layout);
-        let blobs = self.blobs(&[&built]);
-        let mut uploads: Vec<Upload> = Vec::new();
-        for image in &built.images {
-            for layer in image.layers.iter().filter(|layer| layer.urls.is_empty()) {
-                let open = blobs.opener(&layer.digest, layer.size)?;
-                uploads.push(Upload { digest: layer.digest, size: layer.size, mounts: Vec::new(), open });
-            }
-            uploads.push(Upload::bytes(self.store.read(&image.config)?));
-        }
-        let mut seen = BTreeSet::new();
-        uploads.retain(|upload| seen.insert(upload.digest));
+        let plain = |blobs: &Blobs<'_>, layer: &Layer| {
+            let open = blobs.opener(&layer.digest, layer.size)?;
+            Ok(Upload { digest: layer.digest, size: layer.size, mounts: Vec::new(), open })
+        };
         let tag = to.tag.clone().unwrap_or_else(|| "latest".into());
-        let index = index_document(&built);
-        let publication = Publication { blobs: uploads, manifests, index: Some(index), tags: vec![tag] };
+        let publication = Publication {
+            blobs: self.uploads(&built, plain)?,
+            manifests: self.manifests(&built)?,
+            index: index_document(&built),
+            tags: vec![tag],
+        };
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
         let moved = {
             let work = self.work("push", to.repository.to_string(), Some(size));

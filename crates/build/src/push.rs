@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use kiln_oci::image::{INDEX, MANIFEST};
+use kiln_oci::image::{INDEX, Image, MANIFEST};
+use kiln_oci::layer::Layer;
 use kiln_oci::layout::Blobs;
 use kiln_oci::registry::{Document, Moved, Publication, Upload};
 use kiln_plan::digest::Digest;
@@ -17,6 +18,7 @@ use crate::error::{BuildError, Result};
 use crate::output::Output;
 use crate::project::Project;
 use crate::remote::Shared;
+use crate::workshop::Workshop;
 
 /// Hexadecimal digits of an index's digest that are always a tag.
 const TAG_DIGITS: usize = 16;
@@ -127,16 +129,10 @@ impl Project<'_> {
         let to = self.repository(image)?;
         let partial = self.stack.target.partial;
         let publication = Publication {
-            blobs: self.uploads(built, image, &to)?,
-            manifests: built
-                .images
-                .iter()
-                .map(|image| {
-                    let bytes = self.store.read(&image.manifest)?;
-                    Ok(Document { media_type: MANIFEST.into(), digest: image.manifest, bytes })
-                })
-                .collect::<Result<_>>()?,
-            index: (!partial).then(|| index_document(built)),
+            blobs: self
+                .uploads(built, |blobs, layer| self.upload(blobs, layer.digest, layer.size, Some(image), &to))?,
+            manifests: self.manifests(built)?,
+            index: index_document(built),
             tags: if partial { Vec::new() } else { tags(built, image) },
         };
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
@@ -153,25 +149,6 @@ impl Project<'_> {
         }
         self.session.found(publication.blobs.iter().map(|blob| blob.digest), &to);
         Ok(Pushed::new(built, to, &publication, &moved))
-    }
-
-    /// Layers and configs, each with where it may be mounted from and what opens it.
-    fn uploads(&self, built: &Built, image: &stack::Image, to: &Repository) -> Result<Vec<Upload>> {
-        let blobs = self.blobs(&[built]);
-        let mut seen = BTreeSet::new();
-        let mut uploads = Vec::new();
-        for platform in &built.images {
-            for layer in &platform.layers {
-                // What registries may not distribute is where its manifest says.
-                if layer.urls.is_empty() && seen.insert(layer.digest) {
-                    uploads.push(self.upload(&blobs, layer.digest, layer.size, Some(image), to)?);
-                }
-            }
-            if seen.insert(platform.config) {
-                uploads.push(Upload::bytes(self.store.read(&platform.config)?));
-            }
-        }
-        Ok(uploads)
     }
 
     /// A layer that is to be in a repository.
@@ -227,21 +204,11 @@ impl Project<'_> {
                 });
             }
         }
-        let index = index_document(&built);
         let tags = tags(&built, image);
-        for tag in &tags {
-            self.registries()?.push_manifest(&to.tag(tag), INDEX, &index.bytes)?;
-        }
-        Ok(Pushed {
-            name: name.to_owned(),
-            index: built.digest,
-            tags,
-            manifests: built.images.iter().map(|image| (image.platform, image.manifest)).collect(),
-            sent: 0,
-            mounted: 0,
-            there: 0,
-            repository: to,
-        })
+        let publication = Publication { blobs: Vec::new(), manifests: Vec::new(), index: index_document(&built), tags };
+        let work = self.work("push", to.to_string(), None);
+        let moved = self.registries()?.publish(&to, &publication, &work)?;
+        Ok(Pushed::new(&built, to, &publication, &moved))
     }
 
     /// An image of manifests that a repository has, one for each platform of the stack.
@@ -267,6 +234,40 @@ impl Project<'_> {
             });
         }
         Built::of(&image.name, images, self.store)
+    }
+}
+
+impl Workshop<'_> {
+    /// Layers, each once and as `upload` would have it, and configs.
+    pub(crate) fn uploads(
+        &self,
+        built: &Built,
+        upload: impl Fn(&Blobs<'_>, &Layer) -> Result<Upload>,
+    ) -> Result<Vec<Upload>> {
+        let blobs = self.blobs(&[built]);
+        let mut seen = BTreeSet::new();
+        let mut uploads = Vec::new();
+        for platform in &built.images {
+            for layer in &platform.layers {
+                // What registries may not distribute is where its manifest says.
+                if layer.urls.is_empty() && seen.insert(layer.digest) {
+                    uploads.push(upload(&blobs, layer)?);
+                }
+            }
+            if seen.insert(platform.config) {
+                uploads.push(Upload::bytes(self.store.read(&platform.config)?));
+            }
+        }
+        Ok(uploads)
+    }
+
+    /// The manifests of all platforms as registries take them.
+    pub(crate) fn manifests(&self, built: &Built) -> Result<Vec<Document>> {
+        let manifest = |image: &Image| {
+            let bytes = self.store.read(&image.manifest)?;
+            Ok(Document { media_type: MANIFEST.into(), digest: image.manifest, bytes })
+        };
+        built.images.iter().map(manifest).collect()
     }
 }
 

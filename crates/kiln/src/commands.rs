@@ -125,6 +125,11 @@ fn print_json(value: &serde_json::Value) -> Outcome {
     print(&format!("{value:#}\n"))
 }
 
+/// A size on the command line.
+fn size_value(text: &str) -> Result<u64, String> {
+    kiln_plan::size::parse(text).ok_or_else(|| "write a number with a unit: `20GB`, `512MiB`".into())
+}
+
 /// `1 layer`, `2 layers`.
 fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

@@ -38,6 +38,9 @@ struct Report {
     store_beyond_wheels: f64,
 }
 
+/// Docker's client, for the daemon that [`Bench::with_docker`] starts.
+pub(super) const DOCKER: &str = "DOCKER_BUILDKIT=1 DOCKER_HOST=unix://$PWD/peer/sock /usr/bin/docker";
+
 pub(super) const TORCH: &str = "2.11.0";
 
 const STACK: &str = r#"
@@ -256,17 +259,23 @@ impl Bench {
         say("measuring: docker build (BuildKit)");
         self.base_tar()?;
         self.containerfile("base")?;
+        let sample = self.with_docker(|| {
+            self.run(&format!("{DOCKER} import base.tar base"))?;
+            timed(&self.at, &format!("{DOCKER} build -q --network none -t torch ."))
+        })?;
+        Ok(Some(Figure::new("docker build (BuildKit)", vec![sample])))
+    }
+
+    /// Does something while a Docker daemon of its own runs, with nothing in it.
+    pub(super) fn with_docker<T>(&self, measure: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
         self.run(
             "rm -rf peer && mkdir peer && (dockerd --data-root $PWD/peer/data --exec-root $PWD/peer/exec -p $PWD/peer/pid \
              -H unix://$PWD/peer/sock --iptables=false --ip6tables=false --bridge=none > peer/log 2>&1 &) ; \
              for i in $(seq 60); do test -S peer/sock && break; sleep 0.5; done; sleep 2",
         )?;
-        let docker = "DOCKER_BUILDKIT=1 DOCKER_HOST=unix://$PWD/peer/sock /usr/bin/docker";
-        let sample = self
-            .run(&format!("{docker} import base.tar base"))
-            .and_then(|()| timed(&self.at, &format!("{docker} build -q --network none -t torch .")));
+        let measured = measure();
         self.run("kill $(cat peer/pid) && sleep 5; rm -rf peer")?;
-        Ok(Some(Figure::new("docker build (BuildKit)", vec![sample?])))
+        measured
     }
 }
 

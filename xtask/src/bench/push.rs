@@ -11,14 +11,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::assemble::{Bench, TORCH};
+use super::assemble::{Bench, DOCKER, TORCH};
 use super::measure::{Figure, Sample, has, timed};
 use crate::interop::complain as say;
 
 /// The registry's address.
 const ADDRESS: &str = "127.0.0.1:5037";
 const BUILDAH: &str = "buildah --root $PWD/peer/storage --runroot $PWD/peer/run --storage-driver overlay";
-const DOCKER: &str = "DOCKER_BUILDKIT=1 DOCKER_HOST=unix://$PWD/peer/sock /usr/bin/docker";
 
 /// What is measured and how often.
 #[derive(Debug, Args)]
@@ -266,13 +265,8 @@ impl Bench {
         self.base_tar()?;
         self.containerfile("base")?;
         self.second_containerfile("torch")?;
-        self.run(
-            "rm -rf peer && mkdir peer && (dockerd --data-root $PWD/peer/data --exec-root $PWD/peer/exec -p $PWD/peer/pid \
-             -H unix://$PWD/peer/sock --iptables=false --ip6tables=false --bridge=none > peer/log 2>&1 &) ; \
-             for i in $(seq 60); do test -S peer/sock && break; sleep 0.5; done; sleep 2",
-        )?;
-        let measured = self.docker_pushes(runs);
-        self.run("kill $(cat peer/pid) && sleep 5; rm -rf peer Second registry")?;
+        let measured = self.with_docker(|| self.docker_pushes(runs));
+        self.run("rm -rf Second registry")?;
         measured.map(Some)
     }
 

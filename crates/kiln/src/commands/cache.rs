@@ -11,7 +11,7 @@ use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, count, print, print_json, table, with_project};
+use super::{Outcome, count, print, print_json, size_value, table, with_project};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
@@ -54,7 +54,7 @@ struct Prune {
     #[arg(long, value_name = "AGE", value_parser = age, required_unless_present = "keep_storage")]
     older_than: Option<u64>,
     /// Remove the oldest until what stays keeps at most so much, such as `200GB`
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = size_value)]
     keep_storage: Option<u64>,
     /// Only say what would go
     #[arg(long)]
@@ -88,10 +88,6 @@ fn age(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    size::parse(text).ok_or_else(|| "write a number with a unit: `20GB`, `512MiB`".into())
 }
 
 impl CacheCommand {

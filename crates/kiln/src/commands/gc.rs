@@ -5,7 +5,7 @@ use kiln_plan::size;
 use kiln_store::Store;
 use serde_json::json;
 
-use super::{Outcome, print, print_json, table};
+use super::{Outcome, print, print_json, size_value, table};
 use crate::arguments::Global;
 use crate::surroundings::store_directory;
 
@@ -18,10 +18,6 @@ pub(crate) struct Gc {
     /// Also what stacks need whose lock is there
     #[arg(long)]
     all: bool,
-}
-
-fn size_value(text: &str) -> Result<u64, String> {
-    size::parse(text).ok_or_else(|| "write a number with a unit: `20GB`, `512MiB`".into())
 }
 
 impl Gc {

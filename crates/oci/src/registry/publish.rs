@@ -13,9 +13,9 @@ pub struct Publication {
     pub blobs: Vec<Upload>,
     /// Manifests of its platforms.
     pub manifests: Vec<Document>,
-    /// The index over them; nothing where others will make it.
-    pub index: Option<Document>,
-    /// What the index is to be called.
+    /// The index over them.
+    pub index: Document,
+    /// What the index is to be called; nothing where others will make one over more platforms.
     pub tags: Vec<String>,
 }
 
@@ -29,10 +29,8 @@ impl Registries {
         for manifest in &image.manifests {
             self.put_unless_there(to, manifest, &manifest.digest.to_string())?;
         }
-        if let Some(index) = &image.index {
-            for tag in &image.tags {
-                self.put_unless_there(to, index, tag)?;
-            }
+        for tag in &image.tags {
+            self.put_unless_there(to, &image.index, tag)?;
         }
         Ok(moved)
     }

@@ -120,7 +120,7 @@ fn image(seed: u8) -> Publication {
     Publication {
         blobs,
         manifests: vec![document(MANIFEST, manifest)],
-        index: Some(document(INDEX, index)),
+        index: document(INDEX, index),
         tags: vec!["0123".into(), "latest".into()],
     }
 }
@@ -186,7 +186,12 @@ fn an_upload_goes_on_where_the_connection_broke() {
     for absolute_location in [true, false] {
         let pair = Pair::new(Behaviour { absolute_location, ..Behaviour::default() });
         let bytes = content(7, 3_000_000);
-        let image = Publication { blobs: vec![upload(&bytes)], manifests: vec![], index: None, tags: vec![] };
+        let image = Publication {
+            blobs: vec![upload(&bytes)],
+            manifests: vec![],
+            index: document(INDEX, vec![]),
+            tags: vec![],
+        };
         pair.registry.fail(Request::PutUpload, Fault::DropAfter(2_000_000), 1);
         pair.registry.fail(Request::PatchUpload, Fault::DropAfter(500_000), 1);
         assert_eq!(pair.publish("a", &image).unwrap(), [Moved::Sent]);
@@ -202,7 +207,8 @@ fn requests_that_are_too_long_are_cut() {
     let behaviour = Behaviour { largest_body: Some(5 << 20), min_chunk: Some(1 << 20), ..Behaviour::default() };
     let pair = Pair::new(behaviour);
     let bytes = content(7, 11 << 20);
-    let image = Publication { blobs: vec![upload(&bytes)], manifests: vec![], index: None, tags: vec![] };
+    let image =
+        Publication { blobs: vec![upload(&bytes)], manifests: vec![], index: document(INDEX, vec![]), tags: vec![] };
     assert_eq!(pair.publish("a", &image).unwrap(), [Moved::Sent]);
     assert_eq!(pair.registry.blob("a", &Digest::of(&bytes)), Some(bytes));
     let patches = pair.requests().into_iter().filter(|request| *request == Request::PatchUpload).count();
@@ -214,7 +220,7 @@ fn content_that_is_not_what_its_digest_says_is_not_pushed() {
     let pair = Pair::open();
     let mut wrong = upload(b"content");
     wrong.digest = Digest::of(b"other content");
-    let image = Publication { blobs: vec![wrong], manifests: vec![], index: None, tags: vec![] };
+    let image = Publication { blobs: vec![wrong], manifests: vec![], index: document(INDEX, vec![]), tags: vec![] };
     let error = pair.publish("a", &image).unwrap_err();
     assert!(matches!(error, RegistryError::Damaged { .. }), "{error}");
 }
@@ -224,7 +230,7 @@ fn a_file_that_cannot_be_read_ends_the_push_at_once() {
     let pair = Pair::open();
     let mut broken = upload(b"content");
     broken.open = Some(Arc::new(|_| Err(std::io::Error::other("the disk is gone"))));
-    let image = Publication { blobs: vec![broken], manifests: vec![], index: None, tags: vec![] };
+    let image = Publication { blobs: vec![broken], manifests: vec![], index: document(INDEX, vec![]), tags: vec![] };
     assert_eq!(pair.publish("a", &image).unwrap_err().to_string(), "the disk is gone");
 }
 
@@ -452,7 +458,7 @@ fn fail_once(auth: Auth, (kind, fault, skip, times): (Request, Fault, usize, usi
     pair.registry.forgive();
     pair.registry.check().unwrap_or_else(|problem| panic!("{what}: {problem}"));
     let tagged = pair.registry.manifest(to, "latest").map(|(_, bytes)| Digest::of(&bytes));
-    let digest = |image: &Publication| image.index.as_ref().map(|index| index.digest);
+    let digest = |image: &Publication| Some(image.index.digest);
     match pushed {
         Ok(_) => assert_eq!(tagged, digest(&second), "{what}"),
         Err(error) => {
