@@ -10,6 +10,9 @@ const MOST_SECTIONS: u64 = 1 << 16;
 const NAME: usize = 64;
 const HEADER: usize = 64;
 const SECTION_HEADER: u64 = 64;
+const PROGRAM_HEADER: u64 = 56;
+/// `PN_XNUM`: there are more program headers than fit their count.
+const TOO_MANY_SEGMENTS: u16 = 0xffff;
 /// `sh_type` of sections without content in the file.
 const NOBITS: u32 = 8;
 /// `SHF_EXECINSTR`.
@@ -58,10 +61,37 @@ pub struct Section {
     pub kind: u32,
     /// `sh_flags`.
     pub flags: u64,
+    /// Where it lies in memory; 0 where it is not loaded.
+    pub address: u64,
     /// Where its content begins in the file.
     pub offset: u64,
     /// Bytes of content in the file.
     pub size: u64,
+    /// `sh_link`.
+    pub link: u32,
+    /// Where its header lies in the file.
+    pub header: u64,
+}
+
+/// What is mapped, or how it is to be treated: an entry of the program header table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// `p_type`.
+    pub kind: u32,
+    /// `p_flags`.
+    pub flags: u32,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Where it begins in memory.
+    pub address: u64,
+    /// `p_paddr`, which nobody reads.
+    pub physical: u64,
+    /// Bytes in the file.
+    pub size: u64,
+    /// Bytes in memory.
+    pub memory: u64,
+    /// Offset and address are the same modulo this.
+    pub alignment: u64,
 }
 
 /// The headers of an ELF file.
@@ -73,6 +103,14 @@ pub struct Elf {
     pub flags: u32,
     /// `e_ident[EI_ABIVERSION]`: for cubins, how to read the flags.
     pub abi: u8,
+    /// `e_type`.
+    pub kind: u16,
+    /// Where the program headers lie in the file.
+    pub program_headers: u64,
+    /// Its segments.
+    pub segments: Vec<Segment>,
+    /// Where the section headers lie in the file.
+    pub section_headers: u64,
     /// Its sections.
     pub sections: Vec<Section>,
 }
@@ -101,7 +139,24 @@ impl Elf {
             at if u64::from(size) == SECTION_HEADER => sections(source, at, u64::from(count), u64::from(names))?,
             _ => return Err(ElfError::Damaged("its section headers have an unknown size")),
         };
-        Ok(Self { machine, flags, abi, sections })
+        let (program_headers, segment, segments) = (fields.u64(32), fields.u16(54), fields.u16(56));
+        let segments = match segments {
+            0 => Vec::new(),
+            count if u64::from(segment) == PROGRAM_HEADER && count != TOO_MANY_SEGMENTS => {
+                self::segments(source, program_headers, u64::from(count))?
+            }
+            _ => return Err(ElfError::Damaged("its program headers have an unknown size or number")),
+        };
+        Ok(Self { machine, flags, abi, kind: fields.u16(16), program_headers, segments, section_headers: at, sections })
+    }
+
+    /// Where in the file the bytes of an address are: those that are mapped and lie in the file.
+    pub fn offset_of(&self, address: u64) -> Option<u64> {
+        let loaded = self.segments.iter().filter(|segment| segment.is_loaded());
+        loaded
+            .filter_map(|segment| address.checked_sub(segment.address).map(|into| (segment, into)))
+            .find(|(segment, into)| *into < segment.size)
+            .and_then(|(segment, into)| segment.offset.checked_add(into))
     }
 
     /// Sections that have content and this name.
@@ -110,10 +165,31 @@ impl Elf {
     }
 }
 
+impl Segment {
+    /// `PT_LOAD`: mapped into memory.
+    pub const LOAD: u32 = 1;
+    /// `PT_DYNAMIC`: what the loader reads.
+    pub const DYNAMIC: u32 = 2;
+    /// `PT_INTERP`: the loader of a program.
+    pub const INTERPRETER: u32 = 3;
+    /// `PT_PHDR`: the program headers themselves.
+    pub const PROGRAM_HEADERS: u32 = 6;
+
+    /// Whether it is mapped into memory.
+    pub fn is_loaded(&self) -> bool {
+        self.kind == Self::LOAD
+    }
+}
+
 impl Section {
     /// Where its content is in the file.
     pub fn range(&self) -> std::ops::Range<u64> {
         self.offset..self.offset + self.size
+    }
+
+    /// Where it lies in memory.
+    pub fn memory(&self) -> std::ops::Range<u64> {
+        self.address..self.address.saturating_add(self.size)
     }
 
     /// Whether it holds instructions of the processor.
@@ -156,8 +232,16 @@ fn sections<S: Source + ?Sized>(
             Some(position) => text(source.bytes(position, NAME)?),
             None => String::new(),
         };
-        let section =
-            Section { name, kind: fields.u32(4), flags: fields.u64(8), offset: fields.u64(24), size: fields.u64(32) };
+        let section = Section {
+            name,
+            kind: fields.u32(4),
+            flags: fields.u64(8),
+            address: fields.u64(16),
+            offset: fields.u64(24),
+            size: fields.u64(32),
+            link: fields.u32(40),
+            header: at + index * SECTION_HEADER,
+        };
         let end = section.offset.checked_add(section.size);
         if section.has_content() && end.is_none_or(|end| end > source.size()) {
             return Err(ElfError::Damaged("a section leads out of the file"));
@@ -165,6 +249,27 @@ fn sections<S: Source + ?Sized>(
         sections.push(section);
     }
     Ok(sections)
+}
+
+fn segments<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, count: u64) -> Result<Vec<Segment>, ElfError> {
+    const CUT_OFF: ElfError = ElfError::Damaged("its program headers are cut off");
+    let mut segments = Vec::new();
+    for index in 0..count {
+        let position = at.checked_add(index * PROGRAM_HEADER).ok_or(CUT_OFF)?;
+        let bytes: [u8; PROGRAM_HEADER as usize] = source.array(position)?.ok_or(CUT_OFF)?;
+        let fields = Fields(&bytes);
+        segments.push(Segment {
+            kind: fields.u32(0),
+            flags: fields.u32(4),
+            offset: fields.u64(8),
+            address: fields.u64(16),
+            physical: fields.u64(24),
+            size: fields.u64(32),
+            memory: fields.u64(40),
+            alignment: fields.u64(48),
+        });
+    }
+    Ok(segments)
 }
 
 fn text(bytes: &[u8]) -> String {

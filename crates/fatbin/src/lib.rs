@@ -11,17 +11,21 @@ mod coverage;
 mod elf;
 mod entry;
 mod listing;
+mod prune;
 mod region;
+mod relocation;
 mod selection;
 mod source;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod wrapper;
 
 pub use coverage::{Coverage, Tally};
-pub use elf::{Elf, ElfError, Machine, Section};
+pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};
 pub use listing::{Code, FatbinError, Found, Group, Listing, list};
+pub use prune::{Cut, Decision, PRUNE_VERSION, Rewrite, check, prune};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};

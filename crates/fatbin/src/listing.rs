@@ -13,7 +13,7 @@ use crate::region::{self, MAGIC, Malformed, Region, Regions};
 use crate::source::{Source, Window};
 
 /// Sections that hold nothing but regions: code to be loaded, and code for the linker.
-const REGION_SECTIONS: [&str; 2] = [".nv_fatbin", "__nv_relfatbin"];
+pub(crate) const REGION_SECTIONS: [&str; 2] = [".nv_fatbin", "__nv_relfatbin"];
 /// Sections of AMD's compilers, whose format is another.
 const HIP_SECTIONS: [&str; 2] = [".hip_fatbin", ".hipFatBinSegment"];
 /// Sections below this many bytes are not searched for code.

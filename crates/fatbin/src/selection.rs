@@ -16,6 +16,8 @@ pub struct Selection {
     pub gpus: Vec<Capability>,
     /// Whether all PTX stays, for GPUs that come later.
     pub keep_ptx: bool,
+    /// Whether all code for the linker goes (`__nv_relfatbin`), which a program that only runs does not need.
+    pub drop_relocatable: bool,
 }
 
 impl Selection {
@@ -65,7 +67,7 @@ mod tests {
     fn kept(entries: &[(Kind, u32)], gpus: &[&str]) -> Vec<u32> {
         let whole = region(entries.iter().map(|(kind, number)| entry(*kind, *number, 0)).collect());
         let gpus = gpus.iter().map(|text| text.parse().unwrap()).collect();
-        let keeps = Selection { gpus, keep_ptx: false }.keeps(&whole);
+        let keeps = Selection { gpus, keep_ptx: false, drop_relocatable: false }.keeps(&whole);
         whole.entries.iter().zip(keeps).filter(|(_, keep)| *keep).map(|(entry, _)| entry.number).collect()
     }
 
@@ -101,7 +103,7 @@ mod tests {
             let build = |(kind, number, flag): (usize, usize, usize)| entry(kinds[kind], numbers[number], flags[flag]);
             let before = region(entries.into_iter().map(build).collect());
             let gpus: Vec<Capability> = gpus.into_iter().map(|at| capabilities[at].parse().unwrap()).collect();
-            let keeps = Selection { gpus: gpus.clone(), keep_ptx }.keeps(&before);
+            let keeps = Selection { gpus: gpus.clone(), keep_ptx, drop_relocatable: false }.keeps(&before);
             let entries = before.entries.iter().zip(keeps).filter(|(_, keep)| *keep).map(|(entry, _)| *entry).collect();
             let after = region(entries);
             for gpu in gpus {

@@ -53,6 +53,12 @@ impl<'a, S: Source + ?Sized> Window<'a, S> {
         Ok(Self { source, size: source.size()?, start: 0, filled: 0, buffer: vec![0; WINDOW].into_boxed_slice() })
     }
 
+    /// Another window on the same source.
+    pub fn another(&self) -> Self {
+        let buffer = vec![0; WINDOW].into_boxed_slice();
+        Self { source: self.source, size: self.size, start: 0, filled: 0, buffer }
+    }
+
     /// How many bytes there are.
     pub fn size(&self) -> u64 {
         self.size

@@ -1,0 +1,198 @@
+//! Cutting GPU code out of a shared object, so that what stays works as before.
+//!
+//! Regions are packed to the front of their section, each with the entries that [`Selection`] keeps, and the pages that
+//! become free behind them are cut out of the file. No address changes but those of regions, which the wrappers'
+//! relocations name; whatever else points at a region pins it to its place. Where anything is not as it is known to be, the
+//! file is left as it is and the reason is told.
+//!
+//! What comes out is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
+
+mod check;
+mod layout;
+mod references;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use kiln_plan::gpu::Architecture;
+use serde::Serialize;
+
+use crate::elf::{Elf, ElfError, Machine, Section};
+use crate::entry::Kind;
+use crate::listing::REGION_SECTIONS;
+use crate::region::{Region, Regions};
+use crate::selection::Selection;
+use crate::source::{Source, Window};
+
+pub use check::check;
+use layout::Layout;
+use references::References;
+pub use rewrite::Rewrite;
+
+/// Raised when the same file would be pruned to other bytes.
+pub const PRUNE_VERSION: u32 = 1;
+/// `ET_DYN`: shared objects, and programs that can be loaded anywhere.
+const SHARED: u16 = 3;
+/// Regions begin at multiples of this.
+const ALIGNMENT: u64 = 8;
+
+/// What pruning a file comes to.
+#[derive(Debug)]
+pub enum Decision {
+    /// There is no GPU code that could be cut.
+    NoCode,
+    /// All of it stays, or so much that no page becomes free.
+    Needed,
+    /// The file stays as it is, because it is not as files are known to be: a clause.
+    Refused(String),
+    /// How to write it anew.
+    Rewrite(Box<Rewrite>),
+}
+
+/// Bytes of code of one kind and architecture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cut {
+    /// What it is for; nothing where that cannot be told.
+    pub architecture: Option<Architecture>,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes before.
+    pub before: u64,
+    /// Bytes after.
+    pub after: u64,
+}
+
+/// Why planning ends early.
+enum Stop {
+    Refused(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn refused(reason: impl Into<String>) -> Stop {
+    Stop::Refused(reason.into())
+}
+
+/// A section of regions.
+struct Fat<'e> {
+    index: usize,
+    section: &'e Section,
+    regions: Vec<Region>,
+}
+
+/// Where a region goes and what of it.
+struct Placed {
+    /// Where it begins in the file, before anything is cut out.
+    offset: u64,
+    /// Bytes that it takes up.
+    size: u64,
+    /// For every entry, whether it stays.
+    keeps: Vec<bool>,
+}
+
+/// Finds out how to prune a file.
+pub fn prune<S: Source + ?Sized>(source: &S, selection: &Selection) -> io::Result<Decision> {
+    match plan(source, selection) {
+        Ok(decision) => Ok(decision),
+        Err(Stop::Refused(reason)) => Ok(Decision::Refused(reason)),
+        Err(Stop::Io(error)) => Err(error),
+    }
+}
+
+fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decision, Stop> {
+    let mut window = Window::new(source)?;
+    let elf = match Elf::read(&mut window) {
+        Ok(elf) if matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) => elf,
+        Ok(_) | Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(Decision::NoCode),
+        Err(ElfError::Damaged(problem)) => return Err(refused(format!("it is damaged: {problem}"))),
+        Err(ElfError::Io(error)) => return Err(error.into()),
+    };
+    let fats = fats(&mut window, &elf)?;
+    if fats.is_empty() {
+        return Ok(Decision::NoCode);
+    }
+    if elf.kind != SHARED {
+        return Err(refused("it is no shared object, and cannot be loaded anywhere"));
+    }
+    let references = References::find(&mut window, &elf, &fats)?;
+    let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
+    let Some(layout) = Layout::find(&elf, &fats, &placed)? else { return Ok(Decision::Needed) };
+    let rewrite = Rewrite::new(&mut window, &elf, &fats, &placed, &references, &layout)?;
+    Ok(Decision::Rewrite(Box::new(rewrite)))
+}
+
+fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Vec<Fat<'e>>, Stop> {
+    let mut fats = Vec::new();
+    for (index, section) in elf.sections.iter().enumerate() {
+        if !section.has_content() || !REGION_SECTIONS.contains(&section.name.as_str()) {
+            continue;
+        }
+        let mut regions = Vec::new();
+        let mut found = Regions::new(window, section.range());
+        while let Some(region) = found.next_region()? {
+            regions.push(region.map_err(|malformed| refused(format!("in `{}` {malformed}", section.name)))?);
+        }
+        if section.address.checked_add(section.size).is_none() {
+            return Err(refused(format!("its section `{}` has no place in memory", section.name)));
+        }
+        if !regions.is_empty() {
+            fats.push(Fat { index, section, regions });
+        }
+    }
+    Ok(fats)
+}
+
+/// Packs regions to the front of their section, in order, around those that must stay where they are.
+fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<Placed> {
+    let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
+    let mut free = fat.section.offset.next_multiple_of(ALIGNMENT);
+    let mut placed = Vec::new();
+    for region in &fat.regions {
+        let keeps = if drops_all { vec![false; region.entries.len()] } else { selection.keeps(region) };
+        let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
+        let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
+        let offset = if references.pins(fat.address(region)) { region.offset } else { free };
+        free = (offset + size).next_multiple_of(ALIGNMENT);
+        placed.push(Placed { offset, size, keeps });
+    }
+    placed
+}
+
+/// The section of code for the linker.
+const RELOCATABLE: &str = "__nv_relfatbin";
+/// Bytes of a region's header.
+const REGION_HEADER: u64 = 16;
+
+impl Fat<'_> {
+    /// Where a region lies in memory.
+    fn address(&self, region: &Region) -> u64 {
+        self.section.address + (region.offset - self.section.offset)
+    }
+
+    /// The region that begins at an address.
+    fn region_at(&self, address: u64) -> Option<usize> {
+        let offset = address.checked_sub(self.section.address)?.checked_add(self.section.offset)?;
+        self.regions.binary_search_by_key(&offset, |region| region.offset).ok()
+    }
+}
+
+/// Bytes by architecture and kind, before and after.
+fn cuts(fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Vec<Cut> {
+    let mut sums: BTreeMap<(Kind, Option<Architecture>), (u64, u64)> = BTreeMap::new();
+    let regions = fats.iter().zip(placed).flat_map(|(fat, placed)| fat.regions.iter().zip(placed));
+    for (entry, keep) in regions.flat_map(|(region, placed)| region.entries.iter().zip(&placed.keeps)) {
+        let (before, after) = sums.entry((entry.kind, entry.architecture())).or_default();
+        *before += entry.size();
+        *after += if *keep { entry.size() } else { 0 };
+    }
+    let cut = |((kind, architecture), (before, after))| Cut { architecture, kind, before, after };
+    sums.into_iter().map(cut).collect()
+}

@@ -1,0 +1,149 @@
+//! Whether a pruned file still is what it was: looked at as the loader and the driver will, from the written file alone.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::{Fat, RELOCATABLE, Stop, fats, refused};
+use crate::elf::{Elf, Segment};
+use crate::entry::Entry;
+use crate::region::{self, Region};
+use crate::selection::Selection;
+use crate::source::{Source, Window};
+use crate::wrapper::{Wrapper, wrappers};
+
+/// The least that the offset and address of what is mapped agree in.
+const PAGE: u64 = 4096;
+
+/// Compares a file with what it was pruned to. The inner error is a clause that says what does not hold.
+///
+/// Every address has the content that it had but for GPU code; every wrapper leads to a region that serves the wanted
+/// GPUs as the old one did, out of the same entries; nothing that is mapped overlaps or leads out of the file.
+pub fn check<S: Source + ?Sized, T: Source + ?Sized>(
+    before: &S,
+    after: &T,
+    selection: &Selection,
+) -> io::Result<Result<(), String>> {
+    match compare(before, after, selection) {
+        Ok(()) => Ok(Ok(())),
+        Err(Stop::Refused(problem)) => Ok(Err(problem)),
+        Err(Stop::Io(error)) => Err(error),
+    }
+}
+
+fn compare<S: Source + ?Sized, T: Source + ?Sized>(
+    before: &S,
+    after: &T,
+    selection: &Selection,
+) -> Result<(), Stop> {
+    let (mut old, mut new) = (View::open(before)?, View::open(after)?);
+    mapped(&new.elf, new.window.size())?;
+    sections(&old.elf, &new.elf)?;
+    // Regions by themselves, as tools see them.
+    fats(&mut new.window, &new.elf)?;
+    let (old_wrappers, new_wrappers) = (old.wrappers()?, new.wrappers()?);
+    if old_wrappers.len() != new_wrappers.len() {
+        return Err(refused("there are fewer wrappers"));
+    }
+    let old_elf = old.elf.clone();
+    let sections = fats(&mut old.window, &old_elf)?;
+    let holds = |address: u64| sections.iter().find(|fat| fat.section.memory().contains(&address));
+    let pointed: BTreeSet<u64> = old_wrappers.iter().map(|wrapper| wrapper.region).collect();
+    let moved = old_wrappers.iter().zip(&new_wrappers);
+    if moved.clone().any(|(one, other)| one.pointer != other.pointer) {
+        return Err(refused("a wrapper is somewhere else"));
+    }
+    let moved = moved.map(|(one, other)| (one.region, other.region));
+    let addresses = sections.iter().flat_map(|fat| fat.regions.iter().map(|region| fat.address(region)));
+    let stayed = addresses.filter(|address| !pointed.contains(address)).map(|address| (address, address));
+    let pairs: BTreeSet<(u64, u64)> = moved.chain(stayed).collect();
+    for (from, to) in pairs {
+        let Some(fat) = holds(from) else { continue };
+        same(&old.region(from)?, &new.region(to)?, fat, selection)?;
+    }
+    Ok(())
+}
+
+/// A file as the loader sees it.
+struct View<'a, S: Source + ?Sized> {
+    window: Window<'a, S>,
+    elf: Elf,
+}
+
+impl<'a, S: Source + ?Sized> View<'a, S> {
+    fn open(source: &'a S) -> Result<Self, Stop> {
+        let mut window = Window::new(source)?;
+        let elf = Elf::read(&mut window).map_err(|error| refused(format!("it {error}")))?;
+        Ok(Self { window, elf })
+    }
+
+    fn wrappers(&mut self) -> Result<Vec<Wrapper>, Stop> {
+        wrappers(&mut self.window, &self.elf)?.map_err(refused)
+    }
+
+    /// The region at an address of memory.
+    fn region(&mut self, address: u64) -> Result<Region, Stop> {
+        let offset = self.elf.offset_of(address).ok_or_else(|| refused("a wrapper points at what is not in the file"))?;
+        let end = self.window.size();
+        region::read(&mut self.window, offset, end)?.map_err(|malformed| refused(malformed.to_string()))
+    }
+}
+
+fn mapped(elf: &Elf, size: u64) -> Result<(), Stop> {
+    let mut free = 0;
+    for segment in elf.segments.iter().filter(|segment| segment.is_loaded()) {
+        let alignment = segment.alignment.max(1);
+        let agrees = |by: u64| segment.address % by == segment.offset % by;
+        let inside = segment.offset.checked_add(segment.size).is_some_and(|end| end <= size);
+        if !agrees(alignment) || !agrees(PAGE.min(alignment)) || !inside || segment.memory < segment.size {
+            return Err(refused("a segment is not where it can be mapped from"));
+        }
+        if segment.address < free {
+            return Err(refused("segments overlap"));
+        }
+        free = segment.address.saturating_add(segment.memory);
+    }
+    let table = elf.segments.iter().find(|segment| segment.kind == Segment::PROGRAM_HEADERS);
+    if table.is_some_and(|table| elf.offset_of(table.address) != Some(elf.program_headers)) {
+        return Err(refused("its program headers are not mapped"));
+    }
+    Ok(())
+}
+
+fn sections(old: &Elf, new: &Elf) -> Result<(), Stop> {
+    if old.sections.len() != new.sections.len() {
+        return Err(refused("its sections are not the same"));
+    }
+    for (one, other) in old.sections.iter().zip(&new.sections) {
+        if (&one.name, one.kind, one.address) != (&other.name, other.kind, other.address) || other.size > one.size {
+            return Err(refused(format!("its section `{}` has changed", one.name)));
+        }
+        // Where tools look for a section is where the loader takes it from.
+        let loaded = other.address != 0 && other.has_content();
+        if loaded && new.offset_of(other.address) != Some(other.offset) && old.offset_of(one.address) == Some(one.offset)
+        {
+            return Err(refused(format!("its section `{}` is mapped from somewhere else", one.name)));
+        }
+    }
+    Ok(())
+}
+
+/// What is the same of an entry wherever it lies.
+fn content(entry: &Entry) -> Entry {
+    Entry { offset: 0, ..*entry }
+}
+
+fn same(old: &Region, new: &Region, fat: &Fat<'_>, selection: &Selection) -> Result<(), Stop> {
+    let mut rest = old.entries.iter().map(content);
+    if !new.entries.iter().map(content).all(|entry| rest.any(|known| known == entry)) {
+        return Err(refused(format!("the region at {:#x} has entries that were not there", new.offset)));
+    }
+    if selection.drop_relocatable && fat.section.name == RELOCATABLE {
+        return Ok(());
+    }
+    for gpu in &selection.gpus {
+        if old.coverage(*gpu) != new.coverage(*gpu) {
+            return Err(refused(format!("the region at {:#x} no longer serves {gpu} as it did", new.offset)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! Which pages are cut out of the file, and how the rest is mapped so that no address changes.
+
+use std::ops::Range;
+
+use super::{Fat, Placed, Stop, refused};
+use crate::elf::{Elf, Machine, Segment};
+
+pub(super) const PROGRAM_HEADER: u64 = 56;
+const PAGE: u64 = 4 << 10;
+/// The largest pages of aarch64, for which linkers lay files out.
+const LARGE_PAGE: u64 = 64 << 10;
+/// Program headers that there may be: their number has 16 bits, of which the highest value means something else.
+const MOST_SEGMENTS: usize = 0xfffe;
+
+/// How the file is laid out. Offsets are those before anything is cut, unless said otherwise.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Ranges that are cut out, ascending, each within a section of regions.
+    pub(super) cuts: Vec<Range<u64>>,
+    /// The program headers, with offsets after cutting.
+    pub(super) segments: Vec<Segment>,
+    /// Where the program headers go.
+    pub(super) table: u64,
+}
+
+impl Layout {
+    /// Nothing where no page becomes free.
+    pub(super) fn find(elf: &Elf, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Result<Option<Self>, Stop> {
+        let page = page(elf);
+        let mut cuts = Vec::new();
+        for (fat, placed) in fats.iter().zip(placed) {
+            let load = load(elf, fat)?;
+            if load.address.abs_diff(load.offset) % page != 0 {
+                return Err(refused("a segment's place in the file and in memory do not agree"));
+            }
+            let end = placed.last().map_or(fat.section.offset, |last| last.offset + last.size);
+            let cut = end.next_multiple_of(page)..fat.section.range().end / page * page;
+            if cut.start < cut.end {
+                cuts.push(cut);
+            }
+        }
+        cuts.sort_by_key(|cut| cut.start);
+        let count = elf.segments.len() + cuts.len();
+        if cuts.is_empty() {
+            return Ok(None);
+        }
+        if count > MOST_SEGMENTS {
+            return Err(refused("it has more segments than its header can count"));
+        }
+        let bytes = count as u64 * PROGRAM_HEADER;
+        let table = if has_room(elf, bytes) {
+            elf.program_headers
+        } else {
+            // The first pages that would become free are mapped already.
+            let Some(at) = cuts.iter().position(|cut| cut.end - cut.start > bytes.next_multiple_of(page)) else {
+                return Ok(None);
+            };
+            let table = cuts[at].start;
+            cuts[at].start += bytes.next_multiple_of(page);
+            table
+        };
+        let mut layout = Self { cuts, segments: Vec::new(), table };
+        layout.check_apart(elf, fats)?;
+        layout.map(elf, page, bytes)?;
+        Ok(Some(layout))
+    }
+
+    /// Where something goes that is in the file before cutting.
+    pub(super) fn moved(&self, offset: u64) -> u64 {
+        let gone = self.cuts.iter().map(|cut| offset.min(cut.end).saturating_sub(cut.start));
+        offset - gone.sum::<u64>()
+    }
+
+    /// What is cut must be GPU code alone.
+    fn check_apart(&self, elf: &Elf, fats: &[Fat<'_>]) -> Result<(), Stop> {
+        let meets = |range: Range<u64>| self.cuts.iter().any(|cut| range.start < cut.end && cut.start < range.end);
+        let headers = |at: u64, bytes: u64| at..at.saturating_add(bytes);
+        for (index, section) in elf.sections.iter().enumerate() {
+            let overlaps = |fat: &Fat<'_>| {
+                let (one, other) = (fat.section.range(), section.range());
+                fat.index != index && one.start < other.end && other.start < one.end
+            };
+            if section.has_content() && fats.iter().any(overlaps) {
+                return Err(refused(format!("its section `{}` overlaps with GPU code", section.name)));
+            }
+        }
+        let other = elf.segments.iter().filter(|segment| !segment.is_loaded() && segment.size > 0);
+        if other.into_iter().any(|segment| meets(headers(segment.offset, segment.size)))
+            || meets(headers(elf.section_headers, elf.sections.len() as u64 * 64))
+            || meets(headers(elf.program_headers, elf.segments.len() as u64 * PROGRAM_HEADER))
+        {
+            return Err(refused("GPU code overlaps with headers"));
+        }
+        Ok(())
+    }
+
+    /// Splits segments where something is cut out, and moves all that lies behind.
+    fn map(&mut self, elf: &Elf, page: u64, table_bytes: u64) -> Result<(), Stop> {
+        let mut segments = Vec::new();
+        for segment in &elf.segments {
+            if segment.kind == Segment::PROGRAM_HEADERS {
+                let address = elf.offset_of_table(self.table).ok_or_else(|| refused("its headers are not mapped"))?;
+                let (offset, size) = (self.moved(self.table), table_bytes);
+                segments.push(Segment { offset, address, physical: address, size, memory: size, ..*segment });
+            } else if segment.is_loaded() {
+                self.split(segment, page, &mut segments);
+            } else {
+                segments.push(Segment { offset: self.moved(segment.offset), ..*segment });
+            }
+        }
+        self.segments = segments;
+        Ok(())
+    }
+
+    fn split(&self, segment: &Segment, page: u64, segments: &mut Vec<Segment>) {
+        let end = segment.offset.saturating_add(segment.size);
+        let inside = self.cuts.iter().filter(|cut| segment.offset <= cut.start && cut.end <= end);
+        let mut pieces = Vec::new();
+        let mut from = segment.offset;
+        for cut in inside {
+            pieces.push((from, cut.start, 0));
+            from = cut.end;
+        }
+        // What is zero in memory and not in the file follows the last piece.
+        pieces.push((from, end, segment.memory.saturating_sub(segment.size)));
+        let split = pieces.len() > 1;
+        for (from, to, zeros) in pieces {
+            let address = segment.address.wrapping_add(from - segment.offset);
+            let offset = self.moved(from);
+            let agrees = segment.alignment <= page
+                || (!split && address.abs_diff(offset).is_multiple_of(segment.alignment));
+            let (size, memory) = (to - from, (to - from).saturating_add(zeros));
+            if memory > 0 {
+                let alignment = if agrees { segment.alignment } else { page };
+                let physical = segment.physical.wrapping_add(from - segment.offset);
+                segments.push(Segment { offset, address, physical, size, memory, alignment, ..*segment });
+            }
+        }
+    }
+}
+
+impl Elf {
+    /// The address of a place in the file.
+    fn offset_of_table(&self, offset: u64) -> Option<u64> {
+        let loaded = self.segments.iter().filter(|segment| segment.is_loaded());
+        loaded
+            .filter_map(|segment| offset.checked_sub(segment.offset).map(|into| (segment, into)))
+            .find(|(segment, into)| *into < segment.size)
+            .map(|(segment, into)| segment.address.wrapping_add(into))
+    }
+}
+
+/// The pages for which the file is laid out.
+fn page(elf: &Elf) -> u64 {
+    let mut loaded = elf.segments.iter().filter(|segment| segment.is_loaded());
+    let large = loaded.all(|segment| segment.address.abs_diff(segment.offset).is_multiple_of(LARGE_PAGE));
+    if elf.machine == Machine::Aarch64 && large { LARGE_PAGE } else { PAGE }
+}
+
+/// The one segment that maps a section.
+fn load<'e>(elf: &'e Elf, fat: &Fat<'_>) -> Result<&'e Segment, Stop> {
+    let section = fat.section;
+    let mut loads = elf.segments.iter().filter(|segment| {
+        let end = segment.offset.checked_add(segment.size);
+        segment.is_loaded() && segment.offset <= section.offset && end.is_some_and(|end| section.range().end <= end)
+    });
+    match (loads.next(), loads.next()) {
+        (Some(load), None)
+            if load.memory >= load.size
+                && load.address.checked_add(load.memory).is_some()
+                && section.address.checked_sub(load.address) == Some(section.offset - load.offset) =>
+        {
+            Ok(load)
+        }
+        _ => Err(refused(format!("its section `{}` is not mapped by one segment", section.name))),
+    }
+}
+
+/// Whether the program headers can grow where they are.
+fn has_room(elf: &Elf, bytes: u64) -> bool {
+    let table = elf.program_headers;
+    let sections = elf.sections.iter().filter(|section| section.has_content()).map(|section| section.offset);
+    let segments = elf.segments.iter().filter(|segment| segment.kind != Segment::PROGRAM_HEADERS && segment.size > 0);
+    let next = sections
+        .chain(segments.map(|segment| segment.offset))
+        .chain([elf.section_headers])
+        .filter(|offset| *offset > table)
+        .min();
+    table.checked_add(bytes).is_some_and(|end| next.is_some_and(|next| end <= next))
+}

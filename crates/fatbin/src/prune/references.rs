@@ -1,0 +1,121 @@
+//! What points at GPU code: the wrappers, which can be told otherwise, and whatever else, which cannot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Fat, Stop, refused};
+use crate::elf::{Elf, Section};
+use crate::relocation::{self, Relocation};
+use crate::source::{Fields, Source, Window};
+use crate::wrapper::{Wrapper, wrappers};
+
+/// `SHT_SYMTAB` and `SHT_DYNSYM`.
+const SYMBOLS: u32 = 2;
+const DYNAMIC_SYMBOLS: u32 = 11;
+const SYMBOL: u64 = 24;
+/// `STT_SECTION`.
+const SECTION_SYMBOL: u8 = 3;
+
+/// A symbol at the beginning of a region, of those that only debuggers read.
+pub(super) struct Symbol {
+    /// Where it lies in the file.
+    pub(super) offset: u64,
+    /// The address of its region.
+    pub(super) address: u64,
+    /// What it says how large it is.
+    pub(super) size: u64,
+}
+
+/// What points at regions.
+pub(super) struct References {
+    /// The wrappers whose region is one of the sections'.
+    pub(super) wrappers: Vec<Wrapper>,
+    /// Symbols that move with their regions.
+    pub(super) symbols: Vec<Symbol>,
+    /// Addresses of regions that something besides wrappers points at, or nothing.
+    pinned: BTreeSet<u64>,
+}
+
+impl References {
+    pub(super) fn find<S: Source + ?Sized>(
+        window: &mut Window<'_, S>,
+        elf: &Elf,
+        fats: &[Fat<'_>],
+    ) -> Result<Self, Stop> {
+        let wrappers = wrappers(window, elf)?.map_err(refused)?;
+        let wrappers: Vec<Wrapper> =
+            wrappers.into_iter().filter(|wrapper| within(fats, wrapper.region).is_some()).collect();
+        let mut users: BTreeMap<u64, bool> = BTreeMap::new();
+        for wrapper in &wrappers {
+            users.insert(wrapper.region, true);
+        }
+        let pointers: BTreeSet<u64> = wrappers.iter().map(|wrapper| wrapper.pointer).collect();
+        let mut problem = None;
+        let others = |relocation| {
+            let (location, target) = match relocation {
+                Relocation::Relative { location, target, .. } => (location, Some(target)),
+                Relocation::Other { location, target } => (location, target),
+            };
+            if within(fats, location).is_some() {
+                problem = Some("the loader writes into GPU code".to_owned());
+            }
+            let Some(target) = target else { return };
+            let Some(fat) = within(fats, target) else { return };
+            if fat.region_at(target).is_none() {
+                problem = Some(format!("a relocation points into a region, at {target:#x}"));
+            } else if !pointers.contains(&location) {
+                users.insert(target, false);
+            }
+        };
+        relocation::each(window, elf, others)?.map_err(refused)?;
+        if let Some(problem) = problem {
+            return Err(refused(problem));
+        }
+        let mut references = Self { wrappers, symbols: Vec::new(), pinned: BTreeSet::new() };
+        for fat in fats {
+            let addresses = fat.regions.iter().map(|region| fat.address(region));
+            references.pinned.extend(addresses.filter(|address| users.get(address) != Some(&true)));
+        }
+        for table in elf.sections.iter().filter(|section| section.has_content()) {
+            if matches!(table.kind, SYMBOLS | DYNAMIC_SYMBOLS) {
+                references.symbols(window, table, fats)?;
+            }
+        }
+        Ok(references)
+    }
+
+    /// Whether the region at an address must stay there.
+    pub(super) fn pins(&self, address: u64) -> bool {
+        self.pinned.contains(&address)
+    }
+
+    fn symbols<S: Source + ?Sized>(
+        &mut self,
+        window: &mut Window<'_, S>,
+        table: &Section,
+        fats: &[Fat<'_>],
+    ) -> Result<(), Stop> {
+        let mut offset = table.offset;
+        while offset + SYMBOL <= table.range().end {
+            let Some(bytes) = window.array::<{ SYMBOL as usize }>(offset)? else { break };
+            let fields = Fields(&bytes);
+            let (section, address, size) = (usize::from(fields.u16(6)), fields.u64(8), fields.u64(16));
+            if let Some(fat) = fats.iter().find(|fat| fat.index == section)
+                && bytes[4] & 0xf != SECTION_SYMBOL
+            {
+                match fat.region_at(address) {
+                    // Other libraries may have been linked against what is said here.
+                    Some(_) if table.kind == DYNAMIC_SYMBOLS => _ = self.pinned.insert(address),
+                    Some(_) => self.symbols.push(Symbol { offset, address, size }),
+                    None if address == fat.section.address => {}
+                    None => return Err(refused(format!("a symbol points into a region, at {address:#x}"))),
+                }
+            }
+            offset += SYMBOL;
+        }
+        Ok(())
+    }
+}
+
+fn within<'f, 'e>(fats: &'f [Fat<'e>], address: u64) -> Option<&'f Fat<'e>> {
+    fats.iter().find(|fat| fat.section.memory().contains(&address))
+}

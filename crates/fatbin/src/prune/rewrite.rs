@@ -1,0 +1,261 @@
+//! The pruned file as pieces of the old one, and what is new.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::layout::{Layout, PROGRAM_HEADER};
+use super::references::References;
+use super::{Cut, Fat, Placed, REGION_HEADER, Stop, cuts, refused};
+use crate::elf::{Elf, Segment};
+use crate::region::MAGIC;
+use crate::source::{Source, Window};
+
+/// Bytes that are copied at once.
+const CHUNK: usize = 1 << 20;
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// Some bytes of the pruned file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    /// From the old file.
+    Copy { from: u64, bytes: u64 },
+    /// New.
+    Bytes(Vec<u8>),
+    /// Zeros.
+    Zeros(u64),
+}
+
+/// How to write a pruned file.
+#[derive(Debug, Serialize)]
+pub struct Rewrite {
+    /// Bytes before.
+    pub before: u64,
+    /// Bytes after.
+    pub after: u64,
+    /// Regions.
+    pub regions: u64,
+    /// Regions that must stay where they are.
+    pub pinned: u64,
+    /// By kind and architecture.
+    pub code: Vec<Cut>,
+    #[serde(skip)]
+    pieces: Vec<Piece>,
+}
+
+impl Rewrite {
+    pub(super) fn new<S: Source + ?Sized>(
+        window: &mut Window<'_, S>,
+        elf: &Elf,
+        fats: &[Fat<'_>],
+        placed: &[Vec<Placed>],
+        references: &References,
+        layout: &Layout,
+    ) -> Result<Self, Stop> {
+        let mut changes = Changes(Vec::new());
+        changes.headers(elf, fats, placed, layout);
+        changes.pointers(window, elf, fats, placed, references)?;
+        changes.symbols(fats, placed, references);
+        for (fat, placed) in fats.iter().zip(placed) {
+            let cut = layout.cuts.iter().find(|cut| fat.section.range().contains(&cut.start));
+            changes.section(fat, placed, cut.map(|cut| cut.start..cut.end), layout);
+        }
+        let pieces = changes.pieces(window.size())?;
+        let after = pieces.iter().map(Piece::size).sum();
+        let regions = fats.iter().flat_map(|fat| fat.regions.iter().map(|region| fat.address(region)));
+        Ok(Self {
+            before: window.size(),
+            after,
+            regions: regions.clone().count() as u64,
+            pinned: regions.filter(|address| references.pins(*address)).count() as u64,
+            code: cuts(fats, placed),
+            pieces,
+        })
+    }
+
+    /// Writes the pruned file. `advance` is told of bytes as they are written and may end it.
+    pub fn write<S: Source + ?Sized>(
+        &self,
+        source: &S,
+        out: &mut impl Write,
+        advance: &dyn Fn(u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        for piece in &self.pieces {
+            match piece {
+                Piece::Bytes(bytes) => out.write_all(bytes)?,
+                Piece::Zeros(bytes) => {
+                    let mut left = *bytes;
+                    while left > 0 {
+                        let taken = left.min(ZEROS.len() as u64);
+                        out.write_all(&ZEROS[..taken as usize])?;
+                        left -= taken;
+                    }
+                }
+                Piece::Copy { from, bytes } => {
+                    let (mut at, end) = (*from, from + bytes);
+                    while at < end {
+                        let most = (end - at).min(CHUNK as u64) as usize;
+                        let read = source.read_at(&mut buffer[..most], at)?;
+                        if read == 0 {
+                            return Err(io::Error::other("the file became shorter while it was read"));
+                        }
+                        out.write_all(&buffer[..read])?;
+                        advance(read as u64)?;
+                        at += read as u64;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Copy { bytes, .. } | Self::Zeros(bytes) => *bytes,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// Ranges of the old file, and what takes their place.
+struct Changes(Vec<(std::ops::Range<u64>, Vec<Piece>)>);
+
+impl Changes {
+    fn put(&mut self, offset: u64, bytes: impl Into<Vec<u8>>) {
+        let bytes = bytes.into();
+        self.0.push((offset..offset + bytes.len() as u64, vec![Piece::Bytes(bytes)]));
+    }
+
+    /// ELF header, section headers, and program headers where they stay.
+    fn headers(&mut self, elf: &Elf, fats: &[Fat<'_>], placed: &[Vec<Placed>], layout: &Layout) {
+        self.put(32, layout.moved(layout.table).to_le_bytes());
+        self.put(40, layout.moved(elf.section_headers).to_le_bytes());
+        self.put(56, (layout.segments.len() as u16).to_le_bytes());
+        for section in elf.sections.iter().filter(|section| section.kind != 0) {
+            self.put(section.header + 24, layout.moved(section.offset).to_le_bytes());
+        }
+        for (fat, placed) in fats.iter().zip(placed) {
+            let end = placed.last().map_or(fat.section.offset, |last| last.offset + last.size);
+            self.put(fat.section.header + 32, (end - fat.section.offset).to_le_bytes());
+        }
+        if layout.table == elf.program_headers {
+            self.put(layout.table, table(&layout.segments));
+        }
+    }
+
+    /// The words that wrappers hold, and what their relocations say.
+    fn pointers<S: Source + ?Sized>(
+        &mut self,
+        window: &mut Window<'_, S>,
+        elf: &Elf,
+        fats: &[Fat<'_>],
+        placed: &[Vec<Placed>],
+        references: &References,
+    ) -> Result<(), Stop> {
+        for wrapper in &references.wrappers {
+            let Some((_, address)) = moved(fats, placed, wrapper.region) else { continue };
+            if address == wrapper.region {
+                continue;
+            }
+            if let Some(addend) = wrapper.addend {
+                self.put(addend, address.to_le_bytes());
+            }
+            let outside = || refused("a wrapper lies outside of the file");
+            let word = elf.offset_of(wrapper.pointer).ok_or_else(outside)?;
+            let written = window.array(word)?.map(u64::from_le_bytes).ok_or_else(outside)?;
+            if written == wrapper.region {
+                self.put(word, address.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn symbols(&mut self, fats: &[Fat<'_>], placed: &[Vec<Placed>], references: &References) {
+        for symbol in &references.symbols {
+            if let Some((size, address)) = moved(fats, placed, symbol.address) {
+                self.put(symbol.offset + 8, address.to_le_bytes());
+                if symbol.size > size {
+                    self.put(symbol.offset + 16, size.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// The regions of a section, and zeros up to what is cut out.
+    fn section(&mut self, fat: &Fat<'_>, placed: &[Placed], cut: Option<std::ops::Range<u64>>, layout: &Layout) {
+        let range = fat.section.range();
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        for (region, placed) in fat.regions.iter().zip(placed) {
+            pieces.push(Piece::Zeros(placed.offset - at));
+            let mut header = Vec::with_capacity(REGION_HEADER as usize);
+            header.extend(MAGIC.to_le_bytes());
+            header.extend([1, 0, REGION_HEADER as u8, 0]);
+            header.extend((placed.size - REGION_HEADER).to_le_bytes());
+            pieces.push(Piece::Bytes(header));
+            let kept = region.entries.iter().zip(&placed.keeps).filter(|(_, keep)| **keep);
+            for (entry, _) in kept {
+                match pieces.last_mut() {
+                    Some(Piece::Copy { from, bytes }) if *from + *bytes == entry.offset => *bytes += entry.size(),
+                    _ => pieces.push(Piece::Copy { from: entry.offset, bytes: entry.size() }),
+                }
+            }
+            at = placed.offset + placed.size;
+        }
+        let Some(cut) = cut else {
+            pieces.push(Piece::Zeros(range.end - at));
+            self.0.push((range, pieces));
+            return;
+        };
+        if range.contains(&layout.table) && layout.table >= at {
+            let bytes = table(&layout.segments);
+            pieces.push(Piece::Zeros(layout.table - at));
+            at = layout.table + bytes.len() as u64;
+            pieces.push(Piece::Bytes(bytes));
+        }
+        pieces.push(Piece::Zeros(cut.start - at));
+        pieces.push(Piece::Zeros(range.end - cut.end));
+        self.0.push((range, pieces));
+    }
+
+    /// The whole file. What is changed twice is a file whose parts overlap.
+    fn pieces(mut self, size: u64) -> Result<Vec<Piece>, Stop> {
+        self.0.sort_by_key(|(range, _)| (range.start, range.end));
+        let (mut pieces, mut at) = (Vec::new(), 0);
+        for (range, new) in self.0 {
+            if range.start < at || range.end > size {
+                return Err(refused("its headers and tables overlap"));
+            }
+            pieces.push(Piece::Copy { from: at, bytes: range.start - at });
+            pieces.extend(new);
+            at = range.end;
+        }
+        pieces.push(Piece::Copy { from: at, bytes: size - at });
+        pieces.retain(|piece| piece.size() > 0);
+        Ok(pieces)
+    }
+}
+
+/// Size and address of the region that lay at an address.
+fn moved(fats: &[Fat<'_>], placed: &[Vec<Placed>], address: u64) -> Option<(u64, u64)> {
+    fats.iter().zip(placed).find_map(|(fat, placed)| {
+        let placed = &placed[fat.region_at(address)?];
+        Some((placed.size, fat.section.address + (placed.offset - fat.section.offset)))
+    })
+}
+
+fn table(segments: &[Segment]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(segments.len() * PROGRAM_HEADER as usize);
+    for segment in segments {
+        bytes.extend(segment.kind.to_le_bytes());
+        bytes.extend(segment.flags.to_le_bytes());
+        let Segment { offset, address, physical, size, memory, alignment, .. } = *segment;
+        for word in [offset, address, physical, size, memory, alignment] {
+            bytes.extend(word.to_le_bytes());
+        }
+    }
+    bytes
+}
