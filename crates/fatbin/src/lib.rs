@@ -25,7 +25,7 @@ pub use coverage::{Coverage, Tally};
 pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};
 pub use listing::{Code, FatbinError, Found, Group, Listing, list};
-pub use prune::{Cut, Decision, PRUNE_VERSION, Rewrite, check, prune};
+pub use prune::{Cut, Decision, Outcome, PRUNE_VERSION, Pruned, Rewrite, Tools, check, prune, prune_into};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};

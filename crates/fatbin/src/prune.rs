@@ -8,6 +8,7 @@
 //! What comes out is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
 
 mod check;
+mod files;
 mod layout;
 mod references;
 mod rewrite;
@@ -28,6 +29,7 @@ use crate::selection::Selection;
 use crate::source::{Source, Window};
 
 pub use check::check;
+pub use files::{Outcome, Pruned, Tools, prune_into};
 use layout::Layout;
 use references::References;
 pub use rewrite::Rewrite;

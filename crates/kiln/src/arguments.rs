@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Cache(commands::cache::CacheCommand),
     /// List what is in an OCI layout, a wheel or an image of the stack, and the GPU code of libraries
     Inspect(commands::inspect::Inspect),
+    /// Cut GPU code that some GPUs do not need out of libraries and wheels
+    Prune(commands::prune::Prune),
     /// List GPU names and capabilities, and which CUDA releases compile for them
     Gpus(commands::gpus::Gpus),
     /// Say what the store takes up

@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod lock;
 pub(crate) mod login;
 pub(crate) mod plan;
+pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod schema;
@@ -22,13 +23,14 @@ use std::process::ExitCode;
 
 use kiln_build::{BuildError, Project, Workshop};
 use kiln_plan::event::Cancel;
+use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
 
 use crate::arguments::{Arguments, Command, Global, StackOptions};
 use crate::progress::Terminal;
 use crate::render::{Failure, plain};
-use crate::surroundings::{store_directory, surroundings};
+use crate::surroundings::{native_gpus, store_directory, surroundings};
 
 /// A command's result.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
@@ -48,6 +50,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Logout(command) => command.run(global),
         Command::Cache(command) => command.run(global, cancel),
         Command::Inspect(command) => command.run(global, cancel),
+        Command::Prune(command) => command.run(global, cancel),
         Command::Gpus(command) => command.run(global),
         Command::Du(command) => command.run(global),
         Command::Gc(command) => command.run(global),
@@ -128,6 +131,31 @@ fn print_json(value: &serde_json::Value) -> Outcome {
 /// A size on the command line.
 fn size_value(text: &str) -> Result<u64, String> {
     kiln_plan::size::parse(text).ok_or_else(|| "write a number with a unit: `20GB`, `512MiB`".into())
+}
+
+/// The capabilities of GPUs by name or number, ascending; of `native`, those of this machine.
+fn capabilities(texts: &[String]) -> Result<Vec<Capability>, Failure> {
+    let mut found = Vec::new();
+    for text in texts {
+        let request = GpuRequest::parse(text).map_err(|error| {
+            let hint = error.hint().unwrap_or_else(|| "`kiln gpus` lists every name and capability".into());
+            Failure::usage(error.to_string()).hint(hint)
+        })?;
+        match request {
+            GpuRequest::Named { capability, .. } | GpuRequest::Capability { capability, .. } => found.push(capability),
+            GpuRequest::Architecture(architecture) => found.push(architecture.capability),
+            GpuRequest::Native => {
+                let native = native_gpus();
+                if native.is_empty() {
+                    return Err(Failure::usage("no GPU of this machine can be seen").hint("name one: `H100`"));
+                }
+                found.extend(native.iter().filter_map(|text| text.parse::<Capability>().ok()));
+            }
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
 }
 
 /// `1 layer`, `2 layers`.

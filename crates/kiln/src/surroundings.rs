@@ -98,7 +98,7 @@ fn netrc() -> Netrc {
 }
 
 /// The capabilities of this machine's GPUs, as the driver's own tool tells them.
-fn native_gpus() -> Vec<String> {
+pub(crate) fn native_gpus() -> Vec<String> {
     let asked = Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
     let Ok(output) = asked else { return Vec::new() };
     let text = String::from_utf8_lossy(&output.stdout);

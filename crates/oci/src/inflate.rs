@@ -107,6 +107,24 @@ impl InflatePool {
         content
     }
 
+    /// Writes the content of an entry of a wheel. `advance` is told of bytes as they are written and may end it.
+    pub fn write(
+        &self,
+        wheel: &str,
+        file: &Arc<fs_err::File>,
+        entry: &Entry,
+        out: &mut impl io::Write,
+        advance: &dyn Fn(u64) -> io::Result<()>,
+    ) -> Result<(), OciError> {
+        for chunk in self.content(Arc::clone(file), entry.clone()) {
+            let chunk = chunk.map_err(|problem| problem.of(wheel, &entry.path))?;
+            out.write_all(chunk.bytes())?;
+            advance(chunk.bytes().len() as u64)?;
+            self.recycle(chunk);
+        }
+        Ok(())
+    }
+
     /// Gives a chunk's memory back.
     pub(crate) fn recycle(&self, chunk: Chunk) {
         let _ = self.spare.0.try_send(chunk.buffer);

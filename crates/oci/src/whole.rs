@@ -2,7 +2,6 @@
 //! everything where zstd is asked for.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use kiln_plan::digest::Digest;
@@ -164,12 +163,8 @@ pub fn recompress(
             Body::Bytes(bytes) => out.write_all(bytes)?,
             Body::Entry(source, entry) => {
                 let source = &sources[*source];
-                for chunk in pool.content(Arc::clone(&source.file), entry.clone()) {
-                    let chunk = chunk.map_err(|problem| problem.of(&source.name, &entry.path))?;
-                    out.write_all(chunk.bytes())?;
-                    work.advance(chunk.bytes().len() as u64)?;
-                    pool.recycle(chunk);
-                }
+                let advance = |bytes| work.advance(bytes).map_err(io::Error::from);
+                pool.write(&source.name, &source.file, entry, &mut out, &advance)?;
             }
         }
         out.write_all(&header::END[..header::padding(file.body.size())])?;

@@ -141,6 +141,23 @@ impl<R: ReaderAt> Archive<R> {
         &self.reader
     }
 
+    /// The first bytes of a file's content; fewer where there are not as many.
+    pub fn beginning<const N: usize>(&self, entry: &Entry) -> Result<Vec<u8>, ArchiveError> {
+        let mut stored = [0; 512];
+        let stored = &mut stored[..entry.compressed.min(512) as usize];
+        self.reader.read_exact_at(stored, entry.offset)?;
+        let mut content = Vec::with_capacity(N);
+        match entry.method {
+            Method::Stored => content.extend(stored.iter().take(N)),
+            Method::Deflated => {
+                let mut stream = flate2::Decompress::new(false);
+                let inflated = stream.decompress_vec(stored, &mut content, flate2::FlushDecompress::None);
+                inflated.map_err(|_| bad(entry.path.as_bytes(), "is not a valid deflate stream"))?;
+            }
+        }
+        Ok(content)
+    }
+
     /// The content of a file that may have at most `limit` bytes, checked against its size and CRC-32.
     pub fn read(&self, entry: &Entry, limit: u64) -> Result<Vec<u8>, ArchiveError> {
         let wrong = |problem: &str| bad(entry.path.as_bytes(), problem);

@@ -147,8 +147,20 @@ impl<R: ReaderAt> Wheel<R> {
         Ok(Metadata::parse(&self.metadata_file("METADATA")?))
     }
 
-    fn metadata_file(&self, file: &str) -> Result<Vec<u8>, InstallError> {
-        let path = format!("{}/{file}", self.dist_info);
+    /// The path of one of its metadata files.
+    pub(crate) fn dist_info_file(&self, file: &str) -> String {
+        format!("{}/{file}", self.dist_info)
+    }
+
+    /// What its `RECORD` lists, in order.
+    pub(crate) fn record(&self) -> Result<Vec<Row>, InstallError> {
+        let most = 2 * self.archive.entries().len() + 1000;
+        record::parse(&self.metadata_file("RECORD")?, most)
+            .map_err(|problem| InstallError::Metadata { file: self.dist_info_file("RECORD"), problem })
+    }
+
+    pub(crate) fn metadata_file(&self, file: &str) -> Result<Vec<u8>, InstallError> {
+        let path = self.dist_info_file(file);
         match self.archive.entry(&path) {
             Some(entry) => Ok(self.archive.read(entry, METADATA_LIMIT)?),
             None => Err(InstallError::Metadata { file: path, problem: "is missing".into() }),
@@ -228,9 +240,7 @@ impl<R: ReaderAt> Wheel<R> {
     }
 
     fn rows(&self) -> Result<HashMap<String, Row>, InstallError> {
-        let most = 2 * self.archive.entries().len() + 1000;
-        let rows = record::parse(&self.metadata_file("RECORD")?, most)
-            .map_err(|problem| InstallError::Metadata { file: format!("{}/RECORD", self.dist_info), problem })?;
+        let rows = self.record()?;
         let generated = |row: &Row| {
             row.path
                 .strip_prefix(self.dist_info.as_str())

@@ -1,17 +1,22 @@
 //! Python wheels: what is inside, which of them fit, and where an installer would put their files.
 //!
-//! Nothing from a wheel runs here, and nothing is written: the mapping is data that layers are made from.
+//! Nothing from a wheel runs here. What an installer would write is data that layers are made from; what is written is
+//! another wheel.
 
 pub mod archive;
+mod deflate;
 pub mod install;
 pub mod metadata;
 pub mod name;
 pub mod pylock;
 pub mod record;
+pub mod repack;
 pub mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod uv;
+
+pub use deflate::DEFLATE_VERSION;
 
 /// A package name in its normalised form; nothing where the text is none.
 pub fn name_of(text: &str) -> Option<pep508_rs::PackageName> {

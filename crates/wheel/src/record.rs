@@ -35,6 +35,11 @@ pub fn parse(bytes: &[u8], most: usize) -> Result<Vec<Row>, String> {
 pub fn write(mut rows: Vec<Row>) -> String {
     rows.sort();
     rows.dedup_by(|a, b| a.path == b.path);
+    in_order(&rows)
+}
+
+/// Writes rows in the order in which they are.
+pub fn in_order(rows: &[Row]) -> String {
     rows.iter().map(|row| format!("{},{},{}\n", quote(&row.path), row.hash, row.size)).collect()
 }
 
@@ -44,8 +49,12 @@ fn quote(path: &str) -> String {
 
 /// The row of a file.
 pub fn row(path: &str, content: &[u8]) -> Row {
-    let hash = format!("sha256={}", base64(&Sha256::digest(content)));
-    Row { path: path.to_owned(), hash, size: content.len().to_string() }
+    summed(path, &Sha256::digest(content), content.len() as u64)
+}
+
+/// The row of a file with this SHA-256 and so many bytes.
+pub fn summed(path: &str, sha256: &[u8], size: u64) -> Row {
+    Row { path: path.to_owned(), hash: format!("sha256={}", base64(sha256)), size: size.to_string() }
 }
 
 /// The line of a file.

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use kiln_fatbin::{Code, Compression, Found, Group, Listed, Listing, Machine, Tally, list, list_tree};
-use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::size;
 use serde_json::{Value, json};
 
 use crate::arguments::Global;
-use crate::commands::{count, table};
+use crate::commands::{capabilities, count, table};
 use crate::render::Failure;
 use crate::surroundings::jobs;
 
@@ -40,29 +39,6 @@ pub(super) fn inspect(path: &Path, gpus: &[String], global: &Global) -> Result<(
     }
     text.push_str(&format!("{} with {} of GPU code\n", count(files, "file"), size::format(bytes)));
     Ok((text, json!({ "files": values, "bytes": bytes })))
-}
-
-/// The capabilities of GPUs by name or number.
-fn capabilities(texts: &[String]) -> Result<Vec<Capability>, Failure> {
-    let mut found = Vec::new();
-    for text in texts {
-        let request = GpuRequest::parse(text).map_err(|error| {
-            let hint = error.hint().unwrap_or_else(|| "`kiln gpus` lists every name and capability".into());
-            Failure::usage(error.to_string()).hint(hint)
-        })?;
-        match request {
-            GpuRequest::Named { capability, .. } | GpuRequest::Capability { capability, .. } => found.push(capability),
-            GpuRequest::Architecture(architecture) => found.push(architecture.capability),
-            GpuRequest::Native => {
-                return Err(
-                    Failure::usage("`native` is no GPU that code could be looked at for").hint("name one: `H100`")
-                );
-            }
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
 }
 
 fn describe(file: &str, listing: &Listing) -> String {

@@ -1,0 +1,271 @@
+//! `kiln prune`
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use kiln_build::{BuildError, WheelPruner};
+use kiln_fatbin::{Outcome as Cut, Pruned, Selection, Tools};
+use kiln_oci::InflatePool;
+use kiln_plan::event::{Cancel, Work};
+use kiln_plan::size;
+use serde_json::{Value, json};
+
+use super::{Outcome, capabilities, count, print, print_json, table};
+use crate::arguments::Global;
+use crate::progress::Terminal;
+use crate::render::Failure;
+use crate::surroundings::jobs;
+
+/// Cut GPU code that some GPUs do not need out of shared objects, wheels, and directories of them
+///
+/// Every kernel that runs on one of the GPUs before runs on it after, and natively where it did. A file that is not as
+/// files are known to be stays as it is. Whether a library may be given to others once it is changed, its licence says:
+/// NVIDIA's has terms for that.
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Shared objects, wheels or directories
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// Where the result goes: a new directory for a directory, else a file, or a directory for files
+    #[arg(short, long, value_name = "PATH", required_unless_present = "in_place", conflicts_with = "in_place")]
+    output: Option<PathBuf>,
+    /// Replace files and what is in directories; wheels get a new one beside them
+    #[arg(long)]
+    in_place: bool,
+    /// GPUs that code is kept for: names, capabilities or `native`, separated by commas
+    #[arg(long, value_name = "GPUS", value_delimiter = ',', required = true)]
+    gpus: Vec<String>,
+    /// Keep all PTX, for GPUs that come later
+    #[arg(long)]
+    keep_ptx: bool,
+    /// Drop code for the linker, which a program that only runs does not need
+    #[arg(long)]
+    drop_relocatable: bool,
+    /// Print what was cut by library and architecture, like `--json`
+    #[arg(long, value_name = "FORMAT")]
+    report: Option<ReportFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Json,
+}
+
+/// What became of an input.
+struct Done {
+    input: PathBuf,
+    output: PathBuf,
+    /// Bytes of the whole input and output.
+    before: u64,
+    after: u64,
+    files: Vec<Pruned>,
+}
+
+impl Prune {
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let gpus = capabilities(&self.gpus)?;
+        let selection = Selection { gpus, keep_ptx: self.keep_ptx, drop_relocatable: self.drop_relocatable };
+        let terminal = Terminal::new(global);
+        let mut all = Vec::new();
+        for input in &self.inputs {
+            let name = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy();
+            let work = Work::start(&terminal, cancel, "prune", name, None);
+            let one = One { selection: &selection, threads: jobs(global), cancel, work: &work };
+            all.push(one.prune(input, &self.target(input)?)?);
+        }
+        if global.json || self.report.is_some() {
+            print_json(&json!({ "gpus": selection.gpus, "inputs": all.iter().map(Done::value).collect::<Vec<_>>() }))?;
+        } else {
+            print(&all.iter().map(|done| done.text(global.verbose)).collect::<String>())?;
+        }
+        let refused = all.iter().flat_map(|done| &done.files).any(|file| matches!(file.outcome, Cut::Refused { .. }));
+        Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    /// Where the result of an input goes; a directory for a wheel, whose new name is not known yet.
+    fn target(&self, input: &Path) -> Result<Target, Failure> {
+        let found = fs_err::metadata(input)?;
+        let is_wheel = is_wheel(input);
+        let Some(output) = &self.output else {
+            return Ok(match input.parent() {
+                Some(parent) if is_wheel => Target::Into(parent.to_owned()),
+                _ => Target::InPlace,
+            });
+        };
+        if found.is_dir() {
+            if self.inputs.len() > 1 {
+                let name = input.file_name().ok_or_else(|| Failure::usage("an input has no name"))?;
+                fs_err::create_dir_all(output)?;
+                return Ok(Target::At(output.join(name)));
+            }
+            if output.exists() {
+                let message = format!("`{}` is there already", output.display());
+                return Err(Failure::usage(message).hint("name a new directory, or prune with `--in-place`"));
+            }
+            return Ok(Target::At(output.clone()));
+        }
+        let as_directory = output.is_dir()
+            || self.inputs.len() > 1
+            || output.to_string_lossy().ends_with('/')
+            || (is_wheel && !self::is_wheel(output));
+        Ok(if as_directory { Target::Into(output.clone()) } else { Target::At(output.clone()) })
+    }
+}
+
+fn is_wheel(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "whl")
+}
+
+enum Target {
+    InPlace,
+    /// At this path.
+    At(PathBuf),
+    /// Into this directory, under a name of its own.
+    Into(PathBuf),
+}
+
+/// What one input is pruned with.
+struct One<'a> {
+    selection: &'a Selection,
+    threads: usize,
+    cancel: &'a Cancel,
+    work: &'a Work<'a>,
+}
+
+impl One<'_> {
+    fn prune(&self, input: &Path, target: &Target) -> Result<Done, Failure> {
+        if let Target::Into(directory) = target {
+            fs_err::create_dir_all(directory)?;
+        }
+        if is_wheel(input) {
+            return self.wheel(input, target);
+        }
+        let advance = |bytes| self.work.advance(bytes).map_err(io::Error::from);
+        let tools = Tools { selection: self.selection, threads: self.threads, advance: &advance };
+        let before = bytes_below(input)?;
+        let output = match target {
+            Target::InPlace => input.to_owned(),
+            Target::At(path) => path.clone(),
+            Target::Into(directory) => directory.join(input.file_name().unwrap_or_default()),
+        };
+        let files = match (input.is_dir(), target) {
+            (true, Target::InPlace) => tools.tree_in_place(input)?,
+            (true, _) => tools.tree_to(input, &output)?,
+            (false, _) => {
+                let outcome = tools.file(input, &output)?;
+                if !matches!(outcome, Some(Cut::Pruned(_))) && output != input {
+                    fs_err::copy(input, &output)?;
+                }
+                outcome.map(|outcome| Pruned { path: input.to_owned(), outcome }).into_iter().collect()
+            }
+        };
+        let after = bytes_below(&output)?;
+        Ok(Done { input: input.to_owned(), output, before, after, files })
+    }
+
+    fn wheel(&self, input: &Path, target: &Target) -> Result<Done, Failure> {
+        let name = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (directory, file) = match target {
+            Target::InPlace => (input.parent().unwrap_or(Path::new("")), None),
+            Target::At(path) => (path.parent().unwrap_or(Path::new("")), Some(path.clone())),
+            Target::Into(directory) => (directory.as_path(), None),
+        };
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let pool = InflatePool::new(self.threads, self.cancel)?;
+        let (selection, work) = (self.selection, self.work);
+        let pruner = WheelPruner { selection, pool: &pool, threads: self.threads, temporary: directory, work };
+        let opened = Arc::new(fs_err::File::open(input)?);
+        let before = opened.metadata()?.len();
+        let cut = pruner.cut(&name, opened)?;
+        let new_name = if cut.is_changed() { cut.file_name(&name, selection) } else { name };
+        let output = file.unwrap_or_else(|| directory.join(new_name));
+        if cut.is_changed() {
+            let new = tempfile::Builder::new().prefix(".kiln-").tempfile_in(directory)?;
+            let mut out = io::BufWriter::with_capacity(1 << 20, new.as_file());
+            cut.write(&pruner, &mut out)?;
+            out.flush()?;
+            drop(out);
+            new.as_file().set_permissions(fs_err::metadata(input)?.permissions())?;
+            new.persist(&output).map_err(|error| BuildError::Io(error.error))?;
+        } else if !output.exists() {
+            fs_err::copy(input, &output)?;
+        }
+        let after = fs_err::metadata(&output)?.len();
+        Ok(Done { input: input.to_owned(), output, before, after, files: cut.files })
+    }
+}
+
+/// Bytes of all files below a path, those with several names once.
+fn bytes_below(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut bytes, mut seen, mut left) = (0, std::collections::HashSet::new(), vec![path.to_owned()]);
+    while let Some(path) = left.pop() {
+        let found = fs_err::symlink_metadata(&path)?;
+        if found.is_dir() {
+            for entry in fs_err::read_dir(&path)? {
+                left.push(entry?.path());
+            }
+        } else if found.is_file() && seen.insert((found.dev(), found.ino())) {
+            bytes += found.len();
+        }
+    }
+    Ok(bytes)
+}
+
+impl Done {
+    fn text(&self, verbose: bool) -> String {
+        let mut rows = Vec::new();
+        for file in &self.files {
+            let path = file.path.display().to_string();
+            match &file.outcome {
+                Cut::Pruned(cut) => {
+                    rows.push(vec![
+                        format!("  {path}"),
+                        format!("{:>9}", size::format(cut.before)),
+                        format!("{:>9}", size::format(cut.after)),
+                        less(cut.before, cut.after),
+                    ]);
+                    for code in cut.code.iter().filter(|_| verbose) {
+                        let architecture = code.architecture.map_or_else(|| "?".into(), |known| known.to_string());
+                        rows.push(vec![
+                            format!("    {architecture} {}", code.kind.name()),
+                            format!("{:>9}", size::format(code.before)),
+                            format!("{:>9}", size::format(code.after)),
+                        ]);
+                    }
+                }
+                Cut::Needed => rows.push(vec![format!("  {path}"), "all of it is needed".into()]),
+                Cut::Refused { reason } => rows.push(vec![format!("  {path}"), format!("stays as it is: {reason}")]),
+            }
+        }
+        format!(
+            "{}{} -> {}: {} -> {} ({}), {} with GPU code\n",
+            table(&rows),
+            self.input.display(),
+            self.output.display(),
+            size::format(self.before),
+            size::format(self.after),
+            less(self.before, self.after),
+            count(self.files.len(), "library").replace("librarys", "libraries"),
+        )
+    }
+
+    fn value(&self) -> Value {
+        json!({
+            "input": self.input, "output": self.output, "before": self.before, "after": self.after,
+            "files": self.files,
+        })
+    }
+}
+
+/// By how much something became smaller.
+fn less(before: u64, after: u64) -> String {
+    if before == 0 {
+        return "0%".into();
+    }
+    let part = (before.saturating_sub(after)) as f64 / before as f64 * 100.0;
+    format!("-{part:.1}%")
+}

@@ -1,0 +1,229 @@
+//! A wheel with other content in some of its files: everything else is copied as it is stored, and `RECORD` and `WHEEL` say
+//! what is true of the new one (PEP 427).
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use rawzip::{CompressionMethod, DataDescriptorOutput, ReaderAt, ZipArchiveWriter};
+
+use crate::archive::{Entry, Method};
+use crate::deflate::{self, Summed};
+use crate::install::{InstallError, Wheel};
+use crate::name::WheelName;
+use crate::record::{self, Row};
+
+/// Bytes that are copied at once.
+const CHUNK: u64 = 1 << 20;
+
+/// Why a wheel cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RepackError {
+    /// Its metadata.
+    #[error(transparent)]
+    Wheel(#[from] InstallError),
+    /// Reading or writing.
+    #[error("cannot be written")]
+    Io(#[from] io::Error),
+    /// The archive: names that are too long, and the like.
+    #[error("cannot be written: {0}")]
+    Zip(#[from] rawzip::Error),
+}
+
+/// How a wheel is written anew.
+pub struct Repack<'a> {
+    /// New content, by the path of the file.
+    pub replaced: &'a BTreeMap<String, fs_err::File>,
+    /// What follows the number of the build tag: `kiln90`.
+    pub tag: &'a str,
+    /// A line for `WHEEL`: key and value.
+    pub note: (&'a str, &'a str),
+    /// Threads that compress.
+    pub threads: usize,
+    /// Told of bytes as they are written; an error ends everything.
+    pub advance: &'a dyn Fn(u64) -> io::Result<()>,
+}
+
+impl WheelName {
+    /// The file name of a wheel that was made out of the one of this file name, so that it never passes for it.
+    pub fn retagged(&self, file: &str, tag: &str) -> String {
+        let mut parts: Vec<String> = file.split('-').map(str::to_owned).collect();
+        let build = self.retagged_build(tag);
+        match self.build {
+            Some(_) if parts.len() == 6 => parts[2] = build,
+            _ => parts.insert(2.min(parts.len()), build),
+        }
+        parts.join("-")
+    }
+
+    fn retagged_build(&self, tag: &str) -> String {
+        match &self.build {
+            Some((number, rest)) => format!("{number}{rest}{tag}"),
+            None => format!("1{tag}"),
+        }
+    }
+}
+
+impl Repack<'_> {
+    /// Writes the wheel.
+    pub fn write<R: ReaderAt>(&self, wheel: &Wheel<R>, out: impl Write) -> Result<(), RepackError> {
+        let mut rows = wheel.record()?;
+        let mut zip = ZipArchiveWriter::new(out);
+        let (record, about) = (wheel.dist_info_file("RECORD"), wheel.dist_info_file("WHEEL"));
+        for entry in wheel.archive.entries().iter().filter(|entry| entry.path != record) {
+            if let Some(file) = self.replaced.get(&entry.path) {
+                let summed = self.deflated(&mut zip, entry, file)?;
+                replace(&mut rows, record::summed(&entry.path, &summed.sha256, summed.size));
+            } else if entry.path == about {
+                let text = self.noted(&wheel.metadata_file("WHEEL")?, &wheel.name);
+                small(&mut zip, entry, text.as_bytes())?;
+                replace(&mut rows, record::row(&entry.path, text.as_bytes()));
+            } else {
+                self.copied(&mut zip, entry, wheel.archive.reader())?;
+            }
+        }
+        // Last, as PEP 427 recommends.
+        if let Some(entry) = wheel.archive.entry(&record) {
+            small(&mut zip, entry, record::in_order(&rows).as_bytes())?;
+        }
+        zip.finish()?.flush()?;
+        Ok(())
+    }
+
+    fn noted(&self, about: &[u8], name: &WheelName) -> String {
+        let text = String::from_utf8_lossy(about);
+        let (key, value) = self.note;
+        let kept = text.lines().filter(|line| !line.is_empty() && !line.to_ascii_lowercase().starts_with("build:"));
+        let new = [format!("Build: {}", name.retagged_build(self.tag)), format!("{key}: {value}")];
+        kept.map(str::to_owned).chain(new).map(|line| line + "\n").collect()
+    }
+
+    fn deflated<W: Write>(
+        &self,
+        zip: &mut ZipArchiveWriter<W>,
+        entry: &Entry,
+        file: &fs_err::File,
+    ) -> Result<Summed, RepackError> {
+        let (mut out, _) = begin(zip, entry, Method::Deflated)?;
+        let summed = deflate::deflate(file, &mut out, self.threads, self.advance)?;
+        out.finish(DataDescriptorOutput::new(summed.crc, summed.size))?;
+        Ok(summed)
+    }
+
+    fn copied<W: Write>(
+        &self,
+        zip: &mut ZipArchiveWriter<W>,
+        entry: &Entry,
+        reader: &impl ReaderAt,
+    ) -> Result<(), RepackError> {
+        let (mut out, _) = begin(zip, entry, entry.method)?;
+        let mut buffer = vec![0; CHUNK.min(entry.compressed) as usize];
+        let mut at = 0;
+        while at < entry.compressed {
+            let taken = CHUNK.min(entry.compressed - at);
+            let bytes = &mut buffer[..taken as usize];
+            reader.read_exact_at(bytes, entry.offset + at)?;
+            out.write_all(bytes)?;
+            at += taken;
+        }
+        (self.advance)(entry.size)?;
+        out.finish(DataDescriptorOutput::new(entry.crc, entry.size))?;
+        Ok(())
+    }
+}
+
+type Begun<'a, W> = (rawzip::ZipEntryWriter<'a, W>, rawzip::ZipDataWriterConfig);
+
+fn begin<'a, W: Write>(
+    zip: &'a mut ZipArchiveWriter<W>,
+    entry: &Entry,
+    method: Method,
+) -> Result<Begun<'a, W>, RepackError> {
+    let method = match method {
+        Method::Stored => CompressionMethod::STORE,
+        Method::Deflated => CompressionMethod::DEFLATE,
+    };
+    let mode = if entry.executable { 0o100_755 } else { 0o100_644 };
+    Ok(zip.new_file(entry.path.as_str()).compression_method(method).unix_permissions(mode).start()?)
+}
+
+fn small<W: Write>(zip: &mut ZipArchiveWriter<W>, entry: &Entry, content: &[u8]) -> Result<(), RepackError> {
+    let (mut out, config) = begin(zip, entry, Method::Deflated)?;
+    let encoder = flate2::write::DeflateEncoder::new(&mut out, flate2::Compression::default());
+    let mut writer = config.wrap(encoder);
+    writer.write_all(content)?;
+    let (encoder, descriptor) = writer.finish()?;
+    encoder.finish()?;
+    out.finish(descriptor)?;
+    Ok(())
+}
+
+fn replace(rows: &mut Vec<Row>, new: Row) {
+    match rows.iter_mut().find(|row| row.path == new.path) {
+        Some(row) => *row = new,
+        None => rows.push(new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::testing::WheelBuilder;
+
+    fn open(file_name: &str, bytes: &[u8]) -> Wheel<Vec<u8>> {
+        Wheel::open(file_name.parse().unwrap(), bytes.to_vec(), bytes.len() as u64).unwrap()
+    }
+
+    fn file(content: &[u8]) -> fs_err::File {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        fs_err::File::from_parts(file.reopen().unwrap(), "content")
+    }
+
+    fn repacked(threads: usize) -> Vec<u8> {
+        let old = WheelBuilder::new("ops", "1.0")
+            .tag("cp312-cp312-linux_x86_64")
+            .file_with("ops/_C.so", true, true, [7; 50_000])
+            .file_with("ops/stored.bin", false, false, "as it is")
+            .file("ops/__init__.py", "import ops._C");
+        let wheel = open(&old.file_name(), &old.finish());
+        let replaced = BTreeMap::from([("ops/_C.so".to_owned(), file(&[9; 3_000_000]))]);
+        let mut out = Vec::new();
+        let note = ("Pruned-To", "sm_90");
+        let repack = Repack { replaced: &replaced, tag: "kiln90", note, threads, advance: &|_| Ok(()) };
+        repack.write(&wheel, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_wheel_with_other_content_is_a_wheel_whose_record_is_true() {
+        let bytes = repacked(2);
+        let wheel = open("ops-1.0-1kiln90-cp312-cp312-linux_x86_64.whl", &bytes);
+        for entry in wheel.archive.entries() {
+            let content = wheel.archive.read(entry, 10 << 20).unwrap();
+            let row = wheel.record().unwrap().into_iter().find(|row| row.path == entry.path).unwrap();
+            if entry.path != "ops-1.0.dist-info/RECORD" {
+                assert_eq!(row, record::row(&entry.path, &content));
+            }
+        }
+        let about = wheel.archive.read(wheel.archive.entry("ops-1.0.dist-info/WHEEL").unwrap(), 1000).unwrap();
+        let about = String::from_utf8(about).unwrap();
+        assert!(about.ends_with("Tag: cp312-cp312-linux_x86_64\nBuild: 1kiln90\nPruned-To: sm_90\n"), "{about}");
+        let executable = |path: &str| wheel.archive.entry(path).unwrap().executable;
+        assert!(executable("ops/_C.so") && !executable("ops/__init__.py"));
+        assert_eq!(wheel.archive.entry("ops/stored.bin").unwrap().method, Method::Stored);
+    }
+
+    #[test]
+    fn the_bytes_do_not_depend_on_the_number_of_threads() {
+        assert!(repacked(1) == repacked(5));
+    }
+
+    #[test]
+    fn the_file_name_never_passes_for_the_old_one() {
+        let retagged = |file: &str| file.parse::<WheelName>().unwrap().retagged(file, "kiln90");
+        assert_eq!(retagged("a-1.0-cp312-cp312-linux_x86_64.whl"), "a-1.0-1kiln90-cp312-cp312-linux_x86_64.whl");
+        assert_eq!(retagged("a-1.0-3-cp312-cp312-linux_x86_64.whl"), "a-1.0-3kiln90-cp312-cp312-linux_x86_64.whl");
+    }
+}
