@@ -16,6 +16,8 @@ mod region;
 mod relocation;
 mod selection;
 mod source;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -4,28 +4,7 @@ use kiln_plan::gpu::{Architecture, Capability};
 
 use super::*;
 
-/// An entry's header and payload.
-fn entry(kind: u16, number: u32, flags: u64, payload: usize) -> Vec<u8> {
-    let mut bytes = vec![0; 64];
-    bytes[0..2].copy_from_slice(&kind.to_le_bytes());
-    bytes[2..4].copy_from_slice(&0x0101u16.to_le_bytes());
-    bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
-    bytes[8..16].copy_from_slice(&(payload as u64).to_le_bytes());
-    bytes[28..32].copy_from_slice(&number.to_le_bytes());
-    bytes[40..48].copy_from_slice(&flags.to_le_bytes());
-    bytes.extend(vec![0xab; payload]);
-    bytes
-}
-
-fn region(entries: &[Vec<u8>]) -> Vec<u8> {
-    let body = entries.concat();
-    let mut bytes = region::MAGIC.to_le_bytes().to_vec();
-    bytes.extend(1u16.to_le_bytes());
-    bytes.extend(16u16.to_le_bytes());
-    bytes.extend((body.len() as u64).to_le_bytes());
-    bytes.extend(body);
-    bytes
-}
+use crate::testing::{entry, region};
 
 /// A shared object with these sections.
 fn elf(sections: &[(&str, Vec<u8>)]) -> Vec<u8> {

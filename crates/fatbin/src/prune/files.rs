@@ -99,8 +99,7 @@ impl Tools<'_> {
             let (from, to) = (directory.join(&names[0].path), target.join(&names[0].path));
             let outcome = self.file(&from, &to)?;
             if !matches!(outcome, Some(Outcome::Pruned(_))) {
-                let mut copy = fs_err::File::create_new(&to)?;
-                io::copy(&mut fs_err::File::open(&from)?, &mut copy)?;
+                fs_err::copy(&from, &to)?;
                 take_over(&to, &names[0].metadata)?;
             }
             for name in &names[1..] {

@@ -3,12 +3,14 @@
 use std::ops::Range;
 
 use super::{Fat, Placed, Stop, refused};
-use crate::elf::{Elf, Machine, Segment};
+use crate::elf::{Elf, Machine, Section, Segment};
 
 pub(super) const PROGRAM_HEADER: u64 = 56;
 const PAGE: u64 = 4 << 10;
 /// The largest pages of aarch64, for which linkers lay files out.
 const LARGE_PAGE: u64 = 64 << 10;
+/// `PF_X`.
+const EXECUTABLE: u32 = 1;
 /// Program headers that there may be: their number has 16 bits, of which the highest value means something else.
 const MOST_SEGMENTS: usize = 0xfffe;
 
@@ -103,7 +105,7 @@ impl Layout {
                 let (offset, size) = (self.moved(self.table), table_bytes);
                 segments.push(Segment { offset, address, physical: address, size, memory: size, ..*segment });
             } else if segment.is_loaded() {
-                self.split(segment, page, &mut segments);
+                self.split(elf, segment, page, &mut segments);
             } else {
                 segments.push(Segment { offset: self.moved(segment.offset), ..*segment });
             }
@@ -112,7 +114,7 @@ impl Layout {
         Ok(())
     }
 
-    fn split(&self, segment: &Segment, page: u64, segments: &mut Vec<Segment>) {
+    fn split(&self, elf: &Elf, segment: &Segment, page: u64, segments: &mut Vec<Segment>) {
         let end = segment.offset.saturating_add(segment.size);
         let inside = self.cuts.iter().filter(|cut| segment.offset <= cut.start && cut.end <= end);
         let mut pieces = Vec::new();
@@ -133,7 +135,11 @@ impl Layout {
             if memory > 0 {
                 let alignment = if agrees { segment.alignment } else { page };
                 let physical = segment.physical.wrapping_add(from - segment.offset);
-                segments.push(Segment { offset, address, physical, size, memory, alignment, ..*segment });
+                // A piece without instructions need not be executable because the one before it is.
+                let instructions = |section: &Section| section.is_executable() && (from..to).contains(&section.offset);
+                let keeps = !split || elf.sections.iter().any(instructions);
+                let flags = if keeps { segment.flags } else { segment.flags & !EXECUTABLE };
+                segments.push(Segment { flags, offset, address, physical, size, memory, alignment, ..*segment });
             }
         }
     }

@@ -1,0 +1,298 @@
+//! What pruning does to shared objects that are laid out as linkers do it.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{Library, entry};
+use crate::{Listing, list};
+
+const CUBIN: u16 = 2;
+const PTX: u16 = 1;
+const LTO: u16 = 8;
+
+fn selection(gpus: &[&str]) -> Selection {
+    let gpus = gpus.iter().map(|gpu| gpu.parse().unwrap()).collect();
+    Selection { gpus, keep_ptx: false, drop_relocatable: false }
+}
+
+/// Cubins for three architectures, and PTX.
+fn every(payload: usize) -> Vec<Vec<u8>> {
+    vec![entry(CUBIN, 80, 0, payload), entry(CUBIN, 90, 0, payload), entry(CUBIN, 100, 0, payload), ptx(payload)]
+}
+
+fn ptx(payload: usize) -> Vec<u8> {
+    entry(PTX, 100, 0, payload)
+}
+
+fn library() -> Library {
+    Library::new().region(&every(30_000)).region(&every(8_000)).region(&every(30_000))
+}
+
+/// The pruned file, checked.
+fn pruned_with(file: &[u8], selection: &Selection) -> Vec<u8> {
+    let rewrite = match prune(file, selection).unwrap() {
+        Decision::Rewrite(rewrite) => rewrite,
+        other => panic!("{other:?}"),
+    };
+    let mut out = Vec::new();
+    rewrite.write(file, &mut out, &|_| Ok(())).unwrap();
+    assert_eq!((rewrite.before, rewrite.after), (file.len() as u64, out.len() as u64));
+    assert_eq!(check(file, out.as_slice(), selection).unwrap(), Ok(()));
+    out
+}
+
+fn pruned(library: &Library, gpus: &[&str]) -> Vec<u8> {
+    pruned_with(&library.finish(), &selection(gpus))
+}
+
+fn refusal(library: &Library) -> String {
+    match prune(library.finish().as_slice(), &selection(&["9.0"])).unwrap() {
+        Decision::Refused(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn listing(file: &[u8]) -> Listing {
+    list(file, &[]).unwrap().unwrap()
+}
+
+/// Architectures and how many entries there are for each, in all sections.
+fn code(file: &[u8]) -> Vec<(String, u64)> {
+    let listing = listing(file);
+    assert_eq!(listing.malformed, [""; 0]);
+    let groups = listing.code.iter().flat_map(|code| &code.groups);
+    groups.map(|group| (group.architecture.unwrap().to_string(), group.entries)).collect()
+}
+
+fn elf(file: &[u8]) -> Elf {
+    Elf::read(&mut Window::new(file).unwrap()).unwrap()
+}
+
+#[test]
+fn only_code_for_the_wanted_gpus_stays() {
+    let before = library().finish();
+    let after = pruned(&library(), &["9.0"]);
+    assert_eq!(code(&after), [("sm_90".to_owned(), 3)]);
+    assert!(after.len() < before.len() / 2, "{} of {}", after.len(), before.len());
+    assert_eq!(code(&pruned(&library(), &["8.6", "10.3"])), [("sm_80".to_owned(), 3), ("sm_100".to_owned(), 3)]);
+}
+
+#[test]
+fn ptx_stays_where_a_gpu_has_nothing_else_and_where_it_is_asked_for() {
+    assert_eq!(code(&pruned(&library(), &["12.0"])), [("compute_100".to_owned(), 3)]);
+    let keep_ptx = Selection { keep_ptx: true, ..selection(&["9.0"]) };
+    let kept = pruned_with(&library().finish(), &keep_ptx);
+    assert_eq!(code(&kept), [("compute_100".to_owned(), 3), ("sm_90".to_owned(), 3)]);
+}
+
+#[test]
+fn code_for_the_linker_is_dropped_on_demand_alone() {
+    let library = library().relocatable(&[entry(LTO, 90, 0, 40_000), entry(CUBIN, 80, 0, 40_000)]);
+    let kept = |file: &[u8]| listing(file).code.iter().map(|code| code.groups.len()).collect::<Vec<_>>();
+    assert_eq!(kept(&pruned(&library, &["9.0"])), [1, 1]);
+    let dropped = Selection { drop_relocatable: true, ..selection(&["9.0"]) };
+    assert_eq!(kept(&pruned_with(&library.finish(), &dropped)), [1, 0]);
+}
+
+#[test]
+fn nothing_that_is_mapped_changes_its_address() {
+    let before = library().finish();
+    let after = pruned(&library(), &["9.0"]);
+    let (old, new) = (elf(&before), elf(&after));
+    for (one, other) in old.sections.iter().zip(&new.sections) {
+        assert_eq!((&one.name, one.address), (&other.name, other.address));
+        if one.name == ".rodata" || one.name == ".text" || one.name == ".data" {
+            let content = |file: &[u8], section: &Section| {
+                file[section.offset as usize..section.range().end as usize].to_vec()
+            };
+            assert_eq!(content(&before, one), content(&after, other), "{}", one.name);
+            assert_eq!(new.offset_of(other.address), Some(other.offset));
+        }
+    }
+}
+
+#[test]
+fn a_piece_without_instructions_is_not_executable() {
+    let new = elf(&pruned(&library(), &["9.0"]));
+    let flags: Vec<u32> = new.segments.iter().map(|segment| segment.flags).collect();
+    assert_eq!(flags, [5, 4, 6]);
+    // The linker's 2 MiB no longer hold for what has moved in the file.
+    assert_eq!(new.segments.iter().map(|segment| segment.alignment).max(), Some(0x1000));
+}
+
+#[test]
+fn program_headers_grow_where_they_are_or_move_into_what_became_free() {
+    let table = |library: &Library| elf(&pruned(library, &["9.0"])).program_headers;
+    assert_eq!(table(&library().room()), 64);
+    let moved = table(&library());
+    let elf = elf(&pruned(&library(), &["9.0"]));
+    assert!(moved > 64 && moved.is_multiple_of(0x1000) && elf.segments[0].size > moved, "{moved:#x}");
+}
+
+#[test]
+fn aarch64_is_cut_in_pages_of_64_kilobytes() {
+    let large = Library::new().aarch64().region(&every(200_000));
+    let after = elf(&pruned(&large, &["9.0"]));
+    assert_eq!(after.segments.len(), 3);
+    assert!(after.segments[1].address.is_multiple_of(0x1_0000));
+}
+
+#[test]
+fn packed_relocations_are_read_and_what_they_point_at_is_told_anew() {
+    let after = pruned(&library().packed(), &["9.0"]);
+    assert_eq!(code(&after), [("sm_90".to_owned(), 3)]);
+}
+
+#[test]
+fn regions_that_something_else_points_at_stay_where_they_are() {
+    let pins = |library: &Library| {
+        let Decision::Rewrite(rewrite) = prune(library.finish().as_slice(), &selection(&["9.0"])).unwrap() else {
+            panic!("nothing is cut");
+        };
+        pruned(library, &["9.0"]);
+        rewrite.pinned
+    };
+    assert_eq!(pins(&library()), 0);
+    assert_eq!(pins(&library().pointer(1, 0)), 1);
+    assert_eq!(pins(&library().without_wrapper(0)), 1);
+    // A symbol that only debuggers read moves along.
+    assert_eq!(pins(&library().symbol(1, 0)), 0);
+}
+
+#[test]
+fn symbols_move_with_their_regions() {
+    let after = pruned(&library().symbol(2, 0), &["9.0"]);
+    let table = elf(&after).sections.into_iter().find(|section| section.name == ".symtab").unwrap();
+    let at = table.offset as usize + 8;
+    let address = u64::from_le_bytes(after[at..at + 8].try_into().unwrap());
+    let offset = elf(&after).offset_of(address).unwrap() as usize;
+    assert_eq!(after[offset..offset + 4], crate::region::MAGIC.to_le_bytes());
+}
+
+#[test]
+fn what_is_not_as_it_is_known_to_be_is_refused() {
+    assert!(refusal(&library().fixed()).contains("cannot be loaded anywhere"));
+    assert!(refusal(&library().pointer(1, 8)).contains("a relocation points into a region"));
+    assert!(refusal(&library().symbol(1, 24)).contains("a symbol points into a region"));
+    let mut broken = library().finish();
+    let fat = elf(&broken).sections.into_iter().find(|section| section.name == ".nv_fatbin").unwrap();
+    broken[fat.offset as usize + 20] ^= 0xff;
+    let Decision::Refused(reason) = prune(broken.as_slice(), &selection(&["9.0"])).unwrap() else { panic!() };
+    assert!(reason.starts_with("in `.nv_fatbin` at byte "), "{reason}");
+}
+
+#[test]
+fn what_would_not_become_smaller_stays() {
+    let needed = Library::new().region(&[entry(CUBIN, 90, 0, 30_000), entry(CUBIN, 80, 0, 1_000)]);
+    assert!(matches!(prune(needed.finish().as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+    let none = Library::new();
+    assert!(matches!(prune(none.finish().as_slice(), &selection(&["9.0"])).unwrap(), Decision::NoCode));
+}
+
+#[test]
+fn pruning_twice_is_pruning_once() {
+    let after = pruned(&library(), &["9.0"]);
+    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+}
+
+#[test]
+fn the_check_sees_code_that_is_missing_and_wrappers_that_lead_astray() {
+    let before = library().finish();
+    let after = pruned(&library(), &["9.0"]);
+    let problem = |after: &[u8], gpus: &[&str]| check(before.as_slice(), after, &selection(gpus)).unwrap().unwrap_err();
+    assert!(problem(&after, &["8.0"]).contains("no longer serves 8.0"));
+    let elf = elf(&after);
+    let fat = elf.sections.iter().find(|section| section.name == ".nv_fatbin").unwrap();
+    let relocations = elf.sections.iter().find(|section| section.kind == 4).unwrap();
+    let mut astray = after.clone();
+    let at = relocations.offset as usize + 16;
+    astray[at..at + 8].copy_from_slice(&(fat.address + 8).to_le_bytes());
+    assert!(problem(&astray, &["9.0"]).contains("no region"));
+    let mut cut = after.clone();
+    cut.truncate(after.len() - 4096);
+    assert!(check(before.as_slice(), cut.as_slice(), &selection(&["9.0"])).unwrap().is_err());
+}
+
+#[test]
+fn a_directory_keeps_permissions_and_names_of_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree");
+    fs_err::create_dir_all(tree.join("lib")).unwrap();
+    let library = library().finish();
+    fs_err::write(tree.join("lib/a.so"), &library).unwrap();
+    fs_err::set_permissions(tree.join("lib/a.so"), PermissionsExt::from_mode(0o555)).unwrap();
+    fs_err::hard_link(tree.join("lib/a.so"), tree.join("lib/b.so")).unwrap();
+    fs_err::hard_link(tree.join("lib/a.so"), directory.path().join("cache.so")).unwrap();
+    fs_err::os::unix::fs::symlink("a.so", tree.join("lib/link.so")).unwrap();
+    fs_err::write(tree.join("notes.txt"), "notes").unwrap();
+    let selection = selection(&["9.0"]);
+    let tools = Tools { selection: &selection, threads: 2, advance: &|_| Ok(()) };
+    let copy = directory.path().join("copy");
+    let check = |tree: &Path| {
+        let found = |name: &str| fs_err::metadata(tree.join(name)).unwrap();
+        assert_eq!((found("lib/a.so").ino(), found("lib/a.so").mode() & 0o777), (found("lib/b.so").ino(), 0o555));
+        assert!(found("lib/a.so").len() < library.len() as u64);
+        assert_eq!(fs_err::read_link(tree.join("lib/link.so")).unwrap(), Path::new("a.so"));
+        assert_eq!(fs_err::read_to_string(tree.join("notes.txt")).unwrap(), "notes");
+        assert_eq!(fs_err::read_dir(tree.join("lib")).unwrap().count(), 3);
+    };
+    assert_eq!(tools.tree_to(&tree, &copy).unwrap().len(), 1);
+    check(&copy);
+    assert_eq!(fs_err::metadata(tree.join("lib/a.so")).unwrap().len(), library.len() as u64);
+    assert_eq!(tools.tree_in_place(&tree).unwrap().len(), 1);
+    check(&tree);
+    // Other names of the file, as in the cache of an installer, keep what they had.
+    assert_eq!(fs_err::read(directory.path().join("cache.so")).unwrap(), library);
+}
+
+
+proptest! {
+    #[test]
+    fn whatever_is_in_the_regions_pruning_keeps_what_serves_a_gpu(
+        regions in proptest::collection::vec(
+            proptest::collection::vec((0usize..4, 0usize..6, 0usize..3, 1usize..1000), 0..6), 1..6),
+        relocatable in proptest::collection::vec((0usize..4, 0usize..6, 0usize..3, 1usize..1000), 0..4),
+        gpu in 0usize..5,
+        (pinned, packed, room, keep_ptx) in (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+    ) {
+        let build = |(kind, number, flags, payload): (usize, usize, usize, usize)| entry(
+            [CUBIN, PTX, LTO, 0x100][kind], [75, 80, 86, 90, 100, 120][number], [0, 0x10_0000, 0x20_0000][flags],
+            payload * 8);
+        let mut library = Library::new();
+        for region in regions {
+            library = library.region(&region.into_iter().map(build).collect::<Vec<_>>());
+        }
+        if !relocatable.is_empty() {
+            library = library.relocatable(&relocatable.into_iter().map(build).collect::<Vec<_>>());
+        }
+        library = if pinned { library.pointer(0, 0) } else { library };
+        library = if packed { library.packed() } else { library };
+        library = if room { library.room() } else { library };
+        let file = library.finish();
+        let selection = Selection { keep_ptx, ..selection(&[["7.5", "8.6", "9.0", "10.3", "12.0"][gpu]]) };
+        match prune(file.as_slice(), &selection).unwrap() {
+            Decision::Rewrite(_) => drop(pruned_with(&file, &selection)),
+            Decision::Needed => {}
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
+
+    #[test]
+    fn damage_is_refused_or_harmless_and_never_a_panic(
+        changes in proptest::collection::vec((0usize..2000, any::<u8>()), 1..6), from_end in any::<bool>(),
+    ) {
+        let mut file = Library::new().region(&every(9_000)).relocatable(&every(9_000)).symbol(0, 0).pointer(0, 0).finish();
+        for (at, byte) in changes {
+            let at = if from_end { file.len() - 1 - at.min(file.len() - 1) } else { at };
+            file[at] = byte;
+        }
+        if let Ok(Decision::Rewrite(rewrite)) = prune(file.as_slice(), &selection(&["9.0"])) {
+            let mut out = Vec::new();
+            rewrite.write(file.as_slice(), &mut out, &|_| Ok(())).unwrap();
+            let _ = check(file.as_slice(), out.as_slice(), &selection(&["9.0"]));
+        }
+    }
+}

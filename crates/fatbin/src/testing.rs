@@ -1,0 +1,282 @@
+//! Shared objects with GPU code made in memory, for tests of this crate and of those above it: laid out as NVIDIA's
+//! linkers do it, with payloads that are no code.
+
+use crate::region::MAGIC;
+
+/// Where the writable segment lies in memory, beyond its place in the file; also what segments are aligned to.
+const ALIGNMENT: u64 = 0x20_0000;
+const HEADER: u64 = 64;
+const PROGRAM_HEADER: u64 = 56;
+
+/// One entry of a region: kind, number of the architecture, flags, bytes of payload.
+pub fn entry(kind: u16, number: u32, flags: u64, payload: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+    bytes[2..4].copy_from_slice(&0x0101u16.to_le_bytes());
+    bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(payload as u64).to_le_bytes());
+    bytes[28..32].copy_from_slice(&number.to_le_bytes());
+    bytes[40..48].copy_from_slice(&flags.to_le_bytes());
+    bytes.extend(vec![number as u8; payload]);
+    bytes
+}
+
+/// A region of these entries.
+pub fn region(entries: &[Vec<u8>]) -> Vec<u8> {
+    let body = entries.concat();
+    let mut bytes = MAGIC.to_le_bytes().to_vec();
+    bytes.extend(1u16.to_le_bytes());
+    bytes.extend(16u16.to_le_bytes());
+    bytes.extend((body.len() as u64).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// Builds a shared object.
+#[derive(Debug, Clone)]
+pub struct Library {
+    machine: u16,
+    kind: u16,
+    regions: Vec<Vec<u8>>,
+    relocatable: Vec<Vec<u8>>,
+    /// Regions that a word of `.data` points at too: their place and how far into them.
+    pointers: Vec<(usize, u64)>,
+    /// Regions without a wrapper.
+    bare: Vec<usize>,
+    /// Regions that a symbol is at: their place and how far into them.
+    symbols: Vec<(usize, u64)>,
+    /// Whether relocations are written as RELR.
+    packed: bool,
+    /// Whether there is room for program headers.
+    room: bool,
+}
+
+impl Default for Library {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A section that is being built.
+struct Part {
+    name: &'static str,
+    kind: u32,
+    flags: u64,
+    offset: u64,
+    address: u64,
+    content: Vec<u8>,
+}
+
+impl Library {
+    /// One without code, for x86-64.
+    pub fn new() -> Self {
+        Self {
+            machine: 62,
+            kind: 3,
+            regions: Vec::new(),
+            relocatable: Vec::new(),
+            pointers: Vec::new(),
+            bare: Vec::new(),
+            symbols: Vec::new(),
+            packed: false,
+            room: false,
+        }
+    }
+
+    /// Adds a region to `.nv_fatbin`.
+    #[must_use]
+    pub fn region(mut self, entries: &[Vec<u8>]) -> Self {
+        self.regions.push(region(entries));
+        self
+    }
+
+    /// Adds a region of code for the linker.
+    #[must_use]
+    pub fn relocatable(mut self, entries: &[Vec<u8>]) -> Self {
+        self.relocatable.push(region(entries));
+        self
+    }
+
+    /// Code of aarch64.
+    #[must_use]
+    pub fn aarch64(mut self) -> Self {
+        self.machine = 183;
+        self
+    }
+
+    /// A program that must be loaded where it says.
+    #[must_use]
+    pub fn fixed(mut self) -> Self {
+        self.kind = 2;
+        self
+    }
+
+    /// Something besides wrappers points at a region, so many bytes into it.
+    #[must_use]
+    pub fn pointer(mut self, region: usize, into: u64) -> Self {
+        self.pointers.push((region, into));
+        self
+    }
+
+    /// No wrapper points at a region.
+    #[must_use]
+    pub fn without_wrapper(mut self, region: usize) -> Self {
+        self.bare.push(region);
+        self
+    }
+
+    /// A symbol lies in a region, so many bytes into it.
+    #[must_use]
+    pub fn symbol(mut self, region: usize, into: u64) -> Self {
+        self.symbols.push((region, into));
+        self
+    }
+
+    /// Relocations in the packed form.
+    #[must_use]
+    pub fn packed(mut self) -> Self {
+        self.packed = true;
+        self
+    }
+
+    /// Room behind the program headers.
+    #[must_use]
+    pub fn room(mut self) -> Self {
+        self.room = true;
+        self
+    }
+
+    /// The file.
+    pub fn finish(&self) -> Vec<u8> {
+        let wrapped: Vec<usize> = (0..self.regions.len()).filter(|at| !self.bare.contains(at)).collect();
+        let words = wrapped.len() + self.relocatable.len() + self.pointers.len();
+        let mut at = HEADER + 2 * PROGRAM_HEADER + if self.room { 1024 } else { 0 };
+        let mut parts: Vec<Part> = Vec::new();
+        let mut put = |at: &mut u64, name, kind, flags, shift: u64, content: Vec<u8>| {
+            *at = at.next_multiple_of(8);
+            let (offset, address) = (*at, if flags == 0 { 0 } else { *at + shift });
+            *at += content.len() as u64;
+            parts.push(Part { name, kind, flags, offset, address, content });
+            address
+        };
+        let table = if self.packed { 8 * (words as u64 + 1) } else { 24 * words as u64 };
+        put(&mut at, ".rela.dyn", if self.packed { 19 } else { 4 }, 2, 0, vec![0; table as usize]);
+        put(&mut at, ".text", 1, 6, 0, vec![0xc3; 64]);
+        let (fat, starts) = joined(&self.regions);
+        let code = put(&mut at, ".nv_fatbin", 1, 2, 0, fat);
+        let (fat, relocatable) = joined(&self.relocatable);
+        let for_linker = put(&mut at, "__nv_relfatbin", 1, 2, 0, fat);
+        put(&mut at, ".rodata", 1, 2, 0, (0..100).collect());
+        let read_only = at;
+        at = at.next_multiple_of(0x1000);
+        let writable = at;
+        let targets = wrapped.iter().map(|region| code + starts[*region]);
+        let targets: Vec<u64> = targets.chain(relocatable.iter().map(|start| for_linker + start)).collect();
+        let wrapper = |target: &u64| {
+            let mut bytes = 0x4662_43B1_u32.to_le_bytes().to_vec();
+            bytes.extend(1u32.to_le_bytes());
+            bytes.extend(target.to_le_bytes());
+            bytes.extend([0; 8]);
+            bytes
+        };
+        let wrappers = targets.iter().flat_map(wrapper).collect();
+        let segment = put(&mut at, ".nvFatBinSegment", 1, 3, ALIGNMENT, wrappers);
+        let others: Vec<u64> = self.pointers.iter().map(|(region, into)| code + starts[*region] + into).collect();
+        let words = others.iter().flat_map(|target| target.to_le_bytes()).chain([7; 16]).collect();
+        let data = put(&mut at, ".data", 1, 3, ALIGNMENT, words);
+        let end = at;
+        let symbols = self.symbols.iter().flat_map(|(region, into)| symbol(code + starts[*region] + into));
+        put(&mut at, ".symtab", 2, 0, 0, symbols.collect());
+        let locations = (0..targets.len() as u64).map(|at| segment + 24 * at + 8);
+        let locations = locations.chain((0..others.len() as u64).map(|at| data + 8 * at));
+        let all: Vec<(u64, u64)> = locations.zip(targets.into_iter().chain(others)).collect();
+        parts[0].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
+        let loads = [(5, 0, 0, read_only), (6, writable, writable + ALIGNMENT, end - writable)];
+        self.file(parts, &loads)
+    }
+
+    fn file(&self, mut parts: Vec<Part>, loads: &[(u32, u64, u64, u64)]) -> Vec<u8> {
+        let mut names = vec![0];
+        let mut headers = vec![0; HEADER as usize];
+        let end = parts.last().map_or(HEADER, |last| last.offset + last.content.len() as u64).next_multiple_of(8);
+        let all: Vec<u8> = parts.iter().flat_map(|part| part.name.bytes().chain([0])).collect();
+        let mut content = [vec![0], all, b".shstrtab\0".to_vec()].concat();
+        content.resize(content.len().next_multiple_of(8), 0);
+        parts.push(Part { name: ".shstrtab", kind: 3, flags: 0, offset: end, address: 0, content });
+        let mut file = vec![0; HEADER as usize];
+        for part in &parts {
+            headers.extend((names.len() as u32).to_le_bytes());
+            headers.extend(part.kind.to_le_bytes());
+            for word in [part.flags, part.address, part.offset, part.content.len() as u64, 0, 8, 0] {
+                headers.extend(word.to_le_bytes());
+            }
+            names.extend(part.name.bytes().chain([0]));
+        }
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[6] = 1;
+        for (at, half) in [(16, self.kind), (18, self.machine), (20, 1), (52, 64), (54, 56), (58, 64)] {
+            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        file[56..58].copy_from_slice(&(loads.len() as u16).to_le_bytes());
+        file[60..62].copy_from_slice(&(parts.len() as u16 + 1).to_le_bytes());
+        file[62..64].copy_from_slice(&(parts.len() as u16).to_le_bytes());
+        for (flags, offset, address, size) in loads {
+            file.extend(1u32.to_le_bytes());
+            file.extend(flags.to_le_bytes());
+            for word in [*offset, *address, *address, *size, *size, ALIGNMENT] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        for part in parts {
+            file.resize(part.offset as usize, 0);
+            file.extend(part.content);
+        }
+        let section_headers = file.len() as u64;
+        file[32..40].copy_from_slice(&HEADER.to_le_bytes());
+        file[40..48].copy_from_slice(&section_headers.to_le_bytes());
+        file.extend(headers);
+        file
+    }
+}
+
+/// Regions one after the other, and where each begins.
+fn joined(regions: &[Vec<u8>]) -> (Vec<u8>, Vec<u64>) {
+    let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+    for region in regions {
+        bytes.resize(usize::next_multiple_of(bytes.len(), 8), 0);
+        starts.push(bytes.len() as u64);
+        bytes.extend(region);
+    }
+    (bytes, starts)
+}
+
+/// A local object in `.nv_fatbin`, the third section.
+fn symbol(address: u64) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0, 0, 1, 0, 3, 0];
+    bytes.extend(address.to_le_bytes());
+    bytes.extend(16u64.to_le_bytes());
+    bytes
+}
+
+fn rela(all: &[(u64, u64)], machine: u16) -> Vec<u8> {
+    let relative: u64 = if machine == 62 { 8 } else { 1027 };
+    all.iter().flat_map(|(location, target)| [*location, relative, *target]).flat_map(u64::to_le_bytes).collect()
+}
+
+/// An address, and behind it a bitmap for each that follows.
+fn relr(all: &[(u64, u64)]) -> Vec<u8> {
+    let Some((first, _)) = all.first() else { return vec![1, 0, 0, 0, 0, 0, 0, 0] };
+    let mut words = vec![*first];
+    let mut base = first + 8;
+    let mut bits = 0_u64;
+    for (location, _) in &all[1..] {
+        while location - base >= 63 * 8 {
+            words.push(bits << 1 | 1);
+            (base, bits) = (base + 63 * 8, 0);
+        }
+        bits |= 1 << ((location - base) / 8);
+    }
+    words.push(bits << 1 | 1);
+    words.resize(all.len() + 1, 1);
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
+}
