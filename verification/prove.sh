@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Prunes the PyTorch of this machine to its own GPUs and compares what both compute: `prove.sh KILN OUT`.
+# Needs PyTorch, a GPU, and as much disk space as the installed packages take up. Writes the results to the directory OUT.
+set -euo pipefail
+kiln=$(realpath "${1:?the kiln program}")
+out=$(realpath "${2:?a directory for results}")
+here=$(dirname "$(realpath "$0")")
+site=$(python3 -c 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))')
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+unset CUDA_MODULE_LOADING
+
+"$kiln" prune "$site" -o "$work/pruned" --gpus native | tee "$out/prune.txt" | tail -1
+"$kiln" prune "$site" -o "$work/minimal" --gpus native --drop-relocatable | tail -1
+
+operations() { # NAME MODE PATH
+    TORCHINDUCTOR_CACHE_DIR="$work/inductor-$1" TRITON_CACHE_DIR="$work/triton-$1" CUDA_CACHE_DISABLE=1 \
+        CUDA_MODULE_LOADING=$2 PYTHONPATH=$3 python3 "$here/operations.py" "$out/$1.json" 2> "$out/$1.log" ||
+        { tail -5 "$out/$1.log"; exit 1; }
+}
+operations first LAZY ""
+operations second LAZY ""
+operations pruned-lazy LAZY "$work/pruned"
+operations pruned-eager EAGER "$work/pruned"
+operations minimal-lazy LAZY "$work/minimal"
+python3 "$here/compare.py" "$out"/{first,second,pruned-lazy,pruned-eager,minimal-lazy}.json
+
+if [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then
+    collectives() { PYTHONPATH=$2 python3 "$here/collectives.py" "$out/$1.json" 2> "$out/$1.log" || { tail -5 "$out/$1.log"; exit 1; }; }
+    collectives nccl-first ""
+    collectives nccl-second ""
+    collectives nccl-pruned "$work/pruned"
+    collectives nccl-minimal "$work/minimal"
+    python3 "$here/compare.py" "$out"/nccl-{first,second,pruned,minimal}.json
+fi
+PYTHONPATH=$work/pruned python3 "$here/wrappers.py"
