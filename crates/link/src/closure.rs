@@ -24,6 +24,9 @@ pub struct Settings {
     /// Whether the tree is part of a system, such as a site-packages directory, whose C library and what comes with it
     /// are taken for there. Where nothing is said, a tree without `libc.so.6` is.
     pub partial: Option<bool>,
+    /// What the tree runs on. Where nothing is said, everything that the tree has a C library for; without one, what
+    /// most of its objects are for. Objects for other machines are left alone.
+    pub machine: Option<Machine>,
 }
 
 /// A library that a program loads.
@@ -31,7 +34,7 @@ pub struct Settings {
 pub struct Load {
     /// The name that it is needed under.
     pub library: String,
-    /// What needs it first.
+    /// What needs it: the first that does.
     pub by: String,
     /// Where it is found; nowhere if it is not.
     pub path: Option<String>,
@@ -57,7 +60,7 @@ struct Closure<'t> {
 }
 
 impl Tree {
-    /// Checks every object for x86-64 and aarch64 of the tree, in the order of paths. What is found is not listed, nor
+    /// Checks every object of the tree that is for its machine, x86-64 or aarch64, in the order of paths. What is found is not listed, nor
     /// what is taken for there in a partial tree.
     pub fn check(&self, settings: &Settings) -> Vec<Finding> {
         let closure = Closure::new(self, settings);
@@ -72,7 +75,8 @@ impl Tree {
     }
 
     /// What a program or library loads and where from, in the loader's order: what `ldd` lists, without what a program
-    /// loads by name while it runs. Nothing where there is no such object.
+    /// loads by name while it runs. What is found is listed once, what is not, for each object that needs it. Nothing
+    /// where there is no such object.
     pub fn loads(&self, path: &str, settings: &Settings) -> Vec<Load> {
         let Some(object) = self.object(path) else { return Vec::new() };
         let search = Search::new(self, &settings.library_path);
@@ -83,16 +87,18 @@ impl Tree {
         let (mut loads, mut next) = (Vec::new(), 0);
         while let Some((object, by, _)) = loaded.get(next).cloned() {
             for library in &object.needed {
-                if loaded.len() >= MOST_LOADED || !names.insert(library) {
+                if loaded.len() >= MOST_LOADED || names.contains(library.as_str()) {
                     continue;
                 }
                 let hit = search.find(&chain(&loaded, next), library);
                 if let Some(hit) = &hit
-                    && places.insert(hit.place)
                     && let Some(found) = self.object_at(hit.place)
                 {
+                    names.insert(library);
                     names.extend(found.soname.as_deref());
-                    loaded.push((found, hit.path.clone(), Some(next)));
+                    if places.insert(hit.place) {
+                        loaded.push((found, hit.path.clone(), Some(next)));
+                    }
                 }
                 loads.push(Load { library: library.clone(), by: by.clone(), path: hit.map(|hit| hit.path) });
             }
@@ -112,9 +118,9 @@ fn chain<'l>(loaded: &'l [(&'l Object, String, Option<usize>)], from: usize) -> 
 
 impl<'t> Closure<'t> {
     fn new(tree: &'t Tree, settings: &'t Settings) -> Self {
-        let checked = |machine| matches!(machine, Machine::X86_64 | Machine::Aarch64);
         let mut objects = tree.objects_by_place();
-        objects.retain(|(_, _, object)| checked(object.machine));
+        let machines = machines(&objects, settings);
+        objects.retain(|(_, _, object)| machines.contains(&object.machine));
         let mut named: HashMap<String, Vec<(String, usize)>> = HashMap::new();
         for (path, place, object) in &objects {
             if object.is_library {
@@ -128,6 +134,10 @@ impl<'t> Closure<'t> {
             if tree.object_at(place).is_some_and(|object| object.is_library) {
                 named.entry(file_name(&path).to_owned()).or_default().push((path, place));
             }
+        }
+        // Of several, what is least deep is the likeliest.
+        for libraries in named.values_mut() {
+            libraries.sort_by_cached_key(|(path, _)| (path.split('/').count(), path.clone()));
         }
         let partial = settings.partial.unwrap_or_else(|| !named.contains_key(LIBC));
         let cuda = objects.iter().find_map(|(_, _, object)| Cuda::of(object.soname.iter()));
@@ -161,7 +171,8 @@ impl<'t> Closure<'t> {
     fn outcome(&self, subject: Subject<'_>, library: &str) -> Option<Outcome> {
         let needer = Needer { object: subject.object, origin: origin(subject.path) };
         if let Some(hit) = self.search.find(&[needer], library) {
-            return self.versions(subject.object, library, &hit.path, hit.place);
+            let path = self.tree.resolve(&hit.path).unwrap_or(hit.path);
+            return self.versions(subject.object, library, &path, hit.place);
         }
         if known::is_of_the_driver(library) {
             return Some(Outcome::Driver);
@@ -199,15 +210,37 @@ impl<'t> Closure<'t> {
             .map(|needed| (parts(&needed.version), needed.version.as_str()))
             .collect();
         let highest = lacking.last_key_value()?.1;
-        let family = family(highest);
-        let most =
-            provided.iter().filter(|version| self::family(version) == family).max_by_key(|version| parts(version));
+        let most = family(highest).and_then(|line| {
+            provided.iter().filter(|version| family(version) == Some(line)).max_by_key(|version| parts(version))
+        });
         Some(Outcome::VersionMissing {
             provider: path.to_owned(),
             versions: lacking.values().map(|version| (*version).to_owned()).collect(),
             most: most.cloned(),
         })
     }
+}
+
+/// What the objects to be checked are for.
+fn machines(objects: &[(String, usize, &Object)], settings: &Settings) -> Vec<Machine> {
+    let mut counts = [Machine::X86_64, Machine::Aarch64].map(|machine| (0, machine));
+    let mut with_libc = HashSet::new();
+    for (_, _, object) in objects {
+        for (count, machine) in &mut counts {
+            *count += usize::from(*machine == object.machine);
+        }
+        if object.soname.as_deref() == Some(LIBC) {
+            with_libc.insert(object.machine);
+        }
+    }
+    counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let wanted = |machine: &Machine, first: bool| match settings.machine {
+        Some(only) => *machine == only,
+        None if with_libc.is_empty() => first,
+        None => with_libc.contains(machine),
+    };
+    let chosen = counts.iter().enumerate().filter(|(index, (_, machine))| wanted(machine, *index == 0));
+    chosen.map(|(_, (_, machine))| *machine).collect()
 }
 
 fn finding(subject: Subject<'_>, library: &str, outcome: Outcome) -> Finding {

@@ -77,7 +77,7 @@ const WHEELS: [(&str, &str, Wheel, Option<Cuda>); 34] = {
 };
 
 /// Packages of Debian 12, by the library that they bring.
-const DEBIAN: [(&str, &str); 66] = [
+const DEBIAN: [(&str, &str); 67] = [
     ("libGL.so.1", "libgl1"),
     ("libGLX.so.0", "libglx0"),
     ("libOpenGL.so.0", "libopengl0"),
@@ -108,7 +108,7 @@ const DEBIAN: [(&str, &str); 66] = [
     ("libatomic.so.1", "libatomic1"),
     ("libgfortran.so.5", "libgfortran5"),
     ("libquadmath.so.0", "libquadmath0"),
-    ("libomp.so.5", "libomp5"),
+    ("libomp.so.5", "libomp5-14"),
     ("libtbb.so.12", "libtbb12"),
     ("libopenblas.so.0", "libopenblas0"),
     ("libblas.so.3", "libblas3"),
@@ -124,6 +124,7 @@ const DEBIAN: [(&str, &str); 66] = [
     ("libucs.so.0", "libucx0"),
     ("libuct.so.0", "libucx0"),
     ("libmpi.so.40", "libopenmpi3"),
+    ("liboshmem.so.40", "libopenmpi3"),
     ("libpmix.so.2", "libpmix2"),
     ("libpmi.so.0", "libpmi0"),
     ("libpmi2.so.0", "libpmi2-0"),

@@ -12,6 +12,8 @@ use crate::object::Object;
 
 /// Links that are followed in one path (path_resolution(7)).
 const MOST_LINKS: usize = 40;
+/// Bytes of a path or of a link's target (`PATH_MAX`).
+const LONGEST: usize = 4096;
 const ROOT: usize = 0;
 
 /// An entry of a layer.
@@ -81,8 +83,8 @@ impl Tree {
         Self { places: vec![Place::Directory(BTreeMap::new())] }
     }
 
-    /// Puts a layer over what is there. Entries whose path leads out of the root, through something that is no
-    /// directory, or along a link to nowhere are left out.
+    /// Puts a layer over what is there. Entries whose path leads out of the root, through something that is no directory,
+    /// or round in circles are left out.
     pub fn add_layer(&mut self, nodes: Vec<Node>) {
         // What a layer hides is below it, wherever in the layer that is said.
         for node in &nodes {
@@ -212,6 +214,9 @@ impl Tree {
     /// the directory above where the path has led to, the root's being the root.
     fn walk<'p>(&'p self, path: &'p str) -> Walk<'p> {
         let mut trail: Vec<(&str, usize)> = Vec::new();
+        if path.len() > LONGEST {
+            return Walk { trail, left: vec![path] };
+        }
         let mut left: Vec<&str> = path.split('/').rev().collect();
         let mut links = 0;
         while let Some(name) = left.pop() {
@@ -232,7 +237,7 @@ impl Tree {
                 break;
             };
             match &self.places[*next] {
-                Place::Symlink(_) if links == MOST_LINKS => {
+                Place::Symlink(target) if links == MOST_LINKS || target.len() > LONGEST => {
                     left.push(name);
                     break;
                 }
@@ -295,10 +300,10 @@ impl Tree {
     fn reach(&mut self, path: &str) -> Option<usize> {
         let Walk { trail, left } = self.walk(path);
         let mut here = trail.last().map_or(ROOT, |(_, place)| *place);
-        if left.iter().any(|name| *name == "..") {
+        if left.iter().any(|name| *name == ".." || name.contains('/')) {
             return None;
         }
-        // A link that leads nowhere is itself there: it is not replaced.
+        // A link that leads round in circles is itself there: it is not replaced.
         let first = left.iter().find(|name| !name.is_empty() && **name != ".").copied();
         let children = self.children(here)?;
         if first.is_some_and(|first| children.contains_key(first)) {
