@@ -8,7 +8,7 @@ use crate::finding::{Finding, Outcome, Role};
 use crate::hint::{self, Cuda};
 use crate::known;
 use crate::object::Object;
-use crate::search::{Needer, Search, origin};
+use crate::search::{Needer, Search};
 use crate::tree::Tree;
 
 /// Objects that one program is followed to: far above what programs load.
@@ -19,7 +19,8 @@ const LIBC: &str = "libc.so.6";
 /// How a tree is run.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// Directories of `LD_LIBRARY_PATH`, in its order.
+    /// Directories of `LD_LIBRARY_PATH`, in its order. Those that do not begin with a slash begin at the working
+    /// directory or at a program's own, which differ between programs: they are left out.
     pub library_path: Vec<String>,
     /// Whether the tree is part of a system, such as a site-packages directory, whose C library and what comes with it
     /// are taken for there. Where nothing is said, a tree without `libc.so.6` is.
@@ -80,24 +81,25 @@ impl Tree {
     pub fn loads(&self, path: &str, settings: &Settings) -> Vec<Load> {
         let Some(object) = self.object(path) else { return Vec::new() };
         let search = Search::new(self, &settings.library_path);
-        // Objects, where they were found, and for which of the others they were loaded.
-        let mut loaded: Vec<(&Object, String, Option<usize>)> = vec![(object, path.to_owned(), None)];
+        let first = Loaded { object, needer: Needer::new(object, path), path: path.to_owned(), by: None };
+        let mut loaded = vec![first];
         let mut names: HashSet<&str> = object.soname.as_deref().into_iter().collect();
         let mut places: HashSet<usize> = self.find(path).into_iter().collect();
         let (mut loads, mut next) = (Vec::new(), 0);
-        while let Some((object, by, _)) = loaded.get(next).cloned() {
+        while let Some((object, by)) = loaded.get(next).map(|loaded| (loaded.object, loaded.path.clone())) {
             for library in &object.needed {
                 if loaded.len() >= MOST_LOADED || names.contains(library.as_str()) {
                     continue;
                 }
                 let hit = search.find(&chain(&loaded, next), library);
                 if let Some(hit) = &hit
-                    && let Some(found) = self.object_at(hit.place)
+                    && let Some(object) = self.object_at(hit.place)
                 {
                     names.insert(library);
-                    names.extend(found.soname.as_deref());
+                    names.extend(object.soname.as_deref());
                     if places.insert(hit.place) {
-                        loaded.push((found, hit.path.clone(), Some(next)));
+                        let (path, needer) = (hit.path.clone(), Needer::new(object, &hit.path));
+                        loaded.push(Loaded { object, needer, path, by: Some(next) });
                     }
                 }
                 loads.push(Load { library: library.clone(), by: by.clone(), path: hit.map(|hit| hit.path) });
@@ -108,12 +110,18 @@ impl Tree {
     }
 }
 
+/// An object that has been loaded, where it was found, and for which of the others.
+struct Loaded<'t> {
+    object: &'t Object,
+    needer: Needer<'t>,
+    path: String,
+    by: Option<usize>,
+}
+
 /// An object, what it was loaded for, and so on up to the program.
-fn chain<'l>(loaded: &'l [(&'l Object, String, Option<usize>)], from: usize) -> Vec<Needer<'l>> {
-    let first = loaded.get(from);
-    std::iter::successors(first, |(_, _, by)| loaded.get((*by)?))
-        .map(|(object, path, _)| Needer { object, origin: origin(path) })
-        .collect()
+fn chain<'l, 't>(loaded: &'l [Loaded<'t>], from: usize) -> Vec<&'l Needer<'t>> {
+    let up = std::iter::successors(loaded.get(from), |loaded_for| loaded.get(loaded_for.by?));
+    up.map(|loaded| &loaded.needer).collect()
 }
 
 impl<'t> Closure<'t> {
@@ -154,9 +162,10 @@ impl<'t> Closure<'t> {
             findings.push(finding(subject, interpreter, Outcome::InterpreterMissing));
             return;
         }
+        let needer = Needer::new(object, subject.path);
         let mut seen = HashSet::new();
         for library in object.needed.iter().filter(|library| seen.insert(library.as_str())) {
-            if let Some(outcome) = self.outcome(subject, library) {
+            if let Some(outcome) = self.outcome(subject, &needer, library) {
                 let mut finding = finding(subject, library, outcome);
                 if finding.outcome == Outcome::Missing {
                     let cuda = Cuda::of(object.needed.iter()).or(self.cuda);
@@ -168,8 +177,7 @@ impl<'t> Closure<'t> {
     }
 
     /// What there is to say about one library that an object needs.
-    fn outcome(&self, subject: Subject<'_>, library: &str) -> Option<Outcome> {
-        let needer = Needer { object: subject.object, origin: origin(subject.path) };
+    fn outcome(&self, subject: Subject<'_>, needer: &Needer<'_>, library: &str) -> Option<Outcome> {
         if let Some(hit) = self.search.find(&[needer], library) {
             let path = self.tree.resolve(&hit.path).unwrap_or(hit.path);
             return self.versions(subject.object, library, &path, hit.place);

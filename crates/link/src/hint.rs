@@ -108,7 +108,7 @@ const DEBIAN: [(&str, &str); 67] = [
     ("libatomic.so.1", "libatomic1"),
     ("libgfortran.so.5", "libgfortran5"),
     ("libquadmath.so.0", "libquadmath0"),
-    ("libomp.so.5", "libomp5-14"),
+    ("libomp.so.5", "libomp5"),
     ("libtbb.so.12", "libtbb12"),
     ("libopenblas.so.0", "libopenblas0"),
     ("libblas.so.3", "libblas3"),

@@ -15,7 +15,7 @@ const SHARED: u16 = 3;
 const ENTRY: u64 = 16;
 const MOST_ENTRIES: u64 = 1 << 12;
 /// Directories that are taken of a path.
-const MOST_DIRECTORIES: usize = 512;
+const MOST_DIRECTORIES: usize = 256;
 /// Versions that a file may require or define.
 const MOST_VERSIONS: usize = 1 << 14;
 /// `DF_1_NODEFLIB` and `DF_1_PIE` of `DT_FLAGS_1`.

@@ -7,19 +7,35 @@ use kiln_fatbin::Machine;
 
 use crate::configuration;
 use crate::object::Object;
-use crate::tree::{Tree, split};
+use crate::tree::{LONGEST, Tree};
 
 /// Paths that the strings of one entry may stand for: `$LIB` differs between distributions.
 const MOST_VARIANTS: usize = 9;
 /// Strings that are replaced in one entry.
 const MOST_TOKENS: usize = 16;
 
-/// A file that needs a library, and those that it was loaded for.
-#[derive(Clone, Copy)]
+/// A file that needs libraries, and where it says that they are.
 pub(crate) struct Needer<'t> {
-    pub(crate) object: &'t Object,
+    object: &'t Object,
     /// Path of its directory, which is what `$ORIGIN` stands for.
-    pub(crate) origin: &'t str,
+    origin: String,
+    rpath: Vec<String>,
+    runpath: Vec<String>,
+}
+
+impl<'t> Needer<'t> {
+    /// A file by the path that it was found at.
+    pub(crate) fn new(object: &'t Object, path: &str) -> Self {
+        let origin = path.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
+        let directories = |entries: &[String]| {
+            let expanded = entries.iter().flat_map(|entry| expand(entry, &origin, object.machine));
+            // Other paths begin at the working directory, which is known when the program runs.
+            expanded.filter(|path| path.starts_with('/') && path.len() <= LONGEST).collect()
+        };
+        // DT_RPATH is nothing where there is DT_RUNPATH.
+        let rpath = if object.runpath.is_empty() { directories(&object.rpath) } else { Vec::new() };
+        Self { object, rpath, runpath: directories(&object.runpath), origin }
+    }
 }
 
 /// A library that was found.
@@ -32,36 +48,34 @@ pub(crate) struct Hit {
 /// The directories of a tree and its settings.
 pub(crate) struct Search<'t> {
     tree: &'t Tree,
-    library_path: &'t [String],
+    library_path: Vec<String>,
     configured: Vec<String>,
     /// Directories that have been looked up.
     known: RefCell<HashMap<String, Option<usize>>>,
 }
 
 impl<'t> Search<'t> {
-    pub(crate) fn new(tree: &'t Tree, library_path: &'t [String]) -> Self {
-        let configured = configuration::directories(tree);
-        Self { tree, library_path, configured, known: RefCell::default() }
+    pub(crate) fn new(tree: &'t Tree, library_path: &[String]) -> Self {
+        let library_path = library_path.iter().filter(|path| path.starts_with('/')).cloned().collect();
+        Self { tree, library_path, configured: configuration::directories(tree), known: RefCell::default() }
     }
 
     /// Looks for a library that the first of the needers needs; the others are those that it was loaded for, whose
     /// `DT_RPATH` counts too.
-    pub(crate) fn find(&self, needers: &[Needer<'_>], name: &str) -> Option<Hit> {
+    pub(crate) fn find(&self, needers: &[&Needer<'_>], name: &str) -> Option<Hit> {
         let needer = needers.first()?;
         let machine = needer.object.machine;
         if name.contains('/') {
-            let expanded = expand(name, needer.origin, machine);
-            return expanded.into_iter().filter(|path| path.starts_with('/')).find_map(|path| self.open(path, machine));
+            let paths = expand(name, &needer.origin, machine).into_iter();
+            return paths.filter(|path| path.starts_with('/')).find_map(|path| self.open(path, machine));
         }
-        if needer.object.runpath.is_empty() {
-            for needer in needers.iter().filter(|needer| needer.object.runpath.is_empty()) {
-                if let Some(hit) = self.look(&needer.object.rpath, needer.origin, name, machine) {
-                    return Some(hit);
-                }
-            }
+        if needer.object.runpath.is_empty()
+            && let Some(hit) = needers.iter().find_map(|needer| self.look(&needer.rpath, name, machine))
+        {
+            return Some(hit);
         }
-        self.look(self.library_path, needer.origin, name, machine)
-            .or_else(|| self.look(&needer.object.runpath, needer.origin, name, machine))
+        self.look(&self.library_path, name, machine)
+            .or_else(|| self.look(&needer.runpath, name, machine))
             .or_else(|| self.system(needer, name))
     }
 
@@ -82,12 +96,8 @@ impl<'t> Search<'t> {
         defaults.iter().find_map(|directory| self.candidate(directory, name, machine))
     }
 
-    fn look(&self, entries: &[String], origin: &str, name: &str, machine: Machine) -> Option<Hit> {
-        let mut directories = entries.iter().flat_map(|entry| expand(entry, origin, machine));
-        directories.find_map(|directory| {
-            // Other paths begin at the working directory, which is known when the program runs.
-            directory.starts_with('/').then(|| self.candidate(&directory, name, machine)).flatten()
-        })
+    fn look(&self, directories: &[String], name: &str, machine: Machine) -> Option<Hit> {
+        directories.iter().find_map(|directory| self.candidate(directory, name, machine))
     }
 
     fn candidate(&self, directory: &str, name: &str, machine: Machine) -> Option<Hit> {
@@ -158,9 +168,4 @@ fn after_token<'e>(text: &'e str, name: &str) -> Option<&'e str> {
 /// A path without a slash before it, and without empty parts.
 fn tidy(path: &str) -> String {
     path.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
-}
-
-/// The directory that a file is in.
-pub(crate) fn origin(path: &str) -> &str {
-    split(path).map_or_else(|| path.rsplit_once('/').map_or("", |(parent, _)| parent), |(parent, _)| parent)
 }

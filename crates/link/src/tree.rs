@@ -13,7 +13,7 @@ use crate::object::Object;
 /// Links that are followed in one path (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 /// Bytes of a path or of a link's target (`PATH_MAX`).
-const LONGEST: usize = 4096;
+pub(crate) const LONGEST: usize = 4096;
 const ROOT: usize = 0;
 
 /// An entry of a layer.

@@ -57,7 +57,7 @@ fn the_library_path_comes_after_rpath_and_before_runpath() {
         let libraries =
             ["a", "b", "usr/lib"].map(|directory| file(&format!("{directory}/libx.so"), library("libx.so")));
         let tree = tree(libraries.into_iter().chain([file("bin/p", program)]).collect());
-        let settings = Settings { library_path: vec!["/b".into()], ..Settings::default() };
+        let settings = Settings { library_path: vec!["a".into(), "/b".into()], ..Settings::default() };
         tree.loads("bin/p", &settings)[0].path.clone().unwrap()
     };
     assert_eq!(at(program().needs("libx.so").rpath("/a")), "a/libx.so");
