@@ -61,8 +61,8 @@ struct Closure<'t> {
 }
 
 impl Tree {
-    /// Checks every object of the tree that is for its machine, x86-64 or aarch64, in the order of paths. What is found is not listed, nor
-    /// what is taken for there in a partial tree.
+    /// Checks every object of the tree that is for its machine, x86-64 or aarch64, in the order of paths. What is found
+    /// is not listed, nor what is taken for there in a partial tree.
     pub fn check(&self, settings: &Settings) -> Vec<Finding> {
         let closure = Closure::new(self, settings);
         let linked: HashSet<&str> =
