@@ -97,7 +97,8 @@ impl Role {
 }
 
 impl Finding {
-    /// How bad it is. What is elsewhere has been loaded before by whoever loads a library; nobody does it for a program.
+    /// How bad it is. What is elsewhere has been loaded before by whoever loads a library; nobody does so for a
+    /// program.
     pub fn severity(&self) -> Severity {
         match (&self.outcome, self.role) {
             (Outcome::Driver, _) => Severity::Note,

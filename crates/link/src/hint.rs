@@ -31,8 +31,8 @@ enum Wheel {
     Own,
 }
 
-/// Libraries that NVIDIA's wheels bring: file, wheel without its ending, and the CUDA that it is for where the file says
-/// so. Taken from the wheels of CUDA 12.9 and 13.0 on PyPI.
+/// Libraries that NVIDIA's wheels bring: file, wheel without its ending, and the CUDA that it is for where the file
+/// says so. Taken from the wheels of CUDA 12.9 and 13.0 on PyPI.
 const WHEELS: [(&str, &str, Wheel, Option<Cuda>); 34] = {
     use Cuda::{Thirteen, Twelve};
     use Wheel::{Own, Toolkit};

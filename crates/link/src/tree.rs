@@ -1,8 +1,8 @@
 //! A picture of a file system: names, links, and what the dynamic loader reads of files.
 //!
 //! Layers are put over one another as container runtimes do it (OCI image specification, "Image Layer Filesystem
-//! Changeset"), so that what is checked is what a container sees. Paths are relative to the root, without a slash before
-//! them. Names are kept apart from files, so that a hard link is a second name of the same file.
+//! Changeset"), so that what is checked is what a container sees. Paths are relative to the root, without a slash
+//! before them. Names are kept apart from files, so that a hard link is a second name of the same file.
 
 use std::collections::BTreeMap;
 
@@ -83,8 +83,8 @@ impl Tree {
         Self { places: vec![Place::Directory(BTreeMap::new())] }
     }
 
-    /// Puts a layer over what is there. Entries whose path leads out of the root, through something that is no directory,
-    /// or round in circles are left out.
+    /// Puts a layer over what is there. Entries whose path leads out of the root, through something that is no
+    /// directory, or round in circles are left out.
     pub fn add_layer(&mut self, nodes: Vec<Node>) {
         // What a layer hides is below it, wherever in the layer that is said.
         for node in &nodes {
