@@ -32,7 +32,7 @@ enum Wheel {
 }
 
 /// Libraries that NVIDIA's wheels bring: file, wheel without its ending, and the CUDA that it is for where the file
-/// says so. Taken from the wheels of CUDA 12.9 and 13.0 on PyPI.
+/// says so. The names are those of NVIDIA's projects on PyPI.
 const WHEELS: [(&str, &str, Wheel, Option<Cuda>); 34] = {
     use Cuda::{Thirteen, Twelve};
     use Wheel::{Own, Toolkit};
