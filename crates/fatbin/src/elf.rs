@@ -19,7 +19,7 @@ const NOBITS: u32 = 8;
 const EXECUTABLE: u64 = 4;
 
 /// What a file's code is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Machine {
     /// x86-64.
     #[serde(rename = "x86-64")]
@@ -33,6 +33,18 @@ pub enum Machine {
     /// Something else, by its number.
     #[serde(untagged)]
     Other(u16),
+}
+
+impl Machine {
+    /// The machine of an `e_machine`.
+    pub fn from_number(number: u16) -> Self {
+        match number {
+            62 => Self::X86_64,
+            183 => Self::Aarch64,
+            190 => Self::Cuda,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// A file that is no ELF that can be read here.
@@ -126,12 +138,7 @@ impl Elf {
             return Err(ElfError::Unsupported);
         }
         let fields = Fields(&header);
-        let machine = match fields.u16(18) {
-            62 => Machine::X86_64,
-            183 => Machine::Aarch64,
-            190 => Machine::Cuda,
-            other => Machine::Other(other),
-        };
+        let machine = Machine::from_number(fields.u16(18));
         let (abi, flags) = (header[8], fields.u32(48));
         let (at, size, count, names) = (fields.u64(40), fields.u16(58), fields.u16(60), fields.u16(62));
         let sections = match at {
