@@ -1,29 +1,35 @@
-"""Compares results: `compare.py FIRST SECOND PRUNED...`.
+"""Compares results: `compare.py PLAIN... -- PRUNED...`.
 
-FIRST and SECOND come from the same libraries, so that what differs between them is noise. Of any other, an operation may
-differ only where these do, and then by as much as they do from one another, ten times over. Exits 1 otherwise.
+The first come from the same libraries, so that what differs among them is noise. Of the others, an operation may differ
+only where those do, and then not by more than ten times as much as they do from one another. Exits 1 otherwise.
 """
 
 import json
 import sys
 
-first, second, *others = [json.load(open(path)) for path in sys.argv[1:]]
+paths = sys.argv[1:]
+at = paths.index("--")
+plain = [json.load(open(path)) for path in paths[:at]]
+first = plain[0]
 names = [name for name in first if not name.startswith("(")]
-noisy = {name for name in names if first[name] != second[name]}
-print(f"{len(names)} operations; from run to run {len(noisy)} differ: {', '.join(sorted(noisy)) or 'none'}")
+noisy = {name for name in names if any(other[name] != first[name] for other in plain)}
+print(f"{len(names)} operations; in {len(plain)} runs without pruning {len(noisy)} differ: {', '.join(sorted(noisy)) or 'none'}")
 errors = [name for name in names if "error" in first[name]]
 print(f"without pruning {len(errors)} fail: {', '.join(errors) or 'none'}")
 
 
 def close(name, result):
-    if "mean" not in result or "mean" not in first[name]:
+    if any(result == other[name] for other in plain):
+        return True
+    if any("mean" not in other for other in [result, *(run[name] for run in plain)]):
         return False
-    noise = abs(first[name]["mean"] - second[name]["mean"])
-    return abs(result["mean"] - first[name]["mean"]) <= 10 * noise + 1e-6 * abs(first[name]["mean"])
+    means = [other[name]["mean"] for other in plain]
+    return min(means) - 10 * (max(means) - min(means)) <= result["mean"] <= max(means) + 10 * (max(means) - min(means))
 
 
 bad = 0
-for path, other in zip(sys.argv[3:], others):
+for path in paths[at + 1 :]:
+    other = json.load(open(path))
     assert other["(torch)"]["file"] != first["(torch)"]["file"], "the same libraries were used"
     different = [name for name in names if other[name] != first[name]]
     wrong = [name for name in different if name not in noisy or not close(name, other[name])]

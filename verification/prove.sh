@@ -9,6 +9,7 @@ site=$(python3 -c 'import os, torch; print(os.path.dirname(os.path.dirname(torch
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset CUDA_MODULE_LOADING
+status=0
 
 "$kiln" prune "$site" -o "$work/pruned" --gpus native | tee "$out/prune.txt" | tail -1
 "$kiln" prune "$site" -o "$work/minimal" --gpus native --drop-relocatable | tail -1
@@ -18,12 +19,15 @@ operations() { # NAME MODE PATH
         CUDA_MODULE_LOADING=$2 PYTHONPATH=$3 python3 "$here/operations.py" "$out/$1.json" 2> "$out/$1.log" ||
         { tail -5 "$out/$1.log"; exit 1; }
 }
-operations first LAZY ""
-operations second LAZY ""
+plain=()
+for run in 1 2 3 4 5; do
+    operations "plain-$run" LAZY ""
+    plain+=("$out/plain-$run.json")
+done
 operations pruned-lazy LAZY "$work/pruned"
 operations pruned-eager EAGER "$work/pruned"
 operations minimal-lazy LAZY "$work/minimal"
-python3 "$here/compare.py" "$out"/{first,second,pruned-lazy,pruned-eager,minimal-lazy}.json
+python3 "$here/compare.py" "${plain[@]}" -- "$out"/{pruned-lazy,pruned-eager,minimal-lazy}.json || status=1
 
 if [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then
     collectives() { PYTHONPATH=$2 python3 "$here/collectives.py" "$out/$1.json" 2> "$out/$1.log" || { tail -5 "$out/$1.log"; exit 1; }; }
@@ -31,6 +35,7 @@ if [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then
     collectives nccl-second ""
     collectives nccl-pruned "$work/pruned"
     collectives nccl-minimal "$work/minimal"
-    python3 "$here/compare.py" "$out"/nccl-{first,second,pruned,minimal}.json
+    python3 "$here/compare.py" "$out"/nccl-{first,second}.json -- "$out"/nccl-{pruned,minimal}.json || status=1
 fi
 PYTHONPATH=$work/pruned python3 "$here/wrappers.py"
+exit "$status"
