@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use kiln_fatbin::testing::{Library, entry, region};
 use kiln_wheel::testing::{WheelBuilder, ZipBuilder};
 use tar::{Builder, EntryType, Header};
 
@@ -13,30 +14,45 @@ fn main() -> io::Result<()> {
     seeds.extend(texts(root)?);
     seeds.extend(manifests());
     seeds.extend(regions());
+    seeds.extend(libraries());
     for (target, name, bytes) in seeds {
         let folder = root.join("corpus").join(target);
         fs_err::create_dir_all(&folder)?;
         fs_err::write(folder.join(name), bytes)?;
     }
+    compiled(root)
+}
+
+/// What `seeds/make.sh` compiled: for the target of its folder; shared objects for the others too that read them.
+fn compiled(root: &Path) -> io::Result<()> {
+    for (from, targets) in [("fatbin", &["fatbin"][..]), ("prune", &["fatbin", "prune", "link"])] {
+        for file in fs_err::read_dir(root.join("seeds").join(from))? {
+            let file = file?;
+            for target in targets {
+                fs_err::copy(file.path(), root.join("corpus").join(target).join(file.file_name()))?;
+            }
+        }
+    }
     Ok(())
+}
+
+/// Shared objects with wrappers, relocations and symbols.
+fn libraries() -> Vec<Seed> {
+    let code = [entry(2, 80, 0, 6000), entry(2, 90, 0x10_8000, 6000), entry(1, 100, 0, 6000), entry(8, 90, 0, 64)];
+    let small = Library::new().region(&code).region(&code[..2]);
+    vec![
+        ("prune", "small", small.finish()),
+        ("prune", "room", small.clone().room().symbol(0, 0).finish()),
+        ("prune", "packed", small.clone().packed().pointer(1, 0).finish()),
+        ("prune", "bare", small.clone().without_wrapper(0).relocatable(&code).finish()),
+        ("prune", "aarch64", small.aarch64().region(&[entry(2, 80, 0, 40_000)]).finish()),
+        ("link", "small", Library::new().region(&code).finish()),
+    ]
 }
 
 /// Regions alone, in a shared object, and in a static library.
 fn regions() -> Vec<Seed> {
-    let entry = |kind: u16, number: u32, flags: u64| {
-        let mut bytes = vec![0; 80];
-        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
-        bytes[2..4].copy_from_slice(&0x0101u16.to_le_bytes());
-        bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
-        bytes[8..16].copy_from_slice(&16u64.to_le_bytes());
-        bytes[28..32].copy_from_slice(&number.to_le_bytes());
-        bytes[40..48].copy_from_slice(&flags.to_le_bytes());
-        bytes
-    };
-    let body = [entry(2, 90, 0x10_8000), entry(1, 80, 0), entry(0x100, 120, 0x20_8000)].concat();
-    let mut region = b"\x50\xed\x55\xba\x01\x00\x10\x00".to_vec();
-    region.extend((body.len() as u64).to_le_bytes());
-    region.extend(body);
+    let region = region(&[entry(2, 90, 0x10_8000, 16), entry(1, 80, 0, 16), entry(0x100, 120, 0x20_8000, 16)]);
     let names = b"\0.nv_fatbin\0.rodata\0.shstrtab\0";
     let mut object = vec![0u8; 64];
     object[..6].copy_from_slice(b"\x7fELF\x02\x01");

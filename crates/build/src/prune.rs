@@ -135,8 +135,7 @@ impl PrunedWheel {
         let note = ("Kiln-Pruned", &*description(pruner.selection));
         let advance = |bytes: u64| pruner.work.advance(bytes).map_err(io::Error::from);
         let tag = tag(pruner.selection);
-        let repack =
-            Repack { replaced: &self.replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
+        let repack = Repack { replaced: &self.replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
         let failed = |error| BuildError::step(format!("the pruned `{}` cannot be written", self.name), Box::new(error));
         repack.write(&self.wheel, out).map_err(failed)
     }

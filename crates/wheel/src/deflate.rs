@@ -50,7 +50,8 @@ pub(crate) fn deflate(
         }
         let mut crc = crc32fast::Hasher::new();
         for (_, channel) in (0..pieces).zip(channels.iter().cycle()) {
-            let (bytes, sum, content) = channel.recv().map_err(|_| io::Error::other("a compressing thread has ended"))??;
+            let (bytes, sum, content) =
+                channel.recv().map_err(|_| io::Error::other("a compressing thread has ended"))??;
             out.write_all(&bytes)?;
             advance(content)?;
             crc.combine(&sum);
@@ -63,12 +64,7 @@ pub(crate) fn deflate(
 /// Compressed bytes of a piece, its CRC-32 and its size.
 type Piece = (Vec<u8>, crc32fast::Hasher, u64);
 
-fn compress(
-    file: &fs_err::File,
-    size: u64,
-    pieces: impl Iterator<Item = u64>,
-    out: &SyncSender<io::Result<Piece>>,
-) {
+fn compress(file: &fs_err::File, size: u64, pieces: impl Iterator<Item = u64>, out: &SyncSender<io::Result<Piece>>) {
     let mut compress = Compress::new(Compression::new(LEVEL), false);
     let mut content = Vec::new();
     for piece in pieces {

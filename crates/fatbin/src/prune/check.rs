@@ -30,11 +30,7 @@ pub fn check<S: Source + ?Sized, T: Source + ?Sized>(
     }
 }
 
-fn compare<S: Source + ?Sized, T: Source + ?Sized>(
-    before: &S,
-    after: &T,
-    selection: &Selection,
-) -> Result<(), Stop> {
+fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, selection: &Selection) -> Result<(), Stop> {
     let (mut old, mut new) = (View::open(before)?, View::open(after)?);
     mapped(&new.elf, new.window.size())?;
     sections(&old.elf, &new.elf)?;
@@ -82,7 +78,8 @@ impl<'a, S: Source + ?Sized> View<'a, S> {
 
     /// The region at an address of memory.
     fn region(&mut self, address: u64) -> Result<Region, Stop> {
-        let offset = self.elf.offset_of(address).ok_or_else(|| refused("a wrapper points at what is not in the file"))?;
+        let offset =
+            self.elf.offset_of(address).ok_or_else(|| refused("a wrapper points at what is not in the file"))?;
         let end = self.window.size();
         region::read(&mut self.window, offset, end)?.map_err(|malformed| refused(malformed.to_string()))
     }
@@ -119,7 +116,9 @@ fn sections(old: &Elf, new: &Elf) -> Result<(), Stop> {
         }
         // Where tools look for a section is where the loader takes it from.
         let loaded = other.address != 0 && other.has_content();
-        if loaded && new.offset_of(other.address) != Some(other.offset) && old.offset_of(one.address) == Some(one.offset)
+        if loaded
+            && new.offset_of(other.address) != Some(other.offset)
+            && old.offset_of(one.address) == Some(one.offset)
         {
             return Err(refused(format!("its section `{}` is mapped from somewhere else", one.name)));
         }

@@ -129,8 +129,8 @@ impl Layout {
         for (from, to, zeros) in pieces {
             let address = segment.address.wrapping_add(from - segment.offset);
             let offset = self.moved(from);
-            let agrees = segment.alignment <= page
-                || (!split && address.abs_diff(offset).is_multiple_of(segment.alignment));
+            let agrees =
+                segment.alignment <= page || (!split && address.abs_diff(offset).is_multiple_of(segment.alignment));
             let (size, memory) = (to - from, (to - from).saturating_add(zeros));
             if memory > 0 {
                 let alignment = if agrees { segment.alignment } else { page };

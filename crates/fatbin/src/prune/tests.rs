@@ -105,9 +105,8 @@ fn nothing_that_is_mapped_changes_its_address() {
     for (one, other) in old.sections.iter().zip(&new.sections) {
         assert_eq!((&one.name, one.address), (&other.name, other.address));
         if one.name == ".rodata" || one.name == ".text" || one.name == ".data" {
-            let content = |file: &[u8], section: &Section| {
-                file[section.offset as usize..section.range().end as usize].to_vec()
-            };
+            let content =
+                |file: &[u8], section: &Section| file[section.offset as usize..section.range().end as usize].to_vec();
             assert_eq!(content(&before, one), content(&after, other), "{}", one.name);
             assert_eq!(new.offset_of(other.address), Some(other.offset));
         }
@@ -247,7 +246,6 @@ fn a_directory_keeps_permissions_and_names_of_one_file() {
     // Other names of the file, as in the cache of an installer, keep what they had.
     assert_eq!(fs_err::read(directory.path().join("cache.so")).unwrap(), library);
 }
-
 
 proptest! {
     #[test]
