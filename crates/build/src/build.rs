@@ -6,7 +6,7 @@ use kiln_oci::image::{Config, Descriptor, Image, Index, MANIFEST, PlatformObject
 use kiln_oci::layout::Layout;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Event;
-use kiln_plan::lock::{Lock, LockedWheel};
+use kiln_plan::lock::{Lock, LockedImage, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack;
 use kiln_store::{Root, Store};
@@ -99,6 +99,7 @@ impl Project<'_> {
             done.references = self.references(image);
             (done.layouts, done.unchanged) = (layouts, !changed.contains(&image.name));
             self.remember(image, lock, &done.images, done.digest)?;
+            self.require_gpu_code(image, &done, lock)?;
             for &platform in &self.stack.target.platforms {
                 if let Some(done) = below.get(&(image.name.clone(), platform)) {
                     self.remember_build(image, platform, done.ingredients.clone())?;
@@ -161,17 +162,18 @@ impl Project<'_> {
     pub fn known_image(&self, image: &stack::Image, lock: &Lock) -> Result<Built> {
         let chain = self.chosen(std::slice::from_ref(&image.name))?;
         let mut below: BTreeMap<(String, Platform), Below> = BTreeMap::new();
-        let mut composed = Vec::new();
+        let (mut composed, mut layouts) = (Vec::new(), Vec::new());
         for link in chain {
             for &platform in &self.stack.target.platforms {
                 let done = self.compose_one(link, platform, lock, &below)?;
                 if link.name == image.name {
                     composed.extend(done.image.clone());
+                    layouts.extend(done.layout.clone());
                 }
                 below.insert((link.name.clone(), platform), done);
             }
         }
-        Built::of(&image.name, composed, self.store)
+        Ok(Built { layouts, ..Built::of(&image.name, composed, self.store)? })
     }
 
     /// The steps of images on all platforms.
@@ -244,6 +246,15 @@ impl Project<'_> {
         Ok(Below { image: Some(composed), config, layout: below.layout, ingredients })
     }
 
+    /// The digests of wheels that were made of an image's own.
+    fn pruned_wheels(&self, image: &stack::Image, lock: &Lock, locked: &LockedImage) -> Result<Vec<Digest>> {
+        let Some(selection) = self.selection(image, lock) else { return Ok(Vec::new()) };
+        let by_digest = lock.wheels_by_digest();
+        let wheels = locked.packages.iter().filter_map(|package| by_digest.get(&package.wheel));
+        let pruned = wheels.map(|wheel| Ok(self.known_pruned(wheel, &selection)?.map(|known| known.sha256)));
+        pruned.filter_map(Result::transpose).collect()
+    }
+
     /// Tells the store what the image needs, so that garbage collection knows.
     fn remember(&self, image: &stack::Image, lock: &Lock, composed: &[Image], index: Digest) -> Result<()> {
         let mut digests = BTreeSet::from([index]);
@@ -251,8 +262,9 @@ impl Project<'_> {
             digests.extend([done.manifest, done.config]);
             digests.extend(done.layers.iter().map(|layer| layer.digest));
             let chain = std::iter::once(image).chain(self.stack.ancestors(image));
-            for locked in chain.filter_map(|image| lock.image(&image.name, done.platform)) {
+            for (image, locked) in chain.filter_map(|image| Some((image, lock.image(&image.name, done.platform)?))) {
                 digests.extend(locked.packages.iter().map(|package| package.wheel));
+                digests.extend(self.pruned_wheels(image, lock, locked)?);
             }
         }
         let stack = self.lock_path().display().to_string();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
+use kiln_fatbin::Selection;
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile};
 use kiln_oci::{InflatePool, Source, splice, whole};
 use kiln_plan::digest::Digest;
@@ -16,7 +17,8 @@ use crate::error::{BuildError, Result};
 use crate::fetch::{FetchError, Fetcher, Wanted};
 use crate::history::Speed;
 use crate::project::Project;
-use crate::steps::{Step, Task, WheelTask};
+use crate::pruned::may_hold_code;
+use crate::steps::{Step, Task, WheelTask, wheel_step};
 
 /// Downloads that are under way at once.
 const DOWNLOADS: usize = 8;
@@ -92,9 +94,10 @@ impl Project<'_> {
         }
         let mut steps: Vec<&Step> = distinct.into_values().collect();
         steps.sort_by_key(|step| (std::cmp::Reverse(step.bytes), step.key));
-        let needed = steps.iter().flat_map(|step| wheels(step)).chain(also);
+        self.fetch_pruned(&steps)?;
+        let needed: Vec<Vec<&LockedWheel>> = steps.iter().map(|step| self.originals(step)).collect::<Result<_>>()?;
         let mut wanted: BTreeMap<Digest, &LockedWheel> = BTreeMap::new();
-        for wheel in needed {
+        for wheel in needed.iter().flatten().copied().chain(also) {
             if !self.store.has_blob(&wheel.sha256) {
                 wanted.insert(wheel.sha256, wheel);
             }
@@ -107,9 +110,9 @@ impl Project<'_> {
         let remote = remote.into_iter().map(|wheel| self.wanted(wheel)).collect::<Result<Vec<_>>>()?;
         let downloads: BTreeSet<Digest> = remote.iter().map(|wanted| wanted.digest).collect();
         let mut state = State { ready: VecDeque::new(), waiting: Vec::new(), failed: None };
-        for step in &steps {
+        for (step, needed) in steps.iter().zip(&needed) {
             let missing: BTreeSet<Digest> =
-                wheels(step).iter().map(|wheel| wheel.sha256).filter(|digest| downloads.contains(digest)).collect();
+                needed.iter().map(|wheel| wheel.sha256).filter(|digest| downloads.contains(digest)).collect();
             if missing.is_empty() { state.ready.push_back(step) } else { state.waiting.push((step, missing)) }
         }
         let (began, work) = (Instant::now(), steps.iter().map(|step| step.bytes).sum());
@@ -212,7 +215,7 @@ impl Project<'_> {
     }
 
     /// Brings a wheel of this machine into the store.
-    fn ensure(&self, wheel: &LockedWheel) -> Result<()> {
+    pub(crate) fn ensure(&self, wheel: &LockedWheel) -> Result<()> {
         if self.store.has_blob(&wheel.sha256) {
             return Ok(());
         }
@@ -247,7 +250,44 @@ impl Project<'_> {
         Ok(self.store.remember(&step.key, &layers)?)
     }
 
+    /// The wheels that a step needs as they are locked: those whose pruned ones are not here.
+    fn originals<'s>(&self, step: &'s Step) -> Result<Vec<&'s LockedWheel>> {
+        let Task::Wheels(task) = &step.task else { return Ok(Vec::new()) };
+        let mut originals = Vec::new();
+        for wheel in &task.wheels {
+            let pruned = task.prune.as_ref().filter(|_| may_hold_code(wheel));
+            let known = pruned.map(|selection| self.known_pruned(wheel, selection)).transpose()?.flatten();
+            if known.is_none_or(|known| known.sha256 == wheel.sha256) {
+                originals.push(wheel);
+            }
+        }
+        Ok(originals)
+    }
+
+    /// Layers of wheels whose GPU code is cut. Where there was none to cut, they are those of the wheels as they are.
+    fn pruned_layers(
+        &self,
+        step: &Step,
+        task: &WheelTask,
+        selection: &Selection,
+        pool: &InflatePool,
+    ) -> Result<Vec<Layer>> {
+        let pruned = task.wheels.iter().map(|wheel| self.pruned(wheel, selection, pool));
+        let wheels = pruned.collect::<Result<Vec<_>>>()?;
+        let plain = WheelTask { wheels, prune: None, ..task.clone() };
+        let plain_step = wheel_step(step.name.clone(), "", plain.clone());
+        if plain.wheels == task.wheels
+            && let Some(layers) = self.known_layers(&plain_step)?
+        {
+            return Ok(layers);
+        }
+        self.wheel_layers(step, &plain, pool)
+    }
+
     fn wheel_layers(&self, step: &Step, task: &WheelTask, pool: &InflatePool) -> Result<Vec<Layer>> {
+        if let Some(selection) = &task.prune {
+            return self.pruned_layers(step, task, selection, pool);
+        }
         // A large wheel of this machine is checked while it is spliced, since both hash nearly the same bytes.
         if let ([wheel], Compression::Gzip, None) = (task.wheels.as_slice(), task.compression, task.max_layer_size)
             && !self.store.has_blob(&wheel.sha256)
@@ -318,13 +358,6 @@ impl Project<'_> {
             Compression::Gzip => splice(self.store, pool, sources, files, work)?,
             Compression::Zstd => whole::recompress(self.store, pool, sources, &files, self.surroundings.jobs, work)?,
         })
-    }
-}
-
-fn wheels(step: &Step) -> &[LockedWheel] {
-    match &step.task {
-        Task::Wheels(task) => &task.wheels,
-        Task::Files(_) | Task::Copy(_) => &[],
     }
 }
 

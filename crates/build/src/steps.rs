@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kiln_fatbin::Selection;
 use kiln_oci::layer::{Layer, LayerFile};
 use kiln_oci::{SPLICE_VERSION, whole};
 use kiln_plan::base::{BaseFacts, Interpreter};
@@ -16,6 +17,7 @@ use crate::copy::CopySource;
 use crate::error::{BuildError, Result};
 use crate::locking::interpreter;
 use crate::project::Project;
+use crate::pruned::{may_hold_code, selection_key};
 use crate::users;
 
 /// Wheels above this many compressed bytes get a layer of their own.
@@ -62,6 +64,8 @@ pub struct WheelTask {
     pub compression: Compression,
     /// Compressed bytes that one layer has at most.
     pub max_layer_size: Option<u64>,
+    /// What stays of the wheels' GPU code, where it is cut.
+    pub prune: Option<Selection>,
     /// Paths that a wheel leaves out, because one that comes later by name brings them too: path to that wheel's place.
     pub superseded: BTreeMap<String, usize>,
 }
@@ -118,7 +122,7 @@ impl Project<'_> {
             }
             let others = layers_below + steps.len() + image.copy.len() + 1;
             all_wheels = Some((wheels.iter().map(|(_, wheel)| wheel.clone()).collect(), scheme.clone()));
-            let (of_wheels, unknown) = self.wheel_steps(image, wheels, &scheme, others)?;
+            let (of_wheels, unknown) = self.wheel_steps(image, wheels, &scheme, others, self.selection(image, lock))?;
             steps.extend(of_wheels);
             unsettled = unknown;
         }
@@ -175,6 +179,7 @@ impl Project<'_> {
         wheels: Vec<(String, LockedWheel)>,
         scheme: &Scheme,
         other_layers: usize,
+        prune: Option<Selection>,
     ) -> Result<(Vec<Step>, Vec<LockedWheel>)> {
         let room = MAX_LAYERS.saturating_sub(other_layers + 1).max(1);
         let size = |wheel: &LockedWheel| wheel.size.unwrap_or(0);
@@ -199,7 +204,9 @@ impl Project<'_> {
                 // Layers of their own lie below the shared one: a loser there is simply covered.
                 .filter(|_| members.len() > 1 || members == small.as_slice())
                 .collect();
+            let prunes = members.iter().any(|at| may_hold_code(&all[*at]));
             WheelTask {
+                prune: prune.clone().filter(|_| prunes),
                 wheels: members.iter().map(|at| all[*at].clone()).collect(),
                 scheme: scheme.clone(),
                 compression: image.compression,
@@ -258,7 +265,7 @@ impl Project<'_> {
     }
 }
 
-fn wheel_step(name: String, wheels: &str, task: WheelTask) -> Step {
+pub(crate) fn wheel_step(name: String, wheels: &str, task: WheelTask) -> Step {
     let bytes = task.wheels.iter().filter_map(|wheel| wheel.size).sum();
     let mut key = StepKey::of("wheels", 1)
         .number("mapping", u64::from(MAPPING_VERSION))
@@ -280,7 +287,14 @@ fn wheel_step(name: String, wheels: &str, task: WheelTask) -> Step {
         .option("max layer size", task.max_layer_size.map(|size| size.to_string()).as_deref())
         .list("superseded", task.superseded.iter().map(|(path, by)| format!("{by} {path}")));
     key = scheme_key(key, &task.scheme);
-    Step { name, key: key.finish(), bytes, history: format!("kiln: {wheels}"), task: Task::Wheels(task), settled: true }
+    let mut history = format!("kiln: {wheels}");
+    // Where nothing is cut, keys are what they were before anything could be.
+    if let Some(selection) = &task.prune {
+        key = selection_key(key, selection);
+        let gpus: Vec<String> = selection.gpus.iter().map(ToString::to_string).collect();
+        history.push_str(&format!("; GPU code cut to {}", gpus.join(", ")));
+    }
+    Step { name, key: key.finish(), bytes, history, task: Task::Wheels(task), settled: true }
 }
 
 pub(crate) fn scheme_key(key: KeyBuilder, scheme: &Scheme) -> KeyBuilder {
@@ -378,6 +392,7 @@ mod tests {
             scheme: Scheme::venv("3.11"),
             compression: Compression::Gzip,
             max_layer_size: None,
+            prune: None,
             superseded: BTreeMap::new(),
         }
     }
@@ -409,5 +424,12 @@ mod tests {
         assert_ne!(key(|task| task.scheme = Scheme::venv("3.12")), same);
         assert_ne!(key(|task| task.compression = Compression::Zstd), same);
         assert_ne!(key(|task| task.max_layer_size = Some(1)), same);
+        let pruned = |number, keep_ptx| {
+            let gpus = vec![kiln_plan::gpu::Capability::new(number, 0)];
+            let prune = Some(Selection { gpus, keep_ptx, drop_relocatable: false });
+            wheel_step(String::new(), "", WheelTask { prune, ..task() }).key
+        };
+        let distinct = [same, pruned(9, false), pruned(9, true), pruned(8, false)];
+        assert_eq!(distinct.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
     }
 }

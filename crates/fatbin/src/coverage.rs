@@ -1,6 +1,6 @@
 //! Whether the code of a region runs on a GPU, and how.
 
-use kiln_plan::gpu::{Capability, Form, runs_on};
+use kiln_plan::gpu::{Architecture, Capability, Form, runs_on};
 
 use crate::region::Region;
 
@@ -28,37 +28,53 @@ pub struct Tally {
 }
 
 impl Region {
-    /// How it serves a GPU. What it holds for the linker alone serves none.
+    /// What its code is for that a driver takes, ascending, each once. What it holds for the linker alone is left out.
+    pub fn architectures(&self) -> Vec<Architecture> {
+        let loadable = self.entries.iter().filter(|entry| entry.is_loadable());
+        let mut architectures: Vec<Architecture> = loadable.filter_map(|entry| entry.architecture()).collect();
+        architectures.sort_unstable();
+        architectures.dedup();
+        architectures
+    }
+
+    /// How it serves a GPU.
     pub fn coverage(&self, gpu: Capability) -> Coverage {
-        let runs = |form: Form| {
-            self.entries
-                .iter()
-                .filter(|entry| entry.is_loadable())
-                .filter_map(|entry| entry.architecture())
-                .any(|architecture| architecture.form == form && runs_on(architecture, gpu))
-        };
-        if runs(Form::Real) {
-            Coverage::Native
-        } else if runs(Form::Virtual) {
-            Coverage::Ptx
-        } else {
-            Coverage::Missing
-        }
+        coverage(&self.architectures(), gpu)
+    }
+}
+
+/// How code for some architectures serves a GPU.
+pub(crate) fn coverage(architectures: &[Architecture], gpu: Capability) -> Coverage {
+    let runs = |form| architectures.iter().any(|code| code.form == form && runs_on(*code, gpu));
+    if runs(Form::Real) {
+        Coverage::Native
+    } else if runs(Form::Virtual) {
+        Coverage::Ptx
+    } else {
+        Coverage::Missing
+    }
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { native: self.native + other.native, ptx: self.ptx + other.ptx, missing: self.missing + other.missing }
     }
 }
 
 impl Tally {
-    pub(crate) fn count(&mut self, coverage: Coverage) {
+    pub(crate) fn count(&mut self, coverage: Coverage, regions: u64) {
         match coverage {
-            Coverage::Native => self.native += 1,
-            Coverage::Ptx => self.ptx += 1,
-            Coverage::Missing => self.missing += 1,
+            Coverage::Native => self.native += regions,
+            Coverage::Ptx => self.ptx += regions,
+            Coverage::Missing => self.missing += regions,
         }
     }
 
-    /// The worst that can be said of a library that has code at all: some of NVIDIA's own have regions without code for a
-    /// GPU that they support, so one that is served anywhere is taken to be served.
-    pub fn verdict(&self) -> Coverage {
+    /// The best way in which any region serves. Some of NVIDIA's own libraries have regions without code for a GPU that they
+    /// support, so that a file which is served anywhere is taken to be served.
+    pub fn best(&self) -> Coverage {
         match (self.native, self.ptx) {
             (1.., _) => Coverage::Native,
             (0, 1..) => Coverage::Ptx,

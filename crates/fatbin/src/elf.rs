@@ -15,6 +15,8 @@ const PROGRAM_HEADER: u64 = 56;
 const TOO_MANY_SEGMENTS: u16 = 0xffff;
 /// `sh_type` of sections without content in the file.
 const NOBITS: u32 = 8;
+/// `SHF_ALLOC`.
+const ALLOCATED: u64 = 2;
 /// `SHF_EXECINSTR`.
 const EXECUTABLE: u64 = 4;
 
@@ -202,6 +204,11 @@ impl Section {
     /// Whether it holds instructions of the processor.
     pub fn is_executable(&self) -> bool {
         self.flags & EXECUTABLE != 0
+    }
+
+    /// Whether it is part of a program's memory.
+    pub fn is_loaded(&self) -> bool {
+        self.flags & ALLOCATED != 0
     }
 
     /// Whether anything of it is in the file.

@@ -1,6 +1,6 @@
 //! One entry of a region: code for one architecture (docs/fatbin.md).
 
-use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
+use kiln_plan::gpu::{Architecture, Capability, Form, PtxVersion, Suffix};
 
 use crate::source::Fields;
 
@@ -17,7 +17,7 @@ const FLAG_ARCHITECTURE_SPECIFIC: u64 = 0x10_0000;
 const FLAG_FAMILY: u64 = 0x20_0000;
 
 /// What an entry holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// PTX: text that the driver compiles.
@@ -69,7 +69,7 @@ impl Kind {
 }
 
 /// How a payload is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
     /// Not at all.
@@ -101,6 +101,9 @@ pub struct Entry {
     pub flags: u64,
     /// Bytes when inflated; 0 where it is not compressed.
     pub uncompressed: u64,
+    /// Whether it is a cubin in which nothing is to be loaded: linkers put such into libraries that have no kernel, for
+    /// the lowest architecture alone. Told of those that are not compressed.
+    pub hollow: bool,
 }
 
 impl Entry {
@@ -116,6 +119,7 @@ impl Entry {
             version: (fields.u16(26), fields.u16(24)),
             number: fields.u32(28),
             flags: fields.u64(40),
+            hollow: false,
             uncompressed: if header >= HEADER as u64 { fields.u64(56) } else { 0 },
         }
     }
@@ -139,9 +143,15 @@ impl Entry {
         Some(Architecture { capability: Capability::from_number(self.number)?, suffix, form })
     }
 
-    /// Whether a driver takes it as it is or compiles it; what is for the linker is neither.
+    /// The version of its language, where it is PTX that a driver compiles.
+    pub fn ptx(&self) -> Option<PtxVersion> {
+        let (major, minor) = self.version;
+        (self.kind == Kind::Ptx).then_some(PtxVersion { major, minor })
+    }
+
+    /// Whether a driver takes it as it is or compiles it; what is for the linker, or has nothing in it, is neither.
     pub fn is_loadable(&self) -> bool {
-        matches!(self.kind, Kind::Ptx | Kind::Cubin | Kind::Concatenated)
+        !self.hollow && matches!(self.kind, Kind::Ptx | Kind::Cubin | Kind::Concatenated)
     }
 
     /// How its payload is compressed.

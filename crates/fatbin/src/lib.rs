@@ -21,14 +21,16 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod verdict;
 mod wrapper;
 
 pub use coverage::{Coverage, Tally};
 pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};
-pub use listing::{Code, FatbinError, Found, Group, Listing, list};
+pub use listing::{Alike, Code, FatbinError, Found, Group, Listing, list};
 pub use prune::{Cut, Decision, Outcome, PRUNE_VERSION, Pruned, Rewrite, Tools, check, prune, prune_into};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};
 pub use tree::{Listed, list_tree};
+pub use verdict::Verdict;

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Kind;
-use crate::listing::REGION_SECTIONS;
+use crate::listing::{REGION_SECTIONS, RELOCATABLE};
 use crate::region::{Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
@@ -168,8 +168,6 @@ fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<P
     placed
 }
 
-/// The section of code for the linker.
-const RELOCATABLE: &str = "__nv_relfatbin";
 /// Bytes of a region's header.
 const REGION_HEADER: u64 = 16;
 

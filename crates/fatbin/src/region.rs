@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::entry::{Entry, HEADER, LEAST_HEADER};
+use crate::entry::{Compression, Entry, HEADER, Kind, LEAST_HEADER};
 use crate::source::{Fields, Source, Window};
 
 /// What a region begins with.
@@ -12,6 +12,11 @@ pub(crate) const MAGIC: u32 = 0xBA55_ED50;
 const REGION_HEADER: u64 = 16;
 /// Regions begin at multiples of this.
 const ALIGNMENT: u64 = 8;
+/// Bytes that a cubin without anything in it has at most.
+const HOLLOW: u64 = 4096;
+const SECTION_HEADER: u64 = 64;
+/// `SHF_ALLOC`.
+const ALLOCATED: u64 = 2;
 /// Bytes of padding that are looked at together.
 const STRIDE: usize = 4096;
 
@@ -115,7 +120,33 @@ pub(crate) fn read<S: Source + ?Sized>(
             return malformed(position, "an entry is longer than its region");
         }
         position += entry.size();
-        entries.push(entry);
+        let hollow = is_hollow(source, &entry)?;
+        entries.push(Entry { hollow, ..entry });
     }
     Ok(Ok(Region { offset, size: region_end - offset, entries }))
+}
+
+/// Whether a cubin has no section that is loaded.
+fn is_hollow<S: Source + ?Sized>(source: &mut Window<'_, S>, entry: &Entry) -> io::Result<bool> {
+    let plain = entry.kind == Kind::Cubin && entry.compression() == Compression::None;
+    if !plain || entry.payload > HOLLOW {
+        return Ok(false);
+    }
+    let at = entry.offset + entry.header;
+    let Some(header) = source.array::<64>(at)? else { return Ok(false) };
+    let fields = Fields(&header);
+    let (table, count) = (fields.u64(40), u64::from(fields.u16(60)));
+    let inside = table.checked_add(count * SECTION_HEADER).is_some_and(|end| end <= entry.payload);
+    if !header.starts_with(b"\x7fELF") || count == 0 || !inside {
+        return Ok(false);
+    }
+    for section in 0..count {
+        let Some(header) = source.array::<{ SECTION_HEADER as usize }>(at + table + section * SECTION_HEADER)? else {
+            return Ok(false);
+        };
+        if Fields(&header).u64(8) & ALLOCATED != 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -12,8 +12,6 @@ const REL: u32 = 9;
 const RELR: u32 = 19;
 /// `SHT_ANDROID_REL` and `SHT_ANDROID_RELA`: packed in ways of their own.
 const ANDROID: [u32; 2] = [0x6000_0001, 0x6000_0002];
-/// `SHF_ALLOC`: relocations that the loader sees.
-const LOADED: u64 = 2;
 const RELA_ENTRY: u64 = 24;
 const WORD: u64 = 8;
 
@@ -44,7 +42,7 @@ pub(crate) fn each<S: Source + ?Sized>(
     elf: &Elf,
     mut found: impl FnMut(Relocation),
 ) -> io::Result<Result<(), &'static str>> {
-    for section in elf.sections.iter().filter(|section| section.flags & LOADED != 0 && section.has_content()) {
+    for section in elf.sections.iter().filter(|section| section.is_loaded() && section.has_content()) {
         match section.kind {
             RELA => rela(source, elf.machine, section, &mut found)?,
             RELR => {

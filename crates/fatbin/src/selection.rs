@@ -26,7 +26,7 @@ impl Selection {
         let mut keeps: Vec<bool> = region.entries.iter().map(|entry| self.stays_by_itself(entry)).collect();
         for gpu in &self.gpus {
             let runs = |entry: &Entry| entry.architecture().is_some_and(|architecture| runs_on(architecture, *gpu));
-            if region.entries.iter().any(|entry| entry.kind == Kind::Cubin && runs(entry)) {
+            if region.entries.iter().any(|entry| entry.kind == Kind::Cubin && !entry.hollow && runs(entry)) {
                 continue;
             }
             let ptx = || region.entries.iter().filter(|entry| entry.kind == Kind::Ptx && runs(entry));
@@ -57,7 +57,17 @@ mod tests {
     use crate::Coverage;
 
     fn entry(kind: Kind, number: u32, flags: u64) -> Entry {
-        Entry { offset: 0, kind, header: 64, payload: 8, version: (8, 0), number, flags, uncompressed: 0 }
+        Entry {
+            offset: 0,
+            kind,
+            header: 64,
+            payload: 8,
+            version: (8, 0),
+            number,
+            flags,
+            uncompressed: 0,
+            hollow: false,
+        }
     }
 
     fn region(entries: Vec<Entry>) -> Region {

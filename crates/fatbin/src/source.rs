@@ -3,8 +3,11 @@
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-/// Bytes that are read at once: a page and what is likely to be wanted after it.
-const WINDOW: usize = 16 << 10;
+/// Bytes that are read at once at most, where one read follows the other.
+pub(crate) const WINDOW: usize = 64 << 10;
+/// Bytes that are read after a jump: a few headers. Most of what is jumped over are kernels of many kilobytes each, so that
+/// more would mean to copy all of a library.
+const JUMP: usize = 1 << 10;
 
 /// Something that can be read at any position.
 pub trait Source {
@@ -38,25 +41,38 @@ impl Source for [u8] {
     }
 }
 
+impl Source for Vec<u8> {
+    fn size(&self) -> io::Result<u64> {
+        self.as_slice().size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.as_slice().read_at(buffer, position)
+    }
+}
+
 /// Reads a source through a small buffer, since headers that follow one another lie near one another.
 pub struct Window<'a, S: Source + ?Sized> {
     source: &'a S,
     size: u64,
     start: u64,
     filled: usize,
+    /// Bytes that were read the last time.
+    step: usize,
     buffer: Box<[u8]>,
 }
 
 impl<'a, S: Source + ?Sized> Window<'a, S> {
     /// A window on a source.
     pub fn new(source: &'a S) -> io::Result<Self> {
-        Ok(Self { source, size: source.size()?, start: 0, filled: 0, buffer: vec![0; WINDOW].into_boxed_slice() })
+        let buffer = vec![0; WINDOW].into_boxed_slice();
+        Ok(Self { source, size: source.size()?, start: 0, filled: 0, step: JUMP, buffer })
     }
 
     /// Another window on the same source.
     pub fn another(&self) -> Self {
         let buffer = vec![0; WINDOW].into_boxed_slice();
-        Self { source: self.source, size: self.size, start: 0, filled: 0, buffer }
+        Self { source: self.source, size: self.size, start: 0, filled: 0, step: JUMP, buffer }
     }
 
     /// How many bytes there are.
@@ -73,9 +89,14 @@ impl<'a, S: Source + ?Sized> Window<'a, S> {
         let count = count.min(WINDOW);
         let inside = position >= self.start && position + count as u64 <= self.start + self.filled as u64;
         if !inside {
+            let end = self.start + self.filled as u64;
+            let follows = position >= self.start && position <= end + JUMP as u64;
+            self.step = if follows { (self.step * 2).min(WINDOW) } else { JUMP };
+            let wanted = self.step.max(count);
             (self.start, self.filled) = (position, 0);
-            while self.filled < WINDOW {
-                match self.source.read_at(&mut self.buffer[self.filled..], position + self.filled as u64)? {
+            while self.filled < wanted {
+                let room = &mut self.buffer[self.filled..wanted];
+                match self.source.read_at(room, position + self.filled as u64)? {
                     0 => break,
                     read => self.filled += read,
                 }

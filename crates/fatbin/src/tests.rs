@@ -15,6 +15,7 @@ fn elf(sections: &[(&str, Vec<u8>)]) -> Vec<u8> {
         let mut header = vec![0u8; 64];
         header[0..4].copy_from_slice(&(names.len() as u32).to_le_bytes());
         header[4..8].copy_from_slice(&kind.to_le_bytes());
+        header[8] = 2;
         names.extend(name.bytes());
         names.push(0);
         let content = if name == ".shstrtab" { names.clone() } else { content.to_vec() };
@@ -48,8 +49,8 @@ fn architecture(text: &str) -> Option<Architecture> {
     Some(text.parse().unwrap())
 }
 
-fn listed(file: &[u8], gpus: &[&str]) -> Option<Listing> {
-    list(file, &gpus.iter().map(|text| gpu(text)).collect::<Vec<_>>()).unwrap()
+fn listed(file: &[u8]) -> Option<Listing> {
+    list(file).unwrap()
 }
 
 const ZSTD: u64 = 0x8000;
@@ -60,7 +61,7 @@ fn code_is_listed_by_architecture_and_regions_are_counted_for_each_gpu() {
     let both = region(&[entry(2, 80, ZSTD, 40), entry(2, 90, SUFFIX_A, 24), entry(1, 80, 0, 16)]);
     let old = region(&[entry(2, 80, ZSTD, 8)]);
     let file = elf(&[(".nv_fatbin", [both.clone(), vec![0; 8], old].concat())]);
-    let listing = listed(&file, &["8.6", "9.0", "10.0"]).unwrap();
+    let listing = listed(&file).unwrap();
     assert_eq!(listing.format, Found::Elf(Machine::X86_64));
     assert_eq!(listing.malformed, [""; 0]);
     let [code] = listing.code.as_slice() else { panic!("{listing:?}") };
@@ -74,7 +75,9 @@ fn code_is_listed_by_architecture_and_regions_are_counted_for_each_gpu() {
             (Kind::Cubin, architecture("sm_90a"), Compression::None, 1),
         ]
     );
-    let tallies: Vec<_> = code.coverage.iter().map(|(_, tally)| (tally.native, tally.ptx, tally.missing)).collect();
+    let tallies = ["8.6", "9.0", "10.0"]
+        .map(|text| code.coverage(gpu(text)))
+        .map(|tally| (tally.native, tally.ptx, tally.missing));
     assert_eq!(tallies, [(2, 0, 0), (1, 0, 1), (0, 1, 1)]);
 }
 
@@ -85,7 +88,7 @@ fn code_in_other_sections_is_found_and_what_only_looks_like_it_is_passed_over() 
     content[64..68].copy_from_slice(&region::MAGIC.to_le_bytes());
     let inside = region(&[entry(2, 90, 0, 16)]);
     content[4096..4096 + inside.len()].copy_from_slice(&inside);
-    let listing = listed(&elf(&[(".rodata", content)]), &["9.0"]).unwrap();
+    let listing = listed(&elf(&[(".rodata", content)])).unwrap();
     assert_eq!(listing.code.len(), 1);
     assert_eq!((listing.code[0].place.as_str(), listing.code[0].regions), (".rodata", 1));
     assert_eq!(listing.malformed, [""; 0]);
@@ -94,7 +97,7 @@ fn code_in_other_sections_is_found_and_what_only_looks_like_it_is_passed_over() 
 #[test]
 fn libraries_loose_files_and_cubins_are_known() {
     let one = region(&[entry(2, 90, 0, 16)]);
-    assert_eq!(listed(&one, &[]).unwrap().format, Found::Fatbin);
+    assert_eq!(listed(&one).unwrap().format, Found::Fatbin);
     let object = elf(&[(".nv_fatbin", one.clone()), ("__nv_relfatbin", one)]);
     let mut archive = b"!<arch>\n".to_vec();
     for name in ["a.o/", "b.o/"] {
@@ -102,33 +105,33 @@ fn libraries_loose_files_and_cubins_are_known() {
         archive.extend(&object);
         archive.resize(archive.len().next_multiple_of(2), b'\n');
     }
-    let listing = listed(&archive, &["9.0"]).unwrap();
+    let listing = listed(&archive).unwrap();
     assert_eq!(listing.format, Found::Archive);
     assert_eq!(listing.code.iter().map(|code| code.regions).collect::<Vec<_>>(), [2, 2]);
     let mut cubin = elf(&[]);
     cubin[18..20].copy_from_slice(&190u16.to_le_bytes());
     cubin[8] = 8;
     cubin[48..52].copy_from_slice(&(100u32 << 8).to_le_bytes());
-    let listing = listed(&cubin, &["10.0", "9.0"]).unwrap();
+    let listing = listed(&cubin).unwrap();
     assert_eq!(listing.code[0].groups[0].architecture, architecture("sm_100"));
-    assert_eq!(listing.code[0].coverage[1].1.verdict(), Coverage::Missing);
+    assert_eq!(listing.verdict(gpu("9.0")).unwrap().coverage, Coverage::Missing);
 }
 
 #[test]
 fn a_file_without_gpu_code_has_no_listing() {
-    assert_eq!(listed(b"#!/bin/sh\n", &[]), None);
-    assert_eq!(listed(&elf(&[(".text", vec![1; 5000])]), &[]), None);
-    assert!(listed(&elf(&[(".hip_fatbin", vec![1; 64])]), &[]).unwrap().hip);
+    assert_eq!(listed(b"#!/bin/sh\n"), None);
+    assert_eq!(listed(&elf(&[(".text", vec![1; 5000])])), None);
+    assert!(listed(&elf(&[(".hip_fatbin", vec![1; 64])])).unwrap().hip);
 }
 
 #[test]
 fn what_makes_no_sense_is_said_with_its_place() {
     let mut long = region(&[entry(2, 90, 0, 16)]);
     long[16 + 8] = 200;
-    let listing = listed(&elf(&[(".nv_fatbin", long)]), &[]).unwrap();
+    let listing = listed(&elf(&[(".nv_fatbin", long)])).unwrap();
     assert_eq!(listing.malformed, [".nv_fatbin: at byte 0x50 an entry is longer than its region"]);
     let garbage = [vec![0; 16], vec![7; 16]].concat();
-    let listing = listed(&elf(&[(".nv_fatbin", garbage)]), &[]).unwrap();
+    let listing = listed(&elf(&[(".nv_fatbin", garbage)])).unwrap();
     assert_eq!(listing.malformed, [".nv_fatbin: at byte 0x50 there is something that is no region"]);
 }
 
@@ -141,7 +144,7 @@ fn sections_that_overlap_are_not_read_again_and_again() {
     file[headers + 2 * 64 + 24..][..8].copy_from_slice(&64u64.to_le_bytes());
     let size = (file.len() - 64) as u64;
     file[headers + 2 * 64 + 32..][..8].copy_from_slice(&size.to_le_bytes());
-    let listing = listed(&file, &[]).unwrap();
+    let listing = listed(&file).unwrap();
     assert_eq!(listing.malformed, [".nv_fatbin: it overlaps with other sections"]);
     assert_eq!(listing.code.len(), 1);
 }
@@ -154,7 +157,7 @@ proptest::proptest! {
         let at = at.min(file.len());
         let end = (at + bytes.len()).min(file.len());
         file[at..end].copy_from_slice(&bytes[..end - at]);
-        let _ = list(file.as_slice(), &[]);
-        let _ = list(bytes.as_slice(), &[]);
+        let _ = list(file.as_slice());
+        let _ = list(bytes.as_slice());
     }
 }

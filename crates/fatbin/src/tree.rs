@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiln_plan::gpu::Capability;
-
 use crate::listing::{FatbinError, Listing, list};
 
 /// Files below this many bytes have no room for code.
@@ -17,7 +15,7 @@ pub type Listed = (PathBuf, Result<Listing, FatbinError>);
 
 /// Lists every file below a directory that has GPU code, sorted by path; `threads` work at once. Symbolic links are not
 /// followed: what they point at is listed where it lies, if it does.
-pub fn list_tree(directory: &Path, gpus: &[Capability], threads: usize) -> io::Result<Vec<Listed>> {
+pub fn list_tree(directory: &Path, threads: usize) -> io::Result<Vec<Listed>> {
     let mut files = files(directory)?;
     files.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -26,7 +24,7 @@ pub fn list_tree(directory: &Path, gpus: &[Capability], threads: usize) -> io::R
             scope.spawn(|| {
                 while let Some((path, _)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let opened = fs_err::File::open(path).map_err(FatbinError::from);
-                    let listed = opened.and_then(|file| list(&file, gpus)).transpose();
+                    let listed = opened.and_then(|file| list(&file)).transpose();
                     if let Some(listed) = listed {
                         let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                         found.push((path.clone(), listed));

@@ -95,8 +95,10 @@ pub(crate) enum Command {
     Logout(commands::login::Logout),
     /// Look after the results that machines share through a registry
     Cache(commands::cache::CacheCommand),
-    /// List what is in an OCI layout, a wheel or an image of the stack, and the GPU code of libraries
+    /// List what is in images, wheels, directories and libraries, GPU code included
     Inspect(commands::inspect::Inspect),
+    /// Prove that images, wheels and directories can run: their GPU code, and the libraries that they need
+    Verify(commands::verify::Verify),
     /// Cut GPU code that some GPUs do not need out of libraries and wheels
     Prune(commands::prune::Prune),
     /// List GPU names and capabilities, and which CUDA releases compile for them

@@ -16,6 +16,7 @@ pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod schema;
+pub(crate) mod verify;
 
 use std::io::Write;
 use std::path::Path;
@@ -50,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Logout(command) => command.run(global),
         Command::Cache(command) => command.run(global, cancel),
         Command::Inspect(command) => command.run(global, cancel),
+        Command::Verify(command) => command.run(global, cancel),
         Command::Prune(command) => command.run(global, cancel),
         Command::Gpus(command) => command.run(global),
         Command::Du(command) => command.run(global),

@@ -20,8 +20,7 @@ use std::io::Read;
 use kiln_plan::base::BaseFacts;
 
 use contents::{Content, ContentError, Interest};
-pub use entries::TarError;
-use entries::{Entries, Member};
+pub use entries::{Entries, Member, TarError};
 use tree::{Held, Tree};
 
 /// What may be held of one base: far above what real ones need, far below what hurts.

@@ -21,6 +21,7 @@ use crate::build::Built;
 use crate::error::{BuildError, Result};
 use crate::overlaps::{Overlaps, PathList, list_key, overlaps_key};
 use crate::project::Project;
+use crate::pruned::{NewWheel, PrunedWheel, prunable, prune_key};
 use crate::signing::Signer;
 use crate::steps::ImageSteps;
 use crate::workshop::now;
@@ -29,6 +30,9 @@ use crate::workshop::now;
 const FRESH: u64 = 7 * 24 * 3600;
 /// What a list of paths is.
 const LIST: &str = "application/vnd.kiln.paths.v1+zstd";
+
+/// What a pruned wheel is.
+const WHEEL: &str = "application/vnd.kiln.wheel.v1+zip";
 
 /// What was shared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -105,6 +109,7 @@ impl Project<'_> {
         let mut candidates = Vec::new();
         for steps in &all {
             candidates.extend(self.step_candidates(cache, steps, &blobs)?);
+            candidates.extend(self.pruned_candidates(cache, steps, &blobs)?);
             candidates.extend(self.path_candidates(steps));
             candidates.push(self.image_candidate(steps, lock)?);
             candidates.extend(self.base_candidates(cache, steps, lock, &blobs)?);
@@ -217,6 +222,41 @@ impl Project<'_> {
                     let keeps = layers.iter().map(|layer| self.keep(cache, blobs, layer)).collect::<Result<_>>()?;
                     Ok(Some(Made { value: json(&layers)?, keeps }))
                 }),
+            });
+        }
+        Ok(candidates)
+    }
+
+    /// Wheels whose GPU code this machine cut.
+    fn pruned_candidates<'s>(
+        &'s self,
+        cache: &'s Cache,
+        steps: &'s ImageSteps<'_>,
+        blobs: &'s Blobs<'_>,
+    ) -> Result<Vec<Candidate<'s>>> {
+        let mut candidates = Vec::new();
+        for (wheel, selection) in steps.steps.iter().flat_map(prunable) {
+            let key = prune_key(wheel, selection);
+            let Some(pruned) = self.store.recall::<PrunedWheel>(&key)? else { continue };
+            if pruned.as_ref().is_some_and(|new| !self.store.has_blob(&new.digest)) {
+                continue;
+            }
+            let make = move || {
+                let mut keeps = Vec::new();
+                if let Some(NewWheel { digest, size, .. }) = pruned {
+                    let descriptor = Descriptor { digest, size, ..Descriptor::of(WHEEL, b"") };
+                    keeps.push((descriptor, self.upload(blobs, digest, size, None, &cache.remote)?));
+                }
+                Ok(Some(Made { value: json(&pruned)?, keeps }))
+            };
+            candidates.push(Candidate {
+                key,
+                kind: "prune",
+                name: wheel.file.clone(),
+                image: self.title(steps),
+                persist: steps.image.persist,
+                value: None,
+                make: Box::new(make),
             });
         }
         Ok(candidates)

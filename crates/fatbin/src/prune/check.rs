@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::{Fat, RELOCATABLE, Stop, fats, refused};
+use super::{Fat, Stop, fats, refused};
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
+use crate::listing::RELOCATABLE;
 use crate::region::{self, Region};
 use crate::selection::Selection;
 use crate::source::{Source, Window};

@@ -56,7 +56,7 @@ fn refusal(library: &Library) -> String {
 }
 
 fn listing(file: &[u8]) -> Listing {
-    list(file, &[]).unwrap().unwrap()
+    list(file).unwrap().unwrap()
 }
 
 /// Architectures and how many entries there are for each, in all sections.

@@ -5,67 +5,93 @@ mod gpu_code;
 use std::path::Path;
 
 use clap::Args;
-use kiln_build::Upgrade;
+use kiln_build::{Built, FileCode, Upgrade, Workshop};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::event::Cancel;
+use kiln_plan::gpu::Capability;
 use kiln_plan::size;
 use kiln_wheel::install::{Scheme, Wheel};
 use serde_json::{Value, json};
 
-use super::{Outcome, print, print_json, table, with_project};
+use super::{Outcome, capabilities, count, print, print_json, table, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
-/// List what is in an OCI layout (`oci:DIR`), a wheel, or an image of the stack, and the GPU code of a library or of
-/// everything in a directory
+/// List what is in images, wheels, directories and libraries: layers, sizes, and the GPU code for each architecture
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// `oci:DIR`, a `.whl` file, the name of an image of the stack, or a library, `.fatbin`, `.cubin` or directory
-    what: String,
+    /// `oci:DIR`, wheels, images of the stack, libraries, `.fatbin` and `.cubin` files, directories
+    #[arg(required = true)]
+    what: Vec<String>,
     #[command(flatten)]
     stack: StackOptions,
 }
 
 impl Inspect {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
-        let (text, value) = if let Some(path) = self.what.strip_prefix("oci:") {
-            layout(Path::new(path))?
-        } else if self.what.ends_with(".whl") {
-            wheel(Path::new(&self.what))?
-        } else if Path::new(&self.what).exists() {
-            gpu_code::inspect(Path::new(&self.what), self.stack.gpus.as_deref().unwrap_or_default(), global)?
-        } else {
-            self.image(global, cancel)?
-        };
-        if global.json { print_json(&value) } else { print(&text) }
+        let (mut text, mut values) = (String::new(), Vec::new());
+        for what in &self.what {
+            let (more, value) = self.one(what, global, cancel)?;
+            text.push_str(&more);
+            values.push(value);
+        }
+        match values.as_slice() {
+            _ if !global.json => print(&text),
+            [value] => print_json(value),
+            values => print_json(&json!(values)),
+        }
     }
 
-    fn image(&self, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
-        let name = std::slice::from_ref(&self.what);
+    fn one(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
+        let path = Path::new(what);
+        if !what.starts_with("oci:") && !path.exists() {
+            return self.image(what, global, cancel);
+        }
+        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default())?;
+        if let Some(layout) = what.strip_prefix("oci:") {
+            with_workshop(global, cancel, |workshop| self::layout(workshop, Path::new(layout), &gpus))
+        } else if what.ends_with(".whl") {
+            with_workshop(global, cancel, |workshop| wheel(workshop, path, &gpus))
+        } else {
+            gpu_code::of_path(path, &gpus, global)
+        }
+    }
+
+    fn image(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
         with_project(global, &self.stack, cancel, |project| {
-            let chain = project.chosen(name)?;
+            let chain = project.chosen(&[what.to_owned()])?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
             let mut shown = Shown::default();
             let Some(image) = chain.last() else { return Ok(shown.finish()) };
             if let Some((step, _)) = project.unknown_step(image, &lock)? {
-                let message =
-                    format!("`{}` is not built: `{step}` is neither in the store nor in the cache", self.what);
-                return Err(Failure::usage(message).hint(format!("run `kiln build {}`", self.what)));
+                return Err(not_built(what, &step));
             }
-            for image in &project.known_image(image, &lock)?.images {
+            let built = project.known_image(image, &lock)?;
+            for image in &built.images {
                 let config: Config = from_json(&project.store.read(&image.config)?, "a config")?;
-                shown.add(&self.what, image, &config);
+                shown.add(what, image, &config);
+                shown.code(project.gpu_code(&built, image)?, &project.gpus(&lock));
             }
             Ok(shown.finish())
         })
     }
 }
 
-fn layout(path: &Path) -> Result<(String, Value), Failure> {
+/// Says of an image that it is not built.
+pub(super) fn not_built(image: &str, step: &str) -> Failure {
+    let message = format!("`{image}` is not built: `{step}` is neither in the store nor in the cache");
+    Failure::usage(message).hint(format!("run `kiln build {image}`"))
+}
+
+fn layout(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(String, Value), Failure> {
     let mut shown = Shown::default();
-    for (name, found) in Layout::open(path)?.images()? {
+    let layout = Layout::open(path)?;
+    for (name, found) in layout.images()? {
         shown.add(name.as_deref().unwrap_or("(no name)"), &found.image, &found.config);
+        let mut built = Built::of("image", vec![found.image.clone()], workshop.store)?;
+        built.layouts.push(layout.clone());
+        shown.code(workshop.gpu_code(&built, &found.image)?, gpus);
     }
     Ok(shown.finish())
 }
@@ -113,12 +139,25 @@ impl Shown {
         }));
     }
 
+    /// The GPU code of the image that was added last, and how many of its layers were not looked into.
+    fn code(&mut self, (files, elsewhere): (Vec<FileCode>, usize), gpus: &[Capability]) {
+        let (text, value) = gpu_code::of_files(&files, gpus);
+        self.text.push_str(&text);
+        if elsewhere > 0 {
+            let layers = count(elsewhere, "layer");
+            self.text.push_str(&format!("{layers} of it on a registry: `kiln verify` looks into those too\n"));
+        }
+        if let Some(Value::Object(image)) = self.values.last_mut() {
+            image.insert("gpu-code".into(), value);
+        }
+    }
+
     fn finish(self) -> (String, Value) {
         (self.text, json!({ "images": self.values }))
     }
 }
 
-fn wheel(path: &Path) -> Result<(String, Value), Failure> {
+fn wheel(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(String, Value), Failure> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::from(kiln_build::BuildError::step(format!("the wheel `{file}` cannot be used"), error))
@@ -148,7 +187,11 @@ fn wheel(path: &Path) -> Result<(String, Value), Failure> {
     let rows: Vec<Vec<String>> =
         largest.map(|entry| vec![format!("  {:>9}", size::format(entry.size)), entry.path.clone()]).collect();
     text.push_str(&table(&rows));
+    let code = workshop.wheel_contents(&file, fs_err::File::open(path)?)?.code;
+    let (code_text, code) = gpu_code::of_files(&code, gpus);
+    text.push_str(&code_text);
     let value = json!({
+        "gpu-code": code,
         "name": metadata.name,
         "version": metadata.version,
         "requires": metadata.requires,

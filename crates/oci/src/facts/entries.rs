@@ -62,18 +62,19 @@ pub enum TarError {
 
 /// One member of an archive.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub struct Member {
     /// The path as written.
-    pub(crate) path: Vec<u8>,
+    pub path: Vec<u8>,
     /// The target of a link; empty for everything else.
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: EntryType,
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: EntryType,
     /// Permission bits only.
     pub(crate) mode: u32,
     pub(crate) uid: u64,
     pub(crate) gid: u64,
     /// Bytes of data in the archive.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Where the data starts.
     pub(crate) offset: u64,
     /// Whether the data in the archive is a sparse encoding of the file's content.
@@ -92,7 +93,7 @@ struct Extensions {
 }
 
 /// A tar stream that is read member by member; reading from it gives the data of the latest member.
-pub(crate) struct Entries<R> {
+pub struct Entries<R> {
     reader: R,
     position: u64,
     /// Bytes left of the data of the member at hand.
@@ -104,12 +105,13 @@ pub(crate) struct Entries<R> {
 }
 
 impl<R: Read> Entries<R> {
-    pub(crate) fn new(reader: R) -> Self {
+    /// Reads an uncompressed tar stream.
+    pub fn new(reader: R) -> Self {
         Self { reader, position: 0, data: 0, padding: 0, path: Vec::new(), finished: false }
     }
 
     /// The next member, or nothing after the last.
-    pub(crate) fn next_member(&mut self) -> Result<Option<Member>, TarError> {
+    pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
         self.skip_data()?;
         let mut extensions = Extensions::default();
         loop {
@@ -142,7 +144,7 @@ impl<R: Read> Entries<R> {
     }
 
     /// Reads what follows the last member, so that a hash taken of the stream on its way covers all of it.
-    pub(crate) fn drain(&mut self) -> Result<(), TarError> {
+    pub fn drain(&mut self) -> Result<(), TarError> {
         let position = self.position;
         io::copy(&mut self.reader, &mut io::sink()).map(|_| ()).map_err(|source| TarError::Read { position, source })
     }

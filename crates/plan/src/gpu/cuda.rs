@@ -87,6 +87,49 @@ impl CudaRelease {
     }
 }
 
+/// A version of the PTX language. Written `8.7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PtxVersion {
+    /// The number before the dot.
+    pub major: u16,
+    /// The number after the dot.
+    pub minor: u16,
+}
+
+serde_as_string!(PtxVersion);
+
+impl PtxVersion {
+    /// The release that brought it (PTX ISA, "Release Notes"): drivers from its own on compile it. Nothing for versions
+    /// that are not known.
+    pub fn release(self) -> Option<CudaRelease> {
+        let minor = u8::try_from(self.minor).ok()?;
+        // CUDA 12.6 had no PTX version of its own, and 12.7 was never published.
+        let (major, minor) = match self.major {
+            7 => (11, minor),
+            8 => (12, if minor < 6 { minor } else { (minor + 1).max(8) }),
+            9 => (13, minor),
+            _ => return None,
+        };
+        Some(CudaRelease { major, minor })
+    }
+}
+
+impl fmt::Display for PtxVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for PtxVersion {
+    type Err = GpuError;
+
+    fn from_str(text: &str) -> Result<Self, GpuError> {
+        let numbers = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        let (major, minor) = numbers.ok_or_else(|| GpuError::MalformedRelease(text.to_owned()))?;
+        Ok(Self { major, minor })
+    }
+}
+
 impl fmt::Display for CudaRelease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
@@ -148,6 +191,16 @@ mod tests {
         assert!(known.is_sorted());
         assert_eq!("12.7".parse::<CudaRelease>(), Err(GpuError::UnknownRelease(CudaRelease { major: 12, minor: 7 })));
         assert!(known.contains(&release("11.8")) && known.contains(&release("13.2")));
+    }
+
+    #[test]
+    fn ptx_is_compiled_by_drivers_of_the_release_that_brought_it_and_later_ones() {
+        let release = |major, minor| PtxVersion { major, minor }.release().map(|release| release.to_string());
+        let of = [(7, 8, "11.8"), (8, 0, "12.0"), (8, 5, "12.5"), (8, 7, "12.8"), (8, 8, "12.9"), (9, 0, "13.0")];
+        for (major, minor, expected) in of {
+            assert_eq!(release(major, minor).as_deref(), Some(expected));
+        }
+        assert_eq!(release(12, 0), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod request;
 mod table;
 
 pub use architecture::{Architecture, Capability, Form, Suffix, runs_on};
-pub use cuda::CudaRelease;
+pub use cuda::{CudaRelease, PtxVersion};
 pub use error::GpuError;
 pub use request::GpuRequest;
 pub use table::{Class, Gpu, GpuTable};

@@ -224,7 +224,7 @@ impl GpuTable {
     }
 
     /// Under which other number the same hardware goes in other CUDA releases.
-    pub(super) fn other_name(&self, capability: Capability) -> Option<Capability> {
+    pub fn other_name(&self, capability: Capability) -> Option<Capability> {
         let later = self.capabilities.get(&capability).and_then(|entry| entry.renamed_to);
         let earlier = || self.capabilities.values().find(|entry| entry.renamed_to == Some(capability));
         later.or_else(|| earlier().map(|entry| entry.number))

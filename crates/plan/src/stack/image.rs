@@ -138,6 +138,10 @@ pub struct Image {
     pub compression: Compression,
     /// Wheels above this many bytes are split over several layers.
     pub max_layer_size: Option<u64>,
+    /// Whether GPU code is cut to the target's GPUs, and how.
+    pub prune: Option<Prune>,
+    /// What must be true of its GPU code, and of that below it.
+    pub gpu_code: GpuCode,
     /// Where it goes; nothing where no registry was said.
     pub repository: Option<Repository>,
     /// Tags.
@@ -149,6 +153,26 @@ impl Image {
     pub fn has_packages(&self) -> bool {
         !self.requirements.is_empty() || self.requirements_file.is_some()
     }
+}
+
+/// How GPU code is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prune {
+    /// Whether all PTX stays.
+    pub keep_ptx: bool,
+    /// Whether code for the linker goes.
+    pub drop_relocatable: bool,
+}
+
+/// What must be true of GPU code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuCode {
+    /// Nothing.
+    Any,
+    /// Every library has some that runs on each GPU.
+    Required,
+    /// Every library has some that runs on each GPU without being compiled there.
+    Native,
 }
 
 /// What machines share with one another.

@@ -13,8 +13,8 @@ mod vars;
 pub mod written;
 
 pub use image::{
-    Cache, Compression, Copy, Environment, From, Image, Index, Owner, Recipe, Requirement, RequirementsFile, Stack,
-    Target, Trust, User,
+    Cache, Compression, Copy, Environment, From, GpuCode, Image, Index, Owner, Prune, Recipe, Requirement,
+    RequirementsFile, Stack, Target, Trust, User,
 };
 pub use lines::line_of;
 pub use read::{Overrides, read, schema};

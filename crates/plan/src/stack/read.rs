@@ -8,7 +8,7 @@ use super::written::StackFile;
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 
 /// Keys that the stack file's design has and this release does not act on: refused rather than ignored.
-const LATER: [&str; 6] = ["run", "system", "prune", "bytecode", "verify", "compiler"];
+const LATER: [&str; 5] = ["run", "system", "bytecode", "imports", "compiler"];
 
 /// What the command line puts in the place of what the file says.
 #[derive(Debug, Clone, Default)]

@@ -28,7 +28,7 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let mut images: Vec<Image> = written
         .images
         .iter()
-        .map(|(key, table)| images::image(key, table, written, &name, &vars, &mut wrong))
+        .map(|(key, table)| images::image(key, table, written, &name, &target, &vars, &mut wrong))
         .collect();
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(

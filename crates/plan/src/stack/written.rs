@@ -182,10 +182,42 @@ pub struct ImageTable {
     pub compression: Option<Text>,
     /// Wheels above this size, such as `2GiB`, are split over several layers.
     pub max_layer_size: Option<Text>,
+    /// `true`: GPU code of its wheels is cut to `target.gpus`. Or a table, to choose what else stays or goes.
+    pub prune: Option<Spanned<PruneWritten>>,
+    /// What must be true of the image, or it is neither written nor pushed.
+    pub verify: Option<VerifyTable>,
     /// Where this image goes, instead of the stack's registry.
     pub registry: Option<Text>,
     /// Tags, instead of the stack's.
     pub tags: Option<Vec<Text>>,
+}
+
+/// Whether GPU code is cut, as written.
+#[derive(Debug, Clone)]
+pub enum PruneWritten {
+    /// `true` or `false`.
+    Flag(bool),
+    /// With options.
+    Table(PruneTable),
+}
+
+/// How GPU code is cut.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PruneTable {
+    /// All PTX stays, for GPUs that come later. Default: whether `target.gpus` asks for PTX.
+    pub keep_ptx: Option<bool>,
+    /// Code for the linker goes too, which a program that only runs does not need.
+    #[serde(default)]
+    pub drop_relocatable: bool,
+}
+
+/// What must be true of an image.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VerifyTable {
+    /// `required`: every library with GPU code has some that runs on each of `target.gpus`; `native`: without PTX.
+    pub gpu_code: Option<Text>,
 }
 
 /// How Python packages are installed.
@@ -264,10 +296,20 @@ pub struct UserTable {
     pub shell: Option<Text>,
 }
 
-/// A string, or a table that is read as `T` with the places of its values kept: serde's untagged enums lose both the
+/// A string or a flag, or a table that is read as `T` with the places of its values kept: serde's untagged enums lose both the
 /// places and the names of unknown keys.
-macro_rules! string_or_table {
-    ($type:ty, $string:path, $table:path, $inner:ty, $expected:literal) => {
+macro_rules! scalar_or_table {
+    (@visit string, $type:ty, $scalar:path) => {
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+            Ok($scalar(text.to_owned()))
+        }
+    };
+    (@visit boolean, $type:ty, $scalar:path) => {
+        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<$type, E> {
+            Ok($scalar(value))
+        }
+    };
+    ($kind:ident, $type:ty, $scalar:path, $table:path, $inner:ty, $expected:literal) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Visitor;
@@ -276,9 +318,7 @@ macro_rules! string_or_table {
                     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str($expected)
                     }
-                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
-                        Ok($string(text.to_owned()))
-                    }
+                    scalar_or_table!(@visit $kind, $type, $scalar);
                     fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$type, A::Error> {
                         <$inner>::deserialize(MapAccessDeserializer::new(map)).map($table)
                     }
@@ -293,23 +333,33 @@ macro_rules! string_or_table {
             }
             fn json_schema(generator: &mut SchemaGenerator) -> Schema {
                 let table = generator.subschema_for::<$inner>();
-                json_schema!({ "anyOf": [{ "type": "string" }, table] })
+                json_schema!({ "anyOf": [{ "type": stringify!($kind) }, table] })
             }
         }
     };
 }
 
-string_or_table!(
+scalar_or_table!(
+    string,
     FromWritten,
     FromWritten::Name,
     FromWritten::Table,
     FromTable,
     "an image, a reference, `{ oci = PATH }` or `{ debian = SUITE }`"
 );
-string_or_table!(
+scalar_or_table!(
+    string,
     UserWritten,
     UserWritten::Name,
     UserWritten::Table,
     UserTable,
     "a user name, an id, or `{ name, uid, gid }`"
+);
+scalar_or_table!(
+    boolean,
+    PruneWritten,
+    PruneWritten::Flag,
+    PruneWritten::Table,
+    PruneTable,
+    "`true`, `false`, or `{ keep-ptx, drop-relocatable }`"
 );

@@ -1,47 +1,57 @@
-//! The GPU code of libraries and directories, as `kiln inspect` shows it.
+//! GPU code as `kiln inspect` shows it.
 
 use std::path::Path;
 
-use kiln_fatbin::{Code, Compression, Found, Group, Listed, Listing, Machine, Tally, list, list_tree};
+use kiln_build::FileCode;
+use kiln_fatbin::{Code, Compression, Found, Group, Listed, Listing, Machine, Tally, Verdict, list, list_tree};
+use kiln_plan::gpu::Capability;
 use kiln_plan::size;
 use serde_json::{Value, json};
 
 use crate::arguments::Global;
-use crate::commands::{capabilities, count, table};
+use crate::commands::{count, table};
 use crate::render::Failure;
 use crate::surroundings::jobs;
 
-pub(super) fn inspect(path: &Path, gpus: &[String], global: &Global) -> Result<(String, Value), Failure> {
-    let gpus = capabilities(gpus)?;
+/// The GPU code of a file, or of all files of a directory.
+pub(super) fn of_path(path: &Path, gpus: &[Capability], global: &Global) -> Result<(String, Value), Failure> {
     let found: Vec<Listed> = if path.is_dir() {
-        list_tree(path, &gpus, jobs(global))?
+        list_tree(path, jobs(global))?
     } else {
-        let listed = list(&fs_err::File::open(path)?, &gpus);
+        let listed = list(&fs_err::File::open(path)?);
         listed.transpose().into_iter().map(|listed| (path.to_owned(), listed)).collect()
     };
-    let mut text = String::new();
-    let mut values = Vec::new();
-    let (mut files, mut bytes) = (0, 0);
-    for (path, listed) in found {
-        let shown = path.display().to_string();
-        match listed {
+    let file = |(path, listed): Listed| FileCode {
+        path: path.display().to_string(),
+        listing: listed.map_err(|error| error.to_string()),
+    };
+    Ok(of_files(&found.into_iter().map(file).collect::<Vec<_>>(), gpus))
+}
+
+/// The GPU code of files, as text and as JSON.
+pub(super) fn of_files(files: &[FileCode], gpus: &[Capability]) -> (String, Value) {
+    let (mut text, mut values) = (String::new(), Vec::new());
+    let (mut listed, mut bytes) = (0, 0);
+    for FileCode { path, listing } in files {
+        match listing {
             Ok(listing) => {
-                files += 1;
+                listed += 1;
                 bytes += listing.code.iter().map(|code| code.bytes).sum::<u64>();
-                text.push_str(&describe(&shown, &listing));
-                values.push(json!({ "file": shown, "listing": listing }));
+                text.push_str(&describe(path, listing, gpus));
+                let verdicts: Vec<Verdict> = gpus.iter().filter_map(|gpu| listing.verdict(*gpu)).collect();
+                values.push(json!({ "file": path, "listing": listing, "verdicts": verdicts }));
             }
             Err(error) => {
-                text.push_str(&format!("{shown}: {error}\n"));
-                values.push(json!({ "file": shown, "error": error.to_string() }));
+                text.push_str(&format!("{path}: {error}\n"));
+                values.push(json!({ "file": path, "error": error }));
             }
         }
     }
-    text.push_str(&format!("{} with {} of GPU code\n", count(files, "file"), size::format(bytes)));
-    Ok((text, json!({ "files": values, "bytes": bytes })))
+    text.push_str(&format!("{} with {} of GPU code\n", count(listed, "file"), size::format(bytes)));
+    (text, json!({ "files": values, "bytes": bytes }))
 }
 
-fn describe(file: &str, listing: &Listing) -> String {
+fn describe(file: &str, listing: &Listing, gpus: &[Capability]) -> String {
     let format = match listing.format {
         Found::Elf(Machine::X86_64) => " (x86-64)",
         Found::Elf(Machine::Aarch64) => " (aarch64)",
@@ -53,7 +63,7 @@ fn describe(file: &str, listing: &Listing) -> String {
     let bytes: u64 = listing.code.iter().map(|code| code.bytes).sum();
     let mut text = format!("{file}{format}  {} of GPU code\n", size::format(bytes));
     for code in &listing.code {
-        text.push_str(&place(code));
+        text.push_str(&place(code, gpus));
     }
     if listing.hip {
         text.push_str("  code for AMD's GPUs, which is not looked into\n");
@@ -64,13 +74,13 @@ fn describe(file: &str, listing: &Listing) -> String {
     text
 }
 
-fn place(code: &Code) -> String {
+fn place(code: &Code, gpus: &[Capability]) -> String {
     let regions = count(usize::try_from(code.regions).unwrap_or(usize::MAX), "region");
     let mut text = format!("  {}: {regions}, {}\n", code.place, size::format(code.bytes));
     let rows: Vec<Vec<String>> = code.groups.iter().map(row).collect();
     text.push_str(&table(&rows));
-    for (gpu, tally) in &code.coverage {
-        text.push_str(&format!("    {gpu}: {}\n", tally_text(tally)));
+    for gpu in gpus {
+        text.push_str(&format!("    {gpu}: {}\n", tally_text(&code.coverage(*gpu))));
     }
     text
 }

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use super::{expand, expand_all, from, reference_component};
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::{Diagnostic, Diagnostics, Span};
+use crate::gpu::Form;
 use crate::reference::Repository;
-use crate::stack::image::{Compression, Copy, Environment, From, Image, Owner, RequirementsFile, User};
+use crate::stack::image::{
+    Compression, Copy, Environment, From, GpuCode, Image, Owner, Prune, RequirementsFile, Target, User,
+};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
-use crate::stack::written::{CopyTable, ImageTable, StackFile, Text, UserWritten};
+use crate::stack::written::{CopyTable, ImageTable, PruneWritten, StackFile, Text, UserWritten};
 
 pub(super) fn image(
     name: &Spanned<String>,
     table: &ImageTable,
     file: &StackFile,
     stack: &str,
+    target: &Target,
     vars: &Vars,
     wrong: &mut Diagnostics,
 ) -> Image {
@@ -53,6 +57,8 @@ pub(super) fn image(
         persist: table.persist,
         compression: compression(table, vars, wrong),
         max_layer_size: table.max_layer_size.as_ref().and_then(|text| size(text, vars, wrong)),
+        prune: table.prune.as_ref().and_then(|written| prune(written, target, wrong)),
+        gpu_code: gpu_code(table, target, vars, wrong),
         repository: registry.and_then(|text| repository(text, stack, name.get(), vars, wrong)),
         tags: tags.map_or_else(
             || vec!["latest".to_owned()],
@@ -115,6 +121,39 @@ fn compression(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Comp
         vars,
         wrong,
     )
+}
+
+fn prune(written: &Spanned<PruneWritten>, target: &Target, wrong: &mut Diagnostics) -> Option<Prune> {
+    let asks_for_ptx = target.gpus.iter().any(|architecture| architecture.form == Form::Virtual);
+    let prune = match written.get() {
+        PruneWritten::Flag(false) => return None,
+        PruneWritten::Flag(true) => Prune { keep_ptx: asks_for_ptx, drop_relocatable: false },
+        PruneWritten::Table(table) => {
+            Prune { keep_ptx: table.keep_ptx.unwrap_or(asks_for_ptx), drop_relocatable: table.drop_relocatable }
+        }
+    };
+    gpus_are_said("prune", written.span(), target, wrong);
+    Some(prune)
+}
+
+fn gpu_code(table: &ImageTable, target: &Target, vars: &Vars, wrong: &mut Diagnostics) -> GpuCode {
+    let text = table.verify.as_ref().and_then(|verify| verify.gpu_code.as_ref());
+    if let Some(text) = text {
+        gpus_are_said("verify.gpu-code", text.span(), target, wrong);
+    }
+    let valid = [("any", GpuCode::Any), ("required", GpuCode::Required), ("native", GpuCode::Native)];
+    choice(text, &valid, "`verify.gpu-code`", vars, wrong)
+}
+
+/// Code for GPUs cannot be judged where no GPU was named.
+fn gpus_are_said(key: &str, span: Span, target: &Target, wrong: &mut Diagnostics) {
+    // GPUs that were named wrongly have been complained of.
+    if target.gpus.is_empty() && !target.native_gpus && wrong.0.is_empty() {
+        let message = format!("`{key}` needs to know the GPUs that images are for");
+        wrong.push(
+            Diagnostic::at(span, message).hint("name them: `gpus = [\"L4\", \"H100\"]` in `[target]`, or `--gpus`"),
+        );
+    }
 }
 
 /// One of a few words; the first is the default.

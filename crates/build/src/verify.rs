@@ -1,0 +1,234 @@
+//! Proving an image without running it: its GPU code against the GPUs that it is for, and what its programs and
+//! libraries need against what is there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kiln_fatbin::{Coverage, Listing, Verdict, list, list_tree};
+use kiln_link::{Finding, Settings, Severity, Tree};
+use kiln_oci::image::{Config, Image, from_json};
+use kiln_oci::layout::Layout;
+use kiln_plan::gpu::Capability;
+use kiln_plan::lock::Lock;
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::{self, GpuCode};
+use serde::Serialize;
+
+use crate::build::Built;
+use crate::contents::{Contents, FileCode};
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+use crate::workshop::Workshop;
+
+/// What was found out about an image, a wheel, a directory or a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verification {
+    /// What it is about.
+    pub subject: String,
+    /// For which platform, where it is an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Files with GPU code.
+    pub code: Vec<VerifiedCode>,
+    /// What was found about libraries that others need.
+    pub links: Vec<LinkFinding>,
+}
+
+/// A file with GPU code.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifiedCode {
+    /// Its path, without a leading slash.
+    pub path: String,
+    /// How it serves each GPU.
+    pub verdicts: Vec<Verdict>,
+    /// Why nothing can be said, or not all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// A finding and how bad it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct LinkFinding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found.
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+impl Verification {
+    fn new(subject: &str, code: &[FileCode], gpus: &[Capability]) -> Self {
+        let code = code.iter().filter_map(|file| VerifiedCode::of(file, gpus)).collect();
+        Self { subject: subject.to_owned(), platform: None, code, links: Vec::new() }
+    }
+
+    fn linked(mut self, tree: &Tree, settings: &Settings) -> Self {
+        let findings = tree.check(settings).into_iter();
+        self.links = findings.map(|finding| LinkFinding { severity: finding.severity(), finding }).collect();
+        self.links.sort_by_key(|link| std::cmp::Reverse(link.severity));
+        self
+    }
+
+    /// Files that cannot run on one of the GPUs, or of which that cannot be said.
+    pub fn missing(&self) -> impl Iterator<Item = &VerifiedCode> {
+        self.code.iter().filter(|file| file.is_missing())
+    }
+
+    /// Whether everything can run as it is.
+    pub fn is_sound(&self) -> bool {
+        self.missing().next().is_none() && self.links.iter().all(|link| link.severity < Severity::Error)
+    }
+}
+
+impl VerifiedCode {
+    fn of(file: &FileCode, gpus: &[Capability]) -> Option<Self> {
+        let path = file.path.clone();
+        match &file.listing {
+            Ok(listing) => {
+                let verdicts: Vec<Verdict> = gpus.iter().filter_map(|gpu| listing.verdict(*gpu)).collect();
+                let problems = problems(listing);
+                let says = !verdicts.is_empty() || !problems.is_empty() || gpus.is_empty();
+                says.then_some(Self { path, verdicts, problems })
+            }
+            Err(error) => Some(Self { path, verdicts: Vec::new(), problems: vec![error.clone()] }),
+        }
+    }
+
+    /// Whether it has code, and none for one of the GPUs.
+    pub fn is_missing(&self) -> bool {
+        self.verdicts.iter().any(|verdict| verdict.coverage == Coverage::Missing)
+    }
+}
+
+fn problems(listing: &Listing) -> Vec<String> {
+    let hip = listing.hip.then(|| "code for AMD's GPUs is not looked into".to_owned());
+    listing.malformed.iter().cloned().chain(hip).collect()
+}
+
+impl Workshop<'_> {
+    /// Verifies an image that is built.
+    pub fn verify_built(&self, built: &Built, gpus: &[Capability]) -> Result<Vec<Verification>> {
+        let blobs = self.blobs(&[built]);
+        let mut all = Vec::new();
+        for image in &built.images {
+            let config = from_json(&self.store.read(&image.config)?, "a config")?;
+            let contents = self.image_contents(image, &blobs)?;
+            all.push(verify_image(&built.name, image, &config, contents, gpus));
+        }
+        Ok(all)
+    }
+
+    /// Verifies every image of a layout.
+    pub fn verify_layout(&self, path: &Path, gpus: &[Capability]) -> Result<Vec<Verification>> {
+        let layout = Layout::open(path)?;
+        let mut all = Vec::new();
+        for (name, found) in layout.images()? {
+            let name = name.unwrap_or_else(|| path.display().to_string());
+            let mut built = Built::of(&name, vec![found.image.clone()], self.store)?;
+            built.layouts.push(layout.clone());
+            let contents = self.image_contents(&found.image, &self.blobs(&[&built]))?;
+            all.push(verify_image(&name, &found.image, &found.config, contents, gpus));
+        }
+        Ok(all)
+    }
+
+    /// Verifies a wheel: its GPU code alone, since what it needs lies in other wheels.
+    pub fn verify_wheel(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let contents = self.wheel_contents(&name, fs_err::File::open(path)?)?;
+        Ok(Verification::new(&name, &contents.code, gpus))
+    }
+
+    /// Verifies a directory: one with a C library as a root, any other as part of a system.
+    pub fn verify_directory(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
+        let threads = self.surroundings.jobs;
+        let code: Vec<FileCode> = list_tree(path, threads)?
+            .into_iter()
+            .map(|(file, listing)| FileCode {
+                path: file.strip_prefix(path).unwrap_or(&file).display().to_string(),
+                listing: listing.map_err(|error| error.to_string()),
+            })
+            .collect();
+        let tree = Tree::of_directory(path, threads)?;
+        Ok(Verification::new(&path.display().to_string(), &code, gpus).linked(&tree, &Settings::default()))
+    }
+
+    /// Verifies the GPU code of a file.
+    pub fn verify_file(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
+        let shown = path.display().to_string();
+        let listing = list(&fs_err::File::open(path)?);
+        let listing = listing.map_err(|error| BuildError::step(format!("`{shown}` cannot be looked into"), error))?;
+        let code = listing.map(|listing| FileCode { path: shown.clone(), listing: Ok(listing) });
+        Ok(Verification::new(&shown, code.as_slice(), gpus))
+    }
+}
+
+impl Project<'_> {
+    /// An error if the stack asks for GPU code that an image does not have.
+    pub(crate) fn require_gpu_code(&self, image: &stack::Image, built: &Built, lock: &Lock) -> Result<()> {
+        let refused = match image.gpu_code {
+            GpuCode::Any => return Ok(()),
+            GpuCode::Required => Coverage::Missing,
+            GpuCode::Native => Coverage::Ptx,
+        };
+        for found in self.verify_built(built, &self.gpus(lock))? {
+            let (mut wrong, mut compiled) = (Vec::new(), 0);
+            for file in &found.code {
+                for verdict in &file.verdicts {
+                    compiled += usize::from(verdict.coverage == Coverage::Ptx);
+                    if verdict.coverage >= refused {
+                        wrong.push(format!("{}: {}: {verdict}", file.path, verdict.gpu));
+                    }
+                }
+            }
+            let platform = found.platform.map(|platform| format!(" ({platform})")).unwrap_or_default();
+            if !wrong.is_empty() {
+                let what = format!("`{}`{platform} lacks GPU code that its stack file requires", image.name);
+                return Err(BuildError::step(what, wrong.join("\n")));
+            }
+            if compiled > 0 {
+                let what = "libraries run through PTX, which the driver compiles at the first start";
+                self.warn(format!("{compiled} {what}: `kiln verify {}` names them", image.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn verify_image(
+    name: &str,
+    image: &Image,
+    config: &Config,
+    contents: Vec<Contents>,
+    gpus: &[Capability],
+) -> Verification {
+    let code = visible(&contents);
+    let mut tree = Tree::new();
+    for layer in contents {
+        tree.add_layer(layer.nodes);
+    }
+    let library_path = config.config.env.iter().find_map(|setting| setting.strip_prefix("LD_LIBRARY_PATH="));
+    let library_path = library_path.unwrap_or_default().split([':', ';']).map(str::to_owned).collect();
+    let settings = Settings { library_path, ..Settings::default() };
+    let platform = Some(image.platform);
+    Verification { platform, ..Verification::new(name, &code, gpus) }.linked(&tree, &settings)
+}
+
+/// Files with GPU code that no layer above hides or replaces, by path.
+pub(crate) fn visible(contents: &[Contents]) -> Vec<FileCode> {
+    use kiln_link::What;
+    let mut files: BTreeMap<&str, &FileCode> = BTreeMap::new();
+    for layer in contents {
+        for node in &layer.nodes {
+            let path = node.path.as_str();
+            let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+            match &node.what {
+                What::Directory => drop(files.remove(path)),
+                What::Opaque => files.retain(|file, _| !below(file)),
+                _ => files.retain(|file, _| *file != path && !below(file)),
+            }
+        }
+        files.extend(layer.code.iter().map(|file| (file.path.as_str(), file)));
+    }
+    files.into_values().cloned().collect()
+}
