@@ -172,10 +172,10 @@ impl Project<'_> {
             GpuCode::Native => Coverage::Ptx,
         };
         for found in self.verify_built(built, &self.gpus(lock))? {
-            let (mut wrong, mut compiled) = (Vec::new(), 0);
+            let (mut wrong, mut compiled) = (Vec::new(), false);
             for file in &found.code {
                 for verdict in &file.verdicts {
-                    compiled += usize::from(verdict.coverage == Coverage::Ptx);
+                    compiled |= verdict.coverage == Coverage::Ptx;
                     if verdict.coverage >= refused {
                         wrong.push(format!("{}: {}: {verdict}", file.path, verdict.gpu));
                     }
@@ -186,9 +186,9 @@ impl Project<'_> {
                 let what = format!("`{}`{platform} lacks GPU code that its stack file requires", image.name);
                 return Err(BuildError::step(what, wrong.join("\n")));
             }
-            if compiled > 0 {
-                let what = "libraries run through PTX, which the driver compiles at the first start";
-                self.warn(format!("{compiled} {what}: `kiln verify {}` names them", image.name));
+            if compiled {
+                let what = "GPU code is there as PTX alone, which the driver compiles at the first start";
+                self.warn(format!("{what}: `kiln verify {}` names the files", image.name));
             }
         }
         Ok(())

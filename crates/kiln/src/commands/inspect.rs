@@ -45,7 +45,7 @@ impl Inspect {
 
     fn one(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
         let path = Path::new(what);
-        if !what.starts_with("oci:") && !path.exists() {
+        if !what.starts_with("oci:") && !is_path(what) {
             return self.image(what, global, cancel);
         }
         let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default())?;
@@ -76,6 +76,11 @@ impl Inspect {
             Ok(shown.finish())
         })
     }
+}
+
+/// Whether something is a path rather than the name of an image.
+pub(super) fn is_path(what: &str) -> bool {
+    what.contains('/') || what.ends_with(".whl") || Path::new(what).exists()
 }
 
 /// Says of an image that it is not built.
@@ -142,7 +147,7 @@ impl Shown {
     /// The GPU code of the image that was added last, and how many of its layers were not looked into.
     fn code(&mut self, (files, elsewhere): (Vec<FileCode>, usize), gpus: &[Capability]) {
         let (text, value) = gpu_code::of_files(&files, gpus);
-        self.text.push_str(&text);
+        self.text.push_str(if files.is_empty() { "" } else { &text });
         if elsewhere > 0 {
             let layers = count(elsewhere, "layer");
             self.text.push_str(&format!("{layers} of it on a registry: `kiln verify` looks into those too\n"));
@@ -188,10 +193,10 @@ fn wheel(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(S
         largest.map(|entry| vec![format!("  {:>9}", size::format(entry.size)), entry.path.clone()]).collect();
     text.push_str(&table(&rows));
     let code = workshop.wheel_contents(&file, fs_err::File::open(path)?)?.code;
-    let (code_text, code) = gpu_code::of_files(&code, gpus);
-    text.push_str(&code_text);
+    let (code_text, code_value) = gpu_code::of_files(&code, gpus);
+    text.push_str(if code.is_empty() { "" } else { &code_text });
     let value = json!({
-        "gpu-code": code,
+        "gpu-code": code_value,
         "name": metadata.name,
         "version": metadata.version,
         "requires": metadata.requires,

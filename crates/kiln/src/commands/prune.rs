@@ -226,7 +226,7 @@ impl Done {
                         format!("  {path}"),
                         format!("{:>9}", size::format(cut.before)),
                         format!("{:>9}", size::format(cut.after)),
-                        less(cut.before, cut.after),
+                        change(cut.before, cut.after),
                     ]);
                     for code in cut.code.iter().filter(|_| verbose) {
                         let architecture = code.architecture.map_or_else(|| "?".into(), |known| known.to_string());
@@ -248,8 +248,8 @@ impl Done {
             self.output.display(),
             size::format(self.before),
             size::format(self.after),
-            less(self.before, self.after),
-            count(self.files.len(), "library").replace("librarys", "libraries"),
+            change(self.before, self.after),
+            count(self.files.len(), "file"),
         )
     }
 
@@ -261,11 +261,10 @@ impl Done {
     }
 }
 
-/// By how much something became smaller.
-fn less(before: u64, after: u64) -> String {
-    if before == 0 {
-        return "0%".into();
+/// By how much something changed: `-32.7%`.
+fn change(before: u64, after: u64) -> String {
+    if before == after {
+        return "unchanged".into();
     }
-    let part = (before.saturating_sub(after)) as f64 / before as f64 * 100.0;
-    format!("-{part:.1}%")
+    format!("{:+.1}%", (after as f64 / before.max(1) as f64 - 1.0) * 100.0)
 }

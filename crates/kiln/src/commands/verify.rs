@@ -10,7 +10,7 @@ use kiln_link::Severity;
 use kiln_plan::event::Cancel;
 use serde_json::json;
 
-use super::inspect::not_built;
+use super::inspect::{is_path, not_built};
 use super::{Outcome, capabilities, count, print, print_json, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
@@ -46,7 +46,7 @@ impl Verify {
     fn one(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         let path = Path::new(what);
         let layout = what.strip_prefix("oci:");
-        if layout.is_none() && !path.exists() {
+        if layout.is_none() && !is_path(what) {
             return self.image(what, global, cancel);
         }
         let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default())?;

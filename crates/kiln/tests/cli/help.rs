@@ -24,8 +24,10 @@ fn the_help_is_pinned() {
       login        Keep credentials for a registry
       logout       Forget credentials for a registry
       cache        Look after the results that machines share through a registry
-      inspect      List what is in an OCI layout, a wheel or an image of the stack, and the GPU code of
-                   libraries
+      inspect      List what is in images, wheels, directories and libraries, GPU code included
+      verify       Prove that images, wheels and directories can run: their GPU code, and the libraries
+                   that they need
+      prune        Cut GPU code that some GPUs do not need out of libraries and wheels
       gpus         List GPU names and capabilities, and which CUDA releases compile for them
       du           Say what the store takes up
       gc           Remove what was used least recently from the store

@@ -200,6 +200,10 @@ fn an_image_of_the_stack_a_layout_and_a_wheel_can_be_looked_at() {
     ");
     assert_snapshot!(environment.kiln("inspect wheels/greeting-1.0-py3-none-any.whl --json"), @r#"
     {
+      "gpu-code": {
+        "files": [],
+        "bytes": 0
+      },
       "name": "greeting",
       "version": "1.0",
       "requires": [
@@ -362,7 +366,8 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
                     "kind": "ptx",
                     "compression": "none",
                     "entries": 1,
-                    "bytes": 80
+                    "bytes": 80,
+                    "ptx": "0.0"
                   },
                   {
                     "architecture": "sm_90",
@@ -372,21 +377,35 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
                     "bytes": 80
                   }
                 ],
-                "coverage": [
-                  [
-                    "9.0",
-                    {
-                      "native": 1,
-                      "ptx": 0,
-                      "missing": 0
-                    }
-                  ]
+                "alike": [
+                  {
+                    "architectures": [
+                      "compute_80",
+                      "sm_90"
+                    ],
+                    "regions": 1
+                  }
                 ]
               }
             ],
             "hip": false,
             "malformed": []
-          }
+          },
+          "verdicts": [
+            {
+              "gpu": "9.0",
+              "coverage": "native",
+              "regions": {
+                "native": 1,
+                "ptx": 0,
+                "missing": 0
+              },
+              "architectures": [
+                "sm_90"
+              ],
+              "driver": "570.26"
+            }
+          ]
         }
       ],
       "bytes": 176

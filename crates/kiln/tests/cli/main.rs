@@ -19,6 +19,7 @@ mod copy;
 mod determinism;
 mod downloads;
 mod garbage;
+mod gpu_code;
 mod help;
 mod inspect;
 mod interruption;

@@ -54,7 +54,7 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
     10 | volumes = []
        | ^^^^^^^
        |
-    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `labels`, `persist`, `compression`, `max-layer-size`, `registry`, `tags`
+    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `tags`
     [exit status: 2]
     ");
     assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"base\", tag = \"x\" }\n"), @r#"

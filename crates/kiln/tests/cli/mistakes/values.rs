@@ -109,7 +109,7 @@ fn bad_owners_modes_users_and_sizes_are_explained() {
     14 | python.environment = "conda"
        |                      ^^^^^^^
        |
-    help: valid are `venv` and `base`
+    help: valid are `venv`, `base`
 
     error: `../etc` is not the name of a time zone
       --> kiln.toml:11:12
@@ -133,7 +133,7 @@ fn bad_owners_modes_users_and_sizes_are_explained() {
     13 | compression = "xz"
        |               ^^^^
        |
-    help: valid are `gzip` and `zstd`
+    help: valid are `gzip`, `zstd`
 
     error: `big` is not a size
       --> kiln.toml:10:18

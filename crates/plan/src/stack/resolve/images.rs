@@ -166,7 +166,7 @@ fn choice<T: Clone>(text: Option<&Text>, valid: &[(&str, T)], what: &str, vars: 
     }
     let names: Vec<String> = valid.iter().map(|(name, _)| format!("`{name}`")).collect();
     let message = format!("`{word}` is not a value of {what}");
-    wrong.push(Diagnostic::at(text.span(), message).hint(format!("valid are {}", names.join(" and "))));
+    wrong.push(Diagnostic::at(text.span(), message).hint(format!("valid are {}", names.join(", "))));
     default
 }
 
