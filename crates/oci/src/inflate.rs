@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use kiln_plan::event::Cancel;
 use kiln_wheel::archive::{Entry, Method};
+use kiln_wheel::inflate::{Inflate, WINDOW};
 
-use crate::deflate::{Inflate, WINDOW};
 use crate::error::OciError;
 
 /// Bytes of a chunk: small enough that it is still in the second-level cache when it is hashed.

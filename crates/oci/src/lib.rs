@@ -2,7 +2,6 @@
 
 pub mod compression;
 pub mod debian;
-mod deflate;
 pub mod docker_archive;
 mod error;
 pub mod facts;

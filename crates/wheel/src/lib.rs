@@ -5,6 +5,7 @@
 
 pub mod archive;
 mod deflate;
+pub mod inflate;
 pub mod install;
 pub mod metadata;
 pub mod name;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use libdeflater::{CompressionLvl, Compressor};
 use rawzip::{CompressionMethod, DataDescriptorOutput, ReaderAt, ZipArchiveWriter};
 
 use crate::archive::{Entry, Method};
@@ -147,13 +148,12 @@ fn begin<'a, W: Write>(
 }
 
 fn small<W: Write>(zip: &mut ZipArchiveWriter<W>, entry: &Entry, content: &[u8]) -> Result<(), RepackError> {
-    let (mut out, config) = begin(zip, entry, Method::Deflated)?;
-    let encoder = flate2::write::DeflateEncoder::new(&mut out, flate2::Compression::default());
-    let mut writer = config.wrap(encoder);
-    writer.write_all(content)?;
-    let (encoder, descriptor) = writer.finish()?;
-    encoder.finish()?;
-    out.finish(descriptor)?;
+    let (mut out, _) = begin(zip, entry, Method::Deflated)?;
+    let mut compressor = Compressor::new(CompressionLvl::default());
+    let mut bytes = vec![0; compressor.deflate_compress_bound(content.len())];
+    let written = compressor.deflate_compress(content, &mut bytes).map_err(io::Error::other)?;
+    out.write_all(&bytes[..written])?;
+    out.finish(DataDescriptorOutput::new(crc32fast::hash(content), content.len() as u64))?;
     Ok(())
 }
 

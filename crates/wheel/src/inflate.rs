@@ -32,7 +32,7 @@ use std::fmt;
 use codes::{Code, END_OF_BLOCK, Found, Tables, distance_of, length_of, mask};
 
 /// How far back a match can begin: bytes of output to keep.
-pub(crate) const WINDOW: usize = 32 << 10;
+pub const WINDOW: usize = 32 << 10;
 
 /// Room that the fast loop wants: literals, the longest match, and what is copied beyond its end.
 const ROOM: usize = 4 + 258 + 32;
@@ -43,26 +43,28 @@ const LENGTHS: usize = 320;
 
 /// Not a deflate stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broken;
+pub struct Broken;
 
 /// What one call did. If it did nothing, it wants more input or, if no room was left, more room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// Bytes of input that are not needed again.
-    pub(crate) read: usize,
+    pub read: usize,
     /// Bytes of output.
-    pub(crate) written: usize,
+    pub written: usize,
     /// The stream has ended; what was not read does not belong to it.
-    pub(crate) done: bool,
+    pub done: bool,
 }
 
 /// A decoder.
-pub(crate) struct Inflate {
+pub struct Inflate {
     /// Bits that were read: the next is the lowest, and those above `left` are 0.
     bits: u64,
     left: u32,
     state: State,
     last: bool,
+    /// Where the header of the last block is, in bits from the beginning of the call in which it was read.
+    last_block: usize,
     /// Bytes that were written, up to a window.
     behind: usize,
     /// Literals and lengths, distances, and code lengths that the block has.
@@ -97,6 +99,22 @@ enum Step {
     MoreRoom,
 }
 
+/// Where in a whole stream its last block is, in bits: its header, and what follows it. Nothing unless the stream is of
+/// exactly this content.
+pub fn last_block(
+    stream: &[u8],
+    content: &[u8],
+    inflate: &mut Inflate,
+    buffer: &mut Vec<u8>,
+) -> Option<(usize, usize)> {
+    inflate.reset();
+    // Room for one byte more, so that the end of the stream is come to.
+    buffer.resize(content.len() + 1, 0);
+    let done = inflate.decode(stream, buffer, 0).ok()?;
+    let whole = done.done && done.read == stream.len() && buffer.get(..done.written) == Some(content);
+    whole.then(|| (inflate.last_block, stream.len() * 8 - inflate.left as usize))
+}
+
 /// Input and output of one call.
 struct Pieces<'a> {
     input: &'a [u8],
@@ -126,14 +144,21 @@ impl fmt::Debug for Inflate {
     }
 }
 
+impl Default for Inflate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Inflate {
     /// A decoder at the beginning of a stream.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             bits: 0,
             left: 0,
             state: State::Block,
             last: false,
+            last_block: 0,
             behind: 0,
             counts: [0; 3],
             have: 0,
@@ -146,7 +171,7 @@ impl Inflate {
     }
 
     /// Goes to the beginning of another stream.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         (self.bits, self.left, self.state, self.last, self.behind) = (0, 0, State::Block, false, 0);
     }
 
@@ -155,7 +180,7 @@ impl Inflate {
     /// `output[..start]` is what matches refer to: it must end with the last [`WINDOW`] bytes that were written, or
     /// with all if there are fewer. Bytes of `output` after what is written may change. What precedes an error is
     /// written first: the call that writes nothing returns it.
-    pub(crate) fn decode(&mut self, input: &[u8], output: &mut [u8], start: usize) -> Result<Progress, Broken> {
+    pub fn decode(&mut self, input: &[u8], output: &mut [u8], start: usize) -> Result<Progress, Broken> {
         let start = start.min(output.len());
         let mut pieces = Pieces { input, read: 0, output, at: start, floor: start - self.behind.min(start) };
         loop {
@@ -227,6 +252,8 @@ impl Inflate {
                 if !self.fill(pieces, 3) {
                     return Ok(Step::MoreInput);
                 }
+                // Only meant where one call reads all.
+                self.last_block = (pieces.read * 8).saturating_sub(self.left as usize);
                 self.last = self.take(1) == 1;
                 self.state = match self.take(2) {
                     0 => {
