@@ -12,8 +12,11 @@
 mod awkward_wheel;
 mod differences;
 mod gpu_code;
+mod gpu_wheels;
+mod links;
 mod packages;
 mod programs;
+mod pruned;
 mod registries;
 mod report;
 mod reproducible;
@@ -31,7 +34,9 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, ValueEnum};
 
+pub(crate) use gpu_wheels::{cuobjdump, is_torch, unpack, wheels};
 pub(crate) use programs::build_kiln;
+pub(crate) use pruned::Report as PruneReport;
 use report::Checks;
 pub(crate) use report::{eprint as complain, say};
 
@@ -59,8 +64,10 @@ enum Part {
     Images,
     /// Images that go to registries and come from them
     Registries,
-    /// GPU code in libraries
+    /// GPU code in libraries: listed and cut
     GpuCode,
+    /// What the dynamic loader finds for the programs of this system
+    Links,
 }
 
 /// What the checks work with.
@@ -89,6 +96,9 @@ impl Interop {
             }
             if wanted(Part::GpuCode) {
                 gpu_code::check(&suite, &mut checks);
+            }
+            if wanted(Part::Links) {
+                links::check_system(&mut checks);
             }
             suite.remove("");
             if self.keep {
