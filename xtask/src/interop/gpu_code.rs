@@ -47,6 +47,16 @@ struct Group {
     entries: u64,
 }
 
+impl File {
+    /// Whether it is a shared object with code in sections of its own. Code that lies elsewhere, as CUPTI's in `.rodata`,
+    /// is listed and not cut; nor are static libraries, which are linked before anything runs.
+    pub(super) fn is_shared_object_with_sections(&self) -> bool {
+        let code = self.listing.iter().flat_map(|listing| &listing.code);
+        let in_sections = code.into_iter().any(|code| SECTIONS.contains(&code.place.as_str()));
+        in_sections && self.file.extension().is_none_or(|extension| extension != "a")
+    }
+}
+
 /// Entries for each architecture, as `cuobjdump` writes it: `sm_90a.cubin`, `sm_90.ptx`.
 pub(super) type Counts = BTreeMap<String, u64>;
 

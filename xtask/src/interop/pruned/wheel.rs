@@ -9,7 +9,7 @@ use super::super::{Result, Suite, programs};
 use super::{digest, run};
 
 /// Compares two wheels, the second of which is the first pruned.
-const COMPARE: &str = include_str!("compare_wheels.py");
+const COMPARE: &str = "src/interop/pruned/compare_wheels.py";
 
 /// Makes the checks.
 pub(super) fn check(suite: &Suite, wheels: &Wheels, checks: &mut Checks) {
@@ -27,7 +27,8 @@ pub(super) fn check(suite: &Suite, wheels: &Wheels, checks: &mut Checks) {
     });
     checks.check("the pruned wheel's RECORD is true, and nothing but pruned libraries changed", || {
         let mut python = Command::new("python3");
-        python.args(["-c", COMPARE]).arg(&wheels.torch).arg(&wheel).args(&libraries);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(COMPARE);
+        python.arg(script).arg(&wheels.torch).arg(&wheel).args(&libraries);
         same("what changed", programs::text(&mut python)?.as_str(), "as it should be")
     });
     checks.check("pip installs the pruned wheel", || {
@@ -63,7 +64,7 @@ fn prune_with(suite: &Suite, wheels: &Wheels, to: &Path, jobs: &str) -> Result<(
     Ok((done.output, libraries))
 }
 
-/// Installs a wheel; its libraries are then as many bytes as its archive says.
+/// Installs a wheel, and removes what was installed.
 fn installs(mut installer: Command, wheel: &Path, target: &Path, libraries: &[PathBuf]) -> Result<()> {
     programs::output(installer.arg(target).arg(wheel))?;
     for library in libraries {
