@@ -3,7 +3,8 @@
 //! kiln writes layers that no installer ran for and that no container runtime packed. Whether they are what everybody
 //! else takes them for is not for kiln's own tests to say: here skopeo and umoci read them, uv installs the same wheels
 //! the usual way and the two results are compared file by file, and Python runs in what was unpacked. A registry and a
-//! Docker daemon run on this machine alone, and images go to and fro between them and kiln.
+//! Docker daemon run on this machine alone, and images go to and fro between them and kiln. GPU code that kiln lists and
+//! cuts is looked at with NVIDIA's tools, binutils, elfutils and the dynamic loader, and what kiln says of links with ldd.
 //!
 //! Made for Debian 12 on x86-64, as root (owners, `chroot`, containers), with Debian's archive and PyPI in reach and
 //! nothing else. What is missing of other people's programs is installed with apt-get; uv is the one that kiln finds or
@@ -46,7 +47,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// Check images made by kiln with skopeo, umoci, uv, Docker and a registry
 #[derive(Debug, Args)]
 pub(crate) struct Interop {
-    /// Leave the directory with everything that was made: 20 GB
+    /// Leave the directory with everything that was made: 35 GB
     #[arg(long)]
     keep: bool,
     /// Use this store of kiln rather than a fresh one, which saves downloading while the suite itself is worked on

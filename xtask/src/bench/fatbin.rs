@@ -28,7 +28,8 @@ pub(crate) struct Fatbin {
     /// Where to work; needs 25 GB [default: below the target directory]
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// Where wheels are kept: what is there is not fetched [default: below the directory]
+    /// Where wheels are kept, those for CUDA 12 in a directory of theirs: what is there is not fetched [default: below
+    /// the directory]
     #[arg(long, value_name = "DIR")]
     wheels: Option<PathBuf>,
     /// Leave out torch with CUDA 12, which fetches 2.8 GB more

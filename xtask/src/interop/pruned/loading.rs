@@ -1,13 +1,15 @@
 //! The dynamic loader takes pruned libraries, and what they register with the CUDA runtime is there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::super::gpu_code::LEAST;
 use super::super::gpu_wheels::{Wheels, X86_64};
 use super::super::report::{Checks, none, same};
 use super::super::{Result, programs};
 use super::Trees;
+
+/// Libraries that must at least load: others need a CUDA that is not there, or a driver.
+const LEAST: usize = 15;
 
 /// Loads a library with all that it needs. What libraries do at the end is not looked at.
 const LOAD: &str = "
@@ -32,18 +34,29 @@ pub(super) fn check(wheels: &Wheels, trees: &Trees<'_>, checks: &mut Checks) {
                 wrong.push(format!("{}: `{found}` and should be `{expected}`", library.path.display()));
             }
         }
+        super::super::complain(&format!("{loaded} libraries load"));
         none("libraries load otherwise", &wrong)?;
         same("whether enough libraries load at all", loaded >= LEAST, true)
     });
 }
 
-/// What loading a library says, without where its tree is.
+/// What loading a library says, without where its tree is. Where other libraries of the tree are, some libraries do not
+/// know and leave to the Python around them.
 fn load(library: &Path, tree: &Path) -> Result<String> {
     let mut python = Command::new("python3");
-    python.args(["-c", LOAD]).arg(library).env_remove("LD_LIBRARY_PATH").stdin(Stdio::null());
+    python.args(["-c", LOAD]).arg(library).env("LD_LIBRARY_PATH", directories(tree)?).stdin(Stdio::null());
     let output = python.output()?;
     let said = String::from_utf8_lossy(&output.stdout).replace(&tree.display().to_string(), "");
     Ok(format!("{} ({})", said.trim_end(), output.status))
+}
+
+/// The directories of NVIDIA's libraries.
+fn directories(tree: &Path) -> Result<std::ffi::OsString> {
+    let packages = fs_err::read_dir(tree.join(X86_64).join("nvidia"))?;
+    let libraries = packages.filter_map(|package| Some(package.ok()?.path().join("lib")));
+    let mut directories: Vec<PathBuf> = libraries.filter(|directory| directory.is_dir()).collect();
+    directories.sort();
+    Ok(std::env::join_paths(directories)?)
 }
 
 /// Imports the pruned torch, and follows every wrapper of the process.

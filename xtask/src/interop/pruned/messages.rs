@@ -21,6 +21,9 @@ const READERS: [Reader; 2] = [
     Reader { name: "eu-elflint", arguments: &["--gnu-ld"], on_stdout: true },
 ];
 
+/// What eu-elflint says where it finds nothing.
+const CONTENT: &str = "No errors";
+
 /// Complaints without numbers, and how many there are of each.
 type Complaints = BTreeMap<String, usize>;
 
@@ -52,9 +55,12 @@ impl Reader {
             command.stdout(Stdio::null());
         }
         let output = command.output()?;
+        if self.on_stdout && output.stdout.is_empty() {
+            return Err(format!("{} says nothing about {}", self.name, path.display()).into());
+        }
         let mut complaints = Complaints::new();
         for stream in [&output.stdout, &output.stderr] {
-            for line in String::from_utf8_lossy(stream).lines() {
+            for line in String::from_utf8_lossy(stream).lines().filter(|line| *line != CONTENT) {
                 let line = line.replace(&*path.to_string_lossy(), "FILE");
                 *complaints.entry(without_numbers(&line)).or_default() += 1;
             }
