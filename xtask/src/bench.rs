@@ -4,6 +4,7 @@
 //! as a whole process, with the operating system's own account of time and memory.
 
 mod assemble;
+mod fatbin;
 mod measure;
 mod push;
 
@@ -22,6 +23,8 @@ enum Which {
     Assemble(assemble::Assemble),
     /// Images to a local registry: against skopeo, Docker and buildah
     Push(push::Push),
+    /// GPU code in torch's libraries, listed and cut: against cuobjdump and pigz
+    Fatbin(fatbin::Fatbin),
 }
 
 impl Bench {
@@ -29,6 +32,7 @@ impl Bench {
         match &self.which {
             Which::Assemble(assemble) => assemble.run(),
             Which::Push(push) => push.run(),
+            Which::Fatbin(fatbin) => fatbin.run(),
         }
     }
 }

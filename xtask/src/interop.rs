@@ -3,7 +3,8 @@
 //! kiln writes layers that no installer ran for and that no container runtime packed. Whether they are what everybody
 //! else takes them for is not for kiln's own tests to say: here skopeo and umoci read them, uv installs the same wheels
 //! the usual way and the two results are compared file by file, and Python runs in what was unpacked. A registry and a
-//! Docker daemon run on this machine alone, and images go to and fro between them and kiln.
+//! Docker daemon run on this machine alone, and images go to and fro between them and kiln. GPU code that kiln lists and
+//! cuts is looked at with NVIDIA's tools, binutils, elfutils and the dynamic loader, and what kiln says of links with ldd.
 //!
 //! Made for Debian 12 on x86-64, as root (owners, `chroot`, containers), with Debian's archive and PyPI in reach and
 //! nothing else. What is missing of other people's programs is installed with apt-get; uv is the one that kiln finds or
@@ -12,8 +13,11 @@
 mod awkward_wheel;
 mod differences;
 mod gpu_code;
+mod gpu_wheels;
+mod links;
 mod packages;
 mod programs;
+mod pruned;
 mod registries;
 mod report;
 mod reproducible;
@@ -31,7 +35,9 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, ValueEnum};
 
+pub(crate) use gpu_wheels::{cuobjdump, is_torch, unpack, wheels};
 pub(crate) use programs::build_kiln;
+pub(crate) use pruned::Report as PruneReport;
 use report::Checks;
 pub(crate) use report::{eprint as complain, say};
 
@@ -41,7 +47,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// Check images made by kiln with skopeo, umoci, uv, Docker and a registry
 #[derive(Debug, Args)]
 pub(crate) struct Interop {
-    /// Leave the directory with everything that was made: 20 GB
+    /// Leave the directory with everything that was made: 35 GB
     #[arg(long)]
     keep: bool,
     /// Use this store of kiln rather than a fresh one, which saves downloading while the suite itself is worked on
@@ -59,8 +65,10 @@ enum Part {
     Images,
     /// Images that go to registries and come from them
     Registries,
-    /// GPU code in libraries
+    /// GPU code in libraries: listed and cut
     GpuCode,
+    /// What the dynamic loader finds for the programs of this system
+    Links,
 }
 
 /// What the checks work with.
@@ -89,6 +97,9 @@ impl Interop {
             }
             if wanted(Part::GpuCode) {
                 gpu_code::check(&suite, &mut checks);
+            }
+            if wanted(Part::Links) {
+                links::check_system(&mut checks);
             }
             suite.remove("");
             if self.keep {

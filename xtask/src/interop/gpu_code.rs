@@ -1,8 +1,7 @@
 //! GPU code: what kiln lists in real libraries is what NVIDIA's own `cuobjdump` lists, for every architecture.
 //!
-//! The libraries are those of wheels that are in use: CUDA 13's, torch, and others whose GPU code was put in by other
-//! means. `cuobjdump` comes as a wheel too. It looks into the sections for regions alone and does not tell of the suffix
-//! `f`, so that kiln's list is read in the same way here.
+//! The libraries are those of wheels that are in use. `cuobjdump` comes as a wheel too. It looks into the sections for
+//! regions alone and does not tell of the suffix `f`, so that kiln's list is read in the same way here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,28 +10,10 @@ use std::process::Command;
 use serde::Deserialize;
 
 use super::report::{Checks, same};
-use super::{Result, Suite, programs};
+use super::{Result, Suite, gpu_wheels, links, programs, pruned};
 
-/// Wheels for x86-64, by requirement.
-const WHEELS: [&str; 12] = [
-    "nvidia-cublas==13.1.0.3",
-    "nvidia-cudnn-cu13==9.19.0.56",
-    "nvidia-cufft==12.0.0.61",
-    "nvidia-curand==10.4.0.35",
-    "nvidia-cusolver==12.0.4.66",
-    "nvidia-cusparse==12.6.3.3",
-    "nvidia-cusparselt-cu13==0.8.0",
-    "nvidia-nccl-cu13==2.28.9",
-    "nvidia-nvshmem-cu13==3.4.5",
-    "torch==2.11.0",
-    "onnxruntime-gpu==1.23.2",
-    "bitsandbytes==0.49.2",
-];
-/// Wheels for aarch64.
-const FOREIGN: [&str; 1] = ["nvidia-nccl-cu13==2.28.9"];
-const CUOBJDUMP: &str = "nvidia-cuda-cuobjdump";
 /// Libraries with GPU code that must at least have been compared.
-const LEAST: usize = 20;
+pub(super) const LEAST: usize = 20;
 /// Sections that `cuobjdump` looks into.
 const SECTIONS: [&str; 2] = [".nv_fatbin", "__nv_relfatbin"];
 
@@ -42,13 +23,13 @@ struct Document {
 }
 
 #[derive(Deserialize)]
-struct File {
-    file: PathBuf,
-    listing: Option<Listing>,
+pub(super) struct File {
+    pub(super) file: PathBuf,
+    pub(super) listing: Option<Listing>,
 }
 
 #[derive(Deserialize)]
-struct Listing {
+pub(super) struct Listing {
     code: Vec<Code>,
     malformed: Vec<String>,
 }
@@ -66,70 +47,44 @@ struct Group {
     entries: u64,
 }
 
+impl File {
+    /// Whether it is a shared object with code in sections of its own. Code that lies elsewhere, as CUPTI's in `.rodata`,
+    /// is listed and not cut; nor are static libraries, which are linked before anything runs.
+    pub(super) fn is_shared_object_with_sections(&self) -> bool {
+        let code = self.listing.iter().flat_map(|listing| &listing.code);
+        let in_sections = code.into_iter().any(|code| SECTIONS.contains(&code.place.as_str()));
+        in_sections && self.file.extension().is_none_or(|extension| extension != "a")
+    }
+}
+
 /// Entries for each architecture, as `cuobjdump` writes it: `sm_90a.cubin`, `sm_90.ptx`.
-type Counts = BTreeMap<String, u64>;
+pub(super) type Counts = BTreeMap<String, u64>;
 
 /// Makes the checks.
 pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
     let at = suite.work.join("gpu-code");
-    let Some(cuobjdump) = checks.check("wheels with GPU code and cuobjdump come", || fetch(&at)) else { return };
-    let listed = checks.check("kiln lists the GPU code of the wheels", || list(suite, &at));
+    let fetched = checks.check("wheels with GPU code and cuobjdump come", || gpu_wheels::fetch(&at));
+    let Some(wheels) = fetched else { return };
+    let listed = checks.check("kiln lists the GPU code of the wheels", || list(suite, &wheels.unpacked));
     if let Some(listed) = listed {
         checks.check("no library has a place that kiln cannot read", || all_read(&listed));
-        checks.check("kiln and cuobjdump count the same for every architecture", || compare(&cuobjdump, &listed));
+        checks
+            .check("kiln and cuobjdump count the same for every architecture", || compare(&wheels.cuobjdump, &listed));
+        links::check_wheels(&wheels, checks);
+        pruned::check(suite, &wheels, &listed, checks);
     }
     suite.remove("gpu-code");
 }
 
-/// Fetches and unpacks wheels; where cuobjdump is.
-fn fetch(at: &Path) -> Result<PathBuf> {
-    let here = [
-        "manylinux_2_28_x86_64",
-        "manylinux_2_27_x86_64",
-        "manylinux_2_24_x86_64",
-        "manylinux_2_18_x86_64",
-        "manylinux2014_x86_64",
-    ];
-    let foreign = ["manylinux_2_18_aarch64", "manylinux2014_aarch64"];
-    let unpacked = at.join("unpacked");
-    for (requirements, platforms, name) in [
-        (&WHEELS[..], &here[..], "x86-64"),
-        (&FOREIGN[..], &foreign[..], "aarch64"),
-        (&[CUOBJDUMP][..], &here[..], "tools"),
-    ] {
-        let wheels = at.join("wheels").join(name);
-        let mut pip = Command::new("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--python-version",
-            "3.11",
-        ]);
-        pip.args(platforms.iter().flat_map(|platform| ["--platform", platform]));
-        programs::output(pip.arg("--dest").arg(&wheels).args(requirements))?;
-        for wheel in fs_err::read_dir(&wheels)? {
-            let wheel = wheel?.path();
-            let into = if name == "tools" { at.join(name) } else { unpacked.join(name) };
-            programs::output(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&into))?;
-            fs_err::remove_file(wheel)?;
-        }
-    }
-    let found = at.join("tools/nvidia");
-    let program = fs_err::read_dir(&found)?.filter_map(|entry| Some(entry.ok()?.path().join("bin/cuobjdump")));
-    let program = program.into_iter().find(|path| path.is_file()).ok_or("the wheel has no cuobjdump")?;
-    fs_err::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    Ok(program)
+fn list(suite: &Suite, unpacked: &Path) -> Result<Vec<File>> {
+    let files = inspect(suite, unpacked)?;
+    same("whether there are enough libraries", files.len() >= LEAST, true).map(|()| files)
 }
 
-fn list(suite: &Suite, at: &Path) -> Result<Vec<File>> {
-    let document: Document = programs::json(suite.kiln(at).args(["--json", "inspect"]).arg(at.join("unpacked")))?;
-    let files = document.files;
-    same("whether there are enough libraries", files.len() >= LEAST, true).map(|()| files)
+/// What kiln lists in a directory.
+pub(super) fn inspect(suite: &Suite, directory: &Path) -> Result<Vec<File>> {
+    let document: Document = programs::json(suite.kiln(directory).args(["--json", "inspect"]).arg(directory))?;
+    Ok(document.files)
 }
 
 fn all_read(files: &[File]) -> Result<()> {
@@ -159,7 +114,7 @@ fn compare(cuobjdump: &Path, files: &[File]) -> Result<()> {
 }
 
 /// What cuobjdump lists; nothing where it gives up, as it does with code for GPUs that its release has forgotten.
-fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
+pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
     let mut counts = Counts::new();
     for option in ["-lelf", "-lptx"] {
         let output = Command::new(cuobjdump).args(["-all", option]).arg(file).output()?;
@@ -175,7 +130,7 @@ fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
     Ok(Some(counts))
 }
 
-fn counts(listing: &Listing) -> Counts {
+pub(super) fn counts(listing: &Listing) -> Counts {
     let mut counts = Counts::new();
     let groups =
         listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str())).flat_map(|code| &code.groups);

@@ -9,13 +9,15 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 11] = [
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("dockerd", "docker.io"),
+    ("eu-elflint", "elfutils"),
     ("htpasswd", "apache2-utils"),
     ("mmdebstrap", "mmdebstrap"),
     ("openssl", "openssl"),
+    ("readelf", "binutils"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("zstd", "zstd"),

@@ -1,0 +1,290 @@
+//! `cargo xtask bench fatbin`: the GPU code of torch and its CUDA libraries, listed and cut.
+//!
+//! Listing is measured beside NVIDIA's cuobjdump. For cutting there is no peer: files are measured as they are, and a
+//! wheel beside the least that has to be done for it, compressing what has changed. Files are in the page cache, so that
+//! what is measured is not the disk's reading. Each row ends with the bar that it has to meet.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::interop::{self, PruneReport, complain as say};
+
+use super::assemble::TORCH;
+use super::measure::{Figure, Sample, has, run, timed};
+
+/// torch with libraries of CUDA 12.
+const TORCH_12: &str = "2.7.1";
+/// What is pruned to.
+const GPUS: &str = "H100";
+
+/// What is measured and how often.
+#[derive(Debug, Args)]
+pub(crate) struct Fatbin {
+    /// Runs of each row; cuobjdump and the torch with CUDA 12 run once
+    #[arg(short = 'n', long, default_value_t = 3)]
+    runs: usize,
+    /// Where to work; needs 25 GB [default: below the target directory]
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Where wheels are kept, those for CUDA 12 in a directory of theirs: what is there is not fetched [default: below
+    /// the directory]
+    #[arg(long, value_name = "DIR")]
+    wheels: Option<PathBuf>,
+    /// Leave out torch with CUDA 12, which fetches 2.8 GB more
+    #[arg(long)]
+    without_cuda_12: bool,
+    /// Also write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    cores: usize,
+    torch: &'static str,
+    gpus: &'static str,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    figure: Figure,
+    /// Bytes before and after, of what is pruned.
+    bytes: Option<(u64, u64)>,
+    bar: &'static str,
+}
+
+/// Where everything lies.
+struct Bench {
+    at: PathBuf,
+    kiln: PathBuf,
+    wheels: PathBuf,
+    runs: usize,
+}
+
+/// Directories of a tree that are pruned together, and the tree that they lie in.
+struct Part {
+    name: &'static str,
+    tree: &'static str,
+    /// Nothing for the whole tree.
+    directories: &'static [&'static str],
+    bar: &'static str,
+}
+
+const PARTS: [Part; 3] = [
+    Part { name: "everything", tree: "tree", directories: &[], bar: "" },
+    Part { name: "without triton", tree: "tree-without-triton", directories: &[], bar: "" },
+    Part { name: "torch and nvidia", tree: "tree", directories: &["torch", "nvidia"], bar: "5 s, -32%" },
+];
+
+impl Fatbin {
+    pub(crate) fn run(&self) -> Result<(), String> {
+        let (target, kiln) = interop::build_kiln().map_err(text)?;
+        let at = self.directory.clone().unwrap_or_else(|| target.join("bench-fatbin"));
+        fs_err::create_dir_all(&at).map_err(text)?;
+        let at = fs_err::canonicalize(at).map_err(text)?;
+        let wheels = self.wheels.clone().unwrap_or_else(|| at.join("wheels"));
+        fs_err::create_dir_all(&wheels).map_err(text)?;
+        let wheels = fs_err::canonicalize(wheels).map_err(text)?;
+        let bench = Bench { at, kiln, wheels, runs: self.runs.max(1) };
+        if !has("pigz") {
+            return Err("pigz is not installed: `apt-get install pigz`".into());
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut report = Report { cores, torch: TORCH, gpus: GPUS, rows: Vec::new(), notes: Vec::new() };
+        let torch = bench.unpack(TORCH, "")?;
+        bench.inspect(&mut report)?;
+        for part in &PARTS {
+            report.rows.push(bench.copied(part, bench.runs)?);
+            report.rows.push(bench.in_place(part)?);
+        }
+        bench.wheel(&torch, &mut report)?;
+        if !self.without_cuda_12 {
+            bench.cuda_12(&mut report)?;
+        }
+        bench.run("rm -rf tree tree-without-triton copy pruned-wheel")?;
+        interop::say(&table(&report));
+        if let Some(file) = &self.json {
+            let json = serde_json::to_vec_pretty(&report).map_err(text)?;
+            fs_err::write(file, json).map_err(text)?;
+        }
+        Ok(())
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+impl Bench {
+    fn run(&self, line: &str) -> Result<(), String> {
+        run(&self.at, line)
+    }
+
+    fn figure(
+        &self,
+        name: &str,
+        runs: usize,
+        sample: impl FnMut() -> Result<Sample, String>,
+    ) -> Result<Figure, String> {
+        say(&format!("measuring: {name}"));
+        let samples = std::iter::repeat_with(sample).take(runs).collect::<Result<_, _>>()?;
+        Ok(Figure::new(name, samples))
+    }
+
+    /// Fetches torch and what it needs, unless it is there, and unpacks it as it is when it is installed; its wheel.
+    fn unpack(&self, version: &str, below: &str) -> Result<PathBuf, String> {
+        let directory = self.wheels.join(below);
+        fs_err::create_dir_all(&directory).map_err(text)?;
+        let torch = || -> Result<Option<PathBuf>, String> {
+            Ok(interop::wheels(&directory).map_err(text)?.into_iter().find(|wheel| interop::is_torch(wheel)))
+        };
+        if torch()?.is_none() {
+            say(&format!("fetching torch {version}"));
+            let to = directory.display();
+            self.run(&format!("python3 -m pip download -q --only-binary :all: -d '{to}' torch=={version}"))?;
+        }
+        say(&format!("unpacking torch {version}"));
+        self.run("rm -rf tree tree-without-triton copy && mkdir tree")?;
+        for wheel in interop::wheels(&directory).map_err(text)? {
+            interop::unpack(&wheel, &self.at.join("tree")).map_err(text)?;
+        }
+        self.run("cp -al tree tree-without-triton && rm -rf tree-without-triton/triton")?;
+        torch()?.ok_or_else(|| format!("there is no wheel of torch in {}", directory.display()))
+    }
+
+    /// Reads everything once, so that it comes from memory from then on.
+    fn warm(&self, path: &str) -> Result<(), String> {
+        self.run(&format!("find {path} -type f -print0 | xargs -0 cat > /dev/null"))
+    }
+
+    fn inspect(&self, report: &mut Report) -> Result<(), String> {
+        self.warm("tree")?;
+        let line = format!("'{}' inspect tree --json > inspect.json", self.kiln.display());
+        let ours = self.figure("kiln inspect", self.runs, || timed(&self.at, &line))?;
+        let cuobjdump = interop::cuobjdump(&self.at).map_err(text)?;
+        let list = "python3 -c 'import json; [print(file[\"file\"]) for file in json.load(open(\"inspect.json\"))[\"files\"]]'";
+        self.run(&format!("{list} > files.txt"))?;
+        let dump = format!("'{}' -all -lelf \"$file\"", cuobjdump.display());
+        // It gives up on some files, and is slow enough for once.
+        let line = format!("while read -r file; do {dump} > /dev/null 2>&1 || true; done < files.txt");
+        let theirs = self.figure("cuobjdump -all -lelf", 1, || timed(&self.at, &line))?;
+        let times = theirs.median / ours.median;
+        report.notes.push(format!("cuobjdump takes {times:.0} times as long as kiln inspect (bar: 100)."));
+        report.rows.push(Row { figure: ours, bytes: None, bar: "0.15 s" });
+        report.rows.push(Row { figure: theirs, bytes: None, bar: "" });
+        Ok(())
+    }
+
+    /// Runs `kiln prune`, which leaves its report.
+    fn prune(&self, arguments: &str) -> Result<Sample, String> {
+        timed(&self.at, &format!("'{}' -q --json prune {arguments} --gpus {GPUS} > report.json", self.kiln.display()))
+    }
+
+    fn report(&self) -> Result<PruneReport, String> {
+        let json = fs_err::read(self.at.join("report.json")).map_err(text)?;
+        serde_json::from_slice(&json).map_err(text)
+    }
+
+    /// Bytes before and after the last prune.
+    fn bytes(&self) -> Result<Option<(u64, u64)>, String> {
+        let inputs = self.report()?.inputs;
+        Ok(Some((inputs.iter().map(|input| input.before).sum(), inputs.iter().map(|input| input.after).sum())))
+    }
+
+    fn copied(&self, part: &Part, runs: usize) -> Result<Row, String> {
+        self.warm(part.tree)?;
+        let figure = self.figure(&format!("kiln prune, {}, to a copy", part.name), runs, || {
+            self.run("rm -rf copy && sync")?;
+            self.prune(&format!("{} --output copy", part.inputs(part.tree)))
+        })?;
+        Ok(Row { figure, bytes: self.bytes()?, bar: part.bar })
+    }
+
+    fn in_place(&self, part: &Part) -> Result<Row, String> {
+        let figure = self.figure(&format!("kiln prune, {}, in place", part.name), self.runs, || {
+            self.run(&format!("rm -rf copy && cp -a {} copy && sync", part.tree))?;
+            self.prune(&format!("{} --in-place", part.inputs("copy")))
+        })?;
+        Ok(Row { figure, bytes: self.bytes()?, bar: part.bar })
+    }
+
+    /// Prunes torch's wheel, and compresses alone what changes in it. The last copy has the libraries.
+    fn wheel(&self, torch: &Path, report: &mut Report) -> Result<(), String> {
+        self.run(&format!("cat '{}' > /dev/null", torch.display()))?;
+        let ours = self.figure("kiln prune, torch's wheel", self.runs, || {
+            self.run("rm -rf pruned-wheel && sync")?;
+            self.prune(&format!("'{}' --output pruned-wheel/", torch.display()))
+        })?;
+        let bytes = self.bytes()?;
+        let libraries = self.report()?.inputs.into_iter().flat_map(|input| input.files);
+        let changed: Vec<String> = libraries
+            .filter(|library| library.is_pruned())
+            .map(|library| format!("'copy/{}'", library.path.display()))
+            .collect();
+        let line = format!("cat {} | pigz -6 -p {} > /dev/null", changed.join(" "), report.cores);
+        self.run(&format!("cat {} > /dev/null", changed.join(" ")))?;
+        let bound = self.figure("pigz -6, what changes in torch's wheel", self.runs, || timed(&self.at, &line))?;
+        let rate = fs_err::metadata(torch).map_err(text)?.len() as f64 / ours.median / 1e6;
+        report.notes.push(format!(
+            "The wheel is pruned at {rate:.0} MB/s of what it was, in {:.2} times the time that pigz needs for what changes.",
+            ours.median / bound.median
+        ));
+        report.rows.push(Row { figure: ours, bytes, bar: "600 MB of memory" });
+        report.rows.push(Row { figure: bound, bytes: None, bar: "" });
+        Ok(())
+    }
+
+    /// The same for an older torch, of which only sizes count.
+    fn cuda_12(&self, report: &mut Report) -> Result<(), String> {
+        self.unpack(TORCH_12, &format!("torch-{TORCH_12}"))?;
+        for part in &PARTS {
+            let mut row = self.copied(part, 1)?;
+            row.figure.name = format!("{} (torch {TORCH_12})", row.figure.name);
+            row.bar = if part.bar.is_empty() { "" } else { "-43%" };
+            report.rows.push(row);
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    /// What kiln is given, in a tree.
+    fn inputs(&self, tree: &str) -> String {
+        if self.directories.is_empty() {
+            return tree.to_owned();
+        }
+        self.directories.iter().map(|directory| format!("{tree}/{directory} ")).collect()
+    }
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!(
+        "torch {} and its dependencies, pruned to {}, {} cores, page cache warm; medians\n\n\
+         | what | seconds | processor seconds | peak MB | MB before | MB after | less | bar |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n",
+        report.torch, report.gpus, report.cores
+    );
+    for Row { figure, bytes, bar } in &report.rows {
+        let sizes = bytes.map_or_else(
+            || " |  | ".to_owned(),
+            |(before, after)| {
+                let less = before.saturating_sub(after) as f64 / before.max(1) as f64 * 100.0;
+                format!("{} | {} | -{less:.1}%", before / 1_000_000, after / 1_000_000)
+            },
+        );
+        text.push_str(&format!(
+            "| {} | {:.2} | {:.2} | {} | {sizes} | {bar} |\n",
+            figure.name,
+            figure.median,
+            figure.cpu,
+            figure.peak / 1_000_000,
+        ));
+    }
+    text.push('\n');
+    text.push_str(&report.notes.join("\n"));
+    text
+}
