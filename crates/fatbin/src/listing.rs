@@ -26,6 +26,7 @@ const FIRST_STEP: usize = 256;
 const PROGBITS: u32 = 1;
 /// Tables of the compiler, by which exceptions find their way: large, and no place for code.
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
+const ELF: &[u8] = b"\x7fELF";
 const ARCHIVE: &[u8] = b"!<arch>\n";
 /// Bytes of the header of an archive's member.
 const MEMBER: u64 = 60;
@@ -112,8 +113,14 @@ pub struct Group {
 
 /// Lists the GPU code of a file. Nothing where the file has none and is none.
 pub fn list<S: Source + ?Sized>(source: &S) -> Result<Option<Listing>, FatbinError> {
+    // Of a directory's files most are no such thing: they are not worth a window.
+    let mut start = [0; 8];
+    let read = source.read_at(&mut start, 0)?;
+    let start = &start[..read];
+    if ![ELF, ARCHIVE, &MAGIC.to_le_bytes()].iter().any(|magic| start.starts_with(magic)) {
+        return Ok(None);
+    }
     let mut window = Window::new(source)?;
-    let start = window.bytes(0, 8)?;
     if start.starts_with(ARCHIVE) {
         return archive(source, &mut window);
     }
