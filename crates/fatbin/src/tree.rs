@@ -10,6 +10,10 @@ use crate::listing::{FatbinError, Listing, list};
 /// Files below this many bytes have no room for code.
 const LEAST: u64 = 64;
 
+/// Endings of files that are text, or Python's own: three quarters of what installed packages consist of, and opening them
+/// would take longer than reading all libraries.
+const TEXT: [&str; 10] = ["py", "pyi", "pyc", "h", "hpp", "cuh", "cu", "txt", "json", "md"];
+
 /// A file with GPU code, or one that could not be listed.
 pub type Listed = (PathBuf, Result<Listing, FatbinError>);
 
@@ -47,7 +51,7 @@ fn files(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 waiting.push(entry.path());
-            } else if kind.is_file() {
+            } else if kind.is_file() && !is_text(&entry.file_name()) {
                 let size = entry.metadata()?.len();
                 if size >= LEAST {
                     files.push((entry.path(), size));
@@ -56,4 +60,9 @@ fn files(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
         }
     }
     Ok(files)
+}
+
+fn is_text(name: &std::ffi::OsStr) -> bool {
+    let extension = Path::new(name).extension().and_then(std::ffi::OsStr::to_str);
+    extension.is_some_and(|extension| TEXT.contains(&extension))
 }
