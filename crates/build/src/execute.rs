@@ -247,7 +247,8 @@ impl Project<'_> {
                 vec![self.copy_layer(source, &work)?]
             }
         };
-        Ok(self.store.remember(&step.key, &layers)?)
+        let key = if self.rests_on_cache(step)? { self.believed_key(step) } else { step.key };
+        Ok(self.store.remember(&key, &layers)?)
     }
 
     /// The wheels that a step needs as they are locked: those whose pruned ones are not here.

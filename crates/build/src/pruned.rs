@@ -9,7 +9,7 @@ use kiln_oci::InflatePool;
 use kiln_plan::digest::Digest;
 use kiln_plan::gpu::Capability;
 use kiln_plan::lock::{Lock, LockedWheel};
-use kiln_plan::stack;
+use kiln_plan::stack::{self, Trust};
 use kiln_plan::step::{KeyBuilder, StepKey};
 use kiln_wheel::DEFLATE_VERSION;
 use serde::{Deserialize, Serialize};
@@ -86,14 +86,38 @@ impl Project<'_> {
         })
     }
 
-    /// The wheel that takes the place of one, if that is known and here.
+    /// The wheel that takes the place of one, if that is known and here: found out by this machine, or told by the cache
+    /// that was asked, which this machine does not remember.
     pub(crate) fn known_pruned(&self, wheel: &LockedWheel, selection: &Selection) -> Result<Option<LockedWheel>> {
-        let known: Option<PrunedWheel> = self.store.recall(&prune_key(wheel, selection))?;
+        let key = prune_key(wheel, selection);
+        let told = || serde_json::from_value(self.session.record(&key).flatten()?).ok();
+        let known: Option<PrunedWheel> = self.store.recall(&key)?.or_else(told);
         Ok(match known {
             None => None,
             Some(None) => Some(wheel.clone()),
             Some(Some(new)) => self.store.has_blob(&new.digest).then(|| new.locked()),
         })
+    }
+
+    /// Whether a step is done with wheels that others pruned.
+    pub(crate) fn rests_on_cache(&self, step: &Step) -> Result<bool> {
+        for (wheel, selection) in prunable(step) {
+            if self.store.recall::<PrunedWheel>(&prune_key(wheel, selection))?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What layers of such a step are remembered under: they count as long as the same cache is trusted in the same way.
+    pub(crate) fn believed_key(&self, step: &Step) -> StepKey {
+        let key = StepKey::of("believed", 1).text("step", &step.key.hex());
+        let Some(cache) = &self.stack.cache else { return key.finish() };
+        let trusted: Vec<String> = match &cache.trust {
+            Trust::Registry => Vec::new(),
+            Trust::Keys(keys) => keys.iter().map(ToString::to_string).collect(),
+        };
+        key.text("cache", &cache.remote.to_string()).list("trust", trusted).finish()
     }
 
     /// Takes pruned wheels from the cache, so that the original ones need not be fetched. What fails is done here.
@@ -105,18 +129,14 @@ impl Project<'_> {
                 keys.push(prune_key(wheel, selection));
             }
         }
-        for (key, found) in keys.iter().zip(self.recall_remote::<PrunedWheel>(&keys)?) {
-            let Some(found) = found else { continue };
-            if let Some(new) = &found
-                && let Err(error) = self.fetch_wheel(cache, new)
-            {
+        for new in self.recall_remote::<PrunedWheel>(&keys)?.into_iter().flatten().flatten() {
+            if let Err(error) = self.fetch_wheel(cache, &new) {
                 if matches!(error, BuildError::Interrupted) {
                     return Err(error);
                 }
                 self.give_up_cache(&error);
                 return Ok(());
             }
-            self.store.remember(key, &found)?;
         }
         Ok(())
     }

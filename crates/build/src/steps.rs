@@ -17,7 +17,7 @@ use crate::copy::CopySource;
 use crate::error::{BuildError, Result};
 use crate::locking::interpreter;
 use crate::project::Project;
-use crate::pruned::{may_hold_code, selection_key};
+use crate::pruned::{may_hold_code, prunable, selection_key};
 use crate::users;
 
 /// Wheels above this many compressed bytes get a layer of their own.
@@ -260,7 +260,10 @@ impl Project<'_> {
         if !step.settled {
             return Ok(None);
         }
-        let layers: Option<Vec<Layer>> = self.store.recall(&step.key)?;
+        let mut layers: Option<Vec<Layer>> = self.store.recall(&step.key)?;
+        if layers.is_none() && prunable(step).next().is_some() {
+            layers = self.store.recall(&self.believed_key(step))?;
+        }
         Ok(layers.filter(|layers| layers.iter().all(|layer| self.store.has(&layer.digest))))
     }
 }

@@ -18,12 +18,13 @@ use crate::bases::{self, facts_key};
 use crate::error::{BuildError, Result};
 use crate::overlaps::{Overlaps, PathList, list_key, overlaps_key};
 use crate::project::Project;
+use crate::pruned::{PrunedWheel, prunable, prune_key};
 use crate::steps::ImageSteps;
 
 /// One record of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheEntry {
-    /// What kind of step: `wheels`, `copy`, `files`, `paths`, `overlaps`, `debian`, `base facts`.
+    /// What kind of step: `wheels`, `prune`, `copy`, `files`, `paths`, `overlaps`, `debian`, `base facts`.
     pub kind: String,
     /// What it is.
     pub name: String,
@@ -199,6 +200,12 @@ impl Project<'_> {
         for step in &steps.steps {
             if let Some(layers) = self.known_layers(step)? {
                 all.push((step.key, verdict(step.kind(), &step.name, json(&layers)?)));
+            }
+        }
+        for (wheel, selection) in steps.steps.iter().flat_map(prunable) {
+            let key = prune_key(wheel, selection);
+            if let Some(pruned) = self.store.recall::<PrunedWheel>(&key)? {
+                all.push((key, verdict("prune", &wheel.file, json(&pruned)?)));
             }
         }
         if let Some((wheels, scheme)) = &steps.wheels {
