@@ -166,6 +166,14 @@ impl Project<'_> {
             say("python.environment", (image.environment == Environment::Base).then(|| "base".into()));
             say("compression", (image.compression == Compression::Zstd).then(|| "zstd".into()));
             say("max-layer-size", image.max_layer_size.map(|size| size.to_string()));
+            if let Some(prune) = image.prune {
+                let gpus = self.stack.target.gpus.iter().map(ToString::to_string);
+                let native = self.stack.target.native_gpus.then(|| "native".to_owned());
+                say("target.gpus", Some(gpus.chain(native).collect::<Vec<_>>().join(", ")));
+                let options = [(prune.keep_ptx, "keep-ptx"), (prune.drop_relocatable, "drop-relocatable")];
+                let options: Vec<&str> = options.iter().filter(|(said, _)| *said).map(|(_, option)| *option).collect();
+                say("prune", Some(if options.is_empty() { "true".into() } else { options.join(", ") }));
+            }
         }
         say("user", image.user.as_ref().map(user));
         say("timezone", image.timezone.clone());

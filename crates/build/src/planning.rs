@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::explain::Change;
 use crate::history::Speed;
 use crate::project::Project;
+use crate::pruned::may_hold_code;
 use crate::steps::{ImageSteps, Step, Task, parent, wheels_of};
 
 /// What a build would do for one image on one platform.
@@ -206,8 +207,9 @@ impl Task {
 fn reasons(step: &Step, steps: &ImageSteps<'_>, changes: Option<&[Change]>) -> Vec<String> {
     let Some(changes) = changes else { return vec!["never built".into()] };
     let concerns = |change: &&Change| match &step.task {
-        Task::Wheels(_) => match change.what.as_str() {
+        Task::Wheels(task) => match change.what.as_str() {
             "packages" => is_in(step, steps, change),
+            "prune" | "target.gpus" => task.wheels.iter().any(may_hold_code),
             "target.python" | "python.environment" | "compression" | "max-layer-size" => true,
             _ => false,
         },

@@ -1,13 +1,18 @@
 //! One entry of a region: code for one architecture (docs/fatbin.md).
 
+use std::io;
+
 use kiln_plan::gpu::{Architecture, Capability, Form, PtxVersion, Suffix};
 
-use crate::source::Fields;
+use crate::source::{Fields, Source, Window};
 
 /// Bytes that the header of every entry has at least.
 pub(crate) const LEAST_HEADER: u64 = 48;
 /// Bytes of a header that are read; longer ones hold what is of no interest here.
 pub(crate) const HEADER: usize = 64;
+
+/// Bytes of options or of an identifier that are of interest.
+const LONGEST_TEXT: usize = 256;
 
 const FLAG_ZLIB: u64 = 0x1000;
 const FLAG_LZ4: u64 = 0x2000;
@@ -99,6 +104,10 @@ pub struct Entry {
     pub number: u32,
     /// Flags.
     pub flags: u64,
+    /// Where the options of the compiler are, from the beginning of the header; 0 where there are none.
+    pub options: u32,
+    /// Where its identifier is, likewise, and how many bytes it has.
+    pub identifier: (u32, u32),
     /// Bytes when inflated; 0 where it is not compressed.
     pub uncompressed: u64,
     /// Whether it is a cubin in which nothing is to be loaded: linkers put such into libraries that have no kernel, for
@@ -119,9 +128,45 @@ impl Entry {
             version: (fields.u16(26), fields.u16(24)),
             number: fields.u32(28),
             flags: fields.u64(40),
+            options: fields.u32(20),
+            identifier: (fields.u32(32), fields.u32(36)),
             hollow: false,
             uncompressed: if header >= HEADER as u64 { fields.u64(56) } else { 0 },
         }
+    }
+
+    /// The options that it was compiled with, where they are text: behind the header's numbers, as {u32 offset, u32 length} and text.
+    pub(crate) fn options_text<S: Source + ?Sized>(&self, source: &mut Window<'_, S>) -> io::Result<Option<String>> {
+        if self.options == 0 {
+            return Ok(None);
+        }
+        let at = self.offset + u64::from(self.options);
+        let Some(place) = source.array::<8>(at)? else { return Ok(None) };
+        let fields = Fields(&place);
+        self.text(source, fields.u32(0), fields.u32(4))
+    }
+
+    /// What it was compiled from, by its name.
+    pub(crate) fn identifier_text<S: Source + ?Sized>(&self, source: &mut Window<'_, S>) -> io::Result<Option<String>> {
+        if self.identifier.0 == 0 { Ok(None) } else { self.text(source, self.identifier.0, self.identifier.1) }
+    }
+
+    /// Text of the header.
+    fn text<S: Source + ?Sized>(
+        &self,
+        source: &mut Window<'_, S>,
+        offset: u32,
+        length: u32,
+    ) -> io::Result<Option<String>> {
+        let end = u64::from(offset) + u64::from(length);
+        if length == 0 || end > self.header {
+            return Ok(None);
+        }
+        let bytes = source.bytes(self.offset + u64::from(offset), (length as usize).min(LONGEST_TEXT))?;
+        // Cubins of CUDA 13 have options in a form of their own there.
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+        Ok((!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned()))
     }
 
     /// Bytes that it takes up.

@@ -1,6 +1,6 @@
 //! All GPU code of one file: of shared objects and programs, static libraries, loose `.fatbin` and `.cubin` files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use kiln_plan::gpu::{Architecture, Capability, Form, PtxVersion, Suffix};
@@ -109,6 +109,12 @@ pub struct Group {
     /// The latest version of the language, where it is PTX.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ptx: Option<PtxVersion>,
+    /// Options that they were compiled with, the first few.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub options: BTreeSet<String>,
+    /// What they were compiled from, where that is said, the first few.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub identifiers: BTreeSet<String>,
 }
 
 /// Lists the GPU code of a file. Nothing where the file has none and is none.
@@ -192,7 +198,16 @@ fn cubin(elf: &Elf, size: u64) -> Listing {
     let capability = Capability::from_number(number);
     let architecture = capability.map(|capability| Architecture { capability, suffix: Suffix::None, form: Form::Real });
     let (kind, compression) = (Kind::Cubin, Compression::None);
-    let group = Group { architecture, kind, compression, entries: 1, bytes: size, ptx: None };
+    let group = Group {
+        architecture,
+        kind,
+        compression,
+        entries: 1,
+        bytes: size,
+        ptx: None,
+        options: BTreeSet::new(),
+        identifiers: BTreeSet::new(),
+    };
     let alike = Alike { architectures: architecture.into_iter().collect(), regions: 1 };
     let code = Code { place: "the file".into(), regions: 1, bytes: size, groups: vec![group], alike: vec![alike] };
     Listing { code: vec![code], ..Listing::new(Found::Cubin) }
@@ -260,7 +275,7 @@ impl Listing {
         let mut regions = Regions::new(window, range);
         while let Some(region) = regions.next_region()? {
             match region {
-                Ok(region) => summary.add(&region),
+                Ok(region) => summary.add(&region, regions.source())?,
                 Err(malformed) => self.complain(place, malformed),
             }
         }
@@ -292,7 +307,7 @@ impl Listing {
             position += at as u64;
             match region::read(window, position, end)? {
                 Ok(region) => {
-                    summary.add(&region);
+                    summary.add(&region, window)?;
                     position = (region.offset + region.size).next_multiple_of(8);
                     step = FIRST_STEP;
                 }
@@ -342,6 +357,8 @@ impl Code {
                     known.entries += group.entries;
                     known.bytes += group.bytes;
                     known.ptx = known.ptx.max(group.ptx);
+                    known.options.extend(group.options);
+                    known.identifiers.extend(group.identifiers);
                 }
                 None => self.groups.push(group),
             }
@@ -367,36 +384,51 @@ impl Code {
 /// What entries are told apart by: form, number, suffix, kind and compression.
 type Key = (Kind, Option<Architecture>, Compression);
 
+/// Texts of a kind that are kept.
+const MOST_TEXTS: usize = 8;
+
+/// Entries that are alike, added up.
+#[derive(Default)]
+struct Sum {
+    entries: u64,
+    bytes: u64,
+    ptx: Option<PtxVersion>,
+    options: BTreeSet<String>,
+    identifiers: BTreeSet<String>,
+}
+
 #[derive(Default)]
 struct Summary {
     regions: u64,
     bytes: u64,
-    groups: BTreeMap<Key, (u64, u64, Option<PtxVersion>)>,
+    groups: BTreeMap<Key, Sum>,
     alike: BTreeMap<Vec<Architecture>, u64>,
 }
 
 impl Summary {
-    fn add(&mut self, region: &Region) {
+    fn add<S: Source + ?Sized>(&mut self, region: &Region, source: &mut Window<'_, S>) -> io::Result<()> {
         self.regions += 1;
         self.bytes += region.size;
         for entry in &region.entries {
-            let key = (entry.kind, entry.architecture(), entry.compression());
-            let (entries, bytes, ptx) = self.groups.entry(key).or_default();
-            *entries += 1;
-            *bytes += entry.size();
-            *ptx = (*ptx).max(entry.ptx());
+            let sum = self.groups.entry((entry.kind, entry.architecture(), entry.compression())).or_default();
+            sum.entries += 1;
+            sum.bytes += entry.size();
+            sum.ptx = sum.ptx.max(entry.ptx());
+            if sum.options.len() < MOST_TEXTS {
+                sum.options.extend(entry.options_text(source)?);
+            }
+            if sum.identifiers.len() < MOST_TEXTS {
+                sum.identifiers.extend(entry.identifier_text(source)?);
+            }
         }
         *self.alike.entry(region.architectures()).or_default() += 1;
+        Ok(())
     }
 
     fn finish(self, place: &str) -> Option<Code> {
-        let group = |((kind, architecture, compression), (entries, bytes, ptx))| Group {
-            architecture,
-            kind,
-            compression,
-            entries,
-            bytes,
-            ptx,
+        let group = |((kind, architecture, compression), sum): (Key, Sum)| {
+            let Sum { entries, bytes, ptx, options, identifiers } = sum;
+            Group { architecture, kind, compression, entries, bytes, ptx, options, identifiers }
         };
         let alike = |(architectures, regions)| Alike { architectures, regions };
         (self.regions > 0).then(|| Code {

@@ -68,6 +68,11 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
         Ok(Some(region))
     }
 
+    /// What the regions are read from.
+    pub(crate) fn source(&mut self) -> &mut Window<'a, S> {
+        self.source
+    }
+
     /// Passes over zeros.
     fn skip_padding(&mut self) -> io::Result<Result<(), Malformed>> {
         while self.position < self.end {

@@ -65,6 +65,8 @@ mod tests {
             version: (8, 0),
             number,
             flags,
+            options: 0,
+            identifier: (0, 0),
             uncompressed: 0,
             hollow: false,
         }

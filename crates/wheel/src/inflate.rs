@@ -15,7 +15,7 @@
 //! | all | 897 | 1134 | 985 | 1219 |
 //!
 //! What makes it fast, for such data: most of its literals have codes of about 8 bits, and there the time from one
-//! look-up to the next is what counts. So a look-up moves on by two literals (see [`codes`]). In the rest, matches with
+//! look-up to the next is what counts. So a look-up moves on by two literals (see `codes.rs`). In the rest, matches with
 //! up to two literals between them prevail, and mispredicted branches are what counts. So literals are written before
 //! it is known whether there are any. The fast loop runs while there are 8 bytes of input and room for the longest
 //! match, and leaves anything rare (ends of blocks, long codes) to a careful one, which can stop and resume anywhere.

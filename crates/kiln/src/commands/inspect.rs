@@ -59,7 +59,10 @@ impl Inspect {
     }
 
     fn image(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
-        with_project(global, &self.stack, cancel, |project| {
+        // What an image is built for is the stack's to say; what it is looked at for may be something else.
+        let gpus = self.stack.gpus.as_deref().map(capabilities).transpose()?;
+        let stack = StackOptions { gpus: None, ..self.stack.clone() };
+        with_project(global, &stack, cancel, |project| {
             let chain = project.chosen(&[what.to_owned()])?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
             let mut shown = Shown::default();
@@ -68,10 +71,11 @@ impl Inspect {
                 return Err(not_built(what, &step));
             }
             let built = project.known_image(image, &lock)?;
+            let gpus = gpus.unwrap_or_else(|| project.gpus(&lock));
             for image in &built.images {
                 let config: Config = from_json(&project.store.read(&image.config)?, "a config")?;
                 shown.add(what, image, &config);
-                shown.code(project.gpu_code(&built, image)?, &project.gpus(&lock));
+                shown.code(project.gpu_code(&built, image)?, &gpus);
             }
             Ok(shown.finish())
         })

@@ -61,14 +61,18 @@ impl Verify {
     }
 
     fn image(&self, name: &str, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
-        with_project(global, &self.stack, cancel, |project| {
+        // What an image is built for is the stack's to say; what it is judged for may be something else.
+        let judged = self.stack.gpus.as_deref().map(capabilities).transpose()?;
+        let stack = StackOptions { gpus: None, ..self.stack.clone() };
+        with_project(global, &stack, cancel, |project| {
             let chain = project.chosen(&[name.to_owned()])?;
             let Some(image) = chain.last() else { return Ok(Vec::new()) };
             let lock = project.lock(&Upgrade::Nothing, true)?;
             if let Some((step, _)) = project.unknown_step(image, &lock)? {
                 return Err(not_built(name, &step));
             }
-            Ok(project.verify_built(&project.known_image(image, &lock)?, &project.gpus(&lock))?)
+            let gpus = judged.unwrap_or_else(|| project.gpus(&lock));
+            Ok(project.verify_built(&project.known_image(image, &lock)?, &gpus)?)
         })
     }
 }

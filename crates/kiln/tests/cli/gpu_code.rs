@@ -123,11 +123,18 @@ fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twic
         9.0: regions: 1 through PTX
     2 files with 47.2 kB of GPU code
     ");
+    // What it is judged for may be another GPU than what it was cut for.
+    assert_eq!(environment.kiln("verify app --gpus B200").status, Some(1));
     assert_eq!(environment.digests(""), first);
     assert!(environment.succeed("plan").ends_with("app: unchanged\n"));
     environment.stack(&stack("\"H100\"", ""));
     assert_ne!(environment.digests(""), first);
     environment.stack(&stack("\"H100\", \"B200\"", "prune = { keep-ptx = true }"));
+    assert_snapshot!(environment.kiln("explain app"), @r"
+    app:
+      prune: keep-ptx is new (kiln.toml line 15)
+      target.gpus: sm_90, sm_100 is new (kiln.toml line 7)
+    ");
     let both = environment.digests("");
     assert_ne!(both, first);
     environment.stack(&stack("\"H100\"", "prune = true"));
