@@ -147,22 +147,25 @@ impl One<'_> {
         let tools = Tools { selection: self.selection, threads: self.threads, advance: &advance };
         let before = bytes_below(input)?;
         let output = match target {
-            Target::InPlace => input.to_owned(),
+            // What a link leads to is replaced, not the link.
+            Target::InPlace => fs_err::canonicalize(input)?,
             Target::At(path) => path.clone(),
             Target::Into(directory) => directory.join(input.file_name().unwrap_or_default()),
         };
         let files = match (input.is_dir(), target) {
-            (true, Target::InPlace) => tools.tree_in_place(input)?,
+            (true, Target::InPlace) => tools.tree_in_place(&output)?,
             (true, _) => tools.tree_to(input, &output)?,
             (false, _) => {
                 let outcome = tools.file(input, &output)?;
-                if !matches!(outcome, Some(Cut::Pruned(_))) && output != input {
+                let stays = matches!(target, Target::InPlace);
+                if !matches!(outcome, Some(Cut::Pruned(_))) && !stays {
                     fs_err::copy(input, &output)?;
                 }
                 outcome.map(|outcome| Pruned { path: input.to_owned(), outcome }).into_iter().collect()
             }
         };
         let after = bytes_below(&output)?;
+        let output = if matches!(target, Target::InPlace) { input.to_owned() } else { output };
         Ok(Done { input: input.to_owned(), output, before, after, files })
     }
 

@@ -81,7 +81,9 @@ fn files_and_directories_are_pruned_to_a_copy_or_in_place() {
     [exit status: 2]
     ");
     environment.succeed("prune lib/a.so -o one.so --gpus 9.0");
-    environment.succeed("prune lib --in-place --gpus H100");
+    std::os::unix::fs::symlink("a.so", environment.path("lib/link.so")).unwrap();
+    environment.succeed("prune lib/link.so --in-place --gpus H100");
+    assert!(environment.path("lib/link.so").is_symlink());
     let read = |path: &str| fs_err::read(environment.path(path)).unwrap();
     assert!(read("one.so") == read("lib/a.so") && read("one.so").len() < library().len());
 }
