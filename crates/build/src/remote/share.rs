@@ -211,18 +211,11 @@ impl Project<'_> {
         let mut candidates = Vec::new();
         for step in &steps.steps {
             let Some(layers) = self.known_layers(step)? else { continue };
-            candidates.push(Candidate {
-                key: step.key,
-                kind: step.kind(),
-                name: step.name.clone(),
-                image: self.title(steps),
-                persist: steps.image.persist,
-                value: None,
-                make: Box::new(move || {
-                    let keeps = layers.iter().map(|layer| self.keep(cache, blobs, layer)).collect::<Result<_>>()?;
-                    Ok(Some(Made { value: json(&layers)?, keeps }))
-                }),
-            });
+            let make = move || {
+                let keeps = layers.iter().map(|layer| self.keep(cache, blobs, layer)).collect::<Result<_>>()?;
+                Ok(Some(Made { value: json(&layers)?, keeps }))
+            };
+            candidates.push(self.candidate(steps, step.key, step.kind(), step.name.clone(), Box::new(make)));
         }
         Ok(candidates)
     }
@@ -249,15 +242,7 @@ impl Project<'_> {
                 }
                 Ok(Some(Made { value: json(&pruned)?, keeps }))
             };
-            candidates.push(Candidate {
-                key,
-                kind: "prune",
-                name: wheel.file.clone(),
-                image: self.title(steps),
-                persist: steps.image.persist,
-                value: None,
-                make: Box::new(make),
-            });
+            candidates.push(self.candidate(steps, key, "prune", wheel.file.clone(), Box::new(make)));
         }
         Ok(candidates)
     }
@@ -265,15 +250,7 @@ impl Project<'_> {
     /// What the wheels of an image do to one another, and the files that each brings.
     fn path_candidates<'s>(&'s self, steps: &'s ImageSteps<'_>) -> Vec<Candidate<'s>> {
         let Some((wheels, scheme)) = &steps.wheels else { return Vec::new() };
-        let candidate = |key, kind, name, make| Candidate {
-            key,
-            kind,
-            name,
-            image: self.title(steps),
-            persist: steps.image.persist,
-            value: None,
-            make,
-        };
+        let candidate = |key, kind, name, make| self.candidate(steps, key, kind, name, make);
         let key = overlaps_key(wheels, scheme);
         let name = format!("{} wheels", wheels.len());
         let mut candidates = vec![candidate(
@@ -350,6 +327,19 @@ impl Project<'_> {
             value: Some(value),
             make: Box::new(move || Ok(Some(Made { value: made.clone(), keeps: Vec::new() }))),
         })
+    }
+
+    /// A record whose key says all that its value depends on.
+    fn candidate<'s>(
+        &self,
+        steps: &ImageSteps<'_>,
+        key: StepKey,
+        kind: &'static str,
+        name: String,
+        make: Box<dyn Fn() -> Result<Option<Made>> + 's>,
+    ) -> Candidate<'s> {
+        let (image, persist) = (self.title(steps), steps.image.persist);
+        Candidate { key, kind, name, image, persist, value: None, make }
     }
 
     fn keep(&self, cache: &Cache, blobs: &Blobs<'_>, layer: &Layer) -> Result<(Descriptor, Upload)> {
