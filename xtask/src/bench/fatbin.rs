@@ -102,6 +102,7 @@ impl Fatbin {
             report.rows.push(bench.in_place(part)?);
         }
         bench.wheel(&torch, &mut report)?;
+        bench.image(&mut report)?;
         if !self.without_cuda_12 {
             bench.cuda_12(&mut report)?;
         }
@@ -236,6 +237,52 @@ impl Bench {
         report.rows.push(Row { figure: ours, bytes, bar: "600 MB of memory" });
         report.rows.push(Row { figure: bound, bytes: None, bar: "" });
         Ok(())
+    }
+
+    /// An image of the wheels, without and with pruning: each from an empty store. What changes in all of them is
+    /// compressed alone.
+    fn image(&self, report: &mut Report) -> Result<(), String> {
+        self.run("rm -rf image && mkdir -p image/pruned")?;
+        fs_err::os::unix::fs::symlink(&self.wheels, self.at.join("image/wheels")).map_err(text)?;
+        for (stack, wheels, prune) in [("image", "wheels", ""), ("image/pruned", "../wheels", "prune = true")] {
+            self.run(&format!(
+                "version=$(python3 -c 'import platform; print(platform.python_version())')\n\
+                 cat > {stack}/kiln.toml <<END\n\
+                 [stack]\nname = \"bench\"\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"${{version%.*}}\"\n\
+                 gpus = [\"{GPUS}\"]\n[index]\nfind-links = [\"{wheels}\"]\n[images.torch]\nfrom = \"scratch\"\n\
+                 packages = [\"torch=={TORCH}\"]\n{prune}\n\
+                 base-facts = {{ interpreters = [{{ path = \"/usr/bin/python3\", version = \"$version\" }}], \
+                 libc = {{ family = \"glibc\", version = \"2.36\" }} }}\nEND"
+            ))?;
+            self.run(&format!("'{}' -q --store image/store lock -f {stack}/kiln.toml", self.kiln.display()))?;
+        }
+        let build = |stack: &str| {
+            let kiln = self.kiln.display();
+            timed(&self.at, &format!("'{kiln}' -q --offline --store image/store build -f {stack}/kiln.toml --locked"))
+        };
+        let cold = |stack: &str| {
+            self.run("rm -rf image/store && sync")?;
+            build(stack)
+        };
+        let plain = self.figure("kiln build, cold", self.runs, || cold("image"))?;
+        let pruned = self.figure("kiln build, cold, prune = true", self.runs, || cold("image/pruned"))?;
+        let again = self.figure("kiln build, prune = true, nothing changed", self.runs, || build("image/pruned"))?;
+        self.run("rm -rf copy")?;
+        self.prune("tree --output copy")?;
+        let files = self.report()?.inputs.into_iter().flat_map(|input| input.files);
+        let changed: Vec<String> =
+            files.filter(|file| file.is_pruned()).map(|file| format!("'copy/{}'", file.path.display())).collect();
+        let line = format!("cat {} | pigz -6 -p {} > /dev/null", changed.join(" "), report.cores);
+        let bound = self.figure("pigz -6, what changes in all wheels", self.runs, || timed(&self.at, &line))?;
+        report.notes.push(format!(
+            "An image with `prune = true` takes {:.1} s longer, {:.2} times the time that pigz needs for what changes.",
+            pruned.median - plain.median,
+            (pruned.median - plain.median) / bound.median
+        ));
+        for figure in [plain, pruned, again, bound] {
+            report.rows.push(Row { figure, bytes: None, bar: "" });
+        }
+        self.run("rm -rf image copy")
     }
 
     /// The same for an older torch, of which only sizes count.
