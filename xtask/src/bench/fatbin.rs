@@ -242,7 +242,7 @@ impl Bench {
     /// An image of the wheels, without and with pruning: each from an empty store. What changes in all of them is
     /// compressed alone.
     fn image(&self, report: &mut Report) -> Result<(), String> {
-        self.run("rm -rf image && mkdir -p image/pruned")?;
+        self.run("rm -rf image copy tree-without-triton && mkdir -p image/pruned")?;
         fs_err::os::unix::fs::symlink(&self.wheels, self.at.join("image/wheels")).map_err(text)?;
         for (stack, wheels, prune) in [("image", "wheels", ""), ("image/pruned", "../wheels", "prune = true")] {
             self.run(&format!(
