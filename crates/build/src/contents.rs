@@ -6,10 +6,9 @@
 
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use kiln_fatbin::{Listing, Source, list};
+use kiln_fatbin::{Listing, Source, list, may_be_listed};
 use kiln_link::{Node, Object, What, is_configuration};
 use kiln_oci::InflatePool;
 use kiln_oci::compression::decompress;
@@ -17,6 +16,7 @@ use kiln_oci::facts::{Entries, Member};
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
 use kiln_oci::layout::Blobs;
+use kiln_plan::parallel;
 use kiln_plan::step::StepKey;
 use kiln_wheel::archive::FileReader;
 use kiln_wheel::install::Wheel;
@@ -55,20 +55,7 @@ pub struct FileCode {
 impl Workshop<'_> {
     /// What can be proven of each layer of an image, bottom first.
     pub fn image_contents(&self, image: &Image, blobs: &Blobs<'_>) -> Result<Vec<Contents>> {
-        let next = AtomicUsize::new(0);
-        let found: Mutex<Vec<Option<Result<Contents>>>> = Mutex::new(image.layers.iter().map(|_| None).collect());
-        std::thread::scope(|scope| {
-            for _ in 0..self.surroundings.jobs.clamp(1, image.layers.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some((at, layer)) = next_of(&next, &image.layers) {
-                        let contents = self.layer_contents(layer, blobs);
-                        found.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(contents);
-                    }
-                });
-            }
-        });
-        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.into_iter().flatten().collect()
+        parallel::each(&image.layers, self.surroundings.jobs, |layer| self.layer_contents(layer, blobs))
     }
 
     /// The GPU code of an image as far as its layers are on this machine, and how many of them are not.
@@ -121,7 +108,7 @@ impl Workshop<'_> {
         let mut contents = Contents::default();
         for entry in wheel.archive.entries() {
             let start = wheel.archive.beginning::<8>(entry).map_err(|error| unreadable(error.into()))?;
-            if is_of_interest(&start) {
+            if may_be_listed(&start) {
                 let advance = |bytes: u64| work.advance(bytes).map_err(io::Error::from);
                 let mut spool = Spool::new(entry.size, temporary.path())?;
                 pool.write(file_name, &file, entry, &mut spool, &advance)?;
@@ -130,11 +117,6 @@ impl Workshop<'_> {
         }
         Ok(contents)
     }
-}
-
-fn next_of<'l, T>(next: &AtomicUsize, all: &'l [T]) -> Option<(usize, &'l T)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    all.get(at).map(|one| (at, one))
 }
 
 impl Contents {
@@ -169,7 +151,7 @@ impl Contents {
         }
         let mut start = Vec::with_capacity(8);
         data.by_ref().take(8).read_to_end(&mut start)?;
-        if is_of_interest(&start) {
+        if may_be_listed(&start) {
             let mut spool = Spool::new(member.size, temporary)?;
             spool.write_all(&start)?;
             io::copy(data, &mut spool)?;
@@ -191,11 +173,6 @@ impl Contents {
         };
         self.code.push(FileCode { path, listing });
     }
-}
-
-/// Whether a file begins as ELF files, static libraries and loose GPU code do.
-fn is_of_interest(start: &[u8]) -> bool {
-    [b"\x7fELF".as_slice(), b"!<arch>\n", b"\x50\xed\x55\xba"].iter().any(|magic| start.starts_with(magic))
 }
 
 /// The content of a file while it is looked into.

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use kiln_fatbin::{Outcome, Pruned, Selection, prune_into};
 use kiln_oci::InflatePool;
 use kiln_plan::event::Work;
+use kiln_plan::parallel;
 use kiln_wheel::archive::{Entry, FileReader};
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
@@ -63,9 +63,9 @@ impl WheelPruner<'_> {
             }
         }
         libraries.sort_by_key(|entry| std::cmp::Reverse(entry.size));
-        let cut = self.cut_all(file_name, &file, &libraries)?;
+        let cut = parallel::each(&libraries, self.threads, |entry| self.cut_one(file_name, &file, entry))?;
         let (mut files, mut replaced) = (Vec::new(), BTreeMap::new());
-        for (path, outcome, new) in cut {
+        for (path, outcome, new) in cut.into_iter().flatten() {
             if let Some(new) = new {
                 replaced.insert(path.clone(), new);
             }
@@ -73,27 +73,6 @@ impl WheelPruner<'_> {
         }
         files.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(PrunedWheel { files, name, wheel, replaced })
-    }
-
-    fn cut_all(&self, wheel: &str, file: &Arc<fs_err::File>, libraries: &[&Entry]) -> Result<Vec<CutLibrary>> {
-        let next = AtomicUsize::new(0);
-        let done: Mutex<Result<Vec<CutLibrary>>> = Mutex::new(Ok(Vec::new()));
-        std::thread::scope(|scope| {
-            for _ in 0..self.threads.clamp(1, libraries.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(entry) = libraries.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let cut = self.cut_one(wheel, file, entry);
-                        let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        match (&mut *done, cut) {
-                            (Ok(all), Ok(cut)) => all.extend(cut),
-                            (Ok(_), Err(error)) => *done = Err(error),
-                            (Err(_), _) => return,
-                        }
-                    }
-                });
-            }
-        });
-        done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn cut_one(&self, wheel: &str, file: &Arc<fs_err::File>, entry: &Entry) -> Result<Option<CutLibrary>> {

@@ -117,13 +117,19 @@ pub struct Group {
     pub identifiers: BTreeSet<String>,
 }
 
+/// Whether a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, or
+/// regions alone.
+pub fn may_be_listed(start: &[u8]) -> bool {
+    [ELF, ARCHIVE, &MAGIC.to_le_bytes()].iter().any(|magic| start.starts_with(magic))
+}
+
 /// Lists the GPU code of a file. Nothing where the file has none and is none.
 pub fn list<S: Source + ?Sized>(source: &S) -> Result<Option<Listing>, FatbinError> {
     // Of a directory's files most are no such thing: they are not worth a window.
     let mut start = [0; 8];
     let read = source.read_at(&mut start, 0)?;
     let start = &start[..read];
-    if ![ELF, ARCHIVE, &MAGIC.to_le_bytes()].iter().any(|magic| start.starts_with(magic)) {
+    if !may_be_listed(start) {
         return Ok(None);
     }
     let mut window = Window::new(source)?;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kiln_plan::parallel;
 
 use crate::listing::{FatbinError, Listing, list};
 
@@ -22,22 +22,12 @@ pub type Listed = (PathBuf, Result<Listing, FatbinError>);
 pub fn list_tree(directory: &Path, threads: usize) -> io::Result<Vec<Listed>> {
     let mut files = files(directory)?;
     files.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
-    let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, files.len().max(1)) {
-            scope.spawn(|| {
-                while let Some((path, _)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let opened = fs_err::File::open(path).map_err(FatbinError::from);
-                    let listed = opened.and_then(|file| list(&file)).transpose();
-                    if let Some(listed) = listed {
-                        let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        found.push((path.clone(), listed));
-                    }
-                }
-            });
-        }
-    });
-    let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let listed = parallel::each(&files, threads, |(path, _)| {
+        let opened = fs_err::File::open(path).map_err(FatbinError::from);
+        let listed = opened.and_then(|file| list(&file)).transpose();
+        Ok::<_, io::Error>(listed.map(|listed| (path.clone(), listed)))
+    })?;
+    let mut found: Vec<Listed> = listed.into_iter().flatten().collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(found)
 }

@@ -3,10 +3,9 @@
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kiln_fatbin::{ElfError, Source};
+use kiln_plan::parallel;
 
 use crate::configuration::is_configuration;
 use crate::object::Object;
@@ -35,36 +34,16 @@ impl Tree {
     /// Reading fails, for other reasons than permissions.
     pub fn of_directory(root: &Path, threads: usize) -> io::Result<Self> {
         let (mut nodes, candidates) = names(root)?;
-        let (next, found, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(None));
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, candidates.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(candidate) = candidates.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match read(candidate) {
-                            Ok(None) => {}
-                            Ok(Some(what)) => locked(&found).push((candidate.node, what)),
-                            Err(error) => {
-                                locked(&failed).get_or_insert(error);
-                            }
-                        }
-                    }
-                });
+        let found = parallel::each(&candidates, threads, read)?;
+        for (candidate, what) in candidates.iter().zip(found) {
+            if let Some(what) = what {
+                nodes[candidate.node].what = what;
             }
-        });
-        if let Some(error) = locked(&failed).take() {
-            return Err(error);
-        }
-        for (node, what) in locked(&found).drain(..) {
-            nodes[node].what = what;
         }
         let mut tree = Self::new();
         tree.add_layer(nodes);
         Ok(tree)
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Everything below a directory, and which of it is to be read.

@@ -6,9 +6,8 @@ use std::fs::Metadata;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use kiln_plan::parallel;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -120,28 +119,11 @@ impl Tools<'_> {
         files: &[Vec<Named>],
         act: impl Fn(&[Named]) -> io::Result<Option<Outcome>> + Sync,
     ) -> io::Result<Vec<Pruned>> {
-        let next = AtomicUsize::new(0);
-        let done: Mutex<io::Result<Vec<Pruned>>> = Mutex::new(Ok(Vec::new()));
-        let lock = || done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        std::thread::scope(|scope| {
-            for _ in 0..self.threads.clamp(1, files.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(names) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let outcome = act(names);
-                        let mut done = lock();
-                        match (&mut *done, outcome) {
-                            (Ok(pruned), Ok(Some(outcome))) => {
-                                pruned.push(Pruned { path: names[0].path.clone(), outcome });
-                            }
-                            (Ok(_), Ok(None)) => {}
-                            (Ok(_), Err(error)) => *done = Err(error),
-                            (Err(_), _) => return,
-                        }
-                    }
-                });
-            }
-        });
-        let mut pruned = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)?;
+        let done = parallel::each(files, self.threads, |names| {
+            let outcome = act(names)?;
+            Ok::<_, io::Error>(outcome.map(|outcome| Pruned { path: names[0].path.clone(), outcome }))
+        })?;
+        let mut pruned: Vec<Pruned> = done.into_iter().flatten().collect();
         pruned.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(pruned)
     }
