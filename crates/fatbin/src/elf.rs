@@ -132,6 +132,23 @@ pub struct Elf {
 impl Elf {
     /// Reads the headers of a file.
     pub fn read<S: Source + ?Sized>(source: &mut Window<'_, S>) -> Result<Self, ElfError> {
+        let (elf, header) = Self::header(source)?;
+        let fields = Fields(&header);
+        let (size, count, names) = (fields.u16(58), fields.u16(60), fields.u16(62));
+        let sections = match elf.section_headers {
+            0 => Vec::new(),
+            at if u64::from(size) == SECTION_HEADER => sections(source, at, u64::from(count), u64::from(names))?,
+            _ => return Err(ElfError::Damaged("its section headers have an unknown size")),
+        };
+        Ok(Self { sections, ..elf })
+    }
+
+    /// Reads as much of a file's headers as its loader does: no sections, which may be stripped.
+    pub fn read_loaded<S: Source + ?Sized>(source: &mut Window<'_, S>) -> Result<Self, ElfError> {
+        Ok(Self::header(source)?.0)
+    }
+
+    fn header<S: Source + ?Sized>(source: &mut Window<'_, S>) -> Result<(Self, [u8; HEADER]), ElfError> {
         let Some(header) = source.array::<HEADER>(0)? else { return Err(ElfError::NotElf) };
         if !header.starts_with(b"\x7fELF") {
             return Err(ElfError::NotElf);
@@ -140,23 +157,25 @@ impl Elf {
             return Err(ElfError::Unsupported);
         }
         let fields = Fields(&header);
-        let machine = Machine::from_number(fields.u16(18));
-        let (abi, flags) = (header[8], fields.u32(48));
-        let (at, size, count, names) = (fields.u64(40), fields.u16(58), fields.u16(60), fields.u16(62));
-        let sections = match at {
+        let (program_headers, size) = (fields.u64(32), fields.u16(54));
+        let segments = match fields.u16(56) {
             0 => Vec::new(),
-            at if u64::from(size) == SECTION_HEADER => sections(source, at, u64::from(count), u64::from(names))?,
-            _ => return Err(ElfError::Damaged("its section headers have an unknown size")),
-        };
-        let (program_headers, segment, segments) = (fields.u64(32), fields.u16(54), fields.u16(56));
-        let segments = match segments {
-            0 => Vec::new(),
-            count if u64::from(segment) == PROGRAM_HEADER && count != TOO_MANY_SEGMENTS => {
-                self::segments(source, program_headers, u64::from(count))?
+            count if u64::from(size) == PROGRAM_HEADER && count != TOO_MANY_SEGMENTS => {
+                segments(source, program_headers, u64::from(count))?
             }
             _ => return Err(ElfError::Damaged("its program headers have an unknown size or number")),
         };
-        Ok(Self { machine, flags, abi, kind: fields.u16(16), program_headers, segments, section_headers: at, sections })
+        let elf = Self {
+            machine: Machine::from_number(fields.u16(18)),
+            flags: fields.u32(48),
+            abi: header[8],
+            kind: fields.u16(16),
+            program_headers,
+            segments,
+            section_headers: fields.u64(40),
+            sections: Vec::new(),
+        };
+        Ok((elf, header))
     }
 
     /// Where in the file the bytes of an address are: those that are mapped and lie in the file.

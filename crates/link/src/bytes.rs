@@ -2,16 +2,10 @@
 
 use std::ops::Range;
 
-use kiln_fatbin::{ElfError, Source, Window};
+use kiln_fatbin::{Elf, ElfError, Segment, Source, Window};
 
-const HEADER: usize = 64;
-const PROGRAM_HEADER: u64 = 56;
 /// Program headers that a file may have; the kernel takes no more than a page of them.
-const MOST_HEADERS: u64 = 1 << 10;
-/// `p_type` of what is loaded, of the dynamic table, and of the loader's path.
-const LOAD: u64 = 1;
-const DYNAMIC: u64 = 2;
-const INTERPRETER: u64 = 3;
+const MOST_HEADERS: usize = 1 << 10;
 /// Bytes that most names fit in, and that none may have more of: what a window holds.
 const NAME: usize = 256;
 const LONGEST: usize = 16 << 10;
@@ -28,8 +22,7 @@ pub(crate) struct Place {
 /// A file whose program headers have been read.
 pub(crate) struct Image<'s, S: Source + ?Sized> {
     window: Window<'s, S>,
-    /// What is loaded: from which address on, and from where in the file.
-    loaded: Vec<(u64, Place)>,
+    pub(crate) elf: Elf,
     /// Bytes that further names may have.
     left: usize,
     pub(crate) dynamic: Option<Place>,
@@ -37,40 +30,28 @@ pub(crate) struct Image<'s, S: Source + ?Sized> {
 }
 
 impl<'s, S: Source + ?Sized> Image<'s, S> {
-    /// Reads the header, which is returned, and the program headers; nothing where it is no ELF file of 64 bits.
-    pub(crate) fn open(source: &'s S) -> Result<Option<(Self, [u8; HEADER])>, ElfError> {
+    /// Reads the headers; nothing where it is no ELF file of 64 bits.
+    pub(crate) fn open(source: &'s S) -> Result<Option<Self>, ElfError> {
         let mut window = Window::new(source)?;
-        let Some(header) = window.array::<HEADER>(0)? else { return Ok(None) };
-        if !header.starts_with(b"\x7fELF\x02\x01") {
-            return Ok(None);
-        }
-        let mut image = Self { window, loaded: Vec::new(), left: ALL_NAMES, dynamic: None, interpreter: None };
-        let (at, size, count) = (number(&header, 32..40), number(&header, 54..56), number(&header, 56..58));
-        if count > 0 && (size != PROGRAM_HEADER || count > MOST_HEADERS) {
+        let elf = match Elf::read_loaded(&mut window) {
+            Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(None),
+            elf => elf?,
+        };
+        if elf.segments.len() > MOST_HEADERS {
             return Err(ElfError::Damaged("its program headers are of no known kind"));
         }
-        for index in 0..count {
-            let header = image.array::<56>(at, index * PROGRAM_HEADER)?;
-            let place = Place { offset: number(&header, 8..16), size: number(&header, 32..40) };
-            match number(&header, 0..4) {
-                // Files of debugging information have the headers of what they describe, without the content.
-                _ if place.size == 0 => {}
-                LOAD => image.loaded.push((number(&header, 16..24), place)),
-                DYNAMIC => image.dynamic = Some(place),
-                INTERPRETER => image.interpreter = Some(place),
-                _ => {}
-            }
-        }
-        Ok(Some((image, header)))
+        let place = |kind| {
+            // Files of debugging information have the headers of what they describe, without the content.
+            let found = elf.segments.iter().rfind(|segment| segment.kind == kind && segment.size > 0);
+            found.map(|segment| Place { offset: segment.offset, size: segment.size })
+        };
+        let (dynamic, interpreter) = (place(Segment::DYNAMIC), place(Segment::INTERPRETER));
+        Ok(Some(Self { window, elf, left: ALL_NAMES, dynamic, interpreter }))
     }
 
     /// Where in the file an address is.
     pub(crate) fn offset(&self, address: u64) -> Result<u64, ElfError> {
-        let found = self.loaded.iter().find_map(|(start, place)| {
-            let inside = address.checked_sub(*start).filter(|inside| *inside < place.size)?;
-            place.offset.checked_add(inside)
-        });
-        found.ok_or(ElfError::Damaged("an address is not in the file"))
+        self.elf.offset_of(address).ok_or(ElfError::Damaged("an address is not in the file"))
     }
 
     /// Bytes at an address.

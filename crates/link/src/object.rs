@@ -92,9 +92,8 @@ impl Object {
     ///
     /// [`ElfError::Damaged`] where headers lead out of the file or hold more than any linker writes.
     pub fn read<S: Source + ?Sized>(source: &S) -> Result<Option<Self>, ElfError> {
-        let Some((mut image, header)) = Image::open(source)? else { return Ok(None) };
-        let (kind, machine) = (number(&header, 16..18), number(&header, 18..20));
-        let (kind, machine) = (kind as u16, Machine::from_number(machine as u16));
+        let Some(mut image) = Image::open(source)? else { return Ok(None) };
+        let (kind, machine) = (image.elf.kind, image.elf.machine);
         if (kind != PROGRAM && kind != SHARED) || machine == Machine::Cuda {
             return Ok(None);
         }
