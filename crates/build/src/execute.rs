@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use kiln_fatbin::Selection;
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile};
-use kiln_oci::{InflatePool, Source, splice, whole};
+use kiln_oci::{AtHand, InflatePool, Source, splice, whole};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_plan::lock::LockedWheel;
@@ -237,7 +237,10 @@ impl Project<'_> {
             return Ok(());
         }
         let layers = match &step.task {
-            Task::Wheels(task) => self.wheel_layers(step, task, pool)?,
+            Task::Wheels(task) => match &task.prune {
+                Some(selection) => self.pruned_layers(step, task, selection, pool)?,
+                None => self.wheel_layers(step, task, Vec::new(), pool)?,
+            },
             Task::Files(files) => {
                 let work = self.work("splice", &step.name, None);
                 vec![splice(self.store, pool, &[], files.clone(), &work)?]
@@ -274,7 +277,7 @@ impl Project<'_> {
         pool: &InflatePool,
     ) -> Result<Vec<Layer>> {
         let pruned = task.wheels.iter().map(|wheel| self.pruned(wheel, selection, pool));
-        let wheels = pruned.collect::<Result<Vec<_>>>()?;
+        let (wheels, at_hand): (Vec<_>, Vec<_>) = pruned.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let plain = WheelTask { wheels, prune: None, ..task.clone() };
         let plain_step = wheel_step(step.name.clone(), "", plain.clone());
         if plain.wheels == task.wheels
@@ -282,13 +285,17 @@ impl Project<'_> {
         {
             return Ok(layers);
         }
-        self.wheel_layers(step, &plain, pool)
+        self.wheel_layers(step, &plain, at_hand, pool)
     }
 
-    fn wheel_layers(&self, step: &Step, task: &WheelTask, pool: &InflatePool) -> Result<Vec<Layer>> {
-        if let Some(selection) = &task.prune {
-            return self.pruned_layers(step, task, selection, pool);
-        }
+    /// Layers of wheels as they are. Some of what they hold may be at hand.
+    fn wheel_layers(
+        &self,
+        step: &Step,
+        task: &WheelTask,
+        at_hand: Vec<AtHand>,
+        pool: &InflatePool,
+    ) -> Result<Vec<Layer>> {
         // A large wheel of this machine is checked while it is spliced, since both hash nearly the same bytes.
         if let ([wheel], Compression::Gzip, None) = (task.wheels.as_slice(), task.compression, task.max_layer_size)
             && !self.store.has_blob(&wheel.sha256)
@@ -303,13 +310,22 @@ impl Project<'_> {
         for wheel in &task.wheels {
             self.ensure(wheel)?;
         }
-        let open = |wheel: &LockedWheel| Ok(self.source(wheel, self.store.open_blob(&wheel.sha256)?, false));
-        let sources = task.wheels.iter().map(open).collect::<Result<_>>()?;
+        let at_hand = at_hand.into_iter().chain(std::iter::repeat_with(AtHand::default));
+        let open = |(wheel, at_hand): (&LockedWheel, AtHand)| {
+            Ok(Source { at_hand, ..self.source(wheel, self.store.open_blob(&wheel.sha256)?, false) })
+        };
+        let sources = task.wheels.iter().zip(at_hand).map(open).collect::<Result<_>>()?;
         self.splice_wheels(step, task, sources, pool)
     }
 
     fn source(&self, wheel: &LockedWheel, file: fs_err::File, unverified: bool) -> Source {
-        Source { name: wheel.file.clone(), digest: wheel.sha256, file: Arc::new(file), unverified }
+        Source {
+            name: wheel.file.clone(),
+            digest: wheel.sha256,
+            file: Arc::new(file),
+            unverified,
+            at_hand: AtHand::default(),
+        }
     }
 
     fn splice_wheels(

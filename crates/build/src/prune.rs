@@ -1,21 +1,27 @@
-//! Pruning wheels: libraries are inflated, cut and compressed again; everything else stays as it is stored.
+//! Pruning wheels: libraries are inflated and cut; what of them was compressed and stays is taken over as it is, like
+//! everything else.
 //!
-//! Inflated libraries go to files without a name beside the result rather than into memory, since the largest have a
-//! gigabyte. Libraries are cut on all cores, one each; then each is compressed on all cores, in the order of the wheel.
+//! Inflated libraries go to a file without a name beside the result rather than into memory, since the largest have a
+//! gigabyte. What they are cut to is never written: it is read out of them wherever it is needed, which is to be looked at
+//! once more, to be compressed, to be hashed, and to be hashed again as part of a layer. Libraries are cut on all cores, one
+//! each; then each is compressed on all cores, in the order of the wheel.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_fatbin::{Outcome, Pruned, Selection, prune_into};
-use kiln_oci::InflatePool;
+use kiln_fatbin::{Outcome, Pruned, Rewrite, Selection, check, prune};
+use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
 use kiln_plan::parallel;
 use kiln_wheel::archive::{Entry, FileReader};
+use kiln_wheel::inflate::Blocks;
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
-use kiln_wheel::repack::Repack;
+use kiln_wheel::repack::{Repack, Replacement};
+use kiln_wheel::{Kept, ReaderAt};
 
 use crate::error::{BuildError, Result};
 
@@ -31,7 +37,7 @@ pub struct WheelPruner<'a> {
     pub pool: &'a InflatePool,
     /// Libraries that are cut, and pieces that are compressed, at once.
     pub threads: usize,
-    /// Where files without a name may be: as large as the wheel's libraries.
+    /// Where a file without a name may be: as large as the wheel's libraries.
     pub temporary: &'a Path,
     /// Told of bytes.
     pub work: &'a Work<'a>,
@@ -39,11 +45,9 @@ pub struct WheelPruner<'a> {
 
 /// A wheel whose libraries have been cut.
 pub struct PrunedWheel {
-    /// The libraries with GPU code.
-    pub files: Vec<Pruned>,
     name: WheelName,
     wheel: Wheel<FileReader>,
-    replaced: BTreeMap<String, fs_err::File>,
+    libraries: BTreeMap<String, Library>,
 }
 
 impl WheelPruner<'_> {
@@ -56,52 +60,115 @@ impl WheelPruner<'_> {
         let reader = FileReader::from(file.try_clone()?.into_file());
         let wheel =
             Wheel::open(name.clone(), reader, file.metadata()?.len()).map_err(|error| unusable(error.into()))?;
-        let mut libraries = Vec::new();
+        let spool = Arc::new(fs_err::File::from_parts(tempfile::tempfile_in(self.temporary)?, file_name));
+        let (mut entries, mut from) = (Vec::new(), 0);
         for entry in wheel.archive.entries().iter().filter(|entry| entry.size >= LEAST) {
             if wheel.archive.beginning::<4>(entry).map_err(|error| unusable(error.into()))? == ELF {
-                libraries.push(entry);
+                entries.push((entry, Inflated { spool: Arc::clone(&spool), from, size: entry.size }));
+                from += entry.size;
             }
         }
-        libraries.sort_by_key(|entry| std::cmp::Reverse(entry.size));
-        let cut = parallel::each(&libraries, self.threads, |entry| self.cut_one(file_name, &file, entry))?;
-        let (mut files, mut replaced) = (Vec::new(), BTreeMap::new());
-        for (path, outcome, new) in cut.into_iter().flatten() {
-            if let Some(new) = new {
-                replaced.insert(path.clone(), new);
-            }
-            files.push(Pruned { path: path.into(), outcome });
-        }
-        files.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(PrunedWheel { files, name, wheel, replaced })
+        entries.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.size));
+        let cut = parallel::each(&entries, self.threads, |(entry, old)| {
+            Ok::<_, BuildError>((entry.path.clone(), self.cut_one(file_name, &file, entry, old.clone())?))
+        })?;
+        Ok(PrunedWheel { name, wheel, libraries: cut.into_iter().collect() })
     }
 
-    fn cut_one(&self, wheel: &str, file: &Arc<fs_err::File>, entry: &Entry) -> Result<Option<CutLibrary>> {
+    fn cut_one(&self, wheel: &str, file: &Arc<fs_err::File>, entry: &Entry, old: Inflated) -> Result<Library> {
         let advance = |bytes: u64| self.work.advance(bytes).map_err(io::Error::from);
-        let unnamed = || -> io::Result<fs_err::File> {
-            Ok(fs_err::File::from_parts(tempfile::tempfile_in(self.temporary)?, &entry.path))
-        };
-        let mut library = unnamed()?;
-        self.pool.write(wheel, file, entry, &mut library, &advance)?;
-        let mut new = None;
-        let outcome = prune_into(&library, self.selection, &|_| self.work.advance(0).map_err(io::Error::from), || {
-            let file = unnamed()?;
-            new = Some(file.try_clone()?);
-            Ok(file)
-        })?;
-        Ok(outcome.map(|outcome| {
-            let new = new.filter(|_| matches!(outcome, Outcome::Pruned(_)));
-            (entry.path.clone(), outcome, new)
-        }))
+        let blocks = self.pool.write(wheel, file, entry, &mut Filler { inflated: &old, filled: 0 }, &advance)?;
+        let decision = prune(&old, self.selection)?;
+        let outcome = Outcome::of(decision, |rewrite| check(&old, &rewrite.of(&old), self.selection))?;
+        Ok(Library { old, blocks, outcome })
     }
 }
 
-/// A library's path, what became of it, and its new content.
-type CutLibrary = (String, Outcome, Option<fs_err::File>);
+/// A library as it was: part of a file.
+#[derive(Debug, Clone)]
+struct Inflated {
+    spool: Arc<fs_err::File>,
+    from: u64,
+    size: u64,
+}
+
+impl ReaderAt for Inflated {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let most = self.size.saturating_sub(position).min(buffer.len() as u64) as usize;
+        self.spool.file().read_at(&mut buffer[..most], self.from + position)
+    }
+}
+
+impl kiln_fatbin::Source for Inflated {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.size)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        ReaderAt::read_at(self, buffer, position)
+    }
+}
+
+/// Writes a library to its place.
+struct Filler<'a> {
+    inflated: &'a Inflated,
+    filled: u64,
+}
+
+impl io::Write for Filler<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The pool gives as many bytes as the entry has: others' places are safe.
+        let written = self.inflated.spool.file().write_at(bytes, self.inflated.from + self.filled)?;
+        self.filled += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A library of a wheel, and what became of it; nothing where it has no GPU code. Reads as what it is cut to, if it is.
+struct Library {
+    old: Inflated,
+    blocks: Blocks,
+    outcome: Option<Outcome>,
+}
+
+impl Library {
+    fn rewrite(&self) -> Option<&Rewrite> {
+        match &self.outcome {
+            Some(Outcome::Pruned(rewrite)) => Some(rewrite),
+            _ => None,
+        }
+    }
+}
+
+impl ReaderAt for Library {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        match self.rewrite() {
+            Some(rewrite) => kiln_fatbin::Source::read_at(&rewrite.of(&self.old), buffer, position),
+            None => ReaderAt::read_at(&self.old, buffer, position),
+        }
+    }
+}
 
 impl PrunedWheel {
     /// Whether anything was cut.
     pub fn is_changed(&self) -> bool {
-        !self.replaced.is_empty()
+        self.libraries.values().any(|library| library.rewrite().is_some())
+    }
+
+    /// The libraries with GPU code.
+    pub fn into_files(self) -> Vec<Pruned> {
+        let files = self.libraries.into_iter();
+        files.filter_map(|(path, library)| Some(Pruned { path: path.into(), outcome: library.outcome? })).collect()
+    }
+
+    /// The content of the new wheel's libraries.
+    pub(crate) fn at_hand(self) -> AtHand {
+        let libraries = self.libraries.into_iter();
+        AtHand(libraries.map(|(path, library)| (path, Arc::new(library) as Arc<_>)).collect())
     }
 
     /// The file name of the new wheel.
@@ -111,10 +178,16 @@ impl PrunedWheel {
 
     /// Writes the new wheel.
     pub fn write(&self, pruner: &WheelPruner<'_>, out: impl io::Write) -> Result<()> {
+        let replaced = self.libraries.iter().filter_map(|(path, library)| {
+            let rewrite = library.rewrite()?;
+            let kept = rewrite.copies().map(|(from, to, bytes)| Kept { from, to, bytes }).collect();
+            let replacement = Replacement { content: library, size: rewrite.after, kept, blocks: &library.blocks };
+            Some((path.clone(), replacement))
+        });
         let note = ("Kiln-Pruned", &*description(pruner.selection));
         let advance = |bytes: u64| pruner.work.advance(bytes).map_err(io::Error::from);
-        let tag = tag(pruner.selection);
-        let repack = Repack { replaced: &self.replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
+        let (replaced, tag) = (replaced.collect(), tag(pruner.selection));
+        let repack = Repack { replaced: &replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
         let failed = |error| BuildError::step(format!("the pruned `{}` cannot be written", self.name), Box::new(error));
         repack.write(&self.wheel, out).map_err(failed)
     }

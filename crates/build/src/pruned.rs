@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use kiln_fatbin::{PRUNE_VERSION, Selection};
-use kiln_oci::InflatePool;
+use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::digest::Digest;
 use kiln_plan::gpu::Capability;
 use kiln_plan::lock::{Lock, LockedWheel};
@@ -159,15 +159,20 @@ impl Project<'_> {
         }
     }
 
-    /// The wheel that takes the place of one: made, unless it is known.
-    pub(crate) fn pruned(&self, wheel: &LockedWheel, selection: &Selection, pool: &InflatePool) -> Result<LockedWheel> {
+    /// The wheel that takes the place of one: made, unless it is known. What was inflated for it is at hand then.
+    pub(crate) fn pruned(
+        &self,
+        wheel: &LockedWheel,
+        selection: &Selection,
+        pool: &InflatePool,
+    ) -> Result<(LockedWheel, AtHand)> {
         if !may_hold_code(wheel) {
-            return Ok(wheel.clone());
+            return Ok((wheel.clone(), AtHand::default()));
         }
         let key = prune_key(wheel, selection);
         let _lock = self.store.lock(&format!("step-{key}"))?;
         if let Some(known) = self.known_pruned(wheel, selection)? {
-            return Ok(known);
+            return Ok((known, AtHand::default()));
         }
         self.ensure(wheel)?;
         let work = self.work("prune", &wheel.file, wheel.size);
@@ -177,13 +182,13 @@ impl Project<'_> {
         let cut = pruner.cut(&wheel.file, Arc::new(self.store.open_blob(&wheel.sha256)?))?;
         if !cut.is_changed() {
             self.store.remember(&key, &PrunedWheel::None)?;
-            return Ok(wheel.clone());
+            return Ok((wheel.clone(), cut.at_hand()));
         }
         let mut writer = self.store.writer()?;
         cut.write(&pruner, &mut writer)?;
         let (digest, size) = writer.finish()?;
         let new = NewWheel { file: cut.file_name(&wheel.file, selection), digest, size };
         self.store.remember(&key, &Some(&new))?;
-        Ok(new.locked())
+        Ok((new.locked(), cut.at_hand()))
     }
 }

@@ -29,10 +29,10 @@ use crate::selection::Selection;
 use crate::source::{Source, Window};
 
 pub use check::check;
-pub use files::{Outcome, Pruned, Tools, prune_into};
+pub use files::{Outcome, Pruned, Tools};
 use layout::Layout;
 use references::References;
-pub use rewrite::Rewrite;
+pub use rewrite::{Rewrite, Rewritten};
 
 /// Raised when the same file would be pruned to other bytes.
 pub const PRUNE_VERSION: u32 = 1;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use kiln_plan::event::Cancel;
 use kiln_wheel::archive::{Entry, Method};
-use kiln_wheel::inflate::{Inflate, WINDOW};
+use kiln_wheel::inflate::{Blocks, Inflate, WINDOW};
 
 use crate::error::OciError;
 
@@ -29,6 +29,8 @@ pub(crate) struct Chunk {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The blocks of the stream that begin in it.
+    blocks: Blocks,
 }
 
 impl Chunk {
@@ -107,7 +109,8 @@ impl InflatePool {
         content
     }
 
-    /// Writes the content of an entry of a wheel. `advance` is told of bytes as they are written and may end it.
+    /// Writes the content of an entry of a wheel, and tells what blocks its stream has. `advance` is told of bytes as they
+    /// are written and may end it.
     pub fn write(
         &self,
         wheel: &str,
@@ -115,14 +118,16 @@ impl InflatePool {
         entry: &Entry,
         out: &mut impl io::Write,
         advance: &dyn Fn(u64) -> io::Result<()>,
-    ) -> Result<(), OciError> {
+    ) -> Result<Blocks, OciError> {
+        let mut blocks = Blocks::default();
         for chunk in self.content(Arc::clone(file), entry.clone()) {
-            let chunk = chunk.map_err(|problem| problem.of(wheel, &entry.path))?;
+            let mut chunk = chunk.map_err(|problem| problem.of(wheel, &entry.path))?;
             out.write_all(chunk.bytes())?;
             advance(chunk.bytes().len() as u64)?;
+            blocks.append(std::mem::take(&mut chunk.blocks));
             self.recycle(chunk);
         }
-        Ok(())
+        Ok(blocks)
     }
 
     /// Gives a chunk's memory back.
@@ -154,7 +159,7 @@ impl Inflater {
             task.file.file().read_exact_at(&mut buffer[..end], entry.offset + at).map_err(InflateProblem::Io)?;
             at += end as u64;
             crc.update(&buffer[..end]);
-            if task.out.send(Ok(Chunk { buffer, start: 0, end })).is_err() {
+            if task.out.send(Ok(Chunk { buffer, start: 0, end, blocks: Blocks::default() })).is_err() {
                 return Ok(());
             }
         }
@@ -190,7 +195,8 @@ impl Inflater {
             let mut next = self.buffer();
             next[..WINDOW].copy_from_slice(&buffer[end - WINDOW..end]);
             let full = std::mem::replace(&mut buffer, next);
-            if task.out.send(Ok(Chunk { buffer: full, start: WINDOW, end })).is_err() {
+            let blocks = self.stream.take_blocks();
+            if task.out.send(Ok(Chunk { buffer: full, start: WINDOW, end, blocks })).is_err() {
                 return Ok(());
             }
         }

@@ -19,4 +19,4 @@ pub mod whole;
 pub use error::OciError;
 pub use header::FILE_TIME;
 pub use inflate::InflatePool;
-pub use splice::{SPLICE_VERSION, Source, splice};
+pub use splice::{AtHand, SPLICE_VERSION, Source, splice};

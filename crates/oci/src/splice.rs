@@ -7,6 +7,8 @@
 //! Three digests are computed at once, each in a thread of its own: the caller plans members and writes the recipe, one
 //! thread hashes the compressed layer, one hashes the tar, and the pool inflates ahead of the latter.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_store::{RecipeWriter, Store};
+use kiln_wheel::ReaderAt;
 use kiln_wheel::archive::{Entry, Method};
 use libdeflater::{CompressionLvl, Compressor};
 
@@ -33,10 +36,22 @@ const SHARED_BELOW: u64 = 16 << 10;
 const BATCH: usize = 1 << 20;
 /// How hard to compress what is compressed here: less than 1% of a layer.
 const LEVEL: i32 = 6;
+/// Bytes that are read from a file at once.
+const PART: usize = 128 << 10;
 /// Pieces that wait for a hasher.
 const WAITING: usize = 16;
 
 const MEMBER_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+
+/// Content of files of a wheel that somebody has inflated already, by path: as many bytes as their entries say.
+#[derive(Clone, Default)]
+pub struct AtHand(pub BTreeMap<String, Arc<dyn ReaderAt + Send + Sync>>);
+
+impl fmt::Debug for AtHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// A wheel that a layer takes content from.
 #[derive(Debug, Clone)]
@@ -49,6 +64,8 @@ pub struct Source {
     pub file: Arc<fs_err::File>,
     /// Whether its digest is still to be checked: done on the way, at half the cost of doing it alone.
     pub unverified: bool,
+    /// What need not be inflated again.
+    pub at_hand: AtHand,
 }
 
 /// Makes a gzip layer of these files and stores its recipe.
@@ -93,6 +110,7 @@ enum BlobPiece {
 enum TarPiece {
     Bytes(Vec<u8>),
     Entry(usize, String, Receiver<Inflated>),
+    AtHand(Arc<dyn ReaderAt + Send + Sync>, u64),
 }
 
 struct Splicer<'a> {
@@ -190,8 +208,14 @@ impl Splicer<'_> {
     /// A large entry becomes a member of its own out of the wheel's bytes.
     fn large_entry(&mut self, source: usize, entry: &Entry) -> Result<(), OciError> {
         self.flush()?;
-        let content = self.pool.content(Arc::clone(&self.sources[source].file), entry.clone());
-        self.tar.send(TarPiece::Entry(source, entry.path.clone(), content)).map_err(gone)?;
+        let piece = match self.sources[source].at_hand.0.get(&entry.path) {
+            Some(content) => TarPiece::AtHand(Arc::clone(content), entry.size),
+            None => {
+                let content = self.pool.content(Arc::clone(&self.sources[source].file), entry.clone());
+                TarPiece::Entry(source, entry.path.clone(), content)
+            }
+        };
+        self.tar.send(piece).map_err(gone)?;
         self.recipe.inline(&MEMBER_HEADER)?;
         self.recipe.range(source, entry.offset, entry.compressed);
         // ISIZE is the size modulo 2^32 (RFC 1952, section 2.3.1).
@@ -214,7 +238,7 @@ pub(crate) fn gzip_member(compressor: &mut Compressor, bytes: &[u8]) -> io::Resu
 /// Hashes the compressed layer, and the wheel that it is made from where that is unverified.
 fn hash_blob(pieces: &Receiver<BlobPiece>, sources: &[Source]) -> Result<Digest, OciError> {
     let mut blob = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
+    let mut buffer = vec![0; PART];
     let mut wheels: Vec<Option<Sha256>> = sources.iter().map(|source| source.unverified.then(Sha256::new)).collect();
     for piece in pieces {
         match piece {
@@ -272,6 +296,7 @@ fn hash_tar(
     work: &Work<'_>,
 ) -> Result<Digest, OciError> {
     let mut hasher = Sha256::new();
+    let mut buffer = vec![0; PART];
     for piece in pieces {
         match piece {
             TarPiece::Bytes(bytes) => {
@@ -284,6 +309,16 @@ fn hash_tar(
                     hasher.update(chunk.bytes());
                     work.advance(chunk.bytes().len() as u64)?;
                     pool.recycle(chunk);
+                }
+            }
+            TarPiece::AtHand(content, size) => {
+                let mut at = 0;
+                while at < size {
+                    let part = &mut buffer[..(size - at).min(PART as u64) as usize];
+                    content.read_exact_at(part, at)?;
+                    hasher.update(part);
+                    work.advance(part.len() as u64)?;
+                    at += part.len() as u64;
                 }
             }
         }

@@ -79,8 +79,9 @@ impl Sound {
         file.write_all(&bytes).unwrap();
         let file = Arc::new(fs_err::File::from_parts(file, &*path));
         // The digest is another's: what is tested is the splicing, without the check that a lock makes possible.
-        let source =
-            Source { name: wheel().file_name(), digest: kiln_plan::digest::Digest::of(b""), file, unverified: false };
+        let digest = kiln_plan::digest::Digest::of(b"");
+        let at_hand = kiln_oci::AtHand::default();
+        let source = Source { name: wheel().file_name(), digest, file, unverified: false, at_hand };
         let files = match installed(&source) {
             Ok(files) => files,
             Err(problem) => return Outcome::Refused(problem),

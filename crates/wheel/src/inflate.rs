@@ -23,12 +23,15 @@
 //! What bounds it: a decoder has less than 40 KiB of tables and allocates nothing later; input and output are the
 //! caller's. No unsafe code; any input is decoded or refused, as zlib would, and `tests` compares the two.
 
+pub(crate) mod blocks;
 mod codes;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
+pub use blocks::Blocks;
+use blocks::Method;
 use codes::{Code, END_OF_BLOCK, Found, Tables, distance_of, length_of, mask};
 
 /// How far back a match can begin: bytes of output to keep.
@@ -63,8 +66,12 @@ pub struct Inflate {
     left: u32,
     state: State,
     last: bool,
-    /// Where the header of the last block is, in bits from the beginning of the call in which it was read.
-    last_block: usize,
+    /// Where the header of the last block that was begun is, in bits from the beginning of the stream.
+    last_block: u64,
+    blocks: Blocks,
+    /// Bytes of the stream and of its content in calls that have ended.
+    read: u64,
+    written: u64,
     /// Bytes that were written, up to a window.
     behind: usize,
     /// Literals and lengths, distances, and code lengths that the block has.
@@ -112,7 +119,7 @@ pub fn last_block(
     buffer.resize(content.len() + 1, 0);
     let done = inflate.decode(stream, buffer, 0).ok()?;
     let whole = done.done && done.read == stream.len() && buffer.get(..done.written) == Some(content);
-    whole.then(|| (inflate.last_block, stream.len() * 8 - inflate.left as usize))
+    whole.then(|| (inflate.last_block as usize, stream.len() * 8 - inflate.left as usize))
 }
 
 /// Input and output of one call.
@@ -120,6 +127,7 @@ struct Pieces<'a> {
     input: &'a [u8],
     read: usize,
     output: &'a mut [u8],
+    start: usize,
     at: usize,
     /// Where the earliest match can begin.
     floor: usize,
@@ -159,6 +167,9 @@ impl Inflate {
             state: State::Block,
             last: false,
             last_block: 0,
+            blocks: Blocks::default(),
+            read: 0,
+            written: 0,
             behind: 0,
             counts: [0; 3],
             have: 0,
@@ -173,6 +184,23 @@ impl Inflate {
     /// Goes to the beginning of another stream.
     pub fn reset(&mut self) {
         (self.bits, self.left, self.state, self.last, self.behind) = (0, 0, State::Block, false, 0);
+        (self.blocks, self.read, self.written) = (Blocks::default(), 0, 0);
+    }
+
+    /// Goes to the beginning of what follows in some stream: so many bytes of content are before it.
+    pub(crate) fn reset_behind(&mut self, content: usize) {
+        self.reset();
+        self.behind = content.min(WINDOW);
+    }
+
+    /// Whether a block has ended, none has begun, and no bits are left: something else may follow.
+    pub(crate) fn is_between_blocks(&self) -> bool {
+        self.state == State::Block && !self.last && self.left == 0
+    }
+
+    /// The blocks that were begun since this was last asked.
+    pub fn take_blocks(&mut self) -> Blocks {
+        std::mem::take(&mut self.blocks)
     }
 
     /// Decodes into `output[start..]` until the input, the room or the stream ends.
@@ -182,7 +210,7 @@ impl Inflate {
     /// written first: the call that writes nothing returns it.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8], start: usize) -> Result<Progress, Broken> {
         let start = start.min(output.len());
-        let mut pieces = Pieces { input, read: 0, output, at: start, floor: start - self.behind.min(start) };
+        let mut pieces = Pieces { input, read: 0, output, start, at: start, floor: start - self.behind.min(start) };
         loop {
             match self.step(&mut pieces) {
                 Ok(Step::On) if self.state != State::Done => {}
@@ -202,6 +230,8 @@ impl Inflate {
         }
         let written = pieces.at - start;
         self.behind = (self.behind + written).min(WINDOW);
+        self.read += pieces.read as u64;
+        self.written += written as u64;
         Ok(Progress { read: pieces.read, written, done: self.state == State::Done })
     }
 
@@ -252,10 +282,12 @@ impl Inflate {
                 if !self.fill(pieces, 3) {
                     return Ok(Step::MoreInput);
                 }
-                // Only meant where one call reads all.
-                self.last_block = (pieces.read * 8).saturating_sub(self.left as usize);
+                self.last_block = (self.read + pieces.read as u64) * 8 - u64::from(self.left);
                 self.last = self.take(1) == 1;
-                self.state = match self.take(2) {
+                let method = self.take(2);
+                let how = if method == 0 { Method::Stored } else { Method::Coded };
+                self.blocks.begin(self.last_block, self.written + (pieces.at - pieces.start) as u64, how);
+                self.state = match method {
                     0 => {
                         self.take(self.left % 8);
                         State::StoredLength
@@ -461,7 +493,7 @@ impl Inflate {
         if pieces.at > last || !self.fill(pieces, 56) {
             return Ok(());
         }
-        let Pieces { input, read, output, at, floor } = pieces;
+        let Pieces { input, read, output, at, floor, .. } = pieces;
         let mut rest = input.get(*read..).unwrap_or_default();
         let before = rest.len();
         let (mut bits, mut left, mut to) = (self.bits, self.left, *at);

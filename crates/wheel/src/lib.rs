@@ -17,7 +17,8 @@ pub mod tags;
 pub mod testing;
 pub mod uv;
 
-pub use deflate::DEFLATE_VERSION;
+pub use deflate::{DEFLATE_VERSION, Kept};
+pub use rawzip::ReaderAt;
 
 /// A package name in its normalised form; nothing where the text is none.
 pub fn name_of(text: &str) -> Option<pep508_rs::PackageName> {

@@ -8,7 +8,8 @@ use libdeflater::{CompressionLvl, Compressor};
 use rawzip::{CompressionMethod, DataDescriptorOutput, ReaderAt, ZipArchiveWriter};
 
 use crate::archive::{Entry, Method};
-use crate::deflate::{self, Summed};
+use crate::deflate::{self, Kept, New, Old, Summed};
+use crate::inflate::Blocks;
 use crate::install::{InstallError, Wheel};
 use crate::name::WheelName;
 use crate::record::{self, Row};
@@ -30,10 +31,23 @@ pub enum RepackError {
     Zip(#[from] rawzip::Error),
 }
 
+/// The new content of a file.
+#[derive(Debug, Clone)]
+pub struct Replacement<'a, C> {
+    /// The content.
+    pub content: C,
+    /// Its bytes.
+    pub size: u64,
+    /// What it shares with the old content, in its own order.
+    pub kept: Vec<Kept>,
+    /// The blocks of the old stream; none where they are not known.
+    pub blocks: &'a Blocks,
+}
+
 /// How a wheel is written anew.
-pub struct Repack<'a> {
-    /// New content, by the path of the file.
-    pub replaced: &'a BTreeMap<String, fs_err::File>,
+pub struct Repack<'a, C> {
+    /// By the path of the file.
+    pub replaced: &'a BTreeMap<String, Replacement<'a, C>>,
     /// What follows the number of the build tag: `kiln90`.
     pub tag: &'a str,
     /// A line for `WHEEL`: key and value.
@@ -64,15 +78,15 @@ impl WheelName {
     }
 }
 
-impl Repack<'_> {
+impl<C: ReaderAt + Sync> Repack<'_, C> {
     /// Writes the wheel.
-    pub fn write<R: ReaderAt>(&self, wheel: &Wheel<R>, out: impl Write) -> Result<(), RepackError> {
+    pub fn write<R: ReaderAt + Sync>(&self, wheel: &Wheel<R>, out: impl Write) -> Result<(), RepackError> {
         let mut rows = wheel.record()?;
         let mut zip = ZipArchiveWriter::new(out);
         let (record, about) = (wheel.dist_info_file("RECORD"), wheel.dist_info_file("WHEEL"));
         for entry in wheel.archive.entries().iter().filter(|entry| entry.path != record) {
-            if let Some(file) = self.replaced.get(&entry.path) {
-                let summed = self.deflated(&mut zip, entry, file)?;
+            if let Some(replacement) = self.replaced.get(&entry.path) {
+                let summed = self.deflated(&mut zip, entry, replacement, wheel.archive.reader())?;
                 replace(&mut rows, record::summed(&entry.path, &summed.sha256, summed.size));
             } else if entry.path == about {
                 let text = self.noted(&wheel.metadata_file("WHEEL")?, &wheel.name);
@@ -102,10 +116,13 @@ impl Repack<'_> {
         &self,
         zip: &mut ZipArchiveWriter<W>,
         entry: &Entry,
-        file: &fs_err::File,
+        replacement: &Replacement<'_, C>,
+        reader: &(impl ReaderAt + Sync),
     ) -> Result<Summed, RepackError> {
+        let Replacement { content, size, kept, blocks } = replacement;
+        let (new, old) = (New { content, size: *size, kept }, Old { reader, offset: entry.offset, blocks });
         let (mut out, _) = begin(zip, entry, Method::Deflated)?;
-        let summed = deflate::deflate(file, &mut out, self.threads, self.advance)?;
+        let summed = deflate::deflate(&new, &old, &mut out, self.threads, self.advance)?;
         out.finish(DataDescriptorOutput::new(summed.crc, summed.size))?;
         Ok(summed)
     }
@@ -166,19 +183,11 @@ fn replace(rows: &mut Vec<Row>, new: Row) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
     use crate::testing::WheelBuilder;
 
     fn open(file_name: &str, bytes: &[u8]) -> Wheel<Vec<u8>> {
         Wheel::open(file_name.parse().unwrap(), bytes.to_vec(), bytes.len() as u64).unwrap()
-    }
-
-    fn file(content: &[u8]) -> fs_err::File {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(content).unwrap();
-        fs_err::File::from_parts(file.reopen().unwrap(), "content")
     }
 
     fn repacked(threads: usize) -> Vec<u8> {
@@ -188,7 +197,9 @@ mod tests {
             .file_with("ops/stored.bin", false, false, "as it is")
             .file("ops/__init__.py", "import ops._C");
         let wheel = open(&old.file_name(), &old.finish());
-        let replaced = BTreeMap::from([("ops/_C.so".to_owned(), file(&[9; 3_000_000]))]);
+        let (content, kept, blocks) = ([9; 3_000_000].as_slice(), Vec::new(), Blocks::default());
+        let replacement = Replacement { content, size: content.len() as u64, kept, blocks: &blocks };
+        let replaced = BTreeMap::from([("ops/_C.so".to_owned(), replacement)]);
         let mut out = Vec::new();
         let note = ("Pruned-To", "sm_90");
         let repack = Repack { replaced: &replaced, tag: "kiln90", note, threads, advance: &|_| Ok(()) };

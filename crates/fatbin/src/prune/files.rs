@@ -32,6 +32,25 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// What becomes of a file, if what it would be pruned to passes the check; `None` where there is no code that could be
+    /// cut.
+    pub fn of(
+        decision: Decision,
+        check: impl FnOnce(&Rewrite) -> io::Result<Result<(), String>>,
+    ) -> io::Result<Option<Self>> {
+        Ok(Some(match decision {
+            Decision::NoCode => return Ok(None),
+            Decision::Needed => Self::Needed,
+            Decision::Refused(reason) => Self::Refused { reason },
+            Decision::Rewrite(rewrite) => match check(&rewrite)? {
+                Ok(()) => Self::Pruned(rewrite),
+                Err(problem) => Self::Refused { reason: format!("the pruned file was not sound: {problem}") },
+            },
+        }))
+    }
+}
+
 /// A file with GPU code.
 #[derive(Debug, Serialize)]
 pub struct Pruned {
@@ -57,12 +76,16 @@ impl Tools<'_> {
     /// was pruned, nothing is written.
     pub fn file(&self, from: &Path, to: &Path) -> io::Result<Option<Outcome>> {
         let source = fs_err::File::open(from)?;
-        let mut new = None;
-        let outcome = prune_into(&source, self.selection, self.advance, || {
-            let file = new.insert(beside(to)?);
-            Ok(fs_err::File::from_parts(file.reopen()?, file.path()))
+        let mut written = None;
+        let outcome = Outcome::of(prune(&source, self.selection)?, |rewrite| {
+            let file = written.insert(beside(to)?);
+            let new = fs_err::File::from_parts(file.reopen()?, file.path());
+            let mut out = io::BufWriter::with_capacity(BUFFER, &new);
+            rewrite.write(&source, &mut out, self.advance)?;
+            out.flush()?;
+            check(&source, &new, self.selection)
         })?;
-        if let (Some(Outcome::Pruned(_)), Some(new)) = (&outcome, new) {
+        if let (Some(Outcome::Pruned(_)), Some(new)) = (&outcome, written) {
             take_over(new.path(), &source.metadata()?)?;
             new.persist(to).map_err(|error| error.error)?;
         }
@@ -133,30 +156,6 @@ impl Tools<'_> {
 struct Named {
     path: PathBuf,
     metadata: Metadata,
-}
-
-/// Prunes a file into a new one, which is asked for when it is known that something is cut. `None` where there is no code
-/// that could be; unless the outcome is [`Outcome::Pruned`], what was written is of no use.
-pub fn prune_into(
-    source: &fs_err::File,
-    selection: &Selection,
-    advance: &dyn Fn(u64) -> io::Result<()>,
-    new: impl FnOnce() -> io::Result<fs_err::File>,
-) -> io::Result<Option<Outcome>> {
-    let rewrite = match prune(source, selection)? {
-        Decision::NoCode => return Ok(None),
-        Decision::Needed => return Ok(Some(Outcome::Needed)),
-        Decision::Refused(reason) => return Ok(Some(Outcome::Refused { reason })),
-        Decision::Rewrite(rewrite) => rewrite,
-    };
-    let new = new()?;
-    let mut out = io::BufWriter::with_capacity(BUFFER, &new);
-    rewrite.write(source, &mut out, advance)?;
-    out.flush()?;
-    Ok(Some(match check(source, &new, selection)? {
-        Ok(()) => Outcome::Pruned(rewrite),
-        Err(problem) => Outcome::Refused { reason: format!("the pruned file was not sound: {problem}") },
-    }))
 }
 
 /// What lies below a directory; paths are relative to it.

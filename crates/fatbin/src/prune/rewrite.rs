@@ -13,7 +13,6 @@ use crate::source::{Source, Window};
 
 /// Bytes that are copied at once.
 const CHUNK: usize = 1 << 20;
-const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Some bytes of the pruned file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +38,9 @@ pub struct Rewrite {
     pub pinned: u64,
     /// By kind and architecture.
     pub code: Vec<Cut>,
+    /// Each behind where it begins in the pruned file.
     #[serde(skip)]
-    pieces: Vec<Piece>,
+    pieces: Vec<(u64, Piece)>,
 }
 
 impl Rewrite {
@@ -60,8 +60,12 @@ impl Rewrite {
             let cut = layout.cuts.iter().find(|cut| fat.section.range().contains(&cut.start));
             changes.section(fat, placed, cut.map(|cut| cut.start..cut.end), layout);
         }
-        let pieces = changes.pieces(window.size())?;
-        let after = pieces.iter().map(Piece::size).sum();
+        let (mut pieces, mut after) = (Vec::new(), 0);
+        for piece in changes.pieces(window.size())? {
+            let begin = after;
+            after += piece.size();
+            pieces.push((begin, piece));
+        }
         let regions = fats.iter().flat_map(|fat| fat.regions.iter().map(|region| fat.address(region)));
         Ok(Self {
             before: window.size(),
@@ -73,6 +77,20 @@ impl Rewrite {
         })
     }
 
+    /// The pruned file, read out of the old one.
+    pub fn of<'r, S: Source + ?Sized>(&'r self, old: &'r S) -> Rewritten<'r, S> {
+        Rewritten { rewrite: self, old }
+    }
+
+    /// Ranges of the old file that the pruned one has, in its order: where each begins in the old and in the pruned, and
+    /// its bytes.
+    pub fn copies(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.pieces.iter().filter_map(|(to, piece)| match piece {
+            Piece::Copy { from, bytes } => Some((*from, *to, *bytes)),
+            Piece::Bytes(_) | Piece::Zeros(_) => None,
+        })
+    }
+
     /// Writes the pruned file. `advance` is told of bytes as they are written and may end it.
     pub fn write<S: Source + ?Sized>(
         &self,
@@ -80,34 +98,45 @@ impl Rewrite {
         out: &mut impl Write,
         advance: &dyn Fn(u64) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut buffer = vec![0; CHUNK];
-        for piece in &self.pieces {
-            match piece {
-                Piece::Bytes(bytes) => out.write_all(bytes)?,
-                Piece::Zeros(bytes) => {
-                    let mut left = *bytes;
-                    while left > 0 {
-                        let taken = left.min(ZEROS.len() as u64);
-                        out.write_all(&ZEROS[..taken as usize])?;
-                        left -= taken;
-                    }
-                }
-                Piece::Copy { from, bytes } => {
-                    let (mut at, end) = (*from, from + bytes);
-                    while at < end {
-                        let most = (end - at).min(CHUNK as u64) as usize;
-                        let read = source.read_at(&mut buffer[..most], at)?;
-                        if read == 0 {
-                            return Err(io::Error::other("the file became shorter while it was read"));
-                        }
-                        out.write_all(&buffer[..read])?;
-                        advance(read as u64)?;
-                        at += read as u64;
-                    }
-                }
-            }
+        let new = self.of(source);
+        let mut buffer = vec![0; (CHUNK as u64).min(self.after) as usize];
+        let mut at = 0;
+        while at < self.after {
+            let read = new.read_at(&mut buffer, at)?;
+            out.write_all(&buffer[..read])?;
+            advance(read as u64)?;
+            at += read as u64;
         }
         Ok(())
+    }
+}
+
+/// A pruned file that is not written: the old one, and what is new.
+#[derive(Debug)]
+pub struct Rewritten<'r, S: Source + ?Sized> {
+    rewrite: &'r Rewrite,
+    old: &'r S,
+}
+
+impl<S: Source + ?Sized> Source for Rewritten<'_, S> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.rewrite.after)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let pieces = &self.rewrite.pieces;
+        let first = pieces.partition_point(|(begin, _)| *begin <= position).saturating_sub(1);
+        let mut filled = 0;
+        for (begin, piece) in pieces.get(first..).unwrap_or_default() {
+            let into = (position + filled as u64).saturating_sub(*begin);
+            let most = piece.size().saturating_sub(into).min((buffer.len() - filled) as u64) as usize;
+            piece.read(self.old, &mut buffer[filled..filled + most], into)?;
+            filled += most;
+            if filled == buffer.len() {
+                break;
+            }
+        }
+        Ok(filled)
     }
 }
 
@@ -117,6 +146,25 @@ impl Piece {
             Self::Copy { bytes, .. } | Self::Zeros(bytes) => *bytes,
             Self::Bytes(bytes) => bytes.len() as u64,
         }
+    }
+
+    /// Reads from a position of the piece, as many bytes as there are room for.
+    fn read<S: Source + ?Sized>(&self, old: &S, buffer: &mut [u8], into: u64) -> io::Result<()> {
+        match self {
+            Self::Zeros(_) => buffer.fill(0),
+            Self::Bytes(bytes) => buffer.copy_from_slice(&bytes[into as usize..into as usize + buffer.len()]),
+            Self::Copy { from, .. } => {
+                let mut filled = 0;
+                while filled < buffer.len() {
+                    let read = old.read_at(&mut buffer[filled..], from + into + filled as u64)?;
+                    if read == 0 {
+                        return Err(io::Error::other("the file became shorter while it was read"));
+                    }
+                    filled += read;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -197,7 +197,7 @@ impl One<'_> {
             fs_err::copy(input, &output)?;
         }
         let after = fs_err::metadata(&output)?.len();
-        Ok(Done { input: input.to_owned(), output, before, after, files: cut.files })
+        Ok(Done { input: input.to_owned(), output, before, after, files: cut.into_files() })
     }
 }
 

@@ -48,7 +48,7 @@ fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
     let environment = project("", "");
     assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus H100"), @r"
       ops/_C.so     120 kB    50.0 kB  -58.2%
-    wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -> out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2.26 kB -> 2.31 kB (+2.1%), 1 file with GPU code
+    wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -> out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2.26 kB -> 2.32 kB (+2.4%), 1 file with GPU code
     ");
     let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
     assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"

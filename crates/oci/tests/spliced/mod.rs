@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile};
-use kiln_oci::{InflatePool, OciError, Source};
+use kiln_oci::{AtHand, InflatePool, OciError, Source};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Silent, Work};
 use kiln_store::Store;
@@ -34,7 +34,7 @@ impl Workshop {
     pub(crate) fn source(&self, name: String, bytes: &[u8]) -> Source {
         let digest = self.store.add(bytes).unwrap();
         let file = Arc::new(self.store.open_blob(&digest).unwrap());
-        Source { name, digest, file, unverified: false }
+        Source { name, digest, file, unverified: false, at_hand: AtHand::default() }
     }
 
     pub(crate) fn splice(&self, sources: &[Source], files: Vec<LayerFile>) -> Result<Layer, OciError> {
