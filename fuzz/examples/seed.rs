@@ -15,6 +15,7 @@ fn main() -> io::Result<()> {
     seeds.extend(manifests());
     seeds.extend(regions());
     seeds.extend(libraries());
+    seeds.extend(streams()?);
     for (target, name, bytes) in seeds {
         let folder = root.join("corpus").join(target);
         fs_err::create_dir_all(&folder)?;
@@ -48,6 +49,29 @@ fn libraries() -> Vec<Seed> {
         ("prune", "aarch64", small.aarch64().region(&[entry(2, 80, 0, 40_000)]).finish()),
         ("link", "small", Library::new().region(&code).finish()),
     ]
+}
+
+/// Where content is cut, and streams of several blocks: stored, in the fixed code, in codes of their own.
+fn streams() -> io::Result<Vec<Seed>> {
+    let noise = |at: usize| (at as u32).wrapping_mul(0x9e37_79b9).rotate_left(at as u32 % 32) as u8;
+    let content: Vec<u8> = (0..200_000)
+        .map(|at| match at / 30_000 % 3 {
+            0 => noise(at) & 0x1f,
+            1 => noise(at),
+            _ => b"kiln"[at % 4],
+        })
+        .collect();
+    let mut seeds = Vec::new();
+    for (name, level, size) in [("fast", 1, 200_000), ("best", 9, 200_000), ("stored", 0, 60_000), ("fixed", 9, 20)] {
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(level));
+        for part in content[..size].chunks(50_000) {
+            encoder.write_all(part)?;
+            encoder.flush()?;
+        }
+        let cuts = [0u16, 30_000, 31_000, 65_000].map(u16::to_le_bytes).concat();
+        seeds.push(("repack", name, [cuts, encoder.finish()?].concat()));
+    }
+    Ok(seeds)
 }
 
 /// Regions alone, in a shared object, and in a static library.

@@ -5,9 +5,10 @@ mod spliced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
-use kiln_oci::FILE_TIME;
+use kiln_oci::{AtHand, FILE_TIME, Source};
 use kiln_plan::digest::Digest;
 use kiln_store::Segment;
 use kiln_wheel::archive::Method;
@@ -243,4 +244,23 @@ fn a_spliced_layer_holds_what_unzipping_its_wheels_would_write() {
 #[test]
 fn nothing_but_the_folder_above_the_environment_is_taken_to_exist() {
     assert!(scheme().exists("opt") && !scheme().exists("opt/venv"));
+}
+
+#[test]
+fn content_that_is_at_hand_is_not_inflated_and_gives_the_same_layer() {
+    let workshop = Workshop::new(2);
+    let content = noise(1, 300_000);
+    let wheel = WheelBuilder::new("demo", "1.0").file("demo/large.so", &content).file("demo/small.py", "x");
+    let source = workshop.source(wheel.file_name(), &wheel.finish());
+    let files = members(&[installed(&source).unwrap()]);
+    let layer = |content: Option<Vec<u8>>| {
+        let content = content.map(|content| ("demo/large.so".to_owned(), Arc::new(content) as Arc<_>));
+        let source = Source { at_hand: AtHand(content.into_iter().collect()), ..source.clone() };
+        workshop.splice(&[source], files.clone()).unwrap()
+    };
+    let inflated = layer(None);
+    assert_eq!(layer(Some(content)), inflated);
+    // It is taken as it is given: whoever gives it has proven it.
+    let other = layer(Some(noise(2, 300_000)));
+    assert!(other.digest == inflated.digest && other.diff_id != inflated.diff_id);
 }

@@ -20,6 +20,8 @@ struct ZipEntry {
     method: u16,
     mode: u32,
     content: Vec<u8>,
+    /// What is stored, if something else than what this compresses.
+    stream: Option<Vec<u8>>,
 }
 
 impl ZipBuilder {
@@ -44,7 +46,18 @@ impl ZipBuilder {
     #[must_use]
     pub fn file(mut self, path: &str, mode: u32, deflate: bool, content: impl AsRef<[u8]>) -> Self {
         let method = if deflate { 8 } else { 0 };
-        self.entries.push(ZipEntry { path: path.to_owned(), method, mode, content: content.as_ref().to_vec() });
+        let (path, content) = (path.to_owned(), content.as_ref().to_vec());
+        self.entries.push(ZipEntry { path, method, mode, content, stream: None });
+        self
+    }
+
+    /// Adds a file that is compressed to this deflate stream.
+    #[must_use]
+    pub fn compressed(mut self, path: &str, stream: impl Into<Vec<u8>>, content: impl AsRef<[u8]>) -> Self {
+        self = self.deflated(path, content);
+        if let Some(entry) = self.entries.last_mut() {
+            entry.stream = Some(stream.into());
+        }
         self
     }
 
@@ -66,7 +79,11 @@ impl ZipBuilder {
     pub fn finish(&self) -> Vec<u8> {
         let (mut out, mut directory) = (Vec::new(), Vec::new());
         for entry in &self.entries {
-            let stored = if entry.method == 8 { deflate(&entry.content) } else { entry.content.clone() };
+            let stored = match &entry.stream {
+                Some(stream) => stream.clone(),
+                None if entry.method == 8 => deflate(&entry.content),
+                None => entry.content.clone(),
+            };
             let offset = out.len() as u32;
             let mut common = Vec::new();
             for field in [20, self.flags, self.method.unwrap_or(entry.method), 0, 33] {
