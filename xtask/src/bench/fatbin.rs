@@ -1,8 +1,9 @@
 //! `cargo xtask bench fatbin`: the GPU code of torch and its CUDA libraries, listed and cut.
 //!
-//! Listing is measured beside NVIDIA's cuobjdump. For cutting there is no peer: files are measured as they are, and a
-//! wheel beside the least that has to be done for it, compressing what has changed. Files are in the page cache, so that
-//! what is measured is not the disk's reading. Each row ends with the bar that it has to meet.
+//! Listing is measured beside NVIDIA's cuobjdump. For cutting there is no peer: files are measured as they are, wheels and
+//! images beside the least that anybody would do for them who writes wheels as others do, compressing what has changed.
+//! Files are in the page cache, so that what is measured is not the disk's reading. Each row ends with the bar that it has
+//! to meet.
 
 use std::path::{Path, PathBuf};
 
@@ -106,7 +107,7 @@ impl Fatbin {
         if !self.without_cuda_12 {
             bench.cuda_12(&mut report)?;
         }
-        bench.run("rm -rf tree tree-without-triton copy pruned-wheel")?;
+        bench.run("rm -rf tree tree-without-triton copy gone pruned-wheel")?;
         interop::say(&table(&report));
         if let Some(file) = &self.json {
             let json = serde_json::to_vec_pretty(&report).map_err(text)?;
@@ -123,6 +124,15 @@ fn text(error: impl ToString) -> String {
 impl Bench {
     fn run(&self, line: &str) -> Result<(), String> {
         run(&self.at, line)
+    }
+
+    /// Frees what files take up and puts them away: ext4 looks for an inode that was not used for minutes, so that creating
+    /// files after deleting as many takes longer than pruning does.
+    fn discard(&self, paths: &str) -> Result<(), String> {
+        self.run(&format!(
+            "mkdir -p gone && for path in {paths}; do [ -e $path ] || continue; \
+             find $path -type f -size +64k -exec truncate -s 0 {{}} + && mv $path $(mktemp -d gone/XXXXXX); done && sync"
+        ))
     }
 
     fn figure(
@@ -149,7 +159,8 @@ impl Bench {
             self.run(&format!("python3 -m pip download -q --only-binary :all: -d '{to}' torch=={version}"))?;
         }
         say(&format!("unpacking torch {version}"));
-        self.run("rm -rf tree tree-without-triton copy && mkdir tree")?;
+        self.discard("tree tree-without-triton copy")?;
+        self.run("mkdir tree")?;
         for wheel in interop::wheels(&directory).map_err(text)? {
             interop::unpack(&wheel, &self.at.join("tree")).map_err(text)?;
         }
@@ -199,7 +210,7 @@ impl Bench {
     fn copied(&self, part: &Part, runs: usize) -> Result<Row, String> {
         self.warm(part.tree)?;
         let figure = self.figure(&format!("kiln prune, {}, to a copy", part.name), runs, || {
-            self.run("rm -rf copy && sync")?;
+            self.discard("copy")?;
             self.prune(&format!("{} --output copy", part.inputs(part.tree)))
         })?;
         Ok(Row { figure, bytes: self.bytes()?, bar: part.bar })
@@ -207,7 +218,8 @@ impl Bench {
 
     fn in_place(&self, part: &Part) -> Result<Row, String> {
         let figure = self.figure(&format!("kiln prune, {}, in place", part.name), self.runs, || {
-            self.run(&format!("rm -rf copy && cp -a {} copy && sync", part.tree))?;
+            self.discard("copy")?;
+            self.run(&format!("cp -a {} copy && sync", part.tree))?;
             self.prune(&format!("{} --in-place", part.inputs("copy")))
         })?;
         Ok(Row { figure, bytes: self.bytes()?, bar: part.bar })
@@ -242,7 +254,8 @@ impl Bench {
     /// An image of the wheels, without and with pruning: each from an empty store. What changes in all of them is
     /// compressed alone.
     fn image(&self, report: &mut Report) -> Result<(), String> {
-        self.run("rm -rf image copy tree-without-triton && mkdir -p image/pruned")?;
+        self.discard("copy tree-without-triton")?;
+        self.run("rm -rf image && mkdir -p image/pruned")?;
         fs_err::os::unix::fs::symlink(&self.wheels, self.at.join("image/wheels")).map_err(text)?;
         for (stack, wheels, prune) in [("image", "wheels", ""), ("image/pruned", "../wheels", "prune = true")] {
             self.run(&format!(
@@ -267,7 +280,7 @@ impl Bench {
         let plain = self.figure("kiln build, cold", self.runs, || cold("image"))?;
         let pruned = self.figure("kiln build, cold, prune = true", self.runs, || cold("image/pruned"))?;
         let again = self.figure("kiln build, prune = true, nothing changed", self.runs, || build("image/pruned"))?;
-        self.run("rm -rf copy")?;
+        self.discard("copy")?;
         self.prune("tree --output copy")?;
         let files = self.report()?.inputs.into_iter().flat_map(|input| input.files);
         let changed: Vec<String> =
@@ -282,7 +295,8 @@ impl Bench {
         for figure in [plain, pruned, again, bound] {
             report.rows.push(Row { figure, bytes: None, bar: "" });
         }
-        self.run("rm -rf image copy")
+        self.discard("copy")?;
+        self.run("rm -rf image")
     }
 
     /// The same for an older torch, of which only sizes count.

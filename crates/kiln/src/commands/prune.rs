@@ -1,6 +1,7 @@
 //! `kiln prune`
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -193,7 +194,7 @@ impl One<'_> {
             drop(out);
             new.as_file().set_permissions(fs_err::metadata(input)?.permissions())?;
             new.persist(&output).map_err(|error| BuildError::Io(error.error))?;
-        } else if !output.exists() {
+        } else if !is_same(input, &output) {
             fs_err::copy(input, &output)?;
         }
         let after = fs_err::metadata(&output)?.len();
@@ -201,9 +202,14 @@ impl One<'_> {
     }
 }
 
+/// Whether two paths lead to one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| fs_err::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    file(one).is_some_and(|one| file(other) == Some(one))
+}
+
 /// Bytes of all files below a path, those with several names once.
 fn bytes_below(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
     let (mut bytes, mut seen, mut left) = (0, std::collections::HashSet::new(), vec![path.to_owned()]);
     while let Some(path) = left.pop() {
         let found = fs_err::symlink_metadata(&path)?;
