@@ -254,7 +254,6 @@ impl Bench {
     /// An image of the wheels, without and with pruning: each from an empty store. What changes in all of them is
     /// compressed alone.
     fn image(&self, report: &mut Report) -> Result<(), String> {
-        self.discard("copy tree-without-triton")?;
         self.run("rm -rf image && mkdir -p image/pruned")?;
         fs_err::os::unix::fs::symlink(&self.wheels, self.at.join("image/wheels")).map_err(text)?;
         for (stack, wheels, prune) in [("image", "wheels", ""), ("image/pruned", "../wheels", "prune = true")] {
@@ -285,6 +284,9 @@ impl Bench {
         let files = self.report()?.inputs.into_iter().flat_map(|input| input.files);
         let changed: Vec<String> =
             files.filter(|file| file.is_pruned()).map(|file| format!("'copy/{}'", file.path.display())).collect();
+        if changed.is_empty() {
+            return Err("nothing was pruned".into());
+        }
         let line = format!("cat {} | pigz -6 -p {} > /dev/null", changed.join(" "), report.cores);
         let bound = self.figure("pigz -6, what changes in all wheels", self.runs, || timed(&self.at, &line))?;
         report.notes.push(format!(
