@@ -2,9 +2,9 @@
 //! compressed already is taken over as it is.
 //!
 //! Cutting a library leaves most of what remains as it was, in runs of many kilobytes, and compressing that anew took
-//! nearly as long as everything else that building an image does. A block of the old stream depends on nothing but the window before it: if both are kept,
-//! its bits can be copied, to any other bit. Of what torch 2.11 and NVIDIA's libraries keep for one GPU these are 93%.
-//! Content that the old stream stores stays stored. The rest is compressed by libdeflate, piece by piece; its streams end
+//! nearly as long as everything else that building an image does. A block of the old stream depends on nothing but the
+//! window before it: if both are kept, its bits can be copied, to any other bit. Of what torch 2.11 and NVIDIA's libraries
+//! keep for one GPU these are 93%. Content that the old stream stores stays stored. The rest is compressed by libdeflate, piece by piece; its streams end
 //! with a block that says so, of which decoding tells where it begins, so that the mark can be taken away. zlib-rs would
 //! do without, but what it writes depends on the processor.
 //!
@@ -51,20 +51,23 @@ pub struct Kept {
     pub bytes: u64,
 }
 
-/// A file's old stream.
-pub(crate) struct Old<'a, R> {
-    /// What it lies in, and where.
-    pub(crate) reader: &'a R,
-    pub(crate) offset: u64,
-    pub(crate) blocks: &'a Blocks,
+/// The new content of a file.
+#[derive(Debug, Clone)]
+pub struct Replacement<'a, C> {
+    /// The content.
+    pub content: C,
+    /// Its bytes.
+    pub size: u64,
+    /// What it shares with the old content, in its own order.
+    pub kept: Vec<Kept>,
+    /// The blocks of the old stream; none where they are not known.
+    pub blocks: &'a Blocks,
 }
 
-/// A file's new content.
-pub(crate) struct New<'a, C> {
-    pub(crate) content: &'a C,
-    pub(crate) size: u64,
-    /// What it shares with the old, in its own order.
-    pub(crate) kept: &'a [Kept],
+/// Where a file's old stream begins, and in what.
+pub(crate) struct Old<'a, R> {
+    pub(crate) reader: &'a R,
+    pub(crate) offset: u64,
 }
 
 /// What is known of some content once it is compressed.
@@ -77,13 +80,13 @@ pub(crate) struct Summed {
 
 /// Compresses a file's new content. `advance` is told of content as it is compressed and may end it.
 pub(crate) fn deflate<C: ReaderAt + Sync, R: ReaderAt + Sync>(
-    new: &New<'_, C>,
+    new: &Replacement<'_, C>,
     old: &Old<'_, R>,
     out: &mut impl Write,
     threads: usize,
     advance: &dyn Fn(u64) -> io::Result<()>,
 ) -> io::Result<Summed> {
-    let parts = parts(new.size, new.kept, old.blocks);
+    let parts = parts(new.size, &new.kept, new.blocks);
     let pieces = pieces(&parts);
     let threads = threads.clamp(1, pieces.len().max(1));
     std::thread::scope(|scope| {
@@ -94,7 +97,7 @@ pub(crate) fn deflate<C: ReaderAt + Sync, R: ReaderAt + Sync>(
             let (sender, receiver) = sync_channel(WAITING);
             channels.push(receiver);
             let own = pieces.iter().skip(thread).step_by(threads);
-            scope.spawn(move || Maker::new(new.content, old).send(own, &sender));
+            scope.spawn(move || Maker::new(&new.content, old).send(own, &sender));
         }
         let mut crc = crc32fast::Hasher::new();
         for (_, channel) in pieces.iter().zip(channels.iter().cycle()) {
@@ -211,7 +214,7 @@ impl<'a, C: ReaderAt, R: ReaderAt> Maker<'a, C, R> {
     }
 }
 
-fn sha256<C: ReaderAt>(new: &New<'_, C>) -> io::Result<Vec<u8>> {
+fn sha256<C: ReaderAt>(new: &Replacement<'_, C>) -> io::Result<Vec<u8>> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;

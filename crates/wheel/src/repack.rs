@@ -8,8 +8,8 @@ use libdeflater::{CompressionLvl, Compressor};
 use rawzip::{CompressionMethod, DataDescriptorOutput, ReaderAt, ZipArchiveWriter};
 
 use crate::archive::{Entry, Method};
-use crate::deflate::{self, Kept, New, Old, Summed};
-use crate::inflate::Blocks;
+pub use crate::deflate::Replacement;
+use crate::deflate::{self, Old, Summed};
 use crate::install::{InstallError, Wheel};
 use crate::name::WheelName;
 use crate::record::{self, Row};
@@ -29,19 +29,6 @@ pub enum RepackError {
     /// The archive: names that are too long, and the like.
     #[error("cannot be written: {0}")]
     Zip(#[from] rawzip::Error),
-}
-
-/// The new content of a file.
-#[derive(Debug, Clone)]
-pub struct Replacement<'a, C> {
-    /// The content.
-    pub content: C,
-    /// Its bytes.
-    pub size: u64,
-    /// What it shares with the old content, in its own order.
-    pub kept: Vec<Kept>,
-    /// The blocks of the old stream; none where they are not known.
-    pub blocks: &'a Blocks,
 }
 
 /// How a wheel is written anew.
@@ -119,10 +106,9 @@ impl<C: ReaderAt + Sync> Repack<'_, C> {
         replacement: &Replacement<'_, C>,
         reader: &(impl ReaderAt + Sync),
     ) -> Result<Summed, RepackError> {
-        let Replacement { content, size, kept, blocks } = replacement;
-        let (new, old) = (New { content, size: *size, kept }, Old { reader, offset: entry.offset, blocks });
         let (mut out, _) = begin(zip, entry, Method::Deflated)?;
-        let summed = deflate::deflate(&new, &old, &mut out, self.threads, self.advance)?;
+        let old = Old { reader, offset: entry.offset };
+        let summed = deflate::deflate(replacement, &old, &mut out, self.threads, self.advance)?;
         out.finish(DataDescriptorOutput::new(summed.crc, summed.size))?;
         Ok(summed)
     }
@@ -184,6 +170,7 @@ fn replace(rows: &mut Vec<Row>, new: Row) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inflate::Blocks;
     use crate::testing::WheelBuilder;
 
     fn open(file_name: &str, bytes: &[u8]) -> Wheel<Vec<u8>> {

@@ -57,8 +57,8 @@ fn inflated(stream: &[u8]) -> Vec<u8> {
 
 fn deflated(new: &[u8], kept: &[Kept], old: &[u8], blocks: &Blocks, threads: usize) -> (Vec<u8>, Summed) {
     let mut out = Vec::new();
-    let new = New { content: &new, size: new.len() as u64, kept };
-    let old = Old { reader: &old, offset: 0, blocks };
+    let new = Replacement { content: new, size: new.len() as u64, kept: kept.to_vec(), blocks };
+    let old = Old { reader: &old, offset: 0 };
     let summed = deflate(&new, &old, &mut out, threads, &|_| Ok(())).unwrap();
     (out, summed)
 }
@@ -110,9 +110,9 @@ fn blocks_of_another_file_are_not_taken_for_content() {
     let blocks = blocks(&stream, content.len());
     let mut new = content.clone();
     new[200_000] ^= 1;
-    let kept = [Kept { from: 0, to: 0, bytes: content.len() as u64 }];
-    let new = New { content: &new, size: content.len() as u64, kept: &kept };
-    let old = Old { reader: &stream, offset: 0, blocks: &blocks };
+    let kept = vec![Kept { from: 0, to: 0, bytes: content.len() as u64 }];
+    let new = Replacement { content: new, size: content.len() as u64, kept, blocks: &blocks };
+    let old = Old { reader: &stream, offset: 0 };
     let wrong = deflate(&new, &old, &mut Vec::new(), 2, &|_| Ok(())).unwrap_err();
     assert_eq!(wrong.to_string(), "compressed content is not what it was made of");
 }
