@@ -109,6 +109,7 @@ impl Project<'_> {
             self.reporter.event(Event::Image { name, digest, unchanged });
             built.push(done);
         }
+        self.store.sync()?;
         Ok(built)
     }
 

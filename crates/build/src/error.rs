@@ -142,16 +142,36 @@ impl BuildError {
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Step { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::Store(StoreError::Database(_)) => Some(
-                "delete `metadata.db` in the store: what it remembers is found out again, and no content is lost"
-                    .into(),
+                "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
+            Self::Oci(OciError::Damaged { .. }) => {
+                Some("remove the file and build again; if this happens more than once, check the disk".into())
+            }
             Self::Oci(OciError::Registry(error)) => error.hint(),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
             Self::Fetch(error) => error.hint(),
             Self::Program { hint, .. } => Some(hint.clone()),
             _ => None,
         }
+    }
+
+    /// Whether damaged content of the store may be the cause: it is looked for then.
+    pub(crate) fn may_come_from_damage(&self) -> bool {
+        let elsewhere = match self {
+            Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Mistake { .. } | Self::Interrupted => {
+                true
+            }
+            Self::Fetch(_) | Self::Index(_) | Self::Lost(_) | Self::Program { .. } => true,
+            Self::Oci(OciError::Registry(error)) => !matches!(error, RegistryError::Damaged { .. }),
+            _ => false,
+        };
+        !elsewhere && !self.is_disk_full()
+    }
+
+    /// Whether the store's database is damaged.
+    pub(crate) fn is_damaged_database(&self) -> bool {
+        matches!(self, Self::Store(error) | Self::Oci(OciError::Store(error)) if error.is_damaged_database())
     }
 
     /// Whether a registry says that something is not there.

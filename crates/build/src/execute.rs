@@ -16,6 +16,7 @@ use kiln_wheel::install::Content;
 use crate::error::{BuildError, Result};
 use crate::fetch::{FetchError, Fetcher, Wanted};
 use crate::history::Speed;
+use crate::overlaps::path_hashes;
 use crate::project::Project;
 use crate::pruned::may_hold_code;
 use crate::steps::{Step, Task, WheelTask, wheel_step};
@@ -133,6 +134,8 @@ impl Project<'_> {
                 });
             }
         });
+        // What was finished stays, also where something failed.
+        self.store.sync()?;
         let failed = board.lock().failed.take();
         match failed {
             Some(error) => return Err(error),
@@ -144,7 +147,7 @@ impl Project<'_> {
         for wheel in local {
             self.ensure(wheel)?;
         }
-        Ok(())
+        Ok(self.store.sync()?)
     }
 
     fn download(&self, mut wanted: Vec<Wanted>, board: &Board<'_>) {
@@ -302,7 +305,7 @@ impl Project<'_> {
             && let Some(path) = self.local_wheel(wheel)
             && let Some(linked) = self.store.link_unverified(&path, &wheel.sha256, &|_| Ok(()))?
         {
-            let source = self.source(wheel, linked.open()?, true);
+            let source = self.source(wheel, linked.open()?);
             let layers = self.splice_wheels(step, task, vec![source], pool)?;
             linked.accept()?;
             return Ok(layers);
@@ -312,18 +315,23 @@ impl Project<'_> {
         }
         let at_hand = at_hand.into_iter().chain(std::iter::repeat_with(AtHand::default));
         let open = |(wheel, at_hand): (&LockedWheel, AtHand)| {
-            Ok(Source { at_hand, ..self.source(wheel, self.store.open_blob(&wheel.sha256)?, false) })
+            let file = match task.compression {
+                Compression::Gzip => self.store.open_blob(&wheel.sha256)?,
+                // Nothing hashes it on the way.
+                Compression::Zstd => self.store.open_hashed(&wheel.sha256)?,
+            };
+            Ok(Source { at_hand, ..self.source(wheel, file) })
         };
         let sources = task.wheels.iter().zip(at_hand).map(open).collect::<Result<_>>()?;
         self.splice_wheels(step, task, sources, pool)
     }
 
-    fn source(&self, wheel: &LockedWheel, file: fs_err::File, unverified: bool) -> Source {
+    fn source(&self, wheel: &LockedWheel, file: fs_err::File) -> Source {
         Source {
             name: wheel.file.clone(),
             digest: wheel.sha256,
             file: Arc::new(file),
-            unverified,
+            unverified: !self.store.has_hashed(&wheel.sha256),
             at_hand: AtHand::default(),
         }
     }
@@ -335,10 +343,10 @@ impl Project<'_> {
         sources: Vec<Source>,
         pool: &InflatePool,
     ) -> Result<Vec<Layer>> {
-        let mut members = Vec::new();
+        let (mut members, mut installed) = (Vec::new(), Vec::new());
         for (place, (wheel, source)) in task.wheels.iter().zip(&sources).enumerate() {
             let files = self.installed_from(wheel, source.file.try_clone()?, &task.scheme)?;
-            self.remember_paths(wheel, &task.scheme, &files)?;
+            installed.push(path_hashes(&files));
             for file in files {
                 if task.superseded.get(&file.path).is_some_and(|winner| *winner != place) {
                     continue;
@@ -354,7 +362,13 @@ impl Project<'_> {
         let parts = split(members, task.max_layer_size);
         let content = parts.iter().flatten().map(|file| file.body.size()).sum();
         let work = self.work("splice", &step.name, Some(content));
-        parts.into_iter().map(|part| self.wheel_layer(task, &sources, part, pool, &work)).collect()
+        let layers = parts.into_iter().map(|part| self.wheel_layer(task, &sources, part, pool, &work));
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        // Only now: splicing found that the wheels are what their digests say.
+        for (wheel, hashes) in task.wheels.iter().zip(&installed) {
+            self.remember_paths(wheel, &task.scheme, hashes)?;
+        }
+        Ok(layers)
     }
 
     fn wheel_layer(

@@ -2,8 +2,7 @@
 
 mod netrc;
 
-use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +10,16 @@ use kiln_oci::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_pa
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
 use kiln_plan::size;
-use kiln_store::Store;
+use kiln_store::{Partial, Store};
 pub use netrc::Netrc;
-use reqwest::header::{CONTENT_RANGE, RANGE};
-use reqwest::{Client, Response, StatusCode};
-use sha2::{Digest as _, Sha256};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE, TRANSFER_ENCODING};
+use reqwest::{Client, Response, StatusCode, Version};
 use url::Url;
 
 /// Bytes that something of unknown size may have.
 const LARGEST: u64 = 64 << 30;
+/// How often it is looked whether another process has finished a download.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Why something could not be downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +56,17 @@ pub enum FetchError {
         /// The digest of what came.
         found: Digest,
     },
-    /// The server sends more than there is.
-    #[error("`{file}` from {host} is not what the lock says: it is longer than {}", size::format(*bound))]
-    TooLong {
+    /// The server sends a complete answer of another size.
+    #[error("`{file}` from {host} is not what the lock says: {answer} came, and {} was expected", size::format(*expected))]
+    OtherSize {
         /// What was wanted.
         file: String,
         /// From where.
         host: String,
-        /// Bytes that it may have.
-        bound: u64,
+        /// The size and the media type of what came: `26 B of text/html`.
+        answer: String,
+        /// The size in the lock, in bytes.
+        expected: u64,
     },
     /// The network may not be used.
     #[error("`{0}` is not in the store, and `--offline` forbids to download it")]
@@ -85,9 +87,13 @@ impl FetchError {
                 format!("give credentials for {host} in `~/.netrc`, or in the index URL")
             }
             Self::Refused { .. } => "the index may have withdrawn the file: `kiln lock --upgrade` chooses anew".into(),
-            Self::Content { .. } | Self::TooLong { .. } => {
+            Self::Content { .. } => {
                 "somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`".into()
             }
+            Self::OtherSize { host, .. } => format!(
+                "a proxy, a login page, or a replaced file: open the address in a browser, and give credentials for \
+                 {host} in `~/.netrc` if it asks for them"
+            ),
             Self::Offline(_) => "run once without `--offline`".into(),
             Self::Nowhere(_) => {
                 "put the wheel into a directory of `[index] find-links`, or run `kiln lock --upgrade`".into()
@@ -157,7 +163,8 @@ impl Fetcher {
         Ok(Self { client, patience, netrc: Arc::new(netrc) })
     }
 
-    /// Downloads one thing into the store, trying again as long as there is progress.
+    /// Downloads one thing into the store, trying again as long as there is progress. One process downloads it; others
+    /// wait for that one.
     pub(crate) async fn fetch(
         &self,
         store: &Store,
@@ -166,17 +173,22 @@ impl Fetcher {
         cancel: &Cancel,
     ) -> Result<(), crate::error::BuildError> {
         let work = Work::start(reporter, cancel, "fetch", &wanted.file, wanted.size);
+        let Some(partial) = self.claim(store, wanted, &work).await? else { return Ok(()) };
+        let mut download = Download { wanted, partial, work: &work, counted: 0, resumed: true };
         let mut failures = 0;
-        let mut counted = 0;
         loop {
             cancel.check()?;
-            let before = fs_err::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
-            match self.attempt(store, wanted, &work, &mut counted).await {
-                Ok(()) => return Ok(()),
-                Err(Failure::Final(error)) => return Err(error),
+            let before = download.partial.size();
+            match self.attempt(&mut download).await {
+                Ok(()) => return download.finish(),
+                Err(Failure::Final(error)) => {
+                    if download.partial.size() == 0 {
+                        download.partial.discard()?;
+                    }
+                    return Err(error);
+                }
                 Err(Failure::Again(problem, wait)) => {
-                    let after = fs_err::metadata(store.partial(&wanted.digest)).map_or(0, |found| found.len());
-                    failures = if after > before { 1 } else { failures + 1 };
+                    failures = if download.partial.size() > before { 1 } else { failures + 1 };
                     if failures >= self.patience.attempts {
                         let (file, host) = (wanted.file.clone(), host(&wanted.url));
                         return Err(FetchError::Network { file, host, problem }.into());
@@ -188,50 +200,47 @@ impl Fetcher {
         }
     }
 
-    async fn attempt(&self, store: &Store, wanted: &Wanted, work: &Work<'_>, counted: &mut u64) -> Result<(), Failure> {
-        let path = store.partial(&wanted.digest);
-        let (mut hasher, mut have) = hash_partial(&path)?;
-        let cancel = work.cancel();
-        if wanted.size.is_some_and(|size| have > size) {
-            fs_err::remove_file(&path)?;
-            (hasher, have) = (Sha256::new(), 0);
-        }
-        if have > *counted {
-            work.advance(have - *counted)?;
-            *counted = have;
-        }
-        let mut resumed = have > 0;
-        if have == 0 || wanted.size != Some(have) {
-            let response = unless_cancelled(cancel, self.request(wanted, have)).await??;
-            if have > 0 && !continues_at(&response, have) {
-                // The server sends everything again.
-                fs_err::remove_file(&path)?;
-                (hasher, have, resumed) = (Sha256::new(), 0, false);
+    /// Waits until no other process downloads the same. `None` if that one finished it.
+    async fn claim<'s>(
+        &self,
+        store: &'s Store,
+        wanted: &Wanted,
+        work: &Work<'_>,
+    ) -> Result<Option<Partial<'s>>, crate::error::BuildError> {
+        let mut waited = false;
+        loop {
+            if waited && store.has_blob(&wanted.digest) {
+                return Ok(None);
             }
-            let file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?;
-            let bound = wanted.size.unwrap_or(LARGEST);
-            receive(response, file, &mut hasher, &mut have, work, counted, bound).await?;
-            if have > bound {
-                let _ = fs_err::remove_file(&path);
-                let (file, host) = (wanted.file.clone(), host(&wanted.url));
-                return Err(Failure::Final(FetchError::TooLong { file, host, bound }.into()));
+            if let Some(partial) = store.partial(&wanted.digest)? {
+                return Ok(Some(partial).filter(|_| !store.has_blob(&wanted.digest)));
             }
-        }
-        if wanted.size.is_some_and(|size| have < size) {
-            return Err(Failure::Again(format!("the connection ended after {}", size::format(have)), None));
-        }
-        let found = Digest::finish(hasher);
-        if found != wanted.digest {
-            let _ = fs_err::remove_file(&path);
-            // What was there from before may have been the answer of somebody else: only a whole download accuses.
-            if resumed {
-                return Err(Failure::Again("what was kept of an earlier download does not belong to it".into(), None));
+            if !waited {
+                work.output("another kiln downloads it; waiting");
             }
-            let (file, host) = (wanted.file.clone(), host(&wanted.url));
-            let error = FetchError::Content { file, host, expected: wanted.digest, found };
-            return Err(Failure::Final(error.into()));
+            waited = true;
+            unless_cancelled(work.cancel(), tokio::time::sleep(POLL)).await?;
         }
-        store.adopt_partial(&wanted.digest).map_err(|error| Failure::Final(error.into()))
+    }
+
+    /// Receives what is missing.
+    async fn attempt(&self, download: &mut Download<'_>) -> Result<(), Failure> {
+        let (wanted, work) = (download.wanted, download.work);
+        if wanted.size.is_some_and(|size| download.partial.size() > size) {
+            download.restart()?;
+        }
+        download.count()?;
+        let have = download.partial.size();
+        if have > 0 && wanted.size == Some(have) {
+            return download.check();
+        }
+        let response = unless_cancelled(work.cancel(), self.request(wanted, have)).await??;
+        if have > 0 && !continues_at(&response, have) {
+            // The server sends everything again.
+            download.restart()?;
+        }
+        download.receive(response).await?;
+        download.check()
     }
 
     async fn request(&self, wanted: &Wanted, from: u64) -> Result<Response, Failure> {
@@ -270,45 +279,109 @@ impl Fetcher {
     }
 }
 
-async fn receive(
-    mut response: Response,
-    mut file: fs_err::File,
-    hasher: &mut Sha256,
-    have: &mut u64,
-    work: &Work<'_>,
-    counted: &mut u64,
-    bound: u64,
-) -> Result<(), Failure> {
-    while *have <= bound
-        && let Some(bytes) = unless_cancelled(work.cancel(), response.chunk()).await??
-    {
-        file.write_all(&bytes)?;
-        hasher.update(&bytes);
-        *have += bytes.len() as u64;
-        let more = have.saturating_sub(*counted);
-        *counted += more;
-        work.advance(more)?;
-    }
-    Ok(())
+/// A download under way.
+struct Download<'a> {
+    wanted: &'a Wanted,
+    partial: Partial<'a>,
+    work: &'a Work<'a>,
+    /// Bytes that progress was told of.
+    counted: u64,
+    /// Whether some of what is there came with an earlier answer.
+    resumed: bool,
 }
 
-/// The running hash of what an earlier attempt left, and its size.
-fn hash_partial(path: &PathBuf) -> std::io::Result<(Sha256, u64)> {
-    let mut hasher = Sha256::new();
-    let mut size = 0;
-    let mut file = match fs_err::File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((hasher, 0)),
-        file => file?,
-    };
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok((hasher, size));
-        }
-        hasher.update(&buffer[..read]);
-        size += read as u64;
+impl Download<'_> {
+    fn restart(&mut self) -> Result<(), Failure> {
+        self.resumed = false;
+        self.partial.restart().map_err(|error| Failure::Final(error.into()))
     }
+
+    /// Tells progress of bytes that are there.
+    fn count(&mut self) -> Result<(), Failure> {
+        let more = self.partial.size().saturating_sub(self.counted);
+        self.counted += more;
+        Ok(self.work.advance(more)?)
+    }
+
+    /// Takes an answer to its end. A complete answer that is too short or too long for what is wanted is final: asking again
+    /// would bring the same.
+    async fn receive(&mut self, mut response: Response) -> Result<(), Failure> {
+        let bound = self.wanted.size.unwrap_or(LARGEST);
+        let began_at = self.partial.size();
+        self.resumed = began_at > 0;
+        let announced = response.content_length().map(|length| began_at.saturating_add(length));
+        if announced.is_some_and(|all| all > bound) {
+            return Err(self.other_size(&response, announced.unwrap_or(u64::MAX)));
+        }
+        while let Some(bytes) = unless_cancelled(self.work.cancel(), response.chunk()).await?? {
+            self.partial.write_all(&bytes)?;
+            self.count()?;
+            if self.partial.size() > bound {
+                return Err(self.other_size(&response, self.partial.size()));
+            }
+        }
+        let have = self.partial.size();
+        match self.wanted.size {
+            Some(size) if have < size && is_complete(&response, announced, have) => {
+                Err(self.other_size(&response, have))
+            }
+            Some(size) if have < size => {
+                Err(Failure::Again(format!("the connection ended after {}", size::format(have)), None))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn other_size(&mut self, response: &Response, size: u64) -> Failure {
+        // After an answer to a part, an older part may be to blame: the next attempt takes all of it.
+        if self.resumed {
+            return match self.restart() {
+                Ok(()) => Failure::Again("what was kept of an earlier download does not belong to it".into(), None),
+                Err(failure) => failure,
+            };
+        }
+        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = media_type.map(|kind| format!(" of {}", kind.split(';').next().unwrap_or(kind)));
+        let error = FetchError::OtherSize {
+            file: self.wanted.file.clone(),
+            host: host(&self.wanted.url),
+            answer: format!("{}{}", size::format(size), media_type.unwrap_or_default()),
+            expected: self.wanted.size.unwrap_or(LARGEST),
+        };
+        // It belongs to nothing that is wanted.
+        match self.partial.restart() {
+            Ok(()) => Failure::Final(error.into()),
+            Err(error) => Failure::Final(error.into()),
+        }
+    }
+
+    /// Checks the digest of all that is there.
+    fn check(&mut self) -> Result<(), Failure> {
+        let found = self.partial.digest();
+        if found == self.wanted.digest {
+            return Ok(());
+        }
+        let resumed = self.resumed;
+        self.restart()?;
+        // The part from before may have been the answer of another server: only a whole download accuses.
+        if resumed {
+            return Err(Failure::Again("what was kept of an earlier download does not belong to it".into(), None));
+        }
+        let (file, host) = (self.wanted.file.clone(), host(&self.wanted.url));
+        let error = FetchError::Content { file, host, expected: self.wanted.digest, found };
+        Err(Failure::Final(error.into()))
+    }
+
+    fn finish(self) -> Result<(), crate::error::BuildError> {
+        Ok(self.partial.finish()?)
+    }
+}
+
+/// Whether an answer came whole: as long as it announced, or framed so that its end is known.
+fn is_complete(response: &Response, announced: Option<u64>, have: u64) -> bool {
+    let framed = response.version() >= Version::HTTP_2
+        || response.headers().get(TRANSFER_ENCODING).is_some_and(|coding| coding.as_bytes().ends_with(b"chunked"));
+    announced.map_or(framed, |all| have >= all)
 }
 
 /// Whether a partial answer begins where it was asked to.

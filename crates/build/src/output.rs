@@ -10,6 +10,7 @@ use kiln_oci::docker_archive;
 use kiln_oci::image::{Descriptor, INDEX, Image};
 use kiln_oci::layout::{Blobs, REF_NAME, write_layout};
 use kiln_plan::stack;
+use kiln_store::AtomicFile;
 
 use crate::build::{Built, manifest_descriptor};
 use crate::error::{BuildError, Result};
@@ -106,15 +107,12 @@ impl Workshop<'_> {
     fn archive(&self, path: &Path, built: &Built, image: &Image) -> Result<()> {
         let blobs = self.blobs(&[built]);
         check_bytes(&blobs, &[built])?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".kiln-archive.").tempfile_in(directory)?;
-        let out = std::io::BufWriter::with_capacity(1 << 20, file.as_file());
+        let mut file = AtomicFile::create(path)?;
+        let out = std::io::BufWriter::with_capacity(1 << 20, &mut file);
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("write", format!("docker-archive:{}", path.display()), Some(bytes));
         docker_archive::write(out, &blobs, image, &built.references, &work)?;
-        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        Ok(file.commit()?)
     }
 
     fn load(&self, built: &Built, image: &Image) -> Result<()> {

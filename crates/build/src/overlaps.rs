@@ -160,10 +160,9 @@ impl Project<'_> {
         Ok(all)
     }
 
-    /// Remembers the hashes of the paths that a wheel installs.
-    pub(crate) fn remember_paths(&self, wheel: &LockedWheel, scheme: &Scheme, files: &[InstalledFile]) -> Result<()> {
-        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        Ok(self.store.remember(&paths_key(wheel, scheme), &hash_paths(&paths))?)
+    /// Records the hashes of the paths that a wheel installs.
+    pub(crate) fn remember_paths(&self, wheel: &LockedWheel, scheme: &Scheme, hashes: &PathHashes) -> Result<()> {
+        Ok(self.store.remember(&paths_key(wheel, scheme), hashes)?)
     }
 
     /// The files that a wheel brings, from the wheel or from the list that another machine made of it.
@@ -198,7 +197,7 @@ impl Project<'_> {
 
     /// What an installer would write for a wheel of the store.
     pub(crate) fn installed(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Vec<InstalledFile>> {
-        self.installed_from(wheel, self.store.open_blob(&wheel.sha256)?, scheme)
+        self.installed_from(wheel, self.store.open_hashed(&wheel.sha256)?, scheme)
     }
 
     /// The same for a wheel in an open file.
@@ -223,6 +222,11 @@ impl Project<'_> {
 fn file_and_directory(one: &LockedWheel, other: &LockedWheel) -> BuildError {
     let what = format!("`{}` and `{}` cannot be installed together", one.file, other.file);
     BuildError::step(what, "the former has a file where the latter has a directory")
+}
+
+/// Returns the hashes of the paths of files, and of the directories that they lie in.
+pub(crate) fn path_hashes(files: &[InstalledFile]) -> PathHashes {
+    hash_paths(&files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>())
 }
 
 fn hash_paths(paths: &[&str]) -> PathHashes {

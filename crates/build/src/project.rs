@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kiln_plan::lock::Lock;
 use kiln_plan::stack::Stack;
+use kiln_store::AtomicFile;
 
 use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
@@ -52,12 +53,9 @@ impl Project<'_> {
         if fs_err::read_to_string(&path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        let file = tempfile::Builder::new().prefix(".kiln.lock.").tempfile_in(&self.directory)?;
-        fs_err::write(file.path(), &text)?;
-        file.as_file().sync_all()?;
-        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        file.persist(&path).map_err(|error| error.error)?;
-        Ok(())
+        // What the lock names is on the disk before it.
+        self.store.sync()?;
+        Ok(AtomicFile::write(&path, text.as_bytes())?)
     }
 
     /// A path of the stack file. It must not leave the project by way of symbolic links either.

@@ -6,13 +6,16 @@
 //! once more, to be compressed, to be hashed, and to be hashed again as part of a layer. Libraries are cut on all cores, one
 //! each; then each is compressed on all cores, in the order of the wheel.
 
+mod files;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_fatbin::{Outcome, Pruned, Rewrite, Selection, check, prune};
+pub use files::{FilePruner, PrunedFile};
+use kiln_fatbin::{Outcome, Rewrite, Selection, check, prune};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
 use kiln_plan::parallel;
@@ -160,9 +163,9 @@ impl PrunedWheel {
     }
 
     /// The libraries with GPU code.
-    pub fn into_files(self) -> Vec<Pruned> {
+    pub fn into_files(self) -> Vec<PrunedFile> {
         let files = self.libraries.into_iter();
-        files.filter_map(|(path, library)| Some(Pruned { path: path.into(), outcome: library.outcome? })).collect()
+        files.filter_map(|(path, library)| Some(PrunedFile { path: path.into(), outcome: library.outcome? })).collect()
     }
 
     /// The content of the new wheel's libraries.

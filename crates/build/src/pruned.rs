@@ -179,7 +179,7 @@ impl Project<'_> {
         let temporary = self.store.temporary_directory()?;
         let threads = self.surroundings.jobs;
         let pruner = WheelPruner { selection, pool, threads, temporary: temporary.path(), work: &work };
-        let cut = pruner.cut(&wheel.file, Arc::new(self.store.open_blob(&wheel.sha256)?))?;
+        let cut = pruner.cut(&wheel.file, Arc::new(self.store.open_hashed(&wheel.sha256)?))?;
         if !cut.is_changed() {
             self.store.remember(&key, &PrunedWheel::None)?;
             return Ok((wheel.clone(), cut.at_hand()));

@@ -58,10 +58,9 @@ pub struct Delivered {
 }
 
 impl Project<'_> {
-    /// Builds images, writes them out, and pushes them. Where the cache promised layers that are gone, they are made.
+    /// Builds images, writes them out, and pushes them. Layers that the cache promised and does not have are made.
     pub fn deliver(&self, names: &[String], lock: &Lock, outputs: &[Output], push: bool) -> Result<Delivered> {
-        let built = self.build(names, lock)?;
-        let error = match self.hand_over(names, lock, outputs, push, built) {
+        let error = match self.deliver_once(names, lock, outputs, push) {
             Ok(delivered) => return Ok(delivered),
             Err(error) => error,
         };
@@ -75,18 +74,11 @@ impl Project<'_> {
         }
         self.warn("layers are not there any more where the cache said: they are made again");
         self.session.lose(&lost);
-        let built = self.build(names, lock)?;
-        self.hand_over(names, lock, outputs, push, built)
+        self.deliver_once(names, lock, outputs, push)
     }
 
-    fn hand_over(
-        &self,
-        names: &[String],
-        lock: &Lock,
-        outputs: &[Output],
-        push: bool,
-        built: Vec<Built>,
-    ) -> Result<Delivered> {
+    fn deliver_once(&self, names: &[String], lock: &Lock, outputs: &[Output], push: bool) -> Result<Delivered> {
+        let built = self.build(names, lock)?;
         for output in outputs {
             self.output(output, &built, names)?;
         }

@@ -28,7 +28,7 @@ pub use coverage::{Coverage, Tally};
 pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};
 pub use listing::{Alike, Code, FatbinError, Found, Group, Listing, list, may_be_listed};
-pub use prune::{Cut, Decision, Outcome, PRUNE_VERSION, Pruned, Rewrite, Rewritten, Tools, check, prune};
+pub use prune::{Cut, Decision, Outcome, PRUNE_VERSION, Rewrite, Rewritten, check, prune};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};

@@ -8,7 +8,6 @@
 //! What comes out is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
 
 mod check;
-mod files;
 mod layout;
 mod references;
 mod rewrite;
@@ -29,7 +28,6 @@ use crate::selection::Selection;
 use crate::source::{Source, Window};
 
 pub use check::check;
-pub use files::{Outcome, Pruned, Tools};
 use layout::Layout;
 use references::References;
 pub use rewrite::{Rewrite, Rewritten};
@@ -52,6 +50,40 @@ pub enum Decision {
     Refused(String),
     /// How to write it anew.
     Rewrite(Box<Rewrite>),
+}
+
+/// What became of a file with GPU code.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum Outcome {
+    /// Some was cut.
+    Pruned(Box<Rewrite>),
+    /// All of it is needed, or so much that no page becomes free.
+    Needed,
+    /// The file is as it was.
+    Refused {
+        /// A clause.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// What becomes of a file, if what it would be pruned to passes the check; `None` where there is no code that could be
+    /// cut.
+    pub fn of(
+        decision: Decision,
+        check: impl FnOnce(&Rewrite) -> io::Result<Result<(), String>>,
+    ) -> io::Result<Option<Self>> {
+        Ok(Some(match decision {
+            Decision::NoCode => return Ok(None),
+            Decision::Needed => Self::Needed,
+            Decision::Refused(reason) => Self::Refused { reason },
+            Decision::Rewrite(rewrite) => match check(&rewrite)? {
+                Ok(()) => Self::Pruned(rewrite),
+                Err(problem) => Self::Refused { reason: format!("the pruned file was not sound: {problem}") },
+            },
+        }))
+    }
 }
 
 /// Bytes of code of one kind and architecture.

@@ -2,7 +2,7 @@
 
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
-use kiln_store::StoreError;
+use kiln_store::{StoreError, WrongContent};
 
 use crate::registry::RegistryError;
 
@@ -53,6 +53,14 @@ pub enum OciError {
         digest: Digest,
         /// Where it belongs.
         base: String,
+    },
+    /// Content that was read and is not what its digest says.
+    #[error("`{place}` is damaged")]
+    Damaged {
+        /// A path, or a repository.
+        place: String,
+        /// What was found there.
+        source: WrongContent,
     },
     /// A registry.
     #[error(transparent)]

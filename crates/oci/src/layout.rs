@@ -7,14 +7,18 @@ use std::sync::Arc;
 
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
+use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Repository;
-use kiln_store::Store;
+use kiln_store::{AtomicFile, Store, Verifying, WrongContent, sync_directory};
 
 use crate::error::OciError;
 use crate::image::{Descriptor, Image, Index, LoadedImage, LoadedImageError, Manifest, from_json, to_json};
 use crate::registry::{Open, Registries};
 
+/// The file that tells a layout, and the directory of its blobs.
+const MARKER: &str = "oci-layout";
+const BLOBS: &str = "blobs/sha256";
 /// What an index's manifest is called in a layout.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Bytes that a manifest, config or index may have.
@@ -35,7 +39,7 @@ impl Layout {
         if !path.is_dir() {
             return Err(layout.problem("there is no such directory"));
         }
-        if !path.join("oci-layout").is_file() {
+        if !path.join(MARKER).is_file() {
             return Err(layout.problem("it has no file `oci-layout`"));
         }
         Ok(layout)
@@ -47,7 +51,7 @@ impl Layout {
 
     /// Where the layout has some content, if it has.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.path.join("blobs/sha256").join(digest.hex())
+        self.path.join(BLOBS).join(digest.hex())
     }
 
     fn read_json(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OciError> {
@@ -146,11 +150,11 @@ impl Blobs<'_> {
         Ok(Some(Arc::new(move |from| Ok(Box::new(registries.blob_reader(&repository, &digest, size, from)?)))))
     }
 
-    /// Opens some content of so many bytes.
-    pub fn open(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, OciError> {
+    /// Opens some content of so many bytes. Its last read fails if it is not what its digest says.
+    pub fn open(&self, digest: &Digest, size: u64) -> Result<impl Read + Send + use<>, OciError> {
         let opener = self.opener(digest, size)?;
         let opener = opener.ok_or_else(|| OciError::NoBytes { digest: *digest, base: "the base".into() })?;
-        Ok(opener(0)?)
+        Ok(Verifying::new(opener(0)?, *digest, size))
     }
 
     /// An error unless the bytes of every layer can be had.
@@ -163,23 +167,32 @@ impl Blobs<'_> {
         Ok(())
     }
 
-    /// Copies some content of so many bytes; an error if it has another length. Through a buffer: at offsets that are
-    /// no multiples of a page, which ranges of wheels have, the kernel's own copying between files (`copy_file_range`)
-    /// takes four times as long.
+    /// Returns where some content comes from: a path, or a repository.
+    fn place(&self, digest: &Digest) -> String {
+        let layouts = self.layouts.iter().map(|layout| layout.blob_path(digest)).find(|path| path.is_file());
+        match self.store.path_of(digest).or(layouts) {
+            Some(path) => path.display().to_string(),
+            None => self.remote.get(digest).map_or_else(|| digest.to_string(), ToString::to_string),
+        }
+    }
+
+    /// Copies some content of so many bytes; an error if it is not what its digest says. Through a buffer: at offsets that
+    /// are no multiples of a page, which ranges of wheels have, the kernel's own copying between files
+    /// (`copy_file_range`) takes four times as long.
     pub fn copy(&self, digest: &Digest, size: u64, to: &mut impl Write, work: &Work<'_>) -> Result<(), OciError> {
         let mut content = self.open(digest, size)?;
         let mut buffer = vec![0; 256 << 10];
-        let mut copied = 0;
         loop {
-            let read = content.read(&mut buffer)?;
+            let read = content.read(&mut buffer).map_err(|error| match WrongContent::of(&error) {
+                Some(wrong) => OciError::Damaged { place: self.place(digest), source: *wrong },
+                None => error.into(),
+            })?;
             if read == 0 {
-                break;
+                return Ok(());
             }
             to.write_all(&buffer[..read])?;
-            copied += read as u64;
             work.advance(read as u64)?;
         }
-        if copied == size { Ok(()) } else { Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()) }
     }
 }
 
@@ -192,7 +205,8 @@ pub fn contents(image: &Image) -> Vec<(Digest, u64)> {
 }
 
 /// Writes layers, configs and manifests of images to a layout, and makes `index.json` list `entries`; entries of other
-/// names that the layout has already stay. Blobs that are there are not written again.
+/// names that the layout has already stay. Blobs that are there and intact are not written again. Several processes may
+/// write to one layout.
 pub fn write_layout(
     path: &Path,
     blobs: &Blobs<'_>,
@@ -202,61 +216,79 @@ pub fn write_layout(
     work: &Work<'_>,
 ) -> Result<(), OciError> {
     let layout = Layout { path: path.to_owned() };
-    let occupied = path.is_dir() && fs_err::read_dir(path)?.next().is_some();
-    if occupied && !path.join("oci-layout").is_file() {
+    if path.is_dir() && !path.join(MARKER).is_file() && layout.is_occupied()? {
         return Err(layout.problem("the directory has other files in it"));
     }
-    fs_err::create_dir_all(path.join("blobs/sha256"))?;
+    fs_err::create_dir_all(path.join(BLOBS))?;
     // First, so that a layout that could not be finished is known for one and can be written again.
-    atomic_write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    if !fs_err::read(path.join(MARKER)).is_ok_and(|found| found == version) {
+        AtomicFile::write(&path.join(MARKER), version)?;
+    }
     let mut needed: Vec<(Digest, u64)> = images.iter().flat_map(contents).collect();
     needed.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
     needed.dedup();
-    let next = std::sync::atomic::AtomicUsize::new(0);
     // What comes from a registry waits for the network more than it works.
     let least = if blobs.remote.is_empty() { 1 } else { DOWNLOADS };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(least, 8);
-    std::thread::scope(|scope| {
-        let write_some = || -> Result<(), OciError> {
-            while let Some((digest, size)) = needed.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                write_blob(&layout, blobs, digest, *size, work)?;
-            }
-            Ok(())
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(write_some)).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })?;
+    parallel::each(&needed, threads, |(digest, size)| write_blob(&layout, blobs, digest, *size, work))?;
     for document in documents {
-        atomic_write(&layout.blob_path(&Digest::of(document)), document)?;
+        let digest = Digest::of(document);
+        let blob = layout.blob_path(&digest);
+        if !is_intact(blobs.store, &blob, &digest)? {
+            let mut file = AtomicFile::create_by_way_of(path, &blob)?;
+            file.write_all(document)?;
+            file.commit_in_group()?;
+        }
     }
-    let listed = path.join("index.json").is_file();
-    let mut index = if listed { layout.index()? } else { Index::new(Vec::new()) };
-    let name = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
-    index.manifests.retain(|old| !entries.iter().any(|new| name(new) == name(old)));
-    index.manifests.extend(entries);
-    atomic_write(&path.join("index.json"), &to_json(&index)?)
+    sync_directory(&path.join(BLOBS))?;
+    layout.list(entries)
+}
+
+impl Layout {
+    /// Whether the directory holds more than what another process has when it begins a layout.
+    fn is_occupied(&self) -> Result<bool, OciError> {
+        for entry in fs_err::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if name != "blobs" && name != MARKER && !kiln_store::is_temporary(&name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes `index.json` list these entries, besides those of other names. One process at a time.
+    fn list(&self, entries: Vec<Descriptor>) -> Result<(), OciError> {
+        let marker = fs_err::OpenOptions::new().read(true).write(true).open(self.path.join(MARKER))?;
+        marker.file().lock()?;
+        let listed = self.path.join("index.json");
+        let mut index = if listed.is_file() { self.index()? } else { Index::new(Vec::new()) };
+        let name = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
+        index.manifests.retain(|old| !entries.iter().any(|new| name(new) == name(old)));
+        index.manifests.extend(entries);
+        let bytes = to_json(&index)?;
+        if !fs_err::read(&listed).is_ok_and(|found| found == bytes) {
+            AtomicFile::write(&listed, &bytes)?;
+        }
+        Ok(())
+    }
 }
 
 fn write_blob(layout: &Layout, blobs: &Blobs<'_>, digest: &Digest, size: u64, work: &Work<'_>) -> Result<(), OciError> {
     let path = layout.blob_path(digest);
-    if path.is_file() {
+    if is_intact(blobs.store, &path, digest)? {
         return Ok(work.advance(size)?);
     }
-    let temporary = path.with_extension(format!("{}.part", std::process::id()));
-    let written = fs_err::File::create(&temporary)
-        .map_err(OciError::from)
-        .and_then(|mut file| blobs.copy(digest, size, &mut file, work))
-        .and_then(|()| Ok(fs_err::rename(&temporary, &path)?));
-    if written.is_err() {
-        let _ = fs_err::remove_file(&temporary);
-    }
-    written
+    let mut file = AtomicFile::create_by_way_of(&layout.path, &path)?;
+    blobs.copy(digest, size, &mut file, work)?;
+    file.commit_in_group()?;
+    Ok(())
 }
 
-fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), OciError> {
-    let temporary = path.with_extension(format!("{}.part", std::process::id()));
-    fs_err::write(&temporary, bytes)?;
-    Ok(fs_err::rename(&temporary, path)?)
+/// Whether a file of a layout is what its name says. One that was read before and has not changed is not read again.
+fn is_intact(store: &Store, path: &Path, digest: &Digest) -> Result<bool, OciError> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    Ok(store.verify_file(path, digest)?)
 }

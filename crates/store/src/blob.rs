@@ -1,14 +1,20 @@
 //! Content by digest: whole files, or recipes that stand for them.
 
+use std::fs::Metadata;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::recipe::{Recipe, RecipeReader};
+use crate::temporary::TemporaryFile;
+use crate::verified::{Identity, digest_of};
 use crate::{Result, Store, StoreError};
+
+/// Bytes that content may have which is read whole: manifests and configs are kilobytes.
+const WHOLE_LIMIT: u64 = 64 << 20;
 
 /// Content of the store, opened for reading.
 #[derive(Debug)]
@@ -55,8 +61,9 @@ impl Opener {
 }
 
 impl Store {
-    /// What opens some content that is here.
+    /// Returns an opener of content that is here.
     pub fn opener(&self, digest: &Digest) -> Result<Opener> {
+        self.opened().insert(*digest);
         if self.has_blob(digest) {
             return Ok(Opener { content: self.blob_path(digest), sources: None });
         }
@@ -68,46 +75,69 @@ impl Store {
         Ok(Opener { content: self.recipe_path(digest), sources: Some(sources) })
     }
 
-    /// Whether this content is here, as a file or as a recipe whose sources are all here.
+    /// Whether this content is here and intact, as a file or as a recipe whose sources are all here.
     pub fn has(&self, digest: &Digest) -> bool {
-        self.has_blob(digest) || self.recipe(digest).is_ok_and(|recipe| recipe.sources.iter().all(|s| self.has_blob(s)))
+        self.has_blob(digest)
+            || (self.has_recipe(digest)
+                && self.recipe(digest).is_ok_and(|recipe| recipe.sources.iter().all(|source| self.has_blob(source))))
     }
 
-    /// Whether this content is here as a file that has not been touched since it was checked.
+    /// Whether this content is here as a file that has not changed since it was read and found right. A file that is not
+    /// what its digest says is removed.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        let Ok(found) = fs_err::metadata(self.blob_path(digest)) else { return false };
-        match self.linked(digest) {
-            Ok(Some((size, modified))) => found.size() == size && modified_ns(&found) == modified,
-            Ok(None) => true,
-            Err(_) => false,
-        }
+        let path = self.blob_path(digest);
+        self.holds(&path, || self.verify_file(&path, digest))
+    }
+
+    fn has_recipe(&self, digest: &Digest) -> bool {
+        self.holds(&self.recipe_path(digest), || self.verify_recipe(digest))
     }
 
     /// Opens content.
     pub fn open_content(&self, digest: &Digest) -> Result<Content> {
-        if self.has_blob(digest) {
-            return Ok(Content::File(fs_err::File::open(self.blob_path(digest))?));
-        }
-        Ok(Content::Recipe(RecipeReader::open(self, digest)?))
+        Ok(self.opener(digest)?.open(0)?)
     }
 
-    /// The file of some content that is not a recipe.
+    /// Opens content that is no recipe.
     pub fn open_blob(&self, digest: &Digest) -> Result<fs_err::File> {
         if !self.has_blob(digest) {
             return Err(StoreError::Missing(*digest));
         }
+        self.opened().insert(*digest);
         Ok(fs_err::File::open(self.blob_path(digest))?)
     }
 
-    /// Reads small content whole, checking its digest. At most 64 MiB: manifests and configs are kilobytes.
-    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.open_content(digest)?.take(64 << 20).read_to_end(&mut bytes)?;
-        let found = Digest::of(&bytes);
-        if found == *digest { Ok(bytes) } else { Err(StoreError::WrongDigest { expected: *digest, found }) }
+    /// Opens content that is no recipe, read through once by this process: for work whose result would not show that a bit
+    /// of it was wrong.
+    pub fn open_hashed(&self, digest: &Digest) -> Result<fs_err::File> {
+        let file = self.open_blob(digest)?;
+        if !self.has_hashed(digest) {
+            if digest_of(&file, &|_| Ok(()))? != *digest {
+                self.discard(&self.blob_path(digest))?;
+                return Err(StoreError::Missing(*digest));
+            }
+            self.hashed().insert(*digest);
+        }
+        self.open_blob(digest)
     }
 
-    /// The size of some content in bytes.
+    /// Whether this process has hashed a blob, so that it need not be hashed while it is used.
+    pub fn has_hashed(&self, digest: &Digest) -> bool {
+        self.hashed().contains(digest)
+    }
+
+    /// Reads small content whole, at most 64 MiB, and checks its digest. Content of another digest is removed and missing.
+    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_content(digest)?.take(WHOLE_LIMIT).read_to_end(&mut bytes)?;
+        if Digest::of(&bytes) == *digest {
+            return Ok(bytes);
+        }
+        self.discard_damaged()?;
+        Err(StoreError::Missing(*digest))
+    }
+
+    /// Returns the size of content in bytes.
     pub fn size(&self, digest: &Digest) -> Result<u64> {
         if self.has_blob(digest) {
             return Ok(fs_err::metadata(self.blob_path(digest))?.len());
@@ -115,7 +145,7 @@ impl Store {
         Ok(self.recipe(digest)?.size)
     }
 
-    /// Stores some bytes.
+    /// Stores some bytes. A file of that name with other content is replaced.
     pub fn add(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         if !self.has_blob(&digest) {
@@ -128,117 +158,30 @@ impl Store {
 
     /// Begins to write content whose digest is not known yet.
     pub fn writer(&self) -> Result<BlobWriter<'_>> {
-        let file = tempfile::NamedTempFile::new_in(self.root().join("temporary"))?;
+        let file = TemporaryFile::create(&self.temporary())?;
         Ok(BlobWriter { store: self, file, hasher: Sha256::new(), size: 0 })
     }
 
-    /// Takes a complete file of the store's own `partial` directory that is known to have this digest.
-    pub fn adopt_partial(&self, digest: &Digest) -> Result<()> {
-        let partial = self.partial(digest);
-        let file = fs_err::File::open(&partial)?;
-        file.sync_all()?;
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        fs_err::set_permissions(&partial, permissions)?;
-        fs_err::rename(&partial, self.blob_path(digest))?;
-        self.remember_blob(digest, file.metadata()?.len())
+    /// Returns the file that some content, or its recipe, lies in.
+    pub fn path_of(&self, digest: &Digest) -> Option<PathBuf> {
+        [self.blob_path(digest), self.recipe_path(digest)].into_iter().find(|path| path.is_file())
     }
 
-    /// Takes a file from elsewhere by a hard link, or a copy where that is not possible, after checking its digest.
-    /// `advance` is told of bytes as they are read.
-    pub fn link(&self, from: &Path, digest: &Digest, advance: &dyn Fn(u64) -> io::Result<()>) -> Result<()> {
-        let Some(linked) = self.link_unverified(from, digest, advance)? else { return Ok(()) };
-        let found = hash_file(linked.open()?, advance)?;
-        if found != *digest {
-            return Err(StoreError::WrongDigest { expected: *digest, found });
+    /// Records a file that took its place among the blobs: its content has just been hashed.
+    pub(crate) fn added_blob(&self, digest: &Digest, written: &Metadata) -> Result<()> {
+        self.renamed();
+        self.hashed().insert(*digest);
+        // By its own name: the rename changed the time of its state.
+        let found = fs_err::metadata(self.blob_path(digest))?;
+        if Identity::of(&found).has_content_of(&Identity::of(written)) {
+            self.remember_verified(&Identity::of(&found), digest)?;
         }
-        linked.accept()
+        self.remember_item(digest, "blob", found.len())
     }
 
-    /// Links a file from elsewhere without trusting it yet: the caller hashes it, then accepts it. Nothing where a link
-    /// is not possible; the file has then been copied and checked, and is in the store.
-    pub fn link_unverified(
-        &self,
-        from: &Path,
-        digest: &Digest,
-        advance: &dyn Fn(u64) -> io::Result<()>,
-    ) -> Result<Option<Linked<'_>>> {
-        let directory = self.temporary_directory()?;
-        let path = directory.path().join("linked");
-        // A link to a symbolic link would leave the content outside.
-        let from = fs_err::canonicalize(from)?;
-        if fs_err::hard_link(&from, &path).is_err() {
-            self.copy_in(fs_err::File::open(from)?, digest, advance)?;
-            return Ok(None);
-        }
-        let found = fs_err::metadata(&path)?;
-        let (size, modified) = (found.size(), modified_ns(&found));
-        Ok(Some(Linked { store: self, digest: *digest, path, size, modified, _directory: directory }))
-    }
-
-    fn copy_in(
-        &self,
-        mut source: fs_err::File,
-        digest: &Digest,
-        advance: &dyn Fn(u64) -> io::Result<()>,
-    ) -> Result<()> {
-        let mut writer = self.writer()?;
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let read = source.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            writer.write_all(&buffer[..read])?;
-            advance(read as u64)?;
-        }
-        writer.finish_as(digest)
-    }
-}
-
-fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
-    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
-}
-
-fn hash_file(mut file: fs_err::File, advance: &dyn Fn(u64) -> io::Result<()>) -> Result<Digest> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(Digest::finish(hasher));
-        }
-        hasher.update(&buffer[..read]);
-        advance(read as u64)?;
-    }
-}
-
-/// A file that was linked into the store and that nobody trusts yet. Dropped, it is gone.
-#[derive(Debug)]
-pub struct Linked<'a> {
-    store: &'a Store,
-    digest: Digest,
-    path: PathBuf,
-    size: u64,
-    modified: i64,
-    _directory: tempfile::TempDir,
-}
-
-impl Linked<'_> {
-    /// Opens the file.
-    pub fn open(&self) -> Result<fs_err::File> {
-        Ok(fs_err::File::open(&self.path)?)
-    }
-
-    /// Puts the file in its place: the caller has found that it has its digest. What was changed since it was linked is
-    /// not accepted.
-    pub fn accept(self) -> Result<()> {
-        let now = fs_err::metadata(&self.path)?;
-        if (now.size(), modified_ns(&now)) != (self.size, self.modified) {
-            return Err(StoreError::Missing(self.digest));
-        }
-        self.store.remember_link(&self.digest, self.size, self.modified)?;
-        fs_err::rename(&self.path, self.store.blob_path(&self.digest))?;
-        self.store.remember_blob(&self.digest, self.size)
+    /// Returns the recipe of a spliced layer.
+    pub fn recipe(&self, digest: &Digest) -> Result<Recipe> {
+        Recipe::read(self, digest)
     }
 }
 
@@ -246,21 +189,23 @@ impl Linked<'_> {
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
     store: &'a Store,
-    file: tempfile::NamedTempFile,
+    file: TemporaryFile,
     hasher: Sha256,
     size: u64,
 }
 
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let mut file = self.file.file();
+        let written = file.write(bytes)?;
         self.hasher.update(&bytes[..written]);
         self.size += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        let mut file = self.file.file();
+        file.flush()
     }
 }
 
@@ -268,8 +213,7 @@ impl BlobWriter<'_> {
     /// Puts the content in its place; its digest and size in bytes.
     pub fn finish(self) -> Result<(Digest, u64)> {
         let digest = Digest::finish(self.hasher);
-        persist(self.file, &self.store.blob_path(&digest))?;
-        self.store.remember_blob(&digest, self.size)?;
+        persist(self.file, &self.store.blob_path(&digest), |written| self.store.added_blob(&digest, written))?;
         Ok((digest, self.size))
     }
 
@@ -284,17 +228,13 @@ impl BlobWriter<'_> {
 }
 
 /// Syncs a temporary file and gives it its name. Its mode does not depend on the umask.
-pub(crate) fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file().set_permissions(PermissionsExt::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
-impl Store {
-    /// The recipe of a spliced layer.
-    pub fn recipe(&self, digest: &Digest) -> Result<Recipe> {
-        Recipe::read(self, digest)
-    }
+pub(crate) fn persist(
+    file: TemporaryFile,
+    path: &std::path::Path,
+    record: impl FnOnce(&Metadata) -> Result<()>,
+) -> Result<()> {
+    file.file().set_permissions(PermissionsExt::from_mode(0o644))?;
+    let written = file.file().metadata()?;
+    file.rename(path)?;
+    record(&written)
 }

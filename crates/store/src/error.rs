@@ -31,6 +31,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database file is damaged.
+    pub fn is_damaged_database(&self) -> bool {
+        let Self::Database(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
+        matches!(error.code, rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

@@ -99,10 +99,9 @@ impl Store {
         let store = Self::open(root)?;
         let root = store.root.clone();
         drop(store);
-        let _alone = Lock::exclusive(&root.join("locks/store"))?;
-        let database = std::sync::Mutex::new(crate::metadata::open(&root.join("metadata.db"))?);
-        let store = Self { database, _in_use: Lock::shared(&root.join("locks/gc"))?, root };
-        store.remove_temporary()?;
+        let alone = Lock::exclusive(&root.join("locks/store"))?;
+        let store = Self::with_lock(root, alone)?;
+        store.remove_left_behind()?;
         let (kept, protected, used_by) = store.wanted(all)?;
         let mut items = store.items(&used_by)?;
         let before: u64 = items.iter().map(|item| item.size).sum();
@@ -110,8 +109,9 @@ impl Store {
         let mut report = GcReport { removed: Vec::new(), kept, before, after: before };
         let mut gone = BTreeSet::new();
         for item in items {
-            if report.after <= keep {
-                break;
+            // An empty file takes no bytes, and is never content.
+            if report.after <= keep && item.size > 0 {
+                continue;
             }
             if protected.contains(&item.digest) {
                 continue;
@@ -188,24 +188,24 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets roots, links and recipes that need what is gone.
+    /// Forgets roots that need content which is gone.
     fn forget(&self, gone: &BTreeSet<Digest>) -> Result<()> {
         let database = self.database();
         for digest in gone {
-            database.execute("DELETE FROM link WHERE digest = ?1", [digest.hex()])?;
-            database.execute("DELETE FROM source WHERE recipe = ?1", [digest.hex()])?;
+            database.execute("DELETE FROM verified WHERE digest = ?1", [digest.hex()])?;
             database.execute("DELETE FROM root WHERE instr(digests, ?1) > 0", [digest.hex()])?;
         }
         Ok(())
     }
 
-    /// What killed processes left half-written.
-    fn remove_temporary(&self) -> Result<()> {
-        for entry in fs_err::read_dir(self.root().join("temporary"))? {
+    /// Removes what dead processes left: files being written, interrupted downloads, locks of steps. No process uses the
+    /// store now.
+    fn remove_left_behind(&self) -> Result<()> {
+        crate::temporary::collect(&self.temporary(), true)?;
+        crate::temporary::collect(&self.root().join("partial"), true)?;
+        for entry in fs_err::read_dir(self.root().join("locks"))? {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                fs_err::remove_dir_all(entry.path())?;
-            } else {
+            if !matches!(entry.file_name().to_str(), Some("store" | "opening")) {
                 fs_err::remove_file(entry.path())?;
             }
         }

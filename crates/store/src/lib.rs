@@ -11,27 +11,46 @@
 //! | `partial/` | downloads that were interrupted |
 //! | `locks/`, `temporary/` | locks between processes; files being written |
 //!
-//! Every file comes to be by writing a temporary file, syncing it and renaming it, so that a file that is there is whole.
-//! Presence on disk is the truth; the database only remembers what would be expensive to find out again. Two processes
-//! may share a store: what both make is made by the one that gets the lock, and found by the other.
+//! Every file is written under a temporary name, synced and renamed, so that a file that is there is whole; directories are
+//! synced once for a group of files ([`Store::sync`]). The database holds only what can be found out again, and a file is
+//! trusted only while it is the one that was read and found right (`verified.rs`). Processes share a store: a step is made
+//! by the one that gets its lock, and found by the others.
 
+mod atomic;
 mod blob;
 mod error;
 mod gc;
+mod link;
 mod lock;
 mod metadata;
+mod partial;
 mod recipe;
+mod temporary;
+mod verified;
+mod verifying;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use blob::{BlobWriter, Content, Linked, Opener};
+pub use atomic::{AtomicFile, parent, replace_by_link, sync_directory};
+pub use blob::{BlobWriter, Content, Opener};
 pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};
 use kiln_plan::digest::Digest;
+pub use link::Linked;
 pub use lock::Lock;
 pub use metadata::Root;
+pub use partial::Partial;
 pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
+pub use temporary::{TemporaryDirectory, is_temporary};
+pub use verified::digest_of;
+pub use verifying::{Verifying, WrongContent};
+
+const BLOBS: &str = "blobs/sha256";
+const RECIPES: &str = "recipes/sha256";
+const DATABASE: &str = "metadata.db";
 
 /// A result of the store's own functions.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -41,6 +60,14 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub struct Store {
     root: PathBuf,
     database: Mutex<rusqlite::Connection>,
+    /// Content that was opened: the first to look at when something turns out to be damaged.
+    opened: Mutex<BTreeSet<Digest>>,
+    /// Blobs that this process hashed: they need no second reading in the same command.
+    hashed: Mutex<BTreeSet<Digest>>,
+    /// Files that were damaged and have been removed.
+    discarded: AtomicUsize,
+    /// Whether files took their names that the directories on the disk may not show yet.
+    unsynced: AtomicBool,
     /// Held as long as the store is open, so that garbage collection waits.
     _in_use: Lock,
 }
@@ -48,17 +75,66 @@ pub struct Store {
 impl Store {
     /// Opens a store, making it where it does not exist. Waits while another process collects garbage in it.
     pub fn open(root: &Path) -> Result<Self> {
-        for directory in ["blobs/sha256", "recipes/sha256", "tools", "partial", "locks", "temporary"] {
+        for directory in [BLOBS, RECIPES, "tools", "partial", "locks", "temporary"] {
             fs_err::create_dir_all(root.join(directory))?;
         }
         // Absolute, because links and other processes are given these paths.
         let root = fs_err::canonicalize(root)?;
         let in_use = Lock::shared(&root.join("locks/store"))?;
+        let store = Self::with_lock(root, in_use)?;
+        temporary::collect(&store.temporary(), false)?;
+        Ok(store)
+    }
+
+    fn with_lock(root: PathBuf, in_use: Lock) -> Result<Self> {
         // One process at a time: SQLite does not wait while another turns a new database to write-ahead logging.
         let opening = Lock::exclusive(&root.join("locks/opening"))?;
-        let database = Mutex::new(metadata::open(&root.join("metadata.db"))?);
+        let database = Mutex::new(metadata::open(&root.join(DATABASE))?);
         drop(opening);
-        Ok(Self { root, database, _in_use: in_use })
+        Ok(Self {
+            root,
+            database,
+            opened: Mutex::default(),
+            hashed: Mutex::default(),
+            discarded: AtomicUsize::new(0),
+            unsynced: AtomicBool::new(false),
+            _in_use: in_use,
+        })
+    }
+
+    /// Begins a new database in place of a damaged one. Results of steps are found out again.
+    pub fn reset_database(&self) -> Result<()> {
+        let _opening = Lock::exclusive(&self.root.join("locks/opening"))?;
+        let path = self.root.join(DATABASE);
+        metadata::remove(&path)?;
+        *self.database() = metadata::open(&path)?;
+        Ok(())
+    }
+
+    /// Waits until everything that was stored is on the disk: the names of files whose data is there already, then the
+    /// database's log. Once for a group of steps, since each wait takes milliseconds.
+    pub fn sync(&self) -> Result<()> {
+        if !self.unsynced.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        sync_directory(&self.root.join(BLOBS))?;
+        sync_directory(&self.root.join(RECIPES))?;
+        match fs_err::File::open(self.root.join(format!("{DATABASE}-wal"))) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            log => Ok(log?.sync_all()?),
+        }
+    }
+
+    fn renamed(&self) {
+        self.unsynced.store(true, Ordering::Release);
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hashed(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store's directory.
@@ -71,31 +147,30 @@ impl Store {
         self.root.join("tools")
     }
 
-    /// Where an interrupted download of some content is kept.
-    pub fn partial(&self, digest: &Digest) -> PathBuf {
-        self.root.join("partial").join(format!("{}.part", digest.hex()))
-    }
-
     /// Waits until no other process holds the lock of this name, and takes it.
     pub fn lock(&self, name: &str) -> Result<Lock> {
         Lock::exclusive(&self.root.join("locks").join(name))
     }
 
     /// A directory for the files of one running program, removed with the value.
-    pub fn temporary_directory(&self) -> Result<tempfile::TempDir> {
-        Ok(tempfile::tempdir_in(self.root.join("temporary"))?)
+    pub fn temporary_directory(&self) -> Result<TemporaryDirectory> {
+        Ok(TemporaryDirectory::create(&self.temporary())?)
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.root.join("temporary")
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.root.join(BLOBS).join(digest.hex())
     }
 
     fn recipe_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("recipes/sha256").join(digest.hex())
+        self.root.join(RECIPES).join(digest.hex())
     }
 
     fn database(&self) -> MutexGuard<'_, rusqlite::Connection> {
         // A panic while the lock was held cannot have left a transaction open: dropping one rolls it back.
-        self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,30 +11,46 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::verified::Identity;
 use crate::{Result, Store};
 
 /// Raised when the tables change; an older database is then rebuilt from nothing, since all of it can be made again.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE item (
     digest TEXT NOT NULL, kind TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL,
     PRIMARY KEY (digest, kind)
 ) WITHOUT ROWID;
-CREATE TABLE source (recipe TEXT NOT NULL, source TEXT NOT NULL, PRIMARY KEY (recipe, source)) WITHOUT ROWID;
-CREATE TABLE link (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE result (key TEXT PRIMARY KEY, value TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE verified (
+    device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL,
+    changed INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+CREATE TABLE result (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, sum TEXT NOT NULL, used INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE root (
     stack TEXT NOT NULL, image TEXT NOT NULL, persist INTEGER NOT NULL, used INTEGER NOT NULL, digests TEXT NOT NULL,
     PRIMARY KEY (stack, image)
 ) WITHOUT ROWID;
 ";
 
+/// Opens the database, and begins a new one where the file is damaged: everything in it can be found out again.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
+    match connect(path) {
+        Err(error) if error.is_damaged_database() => {
+            remove(path)?;
+            connect(path)
+        }
+        opened => opened,
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(60))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // With WAL this cannot corrupt; at worst the last results are forgotten after a power cut.
+    // With WAL this cannot corrupt. `Store::sync` waits for the log, once for all that was recorded before.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // Moving the log into the database waits for the disk; it happens when the log is long, not at the end of every run.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -45,11 +61,24 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Removes a database with its log. Other processes that have it open keep what they have, and lose it when they end.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match fs_err::remove_file(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+    }
+    Ok(())
+}
+
 fn create(connection: &Connection) -> Result<()> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version != SCHEMA_VERSION {
-        for table in ["item", "source", "link", "result", "root"] {
+        for table in ["item", "source", "link", "verified", "result", "root"] {
             connection.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
         }
         connection.execute_batch(SCHEMA)?;
@@ -57,6 +86,11 @@ fn create(connection: &Connection) -> Result<()> {
     }
     connection.execute_batch("COMMIT")?;
     Ok(())
+}
+
+/// Returns the checksum that tells a result from a damaged one: SQLite has none of its own.
+fn sum(key: &StepKey, value: &str) -> String {
+    Digest::of(format!("{} {value}", key.hex()).as_bytes()).hex()
 }
 
 /// Seconds since 1970; only for deciding what was used least recently.
@@ -78,25 +112,25 @@ pub struct Root {
 }
 
 impl Store {
-    /// What a step resulted in, if that is remembered.
+    /// Returns the recorded result of a step.
     pub fn recall<T: DeserializeOwned>(&self, key: &StepKey) -> Result<Option<T>> {
-        let value: Option<String> = self
+        let found: Option<(String, String)> = self
             .database()
-            .prepare_cached("SELECT value FROM result WHERE key = ?1")?
-            .query_row([key.hex()], |row| row.get(0))
+            .prepare_cached("SELECT value, sum FROM result WHERE key = ?1")?
+            .query_row([key.hex()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        // A value of another shape is an older kiln's: forgotten rather than an error.
+        // A damaged value, or one of another shape (an older kiln's), is none.
+        let value = found.filter(|(value, found)| sum(key, value) == *found).map(|(value, _)| value);
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
 
-    /// Remembers what a step resulted in.
+    /// Records the result of a step.
     pub fn remember<T: Serialize>(&self, key: &StepKey, value: &T) -> Result<()> {
         let value = serde_json::to_string(value)?;
-        self.database().prepare_cached("INSERT OR REPLACE INTO result VALUES (?1, ?2, ?3)")?.execute(params![
-            key.hex(),
-            value,
-            now()
-        ])?;
+        let sum = sum(key, &value);
+        let database = self.database();
+        let mut statement = database.prepare_cached("INSERT OR REPLACE INTO result VALUES (?1, ?2, ?3, ?4)")?;
+        statement.execute(params![key.hex(), value, sum, now()])?;
         Ok(())
     }
 
@@ -113,21 +147,8 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn remember_blob(&self, digest: &Digest, size: u64) -> Result<()> {
-        self.remember_item(digest, "blob", size)
-    }
-
-    pub(crate) fn remember_recipe(&self, digest: &Digest, size: u64, sources: &[Digest]) -> Result<()> {
-        self.remember_item(digest, "recipe", size)?;
-        let database = self.database();
-        let mut statement = database.prepare_cached("INSERT OR IGNORE INTO source VALUES (?1, ?2)")?;
-        for source in sources {
-            statement.execute([digest.hex(), source.hex()])?;
-        }
-        Ok(())
-    }
-
-    fn remember_item(&self, digest: &Digest, kind: &str, size: u64) -> Result<()> {
+    /// Records that something of the store was made or used. `kind` is `blob` or `recipe`.
+    pub(crate) fn remember_item(&self, digest: &Digest, kind: &str, size: u64) -> Result<()> {
         self.database().prepare_cached("INSERT OR REPLACE INTO item VALUES (?1, ?2, ?3, ?4)")?.execute(params![
             digest.hex(),
             kind,
@@ -137,22 +158,27 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn remember_link(&self, digest: &Digest, size: u64, modified: i64) -> Result<()> {
-        self.database().prepare_cached("INSERT OR REPLACE INTO link VALUES (?1, ?2, ?3)")?.execute(params![
-            digest.hex(),
-            size as i64,
-            modified
-        ])?;
+    /// Records that a file was read and has this digest.
+    pub(crate) fn remember_verified(&self, file: &Identity, digest: &Digest) -> Result<()> {
+        let database = self.database();
+        let mut statement =
+            database.prepare_cached("INSERT OR REPLACE INTO verified VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+        let (device, inode, size) = (file.device as i64, file.inode as i64, file.size as i64);
+        statement.execute(params![device, inode, size, file.modified, file.changed, digest.hex()])?;
         Ok(())
     }
 
-    /// Size and modification time (nanoseconds since 1970) that a linked file had when it was checked.
-    pub(crate) fn linked(&self, digest: &Digest) -> Result<Option<(u64, i64)>> {
-        let found = self
-            .database()
-            .prepare_cached("SELECT size, modified FROM link WHERE digest = ?1")?
-            .query_row([digest.hex()], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))
+    /// Returns the digest that a file had when it was read, if it has not changed since.
+    pub(crate) fn verified(&self, file: &Identity) -> Result<Option<Digest>> {
+        let database = self.database();
+        let mut statement = database.prepare_cached(
+            "SELECT digest FROM verified \
+             WHERE device = ?1 AND inode = ?2 AND size = ?3 AND modified = ?4 AND changed = ?5",
+        )?;
+        let (device, inode, size) = (file.device as i64, file.inode as i64, file.size as i64);
+        let found: Option<String> = statement
+            .query_row(params![device, inode, size, file.modified, file.changed], |row| row.get(0))
             .optional()?;
-        Ok(found)
+        Ok(found.and_then(|hex| Digest::from_hex(&hex).ok()))
     }
 }

@@ -1,18 +1,23 @@
 //! Blob recipes: how a spliced layer is put together from byte ranges of wheels and a few bytes of its own.
 //!
 //! A recipe file is the layer's own bytes one after the other, then a JSON trailer (sources, segments, size), then the
-//! trailer's length (u64, little-endian) and a magic number. The trailer stands last so that a recipe can be written
-//! while the layer is being made, without holding any of it in memory.
+//! SHA-256 of both, the trailer's length (u64, little-endian) and a magic number. The trailer stands last so that a recipe
+//! can be written while the layer is being made, without holding any of it in memory.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 use kiln_plan::digest::Digest;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use crate::temporary::TemporaryFile;
+use crate::verified::Identity;
 use crate::{Result, Store, StoreError, blob};
 
-const MAGIC: &[u8; 8] = b"KILNRCP1";
+const MAGIC: &[u8; 8] = b"KILNRCP2";
+/// Bytes behind the trailer: checksum, length, magic number.
+const END: usize = 48;
 /// Bytes a trailer may have: about two million segments.
 const TRAILER_LIMIT: u64 = 64 << 20;
 
@@ -50,18 +55,24 @@ impl Recipe {
 
     /// The recipe that a file holds, if it holds one.
     pub(crate) fn read_from(file: &fs_err::File) -> io::Result<Option<Self>> {
-        let length = file.metadata()?.len();
-        let mut end = [0; 16];
-        let Some(end_at) = length.checked_sub(16) else { return Ok(None) };
-        file.file().read_exact_at(&mut end, end_at)?;
-        let trailer = u64::from_le_bytes([end[0], end[1], end[2], end[3], end[4], end[5], end[6], end[7]]);
-        let Some(inline) = end_at.checked_sub(trailer).filter(|_| trailer <= TRAILER_LIMIT) else { return Ok(None) };
-        if end[8..] != *MAGIC {
-            return Ok(None);
+        let Some(end) = End::read(file)? else { return Ok(None) };
+        let mut json = vec![0; end.trailer as usize];
+        file.file().read_exact_at(&mut json, end.inline)?;
+        Ok(serde_json::from_slice::<Self>(&json).ok().filter(|recipe| recipe.is_consistent(end.inline)))
+    }
+
+    /// Whether a recipe file is as it was written. Its sources are not read.
+    pub(crate) fn is_intact(file: &fs_err::File) -> io::Result<bool> {
+        let Some(end) = End::read(file)? else { return Ok(false) };
+        let (mut hasher, mut at, mut buffer) = (Sha256::new(), 0, vec![0; 256 << 10]);
+        let length = end.inline + end.trailer;
+        while at < length {
+            let part = &mut buffer[..(length - at).min(256 << 10) as usize];
+            file.file().read_exact_at(part, at)?;
+            hasher.update(&*part);
+            at += part.len() as u64;
         }
-        let mut json = vec![0; trailer as usize];
-        file.file().read_exact_at(&mut json, inline)?;
-        Ok(serde_json::from_slice::<Self>(&json).ok().filter(|recipe| recipe.is_consistent(inline)))
+        Ok(hasher.finalize()[..] == end.sum)
     }
 
     fn is_consistent(&self, inline: u64) -> bool {
@@ -81,20 +92,65 @@ impl Recipe {
     }
 }
 
+/// The last bytes of a recipe file.
+struct End {
+    /// SHA-256 of everything before.
+    sum: [u8; 32],
+    /// Bytes of the trailer.
+    trailer: u64,
+    /// Bytes before the trailer.
+    inline: u64,
+}
+
+impl End {
+    /// Reads the end of a file; `None` if the file is no recipe.
+    fn read(file: &fs_err::File) -> io::Result<Option<Self>> {
+        let Some(end_at) = file.metadata()?.len().checked_sub(END as u64) else { return Ok(None) };
+        let mut end = [0; END];
+        file.file().read_exact_at(&mut end, end_at)?;
+        let (mut sum, mut trailer) = ([0; 32], [0; 8]);
+        sum.copy_from_slice(&end[..32]);
+        trailer.copy_from_slice(&end[32..40]);
+        let trailer = u64::from_le_bytes(trailer);
+        let inline = end_at.checked_sub(trailer).filter(|_| trailer <= TRAILER_LIMIT && end[40..] == *MAGIC);
+        Ok(inline.map(|inline| Self { sum, trailer, inline }))
+    }
+}
+
 /// Writes a recipe while its content is being made.
 #[derive(Debug)]
 pub struct RecipeWriter<'a> {
     store: &'a Store,
-    file: io::BufWriter<tempfile::NamedTempFile>,
+    file: io::BufWriter<Summed>,
     recipe: Recipe,
 }
 
 impl Store {
     /// Begins a recipe that takes ranges from these sources.
     pub fn recipe_writer(&self, sources: Vec<Digest>) -> Result<RecipeWriter<'_>> {
-        let file = tempfile::NamedTempFile::new_in(self.root().join("temporary"))?;
+        let file = Summed { file: TemporaryFile::create(&self.temporary())?, hasher: Sha256::new() };
         let recipe = Recipe { size: 0, sources, segments: Vec::new() };
         Ok(RecipeWriter { store: self, file: io::BufWriter::new(file), recipe })
+    }
+}
+
+/// A file that is hashed as it is written.
+#[derive(Debug)]
+struct Summed {
+    file: TemporaryFile,
+    hasher: Sha256,
+}
+
+impl Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut file = self.file.file();
+        let written = file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -127,13 +183,22 @@ impl RecipeWriter<'_> {
     pub fn finish(mut self, digest: &Digest) -> Result<u64> {
         let trailer = serde_json::to_vec(&self.recipe)?;
         self.file.write_all(&trailer)?;
-        self.file.write_all(&(trailer.len() as u64).to_le_bytes())?;
-        self.file.write_all(MAGIC)?;
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        let path = self.store.recipe_path(digest);
-        blob::persist(file, &path)?;
-        self.store.remember_recipe(digest, fs_err::metadata(&path)?.len(), &self.recipe.sources)?;
+        let Summed { file, hasher } = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let end = [&hasher.finalize()[..], &(trailer.len() as u64).to_le_bytes(), MAGIC].concat();
+        let mut out = file.file();
+        out.write_all(&end)?;
+        let store = self.store;
+        blob::persist(file, &store.recipe_path(digest), |_| store.added_recipe(digest))?;
         Ok(self.recipe.size)
+    }
+}
+
+impl Store {
+    fn added_recipe(&self, digest: &Digest) -> Result<()> {
+        self.renamed();
+        let found = fs_err::metadata(self.recipe_path(digest))?;
+        self.remember_verified(&Identity::of(&found), digest)?;
+        self.remember_item(digest, "recipe", found.len())
     }
 }
 
@@ -150,13 +215,6 @@ pub struct RecipeReader {
 }
 
 impl RecipeReader {
-    pub(crate) fn open(store: &Store, digest: &Digest) -> Result<Self> {
-        let recipe = Recipe::read(store, digest)?;
-        let sources = recipe.sources.iter().map(|source| store.open_blob(source)).collect::<Result<Vec<_>>>()?;
-        let own = fs_err::File::open(store.recipe_path(digest))?;
-        Ok(Self::new(recipe, own, sources))
-    }
-
     pub(crate) fn new(recipe: Recipe, own: fs_err::File, sources: Vec<fs_err::File>) -> Self {
         Self { recipe, own, sources, next: 0, left: 0, range: false, source: 0 }
     }

@@ -1,8 +1,5 @@
 //! What pruning does to shared objects that are laid out as linkers do it.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
-use std::path::Path;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -213,38 +210,6 @@ fn the_check_sees_code_that_is_missing_and_wrappers_that_lead_astray() {
     let mut cut = after.clone();
     cut.truncate(after.len() - 4096);
     assert!(check(before.as_slice(), cut.as_slice(), &selection(&["9.0"])).unwrap().is_err());
-}
-
-#[test]
-fn a_directory_keeps_permissions_and_names_of_one_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let tree = directory.path().join("tree");
-    fs_err::create_dir_all(tree.join("lib")).unwrap();
-    let library = library().finish();
-    fs_err::write(tree.join("lib/a.so"), &library).unwrap();
-    fs_err::set_permissions(tree.join("lib/a.so"), PermissionsExt::from_mode(0o555)).unwrap();
-    fs_err::hard_link(tree.join("lib/a.so"), tree.join("lib/b.so")).unwrap();
-    fs_err::hard_link(tree.join("lib/a.so"), directory.path().join("cache.so")).unwrap();
-    fs_err::os::unix::fs::symlink("a.so", tree.join("lib/link.so")).unwrap();
-    fs_err::write(tree.join("notes.txt"), "notes").unwrap();
-    let selection = selection(&["9.0"]);
-    let tools = Tools { selection: &selection, threads: 2, advance: &|_| Ok(()) };
-    let copy = directory.path().join("copy");
-    let check = |tree: &Path| {
-        let found = |name: &str| fs_err::metadata(tree.join(name)).unwrap();
-        assert_eq!((found("lib/a.so").ino(), found("lib/a.so").mode() & 0o777), (found("lib/b.so").ino(), 0o555));
-        assert!(found("lib/a.so").len() < library.len() as u64);
-        assert_eq!(fs_err::read_link(tree.join("lib/link.so")).unwrap(), Path::new("a.so"));
-        assert_eq!(fs_err::read_to_string(tree.join("notes.txt")).unwrap(), "notes");
-        assert_eq!(fs_err::read_dir(tree.join("lib")).unwrap().count(), 3);
-    };
-    assert_eq!(tools.tree_to(&tree, &copy).unwrap().len(), 1);
-    check(&copy);
-    assert_eq!(fs_err::metadata(tree.join("lib/a.so")).unwrap().len(), library.len() as u64);
-    assert_eq!(tools.tree_in_place(&tree).unwrap().len(), 1);
-    check(&tree);
-    // Other names of the file, as in the cache of an installer, keep what they had.
-    assert_eq!(fs_err::read(directory.path().join("cache.so")).unwrap(), library);
 }
 
 proptest! {

@@ -42,8 +42,10 @@ impl Build {
                     project.repository(image)?;
                 }
             }
-            let lock = project.lock(&Upgrade::Nothing, self.locked)?;
-            let delivered = project.deliver(&self.images, &lock, &outputs, self.push)?;
+            let delivered = project.mending(|| {
+                let lock = project.lock(&Upgrade::Nothing, self.locked)?;
+                project.deliver(&self.images, &lock, &outputs, self.push)
+            })?;
             Ok((delivered, project.moved()))
         })?;
         if global.json {

@@ -1,17 +1,18 @@
 //! `kiln prune`
 
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use kiln_build::{BuildError, WheelPruner};
-use kiln_fatbin::{Outcome as Cut, Pruned, Selection, Tools};
+use kiln_build::{FilePruner, PrunedFile, WheelPruner};
+use kiln_fatbin::{Outcome as Cut, Selection};
 use kiln_oci::InflatePool;
 use kiln_plan::event::{Cancel, Work};
 use kiln_plan::size;
+use kiln_store::AtomicFile;
 use serde_json::{Value, json};
 
 use super::{Outcome, capabilities, count, print, print_json, table};
@@ -62,7 +63,7 @@ struct Done {
     /// Bytes of the whole input and output.
     before: u64,
     after: u64,
-    files: Vec<Pruned>,
+    files: Vec<PrunedFile>,
 }
 
 impl Prune {
@@ -145,7 +146,7 @@ impl One<'_> {
             return self.wheel(input, target);
         }
         let advance = |bytes| self.work.advance(bytes).map_err(io::Error::from);
-        let tools = Tools { selection: self.selection, threads: self.threads, advance: &advance };
+        let tools = FilePruner { selection: self.selection, threads: self.threads, advance: &advance };
         let before = bytes_below(input)?;
         let output = match target {
             // What a link leads to is replaced, not the link.
@@ -160,9 +161,9 @@ impl One<'_> {
                 let outcome = tools.file(input, &output)?;
                 let stays = matches!(target, Target::InPlace);
                 if !matches!(outcome, Some(Cut::Pruned(_))) && !stays {
-                    fs_err::copy(input, &output)?;
+                    AtomicFile::copy(input, &output)?;
                 }
-                outcome.map(|outcome| Pruned { path: input.to_owned(), outcome }).into_iter().collect()
+                outcome.map(|outcome| PrunedFile { path: input.to_owned(), outcome }).into_iter().collect()
             }
         };
         let after = bytes_below(&output)?;
@@ -187,15 +188,15 @@ impl One<'_> {
         let new_name = if cut.is_changed() { cut.file_name(&name, selection) } else { name };
         let output = file.unwrap_or_else(|| directory.join(new_name));
         if cut.is_changed() {
-            let new = tempfile::Builder::new().prefix(".kiln-").tempfile_in(directory)?;
-            let mut out = io::BufWriter::with_capacity(1 << 20, new.as_file());
+            let mut new = AtomicFile::create(&output)?;
+            let mut out = io::BufWriter::with_capacity(1 << 20, &mut new);
             cut.write(&pruner, &mut out)?;
             out.flush()?;
             drop(out);
-            new.as_file().set_permissions(fs_err::metadata(input)?.permissions())?;
-            new.persist(&output).map_err(|error| BuildError::Io(error.error))?;
+            new.set_mode(fs_err::metadata(input)?.permissions().mode() & 0o7777);
+            new.commit()?;
         } else if !is_same(input, &output) {
-            fs_err::copy(input, &output)?;
+            AtomicFile::copy(input, &output)?;
         }
         let after = fs_err::metadata(&output)?.len();
         Ok(Done { input: input.to_owned(), output, before, after, files: cut.into_files() })

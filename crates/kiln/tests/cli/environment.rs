@@ -32,7 +32,7 @@ impl TestEnvironment {
             (r"\b[0-9a-f]{64}\b", "<digest>"),
             (r#"(inputs = )"[0-9a-f]{32}""#, r#"$1"<hash>""#),
             (r#"(size"?[:=] |size = )\d+"#, "$1<n>"),
-            (r"temporary/\.tmp[A-Za-z0-9]{6}", "temporary/.tmp<n>"),
+            (r"temporary/\.kiln-[A-Za-z0-9]{10}\.tmp", "temporary/.tmp<n>"),
             (r"(?m)^(  |removed  )[0-9a-f]{12}\b", "$1<digest>"),
             (r"127\.0\.0\.1:\d{2,}", "127.0.0.1:<port>"),
             (r"\d+ s ago", "<n> s ago"),

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln_plan::reference::Repository;
+use kiln_store::AtomicFile;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -290,12 +291,9 @@ fn change(file: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(
     }
     let directory = file.parent().unwrap_or(Path::new("."));
     fs_err::create_dir_all(directory).map_err(failed)?;
-    // Made for the owner alone, as tempfile does, and renamed: no moment at which others could read it.
-    let mut written = tempfile::Builder::new().prefix(".config.").tempfile_in(directory).map_err(failed)?;
+    let mut written = AtomicFile::create_private(file).map_err(failed)?;
     let text = format!("{:#}\n", Value::Object(document));
-    written.write_all(text.as_bytes()).and_then(|()| written.as_file().sync_all()).map_err(failed)?;
-    written.persist(file).map_err(|error| failed(error.error))?;
-    Ok(())
+    written.write_all(text.as_bytes()).and_then(|()| written.commit()).map_err(failed)
 }
 
 #[cfg(test)]

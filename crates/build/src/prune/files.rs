@@ -1,59 +1,23 @@
-//! Files and whole directories, in place or to a copy. A file takes its new content all at once or not at all, and names
-//! of one file stay names of one file.
+//! Files and whole directories that are pruned, in place or to a copy. A file takes its new content all at once or not at
+//! all, and names of one file stay names of one file.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use kiln_fatbin::{Outcome, Selection, check, prune};
 use kiln_plan::parallel;
+use kiln_store::{AtomicFile, replace_by_link};
 use serde::Serialize;
-use tempfile::NamedTempFile;
-
-use super::{Decision, Rewrite, check, prune};
-use crate::selection::Selection;
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 20;
 
-/// What became of a file with GPU code.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "outcome")]
-pub enum Outcome {
-    /// Some was cut.
-    Pruned(Box<Rewrite>),
-    /// All of it is needed, or so much that no page becomes free.
-    Needed,
-    /// The file is as it was.
-    Refused {
-        /// A clause.
-        reason: String,
-    },
-}
-
-impl Outcome {
-    /// What becomes of a file, if what it would be pruned to passes the check; `None` where there is no code that could be
-    /// cut.
-    pub fn of(
-        decision: Decision,
-        check: impl FnOnce(&Rewrite) -> io::Result<Result<(), String>>,
-    ) -> io::Result<Option<Self>> {
-        Ok(Some(match decision {
-            Decision::NoCode => return Ok(None),
-            Decision::Needed => Self::Needed,
-            Decision::Refused(reason) => Self::Refused { reason },
-            Decision::Rewrite(rewrite) => match check(&rewrite)? {
-                Ok(()) => Self::Pruned(rewrite),
-                Err(problem) => Self::Refused { reason: format!("the pruned file was not sound: {problem}") },
-            },
-        }))
-    }
-}
-
 /// A file with GPU code.
 #[derive(Debug, Serialize)]
-pub struct Pruned {
+pub struct PrunedFile {
     /// Where it is: below the directory that was pruned, or as it was given.
     pub path: PathBuf,
     /// What became of it.
@@ -62,7 +26,7 @@ pub struct Pruned {
 }
 
 /// What directories are pruned with.
-pub struct Tools<'a> {
+pub struct FilePruner<'a> {
     /// What stays.
     pub selection: &'a Selection,
     /// Files that are pruned at once.
@@ -71,36 +35,38 @@ pub struct Tools<'a> {
     pub advance: &'a (dyn Fn(u64) -> io::Result<()> + Sync),
 }
 
-impl Tools<'_> {
+impl FilePruner<'_> {
     /// Prunes a file to another place, which may be its own; `None` where there is no code that could be cut. Unless it
     /// was pruned, nothing is written.
     pub fn file(&self, from: &Path, to: &Path) -> io::Result<Option<Outcome>> {
         let source = fs_err::File::open(from)?;
         let mut written = None;
         let outcome = Outcome::of(prune(&source, self.selection)?, |rewrite| {
-            let file = written.insert(beside(to)?);
-            let new = fs_err::File::from_parts(file.reopen()?, file.path());
-            let mut out = io::BufWriter::with_capacity(BUFFER, &new);
+            let new = written.insert(AtomicFile::create(to)?);
+            let mut out = io::BufWriter::with_capacity(BUFFER, &mut *new);
             rewrite.write(&source, &mut out, self.advance)?;
             out.flush()?;
-            check(&source, &new, self.selection)
+            drop(out);
+            check(&source, new.file(), self.selection)
         })?;
-        if let (Some(Outcome::Pruned(_)), Some(new)) = (&outcome, written) {
-            take_over(new.path(), &source.metadata()?)?;
-            new.persist(to).map_err(|error| error.error)?;
+        if let (Some(Outcome::Pruned(_)), Some(mut new)) = (&outcome, written) {
+            let old = source.metadata()?;
+            take_over(new.file(), &old)?;
+            new.set_mode(old.permissions().mode() & 0o7777);
+            new.commit_in_group()?;
         }
         Ok(outcome)
     }
 
     /// Prunes every file below a directory where it is.
-    pub fn tree_in_place(&self, directory: &Path) -> io::Result<Vec<Pruned>> {
+    pub fn tree_in_place(&self, directory: &Path) -> io::Result<Vec<PrunedFile>> {
         let files = Tree::read(directory)?.files;
         self.each(&files, |names| {
             let first = directory.join(&names[0].path);
             let outcome = self.file(&first, &first)?;
             if matches!(outcome, Some(Outcome::Pruned(_))) {
                 for name in &names[1..] {
-                    link(&first, &directory.join(&name.path))?;
+                    replace_by_link(&first, &directory.join(&name.path))?;
                 }
             }
             Ok(outcome)
@@ -108,7 +74,7 @@ impl Tools<'_> {
     }
 
     /// Copies a directory to a new one and prunes every file on the way.
-    pub fn tree_to(&self, directory: &Path, target: &Path) -> io::Result<Vec<Pruned>> {
+    pub fn tree_to(&self, directory: &Path, target: &Path) -> io::Result<Vec<PrunedFile>> {
         let tree = Tree::read(directory)?;
         fs_err::create_dir(target)?;
         for path in &tree.directories {
@@ -122,7 +88,7 @@ impl Tools<'_> {
             let outcome = self.file(&from, &to)?;
             if !matches!(outcome, Some(Outcome::Pruned(_))) {
                 fs_err::copy(&from, &to)?;
-                take_over(&to, &names[0].metadata)?;
+                take_over(&fs_err::File::open(&to)?, &names[0].metadata)?;
             }
             for name in &names[1..] {
                 fs_err::hard_link(&to, target.join(&name.path))?;
@@ -131,7 +97,7 @@ impl Tools<'_> {
         })?;
         // Last, since writing into a directory changes when it was changed.
         for path in tree.directories.iter().rev().map(PathBuf::as_path).chain([Path::new("")]) {
-            take_over(&target.join(path), &fs_err::metadata(directory.join(path))?)?;
+            take_over(&fs_err::File::open(target.join(path))?, &fs_err::metadata(directory.join(path))?)?;
         }
         Ok(pruned)
     }
@@ -141,12 +107,12 @@ impl Tools<'_> {
         &self,
         files: &[Vec<Named>],
         act: impl Fn(&[Named]) -> io::Result<Option<Outcome>> + Sync,
-    ) -> io::Result<Vec<Pruned>> {
+    ) -> io::Result<Vec<PrunedFile>> {
         let done = parallel::each(files, self.threads, |names| {
             let outcome = act(names)?;
-            Ok::<_, io::Error>(outcome.map(|outcome| Pruned { path: names[0].path.clone(), outcome }))
+            Ok::<_, io::Error>(outcome.map(|outcome| PrunedFile { path: names[0].path.clone(), outcome }))
         })?;
-        let mut pruned: Vec<Pruned> = done.into_iter().flatten().collect();
+        let mut pruned: Vec<PrunedFile> = done.into_iter().flatten().collect();
         pruned.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(pruned)
     }
@@ -199,28 +165,15 @@ impl Tree {
     }
 }
 
-/// A new file that can take the place of another at once.
-fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".kiln-").tempfile_in(directory)
-}
-
-/// Another name for a file, in the place of what has it now.
-fn link(file: &Path, name: &Path) -> io::Result<()> {
-    let directory = name.parent().unwrap_or(Path::new("."));
-    let free = tempfile::Builder::new().prefix(".kiln-").tempdir_in(directory)?;
-    let linked = free.path().join("link");
-    fs_err::hard_link(file, &linked)?;
-    fs_err::rename(&linked, name)
-}
-
 /// Gives a new file or directory the owner, permissions and time of an old one.
-fn take_over(path: &Path, old: &Metadata) -> io::Result<()> {
-    let new = fs_err::File::open(path)?;
+fn take_over(new: &fs_err::File, old: &Metadata) -> io::Result<()> {
     let own = new.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
-        fs_err::os::unix::fs::chown(path, Some(old.uid()), Some(old.gid()))?;
+        fchown(new, Some(old.uid()), Some(old.gid()))?;
     }
     new.set_permissions(old.permissions())?;
     new.file().set_modified(old.modified()?)
 }
+
+#[cfg(test)]
+mod tests;

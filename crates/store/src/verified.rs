@@ -1,0 +1,173 @@
+//! Files that were read once and found to have the digest that they are kept under.
+//!
+//! A file is known by device, inode, size, and the times of its last change of content and of state (which no program can
+//! set). What differs in any of them, and what the database does not know, is read again before it is trusted: a lost
+//! database, a local wheel that was edited behind a hard link, a truncated blob and a copied store are one case.
+
+use std::collections::BTreeSet;
+use std::fs::Metadata;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use kiln_plan::digest::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::recipe::Recipe;
+use crate::{Result, Store};
+
+/// A file that changed this recently may change again without another time: file systems count in ticks of up to 10 ms.
+const TICK: Duration = Duration::from_millis(100);
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
+
+/// How a file is known again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    /// Nanoseconds since 1970, like `changed`.
+    pub(crate) modified: i64,
+    pub(crate) changed: i64,
+}
+
+impl Identity {
+    pub(crate) fn of(found: &Metadata) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            modified: nanoseconds(found.mtime(), found.mtime_nsec()),
+            changed: nanoseconds(found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    /// Whether the content was not changed in between; links that come and go change the state alone.
+    pub(crate) fn has_content_of(&self, other: &Self) -> bool {
+        Self { changed: 0, ..*self } == Self { changed: 0, ..*other }
+    }
+}
+
+/// Whether a file was written so recently that its times do not tell the next change.
+pub(crate) fn is_fresh(found: &Metadata) -> bool {
+    let now = SystemTime::now();
+    !found.modified().is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > TICK))
+}
+
+/// Reads to the end and gives away part by part.
+pub(crate) fn each_part(mut reader: impl Read, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => take(&buffer[..read])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads to the end and returns the digest. `advance` is told of bytes as they are read; an error ends the reading.
+pub fn digest_of(reader: impl Read, advance: &dyn Fn(u64) -> io::Result<()>) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    each_part(reader, |part| {
+        hasher.update(part);
+        advance(part.len() as u64)
+    })?;
+    Ok(Digest::finish(hasher))
+}
+
+impl Store {
+    /// Whether a file, in the store or elsewhere, has this digest: known from before, or read now.
+    pub fn verify_file(&self, path: &Path, digest: &Digest) -> Result<bool> {
+        self.verify_with(path, digest, |file| Ok(digest_of(file, &|_| Ok(()))? == *digest))
+    }
+
+    /// Whether a recipe file is what was written for this digest.
+    pub(crate) fn verify_recipe(&self, digest: &Digest) -> Result<bool> {
+        self.verify_with(&self.recipe_path(digest), digest, Recipe::is_intact)
+    }
+
+    fn verify_with(
+        &self,
+        path: &Path,
+        digest: &Digest,
+        is_right: impl Fn(&fs_err::File) -> io::Result<bool>,
+    ) -> Result<bool> {
+        let found = fs_err::metadata(path)?;
+        if self.verified(&Identity::of(&found))? == Some(*digest) {
+            return Ok(true);
+        }
+        let file = fs_err::File::open(path)?;
+        let before = file.metadata()?;
+        if !before.is_file() || !is_right(&file)? {
+            return Ok(false);
+        }
+        let after = file.metadata()?;
+        if Identity::of(&before) != Identity::of(&after) {
+            return Ok(false);
+        }
+        if !is_fresh(&after) {
+            self.remember_verified(&Identity::of(&after), digest)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a file of the store is there and what its name says. One that is not is removed: it can be made again.
+    pub(crate) fn holds(&self, path: &Path, verify: impl FnOnce() -> Result<bool>) -> bool {
+        let identity = || fs_err::symlink_metadata(path).map(|found| Identity::of(&found)).ok();
+        let Some(before) = identity() else { return false };
+        match verify() {
+            Ok(true) => true,
+            Ok(false) => {
+                // Another process may have put the right content there in the meantime. Where the wrong one cannot be
+                // removed it is not trusted either.
+                if identity() == Some(before) {
+                    let _ = self.discard(path);
+                }
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Removes a file that is damaged.
+    pub(crate) fn discard(&self, path: &Path) -> Result<()> {
+        self.discarded.fetch_add(1, Ordering::Relaxed);
+        Ok(fs_err::remove_file(path)?)
+    }
+
+    /// Returns how many damaged files were found and removed since the store was opened.
+    pub fn discarded(&self) -> usize {
+        self.discarded.load(Ordering::Relaxed)
+    }
+
+    /// Reads all content again that this process opened, and removes what is not what its digest says. Returns the paths
+    /// of the removed files.
+    pub fn discard_damaged(&self) -> Result<Vec<PathBuf>> {
+        let mut suspects: BTreeSet<Digest> = self.opened().clone();
+        let recipes: Vec<Recipe> = suspects.iter().filter_map(|digest| self.recipe(digest).ok()).collect();
+        suspects.extend(recipes.iter().flat_map(|recipe| &recipe.sources));
+        let mut removed = Vec::new();
+        for digest in suspects {
+            let (blob, recipe) = (self.blob_path(&digest), self.recipe_path(&digest));
+            if let Ok(file) = fs_err::File::open(&blob)
+                && digest_of(file, &|_| Ok(()))? != digest
+            {
+                self.discard(&blob)?;
+                removed.push(blob);
+            }
+            if let Ok(file) = fs_err::File::open(&recipe)
+                && !Recipe::is_intact(&file)?
+            {
+                self.discard(&recipe)?;
+                removed.push(recipe);
+            }
+        }
+        Ok(removed)
+    }
+}
