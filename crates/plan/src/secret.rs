@@ -18,13 +18,14 @@ const SHORTEST: usize = 3;
 
 /// Returns an address, or a requirement with one, without its user information.
 pub fn redact_address(address: &str) -> Cow<'_, str> {
-    replaced(address, &secrets(address, |_| false))
+    replaced(address, &secrets(address, |_| false), |_| HIDDEN.into())
 }
 
 /// Returns text without the user information of every address in it, as far as an address reaches: to a space, a quote
 /// or a line break.
 pub fn redact_text(text: &str) -> Cow<'_, str> {
-    replaced(text, &secrets(text, |c| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`' | '<' | '>')))
+    let ends = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`' | '<' | '>');
+    replaced(text, &secrets(text, ends), |_| HIDDEN.into())
 }
 
 /// Returns the text of a stack file with stars in the place of every secret byte, so that all places stay.
@@ -34,12 +35,8 @@ pub fn redact_source(text: &str) -> Cow<'_, str> {
         Ok(document) => in_table(document.get_ref(), text, &mut found),
         Err(_) => found = secrets(text, |c| c == '\n'),
     }
-    if found.is_empty() {
-        return Cow::Borrowed(text);
-    }
-    let hidden = |at: usize| found.iter().any(|range| range.contains(&at));
-    let star = |(at, c): (usize, char)| if hidden(at) { "*".repeat(c.len_utf8()) } else { c.to_string() };
-    Cow::Owned(text.char_indices().map(star).collect())
+    found.sort_by_key(|range| range.start);
+    replaced(text, &found, |range| "*".repeat(range.len()))
 }
 
 fn in_table(table: &DeTable<'_>, text: &str, found: &mut Vec<Range<usize>>) {
@@ -169,14 +166,14 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn replaced<'t>(text: &'t str, ranges: &[Range<usize>]) -> Cow<'t, str> {
+fn replaced<'t>(text: &'t str, ranges: &[Range<usize>], by: impl Fn(&Range<usize>) -> String) -> Cow<'t, str> {
     if ranges.is_empty() {
         return Cow::Borrowed(text);
     }
     let (mut out, mut from) = (String::with_capacity(text.len()), 0);
     for range in ranges {
         out.push_str(&text[from..range.start]);
-        out.push_str(HIDDEN);
+        out.push_str(&by(range));
         from = range.end;
     }
     out.push_str(&text[from..]);
@@ -186,16 +183,24 @@ fn replaced<'t>(text: &'t str, ranges: &[Range<usize>]) -> Cow<'t, str> {
 /// Returns the places of the user information of every address in a text. `ends`: no address goes on after this character.
 fn secrets(text: &str, ends: impl Fn(char) -> bool) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
-    let mut from = 0;
+    let (mut from, mut end, mut last) = (0, 0, None);
     while let Some(start) = address_start(text, from) {
-        let end = text[start..].find(&ends).map_or(text.len(), |length| start + length);
+        // Addresses may stand side by side by the million: where they end is looked for once.
+        if start >= end {
+            end = text[start..].find(&ends).map_or(text.len(), |length| start + length);
+            last = text[start..end].rfind('@').map(|at| start + at);
+        }
+        let Some(last) = last.filter(|last| *last >= start) else {
+            from = end.max(start);
+            continue;
+        };
         // An address that stands within another one is part of its secret.
-        from = match user_information(&text[start..end]) {
-            Some(length) => {
-                found.push(start..start + length);
-                start + length
+        from = match is_user_information(&text[start..end]) {
+            true => {
+                found.push(start..last);
+                last
             }
-            None => start,
+            false => start,
         };
     }
     found
@@ -217,14 +222,13 @@ fn address_start(text: &str, from: usize) -> Option<usize> {
     })
 }
 
-/// Returns the length of the user information that an address begins with, its scheme left out.
-fn user_information(rest: &str) -> Option<usize> {
-    let last = rest.rfind('@')?;
+/// Returns true where an address, its scheme left out, begins with user information rather than with a host. It holds an
+/// `@`.
+fn is_user_information(rest: &str) -> bool {
     let authority = &rest[..rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len())];
     // `github.com/a/b@main` is a path, `user:pass/word@host` is not, and a token has no dot that a host would have.
     let host = !authority.contains(['@', ':']) && (authority.contains('.') || authority == "localhost");
-    let nobody = authority.is_empty();
-    (!host && !nobody).then_some(last)
+    !host && !authority.is_empty()
 }
 
 #[cfg(test)]
@@ -273,6 +277,16 @@ mod tests {
             ("error: https: no @", "error: https: no @"),
         ] {
             assert_eq!(redact_text(text), shown);
+        }
+    }
+
+    #[test]
+    fn text_of_any_kind_takes_time_in_proportion_to_its_length() {
+        for part in ["a://", "http:", "http://a.b/", "http://a.b/ ", "://", ":", "@", "http://a:b@c/", "/"] {
+            let text = part.repeat(100_000 / part.len());
+            for text in [text.clone() + "@", format!("@{text}"), text] {
+                let _ = (redact_address(&text), redact_text(&text));
+            }
         }
     }
 
