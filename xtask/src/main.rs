@@ -3,6 +3,7 @@
 mod bench;
 mod generate;
 mod interop;
+mod setup;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ enum Task {
     Interop(interop::Interop),
     Bench(bench::Bench),
     Generate(generate::Generate),
+    Setup(setup::Setup),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Task::Interop(task) => return task.run(),
         Task::Bench(task) => task.run(),
         Task::Generate(task) => task.run(),
+        Task::Setup(task) => task.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -77,6 +77,14 @@ pub enum BuildError {
     /// A package index.
     #[error("the package index cannot be reached")]
     Index(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A package index that wants other credentials.
+    #[error("the package index `{index}` answered {status}: it {}", if *status == 401 { "wants credentials" } else { "does not allow access" })]
+    IndexRefused {
+        /// Its address, without credentials.
+        index: String,
+        /// The HTTP status, 401 or 403.
+        status: u16,
+    },
     /// Layers that a record promised are on no registry and in no store.
     #[error("{} layers are not there any more where they were", .0.len())]
     Lost(Vec<Digest>),
@@ -121,9 +129,12 @@ impl BuildError {
             Self::Lost(_) => Fault::Surroundings,
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
             Self::Oci(_) => Fault::Step,
-            Self::Store(_) | Self::Fetch(_) | Self::Index(_) | Self::Program { .. } | Self::Io(_) => {
-                Fault::Surroundings
-            }
+            Self::Store(_)
+            | Self::Fetch(_)
+            | Self::Index(_)
+            | Self::IndexRefused { .. }
+            | Self::Program { .. }
+            | Self::Io(_) => Fault::Surroundings,
             Self::Interrupted => Fault::Interrupted,
         }
     }
@@ -150,6 +161,11 @@ impl BuildError {
             }
             Self::Oci(OciError::Registry(error)) => error.hint(),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
+            Self::IndexRefused { .. } => Some(
+                "give a name and a password or a token for its host in `~/.netrc`, or in its address under `[index]`; \
+                 is the address right?"
+                    .into(),
+            ),
             Self::Fetch(error) => error.hint(),
             Self::Program { hint, .. } => Some(hint.clone()),
             _ => None,
@@ -162,7 +178,7 @@ impl BuildError {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Mistake { .. } | Self::Interrupted => {
                 true
             }
-            Self::Fetch(_) | Self::Index(_) | Self::Lost(_) | Self::Program { .. } => true,
+            Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
             Self::Oci(OciError::Registry(error)) => !matches!(error, RegistryError::Damaged { .. }),
             _ => false,
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_oci::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
+use kiln_oci::redirect::{self, Reach, SendError};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
 use kiln_plan::size;
@@ -43,6 +44,18 @@ pub enum FetchError {
         host: String,
         /// With which status.
         status: u16,
+    },
+    /// The server redirects to where the request may not go.
+    #[error("`{file}` could not be downloaded: {host} redirects to {to}, {problem}")]
+    Diverted {
+        /// The wanted file.
+        file: String,
+        /// The server.
+        host: String,
+        /// Scheme, host and port of the address.
+        to: String,
+        /// A clause: the rule that forbids it.
+        problem: &'static str,
     },
     /// The server has other content.
     #[error("`{file}` from {host} is not what the lock says: {expected} was expected, and it has {found}")]
@@ -86,6 +99,8 @@ impl FetchError {
             Self::Refused { status: 401 | 403, host, .. } => {
                 format!("give credentials for {host} in `~/.netrc`, or in the index URL")
             }
+            Self::Diverted { to, .. } if !to.starts_with("http:") => return None,
+            Self::Diverted { .. } => "the index must name the file at an `https:` address".into(),
             Self::Refused { .. } => "the index may have withdrawn the file: `kiln lock --upgrade` chooses anew".into(),
             Self::Content { .. } => {
                 "somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`".into()
@@ -158,6 +173,7 @@ impl Fetcher {
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(patience.silence)
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| crate::error::BuildError::Io(std::io::Error::other(error)))?;
         Ok(Self { client, patience, netrc: Arc::new(netrc) })
@@ -251,7 +267,14 @@ impl Fetcher {
         if let Some((user, password)) = self.credentials(&wanted.url) {
             request = request.basic_auth(user, Some(password));
         }
-        let response = request.send().await?;
+        let response = match redirect::send(&self.client, request.build()?, Reach::Anywhere, false).await {
+            Ok(response) => response,
+            Err(SendError::Request(error)) => return Err(error.into()),
+            Err(SendError::Redirect { to, problem }) => {
+                let (file, host) = (wanted.file.clone(), host(&wanted.url));
+                return Err(Failure::Final(FetchError::Diverted { file, host, to, problem }.into()));
+            }
+        };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -265,7 +288,8 @@ impl Fetcher {
 
     /// Credentials in a URL are sent by the client itself.
     fn credentials(&self, url: &Url) -> Option<(String, String)> {
-        if url.username().is_empty() { self.netrc.find(url.host_str()?) } else { None }
+        let given = !url.username().is_empty() || url.password().is_some();
+        if given { None } else { self.netrc.find(url.host_str()?) }
     }
 
     /// What a server says the size of something is.
@@ -274,7 +298,8 @@ impl Fetcher {
         if let Some((user, password)) = self.credentials(url) {
             request = request.basic_auth(user, Some(password));
         }
-        let response = request.send().await.ok()?.error_for_status().ok()?;
+        let response = redirect::send(&self.client, request.build().ok()?, Reach::Anywhere, false).await.ok()?;
+        let response = response.error_for_status().ok()?;
         response.headers().get(reqwest::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 }

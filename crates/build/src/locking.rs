@@ -7,7 +7,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::Image;
+use kiln_plan::stack::{Image, Requirement};
 use kiln_plan::torch_family;
 use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
@@ -147,7 +147,7 @@ impl Project<'_> {
                 name: image.name.clone(),
                 platform,
                 inputs,
-                requirements: image.requirements.iter().map(|requirement| requirement.text.clone()).collect(),
+                requirements: image.requirements.iter().map(Requirement::redacted).collect(),
                 packages: Vec::new(),
             },
             wheels: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::str::FromStr;
 
 use kiln_oci::docker_archive;
@@ -127,10 +127,11 @@ impl Workshop<'_> {
         check_bytes(&blobs, &[built])?;
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("load", &built.name, Some(bytes));
-        let mut child = Command::new(program)
+        let mut child = self
+            .surroundings
+            .environment
+            .command(program)
             .arg("load")
-            .env_clear()
-            .envs(self.surroundings.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,10 +1,11 @@
 //! What commands work with, whether or not there is a stack: the store, the network, programs, and whoever looks on.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use kiln_oci::registry::Registries;
+use kiln_plan::child::ChildEnvironment;
 use kiln_plan::event::{Cancel, Event, Reporter, Work};
+use kiln_plan::secret::redact_text;
 use kiln_store::Store;
 
 use crate::error::{BuildError, Result};
@@ -15,8 +16,8 @@ use crate::signing::Signer;
 /// What comes from outside the files: read by the command line, so that libraries never look.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// The environment, for the programs that kiln runs.
-    pub environment: Vec<(OsString, OsString)>,
+    /// The environment of the programs that kiln runs.
+    pub environment: ChildEnvironment,
     /// Credentials for downloads.
     pub netrc: Netrc,
     /// How registries are spoken to.
@@ -77,12 +78,8 @@ impl Workshop<'_> {
 
     /// A program on `PATH`.
     pub fn find_program(&self, name: &str) -> Option<PathBuf> {
-        let path = self.variable("PATH")?;
+        let path = self.surroundings.environment.get("PATH")?;
         std::env::split_paths(path).map(|directory| directory.join(name)).find(|path| is_executable(path))
-    }
-
-    fn variable(&self, name: &str) -> Option<&OsString> {
-        self.surroundings.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// The uv program: the one on `PATH`, else the store's own, which is installed from its wheel when first needed.
@@ -117,9 +114,10 @@ impl Workshop<'_> {
         let _work = self.work("install", format!("uv {}", kiln_wheel::uv::PINNED_VERSION), None);
         let temporary = self.store.temporary_directory()?;
         let target = temporary.path().join("uv");
-        let output = std::process::Command::new(python)
-            .env_clear()
-            .envs(self.surroundings.environment.iter().map(|(name, value)| (name, value)))
+        let output = self
+            .surroundings
+            .environment
+            .command(python)
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-input"])
             .arg("--disable-pip-version-check")
             .arg("--target")
@@ -129,6 +127,7 @@ impl Workshop<'_> {
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+            let last = redact_text(last);
             return Err(problem(format!("`python3 -m pip` could not install it: {last}")));
         }
         if directory.exists() {

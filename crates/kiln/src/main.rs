@@ -15,7 +15,10 @@ use clap::Parser;
 use crate::arguments::Arguments;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return render::usage(&error),
+    };
     let cancel = interrupt::install();
     match commands::run(&arguments, &cancel) {
         Ok(code) => code,

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use kiln_build::{BuildError, Fault};
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
+use kiln_plan::secret::{Secrets, redact_source, redact_text};
 
 use crate::interrupt::INTERRUPTED;
 
@@ -70,11 +71,24 @@ pub(crate) fn failure(failure: &Failure, color: bool) -> ExitCode {
     ExitCode::from(failure.status())
 }
 
-/// Text without characters that would command a terminal: names in wheels and answers of servers are anybody's.
+/// Shows what is wrong with the command line, or the help that was asked for; the exit status.
+#[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if redact_text(&text) == text {
+        error.exit();
+    }
+    eprint!("{}", plain(&text));
+    ExitCode::from(2)
+}
+
+/// Text without passwords in addresses, and without characters that would command a terminal: names in wheels and
+/// answers of servers are anybody's.
 pub(crate) fn plain(text: &str) -> String {
+    let text = redact_text(text);
     let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
     if text.chars().all(harmless) {
-        return text.to_owned();
+        return text.into_owned();
     }
     let escape = |c: char| if harmless(c) { c.to_string() } else { c.escape_default().to_string() };
     text.chars().map(escape).collect()
@@ -82,9 +96,12 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// A failure as text.
 fn text(failure: &Failure, color: bool) -> String {
+    let secrets = failure.stack.as_ref().map_or_else(Secrets::default, |(_, text)| Secrets::of_source(text));
     if let Kind::Build(error) = &failure.kind {
         match error.as_ref() {
-            BuildError::Stack(diagnostics) => return diagnostics_text(diagnostics, failure.stack.as_ref(), color),
+            BuildError::Stack(diagnostics) => {
+                return diagnostics_text(diagnostics, failure.stack.as_ref(), &secrets, color);
+            }
             BuildError::Interrupted => {
                 return "Interrupted. Nothing that was finished is lost; the next run goes on from there.\n".into();
             }
@@ -95,6 +112,7 @@ fn text(failure: &Failure, color: bool) -> String {
         Kind::Usage(message) => (message.clone(), Vec::new(), None),
         Kind::Build(error) => (error.to_string(), causes(error.as_ref()), error.hint()),
     };
+    let plain = |text: &str| plain(&secrets.redact(text));
     let paint = |code: &str, word: &str| if color { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
     let mut text = format!("{} {}\n", paint("31", "error:"), plain(&message));
     for cause in causes {
@@ -122,23 +140,40 @@ fn causes(error: &dyn Error) -> Vec<String> {
     causes
 }
 
-fn diagnostics_text(diagnostics: &Diagnostics, stack: Option<&(String, String)>, color: bool) -> String {
+fn diagnostics_text(
+    diagnostics: &Diagnostics,
+    stack: Option<&(String, String)>,
+    secrets: &Secrets,
+    color: bool,
+) -> String {
+    let shown = stack.map(|(path, source)| (path.as_str(), redact_source(source)));
+    let shown = shown.as_ref().map(|(path, source)| (*path, source.as_ref()));
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let renderer = renderer.decor_style(DecorStyle::Ascii);
     let mut text = String::new();
     for diagnostic in &diagnostics.0 {
-        text.push_str(&one(diagnostic, stack, &renderer));
+        text.push_str(&one(&redacted(diagnostic, secrets), shown, &renderer));
         text.push_str("\n\n");
     }
     text.truncate(text.trim_end().len());
     text + "\n"
 }
 
-fn one(diagnostic: &Diagnostic, stack: Option<&(String, String)>, renderer: &Renderer) -> String {
+/// The mistake without secrets in what is said about it.
+fn redacted(diagnostic: &Diagnostic, secrets: &Secrets) -> Diagnostic {
+    let label = |label: &Label| Label { span: label.span.clone(), text: secrets.redact(&label.text) };
+    Diagnostic {
+        message: secrets.redact(&diagnostic.message),
+        labels: diagnostic.labels.iter().map(label).collect(),
+        hint: diagnostic.hint.as_deref().map(|hint| secrets.redact(hint)),
+    }
+}
+
+fn one(diagnostic: &Diagnostic, stack: Option<(&str, &str)>, renderer: &Renderer) -> String {
     let title = Level::ERROR.primary_title(diagnostic.message.as_str());
     let mut report = match stack.filter(|_| !diagnostic.labels.is_empty()) {
         Some((path, source)) => {
-            let mut snippet = Snippet::source(source.as_str()).path(path.as_str());
+            let mut snippet = Snippet::source(source).path(path);
             for (at, label) in diagnostic.labels.iter().enumerate() {
                 let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
                 let end = label.span.end.min(source.len());

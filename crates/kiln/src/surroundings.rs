@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use kiln_build::{Netrc, Signer, Surroundings};
 use kiln_oci::registry::{Credentials, Options};
+use kiln_plan::child::ChildEnvironment;
 
 use crate::arguments::Global;
 use crate::render::Failure;
@@ -27,8 +27,7 @@ pub(crate) fn store_directory(global: &Global) -> Result<PathBuf, Failure> {
 /// Everything that a build works with and no file says.
 pub(crate) fn surroundings(global: &Global, native: bool) -> Result<Surroundings, Failure> {
     Ok(Surroundings {
-        // No program that kiln runs needs to know the secret key.
-        environment: std::env::vars_os().filter(|(name, _)| name != "KILN_CACHE_KEY").collect(),
+        environment: child_environment(),
         netrc: netrc(),
         registry: registry(global),
         signer: signer()?,
@@ -39,10 +38,15 @@ pub(crate) fn surroundings(global: &Global, native: bool) -> Result<Surroundings
     })
 }
 
+/// The environment of every program that kiln runs.
+fn child_environment() -> ChildEnvironment {
+    ChildEnvironment::new(std::env::vars_os())
+}
+
 /// How registries are spoken to.
 pub(crate) fn registry(global: &Global) -> Options {
     Options {
-        credentials: Credentials { files: credential_files(), path: std::env::var_os("PATH") },
+        credentials: Credentials { files: credential_files(), environment: child_environment() },
         insecure: global.insecure,
         offline: global.offline,
         ..Options::default()
@@ -99,8 +103,10 @@ fn netrc() -> Netrc {
 
 /// The capabilities of this machine's GPUs, as the driver's own tool tells them.
 pub(crate) fn native_gpus() -> Vec<String> {
-    let asked = Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
-    let Ok(output) = asked else { return Vec::new() };
+    let mut asked = child_environment().command("nvidia-smi");
+    let Ok(output) = asked.args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output() else {
+        return Vec::new();
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     let mut found: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     found.retain(|capability| capability.parse::<kiln_plan::gpu::Capability>().is_ok());

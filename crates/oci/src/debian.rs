@@ -9,11 +9,11 @@ mod normalise;
 mod packages;
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use kiln_plan::child::ChildEnvironment;
 use kiln_plan::platform::Platform;
 
 pub use normalise::{Normalised, normalise};
@@ -197,7 +197,7 @@ impl Bootstrap {
         &self,
         program: &Path,
         work_dir: &Path,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        environment: &ChildEnvironment,
         each_line: &mut dyn FnMut(&str),
     ) -> Result<Bootstrapped, DebianError> {
         fs_err::create_dir_all(work_dir)?;
@@ -219,18 +219,11 @@ impl Bootstrap {
         }
     }
 
-    fn command(
-        &self,
-        program: &Path,
-        work_dir: &Path,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Command, DebianError> {
+    fn command(&self, program: &Path, work_dir: &Path, environment: &ChildEnvironment) -> Result<Command, DebianError> {
         let packages = self.packages()?;
         let suite = checked("suite", &self.suite, |byte| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte))?;
-        let mut command = Command::new(program);
+        let mut command = environment.only(&PASSED_ON).command(program);
         command
-            .env_clear()
-            .envs(environment.into_iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
             .env("LC_ALL", "C")
             .env("SOURCE_DATE_EPOCH", FILE_TIME.to_string())
             .current_dir("/")
@@ -361,7 +354,8 @@ mod tests {
     }
 
     fn arguments(bootstrap: &Bootstrap) -> Vec<String> {
-        let command = bootstrap.command(Path::new("mmdebstrap"), Path::new("/it's here"), []).unwrap();
+        let command =
+            bootstrap.command(Path::new("mmdebstrap"), Path::new("/it's here"), &ChildEnvironment::default()).unwrap();
         command.get_args().map(|argument| argument.to_str().unwrap().to_owned()).collect()
     }
 
@@ -378,9 +372,13 @@ mod tests {
         path
     }
 
-    fn environment() -> Vec<(OsString, OsString)> {
+    fn environment() -> ChildEnvironment {
         let path = std::env::var_os("PATH").unwrap();
-        vec![("PATH".into(), path), ("http_proxy".into(), "proxy".into()), ("SECRET".into(), "x".into())]
+        ChildEnvironment::new([
+            ("PATH".into(), path),
+            ("http_proxy".into(), "proxy".into()),
+            ("SECRET".into(), "x".into()),
+        ])
     }
 
     #[test]
@@ -408,7 +406,10 @@ mod tests {
         let refused = |change: fn(&mut Bootstrap)| {
             let mut bootstrap = bookworm();
             change(&mut bootstrap);
-            bootstrap.command(Path::new("mmdebstrap"), Path::new("/"), []).unwrap_err().to_string()
+            bootstrap
+                .command(Path::new("mmdebstrap"), Path::new("/"), &ChildEnvironment::default())
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(refused(|b| b.suite = "--help".into()), "`--help` is not a suite");
         assert_eq!(refused(|b| b.include = vec!["a,b".into()]), "`a,b` is not a package name");
@@ -432,7 +433,7 @@ mod tests {
         );
         let mut said = Vec::new();
         let done =
-            bookworm().bootstrap(&program, &work_dir, environment(), &mut |line| said.push(line.to_owned())).unwrap();
+            bookworm().bootstrap(&program, &work_dir, &environment(), &mut |line| said.push(line.to_owned())).unwrap();
         assert_eq!(said, ["I: 315532800 C proxy []"]);
         assert_eq!(done.packages[0].name, "a");
         assert_eq!(fs_err::read_to_string(&done.raw).unwrap(), "raw\n");
@@ -447,7 +448,7 @@ mod tests {
             "i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo \"line $i\" >&2; done\n\
              echo 'E: unable to pick chroot mode automatically' >&2; exit 25\n",
         );
-        let error = bookworm().bootstrap(&program, folder.path(), environment(), &mut |_| {}).unwrap_err();
+        let error = bookworm().bootstrap(&program, folder.path(), &environment(), &mut |_| {}).unwrap_err();
         let message = error.to_string();
         assert!(message.starts_with("mmdebstrap could not bootstrap `bookworm` (exit status: 25)\n  line 10\n"));
         assert!(message.ends_with("\n  E: unable to pick chroot mode automatically"));
@@ -459,7 +460,7 @@ mod tests {
     fn a_missing_program_is_named_with_the_way_to_get_it() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("nowhere");
-        let error = bookworm().bootstrap(&program, folder.path(), environment(), &mut |_| {}).unwrap_err();
+        let error = bookworm().bootstrap(&program, folder.path(), &environment(), &mut |_| {}).unwrap_err();
         assert!(error.to_string().ends_with("nowhere` is needed to bootstrap Debian and cannot be started"));
         assert_eq!(error.hint(), Some("install it: `apt-get install mmdebstrap`"));
     }

@@ -12,6 +12,7 @@ mod inflate;
 pub mod layer;
 pub mod layout;
 pub mod patience;
+pub mod redirect;
 pub mod registry;
 mod splice;
 pub mod whole;

@@ -23,6 +23,7 @@ mod tests;
 pub use client::{Options, Registries};
 pub use credentials::{Credential, Credentials};
 pub use error::RegistryError;
+pub(crate) use host::is_loopback;
 pub use images::RemoteImage;
 pub use publish::Publication;
 pub use pull::{BlobReader, Document};

@@ -2,6 +2,7 @@
 //! environment or a clock, so that everything a build decides can be tested and explained from its inputs alone.
 
 pub mod base;
+pub mod child;
 pub mod diagnostic;
 pub mod digest;
 pub mod event;
@@ -11,6 +12,7 @@ pub mod parallel;
 pub mod platform;
 pub mod public_key;
 pub mod reference;
+pub mod secret;
 pub mod size;
 pub mod stack;
 pub mod step;

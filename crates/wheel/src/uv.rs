@@ -15,6 +15,7 @@ use std::time::Duration;
 use kiln_plan::base::{Libc, LibcFamily};
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
+use kiln_plan::secret::Secrets;
 use kiln_plan::stack::Index;
 
 use crate::pylock::{self, LockedPackage, PylockError};
@@ -77,6 +78,14 @@ pub enum UvError {
     /// The index cannot be reached.
     #[error("{0}")]
     Index(String),
+    /// The index refuses whoever asks without the right credentials.
+    #[error("{index} answered {status}")]
+    Refused {
+        /// Its address, without credentials.
+        index: String,
+        /// The HTTP status.
+        status: u16,
+    },
     /// uv failed in another way.
     #[error("uv failed: {0}")]
     Failed(String),
@@ -125,7 +134,7 @@ pub fn resolve(
     for variable in IGNORED_VARIABLES {
         command.env_remove(variable);
     }
-    let stderr = run(&mut command, work)?;
+    let stderr = run(&mut command, &secrets(question), work)?;
     if let Some(stderr) = stderr {
         return Err(explain(&stderr));
     }
@@ -139,15 +148,23 @@ const PROJECT: &str = "kiln-image";
 /// How often it is looked whether uv has ended.
 const POLL: Duration = Duration::from_millis(5);
 
+/// Returns the secrets that uv gets to see, in order to keep them out of what it says.
+fn secrets(question: &Question<'_>) -> Secrets {
+    let index = question.index;
+    let addresses = index.default.iter().chain(&index.extra).chain(index.packages.values()).chain(&index.find_links);
+    Secrets::of(addresses.chain(&question.requirements).map(String::as_str))
+}
+
 /// Runs uv; what it wrote to stderr if it failed.
-fn run(command: &mut Command, work: &Work<'_>) -> Result<Option<String>, UvError> {
+fn run(command: &mut Command, secrets: &Secrets, work: &Work<'_>) -> Result<Option<String>, UvError> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let (send, lines) = mpsc::channel();
+    let secrets = secrets.clone();
     let reader = child.stderr.take().map(|stderr| {
         std::thread::spawn(move || {
             for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
                 // Nobody listens any more once kiln gives up.
-                if send.send(line).is_err() {
+                if send.send(secrets.redact(&line)).is_err() {
                     break;
                 }
             }
@@ -302,6 +319,12 @@ fn explain(stderr: &str) -> UvError {
     let text = lines.join(" ").replace("`kiln-image`", "this image").replace("kiln-image", "this image");
     let text = text.trim_start_matches("error: ").to_owned();
     if let Some((_, cause)) = text.split_once("No solution found when resolving dependencies") {
+        // Where packages cannot be seen, uv says that there are none, and only in a hint why.
+        if let Some(refused) =
+            stderr.lines().find_map(refused).filter(|_| cause.contains("not found in the package registry"))
+        {
+            return refused;
+        }
         let cause = cause.trim_start_matches([':', ' ']).trim_start_matches("cause:").trim();
         return UvError::Unsatisfiable(sentences(cause));
     }
@@ -309,6 +332,14 @@ fn explain(stderr: &str) -> UvError {
         return UvError::Index(text);
     }
     UvError::Failed(text)
+}
+
+/// Reads uv's hint about an index that it may not ask.
+fn refused(line: &str) -> Option<UvError> {
+    let (_, rest) = line.trim().strip_prefix("hint: An index")?.split_once('(')?;
+    let (index, rest) = rest.split_once(')')?;
+    let status = [401, 403].into_iter().find(|status| rest.contains(&status.to_string()))?;
+    Some(UvError::Refused { index: index.to_owned(), status })
 }
 
 /// One clause a line, without the conclusion that everybody knows.
@@ -339,6 +370,29 @@ mod tests {
                       your requirements are unsatisfiable.\n\nhint: something about uv\n";
         let UvError::Unsatisfiable(text) = explain(stderr) else { panic!() };
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn an_index_that_refuses_is_told_apart() {
+        let error = "error: No solution found when resolving dependencies\n  cause: Because torch was not found in the \
+                     package registry and kiln-image depends on torch==2, we can conclude that your requirements are \
+                     unsatisfiable.\n\nhint: ";
+        for (hint, expected) in [
+            (
+                "An index URL (http://a.example/simple) could not be queried due to a lack of valid authentication \
+                 credentials (401 Unauthorized)",
+                401,
+            ),
+            (
+                "An index (http://a.example/simple) returned a 403 Forbidden error. Check that the index URL is \
+                 correct and the credentials are valid.",
+                403,
+            ),
+        ] {
+            let UvError::Refused { index, status } = explain(&format!("{error}{hint}\n")) else { panic!("{hint}") };
+            assert_eq!((index.as_str(), status), ("http://a.example/simple", expected));
+        }
+        assert!(matches!(explain(error), UvError::Unsatisfiable(_)));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Project<'_> {
                 (error, None) => BuildError::step(format!("{name} cannot be bootstrapped"), error),
             }
         };
-        let environment = self.surroundings.environment.clone();
+        let environment = &self.surroundings.environment;
         let done = bootstrap.bootstrap(&program, directory.path(), environment, &mut |line| work.output(line));
         // Ctrl-C reaches mmdebstrap too, whose complaint is then of no interest.
         self.cancel.check()?;

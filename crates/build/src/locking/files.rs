@@ -6,6 +6,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::platform::Platform;
+use kiln_plan::secret::redact_text;
 use kiln_plan::stack::{Recipe, RequirementsFile};
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
@@ -86,7 +87,7 @@ impl Project<'_> {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let reason = redact_text(String::from_utf8_lossy(&output.stderr).trim()).into_owned();
         Err(BuildError::step(format!("`{}` cannot be exported by uv", path.display()), reason))
     }
 

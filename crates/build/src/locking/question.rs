@@ -6,7 +6,8 @@ use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
 use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Environment, Image, Index};
+use kiln_plan::secret::redact_address;
+use kiln_plan::stack::{Environment, Image, Index, Requirement};
 use kiln_plan::step::StepKey;
 use kiln_wheel::pylock::LockedPackage;
 use kiln_wheel::uv::{self, UvError};
@@ -42,17 +43,20 @@ impl<'a> ImageQuestion<'a> {
     pub(super) fn inputs(&self) -> String {
         let pins = |pins: &[(String, String)]| pins.iter().map(|(n, v)| format!("{n}=={v}")).collect::<Vec<_>>();
         let mut key = StepKey::of("resolution", QUESTION_VERSION)
-            .list("requirements", self.image.requirements.iter().map(|requirement| &requirement.text))
+            .list("requirements", self.image.requirements.iter().map(Requirement::redacted))
             .text("python", if self.image.has_packages() { self.python } else { "" })
             .text("platform", &self.platform.to_string())
             .text("libc", &self.facts.libc.as_ref().map(ToString::to_string).unwrap_or_default())
             .list("above", pins(&self.above))
             .list("in base", pins(&self.in_base))
             .option("file", self.file.as_ref().map(|file| file.digest.hex()).as_deref())
-            .option("default index", self.index.default.as_deref())
-            .list("extra indexes", &self.index.extra)
-            .list("find-links", &self.index.find_links)
-            .list("index packages", self.index.packages.iter().map(|(name, url)| format!("{name} {url}")));
+            .option("default index", self.index.default.as_deref().map(redact_address).as_deref())
+            .list("extra indexes", self.index.extra.iter().map(|url| redact_address(url)))
+            .list("find-links", self.index.find_links.iter().map(|url| redact_address(url)))
+            .list(
+                "index packages",
+                self.index.packages.iter().map(|(name, url)| format!("{name} {}", redact_address(url))),
+            );
         for (name, version, requires) in &self.recipes {
             key = key.text("recipe", &format!("{name}=={version}")).list("requires", requires);
         }
@@ -68,13 +72,14 @@ impl<'a> ImageQuestion<'a> {
     pub(super) fn difference(&self, known: Option<&LockedImage>) -> String {
         let (name, platform) = (&self.image.name, self.platform);
         let Some(known) = known else { return format!("it has no image `{name}` for {platform}") };
-        let now: Vec<&String> = self.image.requirements.iter().map(|requirement| &requirement.text).collect();
+        let now: Vec<String> = self.image.requirements.iter().map(Requirement::redacted).collect();
         let added: Vec<String> = now
             .iter()
             .filter(|text| !known.requirements.contains(text))
             .map(|text| format!("`{text}` is new"))
             .collect();
-        let gone = known.requirements.iter().filter(|text| !now.contains(text)).map(|text| format!("`{text}` is gone"));
+        let gone =
+            known.requirements.iter().filter(|text| !now.contains(*text)).map(|text| format!("`{text}` is gone"));
         let changes: Vec<String> = added.into_iter().chain(gone).collect();
         if changes.is_empty() {
             return format!("indexes, recipes, Python, or what stands above `{name}` ({platform}) changed");
@@ -248,6 +253,7 @@ impl Project<'_> {
             UvError::Unsatisfiable(explanation) => question.conflict(&explanation).into(),
             UvError::Interrupted => BuildError::Interrupted,
             UvError::Index(text) => BuildError::Index(text.into()),
+            UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
             error => BuildError::step(format!("the packages of `{}` cannot be resolved", image.name), error),
         })?;
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);

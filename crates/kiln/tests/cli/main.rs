@@ -30,4 +30,5 @@ mod python;
 mod references;
 mod registry;
 mod remote;
+mod secrets;
 mod trust;

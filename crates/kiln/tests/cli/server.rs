@@ -16,6 +16,8 @@ pub(crate) enum Behaviour {
     Stall { after: usize },
     /// Answers this status and asks to come back at once, the first so many times.
     Status { status: u16, times: usize },
+    /// Redirects to this address.
+    Redirect(String),
     /// Sends these bytes instead.
     Other(Vec<u8>),
     /// Sends the file, and after it zeros without an end, in chunks.
@@ -157,6 +159,10 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
             write!(stream, "HTTP/1.1 {status} No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n")?;
             return Ok(true);
         }
+        Some(Behaviour::Redirect(to)) => {
+            write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")?;
+            return Ok(true);
+        }
         Some(Behaviour::BreakOff { after, .. } | Behaviour::Stall { after }) => limit = *after,
         Some(Behaviour::NoRanges { after, .. }) => (from, limit) = (0, *after),
         Some(Behaviour::Other(bytes)) => content.clone_from(bytes),
@@ -202,7 +208,7 @@ impl State {
             Behaviour::BreakOff { times, .. } | Behaviour::Status { times, .. } | Behaviour::NoRanges { times, .. } => {
                 *times = times.checked_sub(1)?;
             }
-            Behaviour::Stall { .. } | Behaviour::Other(_) | Behaviour::Endless => {}
+            Behaviour::Stall { .. } | Behaviour::Redirect(_) | Behaviour::Other(_) | Behaviour::Endless => {}
         }
         Some(behaviour.clone())
     }

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use super::host::{Host, Scope};
 use super::{Credentials, RegistryError};
 use crate::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
+use crate::redirect::{self, Reach, SendError};
 
 /// Bytes of an answer that says what is wrong.
 const ERROR_LIMIT: u64 = 64 << 10;
@@ -144,6 +145,7 @@ pub(super) fn builder(options: &Options) -> reqwest::ClientBuilder {
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
+        .redirect(reqwest::redirect::Policy::none())
         .tls_danger_accept_invalid_certs(options.insecure)
 }
 
@@ -231,6 +233,25 @@ impl Inner {
         }
     }
 
+    /// Sends a request and follows the redirects that are allowed.
+    pub(super) async fn send_request(
+        &self,
+        purpose: &Purpose,
+        request: reqwest::RequestBuilder,
+        reach: Reach,
+    ) -> Result<Response, Failure> {
+        let request = request.build().map_err(|error| purpose.broken(error))?;
+        let sending = redirect::send(&purpose.host.client, request, reach, self.options.insecure);
+        let sent = async {
+            match sending.await {
+                Ok(response) => Ok(Ok(response)),
+                Err(SendError::Request(error)) => Err(error),
+                Err(SendError::Redirect { to, problem }) => Ok(Err(purpose.diverted(to, problem))),
+            }
+        };
+        self.answer(purpose, sent).await?.map_err(Failure::Final)
+    }
+
     /// Sends one request, with a new token where the old one is not good any more. `url` makes the address from that of
     /// the registry's API. The answer's status is a success.
     pub(super) async fn ask(
@@ -244,15 +265,11 @@ impl Inner {
         let url = url(&base)?;
         for renewed in [false, true] {
             let mut request = shape(purpose.host.client.request(method.clone(), url.clone()));
-            // Who one is concerns the registry alone, and not whom it sends us to.
-            let sent = match purpose.host.is(&url) {
-                true => purpose.host.authorization(self, purpose).await?,
-                false => None,
-            };
+            let sent = purpose.host.authorization_for(&url, self, purpose).await?;
             if let Some(value) = &sent {
                 request = request.header(reqwest::header::AUTHORIZATION, value.clone());
             }
-            let response = self.answer(purpose, request.send()).await?;
+            let response = self.send_request(purpose, request, Reach::Anywhere).await?;
             let wanting = response.status() == StatusCode::UNAUTHORIZED;
             if wanting && !renewed && purpose.host.challenged(&response, sent.as_ref()).await {
                 continue;
@@ -348,6 +365,12 @@ impl Purpose {
     /// A connection that could not be made, or broke.
     pub(super) fn broken(&self, error: reqwest::Error) -> RegistryError {
         self.unavailable(format!("cannot be reached or broke off ({})", innermost(error)))
+    }
+
+    /// An address to which a request may not go.
+    pub(super) fn diverted(&self, to: impl Into<String>, problem: &'static str) -> RegistryError {
+        let (what, registry) = (self.what.clone(), self.host.name.clone());
+        RegistryError::Diverted { what, registry, to: to.into(), problem }
     }
 
     pub(super) fn denied(&self, problem: String, authenticated: bool) -> RegistryError {

@@ -3,13 +3,13 @@
 //! The files are those that `docker login` and `podman login` write. A helper is a program `docker-credential-NAME` that
 //! speaks JSON on its standard streams. Nothing is looked for here: the command line says which files there are.
 
-use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kiln_plan::child::ChildEnvironment;
 use kiln_plan::reference::Repository;
 use kiln_store::AtomicFile;
 use serde::Deserialize;
@@ -51,8 +51,8 @@ pub struct Credentials {
     /// Files in the format of Docker's `config.json`, the first that has an answer is taken. Those that do not exist
     /// are empty.
     pub files: Vec<PathBuf>,
-    /// Where helpers are looked for.
-    pub path: Option<OsString>,
+    /// The environment of helpers, and the `PATH` on which they are found.
+    pub environment: ChildEnvironment,
 }
 
 /// The part of Docker's `config.json` that is about credentials.
@@ -144,11 +144,13 @@ impl Credentials {
     fn run(&self, helper: &str, verb: &str, input: &[u8]) -> Result<std::process::Output, RegistryError> {
         let name = format!("docker-credential-{helper}");
         let missing = || RegistryError::Credentials(format!("the credential helper `{name}` is not on PATH"));
-        let path = self.path.clone().unwrap_or_default();
+        let path = self.environment.get("PATH").cloned().unwrap_or_default();
         let mut places = std::env::split_paths(&path).map(|directory| directory.join(&name));
         let program = places.find(|program| program.is_file()).ok_or_else(missing)?;
         let failed = |error| RegistryError::Credentials(format!("`{name}` cannot be run: {error}"));
-        let mut child = Command::new(program)
+        let mut child = self
+            .environment
+            .command(program)
             .arg(verb)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -304,7 +306,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.json");
         fs_err::write(&file, text).unwrap();
-        let credentials = Credentials { files: vec![file], path: Some(directory.path().as_os_str().to_owned()) };
+        let path = directory.path().as_os_str().to_owned();
+        let environment = ChildEnvironment::new([("PATH".into(), path)]);
+        let credentials = Credentials { files: vec![file], environment };
         (directory, credentials)
     }
 
@@ -313,7 +317,7 @@ mod tests {
         let written = directory.path().join("written");
         fs_err::write(&written, format!("#!/bin/sh\n{script}")).unwrap();
         fs_err::set_permissions(&written, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert!(Command::new("cp").args([&written, &path]).status().unwrap().success());
+        assert!(std::process::Command::new("cp").args([&written, &path]).status().unwrap().success());
     }
 
     fn find(credentials: &Credentials, repository: &str) -> Option<Credential> {

@@ -83,6 +83,18 @@ pub enum RegistryError {
         /// A clause.
         problem: String,
     },
+    /// An address to which a request may not go.
+    #[error("{what}: {registry} sends on to {to}, {problem}")]
+    Diverted {
+        /// The activity that failed.
+        what: String,
+        /// The registry.
+        registry: String,
+        /// Scheme, host and port of the address; the rest may hold a token.
+        to: String,
+        /// A clause: the rule that forbids it.
+        problem: &'static str,
+    },
     /// Content that was to be sent is not what its digest says.
     #[error("{what}: the bytes of {digest} on this machine are not what the digest says")]
     Damaged {
@@ -130,6 +142,7 @@ impl RegistryError {
             }
             Self::Nonsense { registry, problem, .. } => format!("the answer of {registry} {problem}"),
             Self::Refused { registry, status, message, .. } => format!("{registry} answered {status}{message}"),
+            Self::Diverted { registry, to, problem, .. } => format!("{registry} sends on to {to}, {problem}"),
             other => other.to_string(),
         }
     }
@@ -155,6 +168,12 @@ impl RegistryError {
             }
             Self::Refused { status: 405, .. } => {
                 "the registry does not do that: it may be read-only, or only pass on what another registry has".into()
+            }
+            Self::Diverted { problem, .. } if problem.contains("credentials") => {
+                "no credential was sent there: the registry must name the address of its token service itself".into()
+            }
+            Self::Diverted { problem, .. } if problem.contains("encrypted") => {
+                "a registry behind a proxy that speaks HTTPS must know that (`X-Forwarded-Proto: https`)".into()
             }
             Self::Damaged { .. } => "a file of the store was changed: remove it, and build again".into(),
             Self::Offline(_) => "run once without `--offline`".into(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln_plan::reference::Repository;
-use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
@@ -16,6 +16,7 @@ use url::Url;
 use super::challenge::Challenge;
 use super::client::{Failure, Inner, Options, Purpose, builder};
 use super::{Credential, RegistryError};
+use crate::redirect::{self, Handover, Reach};
 
 /// Bytes of an answer with a token.
 const TOKEN_LIMIT: u64 = 1 << 20;
@@ -70,8 +71,8 @@ pub(super) struct Host {
     pub(super) client: Client,
     /// Whether it is this machine.
     local: bool,
-    /// Whether plain HTTP may be spoken.
-    plain: bool,
+    /// True where the user accepts plain HTTP everywhere.
+    insecure: bool,
     base: OnceCell<Url>,
     credential: Option<Credential>,
     auth: Mutex<Auth>,
@@ -100,12 +101,11 @@ impl Host {
         } else {
             client.clone()
         };
-        let plain = local || options.insecure;
         Ok(Self {
             name: name.to_owned(),
             client,
             local,
-            plain,
+            insecure: options.insecure,
             base: OnceCell::new(),
             credential: None,
             auth: Mutex::default(),
@@ -117,9 +117,17 @@ impl Host {
         self
     }
 
-    /// Whether an address is of this registry, as far as that is known by now.
-    pub(super) fn is(&self, url: &Url) -> bool {
-        self.base.get().is_some_and(|base| base.origin() == url.origin())
+    /// Returns what an address may get of what this registry gets. Before the registry's own address is known, nothing.
+    fn handover(&self, url: &Url) -> Handover {
+        self.base.get().map_or(Handover::Refused, |base| redirect::handover(base, url, self.insecure))
+    }
+
+    /// Fails where an address that the registry named may not be asked.
+    pub(super) fn check_address(&self, url: &Url, purpose: &Purpose) -> Result<(), RegistryError> {
+        match self.handover(url) {
+            Handover::Everything | Handover::WithoutCredentials => Ok(()),
+            Handover::Refused => Err(purpose.diverted(redirect::origin(url), redirect::rule(url))),
+        }
     }
 
     /// Whether it speaks for whom this credential names.
@@ -148,7 +156,7 @@ impl Host {
             parsed.map_err(|_| Failure::Final(purpose.unavailable("is not a host name")))
         };
         let (secure, plain) = (url("https")?, url("http")?);
-        if !self.plain {
+        if !self.local && !self.insecure {
             return Ok(secure);
         }
         // On this machine most registries speak plain HTTP; elsewhere it is tried only where TLS is not spoken.
@@ -169,14 +177,31 @@ impl Host {
     /// Whether a registry that answers at an address does so in the protocol of the address.
     async fn speaks(&self, inner: &Inner, purpose: &Purpose, url: &Url) -> Result<bool, Failure> {
         let response = inner.answer(purpose, self.client.get(url.clone()).send()).await?;
-        let elsewhere = response.url().scheme() != url.scheme();
+        let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection());
+        let target = location.and_then(|location| url.join(location.to_str().ok()?).ok());
+        let elsewhere = target.is_some_and(|target| target.scheme() != url.scheme());
         // Go's servers answer so to plain HTTP where they speak TLS.
         let misunderstood = url.scheme() == "http" && response.status() == StatusCode::BAD_REQUEST;
         Ok(!elsewhere && !misunderstood)
     }
 
+    /// Returns the credentials for an address, where the registry asked for any and the address is the registry's own.
+    /// An address that may not be asked is an error.
+    pub(super) async fn authorization_for(
+        &self,
+        url: &Url,
+        inner: &Inner,
+        purpose: &Purpose,
+    ) -> Result<Option<HeaderValue>, Failure> {
+        self.check_address(url, purpose)?;
+        match self.handover(url) {
+            Handover::Everything => self.authorization(inner, purpose).await,
+            Handover::WithoutCredentials | Handover::Refused => Ok(None),
+        }
+    }
+
     /// What to say about oneself, if the registry was ever heard to ask.
-    pub(super) async fn authorization(&self, inner: &Inner, purpose: &Purpose) -> Result<Option<HeaderValue>, Failure> {
+    async fn authorization(&self, inner: &Inner, purpose: &Purpose) -> Result<Option<HeaderValue>, Failure> {
         let mut auth = self.auth.lock().await;
         let (realm, service, asked) = match &auth.challenge {
             None => return Ok(None),
@@ -204,7 +229,7 @@ impl Host {
     /// Learns from an answer what the registry wants; whether asking again may help.
     pub(super) async fn challenged(&self, response: &Response, sent: Option<&HeaderValue>) -> bool {
         // Whoever else answers, after a redirect say, has no say in where credentials go.
-        if !self.is(response.url()) {
+        if self.handover(response.url()) != Handover::Everything {
             return false;
         }
         let headers = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
@@ -229,12 +254,13 @@ impl Host {
         service: Option<&str>,
         scopes: &[String],
     ) -> Result<Token, Failure> {
-        // Whoever answers for the registry says where tokens are: passwords go there encrypted or not at all.
         let credential = self.credential.as_ref();
-        let local = realm.host_str().is_some_and(is_loopback);
-        if credential.is_some() && realm.scheme() != "https" && !self.plain && !local {
-            return Err(Failure::Final(purpose.nonsense(format!("wants credentials at {realm}, in plain text"))));
+        if !self.base.get().is_some_and(|base| redirect::may_be_realm(base, realm, self.insecure)) {
+            return Err(Failure::Final(purpose.diverted(redirect::origin(realm), redirect::rule(realm))));
         }
+        let mut realm = realm.clone();
+        // A server has no credentials to give. Neither can fail for an address with a host, which this one has.
+        let _ = (realm.set_username(""), realm.set_password(None));
         let mut parameters: Vec<(&str, &str)> = service.map(|service| ("service", service)).into_iter().collect();
         let request = match credential {
             Some(Credential::Identity(token)) => {
@@ -256,7 +282,7 @@ impl Host {
                 }
             }
         };
-        let response = inner.answer(purpose, request.send()).await?;
+        let response = inner.send_request(purpose, request, Reach::Origin).await?;
         let response = match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
                 let problem =
@@ -296,7 +322,8 @@ fn read_token(bytes: &[u8]) -> Option<Token> {
     Some(Token { value, until: Instant::now() + life.max(MARGIN * 2) })
 }
 
-fn is_loopback(name: &str) -> bool {
+/// Returns true for names of this machine, with or without a port.
+pub(crate) fn is_loopback(name: &str) -> bool {
     let host = match name.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,
         _ => name,

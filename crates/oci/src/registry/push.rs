@@ -392,10 +392,7 @@ impl Inner {
         work: &Work<'_>,
     ) -> Result<Response, Failure> {
         let mut request = purpose.host.client.request(method.clone(), url.clone());
-        let said = match purpose.host.is(&url) {
-            true => purpose.host.authorization(self, purpose).await?,
-            false => None,
-        };
+        let said = purpose.host.authorization_for(&url, self, purpose).await?;
         if let Some(value) = &said {
             request = request.header(reqwest::header::AUTHORIZATION, value.clone());
         }
@@ -516,6 +513,7 @@ impl Purpose {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let location = text(LOCATION.as_str()).and_then(|location| response.url().join(location).ok());
         let location = location.ok_or_else(|| self.nonsense("says not where to upload to"))?;
+        self.host.check_address(&location, self)?;
         let least = text("oci-chunk-min-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         Ok(Session { location, offset: 0, least })
     }

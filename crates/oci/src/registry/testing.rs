@@ -14,6 +14,7 @@ mod connection;
 mod content;
 mod http;
 mod route;
+mod spy;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use kiln_plan::digest::Digest;
 
 use connection::Shared;
+pub use spy::Spy;
 use state::Queued;
 
 /// The parts of the distribution API, as faults and logs tell them apart.
@@ -132,6 +134,11 @@ pub enum Fault {
     Endless,
     /// Does what was asked, answers bytes that are not HTTP and closes the connection.
     Garbage,
+    /// Reads the request, ignores it and answers this status with the `Location` of the same path at another address:
+    /// scheme, host and port.
+    Redirect(u16, String),
+    /// Does what was asked, and an upload's `Location` in the answer has this address.
+    Location(String),
     /// 401 with the proper challenge although the credentials are right, as for a token that expired on the way.
     Unauthorized,
 }

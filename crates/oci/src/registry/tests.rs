@@ -15,6 +15,8 @@ use crate::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest,
 use crate::layer::{Layer, MediaType};
 use crate::patience::Patience;
 
+mod redirects;
+
 const IMPATIENT: Patience = Patience {
     attempts: 4,
     first_pause: Duration::from_millis(1),
@@ -57,7 +59,7 @@ impl Pair {
         let file = directory.path().join("config.json");
         let text = serde_json::json!({ "auths": { registry.address(): entry } }).to_string();
         fs_err::write(&file, text).unwrap();
-        let credentials = Credentials { files: vec![file], path: None };
+        let credentials = Credentials { files: vec![file], ..Credentials::default() };
         let options = Options { credentials, patience: IMPATIENT, ..Options::default() };
         let client = Registries::new(options, &Cancel::default()).unwrap();
         Self { registry, client, _directory: directory }

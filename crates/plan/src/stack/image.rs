@@ -226,6 +226,13 @@ pub struct Requirement {
     pub span: Span,
 }
 
+impl Requirement {
+    /// Returns the requirement as it may be printed and recorded: without the password of an address.
+    pub fn redacted(&self) -> String {
+        crate::secret::redact_address(&self.text).into_owned()
+    }
+}
+
 /// A file of requirements, relative to the stack file.
 #[derive(Debug, Clone)]
 pub struct RequirementsFile {

@@ -9,6 +9,7 @@ use super::image::Requirement;
 use super::vars::Vars;
 use super::written::Text;
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
+use crate::secret;
 use crate::stack::Spanned;
 
 /// Unfolds groups and checks every requirement.
@@ -62,8 +63,9 @@ pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
         Err(error) => {
             let reason = error.message.to_string();
             let reason = reason.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
-            Err(Diagnostic::at(span, format!("`{text}` is not a Python requirement"))
-                .label(reason)
+            let shown = secret::redact_address(text);
+            Err(Diagnostic::at(span, format!("`{shown}` is not a Python requirement"))
+                .label(secret::redact_address(&reason))
                 .hint("a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`"))
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use url::Url;
+
 use super::image::{Cache, From, Image, Index, Recipe, Stack, Target, Trust};
 use super::read::Overrides;
 use super::requirement;
@@ -12,6 +14,7 @@ use crate::gpu::{Architecture, CudaRelease, GpuRequest};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{InvalidReference, Repository};
+use crate::secret;
 use crate::stack::Spanned;
 
 mod images;
@@ -52,7 +55,7 @@ fn variables(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics
             wrong.push(Diagnostic { message, labels: Vec::new(), hint });
         }
     }
-    Vars(vars)
+    Vars::new(vars)
 }
 
 /// The text with variables replaced; where that fails the mistake is noted and the text stands as written.
@@ -208,17 +211,41 @@ fn index(written: &IndexTable, vars: &Vars, wrong: &mut Diagnostics) -> Index {
     for (name, url) in &written.packages {
         match requirement::name(name.get(), name.span()) {
             Ok(name) => {
-                packages.insert(name, expand(url, vars, wrong));
+                packages.insert(name, address(url, vars, wrong));
             }
             Err(diagnostic) => wrong.push(diagnostic),
         }
     }
     Index {
-        default: written.default.as_ref().map(|url| expand(url, vars, wrong)),
-        extra: expand_all(&written.extra, vars, wrong),
+        default: written.default.as_ref().map(|url| address(url, vars, wrong)),
+        extra: written.extra.iter().map(|url| address(url, vars, wrong)).collect(),
         packages,
-        find_links: expand_all(&written.find_links, vars, wrong),
+        find_links: written.find_links.iter().map(|url| address(url, vars, wrong)).collect(),
     }
+}
+
+/// The address of an index, or a path. One whose user information holds unescaped characters names another host.
+fn address(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let address = expand(text, vars, wrong);
+    let starts = |scheme: &str| address.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    if !starts("http:") && !starts("https:") {
+        return address;
+    }
+    let shown = secret::redact_address(&address);
+    let problem = match Url::parse(&address) {
+        Ok(parsed) => {
+            let user = !parsed.username().is_empty() || parsed.password().is_some();
+            let more = parsed[url::Position::AfterHost..].contains('@');
+            (shown != address && (more || !user)).then(|| format!("`{shown}` has an `@` after its host"))
+        }
+        Err(error) => Some(format!("`{shown}` is not an address: {error}")),
+    };
+    if let Some(problem) = problem {
+        wrong.push(Diagnostic::at(text.span(), problem).hint(
+            "in names and passwords `/` is written `%2F`, `#` `%23`, `?` `%3F`, `@` `%40`, `:` `%3A` and `%` `%25`",
+        ));
+    }
+    address
 }
 
 fn cache(written: &CacheTable, vars: &Vars, wrong: &mut Diagnostics) -> Option<Cache> {
@@ -333,6 +360,19 @@ fn python_is_said(images: &[Image], target: &Target, wrong: &mut Diagnostics) {
     }
 }
 
+/// The address of a Debian mirror, which the image and the lock name: it must hold no secret.
+fn mirror(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let mirror = expand(text, vars, wrong);
+    let shown = secret::redact_address(&mirror);
+    if shown != mirror {
+        wrong.push(
+            Diagnostic::at(text.span(), format!("the mirror `{shown}` has a user name or a password"))
+                .hint("the image and the lock name its mirror: choose one that needs no password"),
+        );
+    }
+    mirror
+}
+
 /// What `from` means: a name declared in the file shadows a registry reference.
 fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &mut Diagnostics) -> From {
     match written.get() {
@@ -378,14 +418,11 @@ fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &m
                 From::OciLayout(path_text)
             }
             (None, Some(suite)) => {
+                let mirror = table.mirror.as_ref().map(|text| mirror(text, vars, wrong));
                 let mut include = expand_all(&table.include, vars, wrong);
                 include.sort();
                 include.dedup();
-                From::Debian {
-                    suite: expand(suite, vars, wrong),
-                    include,
-                    mirror: table.mirror.as_ref().map(|text| expand(text, vars, wrong)),
-                }
+                From::Debian { suite: expand(suite, vars, wrong), include, mirror }
             }
             _ => {
                 wrong.push(

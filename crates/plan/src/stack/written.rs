@@ -165,7 +165,7 @@ pub struct ImageTable {
     pub timezone: Option<Text>,
     /// Environment variables, added to those of the image below.
     #[serde(default)]
-    pub env: BTreeMap<String, Text>,
+    pub env: BTreeMap<Spanned<String>, Text>,
     /// Working directory.
     pub workdir: Option<Text>,
     /// What is run; clears an inherited `command`.

@@ -338,3 +338,100 @@ fn a_missing_stack_file_is_told_how_to_be_named() {
     [exit status: 3]
     ");
 }
+
+#[test]
+fn what_no_program_could_be_given_is_refused() {
+    assert_snapshot!(
+        refused("\n[images.app]\nfrom = \"scratch\"\nworkdir = \"/a\\u0000b\"\n\
+                 env = { \"\" = \"a\", \"A=B\" = \"a\", \"A\\u0000\" = \"a\", A = \"a\\u0000\" }\n\
+                 entrypoint = [\"a\\u0000\"]\n\
+                 copy = [{ from = \"a\", to = \"/a\\u0000/b\" }, { from = \"a\\u0000\", to = \"/a\" }]\n"),
+        @r#"
+        ------- stderr -------
+        error: `/a\0/b` holds a NUL
+          --> kiln.toml:13:28
+           |
+        13 | copy = [{ from = "a", to = "/a\u0000/b" }, { from = "a\u0000", to = "/a" }]
+           |                            ^^^^^^^^^^^^
+           |
+        help: paths, variables and arguments end at the first NUL
+
+        error: `a\0` holds a NUL
+          --> kiln.toml:13:53
+           |
+        13 | copy = [{ from = "a", to = "/a\u0000/b" }, { from = "a\u0000", to = "/a" }]
+           |                                                     ^^^^^^^^^
+           |
+        help: paths, variables and arguments end at the first NUL
+
+        error: `` cannot be the name of an environment variable
+          --> kiln.toml:11:9
+           |
+        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+           |         ^^
+           |
+        help: a name is not empty and holds neither `=` nor NUL
+
+        error: `A\0` cannot be the name of an environment variable
+          --> kiln.toml:11:32
+           |
+        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+           |                                ^^^^^^^^^
+           |
+        help: a name is not empty and holds neither `=` nor NUL
+
+        error: `A=B` cannot be the name of an environment variable
+          --> kiln.toml:11:19
+           |
+        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+           |                   ^^^^^
+           |
+        help: a name is not empty and holds neither `=` nor NUL
+
+        error: `a\0` holds a NUL
+          --> kiln.toml:11:53
+           |
+        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+           |                                                     ^^^^^^^^^
+           |
+        help: paths, variables and arguments end at the first NUL
+
+        error: `/a\0b` holds a NUL
+          --> kiln.toml:10:11
+           |
+        10 | workdir = "/a\u0000b"
+           |           ^^^^^^^^^^^
+           |
+        help: paths, variables and arguments end at the first NUL
+
+        error: `a\0` holds a NUL
+          --> kiln.toml:12:15
+           |
+        12 | entrypoint = ["a\u0000"]
+           |               ^^^^^^^^^
+           |
+        help: paths, variables and arguments end at the first NUL
+        [exit status: 2]
+        "#
+    );
+}
+
+#[test]
+fn variables_cannot_expand_without_bound() {
+    let text = format!(
+        "[stack]\nname = \"demo\"\n[vars]\nv = \"{}\"\n[images.app]\nfrom = \"scratch\"\nenv.A = \"{}\"\nenv.B = \"${{v}}\"\n",
+        "x".repeat(1 << 20),
+        "${v}".repeat(20),
+    );
+    assert_snapshot!(whole(&text), @r#"
+    ------- stderr -------
+    error: the variables of this file expand to more than 16.0 MB
+     --> kiln.toml:7:9
+      |
+    7 | env.A = "${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}${v}"
+      |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `v` has 1.05 MB here
+      |
+    help: variables hold versions, names and addresses: shorten them, or use them less often
+    [exit status: 2]
+    "#);
+}

@@ -110,6 +110,9 @@ impl Exchange<'_> {
         }
         let answer = match (&fault, refusal) {
             (Some(Fault::Status(status, after)), _) => told(*status, *after),
+            (Some(Fault::Redirect(status, address)), _) => {
+                Answer::new(*status).with("Location", format!("{address}{}", self.head.target))
+            }
             (Some(Fault::Unauthorized), _) => self.shared.state().challenge(&self.route),
             (_, Some(refusal)) => refusal,
             (_, None) => self.shared.state().answer(&self.head, &self.route, body),
@@ -160,6 +163,7 @@ impl Exchange<'_> {
             }
             Some(Fault::Truncated(length)) => answer.body.truncate(*length),
             Some(Fault::OtherContent) => flip(&mut answer.body),
+            Some(Fault::Location(address)) => answer.relocate(address),
             Some(Fault::OtherDigest) => answer.replace("Docker-Content-Digest", Digest::of(b"another content")),
             _ => {}
         }

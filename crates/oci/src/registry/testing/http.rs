@@ -175,6 +175,15 @@ impl Answer {
         }
     }
 
+    /// Puts another scheme, host and port into the `Location`, if there is one.
+    pub(super) fn relocate(&mut self, address: &str) {
+        for (_, old) in self.fields.iter_mut().filter(|(field, _)| *field == "Location") {
+            let path = old.split_once("://").map_or(old.as_str(), |(_, rest)| rest);
+            let path = path.find('/').map_or("", |at| &path[at..]);
+            *old = format!("{address}{path}");
+        }
+    }
+
     /// Writes the status line and the header fields, for a body in chunked transfer encoding or of the length it has.
     pub(super) fn write_head(&self, out: &mut impl Write, chunked: bool) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));

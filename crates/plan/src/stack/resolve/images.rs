@@ -49,10 +49,10 @@ pub(super) fn image(
         copy: table.copy.iter().map(|table| copy(table, vars, wrong)).collect(),
         user: table.user.as_ref().map(|written| user(written, vars, wrong)),
         timezone: table.timezone.as_ref().map(|text| timezone(text, vars, wrong)),
-        env: expand_map(&table.env, vars, wrong),
+        env: variables(&table.env, vars, wrong),
         workdir: table.workdir.as_ref().map(|text| absolute(text, vars, wrong)),
-        entrypoint: table.entrypoint.as_ref().map(|texts| expand_all(texts, vars, wrong)),
-        command: table.command.as_ref().map(|texts| expand_all(texts, vars, wrong)),
+        entrypoint: table.entrypoint.as_ref().map(|texts| words(texts, vars, wrong)),
+        command: table.command.as_ref().map(|texts| words(texts, vars, wrong)),
         labels: expand_map(&table.labels, vars, wrong),
         persist: table.persist,
         compression: compression(table, vars, wrong),
@@ -101,6 +101,32 @@ fn tag(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
 
 fn expand_map(map: &BTreeMap<String, Text>, vars: &Vars, wrong: &mut Diagnostics) -> BTreeMap<String, String> {
     map.iter().map(|(key, text)| (key.clone(), expand(text, vars, wrong))).collect()
+}
+
+/// Environment variables. A program gets each as `NAME=VALUE`, ended by NUL (POSIX, "Environment Variables").
+fn variables(map: &BTreeMap<Spanned<String>, Text>, vars: &Vars, wrong: &mut Diagnostics) -> BTreeMap<String, String> {
+    for name in map.keys() {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let message = format!("`{}` cannot be the name of an environment variable", name.escape_debug());
+            wrong.push(Diagnostic::at(name.span(), message).hint("a name is not empty and holds neither `=` nor NUL"));
+        }
+    }
+    map.iter().map(|(name, text)| (name.get().clone(), without_nul(text, vars, wrong))).collect()
+}
+
+/// The words of a command line.
+fn words(texts: &[Text], vars: &Vars, wrong: &mut Diagnostics) -> Vec<String> {
+    texts.iter().map(|text| without_nul(text, vars, wrong)).collect()
+}
+
+/// The text of a path, a variable or an argument, none of which can hold NUL.
+fn without_nul(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let expanded = expand(text, vars, wrong);
+    if expanded.contains('\0') {
+        let message = format!("`{}` holds a NUL", expanded.escape_debug());
+        wrong.push(Diagnostic::at(text.span(), message).hint("paths, variables and arguments end at the first NUL"));
+    }
+    expanded
 }
 
 fn environment(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Environment {
@@ -172,7 +198,7 @@ fn choice<T: Clone>(text: Option<&Text>, valid: &[(&str, T)], what: &str, vars: 
 
 /// A path inside the project: relative, and never above the stack file's directory.
 pub(super) fn project_path(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
-    let path = expand(text, vars, wrong);
+    let path = without_nul(text, vars, wrong);
     let outside = Path::new(&path).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
     if path.is_empty() || outside {
         wrong.push(
@@ -184,7 +210,7 @@ pub(super) fn project_path(text: &Text, vars: &Vars, wrong: &mut Diagnostics) ->
 }
 
 fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
-    let path = expand(text, vars, wrong);
+    let path = without_nul(text, vars, wrong);
     let bad = Path::new(&path).components().any(|part| matches!(part, Component::ParentDir));
     if !path.starts_with('/') || bad {
         wrong.push(
