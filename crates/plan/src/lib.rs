@@ -15,3 +15,4 @@ pub mod size;
 pub mod stack;
 pub mod step;
 pub mod torch_family;
+pub mod whiteout;
