@@ -14,6 +14,7 @@ mod awkward_wheel;
 mod differences;
 mod gpu_code;
 mod gpu_wheels;
+mod hostile_wheels;
 mod links;
 mod packages;
 pub(crate) mod programs;
@@ -136,6 +137,7 @@ impl Suite {
             zstd::check(self, &built, &awkward, checks);
             tiers::check(self, &built, &awkward, checks);
         }
+        hostile_wheels::check(self, &built, checks);
         reproducible::check(self, checks);
     }
 

@@ -5,7 +5,7 @@ mod reference;
 
 pub(crate) use debian::debian_key;
 use kiln_oci::OciError;
-use kiln_oci::compression;
+use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::FactsReader;
 use kiln_oci::image::{Config, Image, LoadedImage};
 use kiln_oci::layout::Layout;
@@ -22,7 +22,7 @@ use crate::error::{BuildError, Result};
 use crate::project::Project;
 
 /// Raised when the same layers would give other facts.
-const FACTS_VERSION: u32 = 1;
+const FACTS_VERSION: u32 = 2;
 /// What an image is composed on.
 #[derive(Debug, Clone)]
 pub struct Base {
@@ -141,8 +141,9 @@ impl Project<'_> {
                 let what = format!("the layers of `{path}` cannot be read, and `base-facts` are not declared");
                 BuildError::step(what, error)
             })?;
-            let tar = compression::decompress(file).map_err(|error| unreadable(path, error))?;
-            reader.layer(tar).map_err(|error| unreadable(path, error))?;
+            let mut tar = LayerTar::open(layer, file).map_err(|error| unreadable(path, error))?;
+            reader.layer(&mut tar).map_err(|error| unreadable(path, error))?;
+            tar.verify().map_err(|error| unreadable(path, error))?;
             work.advance(layer.size)?;
         }
         let facts = reader.finish();

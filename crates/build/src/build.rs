@@ -1,6 +1,7 @@
 //! A build: what is locked and not in the store is made, then every image is composed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kiln_oci::image::{Config, Descriptor, Image, Index, MANIFEST, PlatformObject, to_json};
 use kiln_oci::layout::Layout;
@@ -57,6 +58,8 @@ impl Built {
 /// What an image stands on while a chain is composed.
 #[derive(Clone)]
 struct Below {
+    /// The steps of the images below and of the image itself, lowest first.
+    steps: Vec<Arc<Vec<Step>>>,
     image: Option<Image>,
     config: Config,
     layout: Option<Layout>,
@@ -223,6 +226,7 @@ impl Project<'_> {
                 let base = bases::name(&image.from).and_then(|name| lock.base(&name, platform));
                 let base = self.load_base(image, platform, base)?;
                 Below {
+                    steps: Vec::new(),
                     image: base.image,
                     config: base.config,
                     layout: base.layout,
@@ -233,9 +237,12 @@ impl Project<'_> {
         let layers_below = below.image.as_ref().map_or(0, |below| below.layers.len());
         let steps = self.steps(image, platform, lock, layers_below)?;
         let ingredients = self.ingredients(&steps, lock);
-        let steps = steps.steps;
+        let steps = Arc::new(steps.steps);
+        let mut all_steps = below.steps;
+        all_steps.push(Arc::clone(&steps));
+        self.require_agreement(&all_steps.iter().flat_map(|steps| steps.iter()).collect::<Vec<_>>())?;
         let mut layers = Vec::new();
-        for step in &steps {
+        for step in steps.iter() {
             let known = self.layers_of(step)?;
             layers.push(known.ok_or_else(|| {
                 BuildError::Project(format!("`{}` changed while it was built: build again", step.name))
@@ -244,7 +251,7 @@ impl Project<'_> {
         let has_packages = lock.image(&image.name, platform).is_some_and(|locked| !locked.packages.is_empty());
         let (composed, config) =
             self.compose(image, platform, below.image.as_ref(), below.config, made(&steps, layers), has_packages)?;
-        Ok(Below { image: Some(composed), config, layout: below.layout, ingredients })
+        Ok(Below { steps: all_steps, image: Some(composed), config, layout: below.layout, ingredients })
     }
 
     /// The digests of wheels that were made of an image's own.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kiln_fatbin::{Listing, Source, list, may_be_listed};
 use kiln_link::{Node, Object, What, is_configuration};
 use kiln_oci::InflatePool;
-use kiln_oci::compression::decompress;
+use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::{Entries, Member};
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
@@ -28,7 +28,7 @@ use crate::verify::visible;
 use crate::workshop::Workshop;
 
 /// Raised when the same layer would be told otherwise.
-const CONTENTS_VERSION: u32 = 1;
+const CONTENTS_VERSION: u32 = 2;
 /// Bytes of a file that are kept in memory.
 const IN_MEMORY: u64 = 8 << 20;
 /// Bytes that a configuration file of the loader may have.
@@ -82,13 +82,15 @@ impl Workshop<'_> {
         };
         let work = self.work("inspect", layer.digest.short(), Some(layer.size));
         let temporary = self.store.temporary_directory()?;
-        let tar = decompress(blobs.open(&layer.digest, layer.size)?).map_err(|error| unreadable(error.into()))?;
-        let mut entries = Entries::new(tar);
+        let blob = blobs.open(&layer.digest, layer.size)?;
+        let mut tar = LayerTar::open(layer, blob).map_err(|error| unreadable(error.into()))?;
+        let mut entries = Entries::new(&mut tar);
         let mut contents = Contents::default();
         while let Some(member) = entries.next_member().map_err(|error| unreadable(error.into()))? {
             contents.member(&member, &mut entries, temporary.path()).map_err(|error| unreadable(error.into()))?;
             work.advance(0)?;
         }
+        tar.verify().map_err(|error| unreadable(error.into()))?;
         self.store.remember(&key, &contents)?;
         Ok(contents)
     }

@@ -16,6 +16,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::event::Work;
 use kiln_plan::stack::{Compression, Copy};
 use kiln_plan::step::{KeyBuilder, StepKey};
+use kiln_plan::whiteout;
 
 use crate::error::{BuildError, Result};
 use crate::project::Project;
@@ -126,6 +127,11 @@ impl Project<'_> {
                 content
             }
         };
+        if let Some((path, component)) = whiteout(&to, &walk.files) {
+            let message = format!("`/{path}` cannot be in a layer: {}", whiteout::problem(component));
+            let hint = "leave it out with `exclude`, or give it another name";
+            return Err(Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message).hint(hint)).into());
+        }
         let bytes = walk.files.iter().map(|file| file.size).sum();
         Ok(CopySource { files: walk.files, to, owner, mode: copy.mode, compression, content, bytes })
     }
@@ -198,6 +204,16 @@ impl Project<'_> {
         }
         Ok(out.end()?)
     }
+}
+
+/// Returns the first path that a layer would take for a whiteout, and the name that makes it one.
+fn whiteout<'f>(to: &'f str, files: &'f [SourceFile]) -> Option<(String, &'f str)> {
+    let below = |file: &'f SourceFile| {
+        let component = whiteout::component(&file.path)?;
+        Some((format!("{to}/{}", file.path), component))
+    };
+    let own = whiteout::component(to).map(|component| (to.to_owned(), component));
+    own.or_else(|| files.iter().find_map(below))
 }
 
 struct Walk {
@@ -322,6 +338,11 @@ impl CopySource {
             members.push((LayerFile { path, mode, owner: self.owner, body }, from));
         }
         members
+    }
+
+    /// Returns the members of the layer without their content.
+    pub(crate) fn layer_files(&self) -> Vec<LayerFile> {
+        self.members().into_iter().map(|(file, _)| file).collect()
     }
 
     /// Directories can be entered by whoever can read files.

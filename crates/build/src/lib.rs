@@ -1,5 +1,6 @@
 //! Executes a stack: locks it, fetches and splices what is missing, composes images and writes them out.
 
+mod agreement;
 mod bases;
 mod build;
 mod compose;
@@ -10,6 +11,8 @@ mod error;
 mod execute;
 mod explain;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod history;
 mod locking;
 mod mend;

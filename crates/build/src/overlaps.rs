@@ -48,12 +48,12 @@ pub(crate) struct Overlaps {
 /// Hashes of what a wheel installs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PathHashes {
-    files: Vec<u64>,
-    directories: Vec<u64>,
+    pub(crate) files: Vec<u64>,
+    pub(crate) directories: Vec<u64>,
 }
 
 /// A file that a wheel brings: path, bytes, CRC-32.
-type Brought = (String, u64, u32);
+pub(crate) type Brought = (String, u64, u32);
 
 /// Where the cache keeps a list of [`Brought`], as JSON in zstd.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ impl Project<'_> {
 
     /// The hashes of the paths that each wheel installs; nothing for wheels that neither this machine nor the cache
     /// knows.
-    fn path_hashes(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<Vec<Option<PathHashes>>> {
+    pub(crate) fn path_hashes(&self, wheels: &[LockedWheel], scheme: &Scheme) -> Result<Vec<Option<PathHashes>>> {
         let mut all: Vec<Option<PathHashes>> = Vec::new();
         for wheel in wheels {
             all.push(self.store.recall(&paths_key(wheel, scheme))?);
@@ -166,7 +166,7 @@ impl Project<'_> {
     }
 
     /// The files that a wheel brings, from the wheel or from the list that another machine made of it.
-    fn brought(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<Vec<Brought>>> {
+    pub(crate) fn brought(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Option<Vec<Brought>>> {
         if self.store.has_blob(&wheel.sha256) {
             let files = self.installed(wheel, scheme)?;
             return Ok(Some(files.into_iter().map(brought).collect()));
@@ -191,8 +191,7 @@ impl Project<'_> {
     /// The list of the files that a wheel of the store brings, as the cache keeps it.
     pub(crate) fn path_list(&self, wheel: &LockedWheel, scheme: &Scheme) -> Result<Vec<u8>> {
         let files: Vec<Brought> = self.installed(wheel, scheme)?.into_iter().map(brought).collect();
-        let json = serde_json::to_vec(&files).map_err(std::io::Error::from)?;
-        Ok(zstd::bulk::compress(&json, LIST_LEVEL)?)
+        Ok(write_list(&files)?)
     }
 
     /// What an installer would write for a wheel of the store.
@@ -229,13 +228,15 @@ pub(crate) fn path_hashes(files: &[InstalledFile]) -> PathHashes {
     hash_paths(&files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>())
 }
 
+/// Returns eight bytes of the hash of a path.
+pub(crate) fn hash_path(path: &str) -> u64 {
+    blake3::hash(path.as_bytes()).as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
 fn hash_paths(paths: &[&str]) -> PathHashes {
-    let hash = |path: &&str| {
-        let hash = blake3::hash(path.as_bytes());
-        hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-    };
     let directories: BTreeSet<&str> =
         paths.iter().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end])).collect();
+    let hash = |path: &&str| hash_path(path);
     PathHashes { files: paths.iter().map(hash).collect(), directories: directories.iter().map(hash).collect() }
 }
 
@@ -263,7 +264,13 @@ fn brought(file: InstalledFile) -> Brought {
     }
 }
 
-fn read_list(bytes: &[u8]) -> Option<Vec<Brought>> {
+/// Writes a list of paths as the cache keeps it.
+pub(crate) fn write_list(files: &[(String, u64, u32)]) -> std::io::Result<Vec<u8>> {
+    zstd::bulk::compress(&serde_json::to_vec(files)?, LIST_LEVEL)
+}
+
+/// Reads a list of paths; nothing where it is none, or too long.
+pub(crate) fn read_list(bytes: &[u8]) -> Option<Vec<(String, u64, u32)>> {
     use std::io::Read as _;
     let mut json = Vec::new();
     zstd::stream::Decoder::new(bytes).ok()?.take(LIST_LIMIT).read_to_end(&mut json).ok()?;

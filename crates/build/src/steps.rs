@@ -12,6 +12,7 @@ use kiln_plan::stack::{Compression, Environment, From, Image, User};
 use kiln_plan::step::{KeyBuilder, StepKey};
 use kiln_wheel::install::{MAPPING_VERSION, Scheme};
 
+use crate::agreement::WheelTier;
 use crate::bases;
 use crate::copy::CopySource;
 use crate::error::{BuildError, Result};
@@ -85,6 +86,8 @@ pub struct ImageSteps<'a> {
     pub unsettled: Vec<LockedWheel>,
     /// All wheels of the image, by normalised name, and where they are installed; nothing where it has none.
     pub wheels: Option<(Vec<LockedWheel>, Scheme)>,
+    /// The wheels of the images below that have any, lowest first, and its own.
+    pub(crate) tiers: Vec<WheelTier>,
 }
 
 impl Project<'_> {
@@ -104,24 +107,27 @@ impl Project<'_> {
         };
         let base = base.unwrap_or_else(|| "scratch".into());
         let (mut steps, mut unsettled, mut all_wheels) = (Vec::new(), Vec::new(), None);
-        let locked = lock.image(&image.name, platform);
-        if let Some(locked) = locked.filter(|locked| !locked.packages.is_empty()) {
-            let python = self.stack.target.python.as_deref().unwrap_or_default();
+        let python = self.stack.target.python.as_deref().unwrap_or_default();
+        let mut tiers = Vec::new();
+        for above in self.stack.ancestors(image) {
+            let wheels = locked_wheels(above, platform, lock);
+            if !wheels.is_empty() {
+                let scheme = self.scheme(above, python, interpreter(&facts, python, &base)?)?;
+                tiers.insert(0, (wheels.into_iter().map(|(_, wheel)| wheel).collect(), scheme));
+            }
+        }
+        let wheels = locked_wheels(image, platform, lock);
+        if !wheels.is_empty() {
             let interpreter = interpreter(&facts, python, &base)?;
             let scheme = self.scheme(image, python, interpreter)?;
             if image.environment == Environment::Venv && !self.has_venv_below(image, platform, lock) {
                 steps.push(venv(python, interpreter));
             }
-            let by_digest = lock.wheels_by_digest();
-            let mut wheels: Vec<(String, LockedWheel)> = Vec::new();
-            for package in &locked.packages {
-                // The lock was checked when it was read: every package has its wheel.
-                if let Some(wheel) = by_digest.get(&package.wheel) {
-                    wheels.push((format!("{} {}", package.name, package.version), (*wheel).clone()));
-                }
-            }
             let others = layers_below + steps.len() + image.copy.len() + 1;
-            all_wheels = Some((wheels.iter().map(|(_, wheel)| wheel.clone()).collect(), scheme.clone()));
+            let own: WheelTier = (wheels.iter().map(|(_, wheel)| wheel.clone()).collect(), scheme.clone());
+            tiers.push(own.clone());
+            self.require_agreement_of_tiers(&tiers)?;
+            all_wheels = Some(own);
             let (of_wheels, unknown) = self.wheel_steps(image, wheels, &scheme, others, self.selection(image, lock))?;
             steps.extend(of_wheels);
             unsettled = unknown;
@@ -131,7 +137,7 @@ impl Project<'_> {
             steps.push(self.copy_step(copy, &facts, &created, image)?);
         }
         steps.extend(users::step(image, &facts, &self.created_above(image))?);
-        Ok(ImageSteps { image, platform, steps, facts, unsettled, wheels: all_wheels })
+        Ok(ImageSteps { image, platform, steps, facts, unsettled, wheels: all_wheels, tiers })
     }
 
     fn scheme(&self, image: &Image, python: &str, interpreter: &Interpreter) -> Result<Scheme> {
@@ -266,6 +272,19 @@ impl Project<'_> {
         }
         Ok(layers.filter(|layers| layers.iter().all(|layer| self.store.has(&layer.digest))))
     }
+}
+
+/// Returns the wheels that are locked for an image, by normalised name, each with what it is called.
+fn locked_wheels(image: &Image, platform: Platform, lock: &Lock) -> Vec<(String, LockedWheel)> {
+    let by_digest = lock.wheels_by_digest();
+    let packages = lock.image(&image.name, platform).into_iter().flat_map(|locked| &locked.packages);
+    // The lock was checked when it was read: every package has its wheel.
+    packages
+        .filter_map(|package| {
+            let wheel = by_digest.get(&package.wheel)?;
+            Some((format!("{} {}", package.name, package.version), (*wheel).clone()))
+        })
+        .collect()
 }
 
 pub(crate) fn wheel_step(name: String, wheels: &str, task: WheelTask) -> Step {

@@ -8,6 +8,10 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
+use kiln_plan::digest::Digest;
+
+use crate::hash::Sha256;
+use crate::layer::Layer;
 
 const BUFFER: usize = 64 * 1024;
 
@@ -48,6 +52,55 @@ pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<Box<dyn 
         Compression::Gzip => Box::new(MultiGzDecoder::new(whole)),
         Compression::Zstd => Box::new(zstd_decoder(whole)?),
     })
+}
+
+/// A layer whose tar is not the one that the config of its image names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the layer {digest} is another than the config of its image says: its diff id is {found} rather than {expected}"
+)]
+pub struct WrongDiffId {
+    /// The digest of the compressed layer.
+    pub digest: Digest,
+    /// The diff id of the config.
+    pub expected: Digest,
+    /// The diff id of what was read.
+    pub found: Digest,
+}
+
+/// The tar of a layer, which is checked against the layer's diff id while it is read.
+///
+/// Registries and layouts name a layer by the digest of its compressed bytes, and containers are made of what those
+/// inflate to. A config whose diff ids belong to other layers describes another image than the one that runs.
+pub struct LayerTar<'l> {
+    tar: Box<dyn Read + Send>,
+    hash: Sha256,
+    layer: &'l Layer,
+}
+
+impl<'l> LayerTar<'l> {
+    /// Returns the tar of `layer`, whose compressed bytes a reader gives.
+    pub fn open(layer: &'l Layer, compressed: impl Read + Send + 'static) -> io::Result<Self> {
+        Ok(Self { tar: decompress(compressed)?, hash: Sha256::new(), layer })
+    }
+
+    /// Reads what is left and compares the diff id: what was learnt of the layer counts only after this.
+    pub fn verify(mut self) -> io::Result<()> {
+        io::copy(&mut self, &mut io::sink())?;
+        let (digest, expected, found) = (self.layer.digest, self.layer.diff_id, self.hash.finish());
+        if found == expected {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, WrongDiffId { digest, expected, found }))
+    }
+}
+
+impl Read for LayerTar<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.tar.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 fn zstd_decoder<'a, R: BufRead>(reader: R) -> io::Result<zstd::stream::read::Decoder<'a, R>> {
@@ -92,6 +145,28 @@ mod tests {
     fn what_is_not_compressed_passes_through() {
         for plain in [b"".as_slice(), b"\x1f", b"etc/passwd\0\0\0"] {
             assert_eq!(read(plain.to_vec()).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn a_layer_is_checked_against_its_diff_id_to_its_end() {
+        let tar = b"a tar, and more".to_vec();
+        for blob in [gzip(&tar), zstd::encode_all(tar.as_slice(), 1).unwrap(), tar.clone()] {
+            let layer = |diff_id| Layer {
+                media_type: crate::layer::MediaType::Gzip,
+                digest: Digest::of(&blob),
+                diff_id,
+                size: blob.len() as u64,
+                urls: Vec::new(),
+            };
+            let verify = |layer: &Layer| {
+                let mut open = LayerTar::open(layer, io::Cursor::new(blob.clone())).unwrap();
+                open.read_exact(&mut [0; 5]).unwrap();
+                open.verify()
+            };
+            verify(&layer(Digest::of(&tar))).unwrap();
+            let error = verify(&layer(Digest::of(b"other"))).unwrap_err();
+            assert!(error.get_ref().is_some_and(|error| error.is::<WrongDiffId>()), "{error}");
         }
     }
 

@@ -29,6 +29,14 @@ pub enum OciError {
         /// What it is.
         found: Digest,
     },
+    /// A path that no layer can hold.
+    #[error("`/{path}` cannot be in a layer: {problem}")]
+    Member {
+        /// The path, without a leading slash.
+        path: String,
+        /// A clause.
+        problem: String,
+    },
     /// The user wants to stop.
     #[error("interrupted")]
     Interrupted,

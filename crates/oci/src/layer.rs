@@ -1,10 +1,12 @@
 //! Layers: what goes into one, and what is known of one that is made.
 
 use kiln_plan::digest::Digest;
+use kiln_plan::whiteout;
 use kiln_wheel::archive::Entry;
 use serde::{Deserialize, Serialize};
 use tar::EntryType;
 
+use crate::error::OciError;
 use crate::header::Member;
 
 /// One layer of an image.
@@ -93,8 +95,10 @@ impl LayerFile {
         Self { path: path.into(), mode: 0o644, owner: (0, 0), body: Body::Bytes(bytes.into()) }
     }
 
-    /// Appends the tar header.
-    pub(crate) fn write_header(&self, out: &mut Vec<u8>) {
+    /// Appends the tar header. Every member of every layer that kiln makes of files passes here; an error if no layer can
+    /// hold its path.
+    pub(crate) fn write_header(&self, out: &mut Vec<u8>) -> Result<(), OciError> {
+        check_path(&self.path)?;
         let slashed;
         let (path, kind, link) = match &self.body {
             Body::Directory => {
@@ -107,7 +111,22 @@ impl LayerFile {
         let (uid, gid) = (u64::from(self.owner.0), u64::from(self.owner.1));
         let file = Member::file(path, self.body.size());
         Member { kind, link: link.as_bytes(), mode: self.mode, uid, gid, ..file }.write(out);
+        Ok(())
     }
+}
+
+/// Refuses paths that are read in another way than they are meant: whiteouts, and what leaves the root.
+fn check_path(path: &str) -> Result<(), OciError> {
+    let problem = if let Some(component) = whiteout::component(path) {
+        whiteout::problem(component)
+    } else if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+        "it is not a plain path below the root".to_owned()
+    } else if path.contains('\0') {
+        "it holds a zero byte".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(OciError::Member { path: path.escape_debug().to_string(), problem })
 }
 
 /// Puts every directory that files need before the first that needs it, once.
@@ -126,5 +145,22 @@ impl Directories {
                 out.push(LayerFile::directory(directory));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_layer_holds_a_whiteout_or_a_path_that_leaves_the_root() {
+        for path in [".wh.x", "a/.wh..wh..opq", ".wh.a/b", "../a", "a//b", "/a", "a/.", "", "a\0b"] {
+            for file in [LayerFile::bytes(path, ""), LayerFile::directory(path), LayerFile::symlink(path, "b")] {
+                let mut out = Vec::new();
+                assert!(matches!(file.write_header(&mut out), Err(OciError::Member { .. })), "{path}");
+                assert!(out.is_empty());
+            }
+        }
+        assert!(LayerFile::bytes("a/b.wh.c", "").write_header(&mut Vec::new()).is_ok());
     }
 }

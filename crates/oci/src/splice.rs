@@ -131,7 +131,7 @@ fn gone<T>(_: crossbeam_channel::SendError<T>) -> OciError {
 
 impl Splicer<'_> {
     fn file(&mut self, file: &LayerFile) -> Result<(), OciError> {
-        file.write_header(&mut self.pending);
+        file.write_header(&mut self.pending)?;
         let size = file.body.size();
         match &file.body {
             Body::Directory | Body::Symlink(_) => {}

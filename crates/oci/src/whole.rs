@@ -156,7 +156,7 @@ pub fn recompress(
     let mut out = LayerWriter::new(store, MediaType::Zstd, threads)?;
     for file in files {
         let mut head = Vec::new();
-        file.write_header(&mut head);
+        file.write_header(&mut head)?;
         out.write_all(&head)?;
         match &file.body {
             Body::Directory | Body::Symlink(_) | Body::File(_) => {}
@@ -191,7 +191,7 @@ impl LayerWriter<'_> {
     /// Adds a member whose content comes from a reader, which must have as many bytes as the member says.
     pub fn file(&mut self, file: &LayerFile, content: &mut impl Read) -> Result<(), OciError> {
         let mut head = Vec::new();
-        file.write_header(&mut head);
+        file.write_header(&mut head)?;
         self.write_all(&head)?;
         let size = file.body.size();
         let copied = io::copy(&mut content.take(size), self)?;

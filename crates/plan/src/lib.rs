@@ -17,3 +17,4 @@ pub mod size;
 pub mod stack;
 pub mod step;
 pub mod torch_family;
+pub mod whiteout;

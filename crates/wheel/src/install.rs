@@ -3,6 +3,8 @@
 //! Nothing is written here: each file says where it goes and which entry of the wheel, or which few bytes, it holds.
 //! Layers are made from that list. It does not depend on who asked for the wheel or when.
 
+mod refusals;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 
@@ -15,7 +17,7 @@ use crate::name::WheelName;
 use crate::record::{self, Row};
 
 /// The version of the mapping; part of every key of a layer made from wheels.
-pub const MAPPING_VERSION: u32 = 1;
+pub const MAPPING_VERSION: u32 = 2;
 
 /// Bytes that a metadata file may have: the largest `RECORD` seen has 8 MB, for 60,000 files.
 const METADATA_LIMIT: u64 = 32 << 20;
@@ -39,6 +41,8 @@ pub struct Scheme {
     /// Directories that are there already. They and those above them get no entry in a layer: in a base any of them
     /// may be a symbolic link, which an entry would replace.
     pub existing: Vec<String>,
+    /// Links of the environment, each with the directory that it stands for: what goes below a link goes there.
+    pub links: Vec<(String, String)>,
 }
 
 impl Scheme {
@@ -51,6 +55,7 @@ impl Scheme {
             headers: format!("opt/venv/include/site/python{python}"),
             interpreter: "/opt/venv/bin/python".into(),
             existing: vec!["opt".into()],
+            links: vec![("opt/venv/lib64".into(), "opt/venv/lib".into())],
         }
     }
 
@@ -68,7 +73,16 @@ impl Scheme {
             data: prefix,
             headers,
             interpreter: interpreter.to_owned(),
+            links: Vec::new(),
         }
+    }
+
+    /// Returns where a path leads through the links of the environment.
+    fn follow(&self, path: String) -> String {
+        let through = |(link, to): &(String, String)| {
+            path.strip_prefix(link.as_str()).filter(|rest| rest.starts_with('/')).map(|rest| format!("{to}{rest}"))
+        };
+        self.links.iter().find_map(through).unwrap_or(path)
     }
 
     /// Whether a directory gets no entry.
@@ -117,6 +131,17 @@ pub enum InstallError {
     /// Its `.dist-info`.
     #[error("it has no directory `{0}` as its file name demands")]
     NoDistInfo(String),
+    /// It has more than one `.dist-info`.
+    #[error("it has several `.dist-info` directories: {}", .0.join(", "))]
+    SeveralDistInfo(Vec<String>),
+    /// A file that must not be installed: where it would go, and a clause.
+    #[error("its file for `{path}` cannot be installed: {problem}")]
+    Refused {
+        /// Path in the image, without a leading slash.
+        path: String,
+        /// A clause.
+        problem: String,
+    },
     /// Two of its files go to one path, or one goes to where another needs a directory.
     #[error("two of its files go to `{0}`")]
     Collision(String),
@@ -139,6 +164,7 @@ impl<R: ReaderAt> Wheel<R> {
         let dist_info = find_dist_info(&archive, &name)?;
         let wheel = Self { name, archive, dist_info };
         wheel.check_version()?;
+        wheel.check_metadata()?;
         Ok(wheel)
     }
 
@@ -177,6 +203,25 @@ impl<R: ReaderAt> Wheel<R> {
         }
         let problem = format!("says Wheel-Version `{version}`; kiln knows version 1");
         Err(InstallError::Metadata { file: format!("{}/WHEEL", self.dist_info), problem })
+    }
+
+    /// `METADATA` must be that of the file name's package and version; the version may lack the local part, as uv has it.
+    fn check_metadata(&self) -> Result<(), InstallError> {
+        let found = self.metadata()?;
+        let wrong = |field: &str, value: &str, expected: &dyn std::fmt::Display| InstallError::Metadata {
+            file: self.dist_info_file("METADATA"),
+            problem: format!("says {field} `{}`, and the file name says `{expected}`", value.escape_debug()),
+        };
+        if PackageName::new(found.name.clone()).ok().as_ref() != Some(&self.name.name) {
+            return Err(wrong("Name", &found.name, &self.name.name));
+        }
+        let version = found.version.parse::<pep440_rs::Version>().ok();
+        if version
+            .is_none_or(|version| version != self.name.version && version != self.name.version.clone().without_local())
+        {
+            return Err(wrong("Version", &found.version, &self.name.version));
+        }
+        Ok(())
     }
 
     /// The files that an installer would write, in the order of the archive, with generated files last.
@@ -235,7 +280,7 @@ impl<R: ReaderAt> Wheel<R> {
         let record = Content::Bytes(record::write(rows.into_values().collect()).into_bytes());
         files.extend(extra);
         files.push(InstalledFile { path: site("RECORD"), executable: false, content: record });
-        check_collisions(&files)?;
+        refusals::check(&files, scheme)?;
         Ok(files)
     }
 
@@ -270,8 +315,12 @@ impl<R: ReaderAt> Wheel<R> {
         }
         match key {
             "purelib" | "platlib" => Ok(plain(format!("{}/{path}", scheme.site_packages))),
-            "data" => Ok(plain(format!("{}/{path}", scheme.data))),
+            "data" => Ok(plain(scheme.follow(format!("{}/{path}", scheme.data)))),
             "headers" => Ok(plain(format!("{}/{}/{path}", scheme.headers, self.name.name))),
+            "scripts" if path.contains('/') => Err(InstallError::Metadata {
+                file: entry.path.clone(),
+                problem: "lies in a directory, which scripts do not".into(),
+            }),
             "scripts" => {
                 let content = match self.rewritten_script(entry, scheme)? {
                     Some(bytes) => Content::Bytes(bytes),
@@ -312,41 +361,20 @@ impl<R: ReaderAt> Wheel<R> {
     }
 }
 
-/// The one `.dist-info` directory that belongs to the name and version of the file.
+/// Returns the only `.dist-info` directory, which must be named like the package. Its version is not compared: pip and uv
+/// take that of `METADATA`.
 fn find_dist_info<R: ReaderAt>(archive: &Archive<R>, name: &WheelName) -> Result<String, InstallError> {
-    let directories: BTreeSet<&str> = archive
-        .entries()
-        .iter()
-        .filter_map(|entry| entry.path.split_once('/').map(|(directory, _)| directory))
-        .filter(|directory| directory.ends_with(".dist-info"))
-        .collect();
-    let fits = |directory: &&&str| {
-        let stem = directory.trim_end_matches(".dist-info");
-        stem.split_once('-').is_some_and(|(found, version)| {
-            PackageName::new(found.to_owned()).is_ok_and(|found| found == name.name)
-                && version.parse::<pep440_rs::Version>().is_ok_and(|version| version == name.version)
-        })
-    };
-    let expected = || format!("{}-{}.dist-info", name.name.as_dist_info_name(), name.version);
-    match directories.iter().find(fits) {
-        Some(directory) => Ok((*directory).to_owned()),
-        None => Err(InstallError::NoDistInfo(expected())),
+    let first = archive.entries().iter().map(|entry| entry.path.split('/').next().unwrap_or_default());
+    let directories: BTreeSet<&str> = first.filter(|directory| directory.ends_with(".dist-info")).collect();
+    let mut directories = directories.into_iter();
+    let missing = || InstallError::NoDistInfo(format!("{}-{}.dist-info", name.name.as_dist_info_name(), name.version));
+    let found = directories.next().ok_or_else(missing)?;
+    if let Some(other) = directories.next() {
+        let all = [found, other].into_iter().chain(directories).take(5).map(str::to_owned);
+        return Err(InstallError::SeveralDistInfo(all.collect()));
     }
-}
-
-fn check_collisions(files: &[InstalledFile]) -> Result<(), InstallError> {
-    let mut seen = HashSet::new();
-    let mut directories = HashSet::new();
-    for file in files {
-        if !seen.insert(file.path.as_str()) {
-            return Err(InstallError::Collision(file.path.clone()));
-        }
-        directories.extend(file.path.match_indices('/').map(|(slash, _)| &file.path[..slash]));
-    }
-    match files.iter().find(|file| directories.contains(file.path.as_str())) {
-        Some(file) => Err(InstallError::Collision(file.path.clone())),
-        None => Ok(()),
-    }
+    let package = found.split('-').next().and_then(|package| PackageName::new(package.to_owned()).ok());
+    if package.as_ref() == Some(&name.name) { Ok(found.to_owned()) } else { Err(missing()) }
 }
 
 /// The path of a file as seen from a directory; both absolute without the leading slash.

@@ -18,7 +18,7 @@ impl Metadata {
     pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let mut metadata = Self::default();
-        for line in text.lines().take_while(|line| !line.is_empty()) {
+        for line in unfolded(&text) {
             let Some((key, value)) = line.split_once(':') else { continue };
             let value = value.trim().to_owned();
             match key.to_ascii_lowercase().as_str() {
@@ -30,6 +30,18 @@ impl Metadata {
         }
         metadata
     }
+}
+
+/// Returns the headers, each with the lines that continue it (RFC 5322, section 2.2.3).
+fn unfolded(text: &str) -> Vec<String> {
+    let mut headers: Vec<String> = Vec::new();
+    for line in text.lines().take_while(|line| !line.is_empty()) {
+        match headers.last_mut() {
+            Some(header) if line.starts_with([' ', '\t']) => header.push_str(line),
+            _ => headers.push(line.to_owned()),
+        }
+    }
+    headers
 }
 
 /// A console or GUI script that an installer writes.
@@ -61,19 +73,22 @@ const MOST: usize = 10_000;
 /// Reads the scripts of `entry_points.txt` (entry points specification). An error is a clause about the file.
 pub fn entry_points(bytes: &[u8]) -> Result<Vec<EntryPoint>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
-    let mut scripts = false;
+    let mut section = None;
     let mut found: BTreeMap<String, EntryPoint> = BTreeMap::new();
     for line in text.lines().map(str::trim) {
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
-        if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            scripts = matches!(section.trim(), "console_scripts" | "gui_scripts");
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = Some(name.trim());
             continue;
         }
-        if scripts {
+        let section = section.ok_or_else(|| format!("has no section above `{line}`"))?;
+        if matches!(section, "console_scripts" | "gui_scripts") {
             let point = entry_point(line).ok_or_else(|| format!("has no valid entry point in `{line}`"))?;
-            found.insert(point.name.clone(), point);
+            if let Some(twice) = found.insert(point.name.clone(), point) {
+                return Err(format!("has two scripts named `{}`", twice.name));
+            }
             if found.len() > MOST {
                 return Err(format!("has more than {MOST} entry points"));
             }
@@ -113,6 +128,7 @@ mod tests {
         let text = b"Metadata-Version: 2.1\nName: A.b\nVersion: 1\nRequires-Dist: c>=1\n\nVersion: 9\n";
         let expected = Metadata { name: "A.b".into(), version: "1".into(), requires: vec!["c>=1".into()] };
         assert_eq!(Metadata::parse(text), expected);
+        assert_eq!(Metadata::parse(b"Name:\r\n A.b\r\nVersion: 1\r\nRequires-Dist:\r\n c>=1\r\n"), expected);
     }
 
     #[test]
@@ -122,6 +138,12 @@ mod tests {
         assert_eq!(found.iter().map(|point| point.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(found[1].attribute, "C.run");
         assert!(found[1].script("/opt/venv/bin/python").contains("from m.n import C\n"));
+    }
+
+    #[test]
+    fn sections_and_scripts_are_plain() {
+        assert!(entry_points(b"x = m:f\n").is_err());
+        assert!(entry_points(b"[console_scripts]\nx = m:f\nx = m:g\n").is_err());
     }
 
     #[test]

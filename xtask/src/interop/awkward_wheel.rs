@@ -25,10 +25,12 @@ const SIGNATURES: [&[u8; 4]; 3] = [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"];
 /// Names are UTF-8 (section 4.4.4, bit 11).
 const UTF8: u16 = 1 << 11;
 
-struct Entry {
-    path: String,
-    content: Vec<u8>,
-    mode: u32,
+/// A file of an archive.
+pub(crate) struct Entry {
+    pub(crate) path: String,
+    pub(crate) content: Vec<u8>,
+    /// Permission bits.
+    pub(crate) mode: u32,
 }
 
 /// Writes the wheel into a directory.
@@ -52,6 +54,7 @@ fn entries() -> Vec<Entry> {
         plain(format!("{DATA}/headers/kiln_awkward.h"), "#define KILN_AWKWARD 1\n"),
         plain(format!("{DATA}/headers/below/more.h"), "#define KILN_AWKWARD_MORE 1\n"),
         plain(format!("{DATA}/data/share/kiln awkward/a, \"quoted\" näme.txt"), "with a comma\n"),
+        plain(format!("{DATA}/data/lib64/python3.11/site-packages/kiln_awkward_lib64.py"), "LIB64 = True\n"),
         plain(format!("{DATA}/scripts/kiln-awkward-sh"), "#!/bin/sh\necho shell\n"),
         plain(format!("{DATA}/scripts/{SCRIPT_WITH_ARGUMENT}"), "#!python -I\nprint('isolated')\n"),
         plain(format!("{DATA}/scripts/{SCRIPT_OF_WINDOWS}"), "#!pythonw\r\nprint('windows')\r\n"),
@@ -73,7 +76,8 @@ fn entries() -> Vec<Entry> {
     entries
 }
 
-fn record_line(entry: &Entry) -> String {
+/// The line of a `RECORD`.
+pub(crate) fn record_line(entry: &Entry) -> String {
     let path = match entry.path.contains([',', '"']) {
         true => format!("\"{}\"", entry.path.replace('"', "\"\"")),
         false => entry.path.clone(),
@@ -92,7 +96,8 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-fn archive(entries: &[Entry]) -> Result<Vec<u8>> {
+/// An archive of stored files.
+pub(crate) fn archive(entries: &[Entry]) -> Result<Vec<u8>> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for entry in entries {
         let offset = u32::try_from(out.len())?;

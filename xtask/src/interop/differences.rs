@@ -215,6 +215,9 @@ pub(crate) fn unintended(ours: &Tree, theirs: &Tree) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
+/// How uv records files below `lib64`, which is a link to `lib`.
+const THROUGH_LINK: &str = "../../../lib64/python3.11/site-packages/";
+
 /// A `RECORD` without what the table above says of the files that it lists. Its lines are taken as they are: that both
 /// quote paths in the same way is part of what is compared.
 fn rows<'a>(facts: &Facts, record: &'a str) -> BTreeSet<&'a str> {
@@ -226,7 +229,8 @@ fn rows<'a>(facts: &Facts, record: &'a str) -> BTreeSet<&'a str> {
         };
         let listed = INTENDED.iter().find(|intended| (intended.applies)(facts, &in_environment));
         match listed.map(|intended| &intended.rule) {
-            None => Some(line),
+            // uv records what it wrote through the link of the environment.
+            None => Some(line.strip_prefix(THROUGH_LINK).unwrap_or(line)),
             Some(Rule::UvAlone) => None,
             Some(Rule::Agree(_) | Rule::AgreeInAnyMode(_)) => Some(path),
         }

@@ -4,9 +4,10 @@
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_oci::compression;
+use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::FactsReader;
 use kiln_oci::image::{CONFIG_LIMIT, LoadedImage, Manifest, from_json};
+use kiln_oci::layer::Layer;
 use kiln_oci::registry::{BlobReader, RegistryError};
 use kiln_plan::base::BaseFacts;
 use kiln_plan::lock::LockedBase;
@@ -77,7 +78,7 @@ impl Project<'_> {
         for layer in layers {
             let blob = self.registries()?.blob_reader(&reference.repository, &layer.digest, layer.size, 0)?;
             let blob = Shared(Arc::new(Mutex::new((blob, None))));
-            if let Err(error) = read_layer(&mut reader, &blob) {
+            if let Err(error) = read_layer(&mut reader, layer, &blob) {
                 // What the registry has to say comes before what the archive makes of it.
                 return Err(match blob.failure() {
                     Some(failure) => RegistryError::from(failure).into(),
@@ -114,9 +115,12 @@ impl Project<'_> {
 
 fn read_layer(
     reader: &mut FactsReader,
+    layer: &Layer,
     blob: &Shared,
 ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    reader.layer(compression::decompress(blob.clone())?)?;
+    let mut tar = LayerTar::open(layer, blob.clone())?;
+    reader.layer(&mut tar)?;
+    tar.verify()?;
     // Its digest is known at its end, which the archive's may not be.
     std::io::copy(&mut blob.clone(), &mut std::io::sink())?;
     Ok(())

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::believed;
 use super::record::{self, EMPTY, Record};
+use crate::agreement::tiers_key;
 use crate::bases::{self, debian_key, facts_key};
 use crate::build::Built;
 use crate::error::{BuildError, Result};
@@ -262,6 +263,17 @@ impl Project<'_> {
                 known.map(|known| Ok(Made { value: json(&known)?, keeps: Vec::new() })).transpose()
             }),
         )];
+        let key = tiers_key(&steps.tiers);
+        let name = format!("{} images", steps.tiers.len());
+        candidates.push(candidate(
+            key,
+            "tiers",
+            name,
+            Box::new(move || {
+                let known: Option<bool> = self.store.recall(&key)?;
+                known.map(|known| Ok(Made { value: json(&known)?, keeps: Vec::new() })).transpose()
+            }),
+        ));
         for wheel in wheels.iter().filter(|wheel| self.store.has_blob(&wheel.sha256)) {
             let make = move || {
                 let bytes = self.path_list(wheel, scheme)?;

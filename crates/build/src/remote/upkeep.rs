@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::share::json;
 use super::{Found, record};
+use crate::agreement::tiers_key;
 use crate::bases::{self, facts_key};
 use crate::error::{BuildError, Result};
 use crate::overlaps::{Overlaps, PathList, list_key, overlaps_key};
@@ -212,6 +213,10 @@ impl Project<'_> {
             let key = overlaps_key(wheels, scheme);
             if let Some(known) = self.store.recall::<Overlaps>(&key)? {
                 all.push((key, verdict("overlaps", &format!("{} wheels", wheels.len()), json(&known)?)));
+            }
+            let key = tiers_key(&steps.tiers);
+            if let Some(known) = self.store.recall::<bool>(&key)? {
+                all.push((key, verdict("tiers", &format!("{} images", steps.tiers.len()), json(&known)?)));
             }
             for wheel in wheels.iter().filter(|wheel| self.store.has_blob(&wheel.sha256)) {
                 let bytes = self.path_list(wheel, scheme)?;

@@ -253,6 +253,15 @@ fn a_wheel_of_another_name_or_without_metadata_is_refused() {
     assert_snapshot!(refused(&zip.finish()), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
+      caused by: its `broken-1.0.dist-info/METADATA` is missing
+
+    hint: the file is damaged or not what it says it is: get it again, or report it to its author
+    [exit status: 1]
+    ");
+    let zip = zip.deflated("broken-1.0.dist-info/METADATA", "Name: broken\nVersion: 1.0\n");
+    assert_snapshot!(refused(&zip.finish()), @r"
+    ------- stderr -------
+    error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
       caused by: its `broken-1.0.dist-info/RECORD` is missing
 
     hint: the file is damaged or not what it says it is: get it again, or report it to its author

@@ -75,6 +75,12 @@ pub(crate) fn with_site_packages(directory: &Path, distributions: &[(&str, &str)
     });
 }
 
+/// Writes a base whose configs say that its layers have this diff id.
+pub(crate) fn with_other_diff_ids(directory: &Path, diff_id: &Digest) {
+    fs_err::remove_dir_all(directory).unwrap();
+    layout_with(directory, &|platform| debian_files(platform, &[]), Some(*diff_id));
+}
+
 /// Deletes the bytes of all layers, so that only what is declared or locked is known of the base.
 pub(crate) fn delete_layers(directory: &Path) {
     for entry in fs_err::read_dir(directory.join("blobs/sha256")).unwrap() {
@@ -101,6 +107,10 @@ fn debian_files(platform: Platform, more: &[(&str, Vec<u8>)]) -> Vec<(String, Ve
 type Files = Vec<(String, Vec<u8>)>;
 
 fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
+    layout_with(directory, files, None);
+}
+
+fn layout_with(directory: &Path, files: &dyn Fn(Platform) -> Files, diff_id: Option<Digest>) {
     fs_err::create_dir_all(directory.join("blobs/sha256")).unwrap();
     let add = |bytes: &[u8]| {
         fs_err::write(directory.join("blobs/sha256").join(Digest::of(bytes).hex()), bytes).unwrap();
@@ -116,11 +126,12 @@ fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
         add(&blob);
         let mut config = Config::scratch(platform);
         config.set_env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        config.rootfs.diff_ids.push(Digest::of(&tar));
+        let diff_id = diff_id.unwrap_or_else(|| Digest::of(&tar));
+        config.rootfs.diff_ids.push(diff_id);
         let config = to_json(&config).unwrap();
         add(&config);
         let (media_type, size) = (MediaType::Gzip, blob.len() as u64);
-        let layer = Layer { media_type, digest: Digest::of(&blob), diff_id: Digest::of(&tar), size, urls: Vec::new() };
+        let layer = Layer { media_type, digest: Digest::of(&blob), diff_id, size, urls: Vec::new() };
         let manifest = to_json(&Manifest::new(Descriptor::of(CONFIG, &config), &[layer])).unwrap();
         add(&manifest);
         let mut entry = Descriptor::of(MANIFEST, &manifest);

@@ -21,6 +21,7 @@ mod downloads;
 mod garbage;
 mod gpu_code;
 mod help;
+mod hostile_layers;
 mod inspect;
 mod interruption;
 mod lock;

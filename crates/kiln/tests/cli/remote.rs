@@ -249,7 +249,7 @@ fn a_forged_record_is_believed_where_the_registry_is_trusted_and_found_by_derivi
     let outcome = second.kiln("cache verify");
     assert_eq!(outcome.status, Some(1), "{outcome}");
     assert!(outcome.stdout.contains("is WRONG"), "{outcome}");
-    assert!(outcome.stdout.contains("10 records checked, 1 wrong"), "{outcome}");
+    assert!(outcome.stdout.contains("11 records checked, 1 wrong"), "{outcome}");
     assert_eq!(second.digests("--locked"), digests);
 }
 
@@ -266,8 +266,8 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     let mut sorted = without_ages.clone();
     sorted.sort_unstable();
     assert_snapshot!(sorted.join("\n"), @r"
-    12 records, 7.98 MB
     129 B  copy      copy src to /app                                  arr/train linux/amd64
+    13 records, 7.98 MB
     179 B  paths     words-1.0-py3-none-any.whl                        arr/ml linux/amd64     persist
     180 B  paths     names-1.0-py3-none-any.whl                        arr/train linux/amd64
     181 B  paths     greeting-1.0-py3-none-any.whl                     arr/train linux/amd64
@@ -276,11 +276,12 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     2 B  image     train                                             arr/train linux/amd64
     2 B  overlaps  2 wheels                                          arr/ml linux/amd64     persist
     2 B  overlaps  2 wheels                                          arr/train linux/amd64
+    2 B  tiers     2 images                                          arr/train linux/amd64
     342 B  files     virtual environment                               arr/ml linux/amd64     persist
     7.98 MB  wheels    2 small packages                                  arr/ml linux/amd64     persist
     849 B  wheels    2 small packages                                  arr/train linux/amd64
     ");
-    assert_snapshot!(first.kiln("cache prune --remote --older-than 1d"), @"0 records removed, 12 kept");
+    assert_snapshot!(first.kiln("cache prune --remote --older-than 1d"), @"0 records removed, 13 kept");
     assert!(first.succeed("cache prune --remote --keep-storage 0GB --dry-run").contains("would go"));
     let pruned = first.succeed("cache prune --remote --keep-storage 0GB");
     assert!(pruned.contains(" removed, ") && !pruned.contains("arr/ml"), "{pruned}");

@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
+use kiln_plan::whiteout;
 use tar::EntryType;
 
 use super::DebianError;
@@ -117,6 +118,9 @@ fn index(raw: impl Read) -> Result<Index, DebianError> {
         let path = clean(&member.path).ok_or_else(|| refused("leaves the root"))?;
         if path.is_empty() {
             continue;
+        }
+        if path.split(|byte| *byte == b'/').any(|name| name.starts_with(whiteout::PREFIX.as_bytes())) {
+            return Err(refused("has a name that begins with `.wh.`, by which layers delete files"));
         }
         if member.sparse {
             return Err(refused("is a sparse member"));

@@ -75,19 +75,120 @@ fn two_files_cannot_go_to_one_path() {
 
 #[test]
 fn a_file_cannot_go_to_where_another_needs_a_directory() {
-    let wheel = WheelBuilder::new("a", "1")
-        .file("a-1.data/data/bin", "")
-        .file("a-1.dist-info/entry_points.txt", "[console_scripts]\nx = a:b\n");
+    let wheel = WheelBuilder::new("a", "1").file("a-1.data/purelib/x", "").file("x/y.py", "");
     let error = install_with(&wheel, &Scheme::venv("3.11")).unwrap_err().to_string();
-    assert_eq!(error, "two of its files go to `opt/venv/bin`");
+    assert_eq!(error, "two of its files go to `opt/venv/lib/python3.11/site-packages/x`");
+}
+
+fn problem_of(file_name: &str, bytes: &[u8]) -> String {
+    Wheel::open(file_name.parse().unwrap(), bytes, bytes.len() as u64).unwrap_err().to_string()
 }
 
 #[test]
-fn the_dist_info_must_belong_to_the_file_name() {
+fn there_is_one_dist_info_and_it_belongs_to_the_package() {
     let bytes = WheelBuilder::new("a", "1").finish();
-    let name = "a-2-py3-none-any.whl".parse().unwrap();
-    let error = Wheel::open(name, bytes.as_slice(), bytes.len() as u64).unwrap_err().to_string();
-    assert_eq!(error, "it has no directory `a-2.dist-info` as its file name demands");
+    assert_eq!(
+        problem_of("b-1-py3-none-any.whl", &bytes),
+        "it has no directory `b-1.dist-info` as its file name demands"
+    );
+    for other in ["b-1.dist-info/METADATA", "A-1.dist-info/x", "a-2.dist-info/x", "b.dist-info"] {
+        let bytes = WheelBuilder::new("a", "1").file(other, "").finish();
+        let problem = problem_of("a-1-py3-none-any.whl", &bytes);
+        assert!(problem.starts_with("it has several `.dist-info` directories: "), "{other}: {problem}");
+    }
+    let nested = WheelBuilder::new("a", "1").file("vendored/b-1.dist-info/METADATA", "");
+    assert!(install_with(&nested, &Scheme::venv("3.11")).is_ok());
+}
+
+#[test]
+fn the_metadata_must_be_that_of_the_file_name() {
+    let wheel = |metadata: &str| {
+        ZipBuilder::new()
+            .stored("a_b-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+            .stored("a_b-1.0.dist-info/METADATA", metadata)
+            .stored("a_b-1.0.dist-info/RECORD", "")
+            .finish()
+    };
+    let file_name = "a_b-1.0+cu1-py3-none-any.whl";
+    for good in ["Name: A.b\nVersion: 1\n", "Name: a-b\nVersion: 1.0+cu1\n", "Name:\n a_b\nversion: 1.0.0+CU1\n"] {
+        let bytes = wheel(good);
+        assert!(Wheel::open(file_name.parse().unwrap(), bytes.as_slice(), bytes.len() as u64).is_ok(), "{good}");
+    }
+    let problems =
+        ["Name: c\nVersion: 1.0\n", "Name: a-b\nVersion: 2\n", "Name: a-b\nVersion: 1+cu2\n", "Name: a-b\n", ""]
+            .map(|metadata| problem_of(file_name, &wheel(metadata)));
+    insta::assert_snapshot!(problems.join("\n"), @r"
+    its `a_b-1.0.dist-info/METADATA` says Name `c`, and the file name says `a-b`
+    its `a_b-1.0.dist-info/METADATA` says Version `2`, and the file name says `1.0+cu1`
+    its `a_b-1.0.dist-info/METADATA` says Version `1+cu2`, and the file name says `1.0+cu1`
+    its `a_b-1.0.dist-info/METADATA` says Version ``, and the file name says `1.0+cu1`
+    its `a_b-1.0.dist-info/METADATA` says Name ``, and the file name says `a-b`
+    ");
+}
+
+#[test]
+fn nothing_of_the_environment_itself_is_replaced() {
+    let refused = |wheel: WheelBuilder| match install_with(&wheel, &Scheme::venv("3.11")) {
+        Err(InstallError::Refused { path, problem }) => format!("{path}: {problem}"),
+        other => panic!("{other:?}"),
+    };
+    let script = |name: &str| WheelBuilder::new("a", "1").file(&format!("a-1.data/scripts/{name}"), "#!python\n");
+    let data = |path: &str| WheelBuilder::new("a", "1").file(&format!("a-1.data/data/{path}"), "");
+    let point = |name: &str, section: &str| {
+        WheelBuilder::new("a", "1").file("a-1.dist-info/entry_points.txt", format!("[{section}]\n{name} = a:main\n"))
+    };
+    for name in ["python", "python3", "python3.9", "Python3.13T", "pythonw", "pypy", "activate", "Activate.ps1"] {
+        for section in ["console_scripts", "gui_scripts"] {
+            refused(point(name, section));
+        }
+        refused(script(name));
+        refused(data(&format!("bin/{name}")));
+    }
+    for path in ["pyvenv.cfg", "pyvenv.cfg/x", "lib64", "bin", "lib/python3.11", "include/site", "bin/python/x"] {
+        refused(data(path));
+    }
+    for name in ["activate-global-python-argcomplete", "python-config", "ipython3", "pip", "python2"] {
+        assert!(install_with(&script(name), &Scheme::venv("3.11")).is_ok(), "{name}");
+    }
+    insta::assert_snapshot!(refused(point("python", "console_scripts")), @"opt/venv/bin/python: `python` is the name of an interpreter, which it would replace");
+}
+
+#[test]
+fn no_name_of_a_whiteout_is_installed() {
+    let data = |path: &str| WheelBuilder::new("a", "1").file(path, "");
+    let point = "[console_scripts]\n.wh.numpy = a:main\n";
+    for wheel in [
+        data(".wh.numpy"),
+        data("numpy/.wh..wh..opq"),
+        data("numpy/.wh.x/y"),
+        data("a-1.data/data/.wh.lib"),
+        data("a-1.data/scripts/.wh.pip"),
+        data("a-1.data/headers/.wh.h"),
+        data("a-1.data/purelib/.wh.pip"),
+        WheelBuilder::new("a", "1").file("a-1.dist-info/entry_points.txt", point),
+    ] {
+        for scheme in [Scheme::venv("3.11"), Scheme::base("/usr/bin/python3.11", "/usr/lib/python3/dist-packages")] {
+            let refused = install_with(&wheel, &scheme);
+            assert!(matches!(&refused, Err(InstallError::Refused { .. })), "{wheel:?}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn what_goes_to_lib64_goes_where_the_link_of_the_environment_leads() {
+    let wheel = WheelBuilder::new("a", "1").file("a-1.data/data/lib64/python3.11/site-packages/a/b.so", "");
+    assert!(listing(&wheel).contains(&"644 opt/venv/lib/python3.11/site-packages/a/b.so entry".to_owned()));
+    let record = bytes_of(&wheel, "opt/venv/lib/python3.11/site-packages/a-1.dist-info/RECORD");
+    assert!(record.contains("\na/b.so,sha256=") || record.starts_with("a/b.so,sha256="), "{record}");
+    let twice = wheel.file("a/b.so", "");
+    assert!(matches!(install_with(&twice, &Scheme::venv("3.11")), Err(InstallError::Collision(_))));
+}
+
+#[test]
+fn scripts_lie_in_no_directory() {
+    let wheel = WheelBuilder::new("a", "1").file("a-1.data/scripts/sub/x", "");
+    let error = install_with(&wheel, &Scheme::venv("3.11")).unwrap_err().to_string();
+    assert_eq!(error, "its `a-1.data/scripts/sub/x` lies in a directory, which scripts do not");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
 use crate::stack::written::{CopyTable, ImageTable, PruneWritten, StackFile, Text, UserWritten};
+use crate::whiteout;
 
 pub(super) fn image(
     name: &Spanned<String>,
@@ -217,6 +218,10 @@ fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
             Diagnostic::at(text.span(), format!("`{path}` is not an absolute path in the image"))
                 .hint("it starts with `/` and has no `..`"),
         );
+    }
+    if let Some(component) = whiteout::component(&path) {
+        let message = format!("`{path}` cannot be in a layer: {}", whiteout::problem(component));
+        wrong.push(Diagnostic::at(text.span(), message).hint("choose another name"));
     }
     path
 }
