@@ -14,6 +14,8 @@ pub mod layout;
 pub mod patience;
 pub mod registry;
 mod splice;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod whole;
 
 pub use error::OciError;
