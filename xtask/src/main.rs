@@ -4,6 +4,7 @@ mod bench;
 mod generate;
 mod interop;
 mod setup;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ struct Arguments {
 enum Task {
     /// Check images made by kiln with skopeo, umoci and uv
     Interop(interop::Interop),
+    Torture(torture::Torture),
     Bench(bench::Bench),
     Generate(generate::Generate),
     Setup(setup::Setup),
@@ -30,6 +32,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Interop(task) => return task.run(),
+        Task::Torture(task) => return task.run(),
         Task::Bench(task) => task.run(),
         Task::Generate(task) => task.run(),
         Task::Setup(task) => task.run(),

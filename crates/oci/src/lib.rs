@@ -15,6 +15,8 @@ pub mod patience;
 pub mod redirect;
 pub mod registry;
 mod splice;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod whole;
 
 pub use error::OciError;

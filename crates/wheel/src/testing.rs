@@ -2,6 +2,8 @@
 //!
 //! Written by hand rather than with a zip library, because tests need archives that no library would write.
 
+pub mod index;
+
 use std::collections::BTreeMap;
 
 use libdeflater::{CompressionLvl, Compressor};

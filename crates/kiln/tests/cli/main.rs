@@ -6,12 +6,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
 
-mod bases;
 mod environment;
 mod images;
-mod server;
 mod team;
 mod wheels;
+
+use kiln_oci::testing as bases;
+use kiln_wheel::testing::index as server;
 
 mod bad_wheels;
 mod build;

@@ -1,21 +1,40 @@
-//! A web server on the loopback interface that misbehaves as told.
+//! A package index on the loopback interface that can be told to misbehave.
+//!
+//! It serves files with ranges, as indexes do, and only std networking, so that it shares nothing with the client that
+//! it tests.
+
+#![allow(clippy::unwrap_used, reason = "test support: a panic is a failed test")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What the server does with requests for one file.
+/// How the server treats requests for one file.
 #[derive(Debug, Clone)]
-pub(crate) enum Behaviour {
+pub enum Behaviour {
     /// Sends so many bytes of the file and breaks off, the first so many times.
-    BreakOff { after: usize, times: usize },
+    BreakOff {
+        /// Bytes that are sent.
+        after: usize,
+        /// Requests that are treated so.
+        times: usize,
+    },
     /// Sends so many bytes and then nothing, keeping the connection.
-    Stall { after: usize },
+    Stall {
+        /// Bytes that are sent.
+        after: usize,
+    },
     /// Answers this status and asks to come back at once, the first so many times.
-    Status { status: u16, times: usize },
+    Status {
+        /// The status.
+        status: u16,
+        /// Requests that are treated so.
+        times: usize,
+    },
     /// Redirects to this address.
     Redirect(String),
     /// Sends these bytes instead.
@@ -23,16 +42,29 @@ pub(crate) enum Behaviour {
     /// Sends the file, and after it zeros without an end, in chunks.
     Endless,
     /// Sends the whole file whatever part was asked for.
-    NoRanges { after: usize, times: usize },
+    NoRanges {
+        /// Bytes that are sent.
+        after: usize,
+        /// Requests that are treated so.
+        times: usize,
+    },
+    /// Waits before it answers properly.
+    Slow(Duration),
+    /// Answers a request for a part as if another part had been asked for: its bytes and its `Content-Range`.
+    WrongRange,
+    /// Answers a request for a part with another part, under the `Content-Range` that was asked for.
+    WrongPart,
 }
 
-/// A server; it ends with the test.
-pub(crate) struct Server {
+/// A server; it ends with the value.
+#[derive(Debug)]
+pub struct Server {
     address: String,
     state: Arc<Mutex<State>>,
+    closed: Arc<AtomicBool>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     directory: PathBuf,
     behaviours: HashMap<String, Behaviour>,
@@ -45,52 +77,73 @@ struct State {
 
 impl Server {
     /// Serves the files of a directory below `/files/`.
-    pub(crate) fn start(directory: PathBuf) -> Self {
+    pub fn start(directory: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State { directory, ..State::default() }));
         let shared = state.clone();
+        let closed = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&closed);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
                 let state = shared.clone();
                 // A client that goes away is part of the game.
                 std::thread::spawn(move || drop(answer_all(stream, &state)));
             }
         });
-        Self { address, state }
+        Self { address, state, closed }
+    }
+
+    /// Host and port: `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The address of its index.
-    pub(crate) fn index(&self) -> String {
+    pub fn index(&self) -> String {
         format!("http://{}/simple", self.address)
     }
 
     /// The address of its index with credentials in it.
-    pub(crate) fn index_with(&self, credentials: &str) -> String {
+    pub fn index_with(&self, credentials: &str) -> String {
         format!("http://{credentials}@{}/simple", self.address)
     }
 
-    pub(crate) fn behave(&self, file: &str, behaviour: Behaviour) {
+    /// Treats requests for a file so from now on.
+    pub fn behave(&self, file: &str, behaviour: Behaviour) {
         self.state.lock().unwrap().behaviours.insert(file.to_owned(), behaviour);
     }
 
-    pub(crate) fn forgive(&self) {
+    /// Treats all requests properly again.
+    pub fn forgive(&self) {
         self.state.lock().unwrap().behaviours.clear();
     }
 
     /// Answers only who says this, in base64.
-    pub(crate) fn demand(&self, credentials: &str) {
+    pub fn demand(&self, credentials: &str) {
         self.state.lock().unwrap().credentials = Some(credentials.to_owned());
     }
 
     /// The requests since the last call: method, file, range.
-    pub(crate) fn log(&self) -> Vec<String> {
+    pub fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log)
     }
 
     /// Bytes of content that were sent.
-    pub(crate) fn sent(&self) -> u64 {
+    pub fn sent(&self) -> u64 {
         self.state.lock().unwrap().sent
+    }
+}
+
+impl Drop for Server {
+    /// Gives the port back.
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        // The listener waits for a connection and looks at the flag after it.
+        drop(TcpStream::connect(&self.address));
     }
 }
 
@@ -154,6 +207,7 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
     };
     let mut from = request.from.unwrap_or(0);
     let mut limit = usize::MAX;
+    let mut claimed = None;
     match &behaviour {
         Some(Behaviour::Status { status, .. }) => {
             write!(stream, "HTTP/1.1 {status} No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n")?;
@@ -167,13 +221,17 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
         Some(Behaviour::NoRanges { after, .. }) => (from, limit) = (0, *after),
         Some(Behaviour::Other(bytes)) => content.clone_from(bytes),
         Some(Behaviour::Endless) => return endless(stream, &content, state),
-        None => {}
+        Some(Behaviour::Slow(pause)) => std::thread::sleep(*pause),
+        Some(Behaviour::WrongRange) if from > 1 => from /= 2,
+        Some(Behaviour::WrongPart) if from > 1 => (from, claimed) = (from / 2, Some(from)),
+        Some(Behaviour::WrongRange | Behaviour::WrongPart) | None => {}
     }
+    let claimed = claimed.unwrap_or(from);
     let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
     let part = content.get(from..).unwrap_or_default();
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n", part.len())?;
     if from > 0 {
-        write!(stream, "Content-Range: bytes {from}-{}/{}\r\n", content.len().saturating_sub(1), content.len())?;
+        write!(stream, "Content-Range: bytes {claimed}-{}/{}\r\n", content.len().saturating_sub(1), content.len())?;
     }
     stream.write_all(b"\r\n")?;
     if request.method == "HEAD" {
@@ -208,7 +266,13 @@ impl State {
             Behaviour::BreakOff { times, .. } | Behaviour::Status { times, .. } | Behaviour::NoRanges { times, .. } => {
                 *times = times.checked_sub(1)?;
             }
-            Behaviour::Stall { .. } | Behaviour::Redirect(_) | Behaviour::Other(_) | Behaviour::Endless => {}
+            Behaviour::Stall { .. }
+            | Behaviour::Redirect(_)
+            | Behaviour::Other(_)
+            | Behaviour::Endless
+            | Behaviour::Slow(_)
+            | Behaviour::WrongRange
+            | Behaviour::WrongPart => {}
         }
         Some(behaviour.clone())
     }

@@ -1,12 +1,14 @@
-//! Bases: little OCI layouts that hold just what facts are read from.
+//! Bases for tests: little OCI layouts that hold just what facts are read from.
+
+#![allow(clippy::unwrap_used, reason = "test support: a panic is a failed test")]
 
 use std::io::Write;
 use std::path::Path;
 
-use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, PlatformObject, to_json};
-use kiln_oci::layer::{Layer, MediaType};
-use kiln_oci::layout::Layout;
-use kiln_oci::registry::testing::FakeRegistry;
+use crate::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, PlatformObject, to_json};
+use crate::layer::{Layer, MediaType};
+use crate::layout::Layout;
+use crate::registry::testing::FakeRegistry;
 use kiln_plan::digest::Digest;
 use kiln_plan::platform::{Cpu, Platform};
 
@@ -14,19 +16,19 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/no
 const GROUP: &str = "root:x:0:\nstaff:x:50:\nnogroup:x:65534:\n";
 
 /// A base for both platforms that looks like a Debian 12 with Python 3.11.
-pub(crate) fn debian(directory: &Path) {
+pub fn debian(directory: &Path) {
     layout(directory, &|platform| debian_files(platform, &[("usr/bin/python3.11", b"python".to_vec())]));
 }
 
 /// The same with more files.
-pub(crate) fn debian_with(directory: &Path, more: &[(&str, Vec<u8>)]) {
+pub fn debian_with(directory: &Path, more: &[(&str, Vec<u8>)]) {
     let python = ("usr/bin/python3.11", b"python".to_vec());
     let files: Vec<_> = std::iter::once(python).chain(more.iter().cloned()).collect();
     layout(directory, &|platform| debian_files(platform, &files));
 }
 
 /// The same for linux/amd64 alone.
-pub(crate) fn for_one_platform(directory: &Path) {
+pub fn for_one_platform(directory: &Path) {
     debian(directory);
     let mut index = Layout::open(directory).unwrap().index().unwrap();
     let inner = index.manifests.pop().unwrap();
@@ -37,7 +39,7 @@ pub(crate) fn for_one_platform(directory: &Path) {
 }
 
 /// Puts the images of a layout on a registry, as its index lists them; the reference.
-pub(crate) fn push(layout: &Path, registry: &FakeRegistry, repository: &str, tag: &str) -> String {
+pub fn push(layout: &Path, registry: &FakeRegistry, repository: &str, tag: &str) -> String {
     let opened = Layout::open(layout).unwrap();
     let mut manifests = Vec::new();
     for (_, found) in opened.images().unwrap() {
@@ -56,12 +58,12 @@ pub(crate) fn push(layout: &Path, registry: &FakeRegistry, repository: &str, tag
 }
 
 /// The same without any Python.
-pub(crate) fn without_python(directory: &Path) {
+pub fn without_python(directory: &Path) {
     layout(directory, &|platform| debian_files(platform, &[]));
 }
 
 /// A base as python.org's images are: Python 3.11 below `/usr/local`, with these distributions in it.
-pub(crate) fn with_site_packages(directory: &Path, distributions: &[(&str, &str)]) {
+pub fn with_site_packages(directory: &Path, distributions: &[(&str, &str)]) {
     layout(directory, &|platform| {
         let site = "usr/local/lib/python3.11/site-packages";
         let mut files = vec![("usr/local/bin/python3.11".to_owned(), b"python".to_vec())];
@@ -76,13 +78,13 @@ pub(crate) fn with_site_packages(directory: &Path, distributions: &[(&str, &str)
 }
 
 /// Writes a base whose configs say that its layers have this diff id.
-pub(crate) fn with_other_diff_ids(directory: &Path, diff_id: &Digest) {
+pub fn with_other_diff_ids(directory: &Path, diff_id: &Digest) {
     fs_err::remove_dir_all(directory).unwrap();
     layout_with(directory, &|platform| debian_files(platform, &[]), Some(*diff_id));
 }
 
 /// Deletes the bytes of all layers, so that only what is declared or locked is known of the base.
-pub(crate) fn delete_layers(directory: &Path) {
+pub fn delete_layers(directory: &Path) {
     for entry in fs_err::read_dir(directory.join("blobs/sha256")).unwrap() {
         let path = entry.unwrap().path();
         if fs_err::read(&path).unwrap().starts_with(&[0x1f, 0x8b]) {
