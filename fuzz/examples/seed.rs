@@ -16,6 +16,7 @@ fn main() -> io::Result<()> {
     seeds.extend(regions());
     seeds.extend(libraries());
     seeds.extend(streams()?);
+    seeds.push(("paths", "list", br#"[["opt/venv/bin/a",7,3405691582],["opt/venv/b",0,0]]"#.to_vec()));
     for (target, name, bytes) in seeds {
         let folder = root.join("corpus").join(target);
         fs_err::create_dir_all(&folder)?;
@@ -24,12 +25,17 @@ fn main() -> io::Result<()> {
     compiled(root)
 }
 
-/// What `seeds/make.sh` compiled: for the target of its folder; shared objects for the others too that read them.
+/// Copies the folder `seeds`: texts, and what `seeds/make.sh` compiled; shared objects go to all targets that read them.
 fn compiled(root: &Path) -> io::Result<()> {
-    for (from, targets) in [("fatbin", &["fatbin"][..]), ("prune", &["fatbin", "prune", "link"])] {
+    let texts = ["challenge", "credentials", "facts", "history", "lock", "pylock", "record", "uv"];
+    let texts = texts.each_ref().map(|text| (*text, std::slice::from_ref(text)));
+    for (from, targets) in
+        [("fatbin", &["fatbin"][..]), ("prune", &["fatbin", "prune", "link"])].into_iter().chain(texts)
+    {
         for file in fs_err::read_dir(root.join("seeds").join(from))? {
             let file = file?;
             for target in targets {
+                fs_err::create_dir_all(root.join("corpus").join(target))?;
                 fs_err::copy(file.path(), root.join("corpus").join(target).join(file.file_name()))?;
             }
         }
@@ -285,7 +291,7 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 fn texts(root: &Path) -> io::Result<Vec<Seed>> {
     let example = fs_err::read(root.join("../examples/torch/kiln.toml"))?;
-    Ok(vec![("stack", "example", example), ("stack", "stack", STACK.into()), ("stack", "lock", LOCK.into())])
+    Ok(vec![("stack", "example", example), ("stack", "stack", STACK.into())])
 }
 
 const STACK: &str = r#"
@@ -329,41 +335,4 @@ base-facts = { libc = { family = "glibc", version = "2.36" } }
 python = { environment = "base" }
 requirements = "requirements.txt"
 user = "1000:1000"
-"#;
-
-const LOCK: &str = r#"
-version = 1
-native-gpus = ["sm_90"]
-[[base]]
-name = "debian bookworm python3"
-platform = "linux/amd64"
-manifest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-snapshot = 1700000000
-packages = ["python3 3.11.2-1+b1 amd64 00"]
-[base.facts]
-distribution = "debian 12"
-package-manager = "apt"
-libc = { family = "glibc", version = "2.36" }
-passwd = ["root:x:0:0:root:/root:/bin/bash"]
-group = ["root:x:0:"]
-library-paths = ["/usr/local/lib"]
-interpreters = [{ path = "/usr/bin/python3.11", version = "3.11.2", site-packages = "/usr/lib/python3" }]
-distributions = [{ location = "/usr/lib/python3", name = "six", version = "1.16.0", size = 7 }]
-[[image]]
-name = "i"
-platform = "linux/amd64"
-inputs = "00"
-requirements = ["six", "a ; sys_platform == \"linux\""]
-packages = [
-    { name = "six", version = "1", wheel = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
-]
-[[wheel]]
-file = "six-1-py3-none-any.whl"
-sha256 = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-size = 11050
-url = "https://index/six-1-py3-none-any.whl"
-[[wheel]]
-file = "six-2-py3-none-any.whl"
-sha256 = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
-path = "wheels/six-2-py3-none-any.whl"
 "#;

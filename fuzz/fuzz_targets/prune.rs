@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_fatbin::{Decision, Selection, check, prune};
+use kiln_fatbin::{Decision, Selection, Source, check, prune};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -17,8 +17,24 @@ fuzz_target!(|bytes: &[u8]| {
             rewrite.write(bytes, &mut out, &|_| Ok(())).expect("memory can be read and written");
             assert_eq!((rewrite.before, rewrite.after), (bytes.len() as u64, out.len() as u64));
             assert!(rewrite.after < rewrite.before);
-            // What is damaged may be found out here alone; what is sound stays so.
-            let _ = check(bytes, out.as_slice(), &selection);
+            assert_eq!(read(&rewrite.of(bytes)), out, "what is read out of a rewrite is what it writes");
+            let verdict = |after: &[u8]| check(bytes, after, &selection).expect("memory can be read");
+            // What is damaged may be found out by the check alone; what is sound stays so.
+            if verdict(bytes).is_ok() {
+                assert_eq!(verdict(&out), Ok(()), "a sound file is damaged");
+            }
         }
     }
 });
+
+fn read(source: &dyn Source) -> Vec<u8> {
+    let mut content = vec![0; source.size().expect("memory has a size") as usize];
+    let mut at = 0;
+    while at < content.len() {
+        match source.read_at(&mut content[at..], at as u64).expect("memory can be read") {
+            0 => break,
+            read => at += read,
+        }
+    }
+    content
+}

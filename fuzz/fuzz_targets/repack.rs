@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use kiln_wheel::Kept;
 use kiln_wheel::inflate::Inflate;
 use kiln_wheel::install::Wheel;
 use kiln_wheel::repack::{Repack, Replacement};
 use kiln_wheel::testing::ZipBuilder;
-use kiln_wheel::Kept;
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -39,6 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     let old = ZipBuilder::new()
         .compressed("a", &stream[..done.read], &content)
         .stored("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        .stored("demo-1.0.dist-info/METADATA", "Name: demo\nVersion: 1.0\n")
         .stored("demo-1.0.dist-info/RECORD", "")
         .finish();
     let open = |bytes: Vec<u8>| {

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use kiln_wheel::install::{Content, Scheme, Wheel};
+use kiln_wheel::install::{Content, InstalledFile, Scheme, Wheel};
 use kiln_wheel::testing::ZipBuilder;
 use libfuzzer_sys::fuzz_target;
 
@@ -26,7 +26,11 @@ fuzz_target!(|bytes: &[u8]| {
 fn archive(text: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(text);
     let mut zip = ZipBuilder::new();
-    let mut missing = vec![("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n"), ("demo-1.0.dist-info/RECORD", "")];
+    let mut missing = vec![
+        ("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n"),
+        ("demo-1.0.dist-info/METADATA", "Name: demo\nVersion: 1.0\n"),
+        ("demo-1.0.dist-info/RECORD", ""),
+    ];
     for (at, file) in text.split("--- ").skip(1).enumerate() {
         let (path, content) = file.split_once('\n').unwrap_or((file, ""));
         if path.len() <= usize::from(u16::MAX) {
@@ -47,15 +51,28 @@ fn check(bytes: &[u8]) {
             assert_eq!(content.len() as u64, entry.size);
         }
     }
-    let _ = wheel.metadata();
-    let scheme = Scheme::venv("3.11");
-    let Ok(files) = wheel.install(&scheme) else {
-        return;
-    };
+    let metadata = wheel.metadata().expect("it was read when the wheel was opened");
+    assert_eq!(kiln_wheel::name_of(&metadata.name).map(|name| name.to_string()).as_deref(), Some("demo"));
+    for (scheme, root) in [
+        (Scheme::venv("3.11"), "opt/venv/"),
+        (Scheme::base("/usr/local/bin/python3.11", "/usr/local/lib/python3.11/site-packages"), "usr/local/"),
+    ] {
+        if let Ok(files) = wheel.install(&scheme) {
+            check_files(&files, root, bytes);
+        }
+    }
+}
+
+fn check_files(files: &[InstalledFile], root: &str, bytes: &[u8]) {
     let mut paths = HashSet::new();
-    for file in &files {
-        let below = file.path.strip_prefix("opt/venv/").unwrap_or_default();
+    for file in files {
+        let below = file.path.strip_prefix(root).unwrap_or_default();
         assert!(below.split('/').all(|part| !matches!(part, "" | "." | "..")), "{} is outside", file.path);
+        assert!(below.split('/').all(|part| !part.starts_with(".wh.")), "{} deletes what lies below", file.path);
+        let own = ["bin/python", "bin/python3", "bin/python3.11", "bin/activate", "pyvenv.cfg"];
+        assert!(!own.contains(&below), "{} replaces the environment's own", file.path);
+        let link = root == "opt/venv/" && (below == "lib64" || below.starts_with("lib64/"));
+        assert!(!link, "{} replaces a link of the environment", file.path);
         assert!(paths.insert(file.path.as_str()), "{} is there twice", file.path);
         if let Content::Entry(entry) = &file.content {
             let end = entry.offset.checked_add(entry.compressed);

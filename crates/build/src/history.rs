@@ -42,9 +42,22 @@ impl Workshop<'_> {
         if bytes == 0 {
             return Ok(Some(0.0));
         }
-        let known: Option<Rate> = self.store.recall(&key(what))?;
-        Ok(known.filter(|rate| rate.bytes_per_second > 0.0).map(|rate| bytes as f64 / rate.bytes_per_second))
+        Ok(self.store.recall::<Rate>(&key(what))?.and_then(|rate| rate.seconds(bytes)))
     }
+}
+
+impl Rate {
+    /// Returns how many seconds so many bytes take; nothing for a rate that nothing ever had.
+    fn seconds(self, bytes: u64) -> Option<f64> {
+        let seconds = bytes as f64 / self.bytes_per_second;
+        (seconds.is_finite() && seconds >= 0.0).then_some(seconds)
+    }
+}
+
+/// Returns how many seconds so many bytes take at a recorded rate.
+#[cfg(feature = "fuzzing")]
+pub fn seconds(record: &[u8], bytes: u64) -> Option<f64> {
+    serde_json::from_slice::<Rate>(record).ok()?.seconds(bytes)
 }
 
 fn key(what: Speed) -> StepKey {

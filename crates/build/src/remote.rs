@@ -150,6 +150,15 @@ impl Found {
     }
 }
 
+/// Reads a record out of a manifest and writes it anew, with what it keeps; nothing where it is none.
+#[cfg(feature = "fuzzing")]
+pub fn rewritten(manifest: &[u8]) -> Option<Vec<u8>> {
+    let digest = kiln_plan::digest::Digest::of(manifest);
+    let document = Document { media_type: kiln_oci::image::MANIFEST.into(), digest, bytes: manifest.to_vec() };
+    let found = Found::read(&document)?;
+    Some(found.renewed(found.written).ok()?.bytes)
+}
+
 /// The record of a document, if it is one of this key and whoever wrote it is believed.
 fn believed(cache: &Cache, key: &StepKey, document: &Document) -> Option<Found> {
     Found::read(document).filter(|found| found.record.key == *key && found.is_trusted(cache))

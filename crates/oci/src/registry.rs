@@ -10,6 +10,8 @@ mod challenge;
 mod client;
 mod credentials;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod host;
 mod images;
 mod publish;

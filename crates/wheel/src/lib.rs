@@ -17,6 +17,15 @@ pub mod tags;
 pub mod testing;
 pub mod uv;
 
+/// Doors to private parsers, for the fuzz targets alone.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Returns the error that uv's standard error becomes.
+    pub fn refusal(stderr: &str) -> crate::uv::UvError {
+        crate::uv::explain(stderr)
+    }
+}
+
 pub use deflate::{DEFLATE_VERSION, Kept};
 pub use rawzip::ReaderAt;
 

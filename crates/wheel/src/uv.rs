@@ -309,7 +309,7 @@ fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> (String, Ve
 }
 
 /// uv's explanation without what only concerns its own command line.
-fn explain(stderr: &str) -> UvError {
+pub(crate) fn explain(stderr: &str) -> UvError {
     let unreachable = ["Failed to fetch", "error sending request", "Network connectivity is disabled", "dns error"];
     let lines: Vec<&str> = stderr
         .lines()

@@ -278,6 +278,15 @@ fn document(file: &Path) -> Result<Option<Map<String, Value>>, RegistryError> {
     serde_json::from_str(&text).map(Some).map_err(|error| unreadable(file, &error))
 }
 
+/// Finds the credential for a repository in the text of a `config.json`, without its helpers.
+#[cfg(feature = "fuzzing")]
+pub(super) fn in_text(text: &str, repository: &Repository) -> Result<Option<Credential>, RegistryError> {
+    let file = Path::new("config.json");
+    let config: ConfigFile = serde_json::from_str(text).map_err(|error| unreadable(file, &error))?;
+    let config = ConfigFile { auths: config.auths, ..ConfigFile::default() };
+    Credentials::default().find_in(&config, repository, file)
+}
+
 fn unreadable(file: &Path, error: &serde_json::Error) -> RegistryError {
     RegistryError::Credentials(format!("{} cannot be read: {error}", file.display()))
 }

@@ -85,9 +85,9 @@ struct Auth {
 }
 
 #[derive(Debug)]
-struct Token {
-    value: HeaderValue,
-    until: Instant,
+pub(super) struct Token {
+    pub(super) value: HeaderValue,
+    pub(super) until: Instant,
 }
 
 impl Host {
@@ -304,7 +304,7 @@ fn basic(credential: Option<&Credential>) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn read_token(bytes: &[u8]) -> Option<Token> {
+pub(super) fn read_token(bytes: &[u8]) -> Option<Token> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
