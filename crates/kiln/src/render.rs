@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use kiln_build::{BuildError, Fault};
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
 
 use crate::interrupt::INTERRUPTED;
 
@@ -134,24 +134,40 @@ fn diagnostics_text(diagnostics: &Diagnostics, stack: Option<&(String, String)>,
     text + "\n"
 }
 
+/// A file that a diagnostic points into: its path, its text, and the labels with their positions in the diagnostic.
+type InFile<'a> = (&'a str, &'a str, Vec<(usize, &'a Label)>);
+
+/// The labels of a diagnostic, file by file, in the order in which the files are first named.
+fn by_file<'a>(diagnostic: &'a Diagnostic, stack: Option<&'a (String, String)>) -> Vec<InFile<'a>> {
+    let mut files: Vec<InFile<'a>> = Vec::new();
+    for (at, label) in diagnostic.labels.iter().enumerate() {
+        let named = label.file.as_ref().map(|file| (file.path.as_str(), file.text.as_str()));
+        let Some((path, text)) = named.or(stack.map(|(path, text)| (path.as_str(), text.as_str()))) else { continue };
+        match files.iter_mut().find(|(known, ..)| *known == path) {
+            Some((.., labels)) => labels.push((at, label)),
+            None => files.push((path, text, vec![(at, label)])),
+        }
+    }
+    files
+}
+
 fn one(diagnostic: &Diagnostic, stack: Option<&(String, String)>, renderer: &Renderer) -> String {
     let title = Level::ERROR.primary_title(diagnostic.message.as_str());
-    let mut report = match stack.filter(|_| !diagnostic.labels.is_empty()) {
-        Some((path, source)) => {
-            let mut snippet = Snippet::source(source.as_str()).path(path.as_str());
-            for (at, label) in diagnostic.labels.iter().enumerate() {
-                let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-                let end = label.span.end.min(source.len());
-                let mut annotation = kind.span(label.span.start.min(end)..end);
-                if !label.text.is_empty() {
-                    annotation = annotation.label(label.text.as_str());
-                }
-                snippet = snippet.annotation(annotation);
+    let mut group = Group::with_title(title);
+    for (path, source, labels) in by_file(diagnostic, stack) {
+        let mut snippet = Snippet::source(source).path(path);
+        for (at, label) in labels {
+            let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let end = label.span.end.min(source.len());
+            let mut annotation = kind.span(label.span.start.min(end)..end);
+            if !label.text.is_empty() {
+                annotation = annotation.label(label.text.as_str());
             }
-            vec![title.element(snippet)]
+            snippet = snippet.annotation(annotation);
         }
-        None => vec![Group::with_title(title)],
-    };
+        group = group.element(snippet);
+    }
+    let mut report = vec![group];
     if let Some(hint) = &diagnostic.hint {
         report.push(Group::with_title(Level::HELP.secondary_title(hint.as_str())));
     }
