@@ -15,6 +15,8 @@ use crate::signing::Signer;
 /// What comes from outside the files: read by the command line, so that libraries never look.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
+    /// kiln itself, which answers for an interpreter where packages are resolved.
+    pub program: PathBuf,
     /// The environment, for the programs that kiln runs.
     pub environment: Vec<(OsString, OsString)>,
     /// Credentials for downloads.

@@ -68,7 +68,7 @@ fn requirement(file: &str) -> Option<String> {
 }
 
 /// The uv that kiln used: the one on `PATH`, else its own.
-fn program(suite: &Suite) -> Result<PathBuf> {
+pub(super) fn program(suite: &Suite) -> Result<PathBuf> {
     if let Some(found) = programs::find("uv") {
         return Ok(found);
     }

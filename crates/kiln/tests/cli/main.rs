@@ -30,3 +30,4 @@ mod python;
 mod references;
 mod registry;
 mod remote;
+mod requirements;
