@@ -69,7 +69,7 @@ const WAYS: [Way; 14] = [
         says: "no usable wheels",
         ..PLAIN
     },
-    Way { name: "a wheel that requires a source", requirements: "needs\n", says: "disabled", ..PLAIN },
+    Way { name: "a wheel that requires a source", requirements: "needs\n", says: "URL dependencies must be", ..PLAIN },
 ];
 
 /// Makes the checks.

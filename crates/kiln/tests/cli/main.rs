@@ -20,6 +20,7 @@ mod determinism;
 mod downloads;
 mod garbage;
 mod gpu_code;
+mod hashes;
 mod help;
 mod inspect;
 mod interruption;

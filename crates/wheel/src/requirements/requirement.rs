@@ -206,6 +206,12 @@ impl fmt::Display for FileRequirement {
 
 /// `===` compares versions as text, so that one that is written in another way than packages write it fits none.
 fn check_arbitrary(versions: &str) -> Result<(), Refused> {
+    for version in versions.split("===").skip(1) {
+        // pip reads on to the next space.
+        if version.split_whitespace().next().is_some_and(|version| version.contains(',')) {
+            return Err(Refused::invalid("`===` compares text, to which the comma belongs"));
+        }
+    }
     for version in versions.split(',').filter_map(|one| one.trim().strip_prefix("===")) {
         let normal = version.trim().parse::<pep440_rs::Version>().map(|version| version.to_string());
         if let Some(normal) = normal.ok().filter(|normal| normal != version.trim()) {

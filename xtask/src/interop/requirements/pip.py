@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+from urllib.parse import unquote
 
 KILN, WORK, SEED, COUNT = sys.argv[1], os.path.abspath(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 sys.path.insert(0, os.path.join(WORK, "pip"))
@@ -187,9 +188,9 @@ class Writer:
             else:
                 line = self.pick("", "# nothing", "   ")
             decorated = self.decoration(line)
-            if decorated.endswith("#no comment") or (decorated != line and "\\\n" in decorated):
-                # It may become another line altogether; what kiln makes of it must still be what pip makes of it.
-                self.refusable = self.refusable or decorated.endswith("#no comment")
+            if decorated != line and (decorated.endswith(("#no comment", "\\")) or "\\\n" in decorated):
+                # It may become another line, of which kiln refuses what pip ignores.
+                self.refusable = True
             lines.append(decorated)
         text = "\n".join(lines)
         encoding = self.pick("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32")
@@ -217,8 +218,8 @@ def of_pip():
                 raise ValueError("a requirement without a name")
             specifier = "" if url else str(SpecifierSet(str(install.req.specifier)))
             found["constraints" if parsed.constraint else "requirements"].append(
-                [canonicalize_name(install.req.name), sorted(canonicalize_name(extra) for extra in install.extras | set(install.req.extras)),
-                 canonical(specifier), url, str(marker or ""), hashes])
+                [canonicalize_name(install.req.name), sorted({canonicalize_name(extra) for extra in install.extras | set(install.req.extras)}),
+                 canonical(specifier), url and unquote(url), str(marker or ""), hashes])
     except (Exception, SystemExit) as error:
         return str(error) or repr(error), None
     return None, found
@@ -250,8 +251,8 @@ def of_kiln():
         for line in open(path).read().splitlines() if os.path.exists(path) else []:
             text, *hashes = line.split(" --hash=sha256:")
             read = Requirement(text)
-            found[kind].append([canonicalize_name(read.name), sorted(canonicalize_name(extra) for extra in read.extras),
-                                canonical(str(read.specifier)), read.url, str(read.marker or ""), sorted(hashes)])
+            found[kind].append([canonicalize_name(read.name), sorted({canonicalize_name(extra) for extra in read.extras}),
+                                canonical(str(read.specifier)), read.url and unquote(read.url), str(read.marker or ""), sorted(hashes)])
     return None, found
 
 
