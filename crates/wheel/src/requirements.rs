@@ -38,18 +38,18 @@ const MISTAKES: usize = 20;
 pub struct Placed<T> {
     /// The value.
     pub value: T,
-    /// Where it is written.
+    /// Place in its file.
     pub place: Place,
 }
 
-/// What a requirements file and the files that it includes say.
+/// Content of a requirements file and of the files that it includes.
 #[derive(Debug, Clone, Default)]
 pub struct Requirements {
     /// The files that were read, by their paths relative to the project, with the digests of their content.
     pub files: Vec<(String, Digest)>,
-    /// What is to be installed.
+    /// Requirements to be installed.
     pub requirements: Vec<Placed<FileRequirement>>,
-    /// What holds for packages that are installed anyhow.
+    /// Constraints: they hold for packages that are installed anyhow.
     pub constraints: Vec<Placed<FileRequirement>>,
     /// `--index-url`.
     pub index: Option<Placed<String>>,

@@ -55,10 +55,10 @@ pub struct Target<'a> {
     pub libc: Option<&'a Libc>,
 }
 
-/// What is to be resolved.
+/// A resolution: requirements, and where packages come from.
 #[derive(Debug)]
 pub struct Question<'a> {
-    /// What it is for.
+    /// Interpreter and system.
     pub target: Target<'a>,
     /// PEP 508 requirements.
     pub requirements: Vec<String>,
@@ -68,17 +68,17 @@ pub struct Question<'a> {
     pub listed_constraints: Vec<String>,
     /// Requirements that must hold for what is chosen, without choosing it.
     pub constraints: Vec<String>,
-    /// Where packages come from; paths and `file:` URLs absolute.
+    /// Indexes and find-links; paths and `file:` URLs absolute.
     pub index: &'a Index,
-    /// Whether find-links alone are searched.
+    /// Searches find-links alone.
     pub no_index: bool,
-    /// Whether pre-releases are chosen like releases.
+    /// Chooses pre-releases like releases.
     pub prereleases: bool,
     /// Wheels compiled from source: name, version, requirements.
     pub recipes: Vec<(String, String, Vec<String>)>,
     /// Versions to stay with where they fit.
     pub preferences: Vec<(String, String)>,
-    /// Whether the network may be used.
+    /// Forbids the network.
     pub offline: bool,
 }
 
@@ -225,14 +225,14 @@ fn command(programs: Programs<'_>, directory: &Path) -> Command {
     command
 }
 
-/// Whether a text has a package's name in it as a word.
+/// Returns true if a text has a package's name in it as a word.
 pub fn mentions(text: &str, name: &str) -> bool {
     let boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '-' | '_'));
     text.match_indices(name)
         .any(|(at, _)| boundary(text[..at].chars().next_back()) && boundary(text[at + name.len()..].chars().next()))
 }
 
-/// Whether a requirement of the stack is one of a package.
+/// Returns true if a requirement of the stack is one of a package.
 fn requires(requirement: &str, package: &PackageName) -> bool {
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let text = requirement.trim_start();
@@ -242,9 +242,9 @@ fn requires(requirement: &str, package: &PackageName) -> bool {
 
 /// kiln's own settings for uv.
 const CONFIGURATION: &str = "kiln-uv.toml";
-/// What the user's requirements file says, in kiln's words.
+/// The requirements of the user's file, as kiln read them.
 const REQUIREMENTS: &str = "requirements.txt";
-/// What the user's constraints files say.
+/// The constraints of the user's file, as kiln read them.
 const CONSTRAINTS: &str = "constraints.txt";
 /// The file that uv writes; it insists on such a name.
 const ANSWER: &str = "pylock.kiln.toml";

@@ -25,11 +25,11 @@ pub(super) struct RequirementsSource {
     path: PathBuf,
     /// The files that its meaning depends on, by their paths relative to the project, with digests of their content.
     pub(super) files: Vec<(String, Digest)>,
-    /// What it says.
+    /// Its content.
     pub(super) content: Content,
 }
 
-/// What a requirements file says.
+/// Content of a requirements file.
 pub(super) enum Content {
     /// A list of requirements, which is resolved.
     List(Box<Requirements>),

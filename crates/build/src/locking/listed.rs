@@ -32,7 +32,7 @@ pub(super) struct Listed<'a> {
 }
 
 impl<'a> Listed<'a> {
-    /// What applies in an environment. Wheels of this machine must lie in the project, since a lock names no place else.
+    /// Selects the lines that apply in an environment. Wheels of this machine must lie in the project, since a lock names no place else.
     pub(super) fn new(file: &'a Requirements, environment: &MarkerEnvironment, project: &Path) -> Result<Self> {
         let applying = |lines: &'a [Placed<FileRequirement>]| -> Vec<&'a Placed<FileRequirement>> {
             lines.iter().filter(|line| line.value.applies(environment)).collect()
@@ -81,17 +81,17 @@ impl<'a> Listed<'a> {
         (self.requirements.iter().map(line).collect(), self.constraints.iter().map(line).collect())
     }
 
-    /// Whether nothing is to be installed.
+    /// Returns true if it installs no package.
     pub(super) fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// Whether pre-releases are chosen like releases.
+    /// Returns true if pre-releases are chosen like releases.
     pub(super) fn prereleases(&self) -> bool {
         self.file.prereleases.is_some()
     }
 
-    /// Adds the file's indexes to those of the stack; whether find-links alone are searched.
+    /// Adds the file's indexes to those of the stack; returns true if find-links alone are searched.
     pub(super) fn add_indexes(&self, index: &mut Index, project: &Path) -> Result<bool> {
         let mut wrong = Diagnostics::default();
         if let Some(place) = &self.file.no_index {
@@ -174,7 +174,7 @@ impl<'a> Listed<'a> {
         Ok(allowed)
     }
 
-    /// Whether the hashes of a package allow a wheel that was chosen in another way.
+    /// Checks a wheel that was chosen in another way against the hashes of its package.
     pub(super) fn check(&self, package: &str, version: &str, wheel: &LockedWheel) -> Result<()> {
         match self.bound.get(package) {
             Some(bound) if !bound.digests.contains(&wheel.sha256) => {

@@ -71,7 +71,7 @@ impl<'a> ImageQuestion<'a> {
         self.interpreter().map_or(self.python, |interpreter| interpreter.version.as_str())
     }
 
-    /// What packages are for.
+    /// The interpreter and the system that packages are for.
     pub(super) fn target(&self) -> Target<'_> {
         Target { python: self.full_version(), platform: self.platform, libc: self.facts.libc.as_ref() }
     }
@@ -282,7 +282,7 @@ impl Project<'_> {
         Ok(locked.into_iter().chain(more).collect())
     }
 
-    /// Says where to write an index that other tools are told of, since kiln reads it nowhere else.
+    /// Warns of an index that a variable of another tool names, which kiln does not read.
     fn hint_index(&self) {
         if let Some(variable) = uv::index_variable(&self.surroundings.environment) {
             let credentials = if variable.has_credentials { "; its credentials belong in `~/.netrc`" } else { "" };

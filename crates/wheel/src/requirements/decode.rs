@@ -19,7 +19,7 @@ enum Encoding {
     Utf32(fn([u8; 4]) -> u32),
 }
 
-/// Why bytes are no text.
+/// Bytes that are no text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Undecodable {
     /// The coding line names an encoding that is not read here.

@@ -10,7 +10,7 @@ const LONGEST: usize = 1 << 20;
 pub(super) struct Line {
     /// Its text, without white space around it.
     pub(super) text: String,
-    /// Where each byte of the text lies in the file.
+    /// Offset in the file of each byte of the text.
     offsets: Vec<usize>,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = Result<Line, Range<usize
     .filter(|line| line.as_ref().map_or(true, |line| !line.text.is_empty()))
 }
 
-/// Where a comment begins: at `#` at the beginning or after white space, which belongs to it.
+/// The start of a comment: `#` at the beginning or after white space, which belongs to it.
 fn comment(text: &str) -> Option<usize> {
     let begins = |at: usize| at == 0 || text[..at].ends_with(is_space);
     let at = text.match_indices('#').map(|(at, _)| at).find(|at| begins(*at))?;

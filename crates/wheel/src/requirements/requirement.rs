@@ -51,7 +51,7 @@ pub struct FileRequirement {
     pub hashes: Vec<Digest>,
 }
 
-/// Where a package comes from.
+/// Origin of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// From the indexes, in these versions.
@@ -62,7 +62,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-/// Why a requirement is not taken: a message, a few words at the place, and what to do.
+/// A requirement that is not taken: a message, a few words at the place, and what to do.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) message: String,
@@ -84,7 +84,7 @@ impl Refused {
     }
 }
 
-/// What to do about sources, which kiln cannot build.
+/// Advice about sources, which kiln cannot build.
 pub(super) const BUILD_IT: &str = "kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and \
                                    name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe \
                                    `[wheels.NAME]`";
@@ -108,12 +108,12 @@ impl FileRequirement {
         Ok(requirement)
     }
 
-    /// Whether it counts in an environment.
+    /// Returns true if its marker holds in an environment.
     pub fn applies(&self, environment: &MarkerEnvironment) -> bool {
         self.marker.as_ref().is_none_or(|(_, marker)| marker.evaluate(environment, &[]))
     }
 
-    /// Whether it leaves one version alone.
+    /// Returns true if only one version or one wheel fits.
     pub fn is_pinned(&self) -> bool {
         let exact = |operator: &Operator| matches!(operator, Operator::Equal | Operator::ExactEqual);
         match &self.source {
@@ -178,7 +178,7 @@ impl FileRequirement {
     }
 }
 
-/// What uv reads: name, extras, versions or URL, and marker.
+/// The line for uv: name, extras, versions or URL, and marker.
 impl fmt::Display for FileRequirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;
@@ -232,7 +232,7 @@ fn is_version_control(scheme: &str) -> bool {
     VERSION_CONTROL.contains(&scheme.split('+').next().unwrap_or_default())
 }
 
-/// Whether a line is a URL without a name, as pip decides.
+/// Returns true for a URL without a name, by pip's rule.
 fn has_pip_scheme(text: &str) -> bool {
     scheme(text).is_some_and(|scheme| {
         let lower = scheme.to_ascii_lowercase();
@@ -240,8 +240,8 @@ fn has_pip_scheme(text: &str) -> bool {
     })
 }
 
-/// Whether a requirement is a path, as pip decides without looking: by a separator, a leading dot, or the name of an
-/// archive, unless a name and `@` stand before it.
+/// Returns true for a path, by pip's rule: a separator, a leading dot, or the name of an archive, unless a name and `@`
+/// stand before it.
 fn is_path(text: &str) -> bool {
     let looks_like_path = |text: &str| text.contains('/') || text.starts_with('.');
     if let Some((name, _)) = text.split_once('@')
@@ -334,7 +334,7 @@ pub(super) fn digest(hex: &str) -> Result<Digest, Refused> {
         .map_err(|_| Refused::new("this is no sha256", "it has 64 hexadecimal digits: `sha256sum FILE` prints it"))
 }
 
-/// Where a wheel is, and its file name.
+/// The place of a wheel, and its file name.
 fn locate(location: &str, directory: &Path) -> Result<(Source, String), Refused> {
     let Some(scheme) = scheme(location) else {
         return Ok(local(directory, location));
@@ -405,7 +405,7 @@ pub(super) fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// What was found where a wheel should be.
+/// The mistake of a location that is not one of a wheel.
 fn no_wheel(location: &str, file: &str, name: Option<&PackageName>) -> Refused {
     let of = name.map(|name| format!("`{name}` is asked for as ")).unwrap_or_default();
     if file.ends_with(".whl") {

@@ -33,7 +33,7 @@ pub(super) fn passed(all: &[(OsString, OsString)]) -> impl Iterator<Item = (&OsS
     all.iter().filter(move |(name, _)| wanted(name)).map(|(name, value)| (name.as_os_str(), value.as_os_str()))
 }
 
-/// Where the user keeps uv's cache. It is a place and no setting: the answer is the same with any other.
+/// The directory of the user's uv cache. It is a place and no setting: the answer is the same with any other.
 pub(super) fn cache_directory(all: &[(OsString, OsString)]) -> Option<&OsStr> {
     all.iter().find(|(name, value)| name == "UV_CACHE_DIR" && !value.is_empty()).map(|(_, value)| value.as_os_str())
 }
@@ -43,9 +43,9 @@ pub(super) fn cache_directory(all: &[(OsString, OsString)]) -> Option<&OsStr> {
 pub struct IndexVariable {
     /// The variable.
     pub name: &'static str,
-    /// The index, its credentials replaced.
+    /// The index, without its credentials.
     pub url: String,
-    /// Whether credentials were replaced.
+    /// True if credentials were removed.
     pub has_credentials: bool,
 }
 

@@ -33,7 +33,7 @@ impl Target<'_> {
     }
 }
 
-/// Where the document of an interpreter lies: beside the program that answers for it.
+/// The path of an interpreter's document, beside the program that answers for it.
 pub fn description(program: &Path) -> PathBuf {
     program.with_added_extension("json")
 }
@@ -46,7 +46,7 @@ pub(super) fn pretend(directory: &Path, kiln: &Path, target: &Target<'_>) -> std
     Ok(program)
 }
 
-/// What uv 0.13 reads from an interpreter; `platform` is where older ones look for the system.
+/// The document that uv 0.13 reads from an interpreter; older versions look for the system in `platform`.
 fn document(target: &Target<'_>) -> Value {
     let (full, minor) = (target.full_version(), target.minor_version());
     let machine = target.platform.cpu.machine();

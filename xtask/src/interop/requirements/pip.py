@@ -8,6 +8,7 @@ WORK/pip holds pip and packaging. uv is a script here that keeps what it is give
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,9 @@ class Writer:
             text = self.pick("==1.*", "!=2.4.*", "==1.0+cu130")
         if "===" in text and ("0!" in text or "v" in text or "-alpha" in text):
             # Compared as text, such a version fits no package.
+            self.refusable = True
+        if re.search(r"===\s*[^\s,]+,", text):
+            # pip takes the comma for a part of the version first, and may or may not fail later.
             self.refusable = True
         return f"({text})" if text and self.pick(*range(10)) == 0 else text
 
