@@ -159,6 +159,9 @@ impl FileRequirement {
         extras: Vec<ExtraName>,
         directory: &Path,
     ) -> Result<Self, Refused> {
+        if location.contains(char::is_control) {
+            return Err(Refused::invalid("it holds a control character"));
+        }
         let (location, fragment) = location.split_once('#').unwrap_or((location, ""));
         let hashes = fragment_hash(fragment)?.into_iter().collect();
         let (source, file) = locate(location, directory)?;
@@ -292,6 +295,10 @@ fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
     let unordered = text.matches(" in ").count() + text.matches("extra").count();
     if text.len() > LONGEST_MARKER || parentheses > DEEPEST_MARKER || unordered > COMPARISONS {
         return Err(Refused::invalid("its marker is too long"));
+    }
+    // The library panics where it reports another character.
+    if !text.is_ascii() || text.contains(|c: char| c.is_control() && c != '\t') {
+        return Err(Refused::invalid("a marker consists of ASCII characters"));
     }
     let mut dropped = Dropped(None);
     let tree = MarkerTree::parse_reporter(text, &mut dropped)

@@ -59,7 +59,18 @@ fn requirements_keep_names_extras_versions_and_markers() {
     assert_eq!(written("a (>=1,<2)"), ["a>=1,<2"]);
     assert_eq!(written("a~=1.2;python_version>'3.8'"), ["a~=1.2 ; python_version>'3.8'"]);
     assert_eq!(written("a===1.0+local"), ["a===1.0+local"]);
-    for text in ["a===v1.0", "a===1.0,<2", "[x]", "==1", "a[,]", "a[x,]", "-1-py3-none-any.whl", "a-", "a.[x]"] {
+    for text in [
+        "a===v1.0",
+        "a===1.0,<2",
+        "[x]",
+        "==1",
+        "a[,]",
+        "a[x,]",
+        "-1-py3-none-any.whl",
+        "a-",
+        "a.[x]",
+        "./\0/a-1-py3-none-any.whl",
+    ] {
         assert!(!mistake(text).is_empty(), "{text}");
     }
     assert_eq!(written("a ; extra == 'x' or sys_platform == 'linux'"), ["a ; extra == 'x' or sys_platform == 'linux'"]);
