@@ -291,8 +291,28 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 fn texts(root: &Path) -> io::Result<Vec<Seed>> {
     let example = fs_err::read(root.join("../examples/torch/kiln.toml"))?;
-    Ok(vec![("stack", "example", example), ("stack", "stack", STACK.into())])
+    Ok(vec![
+        ("stack", "example", example),
+        ("stack", "stack", STACK.into()),
+        ("requirements", "names", NAMES.into()),
+        ("requirements", "wheels", WHEELS.into()),
+    ])
 }
+
+const NAMES: &str = r#"# -*- coding: latin-1 -*-
+--index-url https://example.org/simple --pre
+-f ./wheels
+a_b[x, y]>=1.0,<2 ; python_version >= "3.8" and sys_platform == 'linux'  # a comment
+c===1.0 \
+    --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000
+"#;
+
+const WHEELS: &str = r#"-r x/s.txt
+--require-hashes
+./w/a-1-py3-none-any.whl[x] ; python_version < '4'
+b @ file:w/b-1%2Bcu130-py3-none-any.whl
+https://example.org/c-1-py3-none-any.whl#sha256=0000000000000000000000000000000000000000000000000000000000000000
+"#;
 
 const STACK: &str = r#"
 [stack]

@@ -22,6 +22,7 @@ mod pruned;
 mod registries;
 pub(crate) mod report;
 mod reproducible;
+mod requirements;
 mod running;
 mod stack;
 mod tiers;
@@ -70,6 +71,8 @@ enum Part {
     GpuCode,
     /// What the dynamic loader finds for the programs of this system
     Links,
+    /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
+    Requirements,
 }
 
 /// What the checks work with.
@@ -101,6 +104,9 @@ impl Interop {
             }
             if wanted(Part::Links) {
                 links::check_system(&mut checks);
+            }
+            if wanted(Part::Requirements) {
+                requirements::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {

@@ -17,6 +17,7 @@ use crate::error::{BuildError, Result};
 use crate::project::Project;
 
 mod files;
+mod listed;
 mod question;
 mod sizes;
 
@@ -160,7 +161,8 @@ impl Project<'_> {
             let stays = |package: &&LockedPackage| !upgrade.includes(&package.name);
             known.packages.iter().filter(stays).map(|package| (package.name.clone(), package.version.clone())).collect()
         });
-        let found = self.resolve(image, platform, question, stay)?;
+        let listed = question.listed(self)?;
+        let found = self.resolve(image, platform, question, listed.as_ref(), stay)?;
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
         for package in found {
@@ -168,7 +170,7 @@ impl Project<'_> {
             if question.above.iter().chain(&question.in_base).any(present) {
                 continue;
             }
-            let wheel = self.choose(image, &package, &tags, platform, question)?;
+            let wheel = self.choose(image, &package, &tags, question, listed.as_ref())?;
             let version = package.version.clone().unwrap_or_default();
             decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
             decision.wheels.push(wheel);
@@ -183,16 +185,23 @@ impl Project<'_> {
         image: &Image,
         package: &pylock::LockedPackage,
         tags: &Tags,
-        platform: Platform,
         question: &question::ImageQuestion<'_>,
+        listed: Option<&listed::Listed<'_>>,
     ) -> Result<LockedWheel> {
+        let version = package.version.as_deref().unwrap_or("?");
+        let platform = question.target().platform;
         let name = kiln_wheel::name_of(&package.name);
         if let Some((name, recipe)) = name.and_then(|name| self.stack.recipes.get_key_value(&name)) {
-            return self.built_wheel(name, recipe, tags, platform);
+            let wheel = self.built_wheel(name, recipe, tags, platform)?;
+            listed.map_or(Ok(()), |listed| listed.check(&package.name, version, &wheel))?;
+            return Ok(wheel);
         }
-        let Some(best) = pylock::best(&package.wheels, tags) else {
-            let version = package.version.as_deref().unwrap_or("?");
-            let span = question.span_of(&package.name).unwrap_or_else(|| image.span.clone());
+        let wheels = match listed {
+            Some(listed) => listed.allowed(package, tags)?,
+            None => package.wheels.clone(),
+        };
+        let Some(best) = pylock::best(&wheels, tags) else {
+            let place = question.place_of(&package.name, listed).unwrap_or_else(|| image.span.clone().into());
             let have: Vec<&str> = package.wheels.iter().map(|wheel| wheel.file.as_str()).take(3).collect();
             let libc = question.facts.libc.as_ref().map_or_else(|| "an unknown C library".into(), ToString::to_string);
             let python = self.stack.target.python.as_deref().unwrap_or("?");
@@ -204,7 +213,7 @@ impl Project<'_> {
                     format!("there are {}; or compile it, with a recipe `[wheels.{}]`", have.join(", "), package.name)
                 }
             };
-            return Err(Diagnostics::from(Diagnostic::at(span, message).hint(hint)).into());
+            return Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into());
         };
         self.locked_wheel(best)
     }

@@ -16,6 +16,8 @@ use crate::signing::Signer;
 /// What comes from outside the files: read by the command line, so that libraries never look.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
+    /// kiln itself, which answers for an interpreter where packages are resolved.
+    pub program: PathBuf,
     /// The environment of the programs that kiln runs.
     pub environment: ChildEnvironment,
     /// Credentials for downloads.

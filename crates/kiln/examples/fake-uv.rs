@@ -1,17 +1,19 @@
 //! Stands in for uv in the tests of the command line, which must pass without network, Python and uv.
 //!
-//! It understands the one way in which kiln asks uv (`uv pip compile ... pyproject.toml`) and resolves over directories
-//! of wheels: the find-links directories and `file:` indexes of the question. An `http:` index must answer, and its
-//! wheels lie in the directory that `FAKE_UV_SERVED` names. Metadata comes from `FILE.whl.metadata` where it lies
-//! beside the wheel (PEP 658), so that a wheel may be broken and still be chosen. `FAKE_UV_WAIT` names a file:
-//! `FILE.seen` is written, and while the file is there nothing is answered.
+//! It understands the two ways in which kiln asks uv, `uv pip compile` with a configuration file, a project, and files of
+//! requirements and constraints, and `uv export`; what it does not know it refuses. Like uv, it asks the program under
+//! `--python` what it is for, builds nothing, and reads the page `NAME/index.html` of a `file:` index. It resolves over
+//! directories of wheels. An `http:` index must answer, and its wheels lie in the directory that the file `PROGRAM.served`
+//! names. Metadata comes from `FILE.whl.metadata` where it lies beside the wheel (PEP 658), so that a wheel may be broken
+//! and still be chosen. `PROGRAM.wait` names a file: `FILE.seen` is written, and while the file is there nothing is
+//! answered. Both lie beside the program because variables do not reach it.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use kiln_plan::base::{Libc, LibcFamily};
@@ -34,13 +36,18 @@ fn main() -> ExitCode {
         println!("uv 0.0.0 (not the real one)");
         return ExitCode::SUCCESS;
     }
-    if let Some(file) = std::env::var_os("FAKE_UV_WAIT").map(PathBuf::from) {
+    if let Some(file) = beside("wait").map(PathBuf::from) {
         let _ = fs_err::write(file.with_added_extension("seen"), "");
         while file.exists() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    match compile(&arguments) {
+    let done = Arguments::read(&arguments).and_then(|arguments| match arguments.command.as_str() {
+        "pip compile" => compile(&arguments),
+        "export" => export(&arguments),
+        other => Err(format!("unrecognized subcommand '{other}'").into()),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -49,54 +56,188 @@ fn main() -> ExitCode {
     }
 }
 
-fn compile(arguments: &[String]) -> Result<()> {
-    if arguments.first().map(String::as_str) != Some("pip") || arguments.get(1).map(String::as_str) != Some("compile") {
-        return Err("only `uv pip compile` is known here".into());
+/// A setting of the tests: the content of a file beside this program.
+fn beside(name: &str) -> Option<String> {
+    let program = PathBuf::from(std::env::args_os().next()?);
+    fs_err::read_to_string(program.with_added_extension(name)).ok()
+}
+
+/// Options that have a value, and those that have none.
+const VALUED: [&str; 9] = [
+    "--cache-dir",
+    "--color",
+    "--config-file",
+    "--constraints",
+    "--format",
+    "--only-binary",
+    "--output-file",
+    "--project",
+    "--python",
+];
+const FLAGS: [&str; 10] = [
+    "--frozen",
+    "--no-annotate",
+    "--no-build",
+    "--no-config",
+    "--no-emit-project",
+    "--no-header",
+    "--no-progress",
+    "--no-python-downloads",
+    "--offline",
+    "--quiet",
+];
+
+/// The command line.
+struct Arguments {
+    command: String,
+    values: BTreeMap<String, String>,
+    flags: Vec<String>,
+    files: Vec<String>,
+}
+
+impl Arguments {
+    fn read(all: &[String]) -> Result<Self> {
+        let mut read = Self { command: String::new(), values: BTreeMap::new(), flags: Vec::new(), files: Vec::new() };
+        let mut rest = all.iter();
+        while let Some(argument) = rest.next() {
+            if VALUED.contains(&argument.as_str()) {
+                read.values.insert(argument.clone(), rest.next().ok_or("a value is required")?.clone());
+            } else if FLAGS.contains(&argument.as_str()) {
+                read.flags.push(argument.clone());
+            } else if argument.starts_with('-') {
+                return Err(format!("unexpected argument '{argument}' found").into());
+            } else if read.command.is_empty() || read.command == "pip" {
+                read.command = format!("{} {argument}", read.command).trim().to_owned();
+            } else {
+                read.files.push(argument.clone());
+            }
+        }
+        Ok(read)
     }
-    let value = |name: &str| -> Result<&String> {
-        let at =
-            arguments.iter().position(|argument| argument == name).ok_or_else(|| format!("`{name}` is missing"))?;
-        Ok(arguments.get(at + 1).ok_or("a value is missing")?)
-    };
-    let (minor, platform, libc) = target(value("--python-version")?, value("--python-platform")?)?;
-    let inputs = arguments.iter().position(|argument| argument == "pyproject.toml").ok_or("no `pyproject.toml`")?;
-    let files = arguments[inputs + 1..].iter().take_while(|argument| !argument.starts_with("--"));
+
+    fn value(&self, name: &str) -> Result<&str> {
+        Ok(self.values.get(name).ok_or_else(|| format!("`{name}` is missing"))?)
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|given| given == flag)
+    }
+}
+
+/// Settings that uv knows, of those that kiln writes.
+const SETTINGS: [&str; 7] =
+    ["constraint-dependencies", "dependency-metadata", "find-links", "index", "no-build", "no-index", "prerelease"];
+
+fn compile(arguments: &Arguments) -> Result<()> {
+    let interpreter = Interpreter::ask(Path::new(arguments.value("--python")?))?;
+    let file = arguments.value("--config-file")?;
+    let settings: toml::Table = fs_err::read_to_string(file)?.parse()?;
+    if let Some(unknown) = settings.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
+        return Err(format!("Failed to parse: {file}\n  cause: unknown field `{unknown}`").into());
+    }
+    let flag = |name: &str| settings.get(name).and_then(toml::Value::as_bool).unwrap_or(false);
+    if arguments.value("--only-binary")? != ":all:" || !flag("no-build") {
+        return Err("it would build sources".into());
+    }
+    let list = |name: &str| settings.get(name).map(texts).unwrap_or_default();
     let project: toml::Table = fs_err::read_to_string("pyproject.toml")?.parse()?;
-    let uv = &project["tool"]["uv"];
+    let own = project.get("tool").and_then(|tool| tool.get("uv")).cloned();
+    let mut indexes = own.as_ref().map(|own| indexes(own, own)).unwrap_or_default();
+    if !flag("no-index") {
+        indexes.extend(self::indexes(&toml::Value::Table(settings.clone()), &toml::Value::Table(settings.clone())));
+    }
+    let mut constraints = requirements(list("constraint-dependencies"))?;
+    if let Some(file) = arguments.values.get("--constraints") {
+        constraints.extend(lines(file)?);
+    }
+    let dependencies = requirements(texts(&project["project"]["dependencies"]))?;
+    // An index of its own binds a package only where the project names it.
+    let named: Vec<PackageName> = dependencies.iter().map(|dependency| dependency.name.clone()).collect();
+    for index in &mut indexes {
+        index.explicit.iter_mut().for_each(|packages| packages.retain(|package| named.contains(package)));
+    }
     let question = Question {
-        tags: Tags::new(minor, platform, libc.as_ref()),
-        environment: kiln_wheel::pylock::environment(value("--python-version")?, "3", platform)?,
-        offline: arguments.iter().any(|argument| argument == "--offline"),
-        links: texts(&uv["find-links"]).iter().map(|link| local(link)).collect(),
-        indexes: indexes(uv),
-        constraints: requirements(texts(&uv["constraint-dependencies"]))?,
-        preferences: preferences(Path::new(value("--output-file")?))?,
+        tags: interpreter.tags,
+        environment: interpreter.environment,
+        offline: arguments.has("--offline"),
+        prereleases: settings.get("prerelease").and_then(toml::Value::as_str) == Some("allow"),
+        links: list("find-links").iter().map(|link| local(link)).collect(),
+        indexes,
+        constraints,
+        preferences: preferences(Path::new(arguments.value("--output-file")?))?,
     };
     let mut wanted: Vec<Demand> = Vec::new();
-    for requirement in requirements(texts(&project["project"]["dependencies"]))? {
-        wanted.push(Demand { by: "kiln-image".into(), requirement });
-    }
-    for file in files {
-        let text = fs_err::read_to_string(file)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        for requirement in requirements(lines.map(str::to_owned).collect())? {
-            wanted.push(Demand { by: "you".into(), requirement });
-        }
+    wanted.extend(dependencies.into_iter().map(|requirement| Demand { by: "kiln-image".into(), requirement }));
+    for file in arguments.files.iter().filter(|file| *file != "pyproject.toml") {
+        wanted.extend(lines(file)?.into_iter().map(|requirement| Demand { by: "you".into(), requirement }));
     }
     let chosen = question.solve(wanted, BTreeMap::new())?;
-    fs_err::write(value("--output-file")?, lock(&chosen))?;
+    fs_err::write(arguments.value("--output-file")?, lock(&chosen))?;
     Ok(())
 }
 
-/// `x86_64-manylinux_2_36` or `aarch64-unknown-linux-musl`.
-fn target(python: &str, platform: &str) -> Result<(u32, Platform, Option<Libc>)> {
-    let minor = python.strip_prefix("3.").ok_or("not Python 3")?.parse()?;
-    let (machine, rest) = platform.split_once('-').ok_or("an unknown platform")?;
-    let libc = match rest.strip_prefix("manylinux_2_") {
-        Some(glibc) => Libc { family: LibcFamily::Glibc, version: format!("2.{glibc}") },
-        None => Libc { family: LibcFamily::Musl, version: "1.2".into() },
-    };
-    Ok((minor, format!("linux/{machine}").parse()?, Some(libc)))
+/// Requirements of a file, without their hashes, which do not bind when a lock is compiled.
+fn lines(file: &str) -> Result<Vec<Requirement<VerbatimUrl>>> {
+    let text = fs_err::read_to_string(file)?;
+    let line = |line: &str| line.split(" --hash=").next().unwrap_or(line).to_owned();
+    requirements(text.lines().map(line).collect())
+}
+
+/// The packages of a `uv.lock` that come from an index.
+fn export(arguments: &Arguments) -> Result<()> {
+    Interpreter::ask(Path::new(arguments.value("--python")?))?;
+    if !["--frozen", "--no-config", "--no-build", "--offline"].iter().all(|flag| arguments.has(flag)) {
+        return Err("it would resolve or build".into());
+    }
+    let project = Path::new(arguments.value("--project")?);
+    fs_err::metadata(project.join("pyproject.toml")).map_err(|_| "No `pyproject.toml` found")?;
+    let table: toml::Table = fs_err::read_to_string(project.join("uv.lock"))?.parse()?;
+    let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"uv\"\n");
+    for package in table.get("package").and_then(toml::Value::as_array).into_iter().flatten() {
+        let Some(wheels) = package.get("wheels").and_then(toml::Value::as_array) else { continue };
+        text.push_str(&format!("\n[[packages]]\nname = {}\nversion = {}\n", package["name"], package["version"]));
+        let wheel = |wheel: &toml::Value| {
+            let hash = wheel["hash"].as_str().unwrap_or_default().trim_start_matches("sha256:").to_owned();
+            format!("{{ url = {}, hashes = {{ sha256 = {hash:?} }} }}", wheel["url"])
+        };
+        text.push_str(&format!("wheels = [{}]\n", wheels.iter().map(wheel).collect::<Vec<_>>().join(", ")));
+    }
+    Ok(fs_err::write(arguments.value("--output-file")?, text)?)
+}
+
+/// What uv learns from the program under `--python`.
+struct Interpreter {
+    tags: Tags,
+    environment: MarkerEnvironment,
+}
+
+impl Interpreter {
+    fn ask(program: &Path) -> Result<Self> {
+        let script = "from python.get_interpreter_info import main; main()";
+        let output = Command::new(program).args(["-I", "-B", "-c", script]).output()?;
+        let shown = program.display();
+        if !output.status.success() {
+            return Err(format!("Querying Python at `{shown}` failed with exit status {}", output.status).into());
+        }
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("Querying Python at `{shown}` returned an invalid response: {error}"))?;
+        for path in ["sys_executable", "sys_base_executable", "sys_prefix"] {
+            if Path::new(document[path].as_str().ok_or(path)?).exists() {
+                return Err(format!("`{path}` exists: sources could be built").into());
+            }
+        }
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let markers = &document["markers"];
+        let (minor, full) = (text(&markers["python_version"]), text(&markers["python_full_version"]));
+        let platform: Platform = format!("linux/{}", text(&document["arch"])).parse()?;
+        let version = format!("{}.{}", document["os"]["major"], document["os"]["minor"]);
+        let family = if document["os"]["name"] == "musllinux" { LibcFamily::Musl } else { LibcFamily::Glibc };
+        let number = minor.strip_prefix("3.").ok_or("not Python 3")?.parse()?;
+        Ok(Self {
+            tags: Tags::new(number, platform, Some(&Libc { family, version })),
+            environment: kiln_wheel::pylock::environment(&minor, &full, platform)?,
+        })
+    }
 }
 
 fn texts(value: &toml::Value) -> Vec<String> {
@@ -129,9 +270,9 @@ struct Index {
     explicit: Option<Vec<PackageName>>,
 }
 
-fn indexes(uv: &toml::Value) -> Vec<Index> {
+fn indexes(uv: &toml::Value, sources: &toml::Value) -> Vec<Index> {
     let list = uv.get("index").and_then(toml::Value::as_array).into_iter().flatten();
-    let sources = uv.get("sources").and_then(toml::Value::as_table);
+    let sources = sources.get("sources").and_then(toml::Value::as_table);
     list.filter_map(|index| {
         let name = index["name"].as_str()?;
         let bound = |source: &toml::Value| source.get("index").and_then(toml::Value::as_str) == Some(name);
@@ -187,12 +328,15 @@ struct Found {
     name: WheelName,
     path: PathBuf,
     address: String,
+    /// Whether a requirement names it by its URL.
+    direct: bool,
 }
 
 struct Question {
     tags: Tags,
     environment: MarkerEnvironment,
     offline: bool,
+    prereleases: bool,
     links: Vec<PathBuf>,
     indexes: Vec<Index>,
     constraints: Vec<Requirement<VerbatimUrl>>,
@@ -238,7 +382,18 @@ impl Question {
     fn candidates(&self, demand: &Demand) -> Result<Vec<(Version, Vec<Found>)>> {
         let name = &demand.requirement.name;
         let mut versions: BTreeMap<Version, Vec<Found>> = BTreeMap::new();
-        for found in self.wheels(name)? {
+        let direct = self.constraints.iter().filter(|constraint| constraint.name == *name);
+        let direct = std::iter::once(&demand.requirement).chain(direct).find_map(|requirement| {
+            match &requirement.version_or_url {
+                Some(VersionOrUrl::Url(url)) => Some(self.direct(url.raw())),
+                _ => None,
+            }
+        });
+        let wheels = match direct {
+            Some(found) => vec![found?],
+            None => self.wheels(name)?,
+        };
+        for found in wheels {
             versions.entry(found.name.version.clone()).or_default().push(found);
         }
         if versions.is_empty() {
@@ -257,6 +412,15 @@ impl Question {
                 return Err(unsatisfiable(&[constraint, demand.clone()]));
             }
         }
+        let explicit = |version: &Version| match &demand.requirement.version_or_url {
+            Some(VersionOrUrl::VersionSpecifier(specifiers)) => {
+                specifiers.iter().any(|specifier| specifier.version().any_prerelease()) && version.any_prerelease()
+            }
+            _ => false,
+        };
+        if !self.prereleases && versions.keys().any(|version| !version.any_prerelease()) {
+            versions.retain(|version, _| !version.any_prerelease() || explicit(version));
+        }
         let first = versions.keys().next_back().cloned();
         versions.retain(|_, wheels| wheels.iter().any(|wheel| self.tags.fit(&wheel.name).is_some()));
         if let Some(version) = first.filter(|_| versions.is_empty()) {
@@ -267,6 +431,19 @@ impl Question {
         let mut list: Vec<_> = versions.into_iter().rev().collect();
         list.sort_by_key(|(version, _)| Some(version) != preferred);
         Ok(list)
+    }
+
+    /// The wheel at a URL.
+    fn direct(&self, url: &Url) -> Result<Found> {
+        let file = kiln_wheel::pylock::file_name(url.as_str());
+        let Ok(name) = file.parse() else {
+            return Err(format!("Failed to build `{url}`\n  cause: Building source distributions is disabled").into());
+        };
+        let path = match url.to_file_path() {
+            Ok(path) => path,
+            Err(()) => Path::new(&beside("served").ok_or("`served` is not set")?).join(&file),
+        };
+        Ok(Found { name, address: url.to_string(), path, direct: true })
     }
 
     fn wheels(&self, name: &PackageName) -> Result<Vec<Found>> {
@@ -281,7 +458,15 @@ impl Question {
             let more = match index.url.strip_prefix("file:") {
                 Some(path) => {
                     let directory = local(path.trim_start_matches("//")).join(name.to_string());
-                    wheels_in(&directory, name, &|path| format!("file://{}", path.display()))?
+                    let page = fs_err::read_to_string(directory.join("index.html")).unwrap_or_default();
+                    let mut found = wheels_in(&directory, name, &|path| format!("file://{}", path.display()))?;
+                    found.retain(|found| {
+                        found
+                            .path
+                            .file_name()
+                            .is_some_and(|file| page.contains(&format!("href=\"{}\"", file.to_string_lossy())))
+                    });
+                    found
                 }
                 None => self.served(index, name)?,
             };
@@ -310,7 +495,7 @@ impl Question {
             let cause = format!("error sending request for url ({page})\n  cause: client error (Connect)");
             return Err(format!("Failed to fetch: `{page}`\n  cause: {cause}").into());
         }
-        let directory = std::env::var_os("FAKE_UV_SERVED").ok_or("`FAKE_UV_SERVED` is not set")?;
+        let directory = beside("served").ok_or("`served` is not set")?;
         url.set_path("files/");
         wheels_in(Path::new(&directory), name, &|path| {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -330,7 +515,7 @@ fn wheels_in(directory: &Path, name: &PackageName, address: &dyn Fn(&Path) -> St
         if let Ok(wheel) = wheel
             && wheel.name == *name
         {
-            found.push(Found { name: wheel, address: address(&path), path });
+            found.push(Found { name: wheel, address: address(&path), path, direct: false });
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -362,17 +547,23 @@ fn no_solution(why: &str) -> Box<dyn std::error::Error> {
 fn lock(chosen: &BTreeMap<PackageName, Chosen>) -> String {
     let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"uv\"\n");
     for (name, package) in chosen {
-        text.push_str(&format!("\n[[packages]]\nname = \"{name}\"\nversion = \"{}\"\nwheels = [\n", package.version));
-        for wheel in &package.wheels {
+        text.push_str(&format!("\n[[packages]]\nname = \"{name}\"\nversion = \"{}\"\n", package.version));
+        let wheel = |wheel: &Found| {
             let bytes = fs_err::read(&wheel.path).unwrap_or_default();
             let hash = Digest::of(&bytes).hex();
-            text.push_str(&format!(
-                "    {{ url = {:?}, size = {}, hashes = {{ sha256 = \"{hash}\" }} }},\n",
-                wheel.address,
-                bytes.len()
-            ));
+            let place = match wheel.address.strip_prefix("file://") {
+                Some(path) if wheel.direct => format!("path = {path:?}"),
+                _ => format!("url = {:?}", wheel.address),
+            };
+            format!("{{ {place}, size = {}, hashes = {{ sha256 = \"{hash}\" }} }}", bytes.len())
+        };
+        match package.wheels.as_slice() {
+            [direct] if direct.direct => text.push_str(&format!("archive = {}\n", wheel(direct))),
+            wheels => {
+                let wheels: Vec<String> = wheels.iter().map(wheel).collect();
+                text.push_str(&format!("wheels = [\n    {},\n]\n", wheels.join(",\n    ")));
+            }
         }
-        text.push_str("]\n");
     }
     text
 }

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod commands;
+mod interpreter;
 mod interrupt;
 mod progress;
 mod render;
@@ -15,6 +16,9 @@ use clap::Parser;
 use crate::arguments::Arguments;
 
 fn main() -> ExitCode {
+    if let Some(status) = interpreter::answer(std::env::args_os().next()) {
+        return status;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return render::usage(&error),

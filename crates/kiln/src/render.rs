@@ -159,9 +159,9 @@ fn diagnostics_text(
     text + "\n"
 }
 
-/// The mistake without secrets in what is said about it.
+/// The mistake without secrets in what is said about it. Texts of other files than the stack file have none.
 fn redacted(diagnostic: &Diagnostic, secrets: &Secrets) -> Diagnostic {
-    let label = |label: &Label| Label { span: label.span.clone(), text: secrets.redact(&label.text) };
+    let label = |label: &Label| Label { text: secrets.redact(&label.text), ..label.clone() };
     Diagnostic {
         message: secrets.redact(&diagnostic.message),
         labels: diagnostic.labels.iter().map(label).collect(),
@@ -169,24 +169,40 @@ fn redacted(diagnostic: &Diagnostic, secrets: &Secrets) -> Diagnostic {
     }
 }
 
+/// A file that a diagnostic points into: its path, its text, and the labels with their positions in the diagnostic.
+type InFile<'a> = (&'a str, &'a str, Vec<(usize, &'a Label)>);
+
+/// The labels of a diagnostic, file by file, in the order in which the files are first named.
+fn by_file<'a>(diagnostic: &'a Diagnostic, stack: Option<(&'a str, &'a str)>) -> Vec<InFile<'a>> {
+    let mut files: Vec<InFile<'a>> = Vec::new();
+    for (at, label) in diagnostic.labels.iter().enumerate() {
+        let named = label.file.as_ref().map(|file| (file.path.as_str(), file.text.as_str()));
+        let Some((path, text)) = named.or(stack) else { continue };
+        match files.iter_mut().find(|(known, ..)| *known == path) {
+            Some((.., labels)) => labels.push((at, label)),
+            None => files.push((path, text, vec![(at, label)])),
+        }
+    }
+    files
+}
+
 fn one(diagnostic: &Diagnostic, stack: Option<(&str, &str)>, renderer: &Renderer) -> String {
     let title = Level::ERROR.primary_title(diagnostic.message.as_str());
-    let mut report = match stack.filter(|_| !diagnostic.labels.is_empty()) {
-        Some((path, source)) => {
-            let mut snippet = Snippet::source(source).path(path);
-            for (at, label) in diagnostic.labels.iter().enumerate() {
-                let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-                let end = label.span.end.min(source.len());
-                let mut annotation = kind.span(label.span.start.min(end)..end);
-                if !label.text.is_empty() {
-                    annotation = annotation.label(label.text.as_str());
-                }
-                snippet = snippet.annotation(annotation);
+    let mut group = Group::with_title(title);
+    for (path, source, labels) in by_file(diagnostic, stack) {
+        let mut snippet = Snippet::source(source).path(path);
+        for (at, label) in labels {
+            let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let end = label.span.end.min(source.len());
+            let mut annotation = kind.span(label.span.start.min(end)..end);
+            if !label.text.is_empty() {
+                annotation = annotation.label(label.text.as_str());
             }
-            vec![title.element(snippet)]
+            snippet = snippet.annotation(annotation);
         }
-        None => vec![Group::with_title(title)],
-    };
+        group = group.element(snippet);
+    }
+    let mut report = vec![group];
     if let Some(hint) = &diagnostic.hint {
         report.push(Group::with_title(Level::HELP.secondary_title(hint.as_str())));
     }

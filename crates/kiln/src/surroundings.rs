@@ -27,6 +27,7 @@ pub(crate) fn store_directory(global: &Global) -> Result<PathBuf, Failure> {
 /// Everything that a build works with and no file says.
 pub(crate) fn surroundings(global: &Global, native: bool) -> Result<Surroundings, Failure> {
     Ok(Surroundings {
+        program: std::env::current_exe()?,
         environment: child_environment(),
         netrc: netrc(),
         registry: registry(global),

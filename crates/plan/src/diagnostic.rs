@@ -1,11 +1,31 @@
-//! Mistakes in a stack file, as data: a message, the places it concerns, and what would be right.
+//! Mistakes in a stack file, and in the files that it names, as data: a message, the places it concerns, and what would
+//! be right.
 //!
 //! Rendering belongs to the command line; tests and other front ends read the same values.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-/// A byte range of the stack file's text.
+/// A byte range of a file's text; of the stack file's where no other is named.
 pub type Span = Range<usize>;
+
+/// Another file than the stack file, with the text that spans refer to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Path, as messages show it.
+    pub path: String,
+    /// Text, without secrets.
+    pub text: String,
+}
+
+/// A place in another file than the stack file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<SourceFile>,
+    /// The range in its text.
+    pub span: Span,
+}
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,20 +38,33 @@ pub struct Diagnostic {
     pub hint: Option<String>,
 }
 
-/// A place in the stack file and what is to be said about it.
+/// A place in a file and what is to be said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
+    /// The file; none for the stack file.
+    pub file: Option<Arc<SourceFile>>,
     /// Where.
     pub span: Span,
     /// A few words, or nothing.
     pub text: String,
 }
 
+impl From<Span> for Label {
+    fn from(span: Span) -> Self {
+        Self { file: None, span, text: String::new() }
+    }
+}
+
+impl From<Place> for Label {
+    fn from(place: Place) -> Self {
+        Self { file: Some(place.file), span: place.span, text: String::new() }
+    }
+}
+
 impl Diagnostic {
     /// A mistake at one place.
-    pub fn at(span: Span, message: impl Into<String>) -> Self {
-        let labels = vec![Label { span, text: String::new() }];
-        Self { message: message.into(), labels, hint: None }
+    pub fn at(place: impl Into<Label>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), labels: vec![place.into()], hint: None }
     }
 
     /// A mistake without a place.
@@ -50,8 +83,8 @@ impl Diagnostic {
 
     /// Adds another place.
     #[must_use]
-    pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
-        self.labels.push(Label { span, text: text.into() });
+    pub fn also(mut self, place: impl Into<Label>, text: impl Into<String>) -> Self {
+        self.labels.push(Label { text: text.into(), ..place.into() });
         self
     }
 

@@ -12,6 +12,7 @@ pub mod name;
 pub mod pylock;
 pub mod record;
 pub mod repack;
+pub mod requirements;
 pub mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -31,5 +32,6 @@ pub use rawzip::ReaderAt;
 
 /// A package name in its normalised form; nothing where the text is none.
 pub fn name_of(text: &str) -> Option<pep508_rs::PackageName> {
-    pep508_rs::PackageName::new(text.to_owned()).ok()
+    // The library takes an empty name for one.
+    pep508_rs::PackageName::new(text.to_owned()).ok().filter(|_| !text.is_empty())
 }

@@ -49,7 +49,7 @@ fn parse(file: &str) -> Option<WheelName> {
     };
     let split = |tags: &str| tags.split('.').map(str::to_owned).collect::<Vec<_>>();
     Some(WheelName {
-        name: PackageName::new(parts[0].to_owned()).ok()?,
+        name: crate::name_of(parts[0])?,
         version: parts[1].replace('_', "-").parse().ok()?,
         build,
         python: split(tags[0]),
@@ -86,7 +86,13 @@ mod tests {
 
     #[test]
     fn other_file_names_are_refused() {
-        for file in ["six-1.0.tar.gz", "six-1.0-py3-none.whl", "six-x-py3-none-any.whl", "../six-1-py3-none-any.whl"] {
+        for file in [
+            "six-1.0.tar.gz",
+            "six-1.0-py3-none.whl",
+            "six-x-py3-none-any.whl",
+            "../six-1-py3-none-any.whl",
+            "-1-py3-none-any.whl",
+        ] {
             assert!(file.parse::<WheelName>().is_err(), "{file}");
         }
     }

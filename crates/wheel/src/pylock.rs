@@ -88,9 +88,9 @@ pub fn parse(text: &str, environment: &MarkerEnvironment) -> Result<Vec<LockedPa
 }
 
 fn normalise(name: &str) -> Result<String, PylockError> {
-    pep508_rs::PackageName::new(name.to_owned())
+    crate::name_of(name)
         .map(|name| name.to_string())
-        .map_err(|_| PylockError(format!("`{name}` is not a package name")))
+        .ok_or_else(|| PylockError(format!("`{name}` is not a package name")))
 }
 
 fn wheel_file(wheel: &Wheel) -> Result<Option<WheelFile>, PylockError> {
@@ -110,11 +110,17 @@ fn wheel_file(wheel: &Wheel) -> Result<Option<WheelFile>, PylockError> {
 pub fn file_name(location: &str) -> String {
     let end = location.find(['?', '#']).filter(|_| location.contains("://")).unwrap_or(location.len());
     let name = location[..end].rsplit('/').next().unwrap_or_default();
+    String::from_utf8_lossy(&percent_decoded(name)).into_owned()
+}
+
+/// The bytes of percent-encoded text.
+pub(crate) fn percent_decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut rest = name.as_bytes();
+    let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| first == b'%') {
+        let code = code.filter(|hex| first == b'%' && hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
                 rest = &tail[2..];
@@ -125,7 +131,7 @@ pub fn file_name(location: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 /// The best wheel for an interpreter and platform; of equal ones the first that is local.
@@ -145,9 +151,14 @@ pub fn is_local(location: &str) -> bool {
     location.starts_with("file:") || !location.contains("://")
 }
 
+/// A version with its patch release; the first where none is told.
+pub fn full_version(python: &str) -> String {
+    if python.split('.').count() > 2 { python.to_owned() } else { format!("{python}.0") }
+}
+
 /// The environment that markers are evaluated in (PEP 508): CPython `3.{minor}` on Linux.
 pub fn environment(python: &str, full_version: &str, platform: Platform) -> Result<MarkerEnvironment, PylockError> {
-    let full = if full_version.split('.').count() > 2 { full_version.to_owned() } else { format!("{python}.0") };
+    let full = self::full_version(full_version);
     MarkerEnvironment::try_from(MarkerEnvironmentBuilder {
         implementation_name: "cpython",
         implementation_version: &full,

@@ -1,71 +1,85 @@
 //! Resolution by the uv program, asked through its command line, answered as `pylock.toml` (PEP 751).
 //!
-//! The question is a `pyproject.toml` in an empty directory: that is the one place where uv takes indexes for single
-//! packages, constraints and pinned metadata together. `--only-binary :all:` keeps foreign code from running here. A
-//! wheel that is compiled from source takes part as a wheel of metadata alone, which uv reads and nobody installs.
+//! uv reads nothing but what kiln writes into an empty directory: a configuration file with the indexes, a project with
+//! the stack's requirements, and a requirements file with those of the user's file. Its environment is made from nothing,
+//! and it finds no program: neither `git` nor a Python. The interpreter that it inspects is kiln itself under another
+//! name, with paths that do not exist, so that it can build nothing, whatever a package asks for. A wheel that is
+//! compiled from source takes part as a wheel of metadata alone, which uv reads and nobody installs.
 
+mod environment;
+mod interpreter;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::BufRead;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kiln_plan::base::{Libc, LibcFamily};
+use kiln_plan::base::Libc;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::Secrets;
 use kiln_plan::stack::Index;
+use pep508_rs::PackageName;
+
+pub use environment::{IndexVariable, index_variable};
+pub use interpreter::description;
 
 use crate::pylock::{self, LockedPackage, PylockError};
 
 /// The version of uv that kiln installs for itself.
 pub const PINNED_VERSION: &str = "0.13.8";
 
-/// Variables by which the surroundings could change an answer.
-const IGNORED_VARIABLES: [&str; 14] = [
-    "UV_CONSTRAINT",
-    "UV_OVERRIDE",
-    "UV_EXCLUDE",
-    "UV_BUILD_CONSTRAINT",
-    "UV_EXCLUDE_NEWER",
-    "UV_PRERELEASE",
-    "UV_RESOLUTION",
-    "UV_FORK_STRATEGY",
-    "UV_INDEX_STRATEGY",
-    "UV_TORCH_BACKEND",
-    "UV_FIND_LINKS",
-    "UV_INDEX",
-    "UV_EXTRA_INDEX_URL",
-    "VIRTUAL_ENV",
-];
+/// The programs that take part, and the environment that one of them runs in.
+#[derive(Debug, Clone, Copy)]
+pub struct Programs<'a> {
+    /// uv.
+    pub uv: &'a Path,
+    /// kiln, which answers for the interpreter.
+    pub kiln: &'a Path,
+    /// Variables; only those that uv needs are passed on.
+    pub environment: &'a [(OsString, OsString)],
+}
 
-/// glibc versions that uv has platforms for.
-const UV_GLIBC: [u32; 12] = [17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40];
-
-/// What is to be resolved.
-#[derive(Debug)]
-pub struct Question<'a> {
-    /// Python `MAJOR.MINOR`.
+/// The interpreter and the system that packages are for.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The interpreter's full version, such as `3.11.2`.
     pub python: &'a str,
-    /// For this platform.
+    /// Operating system and processor.
     pub platform: Platform,
     /// The base's C library.
     pub libc: Option<&'a Libc>,
+}
+
+/// A resolution: requirements, and where packages come from.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// Interpreter and system.
+    pub target: Target<'a>,
     /// PEP 508 requirements.
     pub requirements: Vec<String>,
-    /// Requirements files in requirements.txt format, absolute.
-    pub files: Vec<PathBuf>,
+    /// Lines of a requirements file: requirements, with absolute paths.
+    pub listed: Vec<String>,
+    /// Lines of a constraints file.
+    pub listed_constraints: Vec<String>,
     /// Requirements that must hold for what is chosen, without choosing it.
     pub constraints: Vec<String>,
-    /// Where packages come from; paths and `file:` URLs absolute.
+    /// Indexes and find-links; paths and `file:` URLs absolute.
     pub index: &'a Index,
+    /// Searches find-links alone.
+    pub no_index: bool,
+    /// Chooses pre-releases like releases.
+    pub prereleases: bool,
     /// Wheels compiled from source: name, version, requirements.
     pub recipes: Vec<(String, String, Vec<String>)>,
     /// Versions to stay with where they fit.
     pub preferences: Vec<(String, String)>,
-    /// Whether the network may be used.
+    /// Forbids the network.
     pub offline: bool,
 }
 
@@ -101,8 +115,11 @@ pub enum UvError {
 }
 
 /// Asks uv. `directory` is empty and for this question alone.
+///
+/// uv binds a package to an index of its own only where the project names the package. So what turns out to be needed is
+/// named, and uv is asked again.
 pub fn resolve(
-    program: &Path,
+    programs: Programs<'_>,
     question: &Question<'_>,
     directory: &Path,
     work: &Work<'_>,
@@ -113,36 +130,134 @@ pub fn resolve(
         let (file, bytes) = metadata_wheel(name, version, requires);
         fs_err::write(recipes.join(file), bytes)?;
     }
-    fs_err::write(directory.join("pyproject.toml"), project(question, &recipes))?;
-    let answer = directory.join("pylock.kiln.toml");
-    if !question.preferences.is_empty() {
-        fs_err::write(&answer, preferences(&question.preferences))?;
+    fs_err::write(directory.join(CONFIGURATION), configuration(question, &recipes))?;
+    for (file, written) in [(REQUIREMENTS, &question.listed), (CONSTRAINTS, &question.listed_constraints)] {
+        if !written.is_empty() {
+            fs_err::write(directory.join(file), lines(written))?;
+        }
     }
-    let mut command = Command::new(program);
+    let python = interpreter::pretend(directory, programs.kiln, &question.target)?;
+    let named = |name: &PackageName| question.requirements.iter().any(|text| requires(text, name));
+    let mut bound: BTreeSet<&PackageName> = question.index.packages.keys().filter(|name| named(name)).collect();
+    loop {
+        let answer = ask(programs, question, &bound, &python, directory, work);
+        let more: Vec<&PackageName> = question.index.packages.keys().filter(|name| !bound.contains(name)).collect();
+        let more: Vec<&PackageName> = match &answer {
+            Ok(packages) => {
+                more.into_iter().filter(|name| packages.iter().any(|package| package.name == name.as_ref())).collect()
+            }
+            Err(UvError::Unsatisfiable(text)) => {
+                more.into_iter().filter(|name| mentions(text, name.as_ref())).collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        if more.is_empty() {
+            return answer;
+        }
+        bound.extend(more);
+    }
+}
+
+/// Asks once, with these packages bound to their indexes.
+fn ask(
+    programs: Programs<'_>,
+    question: &Question<'_>,
+    bound: &BTreeSet<&PackageName>,
+    python: &Path,
+    directory: &Path,
+    work: &Work<'_>,
+) -> Result<Vec<LockedPackage>, UvError> {
+    fs_err::write(directory.join("pyproject.toml"), project(question, bound))?;
+    let answer = directory.join(ANSWER);
+    match question.preferences.is_empty() {
+        false => fs_err::write(&answer, preferences(&question.preferences))?,
+        true if answer.exists() => fs_err::remove_file(&answer)?,
+        true => {}
+    }
+    let mut command = command(programs, directory);
     command
-        .current_dir(directory)
         .args(["pip", "compile", "--no-progress", "--color", "never", "--format", "pylock.toml"])
-        .args(["--only-binary", ":all:", "--no-header", "--no-annotate", "--no-python-downloads"])
-        .args(["--python-version", question.python, "--python-platform", &platform(question)])
-        .arg("--output-file")
-        .arg("pylock.kiln.toml")
-        .arg("pyproject.toml")
-        .args(&question.files);
+        .args(["--config-file", CONFIGURATION, "--only-binary", ":all:", "--no-header", "--no-annotate"])
+        .args(["--no-python-downloads", "--python"])
+        .arg(python)
+        .args(["--output-file", ANSWER, "pyproject.toml"]);
+    if !question.listed.is_empty() {
+        command.arg(REQUIREMENTS);
+    }
+    if !question.listed_constraints.is_empty() {
+        command.args(["--constraints", CONSTRAINTS]);
+    }
     if question.offline {
         command.arg("--offline");
     }
-    for variable in IGNORED_VARIABLES {
-        command.env_remove(variable);
-    }
-    let stderr = run(&mut command, &secrets(question), work)?;
-    if let Some(stderr) = stderr {
+    if let Some(stderr) = run(&mut command, &secrets(question), work)? {
         return Err(explain(&stderr));
     }
-    let environment = pylock::environment(question.python, question.python, question.platform)?;
-    let packages = pylock::parse(&fs_err::read_to_string(&answer)?, &environment)?;
+    let mut packages = pylock::parse(&fs_err::read_to_string(&answer)?, &question.target.markers()?)?;
+    for wheel in packages.iter_mut().flat_map(|package| &mut package.wheels) {
+        if !wheel.location.contains("://") {
+            wheel.location = directory.join(&wheel.location).display().to_string();
+        }
+    }
     Ok(packages.into_iter().filter(|package| package.name != PROJECT).collect())
 }
 
+/// Turns the `uv.lock` of a project into `pylock.toml`. uv reads the project's `pyproject.toml` for that, and no more.
+/// `directory` is empty and for this question alone.
+pub fn export(
+    programs: Programs<'_>,
+    target: &Target<'_>,
+    project: &Path,
+    directory: &Path,
+    work: &Work<'_>,
+) -> Result<String, UvError> {
+    let python = interpreter::pretend(directory, programs.kiln, target)?;
+    let mut command = command(programs, directory);
+    command
+        .args(["export", "--quiet", "--color", "never", "--frozen", "--no-emit-project", "--no-header"])
+        .args(["--no-config", "--offline", "--no-build", "--no-python-downloads", "--python"])
+        .arg(python)
+        .args(["--format", "pylock.toml", "--output-file", ANSWER, "--project"])
+        .arg(project);
+    match run(&mut command, &Secrets::default(), work)? {
+        Some(stderr) => Err(explain(&stderr)),
+        None => Ok(fs_err::read_to_string(directory.join(ANSWER))?),
+    }
+}
+
+fn command(programs: Programs<'_>, directory: &Path) -> Command {
+    let mut command = Command::new(programs.uv);
+    command.current_dir(directory).env_clear().envs(environment::passed(programs.environment));
+    if let Some(cache) = environment::cache_directory(programs.environment) {
+        command.arg("--cache-dir").arg(cache);
+    }
+    command
+}
+
+/// Returns true if a text has a package's name in it as a word.
+pub fn mentions(text: &str, name: &str) -> bool {
+    let boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '-' | '_'));
+    text.match_indices(name)
+        .any(|(at, _)| boundary(text[..at].chars().next_back()) && boundary(text[at + name.len()..].chars().next()))
+}
+
+/// Returns true if a requirement of the stack is one of a package.
+fn requires(requirement: &str, package: &PackageName) -> bool {
+    let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let text = requirement.trim_start();
+    let name = &text[..text.find(|c| !of_name(c)).unwrap_or(text.len())];
+    crate::name_of(name).is_some_and(|name| name == *package)
+}
+
+/// kiln's own settings for uv.
+const CONFIGURATION: &str = "kiln-uv.toml";
+/// The requirements of the user's file, as kiln read them.
+const REQUIREMENTS: &str = "requirements.txt";
+/// The constraints of the user's file, as kiln read them.
+const CONSTRAINTS: &str = "constraints.txt";
+/// The file that uv writes; it insists on such a name.
+const ANSWER: &str = "pylock.kiln.toml";
+/// The name of the project that stands for the image.
 const PROJECT: &str = "kiln-image";
 
 /// How often it is looked whether uv has ended.
@@ -215,7 +330,12 @@ fn list(items: &[String]) -> String {
     items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", ")
 }
 
-fn project(question: &Question<'_>, recipes: &Path) -> String {
+fn lines(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// The settings: where packages come from, and what holds for all of them.
+fn configuration(question: &Question<'_>, recipes: &Path) -> String {
     let index = question.index;
     let mut links = index.find_links.clone();
     let mut constraints = question.constraints.clone();
@@ -223,16 +343,15 @@ fn project(question: &Question<'_>, recipes: &Path) -> String {
         links.push(recipes.display().to_string());
         constraints.extend(question.recipes.iter().map(|(name, version, _)| format!("{name}=={version}")));
     }
-    // An index for one package only binds packages that the project names, so it names them as constraints.
-    constraints.extend(index.packages.keys().map(ToString::to_string));
     let mut text = format!(
-        "[project]\nname = \"{PROJECT}\"\nversion = \"0\"\nrequires-python = \">={}\"\ndependencies = [{}]\n\n\
-         [tool.uv]\nconstraint-dependencies = [{}]\nfind-links = [{}]\n",
-        question.python,
-        list(&question.requirements),
-        list(&constraints),
+        "no-build = true\nno-index = {}\nfind-links = [{}]\nconstraint-dependencies = [{}]\n",
+        question.no_index,
         list(&links),
+        list(&constraints),
     );
+    if question.prereleases {
+        text.push_str("prerelease = \"allow\"\n");
+    }
     if !question.recipes.is_empty() {
         text.push_str("dependency-metadata = [\n");
         for (name, version, requires) in &question.recipes {
@@ -241,18 +360,33 @@ fn project(question: &Question<'_>, recipes: &Path) -> String {
         }
         text.push_str("]\n");
     }
+    for (at, url) in index.extra.iter().enumerate() {
+        let _ = write!(text, "\n[[index]]\nname = \"extra-{at}\"\nurl = {}\n", quote(url));
+    }
+    if let Some(url) = &index.default {
+        let _ = write!(text, "\n[[index]]\nname = \"default\"\nurl = {}\ndefault = true\n", quote(url));
+    }
+    text
+}
+
+/// The project: the stack's requirements, and the packages that have an index of their own. It is the root of its
+/// workspace, so that uv looks for none above.
+fn project(question: &Question<'_>, bound: &BTreeSet<&PackageName>) -> String {
+    let mut requirements = question.requirements.clone();
+    let stated = |name: &PackageName| question.requirements.iter().any(|text| requires(text, name));
+    requirements.extend(bound.iter().filter(|name| !stated(name)).map(ToString::to_string));
+    let mut text = format!(
+        "[project]\nname = \"{PROJECT}\"\nversion = \"0\"\nrequires-python = \">={}\"\ndependencies = [{}]\n\n\
+         [tool.uv.workspace]\nmembers = []\n",
+        question.target.full_version(),
+        list(&requirements),
+    );
     let mut indexes = String::new();
     let mut sources = String::new();
-    for (at, (package, url)) in index.packages.iter().enumerate() {
+    for (at, (package, url)) in question.index.packages.iter().enumerate() {
         let _ =
             write!(indexes, "\n[[tool.uv.index]]\nname = \"package-{at}\"\nurl = {}\nexplicit = true\n", quote(url));
         let _ = writeln!(sources, "{package} = {{ index = \"package-{at}\" }}");
-    }
-    for (at, url) in index.extra.iter().enumerate() {
-        let _ = write!(indexes, "\n[[tool.uv.index]]\nname = \"extra-{at}\"\nurl = {}\n", quote(url));
-    }
-    if let Some(url) = &index.default {
-        let _ = write!(indexes, "\n[[tool.uv.index]]\nname = \"default\"\nurl = {}\ndefault = true\n", quote(url));
     }
     if !sources.is_empty() {
         let _ = write!(text, "\n[tool.uv.sources]\n{sources}");
@@ -266,20 +400,6 @@ fn preferences(versions: &[(String, String)]) -> String {
         let _ = write!(text, "\n[[packages]]\nname = {}\nversion = {}\n", quote(name), quote(version));
     }
     text
-}
-
-/// uv's name of the platform: the newest C library that it knows and the base has.
-fn platform(question: &Question<'_>) -> String {
-    let machine = question.platform.cpu.machine();
-    match question.libc {
-        Some(Libc { family: LibcFamily::Musl, .. }) => format!("{machine}-unknown-linux-musl"),
-        Some(libc) => {
-            let minor = libc.version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(17);
-            let known = UV_GLIBC.iter().rev().find(|known| **known <= minor).unwrap_or(&UV_GLIBC[0]);
-            format!("{machine}-manylinux_2_{known}")
-        }
-        None => format!("{machine}-manylinux_2_17"),
-    }
 }
 
 /// A wheel that holds its metadata and nothing else, stored.

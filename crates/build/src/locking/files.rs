@@ -6,12 +6,13 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::platform::Platform;
-use kiln_plan::secret::redact_text;
 use kiln_plan::stack::{Recipe, RequirementsFile};
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
 use kiln_wheel::pylock::{self, LockedPackage, WheelFile};
+use kiln_wheel::requirements::{self, Requirements};
 use kiln_wheel::tags::{Fit, Tags};
+use kiln_wheel::uv::{self, Programs, Target, UvError};
 use sha2::Digest as _;
 use url::Url;
 
@@ -21,14 +22,22 @@ use crate::project::Project;
 /// A requirements file of the project.
 pub(super) struct RequirementsSource {
     /// Absolute path.
-    pub(super) path: PathBuf,
-    /// Digest of its content.
-    pub(super) digest: Digest,
-    /// The kind of lock that it is; nothing for a list of requirements.
-    pub(super) lock: Option<LockKind>,
+    path: PathBuf,
+    /// The files that its meaning depends on, by their paths relative to the project, with digests of their content.
+    pub(super) files: Vec<(String, Digest)>,
+    /// Its content.
+    pub(super) content: Content,
 }
 
-/// Locks of other tools, taken as they are.
+/// Content of a requirements file.
+pub(super) enum Content {
+    /// A list of requirements, which is resolved.
+    List(Box<Requirements>),
+    /// A lock of another tool, taken as it is.
+    Locked(LockKind),
+}
+
+/// Locks of other tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LockKind {
     /// `pylock.toml` (PEP 751).
@@ -40,33 +49,40 @@ pub(super) enum LockKind {
 impl Project<'_> {
     pub(super) fn requirements_source(&self, file: &RequirementsFile) -> Result<RequirementsSource> {
         let path = self.path(&file.path)?;
-        let bytes = fs_err::read(&path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let lock = if name == "uv.lock" {
-            Some(LockKind::Uv)
+        let kind = if name == "uv.lock" {
+            LockKind::Uv
         } else if name.starts_with("pylock.") && name.ends_with(".toml") {
-            Some(LockKind::Pylock)
+            LockKind::Pylock
         } else {
-            None
+            let list = requirements::read(&self.directory, &path, &mut read_bounded)?;
+            let files = list.files.clone();
+            return Ok(RequirementsSource { path, files, content: Content::List(Box::new(list)) });
         };
         let path = fs_err::canonicalize(path)?;
-        Ok(RequirementsSource { path, digest: Digest::of(&bytes), lock })
+        let mut files = vec![(file.path.clone(), digest_of(&path)?)];
+        let project = path.with_file_name("pyproject.toml");
+        if kind == LockKind::Uv && project.is_file() {
+            files.push(("pyproject.toml".to_owned(), digest_of(&project)?));
+        }
+        Ok(RequirementsSource { path, files, content: Content::Locked(kind) })
     }
 
+    /// The packages of a lock of another tool. Its wheels must have the digests that it says.
     pub(super) fn locked_requirements(
         &self,
         source: &RequirementsSource,
-        python: &str,
-        platform: Platform,
+        kind: LockKind,
+        target: &Target<'_>,
     ) -> Result<Vec<LockedPackage>> {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
             BuildError::step(format!("`{}` cannot be used", source.path.display()), error)
         };
-        let text = match source.lock {
-            Some(LockKind::Uv) => self.export_uv_lock(&source.path)?,
-            _ => fs_err::read_to_string(&source.path)?,
+        let text = match kind {
+            LockKind::Uv => self.export_uv_lock(&source.path, target)?,
+            LockKind::Pylock => fs_err::read_to_string(&source.path)?,
         };
-        let environment = pylock::environment(python, python, platform).map_err(|error| unusable(error.into()))?;
+        let environment = target.markers().map_err(|error| unusable(error.into()))?;
         let mut packages = pylock::parse(&text, &environment).map_err(|error| unusable(error.into()))?;
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         for wheel in packages.iter_mut().flat_map(|package| &mut package.wheels) {
@@ -77,18 +93,22 @@ impl Project<'_> {
         Ok(packages)
     }
 
-    fn export_uv_lock(&self, path: &Path) -> Result<String> {
+    fn export_uv_lock(&self, path: &Path, target: &Target<'_>) -> Result<String> {
         let directory = path.parent().unwrap_or(Path::new("/"));
-        let output = std::process::Command::new(self.uv()?)
-            .args(["export", "--quiet", "--frozen", "--no-emit-project", "--no-header", "--format", "pylock.toml"])
-            .arg("--project")
-            .arg(directory)
-            .output()?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let reason = redact_text(String::from_utf8_lossy(&output.stderr).trim()).into_owned();
-        Err(BuildError::step(format!("`{}` cannot be exported by uv", path.display()), reason))
+        let temporary = self.store.temporary_directory()?;
+        let work = self.work("resolve", path.display().to_string(), None);
+        let program = self.uv()?;
+        uv::export(self.uv_programs(&program), target, directory, temporary.path(), &work).map_err(
+            |error| match error {
+                UvError::Interrupted => BuildError::Interrupted,
+                error => BuildError::step(format!("`{}` cannot be exported by uv", path.display()), error),
+            },
+        )
+    }
+
+    /// The programs that take part in resolving.
+    pub(super) fn uv_programs<'p>(&'p self, uv: &'p Path) -> Programs<'p> {
+        Programs { uv, kiln: &self.surroundings.program, environment: &self.surroundings.environment }
     }
 
     /// How the lock writes a wheel: never with a path of this machine, never with credentials.
@@ -199,6 +219,18 @@ pub(super) fn local_path(location: &str) -> Result<PathBuf> {
     }
     let path = location.parse::<Url>().ok().and_then(|url| url.to_file_path().ok());
     path.ok_or_else(|| BuildError::Project(format!("`{location}` is not the address of a file")))
+}
+
+/// A file of requirements: a regular one, and no larger than such a file is.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    // One that is no file might never end, or never begin.
+    if !fs_err::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs_err::File::open(path)?.take(requirements::LARGEST + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn digest_of(path: &Path) -> Result<Digest> {

@@ -1,24 +1,23 @@
 //! What is asked of the resolver for one image, and when an old answer still holds.
 
-use std::path::PathBuf;
-
 use kiln_plan::base::{BaseFacts, Interpreter};
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
 use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::redact_address;
 use kiln_plan::stack::{Environment, Image, Index, Requirement};
 use kiln_plan::step::StepKey;
 use kiln_wheel::pylock::LockedPackage;
-use kiln_wheel::uv::{self, UvError};
+use kiln_wheel::uv::{self, Target, UvError};
 
-use super::files::RequirementsSource;
+use super::files::{Content, RequirementsSource};
+use super::listed::Listed;
 use crate::bases;
 use crate::error::{BuildError, Result};
 use crate::project::Project;
 
 /// Raised when the same question would be answered in another way.
-const QUESTION_VERSION: u32 = 1;
+const QUESTION_VERSION: u32 = 2;
 
 /// What is asked for one image on one platform.
 pub(super) struct ImageQuestion<'a> {
@@ -44,12 +43,15 @@ impl<'a> ImageQuestion<'a> {
         let pins = |pins: &[(String, String)]| pins.iter().map(|(n, v)| format!("{n}=={v}")).collect::<Vec<_>>();
         let mut key = StepKey::of("resolution", QUESTION_VERSION)
             .list("requirements", self.image.requirements.iter().map(Requirement::redacted))
-            .text("python", if self.image.has_packages() { self.python } else { "" })
+            .text("python", if self.image.has_packages() { self.full_version() } else { "" })
             .text("platform", &self.platform.to_string())
             .text("libc", &self.facts.libc.as_ref().map(ToString::to_string).unwrap_or_default())
             .list("above", pins(&self.above))
             .list("in base", pins(&self.in_base))
-            .option("file", self.file.as_ref().map(|file| file.digest.hex()).as_deref())
+            .list(
+                "files",
+                self.file.iter().flat_map(|file| &file.files).map(|(path, digest)| format!("{digest} {path}")),
+            )
             .option("default index", self.index.default.as_deref().map(redact_address).as_deref())
             .list("extra indexes", self.index.extra.iter().map(|url| redact_address(url)))
             .list("find-links", self.index.find_links.iter().map(|url| redact_address(url)))
@@ -68,6 +70,23 @@ impl<'a> ImageQuestion<'a> {
         super::interpreter(&self.facts, self.python, &self.base)
     }
 
+    /// The version of the base's interpreter, as exactly as the base tells it.
+    fn full_version(&self) -> &str {
+        self.interpreter().map_or(self.python, |interpreter| interpreter.version.as_str())
+    }
+
+    /// The interpreter and the system that packages are for.
+    pub(super) fn target(&self) -> Target<'_> {
+        Target { python: self.full_version(), platform: self.platform, libc: self.facts.libc.as_ref() }
+    }
+
+    /// The part of the image's requirements file that applies; none where it has no such file.
+    pub(super) fn listed(&self, project: &Project<'_>) -> Result<Option<Listed<'_>>> {
+        let Some(RequirementsSource { content: Content::List(list), .. }) = &self.file else { return Ok(None) };
+        let environment = self.target().markers().map_err(|error| BuildError::Project(error.to_string()))?;
+        Listed::new(list, &environment, &project.directory).map(Some)
+    }
+
     /// Why an old answer does not hold.
     pub(super) fn difference(&self, known: Option<&LockedImage>) -> String {
         let (name, platform) = (&self.image.name, self.platform);
@@ -82,43 +101,41 @@ impl<'a> ImageQuestion<'a> {
             known.requirements.iter().filter(|text| !now.contains(*text)).map(|text| format!("`{text}` is gone"));
         let changes: Vec<String> = added.into_iter().chain(gone).collect();
         if changes.is_empty() {
-            return format!("indexes, recipes, Python, or what stands above `{name}` ({platform}) changed");
+            let file = if self.file.is_some() { "its requirements file, " } else { "" };
+            return format!("{file}indexes, recipes, Python, or what stands above `{name}` ({platform}) changed");
         }
         format!("in `{name}` ({platform}) {}", changes.join(", "))
     }
 
     /// Where a package is asked for, in this image or above.
-    pub(super) fn span_of(&self, package: &str) -> Option<Span> {
+    pub(super) fn place_of(&self, package: &str, listed: Option<&Listed<'_>>) -> Option<Label> {
         let images = std::iter::once(self.image).chain(self.ancestors.iter().copied());
         let mut requirements = images.flat_map(|image| &image.requirements);
-        requirements.find(|requirement| requirement.name.to_string() == package).map(|found| found.span.clone())
+        let found = requirements.find(|requirement| requirement.name.to_string() == package);
+        found.map(|found| found.span.clone().into()).or_else(|| {
+            let place = listed.and_then(|listed| listed.places(package).next().cloned());
+            place.map(Label::from)
+        })
     }
 
     /// Points at every requirement that an explanation mentions.
-    fn conflict(&self, explanation: &str) -> Diagnostics {
-        let mentions = |name: &str| {
-            let boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '-' | '_'));
-            explanation.match_indices(name).any(|(at, _)| {
-                boundary(explanation[..at].chars().next_back())
-                    && boundary(explanation[at + name.len()..].chars().next())
-            })
-        };
+    fn conflict(&self, explanation: &str, listed: Option<&Listed<'_>>) -> Diagnostics {
+        let mentions = |name: &str| uv::mentions(explanation, name);
         let own = self.image.requirements.iter().map(|requirement| (requirement, self.image));
         let above = self.ancestors.iter().flat_map(|image| image.requirements.iter().map(move |r| (r, *image)));
-        let mentioned: Vec<_> = own.chain(above).filter(|(r, _)| mentions(r.name.as_ref())).collect();
-        let problem = if mentioned.len() > 1 { "contradict one another" } else { "cannot be resolved" };
-        let title = format!("the packages of `{}` {problem} on {}", self.image.name, self.platform);
-        let mut labels = mentioned.iter().map(|(requirement, image)| {
+        let mut labels: Vec<Label> = Vec::new();
+        for (requirement, image) in own.chain(above).filter(|(r, _)| mentions(r.name.as_ref())) {
             let text = if image.name == self.image.name { String::new() } else { format!("in `{}`", image.name) };
-            (requirement.span.clone(), text)
-        });
-        let mut diagnostic = match labels.next() {
-            Some((span, text)) => Diagnostic::at(span, title).label(text),
-            None => Diagnostic::at(self.image.span.clone(), title),
-        };
-        for (span, text) in labels {
-            diagnostic = diagnostic.also(span, text);
+            labels.push(Label { text, ..requirement.span.clone().into() });
         }
+        let listed = listed.iter().flat_map(|listed| listed.named());
+        labels.extend(listed.filter(|(name, _)| mentions(name)).map(|(_, place)| place.clone().into()));
+        let problem = if labels.len() > 1 { "contradict one another" } else { "cannot be resolved" };
+        let message = format!("the packages of `{}` {problem} on {}", self.image.name, self.platform);
+        if labels.is_empty() {
+            labels.push(self.image.span.clone().into());
+        }
+        let diagnostic = Diagnostic { message, labels, hint: None };
         let no_wheels = explanation.contains("no usable wheels") || explanation.contains("no wheels");
         let mut hint = explanation.to_owned();
         if no_wheels {
@@ -207,16 +224,17 @@ impl Project<'_> {
         image: &Image,
         platform: Platform,
         question: &ImageQuestion<'_>,
+        listed: Option<&Listed<'_>>,
         preferences: Vec<(String, String)>,
     ) -> Result<Vec<LockedPackage>> {
-        let mut files: Vec<PathBuf> = Vec::new();
-        let mut locked = Vec::new();
-        match &question.file {
-            Some(RequirementsSource { lock: None, path, .. }) => files.push(path.clone()),
-            Some(source) => locked = self.locked_requirements(source, question.python, platform)?,
-            None => {}
-        }
-        if image.requirements.is_empty() && files.is_empty() {
+        let locked = match &question.file {
+            Some(source) => match source.content {
+                Content::Locked(kind) => self.locked_requirements(source, kind, &question.target())?,
+                Content::List(_) => Vec::new(),
+            },
+            None => Vec::new(),
+        };
+        if image.requirements.is_empty() && listed.is_none_or(Listed::is_empty) {
             return Ok(locked);
         }
         for requirement in &image.requirements {
@@ -232,15 +250,24 @@ impl Project<'_> {
         }
         let pins = question.above.iter().chain(&question.in_base).map(|(name, version)| format!("{name}=={version}"));
         let locked_pins = locked.iter().filter_map(|p| Some(format!("{}=={}", p.name, p.version.as_ref()?)));
-        let index = self.absolute_index();
+        let mut index = self.absolute_index();
+        let no_index = match listed {
+            Some(listed) => listed.add_indexes(&mut index, &self.directory)?,
+            None => false,
+        };
+        if !no_index && index.default.is_none() && index.extra.is_empty() && index.packages.is_empty() {
+            self.hint_index();
+        }
+        let (lines, constraints) = listed.map(Listed::lines).unwrap_or_default();
         let asked = uv::Question {
-            python: question.python,
-            platform,
-            libc: question.facts.libc.as_ref(),
+            target: question.target(),
             requirements: image.requirements.iter().map(|requirement| requirement.text.clone()).collect(),
-            files,
+            listed: lines,
+            listed_constraints: constraints,
             constraints: pins.chain(locked_pins).collect(),
             index: &index,
+            no_index,
+            prereleases: listed.is_some_and(Listed::prereleases),
             recipes: question.recipes.clone(),
             preferences,
             offline: self.surroundings.offline,
@@ -248,9 +275,9 @@ impl Project<'_> {
         let program = self.uv()?;
         let directory = self.store.temporary_directory()?;
         let work = self.work("resolve", format!("{} ({platform})", image.name), None);
-        let answer = uv::resolve(&program, &asked, directory.path(), &work);
+        let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
         let answer = answer.map_err(|error| match error {
-            UvError::Unsatisfiable(explanation) => question.conflict(&explanation).into(),
+            UvError::Unsatisfiable(explanation) => question.conflict(&explanation, listed).into(),
             UvError::Interrupted => BuildError::Interrupted,
             UvError::Index(text) => BuildError::Index(text.into()),
             UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
@@ -259,6 +286,18 @@ impl Project<'_> {
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
         let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
         Ok(locked.into_iter().chain(more).collect())
+    }
+
+    /// Warns of an index that a variable of another tool names, which kiln does not read.
+    fn hint_index(&self) {
+        if let Some(variable) = uv::index_variable(&self.surroundings.environment) {
+            let credentials = if variable.has_credentials { "; its credentials belong in `~/.netrc`" } else { "" };
+            self.warn(format!(
+                "`{}` is not read, and the stack names no index: if packages come from there, write \
+                 `default = \"{}\"` below `[index]`{credentials}",
+                variable.name, variable.url
+            ));
+        }
     }
 
     /// The stack's indexes with relative paths made absolute.

@@ -43,7 +43,8 @@ impl Project {
 
     fn lock(&self) {
         let served = self.root().join("served");
-        let outcome = self.shell(&format!("FAKE_UV_SERVED={} $KILN lock", served.display()));
+        self.tell_uv("served", &served);
+        let outcome = self.kiln("lock");
         assert_eq!(outcome.status, Some(0), "{outcome}");
         self.server.log();
     }

@@ -86,6 +86,11 @@ impl TestEnvironment {
         self.write(&format!("wheels/{}", wheel.file_name()), wheel.finish());
     }
 
+    /// Names a file or directory to uv's stand-in, which gets no variables from kiln.
+    pub(crate) fn tell_uv(&self, setting: &str, path: &Path) {
+        fs_err::write(self.root().join("bin/uv").with_added_extension(setting), path.to_str().unwrap()).unwrap();
+    }
+
     /// Puts a shell script onto `PATH`, in the place of what has that name there.
     pub(crate) fn script(&self, name: &str, text: &str) {
         let (written, program) = (self.root().join("script"), self.root().join("bin").join(name));

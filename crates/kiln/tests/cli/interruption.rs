@@ -103,7 +103,8 @@ fn an_interruption_while_uv_resolves_is_an_interruption() {
     let wait = environment.root().join("wait");
     fs_err::write(&wait, "").unwrap();
     let mut command = environment.command();
-    command.arg("build").env("FAKE_UV_WAIT", &wait);
+    environment.tell_uv("wait", &wait);
+    command.arg("build");
     // As a terminal does it: uv gets the signal too.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let child = spawn(command);
@@ -125,7 +126,8 @@ fn an_interruption_that_uv_does_not_see_ends_it_too() {
     let wait = environment.root().join("wait");
     fs_err::write(&wait, "").unwrap();
     let mut command = environment.command();
-    command.arg("build").env("FAKE_UV_WAIT", &wait);
+    environment.tell_uv("wait", &wait);
+    command.arg("build");
     let child = spawn(command);
     wait_until(|| environment.root().join("wait.seen").exists());
     signal(&child, "-INT");
@@ -146,7 +148,8 @@ fn an_interruption_ends_a_download_that_hangs() {
     environment.stack(&stack("packages = [\"remote\"]").replace("find-links = [\"wheels\"]", &index));
     server.behave(&wheel.file_name(), Behaviour::Stall { after: 1_000_000 });
     let mut command = environment.command();
-    command.arg("build").env("FAKE_UV_SERVED", served);
+    environment.tell_uv("served", &served);
+    command.arg("build");
     let child = spawn(command);
     wait_until(|| server.sent() > 0);
     std::thread::sleep(Duration::from_millis(300));
@@ -161,7 +164,8 @@ fn a_second_interruption_ends_at_once() {
     let wait = environment.root().join("wait");
     fs_err::write(&wait, "").unwrap();
     let mut command = environment.command();
-    command.arg("build").env("FAKE_UV_WAIT", &wait);
+    environment.tell_uv("wait", &wait);
+    command.arg("build");
     let child = spawn(command);
     wait_until(|| environment.root().join("wait.seen").exists());
     signal(&child, "-INT");

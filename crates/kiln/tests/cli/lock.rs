@@ -4,6 +4,7 @@ use crate::environment::TestEnvironment;
 use crate::images::ReadBack;
 use crate::wheels::{native, pure, stack};
 use insta::assert_snapshot;
+use kiln_wheel::testing::WheelBuilder;
 
 const TIERS: &str = r#"
 [stack]
@@ -393,6 +394,8 @@ fn an_index_may_be_a_directory_and_packages_may_have_one_of_their_own() {
     {
         let wheel = pure(name, version);
         environment.write(&format!("{index}/{name}/{}", wheel.file_name()), wheel.finish());
+        let page = format!("<a href=\"{0}\">{0}</a>", wheel.file_name());
+        environment.write(&format!("{index}/{name}/index.html"), page);
     }
     environment.succeed("build");
     assert_snapshot!(versions(&environment), @r#"
@@ -400,6 +403,31 @@ fn an_index_may_be_a_directory_and_packages_may_have_one_of_their_own() {
     name = "beta", version = "1.0+cu130"
     "#);
     assert!(!environment.read("kiln.lock").contains(environment.root().to_str().unwrap()));
+}
+
+#[test]
+fn a_package_that_another_requires_comes_from_its_own_index_too() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"alpha\"]").replace(
+        "find-links = [\"wheels\"]",
+        "default = \"file:index\"\npackages = { beta = \"file:special\", gamma = \"file:special\", delta = \"file:special\" }",
+    ));
+    let put = |index: &str, wheel: WheelBuilder| {
+        let (file, name) = (wheel.file_name(), wheel.file_name().split('-').next().unwrap().to_owned());
+        environment.write(&format!("{index}/{name}/{file}"), wheel.finish());
+        environment.write(&format!("{index}/{name}/index.html"), format!("<a href=\"{file}\">{file}</a>"));
+    };
+    // One is on both indexes, one on its own alone, and one is not needed.
+    put("index", pure("alpha", "1.0").requires("beta").requires("gamma"));
+    put("index", pure("beta", "9.0"));
+    for (name, version) in [("beta", "1.0"), ("gamma", "2.0"), ("delta", "3.0")] {
+        put("special", pure(name, version));
+    }
+    environment.succeed("lock");
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "1.0"
+    name = "beta", version = "1.0"
+    name = "gamma", version = "2.0"
+    "#);
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn requirements_may_stand_in_a_file() {
     environment.write("requirements.txt", "alpha==2.0\n");
     assert_snapshot!(environment.kiln("build --locked"), @r"
     ------- stderr -------
-    error: the lock does not fit the stack: indexes, recipes, Python, or what stands above `app` (linux/amd64) changed
+    error: the lock does not fit the stack: its requirements file, indexes, recipes, Python, or what stands above `app` (linux/amd64) changed
 
     hint: run `kiln lock`
     [exit status: 2]

@@ -135,7 +135,7 @@ fn platforms(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &
 }
 
 fn place(span: Option<std::ops::Range<usize>>, message: String) -> Diagnostic {
-    let labels = span.into_iter().map(|span| Label { span, text: String::new() }).collect();
+    let labels = span.into_iter().map(Label::from).collect();
     Diagnostic { message, labels, hint: None }
 }
 
