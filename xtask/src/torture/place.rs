@@ -120,8 +120,7 @@ impl<'w> Place<'w> {
             .env_clear()
             .env("HOME", self.root.join("home"))
             .env("KILN_STORE", self.store())
-            .env("PATH", self.world.root.join("bin"))
-            .env("FAKE_UV_SERVED", self.world.root.join("served"));
+            .env("PATH", self.world.root.join("bin"));
         command
     }
 

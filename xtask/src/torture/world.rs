@@ -65,6 +65,7 @@ impl World {
             fs_err::create_dir_all(root.join(directory))?;
         }
         std::os::unix::fs::symlink(uv, root.join("bin/uv"))?;
+        fs_err::write(root.join("bin/uv.served"), root.join("served").as_os_str().as_encoded_bytes())?;
         write_wheels(root)?;
         kiln_oci::testing::debian(&root.join("base"));
         let (user, password) = (USER.0.to_owned(), USER.1.to_owned());

@@ -56,7 +56,14 @@ fn a_wheel_replaces_no_part_of_the_environment() {
 
 #[test]
 fn a_wheel_is_the_package_that_its_file_name_says() {
-    assert_snapshot!(build(&pure("evil", "1.0").file("good-2.0.dist-info/METADATA", "Name: good\nVersion: 2.0\n")), @r"
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"evil\"]"));
+    let file = "wheels/evil-1.0-py3-none-any.whl";
+    let metadata = "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n";
+    // The resolver reads the metadata that an index gives beside a wheel (PEP 658).
+    environment.write(&format!("{file}.metadata"), metadata);
+    let two = pure("evil", "1.0").file("good-2.0.dist-info/METADATA", "Name: good\nVersion: 2.0\n");
+    environment.write(file, two.finish());
+    assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
     error: the wheel `evil-1.0-py3-none-any.whl` cannot be used
       caused by: it has several `.dist-info` directories: evil-1.0.dist-info, good-2.0.dist-info
@@ -64,10 +71,8 @@ fn a_wheel_is_the_package_that_its_file_name_says() {
     hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]
     ");
-    let environment = TestEnvironment::with_stack(&stack("packages = [\"evil\"]"));
-    let file = "wheels/evil-1.0-py3-none-any.whl";
     environment.write(file, pure("evil", "2.0").finish());
-    environment.write(&format!("{file}.metadata"), "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n");
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
     error: the wheel `evil-1.0-py3-none-any.whl` cannot be used

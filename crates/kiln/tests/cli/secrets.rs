@@ -233,8 +233,8 @@ fn redirected(to: &str, with: Option<&str>) -> (TestEnvironment, Server) {
     let index = with.map_or_else(|| server.index(), |credentials| server.index_with(credentials));
     let text = stack("packages = [\"remote\"]");
     environment.stack(&text.replace("find-links = [\"wheels\"]", &format!("default = \"{index}\"")));
-    let locked = environment.shell(&format!("FAKE_UV_SERVED={} $KILN lock", served.display()));
-    assert_eq!(locked.status, Some(0), "{locked}");
+    environment.tell_uv("served", &served);
+    environment.succeed("lock");
     server.behave(FILE, Behaviour::Redirect(format!("{to}/files/{FILE}")));
     (environment, server)
 }

@@ -24,8 +24,8 @@ fn two_stacks_and_a_server() -> (TestEnvironment, Server) {
     let text = stack("packages = [\"remote\"]")
         .replace("find-links = [\"wheels\"]", &format!("default = \"{}\"", server.index()));
     environment.stack(&text);
-    let locked = environment.shell(&format!("FAKE_UV_SERVED={} $KILN lock", served.display()));
-    assert_eq!(locked.status, Some(0), "{locked}");
+    environment.tell_uv("served", &served);
+    environment.succeed("lock");
     server.log();
     (environment, server)
 }
