@@ -18,7 +18,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack;
 use kiln_plan::step::StepKey;
 
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, LAYOUT, Result};
 use crate::project::Project;
 
 /// Raised when the same layers would give other facts.
@@ -165,7 +165,9 @@ pub(crate) fn facts_key(manifest: &Digest) -> StepKey {
 fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
     match error {
         BuildError::Oci(error @ (OciError::Layout { .. } | OciError::Unusable { .. })) => {
-            Diagnostics::from(Diagnostic::at(image.from_span.clone(), error.to_string())).into()
+            let diagnostic = Diagnostic::at(image.from_span.clone(), error.to_string());
+            let is_layout = matches!(error, OciError::Layout { .. });
+            Diagnostics::from(if is_layout { diagnostic.hint(LAYOUT) } else { diagnostic }).into()
         }
         BuildError::Oci(OciError::Registry(RegistryError::NotFound { registry, .. })) => {
             let message = format!("{registry} has no such image, or shows it only to those who may see it");

@@ -16,6 +16,9 @@ pub type Result<T> = std::result::Result<T, BuildError>;
 /// What to do about a wheel that is not as it should be.
 const DAMAGED: &str = "the file is damaged or not what it says it is: get it again, or report it to its author";
 
+/// Advice on a layout that cannot be used.
+pub(crate) const LAYOUT: &str = "name another directory, or make this one again: with the program that wrote it, or as a copy from where it came from";
+
 /// Whose fault an error is: it decides the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -119,6 +122,9 @@ impl BuildError {
 
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
+        if self.is_disk_full() {
+            return Fault::Surroundings;
+        }
         match self {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) | Self::Mistake { .. } => {
                 Fault::User
@@ -156,6 +162,7 @@ impl BuildError {
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
+            Self::Oci(OciError::Layout { .. }) => Some(LAYOUT.into()),
             Self::Oci(OciError::Damaged { .. }) => {
                 Some("remove the file and build again; if this happens more than once, check the disk".into())
             }

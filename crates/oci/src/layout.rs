@@ -56,11 +56,12 @@ impl Layout {
 
     fn read_json(&self, descriptor: &Descriptor) -> Result<Vec<u8>, OciError> {
         let path = self.blob_path(&descriptor.digest);
+        let shown = format!("`{BLOBS}/{}`", descriptor.digest.hex());
         let mut bytes = Vec::new();
-        let opened = fs_err::File::open(path).map_err(|_| self.problem(format!("{} is missing", descriptor.digest)))?;
+        let opened = fs_err::File::open(path).map_err(|_| self.problem(format!("{shown} is missing")))?;
         opened.take(JSON_LIMIT).read_to_end(&mut bytes)?;
         if Digest::of(&bytes) != descriptor.digest {
-            return Err(self.problem(format!("{} has other content than its digest says", descriptor.digest)));
+            return Err(self.problem(format!("{shown} is damaged: its content has another digest")));
         }
         Ok(bytes)
     }
@@ -70,7 +71,7 @@ impl Layout {
         let mut bytes = Vec::new();
         let path = self.path.join("index.json");
         fs_err::File::open(path)?.take(JSON_LIMIT).read_to_end(&mut bytes)?;
-        from_json(&bytes, &format!("`index.json` of {}", self.path.display()))
+        from_json(&bytes, "an index").map_err(|_| self.problem("its `index.json` is damaged: it is no index"))
     }
 
     /// Every image, with the name that the layout gives it; attestations and the like are left out.
@@ -216,7 +217,7 @@ pub fn write_layout(
     work: &Work<'_>,
 ) -> Result<(), OciError> {
     let layout = Layout { path: path.to_owned() };
-    if path.is_dir() && !path.join(MARKER).is_file() && layout.is_occupied()? {
+    if path.is_dir() && !path.join(MARKER).is_file() && layout.index().is_err() && layout.is_occupied()? {
         return Err(layout.problem("the directory has other files in it"));
     }
     fs_err::create_dir_all(path.join(BLOBS))?;

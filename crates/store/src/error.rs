@@ -37,6 +37,12 @@ impl StoreError {
         matches!(error.code, rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
     }
 
+    /// Whether the database cannot be opened, read or written, for a reason that it does not tell.
+    pub(crate) fn is_database_failure(&self) -> bool {
+        let Self::Database(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
+        matches!(error.code, rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::SystemIoFailure)
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

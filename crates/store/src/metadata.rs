@@ -1,6 +1,7 @@
 //! What the store remembers besides files: results of steps, what they use, and when they were last used.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::temporary::TemporaryFile;
 use crate::verified::Identity;
 use crate::{Result, Store};
 
@@ -40,6 +42,13 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
     match connect(path) {
         Err(error) if error.is_damaged_database() => {
             remove(path)?;
+            connect(path)
+        }
+        // SQLite does not say why it cannot write: a file beside it does, with a path.
+        Err(error) if error.is_database_failure() => {
+            let probe = TemporaryFile::create(&path.with_file_name("temporary"))?;
+            probe.file().file().write_all_at(&[0; 4096], 0)?;
+            probe.file().sync_all()?;
             connect(path)
         }
         opened => opened,

@@ -108,10 +108,11 @@ impl Store {
             return Ok(false);
         }
         let after = file.metadata()?;
-        if Identity::of(&before) != Identity::of(&after) {
+        // Another process that links the file changes the time of its state, not its content.
+        if !Identity::of(&before).has_content_of(&Identity::of(&after)) {
             return Ok(false);
         }
-        if !is_fresh(&after) {
+        if Identity::of(&before) == Identity::of(&after) && !is_fresh(&after) {
             self.remember_verified(&Identity::of(&after), digest)?;
         }
         Ok(true)

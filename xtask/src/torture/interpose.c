@@ -3,8 +3,8 @@
  * Loaded into kiln by LD_PRELOAD. It does not interpose functions of the C library: kiln's dependencies call the kernel
  * directly too (tempfile renames through rustix), and those calls matter most. Instead a seccomp filter makes every such
  * system call a SIGSYS, whose handler counts, disturbs, and makes the call itself. The handler calls the kernel from one
- * page at a fixed address, which the filter lets pass. Filters outlive execve: in programs that kiln starts, the library
- * only makes the calls for them.
+ * page at a fixed address, which the filter lets pass. Filters outlive execve: programs that kiln
+ * starts get the library too, whatever environment kiln gives them, and there it only makes the calls for them.
  *
  * TORTURE_PROGRAM  the executable whose calls are counted
  * TORTURE_LOG      the file that gets a line for each call: number, function and path, separated by tabs
@@ -17,12 +17,14 @@
  * TORTURE_SENDS    set where what is sent to sockets counts too, under the name `send`
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -331,6 +333,38 @@ static void open_record(void) {
     close(fd);
 }
 
+/* Programs that kiln starts run under its filter and need the handler, whatever environment they are given. */
+static char *kept[3];
+
+static void keep(int place, const char *name, const char *value) {
+    size_t length = strlen(name) + strlen(value) + 2;
+    kept[place] = malloc(length);
+    if (kept[place]) snprintf(kept[place], length, "%s=%s", name, value);
+}
+
+#define MOST_VARIABLES 1024
+static char **with_kept(char *const environment[]) {
+    static __thread char *variables[MOST_VARIABLES + 4];
+    size_t n = 0;
+    for (; environment && environment[n] && n < MOST_VARIABLES; n++) variables[n] = environment[n];
+    for (size_t i = 0; i < 3; i++)
+        if (kept[i]) variables[n++] = kept[i];
+    variables[n] = NULL;
+    return variables;
+}
+
+int posix_spawnp(pid_t *child, const char *file, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[]) {
+    int (*real)(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const[],
+                char *const[]) = dlsym(RTLD_NEXT, "posix_spawnp");
+    return real(child, file, actions, attributes, arguments, counting ? with_kept(environment) : environment);
+}
+
+int execvp(const char *file, char *const arguments[]) {
+    int (*real)(const char *, char *const[], char *const[]) = dlsym(RTLD_NEXT, "execvpe");
+    return real(file, arguments, counting ? with_kept(environ) : environ);
+}
+
 __attribute__((constructor)) static void start(void) {
     char own[LONGEST] = {0};
     const char *program = getenv("TORTURE_PROGRAM"), *when = getenv("TORTURE_AT"), *how = getenv("TORTURE_MODE");
@@ -348,6 +382,9 @@ __attribute__((constructor)) static void start(void) {
         at = when ? atol(when) : 0;
         sends = getenv("TORTURE_SENDS") != NULL;
         strncpy(mode, how ? how : "", sizeof mode - 1);
+        keep(0, "LD_PRELOAD", getenv("LD_PRELOAD") ? getenv("LD_PRELOAD") : "");
+        keep(1, "TORTURE_PROGRAM", program);
+        keep(2, "TORTURE_INHERITED", "1");
         counting = 1;
         setenv("TORTURE_INHERITED", "1", 1);
         install_filter();

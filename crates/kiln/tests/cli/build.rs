@@ -114,6 +114,8 @@ fn a_directory_with_other_files_is_not_made_a_layout() {
     assert_snapshot!(environment.kiln("build --output oci:out"), @r"
     ------- stderr -------
     error: `out` is not a usable OCI image layout: the directory has other files in it
+
+    hint: name another directory, or write this one again with the program that made it
     [exit status: 2]
     ");
 }

@@ -248,6 +248,8 @@ fn what_cannot_be_looked_at_is_said() {
     assert_snapshot!(environment.kiln("inspect oci:nowhere"), @r"
     ------- stderr -------
     error: `nowhere` is not a usable OCI image layout: there is no such directory
+
+    hint: name another directory, or write this one again with the program that made it
     [exit status: 2]
     ");
     assert_snapshot!(environment.kiln("inspect nowhere.whl"), @r"

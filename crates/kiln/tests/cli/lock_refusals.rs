@@ -329,6 +329,8 @@ fn a_base_that_is_not_there_or_not_a_layout_is_said() {
        |
     12 | from = { oci = "base" }
        |        ^^^^^^^^^^^^^^^^
+       |
+    help: name another directory, or write this one again with the program that made it
     [exit status: 2]
     "#);
     fs_err::remove_dir_all(environment.path("base")).unwrap();
@@ -360,6 +362,8 @@ fn a_base_for_one_platform_is_not_taken_for_another() {
        |
     12 | from = { oci = "base" }
        |        ^^^^^^^^^^^^^^^^
+       |
+    help: name another directory, or write this one again with the program that made it
     [exit status: 2]
     "#);
 }
