@@ -17,7 +17,7 @@ pub type Result<T> = std::result::Result<T, BuildError>;
 const DAMAGED: &str = "the file is damaged or not what it says it is: get it again, or report it to its author";
 
 /// Advice on a layout that cannot be used.
-pub(crate) const LAYOUT: &str = "name another directory, or make this one again: with the program that wrote it, or as a copy from where it came from";
+pub(crate) const LAYOUT: &str = "name another directory, or write this one again with the program that made it";
 
 /// Whose fault an error is: it decides the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
