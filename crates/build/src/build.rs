@@ -19,6 +19,10 @@ use crate::explain::Ingredients;
 use crate::project::Project;
 use crate::steps::{ImageSteps, Step, parent, wheels_of};
 
+/// How often it is looked which steps there are to do: once for the wheels, once for those that follow from them, and again
+/// where other processes change what is here.
+const ROUNDS: usize = 6;
+
 /// An image that is ready, for all platforms.
 #[derive(Debug, Clone)]
 pub struct Built {
@@ -120,11 +124,12 @@ impl Project<'_> {
     pub(crate) fn make_layers(&self, images: &[&stack::Image], lock: &Lock) -> Result<BTreeSet<String>> {
         let mut changed = BTreeSet::new();
         // Which wheels supersede one another is only known when all are here: the second round does what that changes.
-        for _ in 0..2 {
+        for _ in 0..ROUNDS {
             let all = self.all_steps(images, lock)?;
             self.ask_cache(all.iter().flat_map(|steps| &steps.steps))?;
             let mut missing: Vec<&Step> = Vec::new();
             let mut absent: Vec<LockedWheel> = Vec::new();
+            let mut settled = true;
             for steps in &all {
                 let here = |wheel: &&LockedWheel| self.store.has_blob(&wheel.sha256);
                 for step in &steps.steps {
@@ -135,12 +140,14 @@ impl Project<'_> {
                     if step.settled {
                         missing.push(step);
                     } else {
+                        settled = false;
                         let own = wheels_of(std::slice::from_ref(step)).chain(&steps.unsettled);
                         absent.extend(own.filter(|wheel| !here(wheel)).cloned());
                     }
                 }
             }
-            if missing.is_empty() && absent.is_empty() {
+            // Wheels that were absent when the steps were made up may have been fetched by another process since.
+            if missing.is_empty() && absent.is_empty() && settled {
                 break;
             }
             self.execute(&missing, &absent)?;

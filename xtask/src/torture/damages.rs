@@ -80,7 +80,7 @@ pub(crate) fn run(world: &World, name: &str, random: &mut Random) -> Result<Repo
     if !outcome.succeeded() {
         if !names(&outcome.stderr, file) {
             problems.push(problem("the damaged file is not named", outcome.brief()));
-        } else if !outcome.stderr.contains("hint:") {
+        } else if !["hint:", "help:"].iter().any(|advice| outcome.stderr.contains(advice)) {
             problems.push(problem("nothing is said about what to do", outcome.brief()));
         }
         repair(&place, file)?;
