@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kiln_oci::image::{Config, Descriptor, Image, Index, MANIFEST, PlatformObject, to_json};
+use kiln_oci::image::{Config, Descriptor, Image, Index, MANIFEST, Manifest, PlatformObject, from_json, to_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Event;
@@ -270,9 +270,24 @@ impl Project<'_> {
         pruned.filter_map(Result::transpose).collect()
     }
 
+    /// The digests of manifests and configs of the bases that an image stands on, as far as they are here.
+    fn base_documents(&self, image: &stack::Image, lock: &Lock) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        let Some(name) = bases::name(&self.stack.root(image).from) else { return Ok(digests) };
+        for locked in self.stack.target.platforms.iter().filter_map(|platform| lock.base(&name, *platform)) {
+            digests.push(locked.manifest);
+            if self.store.has_blob(&locked.manifest) {
+                let manifest: Manifest = from_json(&self.store.read(&locked.manifest)?, "the manifest of a base")?;
+                digests.push(manifest.config.digest);
+            }
+        }
+        Ok(digests)
+    }
+
     /// Tells the store what the image needs, so that garbage collection knows.
     fn remember(&self, image: &stack::Image, lock: &Lock, composed: &[Image], index: Digest) -> Result<()> {
         let mut digests = BTreeSet::from([index]);
+        digests.extend(self.base_documents(image, lock)?);
         for done in composed {
             digests.extend([done.manifest, done.config]);
             digests.extend(done.layers.iter().map(|layer| layer.digest));

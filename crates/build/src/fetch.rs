@@ -34,6 +34,8 @@ pub enum FetchError {
         host: String,
         /// What happened last.
         problem: String,
+        /// Bytes that have arrived and are kept.
+        kept: u64,
     },
     /// The server says no.
     #[error("`{file}` could not be downloaded: {host} answered {status}")]
@@ -93,8 +95,9 @@ impl FetchError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Network { .. } => {
-                "what has arrived is kept: run the command again and the download goes on from there".into()
+            Self::Network { kept: 0, .. } => "check the network, or run the command again later".into(),
+            Self::Network { kept, .. } => {
+                format!("{} are kept: run the command again and the download goes on from there", size::format(*kept))
             }
             Self::Refused { status: 401 | 403, host, .. } => {
                 format!("give credentials for {host} in `~/.netrc`, or in the index URL")
@@ -190,11 +193,10 @@ impl Fetcher {
     ) -> Result<(), crate::error::BuildError> {
         let work = Work::start(reporter, cancel, "fetch", &wanted.file, wanted.size);
         let Some(partial) = self.claim(store, wanted, &work).await? else { return Ok(()) };
-        let mut download = Download { wanted, partial, work: &work, counted: 0, resumed: true };
-        let mut failures = 0;
+        let mut download = Download { wanted, partial, work: &work, counted: 0, resumed: true, restarts: 0 };
+        let (mut failures, mut farthest) = (0, download.partial.size());
         loop {
             cancel.check()?;
-            let before = download.partial.size();
             match self.attempt(&mut download).await {
                 Ok(()) => return download.finish(),
                 Err(Failure::Final(error)) => {
@@ -204,10 +206,15 @@ impl Fetcher {
                     return Err(error);
                 }
                 Err(Failure::Again(problem, wait)) => {
-                    failures = if download.partial.size() > before { 1 } else { failures + 1 };
+                    // Progress is what was never there before: a server may send the same half again and again.
+                    failures = if download.partial.size() > farthest { 1 } else { failures + 1 };
+                    farthest = farthest.max(download.partial.size());
                     if failures >= self.patience.attempts {
-                        let (file, host) = (wanted.file.clone(), host(&wanted.url));
-                        return Err(FetchError::Network { file, host, problem }.into());
+                        let (file, host, kept) = (wanted.file.clone(), host(&wanted.url), download.partial.size());
+                        if kept == 0 {
+                            download.partial.discard()?;
+                        }
+                        return Err(FetchError::Network { file, host, problem, kept }.into());
                     }
                     work.output(&format!("{problem}; trying again"));
                     self.patience.pause(failures, wait, cancel).await?;
@@ -251,6 +258,10 @@ impl Fetcher {
             return download.check();
         }
         let response = unless_cancelled(work.cancel(), self.request(wanted, have)).await??;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            download.restart()?;
+            return Err(Failure::Again("the server has no such part of it".into(), None));
+        }
         if have > 0 && !continues_at(&response, have) {
             // The server sends everything again.
             download.restart()?;
@@ -276,7 +287,7 @@ impl Fetcher {
             }
         };
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || (from > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE) {
             return Ok(response);
         }
         if is_passing(status) {
@@ -313,11 +324,14 @@ struct Download<'a> {
     counted: u64,
     /// Whether some of what is there came with an earlier answer.
     resumed: bool,
+    /// How often it was begun again.
+    restarts: u32,
 }
 
 impl Download<'_> {
     fn restart(&mut self) -> Result<(), Failure> {
         self.resumed = false;
+        self.restarts += 1;
         self.partial.restart().map_err(|error| Failure::Final(error.into()))
     }
 
@@ -359,7 +373,7 @@ impl Download<'_> {
 
     fn other_size(&mut self, response: &Response, size: u64) -> Failure {
         // After an answer to a part, an older part may be to blame: the next attempt takes all of it.
-        if self.resumed {
+        if self.resumed && self.restarts == 0 {
             return match self.restart() {
                 Ok(()) => Failure::Again("what was kept of an earlier download does not belong to it".into(), None),
                 Err(failure) => failure,
@@ -386,10 +400,10 @@ impl Download<'_> {
         if found == self.wanted.digest {
             return Ok(());
         }
-        let resumed = self.resumed;
+        let once = self.resumed && self.restarts == 0;
         self.restart()?;
-        // The part from before may have been the answer of another server: only a whole download accuses.
-        if resumed {
+        // The part from before may have been the answer of another server, once.
+        if once {
             return Err(Failure::Again("what was kept of an earlier download does not belong to it".into(), None));
         }
         let (file, host) = (self.wanted.file.clone(), host(&self.wanted.url));

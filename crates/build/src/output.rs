@@ -28,12 +28,20 @@ pub enum Output {
     Docker,
 }
 
+impl Output {
+    /// Whether it goes to the standard output, which then holds nothing else.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self, Self::DockerArchive(path) if kiln_store::is_stdout(path))
+    }
+}
+
 impl FromStr for Output {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once(':') {
             Some(("oci", path)) if !path.is_empty() => Ok(Self::Layout(path.into())),
+            Some(("docker-archive", "-")) => Ok(Self::DockerArchive("/dev/stdout".into())),
             Some(("docker-archive", path)) if !path.is_empty() => Ok(Self::DockerArchive(path.into())),
             _ => Err("write `oci:DIRECTORY` or `docker-archive:FILE`".into()),
         }

@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use kiln_build::{BuildError, Project, Workshop};
+use kiln_build::{BuildError, Output, Project, Workshop};
 use kiln_plan::event::Cancel;
 use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};
@@ -114,9 +114,17 @@ fn open_store(global: &Global) -> Result<Store, Failure> {
     Ok(Store::open(&store_directory(global)?)?)
 }
 
+/// Prints a result on stdout; on stderr where an image goes to stdout, which then holds nothing else.
+fn print_beside(outputs: &[Output], text: &str) -> Outcome {
+    if outputs.iter().any(Output::is_stdout) { print_to(std::io::stderr().lock(), text) } else { print(text) }
+}
+
 /// Prints a result on stdout.
 fn print(text: &str) -> Outcome {
-    let mut out = std::io::stdout().lock();
+    print_to(std::io::stdout().lock(), text)
+}
+
+fn print_to(mut out: impl Write, text: &str) -> Outcome {
     match out.write_all(plain(text).as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough, as `head` does.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -127,7 +135,11 @@ fn print(text: &str) -> Outcome {
 
 /// Prints a JSON document on stdout.
 fn print_json(value: &serde_json::Value) -> Outcome {
-    print(&format!("{value:#}\n"))
+    print(&json_text(value))
+}
+
+fn json_text(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
 }
 
 /// A size on the command line.

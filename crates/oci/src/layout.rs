@@ -10,7 +10,7 @@ use kiln_plan::event::Work;
 use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Repository;
-use kiln_store::{AtomicFile, Store, Verifying, WrongContent, sync_directory};
+use kiln_store::{AtomicFile, Store, Verifying, WrongContent, collect_left_behind, sync_directory};
 
 use crate::error::OciError;
 use crate::image::{Descriptor, Image, Index, LoadedImage, LoadedImageError, Manifest, from_json, to_json};
@@ -221,6 +221,7 @@ pub fn write_layout(
         return Err(layout.problem("the directory has other files in it"));
     }
     fs_err::create_dir_all(path.join(BLOBS))?;
+    collect_left_behind(path)?;
     // First, so that a layout that could not be finished is known for one and can be written again.
     let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
     if !fs_err::read(path.join(MARKER)).is_ok_and(|found| found == version) {

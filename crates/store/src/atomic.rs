@@ -5,7 +5,8 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::temporary::{self, TemporaryDirectory, TemporaryFile};
@@ -56,6 +57,12 @@ impl AtomicFile {
             Ok(found) if found.is_dir() => {
                 let problem = format!("`{}` is a directory", path.display());
                 return Err(io::Error::new(io::ErrorKind::IsADirectory, problem));
+            }
+            Ok(_) if is_stdout(path) => {
+                // The descriptor itself, so that what was written to it before and what follows keep their places.
+                let descriptor = io::stdout().as_fd().try_clone_to_owned()?;
+                let out = Out::Into(fs_err::File::from_parts(descriptor.into(), path));
+                return Ok(Self { target: path.to_owned(), out, mode });
             }
             Ok(found) if !found.is_file() || is_open_elsewhere(path) => {
                 let out = Out::Into(fs_err::OpenOptions::new().write(true).open(path)?);
@@ -168,6 +175,14 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     }
     let problem = format!("`{}` is a link that leads in a circle", path.display());
     Err(io::Error::other(problem))
+}
+
+/// Whether a path leads to what this process has as its standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let own = io::stdout().as_fd().try_clone_to_owned();
+    let own = own.and_then(|own| fs_err::File::from_parts(own.into(), path).metadata());
+    own.is_ok_and(|own| fs_err::metadata(path).is_ok_and(|found| identity(found) == identity(own)))
 }
 
 /// Whether a path names a descriptor of some process (`/dev/stdout`, `/proc/self/fd/1`): who opened it expects the bytes

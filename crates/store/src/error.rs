@@ -9,7 +9,7 @@ pub enum StoreError {
     #[error("the store cannot read or write its files")]
     Io(#[from] std::io::Error),
     /// The database.
-    #[error("the store's database failed")]
+    #[error("the store's database `metadata.db` failed")]
     Database(#[from] rusqlite::Error),
     /// A result that is not what this program writes.
     #[error("the store's database holds a result that cannot be read")]
@@ -40,7 +40,10 @@ impl StoreError {
     /// Whether the database cannot be opened, read or written, for a reason that it does not tell.
     pub(crate) fn is_database_failure(&self) -> bool {
         let Self::Database(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
-        matches!(error.code, rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::SystemIoFailure)
+        matches!(
+            error.code,
+            rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::ReadOnly
+        )
     }
 
     /// Whether the disk is full.

@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use atomic::{AtomicFile, parent, replace_by_link, sync_directory};
+pub use atomic::{AtomicFile, is_stdout, parent, replace_by_link, sync_directory};
 pub use blob::{BlobWriter, Content, Opener};
 pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};
@@ -44,7 +44,7 @@ pub use lock::Lock;
 pub use metadata::Root;
 pub use partial::Partial;
 pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
-pub use temporary::{TemporaryDirectory, is_temporary};
+pub use temporary::{TemporaryDirectory, collect_left_behind, is_temporary};
 pub use verified::digest_of;
 pub use verifying::{Verifying, WrongContent};
 

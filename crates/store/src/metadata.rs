@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::temporary::TemporaryFile;
-use crate::verified::Identity;
+use crate::verified::{self, Identity};
 use crate::{Result, Store};
 
 /// Raised when the tables change; an older database is then rebuilt from nothing, since all of it can be made again.
@@ -49,7 +49,12 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
             let probe = TemporaryFile::create(&path.with_file_name("temporary"))?;
             probe.file().file().write_all_at(&[0; 4096], 0)?;
             probe.file().sync_all()?;
-            connect(path)
+            drop(probe);
+            connect(path).or_else(|_| {
+                // It can be written beside: something else than a database lies in its place.
+                remove(path)?;
+                connect(path)
+            })
         }
         opened => opened,
     }
@@ -75,7 +80,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
-        match fs_err::remove_file(&file) {
+        match verified::remove(Path::new(&file)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             removed => removed?,
         }

@@ -104,8 +104,12 @@ pub fn is_temporary(name: &OsStr) -> bool {
     name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
 }
 
-/// Removes what dead processes left in a directory. With `all`, what has another name counts too: the directory holds
-/// nothing but temporary files.
+/// Removes the temporary files and directories that dead processes left in a directory.
+pub fn collect_left_behind(directory: &Path) -> io::Result<()> {
+    collect(directory, false)
+}
+
+/// The same; with `all`, what has another name counts too: the directory holds nothing but temporary files.
 pub(crate) fn collect(directory: &Path, all: bool) -> io::Result<()> {
     for entry in fs_err::read_dir(directory)? {
         let entry = entry?;

@@ -81,6 +81,11 @@ pub fn digest_of(reader: impl Read, advance: &dyn Fn(u64) -> io::Result<()>) -> 
     Ok(Digest::finish(hasher))
 }
 
+/// Removes a file, or a directory that stands in its place.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    if fs_err::symlink_metadata(path)?.is_dir() { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) }
+}
+
 impl Store {
     /// Whether a file, in the store or elsewhere, has this digest: known from before, or read now.
     pub fn verify_file(&self, path: &Path, digest: &Digest) -> Result<bool> {
@@ -141,7 +146,7 @@ impl Store {
     /// Removes a file that is damaged.
     pub(crate) fn discard(&self, path: &Path) -> Result<()> {
         self.discarded.fetch_add(1, Ordering::Relaxed);
-        Ok(fs_err::remove_file(path)?)
+        Ok(remove(path)?)
     }
 
     /// Returns how many damaged files were found and removed since the store was opened.

@@ -432,5 +432,17 @@ fn without_secrets(text: &str) -> String {
         }
         from = end;
     }
+    cover_names_and_passwords(text, &mut covered);
     covered
+}
+
+/// Covers `name:password@` in words that are no URL with `//`: `https:name:password@host` is read as one by some parsers.
+fn cover_names_and_passwords(text: &str, covered: &mut String) {
+    let mut from = 0;
+    for word in text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '=')) {
+        if let Some(end) = word.rfind('@').filter(|end| !word.contains("://") && word[..*end].contains(':')) {
+            covered.replace_range(from..from + end, &"*".repeat(end));
+        }
+        from += word.len();
+    }
 }

@@ -101,7 +101,7 @@ impl Project<'_> {
         uv::export(self.uv_programs(&program), target, directory, temporary.path(), &work).map_err(
             |error| match error {
                 UvError::Interrupted => BuildError::Interrupted,
-                UvError::Io(error) => error.into(),
+                UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
                 error => BuildError::step(format!("`{}` cannot be exported by uv", path.display()), error),
             },
         )

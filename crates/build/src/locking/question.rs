@@ -279,7 +279,7 @@ impl Project<'_> {
         let answer = answer.map_err(|error| match error {
             UvError::Unsatisfiable(explanation) => question.conflict(&explanation, listed).into(),
             UvError::Interrupted => BuildError::Interrupted,
-            UvError::Io(error) => error.into(),
+            UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
             UvError::Index(text) => BuildError::Index(text.into()),
             UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
             error => BuildError::step(format!("the packages of `{}` cannot be resolved", image.name), error),

@@ -1,14 +1,12 @@
 //! `kiln build`
 
-use std::process::ExitCode;
-
 use clap::Args;
 use kiln_build::{Built, Delivered, Output, Pushed, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, count, print, print_json, with_project};
+use super::{Outcome, count, json_text, print_beside, with_project};
 use crate::arguments::{Global, StackOptions};
 
 /// Build images: lock what is missing, fetch wheels, splice layers, compose
@@ -16,7 +14,7 @@ use crate::arguments::{Global, StackOptions};
 pub(crate) struct Build {
     /// Images to build [default: all]
     images: Vec<String>,
-    /// Where the images go: `oci:DIR` (an OCI layout) or `docker-archive:FILE`; several times for several places
+    /// Where the images go: `oci:DIR` (an OCI layout) or `docker-archive:FILE` (`-` is stdout); several times for several places
     #[arg(short, long, value_name = "OUTPUT")]
     output: Vec<Output>,
     /// Load the images into the Docker daemon
@@ -49,12 +47,11 @@ impl Build {
             Ok((delivered, project.moved()))
         })?;
         if global.json {
-            return print_json(&delivered_json(&delivered, moved));
+            return print_beside(&outputs, &json_text(&delivered_json(&delivered, moved)));
         }
         let built = delivered.built.iter().map(line);
         let pushed = delivered.pushed.iter().map(pushed_line);
-        print(&built.chain(pushed).collect::<String>())?;
-        Ok(ExitCode::SUCCESS)
+        print_beside(&outputs, &built.chain(pushed).collect::<String>())
     }
 }
 

@@ -7,7 +7,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 
 use super::build::{image_json, line};
-use super::{Outcome, print, print_json, with_workshop};
+use super::{Outcome, json_text, print_beside, with_workshop};
 use crate::arguments::Global;
 use crate::render::Failure;
 
@@ -16,7 +16,7 @@ use crate::render::Failure;
 pub(crate) struct Pull {
     /// Such as `ghcr.io/acme/arr/train:latest`
     reference: Reference,
-    /// Where it goes: `oci:DIR` (an OCI layout) or `docker-archive:FILE`; several times for several places
+    /// Where it goes: `oci:DIR` (an OCI layout) or `docker-archive:FILE` (`-` is stdout); several times for several places
     #[arg(short, long, value_name = "OUTPUT", required_unless_present = "load")]
     output: Vec<Output>,
     /// Load it into the Docker daemon
@@ -40,6 +40,7 @@ impl Pull {
         platforms.dedup();
         let pulled =
             with_workshop(global, cancel, |workshop| Ok(workshop.pull(&self.reference, &platforms, &outputs)?))?;
-        if global.json { print_json(&image_json(&pulled)) } else { print(&line(&pulled)) }
+        let text = if global.json { json_text(&image_json(&pulled)) } else { line(&pulled) };
+        print_beside(&outputs, &text)
     }
 }

@@ -145,7 +145,7 @@ fn a_server_that_always_fails_is_given_up_on() {
     ------- stderr -------
     error: `remote-1.0-py3-none-any.whl` could not be downloaded from 127.0.0.1: the server answered 500 Internal Server Error
 
-    hint: what has arrived is kept: run the command again and the download goes on from there
+    hint: check the network, or run the command again later
     [exit status: 3]
     ");
     assert_eq!(project.server.log().len(), 6);

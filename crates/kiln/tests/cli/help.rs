@@ -92,8 +92,8 @@ fn the_help_is_pinned() {
 
     Options:
       -o, --output <OUTPUT>
-              Where the images go: `oci:DIR` (an OCI layout) or `docker-archive:FILE`; several times for
-              several places
+              Where the images go: `oci:DIR` (an OCI layout) or `docker-archive:FILE` (`-` is stdout);
+              several times for several places
 
           --load
               Load the images into the Docker daemon

@@ -59,6 +59,17 @@ fn a_base_is_locked_to_digests_and_its_layers_are_read_once() {
 }
 
 #[test]
+fn garbage_collection_leaves_the_documents_of_a_base_that_a_lock_names() {
+    let hub = FakeRegistry::start();
+    let (machine, _) = project(&hub, &hub);
+    machine.succeed("build");
+    machine.succeed("gc");
+    hub.log();
+    machine.succeed("build");
+    assert_eq!(hub.log(), []);
+}
+
+#[test]
 fn on_the_same_registry_the_base_is_mounted_and_on_another_it_is_streamed_through() {
     let (hub, own) = (FakeRegistry::start(), FakeRegistry::start());
     let (machine, _) = project(&hub, &hub);

@@ -321,5 +321,13 @@ fn secrets_are_covered_in_what_is_shown() {
         "-i https://******@example.org/s # http://x\n"
     );
     assert_eq!(without_secrets("a @ git+ssh://git@example.org/a@v1"), "a @ git+ssh://*****************@v1");
+    for (written, shown) in [
+        ("--index-url=https:user:hunter2@h/", "--index-url=******************@h/"),
+        ("--index-url //user:hunter2@h/", "--index-url **************@h/"),
+        ("idna @ user:hunter2@h", "idna @ ************@h"),
+        ("a @ https://h/a.whl", "a @ https://h/a.whl"),
+    ] {
+        assert_eq!(without_secrets(written), shown);
+    }
     assert_eq!(without_secrets("git+https://example.org/a@v1"), "git+https://example.org/a@v1");
 }
