@@ -23,8 +23,9 @@ const BLOBS: &str = "blobs/sha256";
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Bytes that a manifest, config or index may have.
 const JSON_LIMIT: u64 = 16 << 20;
-/// Blobs that come from a registry at once.
-const DOWNLOADS: usize = 4;
+/// Blobs that are written at once, at least: each waits for the disk, and for a registry that it comes from, more than it
+/// works.
+const AT_ONCE: usize = 4;
 
 /// A layout that is read.
 #[derive(Debug, Clone)]
@@ -230,9 +231,7 @@ pub fn write_layout(
     let mut needed: Vec<(Digest, u64)> = images.iter().flat_map(contents).collect();
     needed.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
     needed.dedup();
-    // What comes from a registry waits for the network more than it works.
-    let least = if blobs.remote.is_empty() { 1 } else { DOWNLOADS };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(least, 8);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(AT_ONCE, 8);
     parallel::each(&needed, threads, |(digest, size)| write_blob(&layout, blobs, digest, *size, work))?;
     for document in documents {
         let digest = Digest::of(document);
@@ -284,7 +283,7 @@ fn write_blob(layout: &Layout, blobs: &Blobs<'_>, digest: &Digest, size: u64, wo
     let mut file = AtomicFile::create_by_way_of(&layout.path, &path)?;
     blobs.copy(digest, size, &mut file, work)?;
     file.commit_in_group()?;
-    Ok(())
+    Ok(blobs.store.note_verified(&path, digest)?)
 }
 
 /// Whether a file of a layout is what its name says. One that was read before and has not changed is not read again.

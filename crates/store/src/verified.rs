@@ -92,6 +92,11 @@ impl Store {
         self.verify_with(path, digest, |file| Ok(digest_of(file, &|_| Ok(()))? == *digest))
     }
 
+    /// Records that a file, which this process has just written, has this digest: it is not read again while it is unchanged.
+    pub fn note_verified(&self, path: &Path, digest: &Digest) -> Result<()> {
+        self.remember_verified(&Identity::of(&fs_err::metadata(path)?), digest)
+    }
+
     /// Whether a recipe file is what was written for this digest.
     pub(crate) fn verify_recipe(&self, digest: &Digest) -> Result<bool> {
         self.verify_with(&self.recipe_path(digest), digest, Recipe::is_intact)
