@@ -19,6 +19,9 @@ const DAMAGED: &str = "the file is damaged or not what it says it is: get it aga
 /// Advice on a layout that cannot be used.
 pub(crate) const LAYOUT: &str = "name another directory, or write this one again with the program that made it";
 
+/// Advice on layers of a base that nobody has.
+const BASE_BYTES: &str = "get the base again: its layout must hold every layer, or its registry be in reach";
+
 /// Whose fault an error is: it decides the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -89,7 +92,7 @@ pub enum BuildError {
         status: u16,
     },
     /// Layers that a record promised are on no registry and in no store.
-    #[error("{} layers are not there any more where they were", .0.len())]
+    #[error("layers are neither here nor where they were: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Lost(Vec<Digest>),
     /// A program that is needed.
     #[error("the program `{program}` is needed {purpose}, and {problem}")]
@@ -162,6 +165,7 @@ impl BuildError {
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
+            Self::Oci(OciError::NoBytes { .. }) | Self::Lost(_) => Some(BASE_BYTES.into()),
             Self::Oci(OciError::Layout { .. }) => Some(LAYOUT.into()),
             Self::Oci(OciError::Damaged { .. }) => {
                 Some("remove the file and build again; if this happens more than once, check the disk".into())

@@ -292,6 +292,8 @@ fn a_base_without_its_bytes_can_be_built_on_but_not_written_out() {
     assert_snapshot!(environment.kiln("build --output oci:out"), @r"
     ------- stderr -------
     error: the layer sha256:<digest> of `app` is only described, and its bytes are needed to write the image out
+
+    hint: get the base again: its layout must hold every layer, or its registry be in reach
     [exit status: 1]
     ");
     environment.stack(&stack("packages = [\"greeting\"]"));
