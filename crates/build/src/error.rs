@@ -183,7 +183,7 @@ impl BuildError {
         }
     }
 
-    /// Whether damaged content of the store may be the cause: it is looked for then.
+    /// Returns true if damaged content of the store may be the cause.
     pub(crate) fn may_come_from_damage(&self) -> bool {
         let elsewhere = match self {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Mistake { .. } | Self::Interrupted => {
@@ -196,7 +196,7 @@ impl BuildError {
         !elsewhere && !self.is_disk_full()
     }
 
-    /// Whether the store's database is damaged.
+    /// Returns true if the store's database is damaged.
     pub(crate) fn is_damaged_database(&self) -> bool {
         matches!(self, Self::Store(error) | Self::Oci(OciError::Store(error)) if error.is_damaged_database())
     }

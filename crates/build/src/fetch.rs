@@ -19,7 +19,7 @@ use url::Url;
 
 /// Bytes that something of unknown size may have.
 const LARGEST: u64 = 64 << 30;
-/// How often it is looked whether another process has finished a download.
+/// Time between two looks at a download of another process.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Why something could not be downloaded.
@@ -322,9 +322,9 @@ struct Download<'a> {
     work: &'a Work<'a>,
     /// Bytes that progress was told of.
     counted: u64,
-    /// Whether some of what is there came with an earlier answer.
+    /// True if an earlier answer brought some of the bytes.
     resumed: bool,
-    /// How often it was begun again.
+    /// Times that the download began again.
     restarts: u32,
 }
 
@@ -416,7 +416,7 @@ impl Download<'_> {
     }
 }
 
-/// Whether an answer came whole: as long as it announced, or framed so that its end is known.
+/// Returns true if an answer came whole: as long as it announced, or framed so that its end is known.
 fn is_complete(response: &Response, announced: Option<u64>, have: u64) -> bool {
     let framed = response.version() >= Version::HTTP_2
         || response.headers().get(TRANSFER_ENCODING).is_some_and(|coding| coding.as_bytes().ends_with(b"chunked"));

@@ -7,7 +7,7 @@
 use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
-/// How often something is done again: each time, other damage may come to light.
+/// Attempts, since each may bring other damage to light.
 const ATTEMPTS: usize = 5;
 
 impl Workshop<'_> {

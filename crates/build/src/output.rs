@@ -29,7 +29,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// Whether it goes to the standard output, which then holds nothing else.
+    /// Returns true if the image goes to the standard output, which then holds nothing else.
     pub fn is_stdout(&self) -> bool {
         matches!(self, Self::DockerArchive(path) if kiln_store::is_stdout(path))
     }

@@ -13,7 +13,6 @@ use kiln_wheel::pylock::{self, LockedPackage, WheelFile};
 use kiln_wheel::requirements::{self, Requirements};
 use kiln_wheel::tags::{Fit, Tags};
 use kiln_wheel::uv::{self, Programs, Target, UvError};
-use sha2::Digest as _;
 use url::Url;
 
 use crate::error::{BuildError, Result};
@@ -235,15 +234,5 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn digest_of(path: &Path) -> Result<Digest> {
-    use std::io::Read;
-    let mut file = fs_err::File::open(path)?;
-    let mut hasher = sha2::Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(Digest::finish(hasher));
-        }
-        hasher.update(&buffer[..read]);
-    }
+    Ok(kiln_store::digest_of(fs_err::File::open(path)?, &|_| Ok(()))?)
 }
