@@ -7,7 +7,7 @@ use kiln_plan::digest::Digest;
 
 use crate::temporary::TemporaryDirectory;
 use crate::verified::{Identity, digest_of, each_part, is_fresh};
-use crate::{Result, Store, StoreError};
+use crate::{Result, Store, StoreError, atomic};
 
 /// Is told of bytes as they are read; an error ends everything.
 type Advance<'a> = &'a dyn Fn(u64) -> io::Result<()>;
@@ -65,9 +65,8 @@ impl Linked<'_> {
     pub fn accept(self) -> Result<()> {
         let store = self.store;
         // Its owner wrote it, and may not have waited for the disk.
-        self.open()?.sync_all()?;
         let place = store.blob_path(&self.digest);
-        fs_err::rename(&self.path, &place)?;
+        atomic::rename(&self.open()?, &self.path, &place)?;
         let after = fs_err::metadata(&place)?;
         if !Identity::of(&after).has_content_of(&self.before) {
             fs_err::remove_file(&place)?;

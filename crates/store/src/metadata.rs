@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_plan::digest::Digest;
@@ -39,6 +39,12 @@ CREATE TABLE root (
 
 /// Opens the database, and begins a new one where the file is damaged: everything in it can be found out again.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
+    for file in files(path) {
+        // SQLite would open a database beside such a log for reading alone.
+        if fs_err::metadata(&file).is_ok_and(|found| !found.is_file()) {
+            verified::remove(&file)?;
+        }
+    }
     match connect(path) {
         Err(error) if error.is_damaged_database() => {
             remove(path)?;
@@ -50,11 +56,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
             probe.file().file().write_all_at(&[0; 4096], 0)?;
             probe.file().sync_all()?;
             drop(probe);
-            connect(path).or_else(|_| {
-                // It can be written beside: something else than a database lies in its place.
-                remove(path)?;
-                connect(path)
-            })
+            connect(path)
         }
         opened => opened,
     }
@@ -77,15 +79,22 @@ fn connect(path: &Path) -> Result<Connection> {
 
 /// Removes a database with its log. Other processes that have it open keep what they have, and lose it when they end.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        match verified::remove(Path::new(&file)) {
+    for file in files(path) {
+        match verified::remove(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             removed => removed?,
         }
     }
     Ok(())
+}
+
+/// Returns the paths of a database, its log and its shared index.
+fn files(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        file.into()
+    })
 }
 
 fn create(connection: &Connection) -> Result<()> {

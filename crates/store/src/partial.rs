@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::verified::{Identity, each_part};
-use crate::{Result, Store, StoreError};
+use crate::verified::{self, Identity, each_part};
+use crate::{Result, Store, StoreError, atomic};
 
 /// A download that this process alone writes. Dropped, it stays for a later one.
 #[derive(Debug)]
@@ -24,6 +24,9 @@ impl Store {
     /// Opens the download of some content, with what an earlier one left of it. `None` while another process writes it.
     pub fn partial(&self, digest: &Digest) -> Result<Option<Partial<'_>>> {
         let path = self.root().join("partial").join(format!("{}.part", digest.hex()));
+        if fs_err::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            verified::remove(&path)?;
+        }
         loop {
             let mut options = fs_err::OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).open(&path)?;
@@ -84,8 +87,7 @@ impl<'a> Partial<'a> {
             return Err(StoreError::WrongDigest { expected, found });
         }
         self.file.set_permissions(PermissionsExt::from_mode(0o644))?;
-        self.file.sync_all()?;
-        fs_err::rename(self.file.path(), store.blob_path(&expected))?;
+        atomic::rename(&self.file, self.file.path(), &store.blob_path(&expected))?;
         store.added_blob(&expected, &self.file.metadata()?)
     }
 }

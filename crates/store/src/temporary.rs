@@ -11,6 +11,8 @@ use std::path::Path;
 
 use fs_err::os::unix::fs::OpenOptionsExt;
 
+use crate::atomic;
+
 const PREFIX: &str = ".kiln-";
 const SUFFIX: &str = ".tmp";
 
@@ -35,9 +37,8 @@ impl TemporaryFile {
 
     /// Gives the file another name, in the place of what has it, after its content has reached the disk.
     pub(crate) fn rename(self, target: &Path) -> io::Result<()> {
-        self.file().sync_all()?;
         let (file, path) = self.0.into_parts();
-        fs_err::rename(&path, target)?;
+        atomic::rename(&file, &path, target)?;
         // The name is gone: there is nothing left to remove.
         let _ = path.keep();
         drop(file);

@@ -81,6 +81,11 @@ pub fn digest_of(reader: impl Read, advance: &dyn Fn(u64) -> io::Result<()>) -> 
     Ok(Digest::finish(hasher))
 }
 
+/// Opens a file that can be read to an end: opening a pipe would wait for whoever writes into it.
+fn open_regular(path: &Path) -> Option<fs_err::File> {
+    fs_err::metadata(path).is_ok_and(|found| found.is_file()).then(|| fs_err::File::open(path).ok())?
+}
+
 /// Removes a file, or a directory that stands in its place.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     if fs_err::symlink_metadata(path)?.is_dir() { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) }
@@ -109,6 +114,10 @@ impl Store {
         is_right: impl Fn(&fs_err::File) -> io::Result<bool>,
     ) -> Result<bool> {
         let found = fs_err::metadata(path)?;
+        if !found.is_file() {
+            // Opening a pipe would wait for whoever writes into it.
+            return Ok(false);
+        }
         // What the database cannot tell just now, the file does.
         if self.verified(&Identity::of(&found)).is_ok_and(|known| known == Some(*digest)) {
             return Ok(true);
@@ -168,13 +177,13 @@ impl Store {
         let mut removed = Vec::new();
         for digest in suspects {
             let (blob, recipe) = (self.blob_path(&digest), self.recipe_path(&digest));
-            if let Ok(file) = fs_err::File::open(&blob)
+            if let Some(file) = open_regular(&blob)
                 && digest_of(file, &|_| Ok(()))? != digest
             {
                 self.discard(&blob)?;
                 removed.push(blob);
             }
-            if let Ok(file) = fs_err::File::open(&recipe)
+            if let Some(file) = open_regular(&recipe)
                 && !Recipe::is_intact(&file)?
             {
                 self.discard(&recipe)?;

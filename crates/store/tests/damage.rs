@@ -85,6 +85,44 @@ fn intact_content_is_found_again_when_the_database_is_lost() {
 }
 
 #[test]
+fn a_directory_or_a_pipe_in_place_of_a_file_is_replaced() {
+    for put in [directory, pipe] {
+        for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
+            let place = Place::new();
+            let digest = place.store().add(b"content").unwrap();
+            let path = place.root().join(name);
+            let _ = fs_err::remove_file(&path);
+            put(&path);
+            let store = place.store();
+            assert_eq!(store.read(&digest).unwrap(), b"content", "{name}");
+            let key = StepKey::of("example", 1).finish();
+            store.remember(&key, &"result").unwrap();
+            drop(store);
+            assert_eq!(place.store().recall::<String>(&key).unwrap().as_deref(), Some("result"), "{name}");
+        }
+        let place = Place::new();
+        let digest = place.store().add(b"content").unwrap();
+        fs_err::remove_file(place.blob(&digest)).unwrap();
+        put(&place.blob(&digest));
+        put(&place.root().join("partial").join(format!("{}.part", digest.hex())));
+        let store = place.store();
+        assert!(!store.has(&digest));
+        assert_eq!(store.partial(&digest).unwrap().unwrap().size(), 0);
+        assert_eq!(store.add(b"content").unwrap(), digest);
+        assert_eq!(store.read(&digest).unwrap(), b"content");
+    }
+}
+
+fn directory(path: &Path) {
+    fs_err::create_dir_all(path.join("with")).unwrap();
+    fs_err::write(path.join("with/content"), "of its own").unwrap();
+}
+
+fn pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
 fn every_damage_to_a_blob_makes_it_missing_and_it_can_be_stored_again() {
     for damaged in [&b""[..], b"conten", b"cOntent", b"content and more"] {
         let place = Place::new();

@@ -32,7 +32,7 @@ struct Way {
 const LOCAL: &str = "default = \"file:index\"";
 const PLAIN: Way = Way { name: "", requirements: "", index: LOCAL, environment: &[], says: "requirements.txt:1" };
 
-const WAYS: [Way; 14] = [
+const WAYS: [Way; 15] = [
     Way { name: "--no-binary NAME", requirements: "--no-binary evil\nevil\n", ..PLAIN },
     Way { name: "--no-binary :all:", requirements: "--no-binary=:all:\nevil\n", ..PLAIN },
     Way { name: "-e ./x", requirements: "-e ./src\n", ..PLAIN },
@@ -52,6 +52,13 @@ const WAYS: [Way; 14] = [
         name: "uv.toml of the user",
         requirements: "evil\n",
         environment: &[("XDG_CONFIG_HOME", "CONFIG")],
+        says: "no usable wheels",
+        ..PLAIN
+    },
+    Way {
+        name: "uv.toml of the machine",
+        requirements: "evil\n",
+        environment: &[("XDG_CONFIG_DIRS", "CONFIG")],
         says: "no usable wheels",
         ..PLAIN
     },

@@ -127,6 +127,27 @@ fn a_server_without_ranges_sends_everything_again() {
 }
 
 #[test]
+fn a_server_that_sends_a_right_half_and_a_wrong_rest_is_given_up_on() {
+    let project = project();
+    project.server.behave(FILE, Behaviour::WrongRest { after: 1_000_000 });
+    let outcome = project.kiln("build");
+    assert_eq!(outcome.status, Some(3), "{outcome}");
+    assert!(outcome.stderr.contains("is not what the lock says"), "{outcome}");
+    let log = project.server.log();
+    assert_eq!(log.len(), 4, "the rest is asked for twice, since an older answer may have brought the half: {log:?}");
+}
+
+#[test]
+fn a_server_that_refuses_a_part_is_asked_for_everything_again() {
+    let project = project();
+    project.server.behave(FILE, Behaviour::RefusesParts { after: 1_000_000, times: 2 });
+    project.succeed("build");
+    let log = project.server.log();
+    assert_eq!(log.len(), 3, "{log:?}");
+    assert!(log[1].ends_with(" from 1000000") && !log[2].contains(" from "), "{log:?}");
+}
+
+#[test]
 fn a_busy_server_is_asked_again() {
     let project = project();
     project.server.behave(FILE, Behaviour::Status { status: 429, times: 2 });

@@ -6,7 +6,7 @@
 //! anew); where a request may not be as long, it is cut. The registry checks the digest of what arrived before it takes
 //! it.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -278,9 +278,12 @@ impl Inner {
                     if refused <= REFUSALS {
                         return Err(Failure::Again(error, None));
                     }
-                    let (what, digest) = (purpose.what.clone(), upload.digest);
                     let damaged = self.is_damaged(open, upload).await?;
-                    Err(Failure::Final(if damaged { RegistryError::Damaged { what, digest } } else { error }))
+                    Err(Failure::Final(if damaged { purpose.damaged(upload) } else { error }))
+                }
+                // The content is shorter than it should be.
+                Failure::Final(RegistryError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                    Err(Failure::Final(purpose.damaged(upload)))
                 }
                 Failure::Final(error) if !matches!(error, RegistryError::NotFound { .. }) => Err(Failure::Final(error)),
                 failure => {
@@ -493,7 +496,7 @@ fn read_pieces(
         let mut filled = 0;
         while filled < piece.len() {
             match content.read(&mut piece[filled..])? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
                 read => filled += read,
             }
         }
@@ -507,6 +510,10 @@ fn read_pieces(
 }
 
 impl Purpose {
+    fn damaged(&self, upload: &Upload) -> RegistryError {
+        RegistryError::Damaged { what: self.what.clone(), digest: upload.digest }
+    }
+
     /// The upload that an answer is about.
     fn session(&self, response: &Response) -> Result<Session, RegistryError> {
         let headers = response.headers();

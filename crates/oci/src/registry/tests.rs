@@ -219,12 +219,14 @@ fn requests_that_are_too_long_are_cut() {
 
 #[test]
 fn content_that_is_not_what_its_digest_says_is_not_pushed() {
-    let pair = Pair::open();
-    let mut wrong = upload(b"content");
-    wrong.digest = Digest::of(b"other content");
-    let image = Publication { blobs: vec![wrong], manifests: vec![], index: document(INDEX, vec![]), tags: vec![] };
-    let error = pair.publish("a", &image).unwrap_err();
-    assert!(matches!(error, RegistryError::Damaged { .. }), "{error}");
+    for (there, expected) in [(&b"content"[..], &b"other content"[..]), (b"cont", b"content"), (b"cOntent", b"content")]
+    {
+        let pair = Pair::open();
+        let wrong = Upload { digest: Digest::of(expected), size: expected.len() as u64, ..upload(there) };
+        let image = Publication { blobs: vec![wrong], manifests: vec![], index: document(INDEX, vec![]), tags: vec![] };
+        let error = pair.publish("a", &image).unwrap_err();
+        assert!(matches!(error, RegistryError::Damaged { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -48,6 +48,18 @@ pub enum Behaviour {
         /// Requests that are treated so.
         times: usize,
     },
+    /// Breaks off a whole answer after so many bytes; answers a request for the rest with zeros.
+    WrongRest {
+        /// Bytes that are sent.
+        after: usize,
+    },
+    /// Breaks off a whole answer after so many bytes and refuses a request for a part, the first so many times.
+    RefusesParts {
+        /// Bytes that are sent.
+        after: usize,
+        /// Requests that are treated so.
+        times: usize,
+    },
     /// Waits before it answers properly.
     Slow(Duration),
     /// Answers a request for a part as if another part had been asked for: its bytes and its `Content-Range`.
@@ -219,6 +231,12 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
         }
         Some(Behaviour::BreakOff { after, .. } | Behaviour::Stall { after }) => limit = *after,
         Some(Behaviour::NoRanges { after, .. }) => (from, limit) = (0, *after),
+        Some(Behaviour::RefusesParts { .. }) if from > 0 => {
+            stream.write_all(b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n")?;
+            return Ok(true);
+        }
+        Some(Behaviour::WrongRest { .. }) if from > 0 => content = vec![0; content.len()],
+        Some(Behaviour::RefusesParts { after, .. } | Behaviour::WrongRest { after }) => limit = *after,
         Some(Behaviour::Other(bytes)) => content.clone_from(bytes),
         Some(Behaviour::Endless) => return endless(stream, &content, state),
         Some(Behaviour::Slow(pause)) => std::thread::sleep(*pause),
@@ -263,10 +281,12 @@ impl State {
     fn behaviour(&mut self, file: &str) -> Option<Behaviour> {
         let behaviour = self.behaviours.get_mut(file)?;
         match behaviour {
-            Behaviour::BreakOff { times, .. } | Behaviour::Status { times, .. } | Behaviour::NoRanges { times, .. } => {
-                *times = times.checked_sub(1)?;
-            }
+            Behaviour::BreakOff { times, .. }
+            | Behaviour::Status { times, .. }
+            | Behaviour::NoRanges { times, .. }
+            | Behaviour::RefusesParts { times, .. } => *times = times.checked_sub(1)?,
             Behaviour::Stall { .. }
+            | Behaviour::WrongRest { .. }
             | Behaviour::Redirect(_)
             | Behaviour::Other(_)
             | Behaviour::Endless
