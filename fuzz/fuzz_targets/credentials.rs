@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_build::Netrc;
+use kiln_engine::Netrc;
 use kiln_oci::registry::Credential;
 use kiln_oci::registry::fuzzing::credential;
 use kiln_plan::reference::Repository;

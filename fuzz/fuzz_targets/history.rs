@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_build::fuzzing::seconds;
+use kiln_engine::fuzzing::seconds;
 use kiln_oci::image::{Config, from_json, to_json};
 use libfuzzer_sys::fuzz_target;
 

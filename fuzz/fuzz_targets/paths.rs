@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_build::fuzzing::{read_list, write_list};
+use kiln_engine::fuzzing::{read_list, write_list};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]

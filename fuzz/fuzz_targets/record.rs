@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_build::fuzzing::rewritten;
+use kiln_engine::fuzzing::rewritten;
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]

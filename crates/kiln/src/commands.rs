@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use kiln_build::{BuildError, Output, Project, Workshop};
+use kiln_engine::{BuildError, Output, Project, Workshop};
 use kiln_plan::event::Cancel;
 use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};

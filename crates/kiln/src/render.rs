@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use kiln_build::{BuildError, Fault};
+use kiln_engine::{BuildError, Fault};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
 use kiln_plan::secret::{Secrets, redact_source, redact_text};
 

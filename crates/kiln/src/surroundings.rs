@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use kiln_build::{Netrc, Signer, Surroundings};
+use kiln_engine::{Netrc, Signer, Surroundings};
 use kiln_oci::registry::{Credentials, Options};
 use kiln_plan::child::ChildEnvironment;
 

@@ -1,7 +1,7 @@
 //! `kiln build`
 
 use clap::Args;
-use kiln_build::{Built, Delivered, Output, Pushed, Upgrade};
+use kiln_engine::{Built, Delivered, Output, Pushed, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;

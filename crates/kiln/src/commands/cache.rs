@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use kiln_build::{CacheEntry, Signer, Upgrade};
+use kiln_engine::{CacheEntry, Signer, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;

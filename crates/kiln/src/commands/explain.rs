@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use kiln_build::{Change, Explanation, Upgrade};
+use kiln_engine::{Change, Explanation, Upgrade};
 use kiln_plan::event::Cancel;
 use serde_json::json;
 

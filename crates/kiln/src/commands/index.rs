@@ -1,7 +1,7 @@
 //! `kiln index`
 
 use clap::Args;
-use kiln_build::Upgrade;
+use kiln_engine::Upgrade;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancel;
 

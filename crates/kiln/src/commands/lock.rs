@@ -1,7 +1,7 @@
 //! `kiln lock`
 
 use clap::Args;
-use kiln_build::Upgrade;
+use kiln_engine::Upgrade;
 use kiln_plan::event::Cancel;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! `kiln plan`
 
 use clap::Args;
-use kiln_build::{ImagePlan, Needs, State, StepPlan, Upgrade};
+use kiln_engine::{ImagePlan, Needs, State, StepPlan, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;

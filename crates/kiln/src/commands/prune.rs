@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use kiln_build::{FilePruner, PrunedFile, WheelPruner};
+use kiln_engine::{FilePruner, PrunedFile, WheelPruner};
 use kiln_fatbin::{Outcome as Cut, Selection};
 use kiln_oci::InflatePool;
 use kiln_plan::event::{Cancel, Work};

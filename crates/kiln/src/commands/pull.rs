@@ -1,7 +1,7 @@
 //! `kiln pull`
 
 use clap::Args;
-use kiln_build::Output;
+use kiln_engine::Output;
 use kiln_plan::event::Cancel;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;

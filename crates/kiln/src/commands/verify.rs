@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use kiln_build::{Upgrade, Verification, VerifiedCode};
+use kiln_engine::{Upgrade, Verification, VerifiedCode};
 use kiln_fatbin::Coverage;
 use kiln_link::Severity;
 use kiln_plan::event::Cancel;

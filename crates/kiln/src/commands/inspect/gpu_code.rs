@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kiln_build::FileCode;
+use kiln_engine::FileCode;
 use kiln_fatbin::{Code, Compression, Found, Group, Listed, Listing, Machine, Tally, Verdict, list, list_tree};
 use kiln_plan::gpu::Capability;
 use kiln_plan::size;
