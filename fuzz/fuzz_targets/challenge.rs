@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kiln_oci::registry::fuzzing::{challenge, token};
+use kiln_registry::fuzzing::{challenge, token};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]

@@ -3,8 +3,8 @@
 #![no_main]
 
 use kiln_engine::Netrc;
-use kiln_oci::registry::Credential;
-use kiln_oci::registry::fuzzing::credential;
+use kiln_registry::Credential;
+use kiln_registry::fuzzing::credential;
 use kiln_plan::reference::Repository;
 use libfuzzer_sys::fuzz_target;
 

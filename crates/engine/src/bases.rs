@@ -9,7 +9,6 @@ use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::FactsReader;
 use kiln_oci::image::{Config, Image, LoadedImage};
 use kiln_oci::layout::Layout;
-use kiln_oci::registry::RegistryError;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
@@ -17,6 +16,7 @@ use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack;
 use kiln_plan::step::StepKey;
+use kiln_registry::RegistryError;
 
 use crate::error::{BuildError, LAYOUT, Result};
 use crate::project::Project;
@@ -164,12 +164,13 @@ pub(crate) fn facts_key(manifest: &Digest) -> StepKey {
 /// Points at the `from` that names something unusable.
 fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
     match error {
-        BuildError::Oci(error @ (OciError::Layout { .. } | OciError::Unusable { .. })) => {
-            let diagnostic = Diagnostic::at(image.from_span.clone(), error.to_string());
-            let is_layout = matches!(error, OciError::Layout { .. });
-            Diagnostics::from(if is_layout { diagnostic.hint(LAYOUT) } else { diagnostic }).into()
+        BuildError::Oci(error @ OciError::Layout { .. }) => {
+            Diagnostics::from(Diagnostic::at(image.from_span.clone(), error.to_string()).hint(LAYOUT)).into()
         }
-        BuildError::Oci(OciError::Registry(RegistryError::NotFound { registry, .. })) => {
+        BuildError::Registry(error @ RegistryError::Unusable { .. }) => {
+            Diagnostics::from(Diagnostic::at(image.from_span.clone(), error.to_string())).into()
+        }
+        BuildError::Registry(RegistryError::NotFound { registry, .. }) => {
             let message = format!("{registry} has no such image, or shows it only to those who may see it");
             let diagnostic = Diagnostic::at(image.from_span.clone(), message);
             Diagnostics::from(diagnostic.hint(format!("if it is private: `kiln login {registry}`"))).into()

@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bytes::Blobs;
 use kiln_fatbin::{Listing, Source, list, may_be_listed};
 use kiln_link::{Node, Object, What, is_configuration};
 use kiln_oci::InflatePool;
@@ -15,7 +16,6 @@ use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::{Entries, Member};
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
-use kiln_oci::layout::Blobs;
 use kiln_plan::parallel;
 use kiln_plan::step::StepKey;
 use kiln_wheel::archive::FileReader;

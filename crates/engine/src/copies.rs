@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::bytes::Blobs;
 use kiln_oci::layer::Layer;
-use kiln_oci::layout::{Blobs, Layout};
-use kiln_oci::registry::{Moved, Publication, Upload};
+use kiln_oci::layout::Layout;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
+use kiln_registry::{Moved, Publication, Upload};
 
 use crate::build::Built;
 use crate::error::{BuildError, Result};

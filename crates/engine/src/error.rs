@@ -1,11 +1,11 @@
 //! What can go wrong in a build, whose fault it is, and what to do.
 
 use kiln_oci::OciError;
-use kiln_oci::registry::RegistryError;
 use kiln_plan::diagnostic::Diagnostics;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_plan::lock::LockError;
+use kiln_registry::RegistryError;
 use kiln_store::StoreError;
 
 use crate::fetch::FetchError;
@@ -74,6 +74,9 @@ pub enum BuildError {
     /// Images and layers.
     #[error(transparent)]
     Oci(OciError),
+    /// A registry.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// The store.
     #[error(transparent)]
     Store(StoreError),
@@ -132,8 +135,8 @@ impl BuildError {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) | Self::Mistake { .. } => {
                 Fault::User
             }
-            Self::Oci(OciError::Layout { .. } | OciError::Unusable { .. }) => Fault::User,
-            Self::Oci(OciError::Registry(_)) => Fault::Surroundings,
+            Self::Oci(OciError::Layout { .. }) | Self::Registry(RegistryError::Unusable { .. }) => Fault::User,
+            Self::Registry(_) => Fault::Surroundings,
             Self::Step { .. } => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
@@ -170,7 +173,7 @@ impl BuildError {
             Self::Oci(OciError::Damaged { .. }) => {
                 Some("remove the file and build again; if this happens more than once, check the disk".into())
             }
-            Self::Oci(OciError::Registry(error)) => error.hint(),
+            Self::Registry(error) => error.hint(),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
             Self::IndexRefused { .. } => Some(
                 "give a name and a password or a token for its host in `~/.netrc`, or in its address under `[index]`; \
@@ -190,7 +193,7 @@ impl BuildError {
                 true
             }
             Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
-            Self::Oci(OciError::Registry(error)) => !matches!(error, RegistryError::Damaged { .. }),
+            Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
         };
         !elsewhere && !self.is_disk_full()
@@ -203,17 +206,17 @@ impl BuildError {
 
     /// Whether a registry says that something is not there.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Oci(OciError::Registry(error)) if error.is_not_found())
+        matches!(self, Self::Registry(error) if error.is_not_found())
     }
 
     /// Whether a registry says that one may not.
     pub(crate) fn is_denied(&self) -> bool {
-        matches!(self, Self::Oci(OciError::Registry(error)) if error.is_denied())
+        matches!(self, Self::Registry(error) if error.is_denied())
     }
 
     /// Whether that is for want of permission.
     pub(crate) fn is_about_permission(&self) -> bool {
-        matches!(self, Self::Oci(OciError::Registry(RegistryError::Denied { .. })))
+        matches!(self, Self::Registry(RegistryError::Denied { .. }))
     }
 
     fn is_disk_full(&self) -> bool {
@@ -240,7 +243,12 @@ impl BuildError {
 
 impl From<RegistryError> for BuildError {
     fn from(error: RegistryError) -> Self {
-        OciError::from(error).into()
+        match error {
+            RegistryError::Interrupted => Self::Interrupted,
+            RegistryError::Io(error) => error.into(),
+            RegistryError::Image(error) => error.into(),
+            other => Self::Registry(other),
+        }
     }
 }
 
@@ -265,8 +273,15 @@ impl From<StoreError> for BuildError {
 }
 
 impl From<std::io::Error> for BuildError {
+    /// Readers of a registry's content wrap what went wrong there.
     fn from(error: std::io::Error) -> Self {
-        if is_cancelled(&error) { Self::Interrupted } else { Self::Io(error) }
+        if is_cancelled(&error) {
+            return Self::Interrupted;
+        }
+        match error.downcast::<RegistryError>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Io(error),
+        }
     }
 }
 

@@ -6,11 +6,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_oci::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
-use kiln_oci::redirect::{self, Reach, SendError};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
 use kiln_plan::size;
+use kiln_registry::patience::{
+    CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
+};
+use kiln_registry::redirect::{self, Reach, SendError};
 use kiln_store::{Partial, Store};
 pub use netrc::Netrc;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE, TRANSFER_ENCODING};

@@ -3,6 +3,7 @@
 mod agreement;
 mod bases;
 mod build;
+mod bytes;
 mod compose;
 mod contents;
 mod copies;
@@ -33,6 +34,7 @@ mod workshop;
 
 pub use bases::{Base, name as base_name};
 pub use build::Built;
+pub use bytes::Blobs;
 pub use contents::{Contents, FileCode};
 pub use error::{BuildError, Fault, Result};
 pub use explain::{Change, Explanation};

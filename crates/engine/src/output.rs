@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
 
+use crate::bytes::Blobs;
 use kiln_oci::docker_archive;
 use kiln_oci::image::{Descriptor, INDEX, Image};
-use kiln_oci::layout::{Blobs, REF_NAME, write_layout};
+use kiln_oci::layout::{REF_NAME, write_layout};
 use kiln_plan::stack;
 use kiln_store::AtomicFile;
 

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use kiln_oci::registry::RegistryError;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::step::StepKey;
+use kiln_registry::RegistryError;
 use kiln_wheel::install::{Content, InstalledFile, MAPPING_VERSION, Scheme, Wheel};
 use serde::{Deserialize, Serialize};
 

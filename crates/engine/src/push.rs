@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use crate::bytes::Blobs;
 use kiln_oci::image::{INDEX, Image, MANIFEST};
 use kiln_oci::layer::Layer;
-use kiln_oci::layout::Blobs;
-use kiln_oci::registry::{Document, Moved, Publication, Upload};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Repository;
 use kiln_plan::stack;
 use kiln_plan::step::StepKey;
+use kiln_registry::{Document, Moved, Publication, Upload};
 
 use crate::build::Built;
 use crate::error::{BuildError, Result};

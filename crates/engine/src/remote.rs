@@ -11,14 +11,13 @@ mod record;
 mod share;
 mod upkeep;
 
-use kiln_oci::OciError;
 use kiln_oci::image::{Descriptor, Manifest, from_json};
 use kiln_oci::layer::Layer;
-use kiln_oci::registry::Document;
 use kiln_plan::public_key::PublicKey;
 use kiln_plan::reference::Reference;
 use kiln_plan::stack::{Cache, Trust};
 use kiln_plan::step::StepKey;
+use kiln_registry::Document;
 use record::Record;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -70,7 +69,7 @@ impl Project<'_> {
     pub(crate) fn give_up_cache(&self, error: &BuildError) {
         if self.session.cache_fails() {
             let problem = match error {
-                BuildError::Oci(OciError::Registry(error)) => error.brief(),
+                BuildError::Registry(error) => error.brief(),
                 error => error.to_string(),
             };
             let advice = error.hint().filter(|_| error.is_denied()).map(|hint| format!("; {hint}")).unwrap_or_default();

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use kiln_oci::registry::{Options, Registries};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancel;
 use kiln_plan::reference::Repository;
 use kiln_plan::step::StepKey;
+use kiln_registry::{Options, Registries};
 use serde_json::Value;
 
 use crate::error::Result;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_oci::registry::Registries;
 use kiln_plan::child::ChildEnvironment;
 use kiln_plan::event::{Cancel, Event, Reporter, Work};
 use kiln_plan::secret::redact_text;
+use kiln_registry::Registries;
 use kiln_store::Store;
 
 use crate::error::{BuildError, Result};
@@ -23,7 +23,7 @@ pub struct Surroundings {
     /// Credentials for downloads.
     pub netrc: Netrc,
     /// How registries are spoken to.
-    pub registry: kiln_oci::registry::Options,
+    pub registry: kiln_registry::Options,
     /// The secret key that signs what this machine puts into the cache.
     pub signer: Option<Signer>,
     /// Threads that work at once.

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use kiln_engine::{Netrc, Signer, Surroundings};
-use kiln_oci::registry::{Credentials, Options};
 use kiln_plan::child::ChildEnvironment;
+use kiln_registry::{Credentials, Options};
 
 use crate::arguments::Global;
 use crate::render::Failure;

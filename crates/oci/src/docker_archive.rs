@@ -10,12 +10,12 @@ use serde_json::json;
 use crate::error::OciError;
 use crate::header::{self, Member};
 use crate::image::{Descriptor, Image, Index, MANIFEST, PlatformObject, to_json};
-use crate::layout::{Blobs, contents};
+use crate::layout::{BlobSource, contents, copy};
 
 /// Writes an archive with one image under these references (`name:tag`).
 pub fn write(
     mut out: impl Write,
-    blobs: &Blobs<'_>,
+    blobs: &dyn BlobSource,
     image: &Image,
     references: &[String],
     work: &Work<'_>,
@@ -36,11 +36,11 @@ pub fn write(
             .collect(),
     };
     for digest in [&image.config, &image.manifest] {
-        file(&mut out, &blob(digest), &blobs.store.read(digest)?)?;
+        file(&mut out, &blob(digest), &blobs.store().read(digest)?)?;
     }
     for (digest, size) in contents(image) {
         begin(&mut out, &blob(&digest), size)?;
-        blobs.copy(&digest, size, &mut out, work)?;
+        copy(blobs, &digest, size, &mut out, work)?;
         pad(&mut out, size)?;
     }
     file(&mut out, "index.json", &to_json(&Index::new(vec![entry]))?)?;

@@ -4,8 +4,6 @@ use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_store::{StoreError, WrongContent};
 
-use crate::registry::RegistryError;
-
 /// An error about images and layers.
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
@@ -70,17 +68,6 @@ pub enum OciError {
         /// What was found there.
         source: WrongContent,
     },
-    /// A registry.
-    #[error(transparent)]
-    Registry(RegistryError),
-    /// What a reference names cannot be used.
-    #[error("`{reference}` cannot be used: {problem}")]
-    Unusable {
-        /// The reference.
-        reference: String,
-        /// A clause.
-        problem: String,
-    },
     /// JSON of a manifest or config.
     #[error("{what} is not valid")]
     Json {
@@ -104,22 +91,10 @@ impl From<Cancelled> for OciError {
 }
 
 impl From<std::io::Error> for OciError {
-    /// Readers wrap what a registry has to say.
     fn from(error: std::io::Error) -> Self {
         match error.get_ref() {
             Some(inner) if inner.is::<Cancelled>() => Self::Interrupted,
-            Some(inner) if inner.is::<RegistryError>() => Self::Registry(error.into()),
             _ => Self::Io(error),
-        }
-    }
-}
-
-impl From<RegistryError> for OciError {
-    fn from(error: RegistryError) -> Self {
-        match error {
-            RegistryError::Interrupted => Self::Interrupted,
-            RegistryError::Io(error) => Self::Io(error),
-            other => Self::Registry(other),
         }
     }
 }

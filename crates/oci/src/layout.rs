@@ -1,20 +1,16 @@
 //! OCI image layouts on disk: read as bases, written as results (OCI image specification, "Image Layout").
 
-use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
-use kiln_plan::reference::Repository;
-use kiln_store::{AtomicFile, Store, Verifying, WrongContent, collect_left_behind, sync_directory};
+use kiln_store::{AtomicFile, Store, WrongContent, collect_left_behind, sync_directory};
 
 use crate::error::OciError;
 use crate::image::{Descriptor, Image, Index, LoadedImage, LoadedImageError, Manifest, from_json, to_json};
-use crate::registry::{Open, Registries};
 
 /// The file that tells a layout, and the directory of its blobs.
 const MARKER: &str = "oci-layout";
@@ -120,81 +116,40 @@ impl Layout {
     }
 }
 
-/// Where the bytes of layers come from: the store, the layouts that bases are in, and registries.
-#[derive(Debug)]
-pub struct Blobs<'a> {
-    /// The store.
-    pub store: &'a Store,
-    /// Layouts of bases.
-    pub layouts: Vec<Layout>,
-    /// Repositories that have what is not on this machine.
-    pub remote: BTreeMap<Digest, Repository>,
-    /// The client for those.
-    pub registries: Option<Registries>,
-}
-
-impl Blobs<'_> {
-    /// What opens some content from any byte on; nothing where it cannot be had.
-    pub fn opener(&self, digest: &Digest, size: u64) -> Result<Option<Open>, OciError> {
-        if self.store.has(digest) {
-            let opener = self.store.opener(digest)?;
-            return Ok(Some(Arc::new(move |from| Ok(Box::new(opener.open(from)?)))));
-        }
-        if let Some(path) = self.layouts.iter().map(|layout| layout.blob_path(digest)).find(|path| path.is_file()) {
-            return Ok(Some(Arc::new(move |from| {
-                let mut file = fs_err::File::open(&path)?;
-                file.seek(SeekFrom::Start(from))?;
-                Ok(Box::new(file))
-            })));
-        }
-        let (Some(repository), Some(registries)) = (self.remote.get(digest), &self.registries) else { return Ok(None) };
-        let (repository, registries, digest) = (repository.clone(), registries.clone(), *digest);
-        Ok(Some(Arc::new(move |from| Ok(Box::new(registries.blob_reader(&repository, &digest, size, from)?)))))
-    }
+/// A source of the content of images.
+pub trait BlobSource: Sync {
+    /// The store, which holds configs and manifests, and the digests of files that were verified.
+    fn store(&self) -> &Store;
 
     /// Opens some content of so many bytes. Its last read fails if it is not what its digest says.
-    pub fn open(&self, digest: &Digest, size: u64) -> Result<impl Read + Send + use<>, OciError> {
-        let opener = self.opener(digest, size)?;
-        let opener = opener.ok_or_else(|| OciError::NoBytes { digest: *digest, base: "the base".into() })?;
-        Ok(Verifying::new(opener(0)?, *digest, size))
-    }
+    fn open(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, OciError>;
 
-    /// An error unless the bytes of every layer can be had.
-    pub fn check(&self, image: &Image, base: &str) -> Result<(), OciError> {
-        for layer in &image.layers {
-            if self.opener(&layer.digest, layer.size)?.is_none() {
-                return Err(OciError::NoBytes { digest: layer.digest, base: base.to_owned() });
-            }
-        }
-        Ok(())
-    }
+    /// Returns the place that some content comes from: a path, or a repository.
+    fn place(&self, digest: &Digest) -> String;
+}
 
-    /// Returns where some content comes from: a path, or a repository.
-    fn place(&self, digest: &Digest) -> String {
-        let layouts = self.layouts.iter().map(|layout| layout.blob_path(digest)).find(|path| path.is_file());
-        match self.store.path_of(digest).or(layouts) {
-            Some(path) => path.display().to_string(),
-            None => self.remote.get(digest).map_or_else(|| digest.to_string(), ToString::to_string),
+/// Copies some content of so many bytes; an error if it is not what its digest says. Through a buffer: at offsets that
+/// are no multiples of a page, which ranges of wheels have, the kernel's own copying between files
+/// (`copy_file_range`) takes four times as long.
+pub(crate) fn copy(
+    blobs: &dyn BlobSource,
+    digest: &Digest,
+    size: u64,
+    to: &mut impl Write,
+    work: &Work<'_>,
+) -> Result<(), OciError> {
+    let mut content = blobs.open(digest, size)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let read = content.read(&mut buffer).map_err(|error| match WrongContent::of(&error) {
+            Some(wrong) => OciError::Damaged { place: blobs.place(digest), source: *wrong },
+            None => error.into(),
+        })?;
+        if read == 0 {
+            return Ok(());
         }
-    }
-
-    /// Copies some content of so many bytes; an error if it is not what its digest says. Through a buffer: at offsets that
-    /// are no multiples of a page, which ranges of wheels have, the kernel's own copying between files
-    /// (`copy_file_range`) takes four times as long.
-    pub fn copy(&self, digest: &Digest, size: u64, to: &mut impl Write, work: &Work<'_>) -> Result<(), OciError> {
-        let mut content = self.open(digest, size)?;
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let read = content.read(&mut buffer).map_err(|error| match WrongContent::of(&error) {
-                Some(wrong) => OciError::Damaged { place: self.place(digest), source: *wrong },
-                None => error.into(),
-            })?;
-            if read == 0 {
-                return Ok(());
-            }
-            to.write_all(&buffer[..read])?;
-            work.advance(read as u64)?;
-        }
+        to.write_all(&buffer[..read])?;
+        work.advance(read as u64)?;
     }
 }
 
@@ -211,7 +166,7 @@ pub fn contents(image: &Image) -> Vec<(Digest, u64)> {
 /// write to one layout.
 pub fn write_layout(
     path: &Path,
-    blobs: &Blobs<'_>,
+    blobs: &dyn BlobSource,
     images: &[Image],
     documents: &[Vec<u8>],
     entries: Vec<Descriptor>,
@@ -236,7 +191,7 @@ pub fn write_layout(
     for document in documents {
         let digest = Digest::of(document);
         let blob = layout.blob_path(&digest);
-        if !is_intact(blobs.store, &blob, &digest)? {
+        if !is_intact(blobs.store(), &blob, &digest)? {
             let mut file = AtomicFile::create_by_way_of(path, &blob)?;
             file.write_all(document)?;
             file.commit_in_group()?;
@@ -275,15 +230,21 @@ impl Layout {
     }
 }
 
-fn write_blob(layout: &Layout, blobs: &Blobs<'_>, digest: &Digest, size: u64, work: &Work<'_>) -> Result<(), OciError> {
+fn write_blob(
+    layout: &Layout,
+    blobs: &dyn BlobSource,
+    digest: &Digest,
+    size: u64,
+    work: &Work<'_>,
+) -> Result<(), OciError> {
     let path = layout.blob_path(digest);
-    if is_intact(blobs.store, &path, digest)? {
+    if is_intact(blobs.store(), &path, digest)? {
         return Ok(work.advance(size)?);
     }
     let mut file = AtomicFile::create_by_way_of(&layout.path, &path)?;
-    blobs.copy(digest, size, &mut file, work)?;
+    copy(blobs, digest, size, &mut file, work)?;
     file.commit_in_group()?;
-    Ok(blobs.store.note_verified(&path, digest)?)
+    Ok(blobs.store().note_verified(&path, digest)?)
 }
 
 /// Whether a file of a layout is what its name says. One that was read before and has not changed is not read again.

@@ -1,4 +1,4 @@
-//! Images: layers made from wheels and files, manifests, layouts, archives and registries, and the facts of a base.
+//! Images: layers made from wheels and files, manifests, layouts, archives, and the facts of a base.
 
 pub mod compression;
 pub mod debian;
@@ -11,9 +11,6 @@ pub mod image;
 mod inflate;
 pub mod layer;
 pub mod layout;
-pub mod patience;
-pub mod redirect;
-pub mod registry;
 mod splice;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -8,7 +8,6 @@ use std::path::Path;
 use crate::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, PlatformObject, to_json};
 use crate::layer::{Layer, MediaType};
 use crate::layout::Layout;
-use crate::registry::testing::FakeRegistry;
 use kiln_plan::digest::Digest;
 use kiln_plan::platform::{Cpu, Platform};
 
@@ -36,25 +35,6 @@ pub fn for_one_platform(directory: &Path) {
     let mut inner: Index = serde_json::from_slice(&bytes).unwrap();
     inner.manifests.retain(|entry| entry.platform.as_ref().unwrap().architecture == "amd64");
     fs_err::write(directory.join("index.json"), to_json(&inner).unwrap()).unwrap();
-}
-
-/// Puts the images of a layout on a registry, as its index lists them; the reference.
-pub fn push(layout: &Path, registry: &FakeRegistry, repository: &str, tag: &str) -> String {
-    let opened = Layout::open(layout).unwrap();
-    let mut manifests = Vec::new();
-    for (_, found) in opened.images().unwrap() {
-        for layer in &found.image.layers {
-            registry.add_blob(repository, &fs_err::read(opened.blob_path(&layer.digest)).unwrap());
-        }
-        registry.add_blob(repository, &found.config_bytes);
-        let digest = found.image.manifest.to_string();
-        registry.add_manifest(repository, &digest, MANIFEST, &found.manifest_bytes);
-        let mut entry = Descriptor::of(MANIFEST, &found.manifest_bytes);
-        entry.platform = Some(PlatformObject::new(found.image.platform));
-        manifests.push(entry);
-    }
-    registry.add_manifest(repository, tag, INDEX, &to_json(&Index::new(manifests)).unwrap());
-    format!("{}/{repository}:{tag}", registry.address())
 }
 
 /// The same without any Python.

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use kiln_oci::registry::testing::FakeRegistry;
 use kiln_plan::digest::Digest;
+use kiln_registry::testing::FakeRegistry;
 use serde_json::Value;
 
 use super::outcome::{Problem, problem};
@@ -277,7 +277,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         kiln_oci::testing::debian(directory.path());
         let server = FakeRegistry::start();
-        kiln_oci::testing::push(directory.path(), &server, "acme/app", "latest");
+        server.add_layout(directory.path(), "acme/app", "latest");
         let kinds = |repository: &str, digest: &str| {
             let finished = BTreeMap::from([(repository.to_owned(), digest.to_owned())]);
             registry(&server, &finished).into_iter().map(|problem| problem.kind).collect::<Vec<_>>()

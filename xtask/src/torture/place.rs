@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln_oci::registry::testing::FakeRegistry;
+use kiln_registry::testing::FakeRegistry;
 use kiln_wheel::testing::index::Server;
 
 use super::interposer::{Calls, Disturbance};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kiln_oci::registry::testing::{Fault, Request};
+use kiln_registry::testing::{Fault, Request};
 use kiln_wheel::testing::index::Behaviour;
 
 use super::campaign::Report;

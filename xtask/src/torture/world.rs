@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kiln_fatbin::testing::{Library, entry};
-use kiln_oci::registry::testing::{Auth, FakeRegistry, Options};
 use kiln_plan::digest::Digest;
+use kiln_registry::testing::{Auth, FakeRegistry, Options};
 use kiln_wheel::testing::WheelBuilder;
 use kiln_wheel::testing::index::Server;
 

@@ -8,12 +8,12 @@ use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::FactsReader;
 use kiln_oci::image::{CONFIG_LIMIT, LoadedImage, Manifest, from_json};
 use kiln_oci::layer::Layer;
-use kiln_oci::registry::{BlobReader, RegistryError};
 use kiln_plan::base::BaseFacts;
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 use kiln_plan::stack;
+use kiln_registry::{BlobReader, RegistryError};
 
 use super::{Base, facts_key, unreadable};
 use crate::error::{BuildError, Result};

@@ -1,7 +1,7 @@
 //! Sizes that an index does not tell: asked for once, and recorded.
 
-use kiln_oci::redirect::{self, Handover};
 use kiln_plan::lock::Lock;
+use kiln_registry::redirect::{self, Handover};
 use url::Url;
 
 use crate::error::Result;

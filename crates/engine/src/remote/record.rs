@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kiln_oci::image::{CONFIG, Descriptor, MANIFEST, Manifest, to_json};
-use kiln_oci::registry::Document;
 use kiln_plan::step::StepKey;
+use kiln_registry::Document;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

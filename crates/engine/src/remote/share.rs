@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::bytes::Blobs;
 use kiln_oci::image::{Descriptor, Image};
 use kiln_oci::layer::Layer;
-use kiln_oci::layout::Blobs;
-use kiln_oci::registry::{Document, Moved, RegistryError, Upload};
 use kiln_plan::base::BaseFacts;
 use kiln_plan::lock::Lock;
 use kiln_plan::reference::Reference;
 use kiln_plan::stack::{Cache, From, Trust};
 use kiln_plan::step::StepKey;
+use kiln_registry::{Document, Moved, RegistryError, Upload};
 use serde::Serialize;
 use serde_json::Value;
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kiln_oci::registry::{Document, RegistryError};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::{Reference, Repository};
 use kiln_plan::stack::{Cache, From};
 use kiln_plan::step::StepKey;
+use kiln_registry::{Document, RegistryError};
 use serde::Serialize;
 use serde_json::Value;
 

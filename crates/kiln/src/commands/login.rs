@@ -3,9 +3,9 @@
 use std::io::{BufRead, IsTerminal, Read, Write};
 
 use clap::Args;
-use kiln_oci::registry::Registries;
 use kiln_plan::event::Cancel;
 use kiln_plan::reference::is_registry;
+use kiln_registry::Registries;
 use serde_json::json;
 
 use super::{Outcome, print, print_json};

@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 use kiln_fatbin::testing::{Library, entry};
-use kiln_oci::registry::testing::Options;
+use kiln_registry::testing::Options;
 use kiln_wheel::testing::WheelBuilder;
 
 use crate::environment::TestEnvironment;

@@ -1,7 +1,7 @@
 //! Bases on registries.
 
 use insta::assert_snapshot;
-use kiln_oci::registry::testing::{FakeRegistry, Options, Request};
+use kiln_registry::testing::{FakeRegistry, Options, Request};
 
 use crate::bases;
 use crate::environment::TestEnvironment;
@@ -12,7 +12,7 @@ fn project(base: &FakeRegistry, to: &FakeRegistry) -> (TestEnvironment, String) 
     let machine = TestEnvironment::new();
     let layout = machine.root().join("layout");
     bases::debian(&layout);
-    let reference = bases::push(&layout, base, "library/debian", "12");
+    let reference = base.add_layout(&layout, "library/debian", "12");
     machine.stack(&format!(
         "[stack]\nname = \"demo\"\nregistry = \"{}/acme\"\n\n[target]\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          python = \"3.11\"\n\n[index]\nfind-links = [\"wheels\"]\n\n[images.app]\nfrom = \"{reference}\"\n\
@@ -113,7 +113,7 @@ fn a_tag_that_moved_is_taken_when_an_upgrade_is_asked_for() {
     let digests = machine.digests("");
     let newer = machine.root().join("newer");
     bases::debian_with(&newer, &[("etc/new", b"new".to_vec())]);
-    bases::push(&newer, &registry, "library/debian", "12");
+    registry.add_layout(&newer, "library/debian", "12");
     assert_eq!(machine.digests(""), digests);
     machine.succeed("lock --upgrade");
     assert_ne!(machine.digests(""), digests);
@@ -142,7 +142,7 @@ fn what_is_not_there_points_at_its_line() {
     assert_eq!(machine.kiln("lock").status, Some(2));
     let only = machine.root().join("only");
     bases::for_one_platform(&only);
-    let one = bases::push(&only, &registry, "library/one", "1");
+    let one = registry.add_layout(&only, "library/one", "1");
     machine.stack(&stack.replace(&reference, &one));
     assert_snapshot!(machine.kiln("lock"), @r#"
     ------- stderr -------

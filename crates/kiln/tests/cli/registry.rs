@@ -1,7 +1,7 @@
 //! Pushing and pulling.
 
 use insta::assert_snapshot;
-use kiln_oci::registry::testing::{Auth, FakeRegistry, Fault, Options, Request};
+use kiln_registry::testing::{Auth, FakeRegistry, Fault, Options, Request};
 
 use crate::bases;
 use crate::environment::TestEnvironment;
@@ -247,7 +247,7 @@ fn a_layout_holds_the_bytes_of_a_base_that_is_only_on_a_registry() {
     let registry = FakeRegistry::start();
     let machine = TestEnvironment::new();
     bases::debian(&machine.path("base"));
-    let reference = bases::push(&machine.path("base"), &registry, "library/debian", "12");
+    let reference = registry.add_layout(&machine.path("base"), "library/debian", "12");
     machine.stack(&format!(
         "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.app]\nfrom = \"{reference}\"\n"
     ));
@@ -265,7 +265,7 @@ fn a_layout_holds_the_bytes_of_a_base_that_is_only_on_a_registry() {
 /// What Docker's registry would hold: the manifest of a base in Docker's words.
 fn docker_image(registry: &FakeRegistry, machine: &TestEnvironment) -> String {
     bases::for_one_platform(&machine.path("docker"));
-    let reference = bases::push(&machine.path("docker"), registry, "library/old", "1");
+    let reference = registry.add_layout(&machine.path("docker"), "library/old", "1");
     let opened = kiln_oci::layout::Layout::open(&machine.path("docker")).unwrap();
     let (_, found) = opened.images().unwrap().remove(0);
     let text = String::from_utf8(found.manifest_bytes).unwrap();

@@ -1,7 +1,7 @@
 //! The registry as everyone's cache.
 
 use insta::assert_snapshot;
-use kiln_oci::registry::testing::{Fault, Options, Request};
+use kiln_registry::testing::{Fault, Options, Request};
 
 use crate::environment::TestEnvironment;
 use crate::images::ReadBack;

@@ -1,7 +1,7 @@
 //! Passwords, tokens and kiln's own key: where they may not turn up.
 
 use insta::assert_snapshot;
-use kiln_oci::registry::testing::{Auth, FakeRegistry, Fault, Options, Request, Spy};
+use kiln_registry::testing::{Auth, FakeRegistry, Fault, Options, Request, Spy};
 
 use crate::environment::{Outcome, TestEnvironment};
 use crate::server::{Behaviour, Server};

@@ -1,6 +1,6 @@
 //! Several machines with the same project and a registry between them.
 
-use kiln_oci::registry::testing::{FakeRegistry, Options, Request};
+use kiln_registry::testing::{FakeRegistry, Options, Request};
 
 use crate::environment::TestEnvironment;
 use crate::wheels::{native, pure};

@@ -1,5 +1,6 @@
 //! What can go wrong between this machine and a registry.
 
+use kiln_oci::OciError;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_plan::size;
@@ -103,6 +104,17 @@ pub enum RegistryError {
         /// Its digest.
         digest: Digest,
     },
+    /// The content that a reference names cannot be used.
+    #[error("`{reference}` cannot be used: {problem}")]
+    Unusable {
+        /// The reference.
+        reference: String,
+        /// A clause.
+        problem: String,
+    },
+    /// A manifest or a config.
+    #[error(transparent)]
+    Image(#[from] OciError),
     /// Credentials cannot be read.
     #[error("{0}")]
     Credentials(String),
@@ -129,7 +141,7 @@ impl RegistryError {
     }
 
     /// Whether the registry cannot be spoken to in confidence.
-    pub(super) fn is_about_tls(&self) -> bool {
+    pub(crate) fn is_about_tls(&self) -> bool {
         let Self::Unavailable { problem, .. } = self else { return false };
         ["certificate", "corrupt message", "UnknownIssuer"].iter().any(|word| problem.contains(word))
     }

@@ -15,7 +15,7 @@ use url::Url;
 use super::client::{Failure, Inner, Purpose};
 use super::host::Scope;
 use super::{Registries, RegistryError};
-use crate::image::{DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
+use kiln_oci::image::{DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
 
 /// Bytes that a manifest or an index may have: registries take 4 MiB (OCI distribution specification, "Pushing manifests").
 const MANIFEST_LIMIT: u64 = 4 << 20;

@@ -8,9 +8,9 @@ use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::{Reference, Repository};
 
-use super::{Document, Registries};
-use crate::error::OciError;
-use crate::image::{
+use super::{Document, Registries, RegistryError};
+use kiln_oci::OciError;
+use kiln_oci::image::{
     CONFIG, CONFIG_LIMIT, DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, LoadedImage, LoadedImageError,
     MANIFEST, Manifest, from_json,
 };
@@ -31,7 +31,7 @@ pub struct RemoteImage {
 
 impl Registries {
     /// The image that a reference names for a platform.
-    pub fn image(&self, reference: &Reference, platform: Platform) -> Result<RemoteImage, OciError> {
+    pub fn image(&self, reference: &Reference, platform: Platform) -> Result<RemoteImage, RegistryError> {
         let named = self.manifest(reference)?;
         let index = is_index(&named.media_type).then_some(named.digest);
         let manifest = self.for_platform(reference, named, platform, 0)?;
@@ -43,7 +43,7 @@ impl Registries {
     }
 
     /// Every image that a reference names; attestations and images for other systems are left out.
-    pub fn images(&self, reference: &Reference) -> Result<Vec<LoadedImage>, OciError> {
+    pub fn images(&self, reference: &Reference) -> Result<Vec<LoadedImage>, RegistryError> {
         let mut found = Vec::new();
         let mut waiting = vec![(self.manifest(reference)?, 0)];
         while let Some((document, depth)) = waiting.pop() {
@@ -51,7 +51,7 @@ impl Registries {
                 match self.load(reference, document) {
                     Ok(loaded) => found.push(loaded),
                     // Attestations, charts, images for other systems.
-                    Err(OciError::Unusable { .. } | OciError::Json { .. }) => {}
+                    Err(RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. })) => {}
                     Err(error) => return Err(error),
                 }
                 continue;
@@ -74,7 +74,7 @@ impl Registries {
         document: Document,
         platform: Platform,
         depth: usize,
-    ) -> Result<Document, OciError> {
+    ) -> Result<Document, RegistryError> {
         if !is_index(&document.media_type) {
             return Ok(document);
         }
@@ -88,12 +88,12 @@ impl Registries {
             let found = self.manifest(&reference.repository.digest(entry.digest))?;
             let inner = match self.for_platform(reference, found, platform, depth + 1) {
                 Ok(inner) => inner,
-                Err(OciError::Unusable { .. } | OciError::Json { .. }) => continue,
+                Err(RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. })) => continue,
                 Err(error) => return Err(error),
             };
             match self.load(reference, inner.clone()) {
                 Ok(loaded) if loaded.image.platform == platform => return Ok(inner),
-                Ok(_) | Err(OciError::Unusable { .. } | OciError::Json { .. }) => {}
+                Ok(_) | Err(RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. })) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -105,7 +105,7 @@ impl Registries {
     }
 
     /// An image from its manifest: fetches the config.
-    fn load(&self, reference: &Reference, document: Document) -> Result<LoadedImage, OciError> {
+    fn load(&self, reference: &Reference, document: Document) -> Result<LoadedImage, RegistryError> {
         match document.media_type.as_str() {
             MANIFEST | DOCKER_MANIFEST => {}
             "application/vnd.docker.distribution.manifest.v1+json"
@@ -124,13 +124,13 @@ impl Registries {
         match LoadedImage::new(&manifest, document.bytes, config) {
             Ok(Some(loaded)) => Ok(loaded),
             Ok(None) => Err(unusable(reference, "it is for a platform that kiln does not build for")),
-            Err(LoadedImageError::Json(error)) => Err(error),
+            Err(LoadedImageError::Json(error)) => Err(error.into()),
             Err(LoadedImageError::Inconsistent(problem)) => Err(unusable(reference, problem)),
         }
     }
 
-    fn config(&self, repository: &Repository, manifest: &Manifest) -> Result<Vec<u8>, OciError> {
-        Ok(self.blob(repository, &manifest.config.digest, CONFIG_LIMIT)?)
+    fn config(&self, repository: &Repository, manifest: &Manifest) -> Result<Vec<u8>, RegistryError> {
+        self.blob(repository, &manifest.config.digest, CONFIG_LIMIT)
     }
 }
 
@@ -138,8 +138,8 @@ fn is_index(media_type: &str) -> bool {
     media_type == INDEX || media_type == DOCKER_INDEX
 }
 
-fn unusable(reference: &Reference, problem: impl Into<String>) -> OciError {
-    OciError::Unusable { reference: reference.to_string(), problem: problem.into() }
+fn unusable(reference: &Reference, problem: impl Into<String>) -> RegistryError {
+    RegistryError::Unusable { reference: reference.to_string(), problem: problem.into() }
 }
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
             self.registry.add_manifest("a", "t", media_type, index.as_bytes());
         }
 
-        fn find(&self, platform: &str) -> Result<RemoteImage, OciError> {
+        fn find(&self, platform: &str) -> Result<RemoteImage, RegistryError> {
             self.client.image(&self.reference(), platform.parse().unwrap())
         }
     }

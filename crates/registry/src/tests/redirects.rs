@@ -1,7 +1,7 @@
 //! Servers that send the client elsewhere: no credential goes along.
 
 use super::*;
-use crate::registry::testing::Spy;
+use crate::testing::Spy;
 
 /// Everything that would give somebody access: passwords in two forms, refresh tokens, tokens, and header fields.
 const SECRETS: [&str; 8] = [

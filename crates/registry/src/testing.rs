@@ -22,10 +22,13 @@ mod token;
 mod upload;
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kiln_oci::image::{Descriptor, INDEX, Index, MANIFEST, PlatformObject, to_json};
+use kiln_oci::layout::Layout;
 use kiln_plan::digest::Digest;
 
 use connection::Shared;
@@ -308,6 +311,25 @@ impl FakeRegistry {
         let digest = Digest::of(bytes);
         self.shared.state().repository(repository).put(reference, digest, media_type, bytes.to_vec());
         digest
+    }
+
+    /// Adds the images of a layout, as its index lists them. Returns the reference.
+    pub fn add_layout(&self, layout: &Path, repository: &str, tag: &str) -> String {
+        let opened = Layout::open(layout).unwrap();
+        let mut manifests = Vec::new();
+        for (_, found) in opened.images().unwrap() {
+            for layer in &found.image.layers {
+                self.add_blob(repository, &fs_err::read(opened.blob_path(&layer.digest)).unwrap());
+            }
+            self.add_blob(repository, &found.config_bytes);
+            let digest = found.image.manifest.to_string();
+            self.add_manifest(repository, &digest, MANIFEST, &found.manifest_bytes);
+            let mut entry = Descriptor::of(MANIFEST, &found.manifest_bytes);
+            entry.platform = Some(PlatformObject::new(found.image.platform));
+            manifests.push(entry);
+        }
+        self.add_manifest(repository, tag, INDEX, &to_json(&Index::new(manifests)).unwrap());
+        format!("{}/{repository}:{tag}", self.address())
     }
 
     /// Whether a repository has a blob.

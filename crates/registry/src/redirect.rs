@@ -9,7 +9,7 @@ use reqwest::header::{AUTHORIZATION, COOKIE, LOCATION, PROXY_AUTHORIZATION};
 use reqwest::{Client, Method, Request, Response, StatusCode};
 use url::Url;
 
-use crate::registry::is_loopback;
+use crate::host::is_loopback;
 
 /// Redirects that are followed one after the other.
 const MOST: usize = 10;

@@ -11,9 +11,9 @@ use kiln_plan::reference::Repository;
 
 use super::testing::{Auth, FakeRegistry, Fault, Options as Behaviour, Request};
 use super::*;
-use crate::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, to_json};
-use crate::layer::{Layer, MediaType};
 use crate::patience::Patience;
+use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, to_json};
+use kiln_oci::layer::{Layer, MediaType};
 
 mod redirects;
 

@@ -14,9 +14,11 @@ mod error;
 pub mod fuzzing;
 mod host;
 mod images;
+pub mod patience;
 mod publish;
 mod pull;
 mod push;
+pub mod redirect;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -25,7 +27,6 @@ mod tests;
 pub use client::{Options, Registries};
 pub use credentials::{Credential, Credentials};
 pub use error::RegistryError;
-pub(crate) use host::is_loopback;
 pub use images::RemoteImage;
 pub use publish::Publication;
 pub use pull::{BlobReader, Document};
