@@ -74,8 +74,11 @@ fn streams() -> io::Result<Vec<Seed>> {
             encoder.write_all(part)?;
             encoder.flush()?;
         }
+        let stream = encoder.finish()?;
+        let sizes = [10_000u16, 50_000].map(u16::to_le_bytes).concat();
+        seeds.push(("inflate", name, [sizes, stream.clone()].concat()));
         let cuts = [0u16, 30_000, 31_000, 65_000].map(u16::to_le_bytes).concat();
-        seeds.push(("repack", name, [cuts, encoder.finish()?].concat()));
+        seeds.push(("repack", name, [cuts, stream].concat()));
     }
     Ok(seeds)
 }

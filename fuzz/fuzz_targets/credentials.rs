@@ -3,9 +3,9 @@
 #![no_main]
 
 use kiln_engine::Netrc;
+use kiln_plan::reference::Repository;
 use kiln_registry::Credential;
 use kiln_registry::fuzzing::credential;
-use kiln_plan::reference::Repository;
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]

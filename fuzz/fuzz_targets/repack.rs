@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use kiln_wheel::Kept;
-use kiln_wheel::inflate::Inflate;
+use kiln_inflate::Replacement;
+use kiln_inflate::{Inflate, Kept};
 use kiln_wheel::install::Wheel;
-use kiln_wheel::repack::{Repack, Replacement};
+use kiln_wheel::repack::Repack;
 use kiln_wheel::testing::ZipBuilder;
 use libfuzzer_sys::fuzz_target;
 

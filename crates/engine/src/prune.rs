@@ -16,15 +16,15 @@ use std::sync::Arc;
 
 pub use files::{FilePruner, PrunedFile};
 use kiln_fatbin::{Outcome, Rewrite, Selection, check, prune};
+use kiln_inflate::{Blocks, Kept, Replacement};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
 use kiln_plan::parallel;
+use kiln_wheel::ReaderAt;
 use kiln_wheel::archive::{Entry, FileReader};
-use kiln_wheel::inflate::Blocks;
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
-use kiln_wheel::repack::{Repack, Replacement};
-use kiln_wheel::{Kept, ReaderAt};
+use kiln_wheel::repack::Repack;
 
 use crate::error::{BuildError, Result};
 

@@ -5,13 +5,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use kiln_fatbin::{PRUNE_VERSION, Selection};
+use kiln_inflate::DEFLATE_VERSION;
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::digest::Digest;
 use kiln_plan::gpu::Capability;
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::stack::{self, Trust};
 use kiln_plan::step::{KeyBuilder, StepKey};
-use kiln_wheel::DEFLATE_VERSION;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BuildError, Result};

@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use kiln_inflate::{Blocks, Inflate, WINDOW};
 use kiln_plan::event::Cancel;
 use kiln_wheel::archive::{Entry, Method};
-use kiln_wheel::inflate::{Blocks, Inflate, WINDOW};
 
 use crate::error::OciError;
 

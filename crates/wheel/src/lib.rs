@@ -4,8 +4,6 @@
 //! another wheel.
 
 pub mod archive;
-mod deflate;
-pub mod inflate;
 pub mod install;
 pub mod metadata;
 pub mod name;
@@ -27,7 +25,6 @@ pub mod fuzzing {
     }
 }
 
-pub use deflate::{DEFLATE_VERSION, Kept};
 pub use rawzip::ReaderAt;
 
 /// A package name in its normalised form; nothing where the text is none.

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use kiln_inflate::{Old, Replacement, Summed, deflate};
 use libdeflater::{CompressionLvl, Compressor};
 use rawzip::{CompressionMethod, DataDescriptorOutput, ReaderAt, ZipArchiveWriter};
 
 use crate::archive::{Entry, Method};
-pub use crate::deflate::Replacement;
-use crate::deflate::{self, Old, Summed};
 use crate::install::{InstallError, Wheel};
 use crate::name::WheelName;
 use crate::record::{self, Row};
@@ -108,7 +107,7 @@ impl<C: ReaderAt + Sync> Repack<'_, C> {
     ) -> Result<Summed, RepackError> {
         let (mut out, _) = begin(zip, entry, Method::Deflated)?;
         let old = Old { reader, offset: entry.offset };
-        let summed = deflate::deflate(replacement, &old, &mut out, self.threads, self.advance)?;
+        let summed = deflate(replacement, &old, &mut out, self.threads, self.advance)?;
         out.finish(DataDescriptorOutput::new(summed.crc, summed.size))?;
         Ok(summed)
     }
@@ -170,8 +169,8 @@ fn replace(rows: &mut Vec<Row>, new: Row) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inflate::Blocks;
     use crate::testing::WheelBuilder;
+    use kiln_inflate::Blocks;
 
     fn open(file_name: &str, bytes: &[u8]) -> Wheel<Vec<u8>> {
         Wheel::open(file_name.parse().unwrap(), bytes.to_vec(), bytes.len() as u64).unwrap()

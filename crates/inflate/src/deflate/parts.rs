@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::{Kept, PIECE};
-use crate::inflate::Blocks;
-use crate::inflate::WINDOW;
-use crate::inflate::blocks::Method;
+use crate::decode::Blocks;
+use crate::decode::WINDOW;
+use crate::decode::blocks::Method;
 
 /// Fewer stored bytes are as well compressed.
 const LEAST_STORED: u64 = 64;

@@ -24,7 +24,7 @@ use libdeflater::{CompressionLvl, Compressor};
 use rawzip::ReaderAt;
 use sha2::{Digest as _, Sha256};
 
-use crate::inflate::{Blocks, Inflate, WINDOW, last_block};
+use crate::decode::{Blocks, Inflate, WINDOW, last_block};
 use parts::{Means, Part, parts};
 use stream::Stream;
 
@@ -64,22 +64,28 @@ pub struct Replacement<'a, C> {
     pub blocks: &'a Blocks,
 }
 
-/// Where a file's old stream begins, and in what.
-pub(crate) struct Old<'a, R> {
-    pub(crate) reader: &'a R,
-    pub(crate) offset: u64,
+/// The place of a file's old stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Old<'a, R> {
+    /// The archive that holds it.
+    pub reader: &'a R,
+    /// The position in the archive at which it begins.
+    pub offset: u64,
 }
 
-/// What is known of some content once it is compressed.
+/// The sums of some content that was compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Summed {
-    pub(crate) crc: u32,
-    pub(crate) size: u64,
-    pub(crate) sha256: Vec<u8>,
+pub struct Summed {
+    /// Its CRC-32.
+    pub crc: u32,
+    /// Its bytes.
+    pub size: u64,
+    /// Its SHA-256, as 32 bytes.
+    pub sha256: Vec<u8>,
 }
 
 /// Compresses a file's new content. `advance` is told of content as it is compressed and may end it.
-pub(crate) fn deflate<C: ReaderAt + Sync, R: ReaderAt + Sync>(
+pub fn deflate<C: ReaderAt + Sync, R: ReaderAt + Sync>(
     new: &Replacement<'_, C>,
     old: &Old<'_, R>,
     out: &mut impl Write,

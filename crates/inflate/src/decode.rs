@@ -108,7 +108,7 @@ enum Step {
 
 /// Where in a whole stream its last block is, in bits: its header, and what follows it. Nothing unless the stream is of
 /// exactly this content.
-pub fn last_block(
+pub(crate) fn last_block(
     stream: &[u8],
     content: &[u8],
     inflate: &mut Inflate,
