@@ -1,5 +1,7 @@
 //! From layers to an image: config, history, manifest.
 
+use std::time::{Duration, SystemTime};
+
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, to_json};
 use kiln_oci::layer::Layer;
 use kiln_plan::platform::Platform;
@@ -8,6 +10,9 @@ use kiln_plan::stack::{self, Environment, User};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
 use crate::steps::{MAX_LAYERS, Step};
+
+/// The last second of the year 9999, counted from 1970.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// What the config's history of an image is written from: each layer and how it came to be.
 pub(crate) type Made = Vec<(Layer, String)>;
@@ -99,25 +104,10 @@ fn settings(image: &stack::Image, config: &mut Config, has_packages: bool) {
     run.labels.extend(image.labels.clone());
 }
 
-/// Seconds since 1970 as RFC 3339 in UTC.
+/// Seconds since 1970 as RFC 3339 in UTC. The format ends with the year 9999, and so do later times.
 pub(crate) fn timestamp(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (mut year, mut day) = (1970, days);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    while day >= if leap(year) { 366 } else { 365 } {
-        day -= if leap(year) { 366 } else { 365 };
-        year += 1;
-    }
-    let february = if leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    format!("{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z", day + 1, rest / 3600, rest / 60 % 60, rest % 60)
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]
@@ -130,5 +120,7 @@ mod tests {
         assert_eq!(timestamp(kiln_oci::FILE_TIME), "1980-01-01T00:00:00Z");
         assert_eq!(timestamp(1_709_210_096), "2024-02-29T12:34:56Z");
         assert_eq!(timestamp(1_735_689_599), "2024-12-31T23:59:59Z");
+        assert_eq!(timestamp(LAST_SECOND), "9999-12-31T23:59:59Z");
+        assert_eq!(timestamp(u64::MAX), "9999-12-31T23:59:59Z");
     }
 }

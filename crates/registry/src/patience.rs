@@ -63,10 +63,15 @@ pub async fn unless_cancelled<T>(cancel: &Cancel, waited: impl Future<Output = T
     }
 }
 
-/// How long a server asks to wait (RFC 9110, section 10.2.3); dates are not understood.
+/// Returns the time that a server asks to wait: seconds, or the time until a date (RFC 9110, section 10.2.3). A date that
+/// has passed is no wait.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(value.trim().parse().ok()?))
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// Whether the same request may be answered otherwise a little later.
@@ -83,4 +88,30 @@ pub fn innermost(error: reqwest::Error) -> String {
         source = inner;
     }
     source.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(value: &str) -> Option<Duration> {
+        retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]))
+    }
+
+    #[test]
+    fn a_server_asks_to_wait_in_seconds_or_until_a_date() {
+        assert_eq!(asked(" 7 "), Some(Duration::from_secs(7)));
+        let until = |seconds| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds));
+        let wait = asked(&until(90)).unwrap();
+        assert!((80..=90).contains(&wait.as_secs()), "{wait:?}");
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_wait_that_is_neither_is_ignored() {
+        for value in ["", "soon", "-1", "1.5", "99999999999999999999999", "Sun, 06 Nov 1994"] {
+            assert_eq!(asked(value), None, "{value}");
+        }
+    }
 }

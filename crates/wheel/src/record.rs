@@ -1,5 +1,7 @@
 //! `RECORD`: the list of installed files (PEP 376, PEP 427): path, `sha256=` and unpadded URL-safe base64, size.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 /// One line of a `RECORD`.
@@ -54,25 +56,12 @@ pub fn row(path: &str, content: &[u8]) -> Row {
 
 /// The row of a file with this SHA-256 and so many bytes.
 pub fn summed(path: &str, sha256: &[u8], size: u64) -> Row {
-    Row { path: path.to_owned(), hash: format!("sha256={}", base64(sha256)), size: size.to_string() }
+    Row { path: path.to_owned(), hash: format!("sha256={}", URL_SAFE_NO_PAD.encode(sha256)), size: size.to_string() }
 }
 
 /// The line of a file.
 pub fn line(path: &str, content: &[u8]) -> String {
     write(vec![row(path, content)])
-}
-
-/// Unpadded URL-safe base64 (RFC 4648, section 5).
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for at in 0..=chunk.len() {
-            out.push(char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]));
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One record: what a step gave, for whom, and as what it is stored on a registry.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use kiln_oci::image::{CONFIG, Descriptor, MANIFEST, Manifest, to_json};
 use kiln_plan::step::StepKey;
@@ -95,18 +96,8 @@ pub(super) fn created(manifest: &Manifest) -> Option<u64> {
 
 /// Seconds since 1970 of a time that [`crate::compose::timestamp`] wrote.
 fn seconds(time: &str) -> Option<u64> {
-    let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<u64>().ok();
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Days from civil: years that begin in March have their leap day at the end (Howard Hinnant, "chrono-compatible
-    // low-level date algorithms").
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + day_of_year;
-    Some((days.checked_sub(719_468)?) * 86_400 + hour * 3600 + minute * 60 + second)
+    let time = humantime::parse_rfc3339(time).ok()?;
+    Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs())
 }
 
 #[cfg(test)]
@@ -118,8 +109,14 @@ mod tests {
         for time in [0, 86_399, 315_532_800, 951_782_400, 1_709_210_096, 1_735_689_599, 4_102_444_800] {
             assert_eq!(seconds(&crate::compose::timestamp(time)), Some(time));
         }
-        for text in ["", "yesterday", "1969-12-31T23:59:59Z", "2024-13-01T00:00:00Z", "ÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿ"]
-        {
+        for text in [
+            "",
+            "yesterday",
+            "1969-12-31T23:59:59Z",
+            "2024-13-01T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "ÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿ",
+        ] {
             assert_eq!(seconds(text), None, "{text}");
         }
     }
