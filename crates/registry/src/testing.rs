@@ -12,7 +12,7 @@
 
 mod connection;
 mod content;
-mod http;
+mod errors;
 mod route;
 mod spy;
 mod state;
@@ -21,7 +21,6 @@ mod tests;
 mod token;
 mod upload;
 
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +29,7 @@ use std::time::Duration;
 use kiln_oci::image::{Descriptor, INDEX, Index, MANIFEST, PlatformObject, to_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::digest::Digest;
+use kiln_testing::{Listener, Server};
 
 use connection::Shared;
 pub use spy::Spy;
@@ -233,6 +233,8 @@ pub struct Logged {
 #[derive(Debug)]
 pub struct FakeRegistry {
     shared: Arc<Shared>,
+    /// Ends with the registry.
+    _server: Server,
 }
 
 impl FakeRegistry {
@@ -243,11 +245,11 @@ impl FakeRegistry {
 
     /// Starts a registry with these options.
     pub fn with(options: Options) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port of the loopback interface");
-        let address = listener.local_addr().expect("the address of a bound socket").to_string();
-        let shared = Arc::new(Shared::new(address, options));
-        connection::listen(listener, Arc::clone(&shared));
-        Self { shared }
+        let listener = Listener::bind();
+        let shared = Arc::new(Shared::new(listener.address().to_owned(), options));
+        let answering = Arc::clone(&shared);
+        let server = listener.serve(move |stream, head, input| connection::answer(&answering, stream, head, input));
+        Self { shared, _server: server }
     }
 
     /// Host and port: `127.0.0.1:PORT`.
@@ -373,14 +375,5 @@ impl FakeRegistry {
     pub fn check(&self) -> Result<(), String> {
         let state = self.shared.state();
         state.repositories.iter().try_for_each(|(name, it)| it.check().map_err(|why| format!("{name}{why}")))
-    }
-}
-
-impl Drop for FakeRegistry {
-    /// Gives the port back, or else a test of many cases would run out of file descriptors.
-    fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        // The listener waits for a connection and looks at the flag after it.
-        drop(TcpStream::connect(&self.shared.address));
     }
 }

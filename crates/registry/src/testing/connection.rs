@@ -1,14 +1,15 @@
 //! Connections: reads requests, lets the state answer them, and misbehaves where it was told to.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::{self, BufRead, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use kiln_plan::digest::Digest;
+use kiln_testing::http::{Answer, Head, Incoming};
 
-use super::http::{Answer, Head, Incoming};
+use super::errors::error;
 use super::route::Route;
 use super::state::{Received, State};
 use super::{Fault, Logged, Options};
@@ -28,8 +29,6 @@ pub(super) struct Shared {
     pub(super) address: String,
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
-    /// Whether the registry was dropped.
-    pub(super) closed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -37,8 +36,8 @@ impl Shared {
     /// An empty registry that will listen on this address.
     pub(super) fn new(address: String, options: Options) -> Self {
         let state = Mutex::new(State::new(address.clone(), options));
-        let (received, sent, closed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        Self { address, received, sent, closed, state }
+        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { address, received, sent, state }
     }
 
     /// Locks the state. No one waits for the network with it.
@@ -47,35 +46,10 @@ impl Shared {
     }
 }
 
-/// Answers connections on threads of their own until the registry is dropped.
-pub(super) fn listen(listener: TcpListener, shared: Arc<Shared>) {
-    let accept = move || {
-        for stream in listener.incoming() {
-            if shared.closed.load(Ordering::SeqCst) {
-                break;
-            }
-            let Ok(stream) = stream else { continue };
-            let shared = Arc::clone(&shared);
-            // An error is a peer that went away, or that cannot be understood; either way it is gone now.
-            thread::spawn(move || drop(serve(&shared, &stream)));
-        }
-    };
-    thread::spawn(accept);
-}
-
-fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut input = BufReader::with_capacity(PIECE, stream);
-    while let Some(head) = Head::read(&mut input)? {
-        if shared.closed.load(Ordering::SeqCst) {
-            break;
-        }
-        let route = Route::of(&head);
-        if !(Exchange { shared, stream, head, route }).run(&mut input)? {
-            break;
-        }
-    }
-    stream.shutdown(Shutdown::Both)
+/// Answers a request. Returns true if another can follow on the connection.
+pub(super) fn answer(shared: &Shared, stream: &TcpStream, head: Head, input: &mut impl BufRead) -> io::Result<bool> {
+    let route = Route::of(&head);
+    Exchange { shared, stream, head, route }.run(input)
 }
 
 /// A request whose head was read.
@@ -169,6 +143,7 @@ impl Exchange<'_> {
         }
         let endless = fault == Some(Fault::Endless) && self.head.method == "GET" && answer.may_have_body();
         self.log(answer.status);
+        answer.fields.push(("Docker-Distribution-Api-Version", "registry/2.0".into()));
         answer.write_head(&mut out, endless)?;
         let sendable = self.head.method != "HEAD" && answer.may_have_body();
         let body = if sendable { answer.body.as_slice() } else { &[] };
@@ -224,7 +199,7 @@ fn told(status: u16, retry_after: Option<u64>) -> Answer {
         503 => "UNAVAILABLE",
         _ => "UNKNOWN",
     };
-    let answer = Answer::error(status, code, "this registry was told to fail");
+    let answer = error(status, code, "this registry was told to fail");
     match retry_after {
         Some(seconds) => answer.with("Retry-After", seconds),
         None => answer,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kiln_plan::digest::Digest;
+use kiln_testing::http::{Answer, Head};
 use serde_json::{Value, json};
 
-use super::http::{Answer, Head};
+use super::errors::error;
 use super::route::{self, Route};
 use super::state::State;
 
@@ -148,7 +149,7 @@ impl State {
             return Ok(answer.body(media_type, blob.to_vec()));
         };
         if first >= blob.len() {
-            let answer = Answer::error(416, "RANGE_INVALID", "the range begins beyond the end");
+            let answer = error(416, "RANGE_INVALID", "the range begins beyond the end");
             return Ok(answer.with("Content-Range", format!("bytes */{}", blob.len())));
         }
         let last = last.unwrap_or(usize::MAX).min(blob.len() - 1);
@@ -174,11 +175,11 @@ impl State {
     }
 
     pub(super) fn put_manifest(&mut self, head: &Head, route: &Route, bytes: Vec<u8>) -> Result<Answer, Answer> {
-        let invalid = |why: &str| Answer::error(400, "MANIFEST_INVALID", why);
+        let invalid = |why: &str| error(400, "MANIFEST_INVALID", why);
         let digest = Digest::of(&bytes);
         if route.reference.contains(':') {
             if route.digest()? != digest {
-                return Err(Answer::error(400, "DIGEST_INVALID", "the manifest has another digest"));
+                return Err(error(400, "DIGEST_INVALID", "the manifest has another digest"));
             }
         } else if !route::is_tag(&route.reference) {
             return Err(invalid("no tag"));
@@ -195,7 +196,7 @@ impl State {
         let repository = self.repositories.get(&route.repository).unwrap_or(&empty);
         if let Some(missing) = references.iter().find(|it| repository.bytes(it).is_none()) {
             let message = format!("{} {} is not in this repository", missing.kind.noun(), missing.digest);
-            return Err(Answer::error(400, "MANIFEST_BLOB_UNKNOWN", &message));
+            return Err(error(400, "MANIFEST_BLOB_UNKNOWN", &message));
         }
         self.repository(&route.repository).put(&route.reference, digest, media_type, bytes);
         let location = self.location(head, &format!("/v2/{}/manifests/{digest}", route.repository));
@@ -204,7 +205,7 @@ impl State {
 
     pub(super) fn delete_manifest(&mut self, route: &Route) -> Result<Answer, Answer> {
         if route::is_tag(&route.reference) {
-            return Err(Answer::error(405, "UNSUPPORTED", "manifests are deleted by digest"));
+            return Err(error(405, "UNSUPPORTED", "manifests are deleted by digest"));
         }
         let digest = route.digest()?;
         let repository = self.existing(&route.repository)?;
@@ -215,7 +216,7 @@ impl State {
 
     pub(super) fn list_tags(&mut self, head: &Head, route: &Route) -> Result<Answer, Answer> {
         let page = self.options.page.max(1);
-        let invalid = || Answer::error(400, "PAGINATION_NUMBER_INVALID", "n is no number");
+        let invalid = || error(400, "PAGINATION_NUMBER_INVALID", "n is no number");
         let asked = head.parameter("n").map(|n| n.parse::<usize>().map_err(|_| invalid())).transpose()?;
         let count = asked.map_or(page, |asked| asked.min(page));
         let after = head.parameter("last").unwrap_or_default();
@@ -234,9 +235,9 @@ impl State {
 }
 
 fn unknown_blob() -> Answer {
-    Answer::error(404, "BLOB_UNKNOWN", "this repository has no such blob")
+    error(404, "BLOB_UNKNOWN", "this repository has no such blob")
 }
 
 fn unknown_manifest() -> Answer {
-    Answer::error(404, "MANIFEST_UNKNOWN", "this repository has no such manifest")
+    error(404, "MANIFEST_UNKNOWN", "this repository has no such manifest")
 }

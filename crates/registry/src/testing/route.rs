@@ -1,9 +1,10 @@
 //! Which part of the distribution API a request is for.
 
 use kiln_plan::digest::Digest;
+use kiln_testing::http::{Answer, Head};
 
 use super::Request;
-use super::http::{Answer, Head};
+use super::errors::error;
 
 /// What a request is for.
 #[derive(Debug)]
@@ -33,15 +34,15 @@ impl Route {
             ["v2", name @ .., "blobs", digest] => (name, digest, on_blob(method)),
             ["v2", name @ .., "manifests", reference] => (name, reference, on_manifest(method)),
             ["v2", name @ .., "tags", "list"] => (name, "", either(method, &[("GET", Request::ListTags)])),
-            _ => return Self::refused("", Answer::error(404, "UNSUPPORTED", "no such path")),
+            _ => return Self::refused("", error(404, "UNSUPPORTED", "no such path")),
         };
         let repository = name.join("/");
         let Some(request) = request else {
-            return Self::refused(&repository, Answer::error(405, "UNSUPPORTED", "no such method on this path"));
+            return Self::refused(&repository, error(405, "UNSUPPORTED", "no such method on this path"));
         };
         let from = head.parameter("from").filter(|_| request == Request::Mount);
         let invalid = !matches!(request, Request::Ping | Request::Token) && !is_name(&repository);
-        let refusal = invalid.then(|| Answer::error(400, "NAME_INVALID", "no name of a repository"));
+        let refusal = invalid.then(|| error(400, "NAME_INVALID", "no name of a repository"));
         Self { request, repository, reference: reference.to_owned(), from, refusal }
     }
 
@@ -58,7 +59,7 @@ impl Route {
 
 /// Parses a digest that a client sent.
 pub(super) fn digest(text: &str) -> Result<Digest, Answer> {
-    text.parse().map_err(|_| Answer::error(400, "DIGEST_INVALID", "not a SHA-256 digest"))
+    text.parse().map_err(|_| error(400, "DIGEST_INVALID", "not a SHA-256 digest"))
 }
 
 /// Whether a manifest can have this tag (OCI distribution specification, "Pulling manifests").

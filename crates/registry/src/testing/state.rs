@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use kiln_testing::http::{Answer, Head};
+
 use super::content::Repository;
-use super::http::{Answer, Head};
+use super::errors::error;
 use super::route::Route;
 use super::token::Token;
 use super::upload::Upload;
@@ -64,7 +66,7 @@ impl State {
 
     /// The repository with this name, for those who want to read from it.
     pub(super) fn existing(&mut self, name: &str) -> Result<&mut Repository, Answer> {
-        let unknown = || Answer::error(404, "NAME_UNKNOWN", "nothing was ever written to this repository");
+        let unknown = || error(404, "NAME_UNKNOWN", "nothing was ever written to this repository");
         self.repositories.get_mut(name).ok_or_else(unknown)
     }
 
@@ -114,7 +116,7 @@ impl State {
             Request::PutManifest => self.put_manifest(head, route, body.bytes),
             Request::DeleteManifest => self.delete_manifest(route),
             Request::ListTags => self.list_tags(head, route),
-            Request::Other => Err(Answer::error(404, "UNSUPPORTED", "no such path")),
+            Request::Other => Err(error(404, "UNSUPPORTED", "no such path")),
         };
         answer.unwrap_or_else(|refusal| refusal)
     }
@@ -124,14 +126,14 @@ impl State {
         if let Some(refusal) = &route.refusal {
             return Some(refusal.clone());
         }
-        let unsupported = |message| Some(Answer::error(405, "UNSUPPORTED", message));
+        let unsupported = |message| Some(error(405, "UNSUPPORTED", message));
         let (options, request) = (&self.options, route.request);
         match request {
             _ if !options.heads && head.method == "HEAD" => unsupported("this registry knows no HEAD"),
             _ if options.read_only && request.writes() => unsupported("this registry is read-only"),
             Request::DeleteBlob | Request::DeleteManifest if !options.deletes => unsupported("nothing is ever deleted"),
             _ if request.uploads() && options.largest_body.is_some_and(|most| body.bytes.len() as u64 > most) => {
-                Some(Answer::error(413, "SIZE_INVALID", "the body is too large"))
+                Some(error(413, "SIZE_INVALID", "the body is too large"))
             }
             _ => None,
         }

@@ -501,10 +501,3 @@ fn a_registry_that_is_dropped_stops_listening() {
     // The thread that had the listener has ended. The port itself may by now be another test's.
     assert_eq!(shared.strong_count(), 0);
 }
-
-#[test]
-fn base64_is_padded() {
-    for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
-        assert_eq!(super::http::base64(bytes.as_bytes()), text);
-    }
-}

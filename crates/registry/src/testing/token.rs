@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kiln_testing::http::{Answer, Head, form};
 use serde_json::json;
 
-use super::http::{Answer, Head, base64, form};
+use super::errors::error;
 use super::route::Route;
 use super::state::State;
 use super::{Auth, Request};
@@ -64,7 +67,7 @@ impl State {
 
     /// 401 with what the client needs to try again. The scope names all that the request needs.
     pub(super) fn challenge(&self, route: &Route) -> Answer {
-        let answer = Answer::error(401, "UNAUTHORIZED", "authentication required");
+        let answer = error(401, "UNAUTHORIZED", "authentication required");
         if !matches!(self.options.auth, Auth::Bearer { .. }) {
             return answer.with("WWW-Authenticate", "Basic realm=\"fake\"");
         }
@@ -83,9 +86,9 @@ impl State {
     /// Answers a request for a token.
     pub(super) fn grant(&mut self, head: &Head, body: &[u8]) -> Result<Answer, Answer> {
         let Auth::Bearer { user, password, anonymous_pull, identity_token } = &self.options.auth else {
-            return Err(Answer::error(404, "UNSUPPORTED", "this registry issues no tokens"));
+            return Err(error(404, "UNSUPPORTED", "this registry issues no tokens"));
         };
-        let denied = || Answer::error(401, "UNAUTHORIZED", "wrong credentials");
+        let denied = || error(401, "UNAUTHORIZED", "wrong credentials");
         let (fields, anonymous) = if head.method == "POST" {
             let fields = form(&String::from_utf8_lossy(body));
             let refreshes = value(&fields, "grant_type") == Some("refresh_token")
@@ -98,7 +101,7 @@ impl State {
             (welcome.then(|| head.query()).ok_or_else(denied)?, anonymous)
         };
         if value(&fields, "service") != Some(SERVICE) {
-            return Err(Answer::error(400, "UNSUPPORTED", "the service is not that of the challenge"));
+            return Err(error(400, "UNSUPPORTED", "the service is not that of the challenge"));
         }
         let asked = fields.iter().filter(|(name, _)| name == "scope").flat_map(|(_, scopes)| scopes.split(' '));
         let scopes = asked.filter_map(|scope| granted(scope, anonymous)).collect();
@@ -133,7 +136,7 @@ fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 fn is_basic(head: &Head, user: &str, password: &str) -> bool {
-    credentials(head, "basic") == Some(&base64(format!("{user}:{password}").as_bytes()))
+    credentials(head, "basic") == Some(&STANDARD.encode(format!("{user}:{password}")))
 }
 
 /// What follows the scheme in `Authorization`.

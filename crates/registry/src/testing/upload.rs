@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use kiln_plan::digest::Digest;
+use kiln_testing::http::{Answer, Head};
 
-use super::http::{Answer, Head};
+use super::errors::error;
 use super::route::{self, Route};
 use super::state::{Received, State};
 
@@ -31,7 +32,7 @@ fn content_range(head: &Head) -> Result<Option<(usize, usize)>, Answer> {
     let range = text.strip_prefix("bytes ").unwrap_or(text).split('/').next().and_then(|it| it.split_once('-'));
     let range = range.and_then(|(first, last)| first.parse().ok().zip(last.parse().ok()));
     let range = range.filter(|(first, last)| first <= last);
-    range.map(Some).ok_or_else(|| Answer::error(416, "RANGE_INVALID", "no Content-Range as registries know it"))
+    range.map(Some).ok_or_else(|| error(416, "RANGE_INVALID", "no Content-Range as registries know it"))
 }
 
 impl State {
@@ -110,10 +111,10 @@ impl State {
         let upload = self.latest(head, route)?;
         if let Some((first, last)) = range {
             if first != upload.bytes.len() {
-                return Err(Answer::error(416, "RANGE_INVALID", "the chunk does not begin where the upload ends"));
+                return Err(error(416, "RANGE_INVALID", "the chunk does not begin where the upload ends"));
             }
             if body.complete && last - first + 1 != body.bytes.len() {
-                return Err(Answer::error(400, "SIZE_INVALID", "the chunk is not as long as its range"));
+                return Err(error(400, "SIZE_INVALID", "the chunk is not as long as its range"));
             }
         }
         upload.bytes.extend_from_slice(&body.bytes);
@@ -130,7 +131,7 @@ impl State {
     fn latest(&mut self, head: &Head, route: &Route) -> Result<&mut Upload, Answer> {
         let upload = self.known(route)?;
         if head.parameter("_state") != Some(upload.state(&route.reference)) {
-            return Err(Answer::error(400, "BLOB_UPLOAD_INVALID", "not the latest location of the upload"));
+            return Err(error(400, "BLOB_UPLOAD_INVALID", "not the latest location of the upload"));
         }
         Ok(upload)
     }
@@ -153,7 +154,7 @@ impl State {
     /// Makes bytes a blob if they are what the client says.
     fn keep(&mut self, head: &Head, repository: &str, digest: Digest, bytes: Vec<u8>) -> Result<Answer, Answer> {
         if Digest::of(&bytes) != digest {
-            return Err(Answer::error(400, "DIGEST_INVALID", "the content has another digest"));
+            return Err(error(400, "DIGEST_INVALID", "the content has another digest"));
         }
         self.repository(repository).blobs.insert(digest, Arc::new(bytes));
         Ok(self.created(head, repository, digest))
@@ -166,5 +167,5 @@ impl State {
 }
 
 fn unknown_upload() -> Answer {
-    Answer::error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload in this repository")
+    error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload in this repository")
 }

@@ -6,12 +6,14 @@
 #![allow(clippy::unwrap_used, reason = "test support: a panic is a failed test")]
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use kiln_testing::http::{Answer, Head};
+use kiln_testing::{Listener, Server as Connections};
 
 /// How the server treats requests for one file.
 #[derive(Debug, Clone)]
@@ -71,9 +73,8 @@ pub enum Behaviour {
 /// A server; it ends with the value.
 #[derive(Debug)]
 pub struct Server {
-    address: String,
+    connections: Connections,
     state: Arc<Mutex<State>>,
-    closed: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -90,38 +91,28 @@ struct State {
 impl Server {
     /// Serves the files of a directory below `/files/`.
     pub fn start(directory: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State { directory, ..State::default() }));
-        let shared = state.clone();
-        let closed = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&closed);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = shared.clone();
-                // A client that goes away is part of the game.
-                std::thread::spawn(move || drop(answer_all(stream, &state)));
-            }
+        let shared = Arc::clone(&state);
+        let connections = Listener::bind().serve(move |stream, head, _| {
+            let stays = answer(stream, &Request::of(&head), &shared)?;
+            Ok(stays && head.keep_alive)
         });
-        Self { address, state, closed }
+        Self { connections, state }
     }
 
     /// Host and port: `127.0.0.1:PORT`.
     pub fn address(&self) -> &str {
-        &self.address
+        self.connections.address()
     }
 
     /// The address of its index.
     pub fn index(&self) -> String {
-        format!("http://{}/simple", self.address)
+        format!("http://{}/simple", self.address())
     }
 
     /// The address of its index with credentials in it.
     pub fn index_with(&self, credentials: &str) -> String {
-        format!("http://{credentials}@{}/simple", self.address)
+        format!("http://{credentials}@{}/simple", self.address())
     }
 
     /// Treats requests for a file so from now on.
@@ -150,15 +141,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    /// Gives the port back.
-    fn drop(&mut self) {
-        self.closed.store(true, Ordering::SeqCst);
-        // The listener waits for a connection and looks at the flag after it.
-        drop(TcpStream::connect(&self.address));
-    }
-}
-
 struct Request {
     method: String,
     file: String,
@@ -166,55 +148,32 @@ struct Request {
     credentials: Option<String>,
 }
 
-fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split(' ');
-    let method = words.next().unwrap_or_default().to_owned();
-    let file = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default().replace("%2B", "+");
-    let mut request = Request { method, file, from: None, credentials: None };
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((key, value)) = line.trim_end().split_once(": ") else {
-            return Ok(Some(request));
-        };
-        match key.to_ascii_lowercase().as_str() {
-            "range" => {
-                request.from = value.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')?.parse().ok());
-            }
-            "authorization" => request.credentials = value.strip_prefix("Basic ").map(str::to_owned),
-            _ => {}
+impl Request {
+    fn of(head: &Head) -> Self {
+        let from = |range: &str| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok();
+        Self {
+            method: head.method.clone(),
+            file: head.path().rsplit('/').next().unwrap_or_default().to_owned(),
+            from: head.field("range").and_then(from),
+            credentials: head.field("authorization").and_then(|value| value.strip_prefix("Basic ")).map(str::to_owned),
         }
     }
 }
 
-fn answer_all(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    while let Some(request) = read_request(&mut reader)? {
-        if !answer(&stream, &request, state)? {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-/// Answers one request; whether the connection stays.
-fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> std::io::Result<bool> {
+/// Answers one request. Returns true if the connection stays.
+fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> io::Result<bool> {
     let (content, behaviour) = {
         let mut state = state.lock().unwrap();
         let range = request.from.map(|from| format!(" from {from}")).unwrap_or_default();
         state.log.push(format!("{} {}{range}", request.method, request.file));
         if state.credentials.is_some() && state.credentials != request.credentials {
-            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")?;
+            Answer::new(401).write_head(&mut stream, false)?;
             return Ok(true);
         }
         (fs_err::read(state.directory.join(&request.file)), state.behaviour(&request.file))
     };
     let Ok(mut content) = content else {
-        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+        Answer::new(404).write_head(&mut stream, false)?;
         return Ok(true);
     };
     let mut from = request.from.unwrap_or(0);
@@ -222,17 +181,17 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
     let mut claimed = None;
     match &behaviour {
         Some(Behaviour::Status { status, .. }) => {
-            write!(stream, "HTTP/1.1 {status} No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n")?;
+            Answer::new(*status).with("Retry-After", 0).write_head(&mut stream, false)?;
             return Ok(true);
         }
         Some(Behaviour::Redirect(to)) => {
-            write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")?;
+            Answer::new(302).with("Location", to).write_head(&mut stream, false)?;
             return Ok(true);
         }
         Some(Behaviour::BreakOff { after, .. } | Behaviour::Stall { after }) => limit = *after,
         Some(Behaviour::NoRanges { after, .. }) => (from, limit) = (0, *after),
         Some(Behaviour::RefusesParts { .. }) if from > 0 => {
-            stream.write_all(b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n")?;
+            Answer::new(416).write_head(&mut stream, false)?;
             return Ok(true);
         }
         Some(Behaviour::WrongRest { .. }) if from > 0 => content = vec![0; content.len()],
@@ -245,16 +204,17 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
         Some(Behaviour::WrongRange | Behaviour::WrongPart) | None => {}
     }
     let claimed = claimed.unwrap_or(from);
-    let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
-    let part = content.get(from..).unwrap_or_default();
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n", part.len())?;
+    let mut answer = Answer::new(if from > 0 { 206 } else { 200 });
     if from > 0 {
-        write!(stream, "Content-Range: bytes {claimed}-{}/{}\r\n", content.len().saturating_sub(1), content.len())?;
+        let last = content.len().saturating_sub(1);
+        answer = answer.with("Content-Range", format!("bytes {claimed}-{last}/{}", content.len()));
     }
-    stream.write_all(b"\r\n")?;
+    answer.body = content.split_off(from.min(content.len()));
+    answer.write_head(&mut stream, false)?;
     if request.method == "HEAD" {
         return Ok(true);
     }
+    let part = &answer.body;
     let sent = part.get(..limit).unwrap_or(part);
     stream.write_all(sent)?;
     state.lock().unwrap().sent += sent.len() as u64;
@@ -264,8 +224,8 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> st
     Ok(sent.len() == part.len())
 }
 
-fn endless(mut stream: &TcpStream, content: &[u8], state: &Mutex<State>) -> std::io::Result<bool> {
-    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+fn endless(mut stream: &TcpStream, content: &[u8], state: &Mutex<State>) -> io::Result<bool> {
+    Answer::new(200).write_head(&mut stream, true)?;
     let zeros = vec![0; 1 << 20];
     for part in std::iter::once(content).chain(std::iter::repeat_n(zeros.as_slice(), 512)) {
         write!(stream, "{:x}\r\n", part.len())?;

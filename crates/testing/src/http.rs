@@ -1,26 +1,25 @@
-//! As much of HTTP/1.1 as a registry needs (RFC 9112).
+//! As much of HTTP/1.1 as servers of tests need (RFC 9112).
 
 use std::io::{self, BufRead, Read, Write};
-
-use serde_json::json;
 
 /// A head longer than that is refused.
 const LONGEST_HEAD: u64 = 64 << 10;
 
 /// The request line and the header fields of a request.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) method: String,
+pub struct Head {
+    /// `GET`, `HEAD` and so on.
+    pub method: String,
     /// The path with the query, as sent.
-    pub(super) target: String,
-    /// Whether another request may follow on the connection.
-    pub(super) keep_alive: bool,
+    pub target: String,
+    /// True if another request may follow on the connection.
+    pub keep_alive: bool,
     fields: Vec<(String, String)>,
 }
 
 impl Head {
     /// Reads a head; none where the connection ends before one.
-    pub(super) fn read(input: &mut impl BufRead) -> io::Result<Option<Self>> {
+    pub fn read(input: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut input = input.take(LONGEST_HEAD);
         let Some(first) = line(&mut input)? else { return Ok(None) };
         let mut words = first.split(' ');
@@ -43,34 +42,34 @@ impl Head {
     }
 
     /// The value of a header field, by its name in any case.
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// The path without the query, decoded.
-    pub(super) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         percent_decoded(self.target.split('?').next().unwrap_or_default())
     }
 
     /// The parameters of the query, decoded.
-    pub(super) fn query(&self) -> Vec<(String, String)> {
+    pub fn query(&self) -> Vec<(String, String)> {
         form(self.target.split_once('?').map_or("", |(_, query)| query))
     }
 
     /// The first parameter of the query with this name, decoded.
-    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+    pub fn parameter(&self, name: &str) -> Option<String> {
         self.query().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// Whether the client waits for leave to send the body.
-    pub(super) fn expects_continue(&self) -> bool {
+    /// Returns true if the client waits for leave to send the body.
+    pub fn expects_continue(&self) -> bool {
         self.field("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
     }
 }
 
 /// The body of a request, out of its framing.
 #[derive(Debug)]
-pub(super) struct Incoming<'a, R> {
+pub struct Incoming<'a, R> {
     input: &'a mut R,
     /// Bytes left of the body, or of the present chunk.
     left: u64,
@@ -87,7 +86,7 @@ enum Chunks {
 
 impl<'a, R: BufRead> Incoming<'a, R> {
     /// The body that follows a head.
-    pub(super) fn after(head: &Head, input: &'a mut R) -> io::Result<Self> {
+    pub fn after(head: &Head, input: &'a mut R) -> io::Result<Self> {
         if head.field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             return Ok(Self { input, left: 0, chunks: Chunks::BeforeFirst });
         }
@@ -132,51 +131,48 @@ impl<R: BufRead> Read for Incoming<'_, R> {
     }
 }
 
-/// What is answered to a request.
+/// An answer to a request.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) fields: Vec<(&'static str, String)>,
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Header fields, except the length of the body.
+    pub fields: Vec<(&'static str, String)>,
     /// Sent unless the request was `HEAD`; its length is sent in any case.
-    pub(super) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
     /// An answer without a body.
-    pub(super) fn new(status: u16) -> Self {
+    pub fn new(status: u16) -> Self {
         Self { status, fields: Vec::new(), body: Vec::new() }
     }
 
-    /// An error as registries write it, with one of the codes of the distribution specification.
-    pub(super) fn error(status: u16, code: &str, message: &str) -> Self {
-        Self::new(status).json(&json!({ "errors": [{ "code": code, "message": message }] }))
-    }
-
     /// Adds a header field.
-    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.fields.push((name, value.to_string()));
         self
     }
 
     /// Sets a body that is JSON.
-    pub(super) fn json(self, document: &serde_json::Value) -> Self {
+    pub fn json(self, document: &serde_json::Value) -> Self {
         self.body("application/json", document.to_string().into_bytes())
     }
 
     /// Sets the body.
-    pub(super) fn body(self, media_type: &str, body: Vec<u8>) -> Self {
+    pub fn body(self, media_type: &str, body: Vec<u8>) -> Self {
         Self { body, ..self.with("Content-Type", media_type) }
     }
 
     /// Replaces the value of a header field, if it is there.
-    pub(super) fn replace(&mut self, name: &str, value: impl ToString) {
+    pub fn replace(&mut self, name: &str, value: impl ToString) {
         for (_, old) in self.fields.iter_mut().filter(|(field, _)| *field == name) {
             *old = value.to_string();
         }
     }
 
     /// Puts another scheme, host and port into the `Location`, if there is one.
-    pub(super) fn relocate(&mut self, address: &str) {
+    pub fn relocate(&mut self, address: &str) {
         for (_, old) in self.fields.iter_mut().filter(|(field, _)| *field == "Location") {
             let path = old.split_once("://").map_or(old.as_str(), |(_, rest)| rest);
             let path = path.find('/').map_or("", |at| &path[at..]);
@@ -185,7 +181,7 @@ impl Answer {
     }
 
     /// Writes the status line and the header fields, for a body in chunked transfer encoding or of the length it has.
-    pub(super) fn write_head(&self, out: &mut impl Write, chunked: bool) -> io::Result<()> {
+    pub fn write_head(&self, out: &mut impl Write, chunked: bool) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.fields {
             head += &format!("{name}: {value}\r\n");
@@ -195,11 +191,11 @@ impl Answer {
         } else if self.may_have_body() {
             head += &format!("Content-Length: {}\r\n", self.body.len());
         }
-        out.write_all(format!("{head}Docker-Distribution-Api-Version: registry/2.0\r\n\r\n").as_bytes())
+        out.write_all(format!("{head}\r\n").as_bytes())
     }
 
-    /// Whether HTTP lets an answer of this status have a body (RFC 9110, section 6.4.1).
-    pub(super) fn may_have_body(&self) -> bool {
+    /// Returns true if HTTP lets an answer of this status have a body (RFC 9110, section 6.4.1).
+    pub fn may_have_body(&self) -> bool {
         self.status >= 200 && self.status != 204 && self.status != 304
     }
 }
@@ -211,6 +207,8 @@ fn reason(status: u16) -> &'static str {
         202 => "Accepted",
         204 => "No Content",
         206 => "Partial Content",
+        302 => "Found",
+        307 => "Temporary Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -248,7 +246,7 @@ fn malformed(what: &str) -> io::Error {
 }
 
 /// The pairs of `application/x-www-form-urlencoded`, decoded.
-pub(super) fn form(text: &str) -> Vec<(String, String)> {
+pub fn form(text: &str) -> Vec<(String, String)> {
     let decoded = |part: &str| percent_decoded(&part.replace('+', " "));
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decoded(k), decoded(v))).collect()
@@ -271,18 +269,4 @@ fn percent_decoded(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Base64 with padding (RFC 4648, section 4).
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0_u32, |bits, at| bits << 8 | u32::from(group.get(at).copied().unwrap_or(0)));
-        for at in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * at)) as usize & 63];
-            text.push(if at <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
 }
