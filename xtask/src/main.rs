@@ -1,10 +1,13 @@
 //! Development tasks of kiln: `cargo xtask TASK`, each in a file of its own.
 
 mod bench;
+mod circles;
 mod generate;
 mod interop;
 mod setup;
+mod sources;
 mod torture;
+mod words;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,8 @@ enum Task {
     Bench(bench::Bench),
     Generate(generate::Generate),
     Setup(setup::Setup),
+    Words(words::Words),
+    Circles(circles::Circles),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +41,8 @@ fn main() -> ExitCode {
         Task::Bench(task) => task.run(),
         Task::Generate(task) => task.run(),
         Task::Setup(task) => task.run(),
+        Task::Words(task) => task.run(),
+        Task::Circles(task) => task.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
