@@ -9,7 +9,7 @@ use crate::hint::{self, Cuda};
 use crate::known;
 use crate::object::Object;
 use crate::search::{Needer, Search};
-use crate::tree::Tree;
+use crate::tree::{Tree, file_name};
 
 /// Objects that one program is followed to: far above what programs load.
 const MOST_LOADED: usize = 1 << 12;
@@ -253,10 +253,6 @@ fn machines(objects: &[(String, usize, &Object)], settings: &Settings) -> Vec<Ma
 
 fn finding(subject: Subject<'_>, library: &str, outcome: Outcome) -> Finding {
     Finding { object: subject.path.to_owned(), role: subject.role, library: library.to_owned(), outcome, hint: None }
-}
-
-pub(crate) fn file_name(path: &str) -> &str {
-    path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
 /// Versions are compared by their numbers: 2.4 is before 2.34.

@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::closure::file_name;
 use crate::hint::Hint;
 use crate::object::Object;
+use crate::tree::file_name;
 
 /// What an object is used as, as far as that can be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

@@ -335,3 +335,8 @@ pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     let upwards = path.split('/').any(|name| name == "..");
     (!name.is_empty() && name != "." && !upwards).then_some((parent, name))
 }
+
+/// Returns the last name of a path.
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
