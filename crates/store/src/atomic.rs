@@ -150,12 +150,6 @@ pub fn replace_by_link(file: &Path, name: &Path) -> io::Result<()> {
     fs_err::rename(&linked, name)
 }
 
-/// Gives a file another name, in the place of what has it now, after its content has reached the disk.
-pub(crate) fn rename(file: &fs_err::File, from: &Path, to: &Path) -> io::Result<()> {
-    file.sync_all()?;
-    fs_err::rename(from, to)
-}
-
 /// Waits until the names in a directory are on the disk.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match fs_err::File::open(directory)?.sync_all() {

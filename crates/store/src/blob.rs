@@ -2,14 +2,13 @@
 
 use std::fs::Metadata;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::recipe::{Recipe, RecipeReader};
-use crate::temporary::TemporaryFile;
+use crate::temporary::{TemporaryFile, persist};
 use crate::verified::{Identity, digest_of};
 use crate::{Result, Store, StoreError};
 
@@ -225,16 +224,4 @@ impl BlobWriter<'_> {
         }
         self.finish().map(|_| ())
     }
-}
-
-/// Syncs a temporary file and gives it its name. Its mode does not depend on the umask.
-pub(crate) fn persist(
-    file: TemporaryFile,
-    path: &std::path::Path,
-    record: impl FnOnce(&Metadata) -> Result<()>,
-) -> Result<()> {
-    file.file().set_permissions(PermissionsExt::from_mode(0o644))?;
-    let written = file.file().metadata()?;
-    file.rename(path)?;
-    record(&written)
 }

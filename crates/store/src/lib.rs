@@ -18,6 +18,7 @@
 
 mod atomic;
 mod blob;
+mod damage;
 mod error;
 mod gc;
 mod link;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use kiln_plan::digest::Digest;
 
-use crate::temporary::TemporaryDirectory;
+use crate::temporary::{self, TemporaryDirectory};
 use crate::verified::{Identity, digest_of, each_part, is_fresh};
-use crate::{Result, Store, StoreError, atomic};
+use crate::{Result, Store, StoreError};
 
 /// Is told of bytes as they are read; an error ends everything.
 type Advance<'a> = &'a dyn Fn(u64) -> io::Result<()>;
@@ -66,7 +66,7 @@ impl Linked<'_> {
         let store = self.store;
         // Its owner wrote it, and may not have waited for the disk.
         let place = store.blob_path(&self.digest);
-        atomic::rename(&self.open()?, &self.path, &place)?;
+        temporary::rename(&self.open()?, &self.path, &place)?;
         let after = fs_err::metadata(&place)?;
         if !Identity::of(&after).has_content_of(&self.before) {
             fs_err::remove_file(&place)?;

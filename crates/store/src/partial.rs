@@ -8,7 +8,7 @@ use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::verified::{self, Identity, each_part};
-use crate::{Result, Store, StoreError, atomic};
+use crate::{Result, Store, StoreError, temporary};
 
 /// A download that this process alone writes. Dropped, it stays for a later one.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl<'a> Partial<'a> {
             return Err(StoreError::WrongDigest { expected, found });
         }
         self.file.set_permissions(PermissionsExt::from_mode(0o644))?;
-        atomic::rename(&self.file, self.file.path(), &store.blob_path(&expected))?;
+        temporary::rename(&self.file, self.file.path(), &store.blob_path(&expected))?;
         store.added_blob(&expected, &self.file.metadata()?)
     }
 }

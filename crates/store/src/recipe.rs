@@ -11,9 +11,9 @@ use kiln_plan::digest::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::temporary::TemporaryFile;
+use crate::temporary::{TemporaryFile, persist};
 use crate::verified::Identity;
-use crate::{Result, Store, StoreError, blob};
+use crate::{Result, Store, StoreError};
 
 const MAGIC: &[u8; 8] = b"KILNRCP2";
 /// Bytes behind the trailer: checksum, length, magic number.
@@ -126,6 +126,11 @@ pub struct RecipeWriter<'a> {
 }
 
 impl Store {
+    /// Returns true if a recipe file is what was written for this digest.
+    pub(crate) fn verify_recipe(&self, digest: &Digest) -> Result<bool> {
+        self.verify_with(&self.recipe_path(digest), digest, Recipe::is_intact)
+    }
+
     /// Begins a recipe that takes ranges from these sources.
     pub fn recipe_writer(&self, sources: Vec<Digest>) -> Result<RecipeWriter<'_>> {
         let file = Summed { file: TemporaryFile::create(&self.temporary())?, hasher: Sha256::new() };
@@ -188,7 +193,7 @@ impl RecipeWriter<'_> {
         let mut out = file.file();
         out.write_all(&end)?;
         let store = self.store;
-        blob::persist(file, &store.recipe_path(digest), |_| store.added_recipe(digest))?;
+        persist(file, &store.recipe_path(digest), |_| store.added_recipe(digest))?;
         Ok(self.recipe.size)
     }
 }

@@ -5,13 +5,14 @@
 //! it has locked and what still has its name. The kernel releases the lock however the owner ends.
 
 use std::ffi::OsStr;
+use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use fs_err::os::unix::fs::OpenOptionsExt;
 
-use crate::atomic;
+use crate::Result;
 
 const PREFIX: &str = ".kiln-";
 const SUFFIX: &str = ".tmp";
@@ -38,7 +39,7 @@ impl TemporaryFile {
     /// Gives the file another name, in the place of what has it, after its content has reached the disk.
     pub(crate) fn rename(self, target: &Path) -> io::Result<()> {
         let (file, path) = self.0.into_parts();
-        atomic::rename(&file, &path, target)?;
+        rename(&file, &path, target)?;
         // The name is gone: there is nothing left to remove.
         let _ = path.keep();
         drop(file);
@@ -70,6 +71,20 @@ impl TemporaryDirectory {
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
+}
+
+/// Gives a file another name, in the place of what has it now, after its content has reached the disk.
+pub(crate) fn rename(file: &fs_err::File, from: &Path, to: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    fs_err::rename(from, to)
+}
+
+/// Syncs a temporary file and gives it its name. Its mode does not depend on the umask.
+pub(crate) fn persist(file: TemporaryFile, path: &Path, record: impl FnOnce(&Metadata) -> Result<()>) -> Result<()> {
+    file.file().set_permissions(PermissionsExt::from_mode(0o644))?;
+    let written = file.file().metadata()?;
+    file.rename(path)?;
+    record(&written)
 }
 
 fn builder() -> tempfile::Builder<'static, 'static> {

@@ -4,18 +4,16 @@
 //! set). What differs in any of them, and what the database does not know, is read again before it is trusted: a lost
 //! database, a local wheel that was edited behind a hard link, a truncated blob and a copied store are one case.
 
-use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::recipe::Recipe;
 use crate::{Result, Store};
 
 /// A file that changed this recently may change again without another time: file systems count in ticks of up to 10 ms.
@@ -81,11 +79,6 @@ pub fn digest_of(reader: impl Read, advance: &dyn Fn(u64) -> io::Result<()>) -> 
     Ok(Digest::finish(hasher))
 }
 
-/// Opens a file that can be read to an end: opening a pipe would wait for whoever writes into it.
-fn open_regular(path: &Path) -> Option<fs_err::File> {
-    fs_err::metadata(path).is_ok_and(|found| found.is_file()).then(|| fs_err::File::open(path).ok())?
-}
-
 /// Removes a file, or a directory that stands in its place.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     if fs_err::symlink_metadata(path)?.is_dir() { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) }
@@ -102,12 +95,8 @@ impl Store {
         self.remember_verified(&Identity::of(&fs_err::metadata(path)?), digest)
     }
 
-    /// Whether a recipe file is what was written for this digest.
-    pub(crate) fn verify_recipe(&self, digest: &Digest) -> Result<bool> {
-        self.verify_with(&self.recipe_path(digest), digest, Recipe::is_intact)
-    }
-
-    fn verify_with(
+    /// Returns true if a file has this digest: known from before, or found by a function that reads it.
+    pub(crate) fn verify_with(
         &self,
         path: &Path,
         digest: &Digest,
@@ -166,30 +155,5 @@ impl Store {
     /// Returns how many damaged files were found and removed since the store was opened.
     pub fn discarded(&self) -> usize {
         self.discarded.load(Ordering::Relaxed)
-    }
-
-    /// Reads all content again that this process opened, and removes what is not what its digest says. Returns the paths
-    /// of the removed files.
-    pub fn discard_damaged(&self) -> Result<Vec<PathBuf>> {
-        let mut suspects: BTreeSet<Digest> = self.opened().clone();
-        let recipes: Vec<Recipe> = suspects.iter().filter_map(|digest| self.recipe(digest).ok()).collect();
-        suspects.extend(recipes.iter().flat_map(|recipe| &recipe.sources));
-        let mut removed = Vec::new();
-        for digest in suspects {
-            let (blob, recipe) = (self.blob_path(&digest), self.recipe_path(&digest));
-            if let Some(file) = open_regular(&blob)
-                && digest_of(file, &|_| Ok(()))? != digest
-            {
-                self.discard(&blob)?;
-                removed.push(blob);
-            }
-            if let Some(file) = open_regular(&recipe)
-                && !Recipe::is_intact(&file)?
-            {
-                self.discard(&recipe)?;
-                removed.push(recipe);
-            }
-        }
-        Ok(removed)
     }
 }
