@@ -1,5 +1,7 @@
 //! The client: options, the runtime, and how a request is made with patience.
 
+mod host;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +13,15 @@ use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 
-use super::host::{Host, Scope};
-use super::{Credentials, RegistryError};
+pub(crate) use host::Scope;
+#[cfg(feature = "fuzzing")]
+pub(crate) use host::read_token;
+
+use host::Host;
+
 use crate::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
 use crate::redirect::{self, Reach, SendError};
+use crate::{Credential, Credentials, RegistryError};
 
 /// Bytes of an answer that says what is wrong.
 const ERROR_LIMIT: u64 = 64 << 10;
@@ -124,7 +131,7 @@ impl Registries {
 
     /// Asks a registry whether it knows who one is; whether it wanted to know.
     pub fn check_credential(&self, registry: &str, user: &str, password: &str) -> Result<bool, RegistryError> {
-        let credential = super::Credential::Password { user: user.to_owned(), password: password.to_owned() };
+        let credential = Credential::Password { user: user.to_owned(), password: password.to_owned() };
         self.run(async {
             let purpose = Purpose {
                 what: format!("logging in to {registry}"),

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use kiln_plan::reference::Repository;
 
 use super::challenge::Challenge;
-use super::{Credential, RegistryError, credentials, host};
+use super::client::read_token;
+use super::{Credential, RegistryError, credentials};
 
 /// Returns the realm of a `WWW-Authenticate` header, the service and the scope; an empty realm for `Basic`.
 pub fn challenge(header: &str) -> Option<(String, Option<String>, Option<String>)> {
@@ -17,7 +18,7 @@ pub fn challenge(header: &str) -> Option<(String, Option<String>, Option<String>
 
 /// Returns the `Authorization` header of a token service's answer, and how long it is good.
 pub fn token(answer: &[u8]) -> Option<(Vec<u8>, Duration)> {
-    let token = host::read_token(answer)?;
+    let token = read_token(answer)?;
     Some((token.value.as_bytes().to_vec(), token.until.saturating_duration_since(Instant::now())))
 }
 

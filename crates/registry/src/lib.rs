@@ -12,7 +12,6 @@ mod credentials;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod host;
 mod images;
 pub mod patience;
 mod publish;

@@ -12,11 +12,12 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::client::{Failure, Inner, Purpose};
-use super::host::Scope;
+use super::client::{Failure, Inner, Purpose, Scope};
 use super::{Registries, RegistryError};
 use kiln_oci::image::{DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
 
+/// Questions that are asked at once.
+pub(super) const QUESTIONS: usize = 16;
 /// Bytes that a manifest or an index may have: registries take 4 MiB (OCI distribution specification, "Pushing manifests").
 const MANIFEST_LIMIT: u64 = 4 << 20;
 /// Bytes of a page of tags.
@@ -56,7 +57,7 @@ impl Registries {
             }
         };
         let asked = futures_util::stream::iter(references.iter().map(ask));
-        self.run(asked.buffered(super::push::QUESTIONS).try_collect())
+        self.run(asked.buffered(QUESTIONS).try_collect())
     }
 
     /// The digest of what a reference names, if it names anything.

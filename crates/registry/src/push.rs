@@ -22,13 +22,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::client::{Failure, Inner, Purpose};
-use super::host::Scope;
-use super::pull::{content_digest, join};
+use super::client::{Failure, Inner, Purpose, Scope};
+use super::pull::{QUESTIONS, content_digest, join};
 use super::{Registries, RegistryError};
 
-/// Questions that are asked at once.
-pub(super) const QUESTIONS: usize = 16;
 /// Blobs that are sent at once.
 const TRANSFERS: usize = 4;
 /// Bytes that are read at once, and pieces that wait to be sent.

@@ -5,11 +5,11 @@
 //! plain HTTP nothing goes at all. [`handover`] is the only place that decides this. The HTTP library follows no
 //! redirect by itself: it does not compare schemes, repeats the bodies of `POST` and sends a `Referer`.
 
+use std::net::IpAddr;
+
 use reqwest::header::{AUTHORIZATION, COOKIE, LOCATION, PROXY_AUTHORIZATION};
 use reqwest::{Client, Method, Request, Response, StatusCode};
 use url::Url;
-
-use crate::host::is_loopback;
 
 /// Redirects that are followed one after the other.
 const MOST: usize = 10;
@@ -137,6 +137,16 @@ pub fn origin(url: &Url) -> String {
     }
 }
 
+/// Returns true for names of this machine, with or without a port.
+pub(crate) fn is_loopback(name: &str) -> bool {
+    let host = match name.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => name,
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.ends_with(".localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +254,16 @@ mod tests {
             let request = request(method.clone(), "https://a.example/");
             let repeated = |status: &u16| is_repeatable(&request, StatusCode::from_u16(*status).unwrap());
             assert_eq!((200..600).filter(repeated).collect::<Vec<u16>>(), statuses, "{method}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_all_its_names() {
+        for name in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000", "a.localhost:1"] {
+            assert!(is_loopback(name), "{name}");
+        }
+        for name in ["ghcr.io", "localhost.example", "10.0.0.1:5000", "[fe80::1]:5000"] {
+            assert!(!is_loopback(name), "{name}");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One registry: its address, what it asks for, and the tokens that it gave.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -13,10 +12,10 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
-use super::challenge::Challenge;
-use super::client::{Failure, Inner, Options, Purpose, builder};
-use super::{Credential, RegistryError};
-use crate::redirect::{self, Handover, Reach};
+use super::{Failure, Inner, Options, Purpose, builder};
+use crate::challenge::Challenge;
+use crate::redirect::{self, Handover, Reach, is_loopback};
+use crate::{Credential, RegistryError};
 
 /// Bytes of an answer with a token.
 const TOKEN_LIMIT: u64 = 1 << 20;
@@ -27,20 +26,20 @@ const MARGIN: Duration = Duration::from_secs(10);
 
 /// What a token must allow: repositories and actions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Scope(BTreeMap<String, BTreeSet<&'static str>>);
+pub(crate) struct Scope(BTreeMap<String, BTreeSet<&'static str>>);
 
 impl Scope {
     /// Reading from a repository.
-    pub(super) fn pull(repository: &Repository) -> Self {
+    pub(crate) fn pull(repository: &Repository) -> Self {
         Self::default().and(repository, &["pull"])
     }
 
     /// Writing to a repository.
-    pub(super) fn push(repository: &Repository) -> Self {
+    pub(crate) fn push(repository: &Repository) -> Self {
         Self::default().and(repository, &["pull", "push"])
     }
 
-    pub(super) fn and(mut self, repository: &Repository, actions: &[&'static str]) -> Self {
+    pub(crate) fn and(mut self, repository: &Repository, actions: &[&'static str]) -> Self {
         self.0.entry(repository.path.clone()).or_default().extend(actions);
         self
     }
@@ -65,10 +64,10 @@ impl Scope {
 
 /// One registry.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(crate) struct Host {
     /// As references write it: `ghcr.io`.
-    pub(super) name: String,
-    pub(super) client: Client,
+    pub(crate) name: String,
+    pub(crate) client: Client,
     /// Whether it is this machine.
     local: bool,
     /// True where the user accepts plain HTTP everywhere.
@@ -85,13 +84,13 @@ struct Auth {
 }
 
 #[derive(Debug)]
-pub(super) struct Token {
-    pub(super) value: HeaderValue,
-    pub(super) until: Instant,
+pub(crate) struct Token {
+    pub(crate) value: HeaderValue,
+    pub(crate) until: Instant,
 }
 
 impl Host {
-    pub(super) fn new(name: &str, options: &Options, client: &Client) -> Result<Self, RegistryError> {
+    pub(crate) fn new(name: &str, options: &Options, client: &Client) -> Result<Self, RegistryError> {
         let local = is_loopback(name);
         // A proxy cannot reach this machine's own addresses.
         let client = if local {
@@ -112,7 +111,7 @@ impl Host {
         })
     }
 
-    pub(super) fn with(mut self, credential: Option<Credential>) -> Self {
+    pub(crate) fn with(mut self, credential: Option<Credential>) -> Self {
         self.credential = credential;
         self
     }
@@ -123,7 +122,7 @@ impl Host {
     }
 
     /// Fails where an address that the registry named may not be asked.
-    pub(super) fn check_address(&self, url: &Url, purpose: &Purpose) -> Result<(), RegistryError> {
+    pub(crate) fn check_address(&self, url: &Url, purpose: &Purpose) -> Result<(), RegistryError> {
         match self.handover(url) {
             Handover::Everything | Handover::WithoutCredentials => Ok(()),
             Handover::Refused => Err(purpose.diverted(redirect::origin(url), redirect::rule(url))),
@@ -131,21 +130,21 @@ impl Host {
     }
 
     /// Whether it speaks for whom this credential names.
-    pub(super) fn is_for(&self, credential: Option<&Credential>) -> bool {
+    pub(crate) fn is_for(&self, credential: Option<&Credential>) -> bool {
         self.credential.as_ref() == credential
     }
 
     /// Whether it asked who one is.
-    pub(super) async fn is_guarded(&self) -> bool {
+    pub(crate) async fn is_guarded(&self) -> bool {
         self.auth.lock().await.challenge.is_some()
     }
 
-    pub(super) fn is_authenticated(&self) -> bool {
+    pub(crate) fn is_authenticated(&self) -> bool {
         self.credential.is_some()
     }
 
     /// The address of its API, found out by asking where plain HTTP is allowed.
-    pub(super) async fn base(&self, inner: &Inner, purpose: &Purpose) -> Result<Url, Failure> {
+    pub(crate) async fn base(&self, inner: &Inner, purpose: &Purpose) -> Result<Url, Failure> {
         self.base.get_or_try_init(|| self.find_base(inner, purpose)).await.cloned()
     }
 
@@ -187,7 +186,7 @@ impl Host {
 
     /// Returns the credentials for an address, where the registry asked for any and the address is the registry's own.
     /// An address that may not be asked is an error.
-    pub(super) async fn authorization_for(
+    pub(crate) async fn authorization_for(
         &self,
         url: &Url,
         inner: &Inner,
@@ -227,7 +226,7 @@ impl Host {
     }
 
     /// Learns from an answer what the registry wants; whether asking again may help.
-    pub(super) async fn challenged(&self, response: &Response, sent: Option<&HeaderValue>) -> bool {
+    pub(crate) async fn challenged(&self, response: &Response, sent: Option<&HeaderValue>) -> bool {
         // Whoever else answers, after a redirect say, has no say in where credentials go.
         if self.handover(response.url()) != Handover::Everything {
             return false;
@@ -304,7 +303,7 @@ fn basic(credential: Option<&Credential>) -> Option<HeaderValue> {
     Some(value)
 }
 
-pub(super) fn read_token(bytes: &[u8]) -> Option<Token> {
+pub(crate) fn read_token(bytes: &[u8]) -> Option<Token> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
@@ -322,29 +321,9 @@ pub(super) fn read_token(bytes: &[u8]) -> Option<Token> {
     Some(Token { value, until: Instant::now() + life.max(MARGIN * 2) })
 }
 
-/// Returns true for names of this machine, with or without a port.
-pub(crate) fn is_loopback(name: &str) -> bool {
-    let host = match name.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => name,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.ends_with(".localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn this_machine_is_known_by_all_its_names() {
-        for name in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000", "a.localhost:1"] {
-            assert!(is_loopback(name), "{name}");
-        }
-        for name in ["ghcr.io", "localhost.example", "10.0.0.1:5000", "[fe80::1]:5000"] {
-            assert!(!is_loopback(name), "{name}");
-        }
-    }
 
     #[test]
     fn a_scope_names_repositories_and_actions() {
