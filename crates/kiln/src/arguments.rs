@@ -1,23 +1,11 @@
-//! The command line as typed.
+//! Arguments that several commands take.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
-use crate::commands;
-
-/// From one stack file to verified, small, reproducible GPU images: wheels become layers without a container runtime.
-#[derive(Debug, Parser)]
-#[command(name = "kiln", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-    #[command(flatten)]
-    pub(crate) global: Global,
-}
-
-/// What every command takes.
+/// Arguments of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
@@ -72,48 +60,7 @@ impl Global {
     }
 }
 
-/// The commands.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Build images
-    Build(commands::build::Build),
-    /// Resolve bases and packages, and write `kiln.lock`
-    Lock(commands::lock::LockCommand),
-    /// Say what a build would do, what is known already, and what it will cost; nothing is done
-    Plan(commands::plan::Plan),
-    /// Say why images would be built again, or were
-    Explain(commands::explain::Explain),
-    /// Copy an image from a registry to a layout, an archive or the Docker daemon
-    Pull(commands::pull::Pull),
-    /// Push an image of an OCI layout to a registry
-    Push(commands::push::Push),
-    /// Join what several machines pushed for their platforms, and move the tags
-    Index(commands::index::IndexCommand),
-    /// Keep credentials for a registry
-    Login(commands::login::Login),
-    /// Forget credentials for a registry
-    Logout(commands::login::Logout),
-    /// Look after the results that machines share through a registry
-    Cache(commands::cache::CacheCommand),
-    /// List what is in images, wheels, directories and libraries, GPU code included
-    Inspect(commands::inspect::Inspect),
-    /// Prove that images, wheels and directories can run: their GPU code, and the libraries that they need
-    Verify(commands::verify::Verify),
-    /// Cut GPU code that some GPUs do not need out of libraries and wheels
-    Prune(commands::prune::Prune),
-    /// List GPU names and capabilities, and which CUDA releases compile for them
-    Gpus(commands::gpus::Gpus),
-    /// Say what the store takes up
-    Du(commands::du::Du),
-    /// Remove what was used least recently from the store
-    Gc(commands::gc::Gc),
-    /// Print the JSON schema of the stack file
-    Schema(commands::schema::SchemaCommand),
-    /// Print a completion script for a shell
-    Completions(commands::completions::Completions),
-}
-
-/// What commands take that read the stack.
+/// Arguments of the commands that read the stack.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct StackOptions {
     /// Set a variable of the stack

@@ -1,4 +1,4 @@
-//! One file for each command.
+//! The command line as typed; one file for each command.
 
 pub(crate) mod build;
 pub(crate) mod cache;
@@ -22,19 +22,71 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
 use kiln_engine::{BuildError, Output, Project, Workshop};
 use kiln_plan::event::Cancel;
 use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
 
-use crate::arguments::{Arguments, Command, Global, StackOptions};
+use crate::arguments::{Global, StackOptions};
 use crate::progress::Terminal;
 use crate::render::{Failure, plain};
 use crate::surroundings::{native_gpus, store_directory, surroundings};
 
 /// A command's result.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// From one stack file to verified, small, reproducible GPU images: wheels become layers without a container runtime.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build images
+    Build(build::Build),
+    /// Resolve bases and packages, and write `kiln.lock`
+    Lock(lock::LockCommand),
+    /// Say what a build would do, what is known already, and what it will cost; nothing is done
+    Plan(plan::Plan),
+    /// Say why images would be built again, or were
+    Explain(explain::Explain),
+    /// Copy an image from a registry to a layout, an archive or the Docker daemon
+    Pull(pull::Pull),
+    /// Push an image of an OCI layout to a registry
+    Push(push::Push),
+    /// Join what several machines pushed for their platforms, and move the tags
+    Index(index::IndexCommand),
+    /// Keep credentials for a registry
+    Login(login::Login),
+    /// Forget credentials for a registry
+    Logout(login::Logout),
+    /// Look after the results that machines share through a registry
+    Cache(cache::CacheCommand),
+    /// List what is in images, wheels, directories and libraries, GPU code included
+    Inspect(inspect::Inspect),
+    /// Prove that images, wheels and directories can run: their GPU code, and the libraries that they need
+    Verify(verify::Verify),
+    /// Cut GPU code that some GPUs do not need out of libraries and wheels
+    Prune(prune::Prune),
+    /// List GPU names and capabilities, and which CUDA releases compile for them
+    Gpus(gpus::Gpus),
+    /// Say what the store takes up
+    Du(du::Du),
+    /// Remove what was used least recently from the store
+    Gc(gc::Gc),
+    /// Print the JSON schema of the stack file
+    Schema(schema::SchemaCommand),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
 
 /// Runs a command.
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::Arguments;
+use crate::commands::Arguments;
 
 fn main() -> ExitCode {
     if let Some(status) = interpreter::answer(std::env::args_os().next()) {

@@ -3,8 +3,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Outcome, print};
-use crate::arguments::Arguments;
+use super::{Arguments, Outcome, print};
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
