@@ -42,6 +42,7 @@ fn facts(tar: &[u8]) {
         return;
     }
     let base = LockedBase {
+        layers: Some(1),
         name: "base".into(),
         platform: kiln_plan::platform::Platform::ALL[0],
         index: None,

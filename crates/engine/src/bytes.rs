@@ -1,8 +1,8 @@
 //! Bytes of layers, wherever they are: in the store, in the layout of a base, on a registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_oci::OciError;
 use kiln_oci::image::Image;
@@ -77,5 +77,81 @@ impl BlobSource for Blobs<'_> {
             Some(path) => path.display().to_string(),
             None => self.remote.get(digest).map_or_else(|| digest.to_string(), ToString::to_string),
         }
+    }
+}
+
+/// What is known of places that have bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    repositories: BTreeMap<Digest, Repository>,
+    layouts: Vec<Layout>,
+    /// Content that a record promised and nobody has.
+    lost: BTreeSet<Digest>,
+    /// The cache failed, and is left alone.
+    cache_failed: bool,
+}
+
+impl Places {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a repository has content.
+    pub(crate) fn found(&self, content: impl IntoIterator<Item = Digest>, place: &Repository) {
+        let mut state = self.state();
+        for digest in content {
+            state.repositories.entry(digest).or_insert_with(|| place.clone());
+        }
+    }
+
+    pub(crate) fn add_layout(&self, layout: Layout) {
+        self.state().layouts.push(layout);
+    }
+
+    pub(crate) fn layouts(&self) -> Vec<Layout> {
+        self.state().layouts.clone()
+    }
+
+    /// Returns the repositories that have content, as far as is known.
+    pub(crate) fn repositories(&self) -> BTreeMap<Digest, Repository> {
+        self.state().repositories.clone()
+    }
+
+    /// Returns a repository that has some content.
+    pub(crate) fn repository(&self, digest: &Digest) -> Option<Repository> {
+        self.state().repositories.get(digest).cloned()
+    }
+
+    /// Returns true if the content is in a layout, or in a repository as far as is known.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        let state = self.state();
+        state.repositories.contains_key(digest) || state.layouts.iter().any(|layout| layout.blob_path(digest).is_file())
+    }
+
+    /// Notes that content is not where it should be.
+    pub(crate) fn lose(&self, content: &[Digest]) {
+        let mut state = self.state();
+        for digest in content {
+            state.repositories.remove(digest);
+            state.lost.insert(*digest);
+        }
+    }
+
+    pub(crate) fn is_lost(&self, digest: &Digest) -> bool {
+        self.state().lost.contains(digest)
+    }
+
+    /// Notes that the cache failed; returns true if that is news.
+    pub(crate) fn cache_fails(&self) -> bool {
+        !std::mem::replace(&mut self.state().cache_failed, true)
+    }
+
+    pub(crate) fn cache_failed(&self) -> bool {
+        self.state().cache_failed
     }
 }

@@ -4,6 +4,7 @@
 //! Files are streamed through; only those that are looked into are kept meanwhile, in memory or, where they are large, in
 //! a file of the store.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +23,7 @@ use kiln_wheel::archive::FileReader;
 use kiln_wheel::install::Wheel;
 use serde::{Deserialize, Serialize};
 
-use crate::build::Built;
 use crate::error::{BuildError, Result};
-use crate::verify::visible;
 use crate::workshop::Workshop;
 
 /// Raised when the same layer would be told otherwise.
@@ -59,8 +58,8 @@ impl Workshop<'_> {
     }
 
     /// The GPU code of an image as far as its layers are on this machine, and how many of them are not.
-    pub fn gpu_code(&self, built: &Built, image: &Image) -> Result<(Vec<FileCode>, usize)> {
-        let blobs = Blobs { registries: None, ..self.blobs(&[built]) };
+    pub fn gpu_code(&self, image: &Image) -> Result<(Vec<FileCode>, usize)> {
+        let blobs = Blobs { registries: None, ..self.blobs() };
         let mut here = image.clone();
         let mut elsewhere = 0;
         for layer in std::mem::take(&mut here.layers) {
@@ -215,4 +214,22 @@ impl io::Write for Spool {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Files with GPU code that no layer above hides or replaces, by path.
+pub(crate) fn visible(contents: &[Contents]) -> Vec<FileCode> {
+    let mut files: BTreeMap<&str, &FileCode> = BTreeMap::new();
+    for layer in contents {
+        for node in &layer.nodes {
+            let path = node.path.as_str();
+            let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+            match &node.what {
+                What::Directory => drop(files.remove(path)),
+                What::Opaque => files.retain(|file, _| !below(file)),
+                _ => files.retain(|file, _| *file != path && !below(file)),
+            }
+        }
+        files.extend(layer.code.iter().map(|file| (file.path.as_str(), file)));
+    }
+    files.into_values().cloned().collect()
 }

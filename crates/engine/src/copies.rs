@@ -11,7 +11,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 use kiln_registry::{Moved, Publication, Upload};
 
-use crate::build::Built;
+use crate::built::Built;
 use crate::error::{BuildError, Result};
 use crate::output::Output;
 use crate::push::{Pushed, index_document};
@@ -46,7 +46,7 @@ impl Workshop<'_> {
                     let message = format!("`{reference}` has layers that its registry may not distribute");
                     return Err(BuildError::Project(message));
                 }
-                self.session.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
+                self.places.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
                 images.push(found.image);
             }
         }
@@ -56,7 +56,7 @@ impl Workshop<'_> {
         let tag = reference.tag.as_deref().or(reference.digest.is_none().then_some("latest"));
         pulled.references = tag.map(|tag| reference.repository.tag(tag).to_string()).into_iter().collect();
         for output in outputs {
-            self.output(output, std::slice::from_ref(&pulled), &[])?;
+            self.output(output, &[&pulled])?;
         }
         Ok(pulled)
     }
@@ -93,8 +93,8 @@ impl Workshop<'_> {
             let message = format!("{} has no image `{}`", path.display(), named.unwrap_or_default());
             return Err(BuildError::Project(message));
         }
-        let mut built = Built::of(named.unwrap_or("image"), images, self.store)?;
-        built.layouts.push(layout);
+        let built = Built::of(named.unwrap_or("image"), images, self.store)?;
+        self.places.add_layout(layout);
         let plain = |blobs: &Blobs<'_>, layer: &Layer| {
             let open = blobs.opener(&layer.digest, layer.size)?;
             Ok(Upload { digest: layer.digest, size: layer.size, mounts: Vec::new(), open })

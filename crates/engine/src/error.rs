@@ -1,5 +1,8 @@
 //! What can go wrong in a build, whose fault it is, and what to do.
 
+mod fetch;
+
+pub use fetch::FetchError;
 use kiln_oci::OciError;
 use kiln_plan::diagnostic::Diagnostics;
 use kiln_plan::digest::Digest;
@@ -7,8 +10,6 @@ use kiln_plan::event::Cancelled;
 use kiln_plan::lock::LockError;
 use kiln_registry::RegistryError;
 use kiln_store::StoreError;
-
-use crate::fetch::FetchError;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, BuildError>;
@@ -97,6 +98,12 @@ pub enum BuildError {
     /// Layers that a record promised are on no registry and in no store.
     #[error("layers are neither here nor where they were: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Lost(Vec<Digest>),
+    /// A step whose product is needed was not performed, and nothing failed.
+    #[error("`{0}` could not be made, and nothing says why")]
+    Unreachable(String),
+    /// Several steps failed.
+    #[error("{}", several(.0))]
+    Several(Vec<(Option<String>, BuildError)>),
     /// A program that is needed.
     #[error("the program `{program}` is needed {purpose}, and {problem}")]
     Program {
@@ -126,6 +133,17 @@ impl BuildError {
         Self::Step { what: what.into(), source: source.into() }
     }
 
+    /// Returns the error and what caused it, in one line.
+    pub(crate) fn reasons(&self) -> String {
+        let mut line = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            line.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        line
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         if self.is_disk_full() {
@@ -139,6 +157,8 @@ impl BuildError {
             Self::Registry(_) => Fault::Surroundings,
             Self::Step { .. } => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
+            Self::Unreachable(_) => Fault::Step,
+            Self::Several(failures) => failures.first().map_or(Fault::Step, |(_, error)| error.fault()),
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
             Self::Oci(_) => Fault::Step,
             Self::Store(_)
@@ -157,7 +177,7 @@ impl BuildError {
             return Some("free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller".into());
         }
         match self {
-            Self::Lock { source: LockError::Version(_), .. } => {
+            Self::Lock { source: LockError::Version(_) | LockError::Newer(_), .. } => {
                 Some("use the kiln that wrote it, or delete it and run `kiln lock`".into())
             }
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
@@ -188,6 +208,9 @@ impl BuildError {
 
     /// Returns true if damaged content of the store may be the cause.
     pub(crate) fn may_come_from_damage(&self) -> bool {
+        if let Self::Several(failures) = self {
+            return failures.iter().any(|(_, error)| error.may_come_from_damage());
+        }
         let elsewhere = match self {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Mistake { .. } | Self::Interrupted => {
                 true
@@ -289,6 +312,16 @@ impl From<Cancelled> for BuildError {
     fn from(_: Cancelled) -> Self {
         Self::Interrupted
     }
+}
+
+/// Lists failures, each with its reasons.
+fn several(failures: &[(Option<String>, BuildError)]) -> String {
+    let mut text = format!("{} steps failed", failures.len());
+    for (subject, error) in failures {
+        let subject = subject.as_deref().map(|subject| format!("{subject}: ")).unwrap_or_default();
+        text.push_str(&format!("\n{subject}{}", error.reasons()));
+    }
+    text
 }
 
 fn is_cancelled(error: &std::io::Error) -> bool {

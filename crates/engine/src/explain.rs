@@ -11,29 +11,35 @@ use kiln_plan::step::StepKey;
 use serde::{Deserialize, Serialize};
 
 use crate::bases;
+use crate::build::Build;
+use crate::driver::Driver;
 use crate::error::Result;
+use crate::graph::{ImageNodes, Images};
 use crate::project::Project;
-use crate::steps::{ImageSteps, Task};
+use crate::remote::CacheReader;
+use crate::step::Subject;
 
 /// What an image is made of, besides what it stands on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ingredients {
+pub(crate) struct LastImage {
+    /// The digest of its manifest, where it is known.
+    manifest: Option<Digest>,
     /// The base's manifest, by the base's name.
     base: BTreeMap<String, Digest>,
     /// Version and wheel, by the package's name.
     packages: BTreeMap<String, (String, Digest)>,
-    /// Keys of copied files, by `FROM to TO`.
-    copies: BTreeMap<String, String>,
-    /// Everything else that is said in the stack file, by its key there.
+    /// Copies with their keys.
+    copies: Vec<(Subject, StepKey)>,
+    /// Everything else that the stack file says, by its key there.
     settings: BTreeMap<String, String>,
 }
 
-/// What an image was when it was built last, and what had changed then.
+/// An image when it was built last, and what had changed then.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LastBuild {
-    pub(crate) ingredients: Ingredients,
-    /// Nothing where it was the first build.
-    pub(crate) changes: Option<Vec<Change>>,
+struct LastBuild {
+    image: LastImage,
+    /// `None` where it was the first build.
+    changes: Option<Vec<Change>>,
 }
 
 /// One thing of which an image is made that is not as it was.
@@ -43,6 +49,9 @@ pub struct Change {
     pub what: String,
     /// Which of them; empty for keys of the stack file.
     pub name: String,
+    /// The subject of the step that it concerns, where it concerns one.
+    #[serde(skip)]
+    pub(crate) subject: Option<Subject>,
     /// What it was; nothing if it is new.
     pub old: Option<String>,
     /// What it is; nothing if it is gone.
@@ -58,9 +67,9 @@ pub struct Explanation {
     pub image: String,
     /// For this platform.
     pub platform: Platform,
-    /// What changed since it was built last, here or, where it never was, by whoever pushed it; nothing if it never was.
+    /// Changes since it was built last, here or, where it never was, by whoever pushed it; `None` if it never was.
     pub changes: Option<Vec<Change>>,
-    /// What had changed when it was built last.
+    /// Changes of the last build.
     pub before: Option<Vec<Change>>,
 }
 
@@ -81,71 +90,98 @@ impl fmt::Display for Change {
 }
 
 impl Project<'_> {
-    /// Why images would be built again: those that are named, each after what it stands on.
+    /// Explains images: those that are named, each after what it stands on.
     pub fn explain(&self, names: &[String], lock: &Lock) -> Result<Vec<Explanation>> {
-        let all = self.all_steps(&self.chosen(names)?, lock)?;
+        let images = Images::new(self, &self.chosen(names)?, lock)?;
+        let remote = CacheReader::new(self);
+        let driver = Driver::new(&images.graph, &self.workshop, &remote);
+        let build = Build { images: &images, driver: &driver, remote: &remote };
+        driver.settle(images.images.iter().map(|node| node.image.id()))?;
         let mut explanations = Vec::new();
-        for steps in &all {
-            let (changes, before) = self.changes_since(steps, lock)?;
-            explanations.push(Explanation {
-                image: steps.image.name.clone(),
-                platform: steps.platform,
-                changes,
-                before,
-            });
+        for node in &images.images {
+            let Some(image) = self.stack.image(&node.name) else { continue };
+            explanations.push(self.explain_image(&build, image, node, lock)?);
         }
         Ok(explanations)
     }
 
-    /// What changed since an image was built last, and what had changed then; nothing where it never was.
-    #[expect(clippy::type_complexity, reason = "two lists, both of which may be missing")]
-    pub(crate) fn changes_since(
+    /// Explains an image.
+    pub(crate) fn explain_image(
         &self,
-        steps: &ImageSteps<'_>,
+        build: &Build<'_>,
+        image: &stack::Image,
+        node: &ImageNodes,
         lock: &Lock,
-    ) -> Result<(Option<Vec<Change>>, Option<Vec<Change>>)> {
-        let Some((last, _)) = self.last_build(steps.image, steps.platform)? else { return Ok((None, None)) };
-        let now = self.ingredients(steps, lock);
-        Ok((Some(self.changes(&last.ingredients, &now, steps.image, steps.platform)), last.changes))
-    }
-
-    /// What an image was when it was built last on this machine or, where it never was, when it was pushed last; whether
-    /// it was here.
-    pub(crate) fn last_build(&self, image: &stack::Image, platform: Platform) -> Result<Option<(LastBuild, bool)>> {
-        if let Some(last) = self.store.recall(&self.local_key(image, platform))? {
-            return Ok(Some((last, true)));
+    ) -> Result<Explanation> {
+        let mut explanation =
+            Explanation { image: image.name.clone(), platform: node.platform, changes: None, before: None };
+        if let Some((last, _)) = self.last_build(build, image, node.platform)? {
+            let now = self.last_image(build, image, node, lock);
+            explanation.changes = Some(self.changes(&last.image, &now, image, node.platform));
+            explanation.before = last.changes;
         }
-        let pushed: Option<Ingredients> = self.recall_remote(&[self.ingredients_key(image, platform)])?.pop().flatten();
-        Ok(pushed.map(|ingredients| (LastBuild { ingredients, changes: None }, false)))
+        Ok(explanation)
     }
 
-    /// Remembers what an image is made of now.
-    pub(crate) fn remember_build(
+    /// Returns the last build of an image on this machine or, where it was never built, what was pushed last; true if it was
+    /// here.
+    fn last_build(
         &self,
+        build: &Build<'_>,
         image: &stack::Image,
         platform: Platform,
-        ingredients: Ingredients,
-    ) -> Result<()> {
-        let changes = match self.last_build(image, platform)? {
-            Some((last, true)) if last.ingredients == ingredients => return Ok(()),
-            Some((last, _)) => Some(self.changes(&last.ingredients, &ingredients, image, platform)),
-            None => None,
-        };
-        Ok(self.store.remember(&self.local_key(image, platform), &LastBuild { ingredients, changes })?)
+    ) -> Result<Option<(LastBuild, bool)>> {
+        if let Some(last) = self.workshop.store.recall(&self.local_key(image, platform))? {
+            return Ok(Some((last, true)));
+        }
+        let pushed: Option<LastImage> = build.remote.value(self.pushed_key(image, platform))?;
+        Ok(pushed.map(|image| (LastBuild { image, changes: None }, false)))
     }
 
-    pub(crate) fn ingredients(&self, steps: &ImageSteps<'_>, lock: &Lock) -> Ingredients {
-        let (image, platform) = (steps.image, steps.platform);
-        let base = bases::name(&image.from).and_then(|name| lock.base(&name, platform));
-        let packages = lock.image(&image.name, platform).map_or(&[][..], |locked| &locked.packages);
-        let copies = steps.steps.iter().filter(|step| matches!(step.task, Task::Copy(_)));
-        Ingredients {
+    /// Records what an image is made of now; returns true if it is what it was.
+    pub(crate) fn remember_last(
+        &self,
+        build: &Build<'_>,
+        image: &stack::Image,
+        node: &ImageNodes,
+        lock: &Lock,
+    ) -> Result<bool> {
+        let now = self.last_image(build, image, node, lock);
+        let (same, changes) = match self.last_build(build, image, node.platform)? {
+            Some((last, true)) if last.image == now => return Ok(true),
+            Some((last, _)) => {
+                let same = last.image.manifest == now.manifest;
+                (same, Some(self.changes(&last.image, &now, image, node.platform)))
+            }
+            None => (false, None),
+        };
+        let last = LastBuild { image: now, changes };
+        self.workshop.store.remember(&self.local_key(image, node.platform), &last)?;
+        Ok(same)
+    }
+
+    pub(crate) fn last_image(
+        &self,
+        build: &Build<'_>,
+        image: &stack::Image,
+        node: &ImageNodes,
+        lock: &Lock,
+    ) -> LastImage {
+        let base = bases::name(&image.from).and_then(|name| lock.base(&name, node.platform));
+        let packages = lock.image(&image.name, node.platform).map_or(&[][..], |locked| &locked.packages);
+        let copies = node.layers.iter().filter_map(|layer| {
+            let subject = build.images.graph.entry(layer.node.id()).step.subject();
+            let key = build.driver.key(layer.node.id())?;
+            matches!(subject, Subject::Copy { .. }).then_some((subject, key))
+        });
+        LastImage {
+            manifest: build.driver.known(node.image).map(|image| image.manifest),
             base: base.map(|base| (base.name.clone(), base.manifest)).into_iter().collect(),
             packages: packages
                 .iter()
                 .map(|package| (package.name.clone(), (package.version.clone(), package.wheel)))
                 .collect(),
-            copies: copies.map(|step| (step.name.trim_start_matches("copy ").to_owned(), step.key.hex())).collect(),
+            copies: copies.collect(),
             settings: self.settings(image),
         }
     }
@@ -189,14 +225,8 @@ impl Project<'_> {
         settings
     }
 
-    /// What is not as it was, with the lines that say so.
-    pub(crate) fn changes(
-        &self,
-        old: &Ingredients,
-        new: &Ingredients,
-        image: &stack::Image,
-        platform: Platform,
-    ) -> Vec<Change> {
+    /// Returns what is not as it was, with the lines that say so.
+    fn changes(&self, old: &LastImage, new: &LastImage, image: &stack::Image, platform: Platform) -> Vec<Change> {
         let lock = fs_err::read_to_string(self.lock_path()).unwrap_or_default();
         let stack = fs_err::read_to_string(&self.file).unwrap_or_default();
         let file = self.file.file_name().map_or_else(|| "kiln.toml".into(), |name| name.to_string_lossy().into_owned());
@@ -208,7 +238,8 @@ impl Project<'_> {
         compare(&old.base, &new.base, |name, old, new| {
             let place = in_stack(&["images", image, "from"]);
             let short = |digest: Option<&Digest>| digest.map(Digest::short);
-            changes.push(Change { what: "base".into(), name: name.into(), old: short(old), new: short(new), place });
+            let (old, new) = (short(old), short(new));
+            changes.push(Change { what: "base".into(), name: name.clone(), subject: None, old, new, place });
         });
         compare(&old.packages, &new.packages, |name, old, new| {
             let same_version = old.map(|old| &old.0) == new.map(|new| &new.0);
@@ -218,16 +249,21 @@ impl Project<'_> {
                     false => version.clone(),
                 })
             };
-            let place = in_lock(name);
-            changes.push(Change { what: "packages".into(), name: name.into(), old: show(old), new: show(new), place });
+            let (old, new, place) = (show(old), show(new), in_lock(name));
+            changes.push(Change { what: "packages".into(), name: name.clone(), subject: None, old, new, place });
         });
-        compare(&old.copies, &new.copies, |name, old, new| {
+        let copies = |image: &LastImage| image.copies.iter().cloned().collect::<BTreeMap<_, _>>();
+        compare(&copies(old), &copies(new), |subject, old, new| {
             let place = in_stack(&["images", image, "copy"]);
-            let (said_old, said_new) = match (old, new) {
+            let (old, new) = match (old, new) {
                 (Some(_), Some(_)) => (None, None),
                 (old, new) => (old.map(|_| "files".to_owned()), new.map(|_| "files".to_owned())),
             };
-            changes.push(Change { what: "copy".into(), name: name.into(), old: said_old, new: said_new, place });
+            let name = match subject {
+                Subject::Copy { from, to } => format!("{from} to {to}"),
+                other => other.to_string(),
+            };
+            changes.push(Change { what: "copy".into(), name, subject: Some(subject.clone()), old, new, place });
         });
         compare(&old.settings, &new.settings, |key, old, new| {
             let mut path = vec!["images", image];
@@ -238,23 +274,23 @@ impl Project<'_> {
             }
             let place = in_stack(&path);
             let (old, new) = (old.cloned(), new.cloned());
-            changes.push(Change { what: key.into(), name: String::new(), old, new, place });
+            changes.push(Change { what: key.clone(), name: String::new(), subject: None, old, new, place });
         });
         changes
     }
 
     fn local_key(&self, image: &stack::Image, platform: Platform) -> StepKey {
-        StepKey::of("last build", 1)
+        StepKey::of("last build", 2)
             .text("stack", &self.file.display().to_string())
             .text("image", &image.name)
             .text("platform", &platform.to_string())
             .finish()
     }
 
-    /// The key under which machines tell one another what an image was when it was pushed.
-    pub(crate) fn ingredients_key(&self, image: &stack::Image, platform: Platform) -> StepKey {
+    /// Returns the key under which machines tell one another what an image was when it was pushed.
+    pub(crate) fn pushed_key(&self, image: &stack::Image, platform: Platform) -> StepKey {
         let repository = image.repository.as_ref().map(ToString::to_string);
-        StepKey::of("last push", 1)
+        StepKey::of("last push", 2)
             .option("repository", repository.as_deref())
             .text("stack", &self.stack.name)
             .text("image", &image.name)
@@ -271,12 +307,12 @@ fn user(user: &User) -> String {
 }
 
 /// Calls for every key whose values differ.
-fn compare<'m, V: PartialEq>(
-    old: &'m BTreeMap<String, V>,
-    new: &'m BTreeMap<String, V>,
-    mut differs: impl FnMut(&str, Option<&'m V>, Option<&'m V>),
+fn compare<'m, K: Ord, V: PartialEq>(
+    old: &'m BTreeMap<K, V>,
+    new: &'m BTreeMap<K, V>,
+    mut differs: impl FnMut(&K, Option<&'m V>, Option<&'m V>),
 ) {
-    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let keys: BTreeSet<&K> = old.keys().chain(new.keys()).collect();
     for key in keys {
         let (was, is) = (old.get(key), new.get(key));
         if was != is {

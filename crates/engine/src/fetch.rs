@@ -3,8 +3,8 @@
 mod netrc;
 
 use std::io::Write;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
@@ -19,108 +19,12 @@ use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE, TRANSFER_ENCODING};
 use reqwest::{Client, Response, StatusCode, Version};
 use url::Url;
 
+use crate::error::FetchError;
+
 /// Bytes that something of unknown size may have.
 const LARGEST: u64 = 64 << 30;
 /// Time between two looks at a download of another process.
 const POLL: Duration = Duration::from_millis(50);
-
-/// Why something could not be downloaded.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The server cannot be reached, or breaks off.
-    #[error("`{file}` could not be downloaded from {host}: {problem}")]
-    Network {
-        /// What was wanted.
-        file: String,
-        /// From where; never with credentials.
-        host: String,
-        /// What happened last.
-        problem: String,
-        /// Bytes that have arrived and are kept.
-        kept: u64,
-    },
-    /// The server says no.
-    #[error("`{file}` could not be downloaded: {host} answered {status}")]
-    Refused {
-        /// What was wanted.
-        file: String,
-        /// By whom.
-        host: String,
-        /// With which status.
-        status: u16,
-    },
-    /// The server redirects to where the request may not go.
-    #[error("`{file}` could not be downloaded: {host} redirects to {to}, {problem}")]
-    Diverted {
-        /// The wanted file.
-        file: String,
-        /// The server.
-        host: String,
-        /// Scheme, host and port of the address.
-        to: String,
-        /// A clause: the rule that forbids it.
-        problem: &'static str,
-    },
-    /// The server has other content.
-    #[error("`{file}` from {host} is not what the lock says: {expected} was expected, and it has {found}")]
-    Content {
-        /// What was wanted.
-        file: String,
-        /// From where.
-        host: String,
-        /// The digest in the lock.
-        expected: Digest,
-        /// The digest of what came.
-        found: Digest,
-    },
-    /// The server sends a complete answer of another size.
-    #[error("`{file}` from {host} is not what the lock says: {answer} came, and {} was expected", size::format(*expected))]
-    OtherSize {
-        /// What was wanted.
-        file: String,
-        /// From where.
-        host: String,
-        /// The size and the media type of what came: `26 B of text/html`.
-        answer: String,
-        /// The size in the lock, in bytes.
-        expected: u64,
-    },
-    /// The network may not be used.
-    #[error("`{0}` is not in the store, and `--offline` forbids to download it")]
-    Offline(String),
-    /// The lock does not say where it is.
-    #[error("`{0}` is not in the store, and the lock knows no place to get it from")]
-    Nowhere(String),
-}
-
-impl FetchError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Network { kept: 0, .. } => "check the network, or run the command again later".into(),
-            Self::Network { kept, .. } => {
-                format!("{} are kept: run the command again and the download goes on from there", size::format(*kept))
-            }
-            Self::Refused { status: 401 | 403, host, .. } => {
-                format!("give credentials for {host} in `~/.netrc`, or in the index URL")
-            }
-            Self::Diverted { to, .. } if !to.starts_with("http:") => return None,
-            Self::Diverted { .. } => "the index must name the file at an `https:` address".into(),
-            Self::Refused { .. } => "the index may have withdrawn the file: `kiln lock --upgrade` chooses anew".into(),
-            Self::Content { .. } => {
-                "somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`".into()
-            }
-            Self::OtherSize { host, .. } => format!(
-                "a proxy, a login page, or a replaced file: open the address in a browser, and give credentials for \
-                 {host} in `~/.netrc` if it asks for them"
-            ),
-            Self::Offline(_) => "run once without `--offline`".into(),
-            Self::Nowhere(_) => {
-                "put the wheel into a directory of `[index] find-links`, or run `kiln lock --upgrade`".into()
-            }
-        })
-    }
-}
 
 /// Something to be downloaded.
 #[derive(Debug, Clone)]
@@ -314,6 +218,63 @@ impl Fetcher {
         let response = redirect::send(&self.client, request.build().ok()?, Reach::Anywhere, false).await.ok()?;
         let response = response.error_for_status().ok()?;
         response.headers().get(reqwest::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+}
+
+/// A client with threads of its own, for callers that wait.
+pub(crate) struct Network {
+    fetcher: Fetcher,
+    runtime: tokio::runtime::Runtime,
+    usage: Mutex<Use>,
+}
+
+/// Downloads of a command: those under way, and what they took together.
+#[derive(Debug, Default)]
+struct Use {
+    under_way: usize,
+    since: Option<Instant>,
+    busy: Duration,
+    bytes: u64,
+}
+
+impl Network {
+    pub(crate) fn new(netrc: Netrc) -> Result<Self, crate::error::BuildError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        Ok(Self { fetcher: Fetcher::new(netrc)?, runtime, usage: Mutex::default() })
+    }
+
+    fn lock_usage(&self) -> MutexGuard<'_, Use> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the bytes that were downloaded, and the seconds in which anything was.
+    pub(crate) fn downloaded(&self) -> (u64, f64) {
+        let usage = self.lock_usage();
+        (usage.bytes, usage.busy.as_secs_f64())
+    }
+
+    /// Downloads one thing into the store.
+    pub(crate) fn fetch(
+        &self,
+        store: &Store,
+        wanted: &Wanted,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<(), crate::error::BuildError> {
+        let mut usage = self.lock_usage();
+        usage.under_way += 1;
+        usage.since.get_or_insert_with(Instant::now);
+        drop(usage);
+        let done = self.runtime.block_on(self.fetcher.fetch(store, wanted, reporter, cancel));
+        let mut usage = self.lock_usage();
+        usage.under_way -= 1;
+        usage.bytes += wanted.size.filter(|_| done.is_ok()).unwrap_or(0);
+        if usage.under_way == 0
+            && let Some(since) = usage.since.take()
+        {
+            usage.busy += since.elapsed();
+        }
+        done
     }
 }
 

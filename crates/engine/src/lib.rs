@@ -1,52 +1,69 @@
-//! Executes a stack: locks it, fetches and splices what is missing, composes images and writes them out.
+//! Executes a stack: locks it, builds the graph of its steps, performs those that no record knows, and delivers images.
+//!
+//! A step is a value, and one file in `steps/`. Its key names the products that it reads. The driver finds out which
+//! products are known, performs the rest, and writes the records.
 
-mod agreement;
 mod bases;
+mod bootstrap;
 mod build;
+mod built;
 mod bytes;
-mod compose;
+mod cache;
 mod contents;
+mod context;
 mod copies;
-mod copy;
+mod deliver;
+mod documents;
+mod driver;
 mod error;
-mod execute;
 mod explain;
 mod fetch;
+mod forms;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod graph;
 mod history;
+mod installed;
+mod lanes;
 mod locking;
 mod mend;
+mod node;
 mod output;
-mod overlaps;
-mod planning;
+mod owners;
+mod plan;
+mod product;
 mod project;
 mod prune;
-mod pruned;
 mod push;
+mod records;
 mod remote;
-mod session;
+mod shelf;
 mod signing;
+mod snapshot;
+mod step;
 mod steps;
+mod time;
+mod tools;
 mod users;
 mod verify;
 mod workshop;
 
-pub use bases::{Base, name as base_name};
-pub use build::Built;
+pub use bases::name as base_name;
+pub use built::Built;
 pub use bytes::Blobs;
+pub use cache::{CacheEntry, CacheVerdict, Pruned, Shared, Truth};
 pub use contents::{Contents, FileCode};
-pub use error::{BuildError, Fault, Result};
+pub use deliver::{Delivered, Delivery};
+pub use error::{BuildError, Fault, FetchError, Result};
 pub use explain::{Change, Explanation};
-pub use fetch::{FetchError, Netrc};
+pub use fetch::Netrc;
 pub use locking::Upgrade;
 pub use output::Output;
-pub use planning::{ImagePlan, Needs, State, StepPlan};
+pub use plan::{ImagePlan, Needs, State, StepPlan};
 pub use project::Project;
-pub use prune::{FilePruner, PrunedFile, WheelPruner};
-pub use push::{Delivered, Pushed};
-pub use remote::{CacheEntry, CacheVerdict, Pruned, Shared};
+pub use prune::{FilePruner, KeptCode, PrunedFile, WheelPruner};
+pub use push::Pushed;
 pub use signing::{InvalidSecret, Signer};
-pub use steps::{ImageSteps, Step, Task};
+pub use step::Subject;
 pub use verify::{LinkFinding, Verification, VerifiedCode};
 pub use workshop::{Surroundings, Workshop};

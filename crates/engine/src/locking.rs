@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
@@ -12,10 +11,11 @@ use kiln_plan::torch_family;
 use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
 
-use crate::bases;
+use crate::bases as names;
 use crate::error::{BuildError, Result};
 use crate::project::Project;
 
+mod bases;
 mod files;
 mod listed;
 mod question;
@@ -57,11 +57,15 @@ impl Project<'_> {
             return Err(BuildError::LockOutdated("there is no `kiln.lock`".into()));
         }
         let old = old.unwrap_or_default();
+        if frozen && old.version != 0 && old.version < lock::VERSION {
+            let message = format!("it has format version {}, and this kiln writes {}", old.version, lock::VERSION);
+            return Err(BuildError::LockOutdated(message));
+        }
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
         for &platform in &self.stack.target.platforms {
             for image in &self.stack.images {
-                self.cancel.check()?;
+                self.workshop.cancel.check()?;
                 self.lock_one(image, platform, &old, &mut new, upgrade, frozen)?;
             }
         }
@@ -81,11 +85,11 @@ impl Project<'_> {
         if !old.native_gpus.is_empty() && *upgrade == Upgrade::Nothing {
             return Ok(old.native_gpus.clone());
         }
-        if self.surroundings.native_gpus.is_empty() {
+        if self.workshop.surroundings.native_gpus.is_empty() {
             let message = "`gpus = [\"native\"]`, and this machine has no NVIDIA GPU that its driver tells of";
             return Err(BuildError::Project(format!("{message}: name the GPUs instead")));
         }
-        Ok(self.surroundings.native_gpus.clone())
+        Ok(self.workshop.surroundings.native_gpus.clone())
     }
 
     fn lock_one(
@@ -97,7 +101,7 @@ impl Project<'_> {
         upgrade: &Upgrade,
         frozen: bool,
     ) -> Result<()> {
-        if let Some(name) = bases::name(&image.from)
+        if let Some(name) = names::name(&image.from)
             && new.base(&name, platform).is_none()
         {
             let locked = old.base(&name, platform);
@@ -326,20 +330,4 @@ fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, ne
         }
     }
     new.images.extend(kept);
-}
-
-/// The interpreter of a base for a Python version, or an error that says which there are.
-pub(crate) fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) -> Result<&'f Interpreter> {
-    if let Some(found) = facts.interpreters.iter().find(|found| found.minor_version() == python) {
-        return Ok(found);
-    }
-    let have: Vec<String> =
-        facts.interpreters.iter().map(|found| format!("{} ({})", found.path, found.version)).collect();
-    let have = if have.is_empty() { "no Python at all".to_owned() } else { have.join(", ") };
-    Err(BuildError::Mistake {
-        message: format!("the base `{base}` has no interpreter for Python {python}: it has {have}"),
-        hint: "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's), or set \
-               `target.python`"
-            .into(),
-    })
 }

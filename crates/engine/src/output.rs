@@ -13,7 +13,7 @@ use kiln_oci::layout::{REF_NAME, write_layout};
 use kiln_plan::stack;
 use kiln_store::AtomicFile;
 
-use crate::build::{Built, manifest_descriptor};
+use crate::built::{Built, manifest_descriptor};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
 use crate::workshop::Workshop;
@@ -61,18 +61,16 @@ impl Project<'_> {
 }
 
 impl Workshop<'_> {
-    /// Writes images out. `named` are those that the command asked for; without names, all.
-    pub fn output(&self, output: &Output, built: &[Built], named: &[String]) -> Result<()> {
-        let wanted: Vec<&Built> =
-            built.iter().filter(|built| named.is_empty() || named.contains(&built.name)).collect();
+    /// Writes images out.
+    pub fn output(&self, output: &Output, wanted: &[&Built]) -> Result<()> {
         match output {
-            Output::Layout(path) => self.write_to_layout(path, &wanted),
+            Output::Layout(path) => self.write_to_layout(path, wanted),
             Output::DockerArchive(path) => {
-                let (built, image) = one(&wanted, &format!("docker-archive:{}", path.display()))?;
+                let (built, image) = one(wanted, &format!("docker-archive:{}", path.display()))?;
                 self.archive(path, built, image)
             }
             Output::Docker => {
-                for built in &wanted {
+                for built in wanted {
                     let (built, image) = one(&[built], "--load")?;
                     self.load(built, image)?;
                 }
@@ -100,21 +98,13 @@ impl Workshop<'_> {
         }
         let bytes = images.iter().flat_map(|image| &image.layers).map(|layer| layer.size).sum();
         let work = self.work("write", format!("oci:{}", path.display()), Some(bytes));
-        let blobs = self.blobs(wanted);
+        let blobs = self.blobs();
         check_bytes(&blobs, wanted)?;
         Ok(write_layout(path, &blobs, &images, &documents, entries, &work)?)
     }
 
-    /// Where the bytes of images are.
-    pub(crate) fn blobs(&self, wanted: &[&Built]) -> Blobs<'_> {
-        let layouts = wanted.iter().flat_map(|built| built.layouts.iter().cloned()).collect();
-        let remote = self.session.places();
-        let registries = if remote.is_empty() { None } else { self.registries().ok().cloned() };
-        Blobs { store: self.store, layouts, remote, registries }
-    }
-
     fn archive(&self, path: &Path, built: &Built, image: &Image) -> Result<()> {
-        let blobs = self.blobs(&[built]);
+        let blobs = self.blobs();
         check_bytes(&blobs, &[built])?;
         let mut file = AtomicFile::create(path)?;
         let out = std::io::BufWriter::with_capacity(1 << 20, &mut file);
@@ -132,7 +122,7 @@ impl Workshop<'_> {
             hint: "is the daemon running, and may you use it? `docker info` says".into(),
         };
         let program = self.find_program("docker").ok_or_else(|| problem("is not on PATH".into()))?;
-        let blobs = self.blobs(&[built]);
+        let blobs = self.blobs();
         check_bytes(&blobs, &[built])?;
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("load", &built.name, Some(bytes));

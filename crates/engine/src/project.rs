@@ -1,8 +1,8 @@
 //! A stack in its directory.
 
-use std::ops::Deref;
 use std::path::PathBuf;
 
+use kiln_plan::gpu::Capability;
 use kiln_plan::lock::Lock;
 use kiln_plan::stack::Stack;
 use kiln_store::AtomicFile;
@@ -20,14 +20,6 @@ pub struct Project<'a> {
     pub stack: Stack,
     /// What it is built with.
     pub workshop: Workshop<'a>,
-}
-
-impl<'a> Deref for Project<'a> {
-    type Target = Workshop<'a>;
-
-    fn deref(&self) -> &Workshop<'a> {
-        &self.workshop
-    }
 }
 
 impl Project<'_> {
@@ -54,7 +46,7 @@ impl Project<'_> {
             return Ok(());
         }
         // What the lock names is on the disk before it.
-        self.store.sync()?;
+        self.workshop.store.sync()?;
         Ok(AtomicFile::write(&path, text.as_bytes())?)
     }
 
@@ -67,5 +59,15 @@ impl Project<'_> {
             return Ok(path);
         }
         Err(BuildError::Project(format!("`{relative}` leads out of the project by a symbolic link")))
+    }
+
+    /// Returns the capabilities of the target's GPUs, ascending.
+    pub fn gpus(&self, lock: &Lock) -> Vec<Capability> {
+        let native = lock.native_gpus.iter().filter_map(|text| text.parse().ok());
+        let named = self.stack.target.gpus.iter().map(|architecture| architecture.capability);
+        let mut gpus: Vec<Capability> = named.chain(native).collect();
+        gpus.sort_unstable();
+        gpus.dedup();
+        gpus
     }
 }

@@ -8,14 +8,14 @@
 
 mod files;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use files::{FilePruner, PrunedFile};
-use kiln_fatbin::{Outcome, Rewrite, Selection, check, prune};
+use kiln_fatbin::{Kind, Outcome, Rewrite, Selection, check, prune};
 use kiln_inflate::{Blocks, Kept, Replacement};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
@@ -174,9 +174,25 @@ impl PrunedWheel {
         AtHand(libraries.map(|(path, library)| (path, Arc::new(library) as Arc<_>)).collect())
     }
 
+    /// Returns the GPU code that stayed in the libraries that were cut.
+    pub fn kept(&self) -> KeptCode {
+        let mut kept = KeptCode::default();
+        for rewrite in self.libraries.values().filter_map(Library::rewrite) {
+            for code in rewrite.code.iter().filter(|code| code.after > 0) {
+                let Some(architecture) = code.architecture else { continue };
+                match code.kind {
+                    Kind::Ptx => drop(kept.ptx.insert(architecture.capability.number())),
+                    Kind::Cubin => drop(kept.cubins.insert(architecture.capability.number())),
+                    _ => {}
+                }
+            }
+        }
+        kept
+    }
+
     /// The file name of the new wheel.
-    pub fn file_name(&self, old: &str, selection: &Selection) -> String {
-        self.name.retagged(old, &tag(selection))
+    pub fn file_name(&self, old: &str) -> String {
+        self.name.retagged(old, &self.kept().tag())
     }
 
     /// Writes the new wheel.
@@ -187,37 +203,43 @@ impl PrunedWheel {
             let replacement = Replacement { content: library, size: rewrite.after, kept, blocks: &library.blocks };
             Some((path.clone(), replacement))
         });
-        let note = ("Kiln-Pruned", &*description(pruner.selection));
+        let kept = self.kept();
+        let note = ("Kiln-Pruned", &*kept.to_string());
         let advance = |bytes: u64| pruner.work.advance(bytes).map_err(io::Error::from);
-        let (replaced, tag) = (replaced.collect(), tag(pruner.selection));
+        let (replaced, tag) = (replaced.collect(), kept.tag());
         let repack = Repack { replaced: &replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
         let failed = |error| BuildError::step(format!("the pruned `{}` cannot be written", self.name), Box::new(error));
         repack.write(&self.wheel, out).map_err(failed)
     }
 }
 
-/// What follows the number of a build tag: `kiln90`, `kiln80_90`.
-fn tag(selection: &Selection) -> String {
-    let numbers: Vec<String> = selection.gpus.iter().map(|gpu| gpu.number().to_string()).collect();
-    let mut tag = format!("kiln{}", numbers.join("_"));
-    if selection.keep_ptx {
-        tag.push_str("_ptx");
-    }
-    if selection.drop_relocatable {
-        tag.push_str("_norel");
-    }
-    tag
+/// The GPU code that stayed. It names what the wheel holds, so that two selections with the same result give one wheel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeptCode {
+    /// Numbers of architectures with machine code.
+    cubins: BTreeSet<u32>,
+    /// Numbers of architectures with PTX.
+    ptx: BTreeSet<u32>,
 }
 
-/// What was kept, for people.
-fn description(selection: &Selection) -> String {
-    let gpus: Vec<String> = selection.gpus.iter().map(|gpu| format!("sm_{}", gpu.number())).collect();
-    let mut text = gpus.join(", ");
-    if selection.keep_ptx {
-        text.push_str("; all PTX kept");
+impl KeptCode {
+    /// Returns what follows the number of a build tag: `kiln90`, `kiln80_90_ptx90`.
+    fn tag(&self) -> String {
+        let join = |numbers: &BTreeSet<u32>| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join("_");
+        match (self.cubins.is_empty(), self.ptx.is_empty()) {
+            (false, true) => format!("kiln{}", join(&self.cubins)),
+            (false, false) => format!("kiln{}_ptx{}", join(&self.cubins), join(&self.ptx)),
+            (true, false) => format!("kiln_ptx{}", join(&self.ptx)),
+            (true, true) => "kiln_none".into(),
+        }
     }
-    if selection.drop_relocatable {
-        text.push_str("; relocatable code dropped");
+}
+
+impl std::fmt::Display for KeptCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cubins = self.cubins.iter().map(|number| format!("sm_{number}"));
+        let all: Vec<String> = cubins.chain(self.ptx.iter().map(|number| format!("compute_{number}"))).collect();
+        f.write_str(if all.is_empty() { "none" } else { "" })?;
+        f.write_str(&all.join(", "))
     }
-    text
 }

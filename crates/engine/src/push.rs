@@ -13,11 +13,9 @@ use kiln_plan::stack;
 use kiln_plan::step::StepKey;
 use kiln_registry::{Document, Moved, Publication, Upload};
 
-use crate::build::Built;
+use crate::built::Built;
 use crate::error::{BuildError, Result};
-use crate::output::Output;
 use crate::project::Project;
-use crate::remote::Shared;
 use crate::workshop::Workshop;
 
 /// Hexadecimal digits of an index's digest that are always a tag.
@@ -46,66 +44,7 @@ pub struct Pushed {
     pub there: u64,
 }
 
-/// What came of a build.
-#[derive(Debug, Clone)]
-pub struct Delivered {
-    /// The images.
-    pub built: Vec<Built>,
-    /// Those that were pushed.
-    pub pushed: Vec<Pushed>,
-    /// What was shared with other machines.
-    pub shared: Shared,
-}
-
 impl Project<'_> {
-    /// Builds images, writes them out, and pushes them. Layers that the cache promised and does not have are made.
-    pub fn deliver(&self, names: &[String], lock: &Lock, outputs: &[Output], push: bool) -> Result<Delivered> {
-        let error = match self.deliver_once(names, lock, outputs, push) {
-            Ok(delivered) => return Ok(delivered),
-            Err(error) => error,
-        };
-        let lost = match &error {
-            BuildError::Lost(layers) => layers.clone(),
-            error if error.is_not_found() => self.lost_layers()?,
-            _ => Vec::new(),
-        };
-        if lost.is_empty() {
-            return Err(error);
-        }
-        self.warn("layers are not there any more where the cache said: they are made again");
-        self.session.lose(&lost);
-        self.deliver_once(names, lock, outputs, push)
-    }
-
-    fn deliver_once(&self, names: &[String], lock: &Lock, outputs: &[Output], push: bool) -> Result<Delivered> {
-        let built = self.build(names, lock)?;
-        for output in outputs {
-            self.output(output, &built, names)?;
-        }
-        let pushed = if push { self.push(&built, names)? } else { Vec::new() };
-        let shared = if push { self.share(&built, names, lock)? } else { Shared::default() };
-        Ok(Delivered { built, pushed, shared })
-    }
-
-    /// Layers that are neither here nor where they were said to be.
-    fn lost_layers(&self) -> Result<Vec<Digest>> {
-        let mut lost = Vec::new();
-        let places = self.session.places();
-        let repositories: BTreeSet<&Repository> = places.values().collect();
-        for repository in repositories {
-            let there = places.iter().filter(|(layer, place)| *place == repository && !self.store.has(layer));
-            let layers: Vec<Digest> = there.map(|(layer, _)| *layer).collect();
-            lost.extend(self.registries()?.missing_blobs(repository, &layers)?);
-        }
-        Ok(lost)
-    }
-
-    /// Pushes images. `named` are those that the command asked for; without names, all.
-    pub fn push(&self, built: &[Built], named: &[String]) -> Result<Vec<Pushed>> {
-        let wanted = built.iter().filter(|built| named.is_empty() || named.contains(&built.name));
-        wanted.map(|built| self.push_one(built)).collect()
-    }
-
     /// Where an image goes.
     pub fn repository(&self, image: &stack::Image) -> Result<Repository> {
         image.repository.clone().ok_or_else(|| BuildError::Mistake {
@@ -115,21 +54,21 @@ impl Project<'_> {
         })
     }
 
-    fn push_one(&self, built: &Built) -> Result<Pushed> {
+    /// Pushes an image to its registry.
+    pub(crate) fn push_one(&self, built: &Built) -> Result<Pushed> {
         let unknown = || BuildError::Project(format!("the stack has no image `{}`", built.name));
         let image = self.stack.image(&built.name).ok_or_else(unknown)?;
         let to = self.repository(image)?;
         let partial = self.stack.target.partial;
         let publication = Publication {
-            blobs: self
-                .uploads(built, |blobs, layer| self.upload(blobs, layer.digest, layer.size, Some(image), &to))?,
-            manifests: self.manifests(built)?,
+            blobs: self.workshop.uploads(built, |_, layer| self.upload(layer.digest, layer.size, Some(image), &to))?,
+            manifests: self.workshop.manifests(built)?,
             index: index_document(built),
             tags: if partial { Vec::new() } else { tags(built, image) },
         };
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
-        let work = self.work("push", to.to_string(), Some(size));
-        let moved = self.registries()?.publish(&to, &publication, &work)?;
+        let work = self.workshop.work("push", to.to_string(), Some(size));
+        let moved = self.workshop.registries()?.publish(&to, &publication, &work)?;
         drop(work);
         let missing = publication.blobs.iter().zip(&moved).filter(|(_, moved)| **moved == Moved::Missing);
         let missing: Vec<Digest> = missing.map(|(blob, _)| blob.digest).collect();
@@ -137,29 +76,28 @@ impl Project<'_> {
             return Err(BuildError::Lost(missing));
         }
         for (blob, _) in publication.blobs.iter().zip(&moved).filter(|(_, moved)| **moved != Moved::There) {
-            self.store.remember(&pushed_key(&to.registry, &blob.digest), &to)?;
+            self.workshop.store.remember(&pushed_key(&to.registry, &blob.digest), &to)?;
         }
-        self.session.found(publication.blobs.iter().map(|blob| blob.digest), &to);
+        self.workshop.places.found(publication.blobs.iter().map(|blob| blob.digest), &to);
         Ok(Pushed::new(built, to, &publication, &moved))
     }
 
     /// A layer that is to be in a repository.
     pub(crate) fn upload(
         &self,
-        blobs: &Blobs<'_>,
         digest: Digest,
         size: u64,
         image: Option<&stack::Image>,
         to: &Repository,
     ) -> Result<Upload> {
-        let mut mounts: Vec<Repository> = self.session.place(&digest).into_iter().collect();
-        mounts.extend(self.store.recall::<Repository>(&pushed_key(&to.registry, &digest))?);
+        let mut mounts: Vec<Repository> = self.workshop.places.repository(&digest).into_iter().collect();
+        mounts.extend(self.workshop.store.recall::<Repository>(&pushed_key(&to.registry, &digest))?);
         mounts.extend(image.and_then(|image| self.stack.ancestors(image).next()?.repository.clone()));
         mounts.retain(|place| place.registry == to.registry && place != to);
         let mut seen = BTreeSet::new();
         mounts.retain(|place| seen.insert(place.clone()));
         mounts.truncate(MOUNTS);
-        Ok(Upload { digest, size, mounts, open: blobs.opener(&digest, size)? })
+        Ok(Upload { digest, size, mounts, open: self.workshop.blobs().opener(&digest, size)? })
     }
 
     /// Joins what several machines pushed: the index over all platforms, and its tags. Nothing is built: every platform's
@@ -174,22 +112,22 @@ impl Project<'_> {
         }
         let to = self.repository(image)?;
         let built = match manifests {
-            [] => {
-                if let Some((step, platform)) = self.unknown_step(image, lock)? {
+            [] => match self.known_image(image, lock)? {
+                Ok(built) => built,
+                Err((step, platform)) => {
                     return Err(BuildError::Mistake {
                         message: format!("`{step}` for {platform} is neither here nor in the cache"),
                         hint: format!(
-                            "`kiln build {name} --platform {platform} --push` with a `[cache]` in the stack, or name the \
-                             manifests' digests"
+                            "`kiln build {name} --platform {platform} --push` with a `[cache]` in the stack, or name \
+                                 the manifests' digests"
                         ),
                     });
                 }
-                self.known_image(image, lock)?
-            }
+            },
             manifests => self.assemble(image, &to, manifests)?,
         };
         for platform in &built.images {
-            if self.registries()?.digest(&to.digest(platform.manifest))?.is_none() {
+            if self.workshop.registries()?.digest(&to.digest(platform.manifest))?.is_none() {
                 return Err(BuildError::Mistake {
                     message: format!("{to} does not have `{name}` for {} yet", platform.platform),
                     hint: format!("`kiln build {name} --platform {} --push` puts it there", platform.platform),
@@ -198,8 +136,8 @@ impl Project<'_> {
         }
         let tags = tags(&built, image);
         let publication = Publication { blobs: Vec::new(), manifests: Vec::new(), index: index_document(&built), tags };
-        let work = self.work("push", to.to_string(), None);
-        let moved = self.registries()?.publish(&to, &publication, &work)?;
+        let work = self.workshop.work("push", to.to_string(), None);
+        let moved = self.workshop.registries()?.publish(&to, &publication, &work)?;
         Ok(Pushed::new(&built, to, &publication, &moved))
     }
 
@@ -207,7 +145,7 @@ impl Project<'_> {
     fn assemble(&self, image: &stack::Image, to: &Repository, manifests: &[Digest]) -> Result<Built> {
         let mut images = Vec::new();
         for digest in manifests {
-            let found = self.registries()?.images(&to.digest(*digest))?;
+            let found = self.workshop.registries()?.images(&to.digest(*digest))?;
             images.extend(found.into_iter().map(|loaded| loaded.image));
         }
         images.sort_by_key(|image| image.platform);
@@ -225,7 +163,7 @@ impl Project<'_> {
                 hint: "name one manifest for each platform, or none: they follow from the lock".into(),
             });
         }
-        Built::of(&image.name, images, self.store)
+        Built::of(&image.name, images, self.workshop.store)
     }
 }
 
@@ -236,7 +174,7 @@ impl Workshop<'_> {
         built: &Built,
         upload: impl Fn(&Blobs<'_>, &Layer) -> Result<Upload>,
     ) -> Result<Vec<Upload>> {
-        let blobs = self.blobs(&[built]);
+        let blobs = self.blobs();
         let mut seen = BTreeSet::new();
         let mut uploads = Vec::new();
         for platform in &built.images {

@@ -1,7 +1,6 @@
 //! Proving an image without running it: its GPU code against the GPUs that it is for, and what its programs and
 //! libraries need against what is there.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use kiln_fatbin::{Coverage, Listing, Verdict, list, list_tree};
@@ -9,15 +8,12 @@ use kiln_link::{Finding, Settings, Severity, Tree};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::gpu::Capability;
-use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, GpuCode};
 use serde::Serialize;
 
-use crate::build::Built;
-use crate::contents::{Contents, FileCode};
+use crate::built::Built;
+use crate::contents::{Contents, FileCode, visible};
 use crate::error::{BuildError, Result};
-use crate::project::Project;
 use crate::workshop::Workshop;
 
 /// What was found out about an image, a wheel, a directory or a file.
@@ -108,25 +104,23 @@ fn problems(listing: &Listing) -> Vec<String> {
 impl Workshop<'_> {
     /// Verifies an image that is built.
     pub fn verify_built(&self, built: &Built, gpus: &[Capability]) -> Result<Vec<Verification>> {
-        let blobs = self.blobs(&[built]);
-        let mut all = Vec::new();
-        for image in &built.images {
-            let config = from_json(&self.store.read(&image.config)?, "a config")?;
-            let contents = self.image_contents(image, &blobs)?;
-            all.push(verify_image(&built.name, image, &config, contents, gpus));
-        }
-        Ok(all)
+        built.images.iter().map(|image| self.verify_image(&built.name, image, gpus)).collect()
+    }
+
+    /// Verifies an image on one platform.
+    pub(crate) fn verify_image(&self, name: &str, image: &Image, gpus: &[Capability]) -> Result<Verification> {
+        let config = from_json(&self.store.read(&image.config)?, "a config")?;
+        Ok(verify_image(name, image, &config, self.image_contents(image, &self.blobs())?, gpus))
     }
 
     /// Verifies every image of a layout.
     pub fn verify_layout(&self, path: &Path, gpus: &[Capability]) -> Result<Vec<Verification>> {
         let layout = Layout::open(path)?;
+        self.places.add_layout(layout.clone());
         let mut all = Vec::new();
         for (name, found) in layout.images()? {
             let name = name.unwrap_or_else(|| path.display().to_string());
-            let mut built = Built::of(&name, vec![found.image.clone()], self.store)?;
-            built.layouts.push(layout.clone());
-            let contents = self.image_contents(&found.image, &self.blobs(&[&built]))?;
+            let contents = self.image_contents(&found.image, &self.blobs())?;
             all.push(verify_image(&name, &found.image, &found.config, contents, gpus));
         }
         Ok(all)
@@ -163,38 +157,6 @@ impl Workshop<'_> {
     }
 }
 
-impl Project<'_> {
-    /// An error if the stack asks for GPU code that an image does not have.
-    pub(crate) fn require_gpu_code(&self, image: &stack::Image, built: &Built, lock: &Lock) -> Result<()> {
-        let refused = match image.gpu_code {
-            GpuCode::Any => return Ok(()),
-            GpuCode::Required => Coverage::Missing,
-            GpuCode::Native => Coverage::Ptx,
-        };
-        for found in self.verify_built(built, &self.gpus(lock))? {
-            let (mut wrong, mut compiled) = (Vec::new(), false);
-            for file in &found.code {
-                for verdict in &file.verdicts {
-                    compiled |= verdict.coverage == Coverage::Ptx;
-                    if verdict.coverage >= refused {
-                        wrong.push(format!("{}: {}: {verdict}", file.path, verdict.gpu));
-                    }
-                }
-            }
-            let platform = found.platform.map(|platform| format!(" ({platform})")).unwrap_or_default();
-            if !wrong.is_empty() {
-                let what = format!("`{}`{platform} lacks GPU code that its stack file requires", image.name);
-                return Err(BuildError::step(what, wrong.join("\n")));
-            }
-            if compiled {
-                let what = "GPU code is there as PTX alone, which the driver compiles at the first start";
-                self.warn(format!("{what}: `kiln verify {}` names the files", image.name));
-            }
-        }
-        Ok(())
-    }
-}
-
 fn verify_image(
     name: &str,
     image: &Image,
@@ -212,23 +174,4 @@ fn verify_image(
     let settings = Settings { library_path, ..Settings::default() };
     let platform = Some(image.platform);
     Verification { platform, ..Verification::new(name, &code, gpus) }.linked(&tree, &settings)
-}
-
-/// Files with GPU code that no layer above hides or replaces, by path.
-pub(crate) fn visible(contents: &[Contents]) -> Vec<FileCode> {
-    use kiln_link::What;
-    let mut files: BTreeMap<&str, &FileCode> = BTreeMap::new();
-    for layer in contents {
-        for node in &layer.nodes {
-            let path = node.path.as_str();
-            let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-            match &node.what {
-                What::Directory => drop(files.remove(path)),
-                What::Opaque => files.retain(|file, _| !below(file)),
-                _ => files.retain(|file, _| *file != path && !below(file)),
-            }
-        }
-        files.extend(layer.code.iter().map(|file| (file.path.as_str(), file)));
-    }
-    files.into_values().cloned().collect()
 }

@@ -1,17 +1,34 @@
-//! What commands work with, whether or not there is a stack: the store, the network, programs, and whoever looks on.
+//! What commands work with, with a stack or without: the store, the network, programs, threads, and whoever looks on.
 
+use std::collections::VecDeque;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use kiln_oci::image::{CONFIG_LIMIT, Image};
+use kiln_oci::layer::{Layer, LayerFile};
+use kiln_oci::layout::Layout;
+use kiln_oci::{AtHand, InflatePool, OciError, splice};
 use kiln_plan::child::ChildEnvironment;
+use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Event, Reporter, Work};
-use kiln_plan::secret::redact_text;
-use kiln_registry::Registries;
-use kiln_store::Store;
+use kiln_plan::lock::LockedWheel;
+use kiln_plan::reference::Repository;
+use kiln_registry::{Registries, RegistryError};
+use kiln_store::{Store, StoreError, digest_of};
 
+use crate::bytes::{Blobs, Places};
+use crate::documents;
 use crate::error::{BuildError, Result};
-use crate::fetch::Netrc;
-use crate::session::Session;
+use crate::fetch::{Netrc, Network, Wanted};
+use crate::product::Wheel;
+use crate::shelf::{Shelf, Shelved};
 use crate::signing::Signer;
+
+/// Wheels of this machine with more bytes are read only where they are used.
+const READ_LATER: u64 = 8 << 20;
+/// Wheels whose content is kept at hand: each takes as much of the disk as its libraries.
+const AT_HAND: usize = 4;
 
 /// What comes from outside the files: read by the command line, so that libraries never look.
 #[derive(Debug, Clone)]
@@ -28,12 +45,30 @@ pub struct Surroundings {
     pub signer: Option<Signer>,
     /// Threads that work at once.
     pub jobs: usize,
-    /// Whether the network is forbidden.
+    /// The network is forbidden.
     pub offline: bool,
     /// When images are said to be made, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
     pub created: u64,
     /// The capabilities of this machine's GPUs, for `gpus = ["native"]`: asked only where a stack says so.
     pub native_gpus: Vec<String>,
+}
+
+#[cfg(test)]
+impl Surroundings {
+    /// Surroundings without programs, credentials and network, for tests of the engine itself.
+    pub(crate) fn bare() -> Self {
+        Self {
+            program: PathBuf::new(),
+            environment: ChildEnvironment::new(std::iter::empty()),
+            netrc: Netrc::default(),
+            registry: kiln_registry::Options::default(),
+            signer: None,
+            jobs: 2,
+            offline: true,
+            created: 0,
+            native_gpus: Vec::new(),
+        }
+    }
 }
 
 /// What commands work with.
@@ -42,30 +77,55 @@ pub struct Workshop<'a> {
     pub store: &'a Store,
     /// Who is told what happens.
     pub reporter: &'a dyn Reporter,
-    /// Whether the user wants to stop.
+    /// Set when the user wants to stop.
     pub cancel: Cancel,
     /// What comes from outside the files.
     pub surroundings: Surroundings,
-    /// What was found out while it was open.
-    pub(crate) session: Session,
+    /// Places that have bytes which are not in the store.
+    pub(crate) places: Places,
+    shelf: Shelf,
+    at_hand: Mutex<VecDeque<(Digest, AtHand)>>,
+    crew: OnceLock<InflatePool>,
+    network: OnceLock<Network>,
+    registries: OnceLock<Registries>,
 }
 
 impl<'a> Workshop<'a> {
     /// A workshop around a store.
     pub fn new(store: &'a Store, reporter: &'a dyn Reporter, cancel: Cancel, surroundings: Surroundings) -> Self {
-        Self { store, reporter, cancel, surroundings, session: Session::default() }
+        Self {
+            store,
+            reporter,
+            cancel,
+            surroundings,
+            places: Places::default(),
+            shelf: Shelf::default(),
+            at_hand: Mutex::default(),
+            crew: OnceLock::new(),
+            network: OnceLock::new(),
+            registries: OnceLock::new(),
+        }
     }
 }
 
 impl Workshop<'_> {
+    /// Takes a wheel of this machine that nobody has read yet.
+    pub(crate) fn take_unverified(&self, wheel: &Wheel) -> Result<Option<Shelved<'_>>> {
+        self.shelf.take(&wheel.digest, &self.cancel)
+    }
+
     /// The client of registries, made when first needed: that takes longer than a build that has nothing to do.
     pub fn registries(&self) -> Result<&Registries> {
-        self.session.registries(&self.surroundings.registry, &self.cancel)
+        if let Some(registries) = self.registries.get() {
+            return Ok(registries);
+        }
+        let made = Registries::new(self.surroundings.registry.clone(), &self.cancel)?;
+        Ok(self.registries.get_or_init(|| made))
     }
 
     /// Bytes of content that were sent to registries and received from them.
     pub fn moved(&self) -> (u64, u64) {
-        self.session.moved()
+        self.registries.get().map_or((0, 0), Registries::moved)
     }
 
     /// Begins an activity.
@@ -78,66 +138,162 @@ impl Workshop<'_> {
         self.reporter.event(Event::Warning { message: message.into() });
     }
 
+    /// The threads that inflate, made when first needed.
+    pub(crate) fn crew(&self) -> Result<&InflatePool> {
+        if let Some(crew) = self.crew.get() {
+            return Ok(crew);
+        }
+        let made = InflatePool::new(self.surroundings.jobs, &self.cancel)?;
+        Ok(self.crew.get_or_init(|| made))
+    }
+
+    /// Returns true if some content is in the store, or is a wheel that was linked into it.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.shelf.holds(digest) || self.store.has(digest)
+    }
+
+    /// Brings a wheel of this machine into the store: a large one is read where it is used.
+    pub(crate) fn link_wheel(&self, path: &Path, wheel: &LockedWheel) -> Result<()> {
+        let work = self.work("verify", &wheel.file, wheel.size);
+        let advance = |bytes: u64| work.advance(bytes).map_err(std::io::Error::from);
+        let wrong = |error| match error {
+            StoreError::WrongDigest { expected, found } => other_wheel(&wheel.file, expected, found),
+            error => error.into(),
+        };
+        if fs_err::metadata(path)?.len() <= READ_LATER {
+            return self.store.link(path, &wheel.sha256, &advance).map_err(wrong);
+        }
+        if let Some(linked) = self.store.link_unverified(path, &wheel.sha256, &advance).map_err(wrong)? {
+            self.shelf.put(wheel.sha256, linked);
+        }
+        Ok(())
+    }
+
+    /// Downloads a wheel into the store.
+    pub(crate) fn download(&self, wanted: &Wanted) -> Result<()> {
+        let network = match self.network.get() {
+            Some(network) => network,
+            None => {
+                let made = Network::new(self.surroundings.netrc.clone())?;
+                self.network.get_or_init(|| made)
+            }
+        };
+        network.fetch(self.store, wanted, self.reporter, &self.cancel)
+    }
+
+    /// Returns the bytes that were downloaded from indexes, and the seconds in which anything was.
+    pub(crate) fn downloaded(&self) -> (u64, f64) {
+        self.network.get().map_or((0, 0.0), Network::downloaded)
+    }
+
+    /// Opens a wheel that this process has read through.
+    pub(crate) fn open_wheel(&self, wheel: &Wheel) -> Result<fs_err::File> {
+        self.verify_shelved(wheel)?;
+        Ok(self.store.open_hashed(&wheel.digest)?)
+    }
+
+    /// Opens a wheel for splicing, which reads it through.
+    pub(crate) fn open_spliced(&self, wheel: &Wheel) -> Result<fs_err::File> {
+        self.verify_shelved(wheel)?;
+        Ok(self.store.open_blob(&wheel.digest)?)
+    }
+
+    fn verify_shelved(&self, wheel: &Wheel) -> Result<()> {
+        let Some(shelved) = self.shelf.take(&wheel.digest, &self.cancel)? else { return Ok(()) };
+        let work = self.work("verify", &wheel.file, wheel.size);
+        let advance = |bytes: u64| work.advance(bytes).map_err(std::io::Error::from);
+        let found = digest_of(shelved.open()?, &advance)?;
+        if found != wheel.digest {
+            return Err(other_wheel(&wheel.file, wheel.digest, found));
+        }
+        shelved.accept(self.store)
+    }
+
+    fn at_hand(&self) -> MutexGuard<'_, VecDeque<(Digest, AtHand)>> {
+        self.at_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps content of a wheel that was inflated, for whoever makes a layer of it next.
+    pub(crate) fn keep_at_hand(&self, wheel: Digest, content: AtHand) {
+        let mut kept = self.at_hand();
+        kept.push_back((wheel, content));
+        if kept.len() > AT_HAND {
+            kept.pop_front();
+        }
+    }
+
+    /// Takes content of a wheel that was inflated.
+    pub(crate) fn take_at_hand(&self, wheel: &Digest) -> AtHand {
+        let mut kept = self.at_hand();
+        let found = kept.iter().position(|(digest, _)| digest == wheel).and_then(|at| kept.remove(at));
+        found.map(|(_, content)| content).unwrap_or_default()
+    }
+
+    /// Makes a layer of a few files that kiln writes itself.
+    pub(crate) fn small_layer(&self, subject: &str, files: Vec<LayerFile>) -> Result<Vec<Layer>> {
+        let work = self.work("splice", subject, None);
+        Ok(vec![splice(self.store, self.crew()?, &[], files, &work)?])
+    }
+
+    /// Returns the image of a manifest; manifest and config come from a repository where the store lacks them.
+    pub(crate) fn documents(&self, repository: &Repository, manifest: &Digest, name: &str) -> Result<Image> {
+        if let Some(image) = documents::here(self.store, manifest, name)? {
+            return Ok(image);
+        }
+        if !self.store.has_blob(manifest) {
+            let bytes = match self.registries()?.manifest(&repository.digest(*manifest)) {
+                // Caches keep manifests as blobs.
+                Err(error) if error.is_not_found() => self.registries()?.blob(repository, manifest, CONFIG_LIMIT)?,
+                found => found?.bytes,
+            };
+            self.store.add(&bytes)?;
+        }
+        if let Some(config) =
+            documents::config(self.store, manifest, name)?.filter(|config| !self.store.has_blob(config))
+        {
+            self.store.add(&self.registries()?.blob(repository, &config, CONFIG_LIMIT)?)?;
+        }
+        documents::here(self.store, manifest, name)?
+            .ok_or_else(|| BuildError::LockOutdated(format!("`{name}` is for another platform than is locked")))
+    }
+
+    /// Notes that a repository has the layers of an image.
+    pub(crate) fn found_at(&self, image: Image, repository: &Repository) -> Image {
+        self.places.found(image.layers.iter().map(|layer| layer.digest), repository);
+        image
+    }
+
+    /// Notes that a layout has the bytes of its images.
+    pub fn add_layout(&self, layout: Layout) {
+        self.places.add_layout(layout);
+    }
+
+    /// Returns the places that have bytes.
+    pub(crate) fn blobs(&self) -> Blobs<'_> {
+        let remote = self.places.repositories();
+        let registries = if remote.is_empty() { None } else { self.registries().ok().cloned() };
+        Blobs { store: self.store, layouts: self.places.layouts(), remote, registries }
+    }
+
+    /// Opens some content of so many bytes, wherever it is.
+    pub(crate) fn open_anywhere(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.blobs().open(digest, size)?))
+    }
+
+    /// Returns an error of reading as the registry's, where it comes from one.
+    pub(crate) fn read_error(&self, error: std::io::Error) -> BuildError {
+        RegistryError::from(error).into()
+    }
+
     /// A program on `PATH`.
     pub fn find_program(&self, name: &str) -> Option<PathBuf> {
         let path = self.surroundings.environment.get("PATH")?;
         std::env::split_paths(path).map(|directory| directory.join(name)).find(|path| is_executable(path))
     }
+}
 
-    /// The uv program: the one on `PATH`, else the store's own, which is installed from its wheel when first needed.
-    pub fn uv(&self) -> Result<PathBuf> {
-        if let Some(found) = self.find_program("uv") {
-            return Ok(found);
-        }
-        let pinned = kiln_wheel::uv::PINNED_VERSION;
-        let directory = self.store.tools().join(format!("uv-{pinned}"));
-        let program = directory.join("bin/uv");
-        if is_executable(&program) {
-            return Ok(program);
-        }
-        let _lock = self.store.lock("tools")?;
-        if is_executable(&program) {
-            return Ok(program);
-        }
-        self.install_uv(&directory)?;
-        Ok(program)
-    }
-
-    fn install_uv(&self, directory: &Path) -> Result<()> {
-        let problem = |problem: String| BuildError::Program {
-            program: "uv".into(),
-            purpose: "to resolve Python packages".into(),
-            problem,
-            hint: "install it: `pip install uv`, or see its documentation; kiln finds it on PATH".into(),
-        };
-        let Some(python) = self.find_program("python3").filter(|_| !self.surroundings.offline) else {
-            return Err(problem("is not on PATH, and cannot be installed without `python3` and the network".into()));
-        };
-        let _work = self.work("install", format!("uv {}", kiln_wheel::uv::PINNED_VERSION), None);
-        let temporary = self.store.temporary_directory()?;
-        let target = temporary.path().join("uv");
-        let output = self
-            .surroundings
-            .environment
-            .command(python)
-            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-input"])
-            .arg("--disable-pip-version-check")
-            .arg("--target")
-            .arg(&target)
-            .arg(format!("uv=={}", kiln_wheel::uv::PINNED_VERSION))
-            .output()?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-            let last = redact_text(last);
-            return Err(problem(format!("`python3 -m pip` could not install it: {last}")));
-        }
-        if directory.exists() {
-            fs_err::remove_dir_all(directory)?;
-        }
-        fs_err::rename(&target, directory)?;
-        Ok(())
-    }
+fn other_wheel(file: &str, expected: Digest, found: Digest) -> BuildError {
+    OciError::WrongWheel { wheel: file.to_owned(), expected, found }.into()
 }
 
 /// Seconds since 1970. It decides what is old, and enters no result.
@@ -145,7 +301,7 @@ pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn is_executable(path: &Path) -> bool {
+pub(crate) fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     fs_err::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }

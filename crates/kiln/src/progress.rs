@@ -132,6 +132,11 @@ impl Reporter for Terminal {
                     running.last_line = Some(line);
                 }
             }
+            Event::Waiting { subject } => {
+                if !self.quiet {
+                    self.line(&format!("{}: another kiln does it; waiting", plain(&subject)));
+                }
+            }
             Event::Warning { message } => {
                 if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.clone()) {
                     return;

@@ -18,9 +18,6 @@ pub struct BaseFacts {
     /// The C library.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub libc: Option<Libc>,
-    /// The tool that installs system packages: `apt`, `apk`, `dnf`, `microdnf`, `zypper` or `pacman`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub package_manager: Option<String>,
     /// Python interpreters, by path.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interpreters: Vec<Interpreter>,
@@ -33,9 +30,6 @@ pub struct BaseFacts {
     /// The lines of `/etc/group` (group(5)).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub group: Vec<String>,
-    /// Directories that the dynamic loader searches, from `/etc/ld.so.conf` and what it includes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub library_paths: Vec<String>,
 }
 
 impl BaseFacts {
@@ -49,10 +43,9 @@ impl BaseFacts {
             path(&found.path) && line(&found.version) && found.site_packages.as_deref().is_none_or(path)
         };
         let distribution = |found: &Distribution| line(&found.name) && line(&found.version) && path(&found.location);
-        let texts = self.distribution.iter().chain(&self.package_manager).chain(&self.passwd).chain(&self.group);
+        let texts = self.distribution.iter().chain(&self.passwd).chain(&self.group);
         texts.into_iter().all(|text| line(text))
             && self.libc.as_ref().is_none_or(|libc| line(&libc.version))
-            && self.library_paths.iter().all(|text| path(text))
             && self.interpreters.iter().all(interpreter)
             && self.distributions.iter().all(distribution)
     }

@@ -48,6 +48,11 @@ pub enum Event {
         /// The line without its end.
         line: String,
     },
+    /// Another process performs the same step.
+    Waiting {
+        /// The step.
+        subject: String,
+    },
     /// Something went on all the same, and is worth knowing.
     Warning {
         /// What.

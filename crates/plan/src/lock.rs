@@ -13,7 +13,9 @@ use crate::digest::Digest;
 use crate::platform::Platform;
 
 /// The version of the format that this kiln writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The version before: it is read, and renewed with the same choices.
+const FORMER: u32 = 1;
 
 /// A lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -48,6 +50,9 @@ pub struct LockedBase {
     pub index: Option<Digest>,
     /// The digest of its manifest.
     pub manifest: Digest,
+    /// The number of its layers; `None` in a lock of the former version, whose facts are read again.
+    #[serde(default)]
+    pub layers: Option<usize>,
     /// When a Debian base was bootstrapped, in seconds since 1970: the state of the archive that has these packages.
     #[serde(default)]
     pub snapshot: Option<u64>,
@@ -55,6 +60,7 @@ pub struct LockedBase {
     #[serde(default)]
     pub packages: Vec<String>,
     /// What is inside.
+    #[serde(default)]
     pub facts: BaseFacts,
 }
 
@@ -113,6 +119,9 @@ pub enum LockError {
     /// Another version of the format.
     #[error("the lock has format version {0}, and this kiln reads version {VERSION}")]
     Version(u32),
+    /// A table that this kiln does not know.
+    #[error("the lock has a table `{0}`: a newer kiln wrote it")]
+    Newer(String),
     /// Not a lock at all.
     #[error("the lock is damaged at line {line}: {message}")]
     Damaged {
@@ -136,10 +145,14 @@ impl Lock {
             LockError::Damaged { line, message: error.message().replace('\n', ", ") }
         };
         let head: Head = toml::from_str(text).map_err(damaged)?;
-        if head.version != VERSION {
-            return Err(LockError::Version(head.version));
-        }
-        let lock: Self = toml::from_str(text).map_err(damaged)?;
+        let lock: Self = match head.version {
+            VERSION => {
+                require_known_tables(text)?;
+                toml::from_str(text).map_err(damaged)?
+            }
+            FORMER => former(toml::from_str(text).map_err(damaged)?)?,
+            version => return Err(LockError::Version(version)),
+        };
         lock.check()?;
         Ok(lock)
     }
@@ -205,6 +218,45 @@ impl Lock {
     }
 }
 
+/// Names of tables. Others are those of a newer kiln.
+const TABLES: [&str; 5] = ["version", "native-gpus", "base", "image", "wheel"];
+
+fn require_known_tables(text: &str) -> Result<(), LockError> {
+    let table: toml::Table = toml::from_str(text).unwrap_or_default();
+    match table.keys().find(|key| !TABLES.contains(&key.as_str())) {
+        Some(unknown) => Err(LockError::Newer(unknown.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Reads a lock of the former version without the facts of its bases, which had other fields.
+fn former(mut table: toml::Table) -> Result<Lock, LockError> {
+    if let Some(toml::Value::Array(bases)) = table.get_mut("base") {
+        for base in bases.iter_mut().filter_map(toml::Value::as_table_mut) {
+            base.remove("facts");
+        }
+    }
+    let damaged = |error: toml::de::Error| LockError::Damaged { line: 1, message: error.message().replace('\n', ", ") };
+    table.try_into().map_err(damaged)
+}
+
+/// The line, from 1, on which the text of a lock begins the facts of a base.
+pub fn line_of_facts(text: &str, base: &str, platform: Platform) -> Option<usize> {
+    let (name, on) = (format!("name = {}", quote(base)), format!("platform = \"{platform}\""));
+    let (mut named, mut here) = (false, false);
+    for (at, line) in text.lines().enumerate() {
+        if line.starts_with("[[") {
+            (named, here) = (false, false);
+        }
+        named |= line == name;
+        here |= named && line == on;
+        if here && line == "[base.facts]" {
+            return Some(at + 1);
+        }
+    }
+    None
+}
+
 /// The line, from 1, on which the text of a lock tells of a package of an image.
 pub fn line_of_package(text: &str, image: &str, platform: Platform, package: &str) -> Option<usize> {
     let (name, on) = (format!("name = {}", quote(image)), format!("platform = \"{platform}\""));
@@ -244,12 +296,20 @@ fn lines<T: AsRef<str>>(out: &mut String, key: &str, items: &[T]) {
 }
 
 impl LockedBase {
+    /// Returns true if layers and facts are known.
+    pub fn is_complete(&self) -> bool {
+        self.layers.is_some()
+    }
+
     fn write(&self, out: &mut String) {
         let _ = write!(out, "\n[[base]]\nname = {}\nplatform = \"{}\"\n", quote(&self.name), self.platform);
         if let Some(index) = &self.index {
             let _ = writeln!(out, "index = \"{index}\"");
         }
         let _ = writeln!(out, "manifest = \"{}\"", self.manifest);
+        if let Some(layers) = self.layers {
+            let _ = writeln!(out, "layers = {layers}");
+        }
         if let Some(snapshot) = self.snapshot {
             let _ = writeln!(out, "snapshot = {snapshot}");
         }
@@ -261,10 +321,8 @@ impl LockedBase {
 
 impl BaseFacts {
     fn write(&self, out: &mut String) {
-        for (key, value) in [("distribution", &self.distribution), ("package-manager", &self.package_manager)] {
-            if let Some(value) = value {
-                let _ = writeln!(out, "{key} = {}", quote(value));
-            }
+        if let Some(distribution) = &self.distribution {
+            let _ = writeln!(out, "distribution = {}", quote(distribution));
         }
         if let Some(libc) = &self.libc {
             let family = match libc.family {
@@ -275,7 +333,6 @@ impl BaseFacts {
         }
         lines(out, "passwd", &self.passwd);
         lines(out, "group", &self.group);
-        lines(out, "library-paths", &self.library_paths);
         let site = |path: &Option<String>| {
             path.as_ref().map_or_else(String::new, |path| format!(", site-packages = {}", quote(path)))
         };
@@ -367,6 +424,7 @@ mod tests {
                 platform,
                 index: Some(Digest::of(b"index")),
                 manifest: Digest::of(b"base"),
+                layers: Some(1),
                 snapshot: Some(1_700_000_000),
                 packages: vec!["python3 3.11.2-1+b1 amd64 00".into()],
                 facts,
@@ -401,8 +459,8 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_before_anything_else_is_read() {
-        let error = Lock::parse("version = 2\nsomething-new = true\n").unwrap_err();
-        assert_eq!(error.to_string(), "the lock has format version 2, and this kiln reads version 1");
+        let error = Lock::parse("version = 3\nsomething-new = true\n").unwrap_err();
+        assert_eq!(error.to_string(), "the lock has format version 3, and this kiln reads version 2");
     }
 
     #[test]

@@ -153,6 +153,11 @@ impl Store {
         Lock::exclusive(&self.root.join("locks").join(name))
     }
 
+    /// Takes the lock of this name, if no other process has it.
+    pub fn try_lock(&self, name: &str) -> Result<Option<Lock>> {
+        Lock::try_exclusive(&self.root.join("locks").join(name))
+    }
+
     /// A directory for the files of one running program, removed with the value.
     pub fn temporary_directory(&self) -> Result<TemporaryDirectory> {
         Ok(TemporaryDirectory::create(&self.temporary())?)

@@ -20,12 +20,12 @@ impl Store {
         if found != *digest {
             return Err(StoreError::WrongDigest { expected: *digest, found });
         }
-        linked.accept()
+        linked.accept(self)
     }
 
     /// Links a file from elsewhere without trusting it yet: the caller hashes it, then accepts it. `None` where a link is
     /// not possible; the file has then been copied and checked, and is in the store.
-    pub fn link_unverified(&self, from: &Path, digest: &Digest, advance: Advance<'_>) -> Result<Option<Linked<'_>>> {
+    pub fn link_unverified(&self, from: &Path, digest: &Digest, advance: Advance<'_>) -> Result<Option<Linked>> {
         let directory = self.temporary_directory()?;
         let path = directory.path().join("linked");
         // A link to a symbolic link would leave the content outside.
@@ -40,21 +40,20 @@ impl Store {
             return Ok(None);
         }
         let before = Identity::of(&fs_err::metadata(&path)?);
-        Ok(Some(Linked { store: self, digest: *digest, path, before, _directory: directory }))
+        Ok(Some(Linked { digest: *digest, path, before, _directory: directory }))
     }
 }
 
 /// A file that was linked into the store and is not trusted yet. Dropped, it is gone.
 #[derive(Debug)]
-pub struct Linked<'a> {
-    store: &'a Store,
+pub struct Linked {
     digest: Digest,
     path: PathBuf,
     before: Identity,
     _directory: TemporaryDirectory,
 }
 
-impl Linked<'_> {
+impl Linked {
     /// Opens the file.
     pub fn open(&self) -> Result<fs_err::File> {
         Ok(fs_err::File::open(&self.path)?)
@@ -62,8 +61,7 @@ impl Linked<'_> {
 
     /// Puts the file in its place: the caller has found that it has its digest. A file that was changed since it was linked
     /// is not accepted.
-    pub fn accept(self) -> Result<()> {
-        let store = self.store;
+    pub fn accept(self, store: &Store) -> Result<()> {
         // Its owner wrote it, and may not have waited for the disk.
         let place = store.blob_path(&self.digest);
         temporary::rename(&self.open()?, &self.path, &place)?;

@@ -10,6 +10,7 @@ use std::io::Read;
 
 use pep508_rs::PackageName;
 use rawzip::ReaderAt;
+use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, Entry, Method};
 use crate::metadata::{EntryPoint, Metadata, entry_points};
@@ -26,7 +27,7 @@ const SCRIPT_LIMIT: u64 = 1 << 20;
 const SCRIPTS_LIMIT: usize = 16 << 20;
 
 /// Where an environment keeps things. Paths have no leading slash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Scheme {
     /// Pure and platform-specific modules alike.
     pub site_packages: String,

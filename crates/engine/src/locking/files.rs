@@ -94,9 +94,9 @@ impl Project<'_> {
 
     fn export_uv_lock(&self, path: &Path, target: &Target<'_>) -> Result<String> {
         let directory = path.parent().unwrap_or(Path::new("/"));
-        let temporary = self.store.temporary_directory()?;
-        let work = self.work("resolve", path.display().to_string(), None);
-        let program = self.uv()?;
+        let temporary = self.workshop.store.temporary_directory()?;
+        let work = self.workshop.work("resolve", path.display().to_string(), None);
+        let program = self.workshop.uv()?;
         uv::export(self.uv_programs(&program), target, directory, temporary.path(), &work).map_err(
             |error| match error {
                 UvError::Interrupted => BuildError::Interrupted,
@@ -108,7 +108,7 @@ impl Project<'_> {
 
     /// The programs that take part in resolving.
     pub(super) fn uv_programs<'p>(&'p self, uv: &'p Path) -> Programs<'p> {
-        Programs { uv, kiln: &self.surroundings.program, environment: &self.surroundings.environment }
+        Programs { uv, kiln: &self.workshop.surroundings.program, environment: &self.workshop.surroundings.environment }
     }
 
     /// How the lock writes a wheel: never with a path of this machine, never with credentials.

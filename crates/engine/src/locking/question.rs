@@ -67,7 +67,7 @@ impl<'a> ImageQuestion<'a> {
 
     /// The base's interpreter.
     pub(super) fn interpreter(&self) -> Result<&Interpreter> {
-        super::interpreter(&self.facts, self.python, &self.base)
+        bases::interpreter(&self.facts, self.python, &self.base)
     }
 
     /// The version of the base's interpreter, as exactly as the base tells it.
@@ -209,7 +209,7 @@ impl Project<'_> {
         }
         for held in held.filter(|held| held.name == "torch" && image.has_packages()) {
             let size = held.size.map(|size| format!(", {} in all", kiln_plan::size::format(size))).unwrap_or_default();
-            self.warn(format!(
+            self.workshop.warn(format!(
                 "the base of `{}` already holds torch {}{size}: it would stand there twice. \
                  `python.environment = \"base\"` installs beside it",
                 image.name, held.version
@@ -270,11 +270,11 @@ impl Project<'_> {
             prereleases: listed.is_some_and(Listed::prereleases),
             recipes: question.recipes.clone(),
             preferences,
-            offline: self.surroundings.offline,
+            offline: self.workshop.surroundings.offline,
         };
-        let program = self.uv()?;
-        let directory = self.store.temporary_directory()?;
-        let work = self.work("resolve", format!("{} ({platform})", image.name), None);
+        let program = self.workshop.uv()?;
+        let directory = self.workshop.store.temporary_directory()?;
+        let work = self.workshop.work("resolve", format!("{} ({platform})", image.name), None);
         let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
         let answer = answer.map_err(|error| match error {
             UvError::Unsatisfiable(explanation) => question.conflict(&explanation, listed).into(),
@@ -291,9 +291,9 @@ impl Project<'_> {
 
     /// Warns of an index that a variable of another tool names, which kiln does not read.
     fn hint_index(&self) {
-        if let Some(variable) = uv::index_variable(&self.surroundings.environment) {
+        if let Some(variable) = uv::index_variable(&self.workshop.surroundings.environment) {
             let credentials = if variable.has_credentials { "; its credentials belong in `~/.netrc`" } else { "" };
-            self.warn(format!(
+            self.workshop.warn(format!(
                 "`{}` is not read, and the stack names no index: if packages come from there, write \
                  `default = \"{}\"` below `[index]`{credentials}",
                 variable.name, variable.url

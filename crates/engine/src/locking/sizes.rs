@@ -15,8 +15,8 @@ impl Project<'_> {
     /// Asks the servers for sizes that the lock does not have. A server that does not tell is no error.
     pub(super) fn fill_in_sizes(&self, lock: &mut Lock) -> Result<()> {
         for wheel in &mut lock.wheels {
-            if wheel.size.is_none() && self.store.has_blob(&wheel.sha256) {
-                wheel.size = self.store.size(&wheel.sha256).ok();
+            if wheel.size.is_none() && self.workshop.store.has_blob(&wheel.sha256) {
+                wheel.size = self.workshop.store.size(&wheel.sha256).ok();
             }
         }
         let unknown: Vec<(usize, Url)> = lock
@@ -26,15 +26,15 @@ impl Project<'_> {
             .filter(|(_, wheel)| wheel.size.is_none())
             .filter_map(|(at, wheel)| Some((at, wheel.url.as_ref()?.parse().ok()?)))
             .collect();
-        if unknown.is_empty() || self.surroundings.offline {
+        if unknown.is_empty() || self.workshop.surroundings.offline {
             return Ok(());
         }
-        let _work = self.work("resolve", format!("sizes of {} wheels", unknown.len()), None);
-        let fetcher = Fetcher::new(self.surroundings.netrc.clone())?;
+        let _work = self.workshop.work("resolve", format!("sizes of {} wheels", unknown.len()), None);
+        let fetcher = Fetcher::new(self.workshop.surroundings.netrc.clone())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             for batch in unknown.chunks(AT_ONCE) {
-                self.cancel.check()?;
+                self.workshop.cancel.check()?;
                 let mut asked = tokio::task::JoinSet::new();
                 for (at, url) in batch {
                     let (at, url, fetcher) = (*at, self.with_credentials(url), fetcher.clone());

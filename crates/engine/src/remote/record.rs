@@ -1,79 +1,144 @@
-//! One record: what a step gave, for whom, and as what it is stored on a registry.
+//! One record: which product a step gave, for whom, and the form in which a registry stores it.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
-use kiln_oci::image::{CONFIG, Descriptor, MANIFEST, Manifest, to_json};
+use kiln_oci::image::{CONFIG, Descriptor, MANIFEST, Manifest, from_json, to_json};
+use kiln_plan::digest::Digest;
+use kiln_plan::public_key::PublicKey;
+use kiln_plan::stack::{Cache, Trust};
 use kiln_plan::step::StepKey;
 use kiln_registry::Document;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Found, RECORD, SIGNATURE};
 use crate::error::{BuildError, Result};
-use crate::signing::Signer;
+use crate::product::Product;
+use crate::signing::{Signer, signed_by};
+use crate::time::{rfc3339, seconds};
 
-/// Content where there is none (OCI image specification, "Guidance for an Empty Descriptor").
-pub(super) const EMPTY: &[u8] = b"{}";
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
+/// The annotation that holds a record: JSON in one string, so that a signature can be of these very bytes.
+const RECORD: &str = "dev.kiln.record";
+/// The annotation that holds its signature.
+const SIGNATURE: &str = "dev.kiln.signature";
+/// The annotation that says when the record was written last. It is not signed: it says only what is of use still.
 const CREATED: &str = "org.opencontainers.image.created";
+/// Content where there is none (OCI image specification, "Guidance for an Empty Descriptor").
+pub(crate) const EMPTY: &[u8] = b"{}";
+const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// Raised when an older kiln would misread a record.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// What a step gave.
+/// The product of a step, as one machine tells others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     version: u32,
     /// The step's key.
     pub(crate) key: StepKey,
-    /// What kind of step: `wheels`, `paths`, `base facts`.
+    /// The kind of step: `wheels`, `paths`.
     pub(crate) kind: String,
-    /// What it is, for people.
+    /// Its subject, for people.
     pub(crate) name: String,
     /// The image that it was first made for.
     pub(crate) image: String,
-    /// Whether that image says `persist`.
+    /// That image says `persist`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) persist: bool,
-    /// What it gave.
+    /// When the step was performed, or its product found in the store of whoever performed it, in seconds since 1970. It is
+    /// signed: an old record cannot be made young.
+    pub(crate) made: u64,
+    /// The product.
     pub(crate) value: Value,
 }
 
-/// The tag of a record.
-pub(super) fn tag(key: &StepKey) -> String {
+/// Returns the tag of a record.
+pub(crate) fn tag(key: &StepKey) -> String {
     format!("kiln-{key}")
 }
 
 impl Record {
-    pub(crate) fn new(key: StepKey, kind: &str, name: &str, image: &str, persist: bool, value: Value) -> Self {
+    pub(crate) fn new(
+        key: StepKey,
+        kind: &str,
+        name: &str,
+        image: &str,
+        persist: bool,
+        made: u64,
+        value: Value,
+    ) -> Self {
         let (kind, name, image) = (kind.to_owned(), name.to_owned(), image.to_owned());
-        Self { version: VERSION, key, kind, name, image, persist, value }
+        Self { version: VERSION, key, kind, name, image, persist, made, value }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         serde_json::from_str::<Self>(text).ok().filter(|record| record.version == VERSION)
     }
 
-    /// As a registry keeps it, with what must stay as long as it does. `now` is in seconds since 1970.
-    pub(super) fn document(&self, keeps: &[Descriptor], signer: Option<&Signer>, now: u64) -> Result<Document> {
+    /// Returns the product, if it is one of a step, and no layer lies somewhere on the web.
+    pub(crate) fn product(&self) -> Option<Product> {
+        let product: Product = serde_json::from_value(self.value.clone()).ok()?;
+        match &product {
+            Product::Layers(layers) if layers.is_empty() || layers.iter().any(|layer| !layer.urls.is_empty()) => None,
+            _ => Some(product),
+        }
+    }
+
+    /// Returns the record as a registry keeps it, with what must stay as long as it does.
+    pub(crate) fn document(&self, keeps: &[Descriptor], signer: Option<&Signer>) -> Result<Document> {
         let json = |error| BuildError::step("a record cannot be written", error);
         let text = serde_json::to_string(self).map_err(json)?;
         let sign =
             |signer: &Signer| signer.sign(&text).map_err(|error| BuildError::step("a record cannot be signed", error));
         let signature = signer.map(sign).transpose()?;
-        document(text, signature, keeps, now)
+        document(text, signature, keeps, self.made)
     }
 }
 
+/// A record as a registry has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) record: Record,
+    /// The record's own bytes, and their signature.
+    text: String,
+    signature: Option<String>,
+    /// The content that it keeps.
+    pub(crate) keeps: Vec<Descriptor>,
+    /// When it was written last, in seconds since 1970.
+    pub(crate) written: u64,
+    pub(crate) signer: Option<PublicKey>,
+}
+
 impl Found {
-    /// The same record and the same signature, written now: its age begins anew, and nobody else vouches for it.
-    pub(super) fn renewed(&self, now: u64) -> Result<Document> {
+    /// Reads a document; `None` if it is no record.
+    pub(crate) fn read(document: &Document) -> Option<Self> {
+        let manifest: Manifest = from_json(&document.bytes, "a record").ok()?;
+        let text = manifest.annotations.get(RECORD)?;
+        let signature = manifest.annotations.get(SIGNATURE);
+        Some(Self {
+            record: Record::parse(text)?,
+            text: text.clone(),
+            signature: signature.cloned(),
+            signer: signature.and_then(|signature| signed_by(text, signature)),
+            written: manifest.annotations.get(CREATED).and_then(|time| seconds(time)).unwrap_or(0),
+            keeps: manifest.layers,
+        })
+    }
+
+    /// Returns true if its author is trusted.
+    pub(crate) fn is_trusted(&self, cache: &Cache) -> bool {
+        match &cache.trust {
+            Trust::Registry => true,
+            Trust::Keys(keys) => self.signer.is_some_and(|key| keys.contains(&key)),
+        }
+    }
+
+    /// Returns the same record with the same signature, written now: its age begins anew, and nobody else signs it.
+    pub(crate) fn renewed(&self, now: u64) -> Result<Document> {
         document(self.text.clone(), self.signature.clone(), &self.keeps, now)
     }
 }
 
 fn document(text: String, signature: Option<String>, keeps: &[Descriptor], now: u64) -> Result<Document> {
-    let mut annotations = BTreeMap::from([(CREATED.to_owned(), crate::compose::timestamp(now))]);
+    let mut annotations = BTreeMap::from([(CREATED.to_owned(), rfc3339(now))]);
     annotations.extend(signature.map(|signature| (SIGNATURE.to_owned(), signature)));
     annotations.insert(RECORD.into(), text);
     // Some registries refuse manifests without layers, and configs whose type they do not know.
@@ -86,38 +151,13 @@ fn document(text: String, signature: Option<String>, keeps: &[Descriptor], now: 
         annotations,
     };
     let bytes = to_json(&manifest)?;
-    Ok(Document { media_type: MANIFEST.into(), digest: kiln_plan::digest::Digest::of(&bytes), bytes })
+    Ok(Document { media_type: MANIFEST.into(), digest: Digest::of(&bytes), bytes })
 }
 
-/// When a record was written, as its manifest tells, in seconds since 1970.
-pub(super) fn created(manifest: &Manifest) -> Option<u64> {
-    seconds(manifest.annotations.get(CREATED)?)
-}
-
-/// Seconds since 1970 of a time that [`crate::compose::timestamp`] wrote.
-fn seconds(time: &str) -> Option<u64> {
-    let time = humantime::parse_rfc3339(time).ok()?;
-    Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_they_are_written() {
-        for time in [0, 86_399, 315_532_800, 951_782_400, 1_709_210_096, 1_735_689_599, 4_102_444_800] {
-            assert_eq!(seconds(&crate::compose::timestamp(time)), Some(time));
-        }
-        for text in [
-            "",
-            "yesterday",
-            "1969-12-31T23:59:59Z",
-            "2024-13-01T00:00:00Z",
-            "2023-02-29T00:00:00Z",
-            "ÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿÿ",
-        ] {
-            assert_eq!(seconds(text), None, "{text}");
-        }
-    }
+/// Reads a record out of a manifest and writes it anew, with what it keeps; `None` where it is none.
+#[cfg(feature = "fuzzing")]
+pub fn rewritten(manifest: &[u8]) -> Option<Vec<u8>> {
+    let document = Document { media_type: MANIFEST.into(), digest: Digest::of(manifest), bytes: manifest.to_vec() };
+    let found = Found::read(&document)?;
+    Some(found.renewed(found.written).ok()?.bytes)
 }

@@ -1,7 +1,7 @@
 //! `kiln build`
 
 use clap::Args;
-use kiln_engine::{Built, Delivered, Output, Pushed, Upgrade};
+use kiln_engine::{Built, Delivered, Delivery, Output, Pushed, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
@@ -26,6 +26,9 @@ pub(crate) struct Build {
     /// Fail rather than change `kiln.lock`
     #[arg(long)]
     locked: bool,
+    /// After a failure, do every step that does not depend on it
+    #[arg(long)]
+    keep_going: bool,
     #[command(flatten)]
     stack: StackOptions,
 }
@@ -40,11 +43,12 @@ impl Build {
                     project.repository(image)?;
                 }
             }
-            let delivered = project.mending(|| {
+            let delivered = project.workshop.mending(|| {
                 let lock = project.lock(&Upgrade::Nothing, self.locked)?;
-                project.deliver(&self.images, &lock, &outputs, self.push)
+                let delivery = Delivery { outputs: &outputs, push: self.push, keep_going: self.keep_going };
+                project.deliver(&self.images, &lock, delivery)
             })?;
-            Ok((delivered, project.moved()))
+            Ok((delivered, project.workshop.moved()))
         })?;
         if global.json {
             return print_beside(&outputs, &json_text(&delivered_json(&delivered, moved)));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use kiln_engine::{CacheEntry, Signer, Upgrade};
+use kiln_engine::{CacheEntry, CacheVerdict, Signer, Truth, Upgrade};
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
@@ -179,10 +179,13 @@ impl Verify {
         let rows: Vec<Vec<String>> = verdicts
             .iter()
             .map(|verdict| {
-                let said = match &verdict.recorded {
-                    None => "no record".to_owned(),
-                    Some(_) if verdict.holds() => "holds".to_owned(),
-                    Some(recorded) => format!("is WRONG: recorded {recorded}, derived {}", verdict.derived),
+                let recorded = verdict.recorded.clone().unwrap_or_default();
+                let place = verdict.line.map(|line| format!(" (kiln.lock line {line})")).unwrap_or_default();
+                let said = match verdict.truth {
+                    Truth::Unrecorded => "no record".to_owned(),
+                    Truth::Right => "holds".to_owned(),
+                    Truth::Wrong => format!("is WRONG{place}: recorded {recorded}, derived {}", verdict.derived),
+                    Truth::CannotBeDerived => format!("cannot be derived: {}", signed(verdict)),
                 };
                 let image = format!("{} ({})", verdict.image, verdict.platform);
                 vec![image, verdict.kind.to_owned(), verdict.name.clone(), said]
@@ -191,6 +194,14 @@ impl Verify {
         let recorded = verdicts.iter().filter(|verdict| verdict.recorded.is_some()).count();
         print(&format!("{}{} checked, {wrong} wrong\n", table(&rows), count(recorded, "record")))?;
         Ok(status)
+    }
+}
+
+/// Says who signed a record, and when.
+fn signed(verdict: &CacheVerdict) -> String {
+    match &verdict.signed {
+        Some((key, made)) => format!("signed by {key}, {} days ago", now().saturating_sub(*made) / 86_400),
+        None => "nobody signed it".to_owned(),
     }
 }
 

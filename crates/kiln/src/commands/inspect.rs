@@ -5,7 +5,7 @@ mod gpu_code;
 use std::path::Path;
 
 use clap::Args;
-use kiln_engine::{Built, FileCode, Upgrade, Workshop};
+use kiln_engine::{FileCode, Upgrade, Workshop};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::event::Cancel;
@@ -67,15 +67,12 @@ impl Inspect {
             let lock = project.lock(&Upgrade::Nothing, true)?;
             let mut shown = Shown::default();
             let Some(image) = chain.last() else { return Ok(shown.finish()) };
-            if let Some((step, _)) = project.unknown_step(image, &lock)? {
-                return Err(not_built(what, &step));
-            }
-            let built = project.known_image(image, &lock)?;
+            let built = project.known_image(image, &lock)?.map_err(|(step, _)| not_built(what, &step))?;
             let gpus = gpus.unwrap_or_else(|| project.gpus(&lock));
             for image in &built.images {
-                let config: Config = from_json(&project.store.read(&image.config)?, "a config")?;
+                let config: Config = from_json(&project.workshop.store.read(&image.config)?, "a config")?;
                 shown.add(what, image, &config);
-                shown.code(project.gpu_code(&built, image)?, &gpus);
+                shown.code(project.workshop.gpu_code(image)?, &gpus);
             }
             Ok(shown.finish())
         })
@@ -96,11 +93,10 @@ pub(super) fn not_built(image: &str, step: &str) -> Failure {
 fn layout(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(String, Value), Failure> {
     let mut shown = Shown::default();
     let layout = Layout::open(path)?;
+    workshop.add_layout(layout.clone());
     for (name, found) in layout.images()? {
         shown.add(name.as_deref().unwrap_or("(no name)"), &found.image, &found.config);
-        let mut built = Built::of("image", vec![found.image.clone()], workshop.store)?;
-        built.layouts.push(layout.clone());
-        shown.code(workshop.gpu_code(&built, &found.image)?, gpus);
+        shown.code(workshop.gpu_code(&found.image)?, gpus);
     }
     Ok(shown.finish())
 }

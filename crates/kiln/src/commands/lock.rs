@@ -32,7 +32,7 @@ impl LockCommand {
             }
         };
         let (lock, path) = with_project(global, &self.stack, cancel, |project| {
-            Ok((project.mending(|| project.lock(&upgrade, self.check))?, project.lock_path()))
+            Ok((project.workshop.mending(|| project.lock(&upgrade, self.check))?, project.lock_path()))
         })?;
         let packages = |name: &str| {
             let named = lock.images.iter().filter(|image| image.name == name);

@@ -185,7 +185,7 @@ impl One<'_> {
         let opened = Arc::new(fs_err::File::open(input)?);
         let before = opened.metadata()?.len();
         let cut = pruner.cut(&name, opened)?;
-        let new_name = if cut.is_changed() { cut.file_name(&name, selection) } else { name };
+        let new_name = if cut.is_changed() { cut.file_name(&name) } else { name };
         let output = file.unwrap_or_else(|| directory.join(new_name));
         if cut.is_changed() {
             let mut new = AtomicFile::create(&output)?;

@@ -68,11 +68,9 @@ impl Verify {
             let chain = project.chosen(&[name.to_owned()])?;
             let Some(image) = chain.last() else { return Ok(Vec::new()) };
             let lock = project.lock(&Upgrade::Nothing, true)?;
-            if let Some((step, _)) = project.unknown_step(image, &lock)? {
-                return Err(not_built(name, &step));
-            }
+            let built = project.known_image(image, &lock)?.map_err(|(step, _)| not_built(name, &step))?;
             let gpus = judged.unwrap_or_else(|| project.gpus(&lock));
-            Ok(project.verify_built(&project.known_image(image, &lock)?, &gpus)?)
+            Ok(project.workshop.verify_built(&built, &gpus)?)
         })
     }
 }

@@ -300,8 +300,8 @@ fn a_base_without_its_bytes_can_be_built_on_but_not_written_out() {
     fs_err::remove_file(environment.path("kiln.lock")).unwrap();
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: the layers of `base` cannot be read, and `base-facts` are not declared
-      caused by: failed to open file `<root>/project/base/blobs/sha256/<digest>`: No such file or directory (os error 2)
+    error: the layers of `oci base` cannot be read, and `base-facts` are not declared
+      caused by: the layer sha256:<digest> of the base is only described, and its bytes are needed to write the image out
     [exit status: 1]
     ");
 }

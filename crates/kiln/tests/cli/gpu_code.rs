@@ -19,7 +19,7 @@ fn library() -> Vec<u8> {
 }
 
 /// A wheel with that library, and one with PTX alone.
-fn ops() -> WheelBuilder {
+pub(crate) fn ops() -> WheelBuilder {
     let old = Library::new().region(&[entry(PTX, 80, 0, 9_000)]).finish();
     WheelBuilder::new("ops", "1.0")
         .tag("cp311-cp311-manylinux_2_28_x86_64")
@@ -274,4 +274,34 @@ fn pruned_wheels_are_shared_so_that_another_machine_needs_neither_the_wheel_nor_
     assert!(third.succeed("cache ls --remote").contains("prune"));
     let verdict = first.succeed("cache verify ml");
     assert!(verdict.contains("prune"), "{verdict}");
+}
+
+/// The keys of an image's steps by name.
+fn keys(environment: &TestEnvironment, arguments: &str) -> std::collections::BTreeMap<String, String> {
+    let plan: serde_json::Value =
+        serde_json::from_str(&environment.succeed(&format!("plan --json {arguments}"))).unwrap();
+    let steps = plan["images"][0]["steps"].as_array().unwrap().iter();
+    steps.map(|step| (step["name"].as_str().unwrap().to_owned(), step["key"].to_string())).collect()
+}
+
+#[test]
+fn another_gpu_leaves_the_layers_alone_in_which_nothing_changes() {
+    let environment = TestEnvironment::with_stack(&stack("\"H100\"", "prune = true"));
+    let large = ops().file("ops/data.bin", crate::wheels::noise(12_000_000, "ops"));
+    environment.wheel(&large);
+    environment.wheel(&pure("words", "1.0"));
+    environment.succeed("build");
+    let one = keys(&environment, "");
+    // sm_100 has code of its own in the library, sm_120 has none: what stays is the same.
+    environment.succeed("build --gpus H100,RTX5090");
+    let same = keys(&environment, "--gpus H100,RTX5090");
+    assert_eq!(one, same, "both cuts leave the same bytes");
+    environment.succeed("build --gpus H100,B200");
+    let other = keys(&environment, "--gpus H100,B200");
+    assert_ne!(one["ops 1.0"], other["ops 1.0"]);
+    assert_eq!(one["words 1.0"], other["words 1.0"]);
+    // And a wheel without GPU code has the layer that it has in a stack that prunes nothing.
+    environment.stack(&stack("\"H100\"", ""));
+    environment.succeed("build");
+    assert_eq!(keys(&environment, "")["words 1.0"], one["words 1.0"]);
 }

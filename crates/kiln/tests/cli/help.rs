@@ -104,6 +104,9 @@ fn the_help_is_pinned() {
           --locked
               Fail rather than change `kiln.lock`
 
+          --keep-going
+              After a failure, do every step that does not depend on it
+
           --var <NAME=VALUE>
               Set a variable of the stack
 

@@ -193,7 +193,7 @@ fn a_base_whose_config_is_that_of_other_layers_is_refused() {
     bases::with_other_diff_ids(&environment.path("base"), &Digest::of(b"another tar"));
     assert_snapshot!(environment.kiln("lock"), @r"
     ------- stderr -------
-    error: the layers of `base` cannot be read
+    error: the layers of `oci base` cannot be read
       caused by: the layer sha256:<digest> is another than the config of its image says: its diff id is sha256:<digest> rather than sha256:<digest>
     [exit status: 1]
     ");

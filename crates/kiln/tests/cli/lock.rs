@@ -62,12 +62,13 @@ fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
     assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: base (1 package), serve (1 package), serve-debug (2 packages), train (3 packages)");
     assert_snapshot!(environment.read("kiln.lock"), @r#"
     # Written by `kiln lock`; not meant to be edited.
-    version = 1
+    version = 2
 
     [[base]]
     name = "oci base"
     platform = "linux/amd64"
     manifest = "sha256:<digest>"
+    layers = 1
 
     [base.facts]
     distribution = "debian 12"
@@ -89,6 +90,7 @@ fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
     name = "oci base"
     platform = "linux/arm64"
     manifest = "sha256:<digest>"
+    layers = 1
 
     [base.facts]
     distribution = "debian 12"
@@ -452,4 +454,25 @@ fn json_lists_what_was_locked() {
       ]
     }
     "#);
+}
+
+#[test]
+fn a_lock_of_the_former_version_is_renewed_with_the_same_choices() {
+    let environment = tiers();
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    // As the former version wrote it: no layers, and facts with fields that are gone.
+    let former = lock.replace("version = 2", "version = 1").replace("layers = 1\n", "");
+    let former = former.replace("[base.facts]\n", "[base.facts]\npackage-manager = \"apt\"\n");
+    environment.write("kiln.lock", &former);
+    assert_snapshot!(environment.kiln("build --locked"), @r"
+    ------- stderr -------
+    error: the lock does not fit the stack: it has format version 1, and this kiln writes 2
+
+    hint: run `kiln lock`
+    [exit status: 2]
+    ");
+    environment.wheel(&pure("rich", "1.3"));
+    environment.succeed("lock");
+    assert_eq!(environment.read("kiln.lock"), lock, "no newer version is chosen");
 }

@@ -453,7 +453,7 @@ fn a_damaged_lock_and_one_of_a_newer_kiln_are_not_overwritten() {
     assert_snapshot!(refused("version = 2\nfuture = true\n"), @r"
     ------- stderr -------
     error: `<root>/project/kiln.lock` cannot be used
-      caused by: the lock has format version 2, and this kiln reads version 1
+      caused by: the lock has a table `future`: a newer kiln wrote it
 
     hint: use the kiln that wrote it, or delete it and run `kiln lock`
     [exit status: 2]
@@ -477,7 +477,7 @@ fn a_damaged_lock_and_one_of_a_newer_kiln_are_not_overwritten() {
     assert_snapshot!(refused(&lock[..lock.len() / 2]), @r#"
     ------- stderr -------
     error: `<root>/project/kiln.lock` cannot be used
-      caused by: the lock is damaged at line 28: invalid basic string, expected `"`
+      caused by: the lock is damaged at line 29: invalid basic string, expected `"`
 
     hint: restore it from version control, or delete it and run `kiln lock`
     [exit status: 2]

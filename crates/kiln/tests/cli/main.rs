@@ -19,6 +19,7 @@ mod build;
 mod copy;
 mod determinism;
 mod downloads;
+mod forged;
 mod garbage;
 mod gpu_code;
 mod hashes;

@@ -40,6 +40,7 @@ fn a_base_is_locked_to_digests_and_its_layers_are_read_once() {
     platform = "linux/amd64"
     index = "sha256:<digest>"
     manifest = "sha256:<digest>"
+    layers = 1
 
     [base.facts]
     distribution = "debian 12"
@@ -48,7 +49,6 @@ fn a_base_is_locked_to_digests_and_its_layers_are_read_once() {
         "root:x:0:0:root:/root:/bin/bash",
         "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin",
     ]
-    group = [
     "#);
     // One layer and one config for each platform.
     assert_eq!(requests(&registry, Request::GetBlob), 4);
@@ -89,7 +89,7 @@ fn on_the_same_registry_the_base_is_mounted_and_on_another_it_is_streamed_throug
     assert_eq!(own.check(), Ok(()));
     let both = [&hub, &own].map(|registry| registry.manifest("acme/demo/app", "latest"));
     assert_eq!(both[0], both[1]);
-    assert_snapshot!(machine.kiln("du").stdout.lines().nth(1).unwrap(), @"wheels and other files    5.30 kB  10");
+    assert_snapshot!(machine.kiln("du").stdout.lines().nth(1).unwrap(), @"wheels and other files    5.48 kB  11");
 }
 
 #[test]
@@ -176,4 +176,37 @@ fn declared_facts_spare_reading_the_layers() {
     registry.log();
     machine.succeed("build");
     assert_eq!(requests(&registry, Request::GetBlob), 2);
+}
+
+#[test]
+fn facts_that_a_cache_told_and_the_lock_holds_are_derived_and_named_with_their_line() {
+    let registry = FakeRegistry::start();
+    let (first, _) = project(&registry, &registry);
+    let stack = first.read("kiln.toml");
+    first.stack(&format!("{stack}\n[cache]\nremote = \"{}/acme/cache\"\n", registry.address()));
+    first.succeed("build --push");
+    // Whoever may write the cache adds a user to the base.
+    let mut forged = 0;
+    for tag in registry.tags("acme/cache") {
+        let (media_type, bytes) = registry.manifest("acme/cache", &tag).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        if text.contains("\\\"kind\\\":\\\"facts\\\"") {
+            let lie = text.replace("nobody:x:65534", "nobody:x:0");
+            assert_ne!(lie, text);
+            registry.add_manifest("acme/cache", &tag, &media_type, lie.as_bytes());
+            forged += 1;
+        }
+    }
+    assert_eq!(forged, 2, "one for each platform");
+    let second = TestEnvironment::new();
+    second.stack(&first.read("kiln.toml"));
+    second.wheel(&pure("greeting", "1.0"));
+    second.succeed("lock");
+    assert!(second.read("kiln.lock").contains("nobody:x:0"));
+    second.succeed("build --push");
+    let outcome = second.kiln("cache verify");
+    assert_eq!(outcome.status, Some(1), "{outcome}");
+    let line = second.read("kiln.lock").lines().position(|line| line == "[base.facts]").unwrap() + 1;
+    assert!(outcome.stdout.contains(&format!("is WRONG (kiln.lock line {line})")), "{outcome}");
+    assert_eq!(first.kiln("cache verify").status, Some(0));
 }

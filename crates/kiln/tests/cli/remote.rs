@@ -64,7 +64,7 @@ fn the_plan_says_what_is_where_and_why() {
       virtual environment              in the registry
       2 small packages      7.98 MB    in the registry
     train (linux/amd64)
-      2 small packages      1.74 kB    depends on greeting-1.1-py3-none-any.whl: greeting 1.0 -> 1.1 (kiln.lock line 41)
+      2 small packages      1.74 kB    depends on greeting-1.1-py3-none-any.whl: greeting 1.0 -> 1.1 (kiln.lock line 42)
       copy src to /app         15 B    to do: src to /app changed (kiln.toml line 22)
       image                            depends on 2 small packages, copy src to /app
 
@@ -74,7 +74,7 @@ fn the_plan_says_what_is_where_and_why() {
     train:
       copy: src to /app changed (kiln.toml line 22)
       env.MODE: fast -> slow (kiln.toml line 23)
-      packages: greeting 1.0 -> 1.1 (kiln.lock line 41)
+      packages: greeting 1.0 -> 1.1 (kiln.lock line 42)
     everything above unchanged
     ");
     second.succeed("build");
@@ -82,7 +82,7 @@ fn the_plan_says_what_is_where_and_why() {
     train: nothing changed since it was built; before that
       copy: src to /app changed (kiln.toml line 22)
       env.MODE: fast -> slow (kiln.toml line 23)
-      packages: greeting 1.0 -> 1.1 (kiln.lock line 41)
+      packages: greeting 1.0 -> 1.1 (kiln.lock line 42)
     everything above unchanged
     ");
     assert_snapshot!(second.kiln("plan train"), @r"
@@ -249,7 +249,7 @@ fn a_forged_record_is_believed_where_the_registry_is_trusted_and_found_by_derivi
     let outcome = second.kiln("cache verify");
     assert_eq!(outcome.status, Some(1), "{outcome}");
     assert!(outcome.stdout.contains("is WRONG"), "{outcome}");
-    assert!(outcome.stdout.contains("11 records checked, 1 wrong"), "{outcome}");
+    assert!(outcome.stdout.contains("14 records checked, 1 wrong"), "{outcome}");
     assert_eq!(second.digests("--locked"), digests);
 }
 
@@ -266,22 +266,24 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     let mut sorted = without_ages.clone();
     sorted.sort_unstable();
     assert_snapshot!(sorted.join("\n"), @r"
-    129 B  copy      copy src to /app                                  arr/train linux/amd64
-    13 records, 7.98 MB
-    179 B  paths     words-1.0-py3-none-any.whl                        arr/ml linux/amd64     persist
-    180 B  paths     names-1.0-py3-none-any.whl                        arr/train linux/amd64
-    181 B  paths     greeting-1.0-py3-none-any.whl                     arr/train linux/amd64
-    194 B  paths     solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl  arr/ml linux/amd64     persist
-    2 B  image     ml                                                arr/ml linux/amd64     persist
-    2 B  image     train                                             arr/train linux/amd64
-    2 B  overlaps  2 wheels                                          arr/ml linux/amd64     persist
-    2 B  overlaps  2 wheels                                          arr/train linux/amd64
-    2 B  tiers     2 images                                          arr/train linux/amd64
-    342 B  files     virtual environment                               arr/ml linux/amd64     persist
-    7.98 MB  wheels    2 small packages                                  arr/ml linux/amd64     persist
-    849 B  wheels    2 small packages                                  arr/train linux/amd64
+    129 B  copy       copy src to /app                                  arr/train linux/amd64
+    15 records, 7.98 MB
+    179 B  paths      words-1.0-py3-none-any.whl                        arr/ml linux/amd64     persist
+    180 B  paths      names-1.0-py3-none-any.whl                        arr/train linux/amd64
+    181 B  paths      greeting-1.0-py3-none-any.whl                     arr/train linux/amd64
+    194 B  paths      solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl  arr/ml linux/amd64     persist
+    2 B  agreement  ml                                                arr/ml linux/amd64     persist
+    2 B  agreement  train                                             arr/train linux/amd64
+    2 B  conflicts  ml                                                arr/ml linux/amd64     persist
+    2 B  conflicts  train                                             arr/train linux/amd64
+    2 B  conflicts  train                                             arr/train linux/amd64
+    2 B  image      ml                                                arr/ml linux/amd64     persist
+    2 B  image      train                                             arr/train linux/amd64
+    342 B  venv       virtual environment                               arr/ml linux/amd64     persist
+    7.98 MB  wheels     2 small packages                                  arr/ml linux/amd64     persist
+    849 B  wheels     2 small packages                                  arr/train linux/amd64
     ");
-    assert_snapshot!(first.kiln("cache prune --remote --older-than 1d"), @"0 records removed, 13 kept");
+    assert_snapshot!(first.kiln("cache prune --remote --older-than 1d"), @"0 records removed, 15 kept");
     assert!(first.succeed("cache prune --remote --keep-storage 0GB --dry-run").contains("would go"));
     let pruned = first.succeed("cache prune --remote --keep-storage 0GB");
     assert!(pruned.contains(" removed, ") && !pruned.contains("arr/ml"), "{pruned}");
@@ -373,7 +375,7 @@ fn an_image_does_not_depend_on_which_records_are_left() {
     first.stack(&format!("{}\n{image}", first.read("kiln.toml")));
     let digests = first.digests("--push");
     team.commit(&first);
-    for kind in ["paths", "overlaps"] {
+    for kind in ["paths", "conflicts"] {
         change_records(&team, kind, |text| text.replace("dev.kiln.record", "dev.kiln.gone"));
     }
     assert_eq!(with_overlap(team.machine()).digests("--locked"), digests);

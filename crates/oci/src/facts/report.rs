@@ -1,14 +1,11 @@
 //! From what was held of the layers to the facts that the lock records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kiln_plan::base::{BaseFacts, Distribution, Interpreter, Libc, LibcFamily};
 
 use super::contents::{Content, glibc_version_in_name, is_glibc, major_minor, release};
 use super::tree::{Held, Tree};
-
-/// How many `include` lines are followed: each looks through a folder.
-const MAX_INCLUDES: usize = 1000;
 
 /// Everything that can be told about a base.
 pub(super) fn report(tree: &Tree<Content>) -> BaseFacts {
@@ -17,12 +14,10 @@ pub(super) fn report(tree: &Tree<Content>) -> BaseFacts {
     BaseFacts {
         distribution: os.name(),
         libc: libc(tree, &os, &packages),
-        package_manager: package_manager(tree),
         interpreters: interpreters(tree, &os, &packages),
         distributions: distributions(tree),
         passwd: lines(tree, b"etc/passwd").filter(|line| line.contains(':')).map(str::to_owned).collect(),
         group: lines(tree, b"etc/group").filter(|line| line.contains(':')).map(str::to_owned).collect(),
-        library_paths: library_paths(tree),
     }
 }
 
@@ -145,22 +140,6 @@ fn musl(tree: &Tree<Content>, packages: &Packages<'_>) -> Option<Libc> {
     let recorded = packages.version("musl").and_then(major_minor);
     let version = recorded.or_else(|| told.clone())?;
     Some(Libc { family: LibcFamily::Musl, version })
-}
-
-fn package_manager(tree: &Tree<Content>) -> Option<String> {
-    let places = ["usr/bin", "bin", "sbin", "usr/sbin"];
-    let stands = |program: &str| places.iter().any(|place| tree.holds(format!("{place}/{program}").as_bytes()));
-    [
-        ("apt-get", "apt"),
-        ("apk", "apk"),
-        ("dnf", "dnf"),
-        ("microdnf", "microdnf"),
-        ("zypper", "zypper"),
-        ("pacman", "pacman"),
-    ]
-    .into_iter()
-    .find(|(program, _)| stands(program))
-    .map(|(_, manager)| manager.to_owned())
 }
 
 /// `3.11` of `python3.11`; nothing for `python3`, `python3.11-config` or `python3.11-dbg`.
@@ -294,61 +273,6 @@ fn normalise_name(name: &str) -> String {
         }
     }
     normal
-}
-
-/// Reads `/etc/ld.so.conf` as ldconfig(8) does, including the files it includes.
-fn library_paths(tree: &Tree<Content>) -> Vec<String> {
-    let main = b"etc/ld.so.conf".to_vec();
-    let mut paths: Vec<String> = Vec::new();
-    // A stack of lines, since what is included stands where the `include` does.
-    let mut pending: Vec<&str> = lines(tree, &main).collect();
-    pending.reverse();
-    let mut read = BTreeSet::from([main]);
-    let (mut seen, mut includes) = (BTreeSet::new(), 0);
-    while let Some(line) = pending.pop() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if let Some(pattern) = line.strip_prefix("include").filter(|rest| rest.starts_with([' ', '\t'])) {
-            includes += 1;
-            if includes > MAX_INCLUDES {
-                break;
-            }
-            let mut files = included(tree, pattern.trim());
-            files.retain(|file| read.insert(file.clone()));
-            let start = pending.len();
-            pending.extend(files.iter().flat_map(|file| lines(tree, file)));
-            pending.get_mut(start..).unwrap_or_default().reverse();
-        } else if !line.starts_with("hwcap") {
-            let folders = line.split([' ', '\t', ':', ',']).filter(|folder| folder.starts_with('/'));
-            let folders = folders.filter_map(|folder| folder.split('=').next());
-            paths.extend(folders.filter(|folder| seen.insert(*folder)).map(str::to_owned));
-        }
-    }
-    paths
-}
-
-/// The files that an `include` line names, in the order of their names: a path, where `*` may stand for a part of
-/// the last name.
-fn included(tree: &Tree<Content>, pattern: &str) -> Vec<Vec<u8>> {
-    let pattern = if pattern.starts_with('/') { pattern.to_owned() } else { format!("etc/{pattern}") };
-    let Some((folder, name)) = pattern.rsplit_once('/') else {
-        return Vec::new();
-    };
-    let Some(folder) = tree.resolve(folder.as_bytes()) else {
-        return Vec::new();
-    };
-    let (start, end) = name.split_once('*').unwrap_or((name, ""));
-    let fits = |found: &[u8]| match name.contains('*') {
-        true => {
-            found.len() >= start.len() + end.len()
-                && found.starts_with(start.as_bytes())
-                && found.ends_with(end.as_bytes())
-        }
-        false => found == name.as_bytes(),
-    };
-    tree.below(&folder)
-        .filter(|(path, _)| path.get(folder.len() + 1..).is_some_and(|found| !found.contains(&b'/') && fits(found)))
-        .map(|(path, _)| path.to_vec())
-        .collect()
 }
 
 #[cfg(test)]

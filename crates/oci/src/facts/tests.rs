@@ -98,7 +98,6 @@ fn a_debian_base_is_told_by_its_files() {
     let facts = facts([debian()]);
     assert_eq!(facts.distribution.as_deref(), Some("debian 12"));
     assert_eq!(facts.libc.as_ref().unwrap().to_string(), "glibc 2.36");
-    assert_eq!(facts.package_manager.as_deref(), Some("apt"));
     assert_eq!(facts.user("root"), Some((0, 0)));
     assert_eq!(facts.user("nobody"), Some((65534, 65534)));
     assert_eq!((facts.group_id("root"), facts.group_id("staff")), (Some(0), Some(50)));
@@ -117,7 +116,6 @@ fn an_alpine_base_has_musl_with_the_version_of_its_package() {
     assert_eq!(facts.distribution.as_deref(), Some("alpine 3.20.3"));
     let libc = facts.libc.clone().unwrap();
     assert_eq!((libc.family, libc.version.as_str()), (LibcFamily::Musl, "1.2"));
-    assert_eq!(facts.package_manager.as_deref(), Some("apk"));
     assert_eq!(interpreters(&facts), [("/usr/bin/python3.12", "3.12.8", "/usr/lib/python3.12/site-packages")]);
 }
 
@@ -224,7 +222,6 @@ fn a_later_layer_replaces_and_takes_away() {
     assert_eq!(distributions(&facts), [("/opt/a/lib/python3.11/site-packages", "c", "1", None)]);
     assert_eq!(facts.distribution, None);
     assert_eq!(facts.group.len(), 1);
-    assert_eq!(facts.package_manager.as_deref(), Some("apt"));
 }
 
 #[test]
@@ -244,17 +241,6 @@ fn a_hard_link_is_what_it_links_to() {
         .hard_link("opt/bin/python3.11", "opt/bin/interpreter")]);
     assert_eq!(facts.distribution.as_deref(), Some("debian"));
     assert_eq!(interpreters(&facts)[0].0, "/opt/bin/python3.11");
-}
-
-#[test]
-fn library_paths_follow_the_includes_in_order() {
-    let facts = facts([Layer::new()
-        .file("etc/ld.so.conf", "include /etc/ld.so.conf.d/*.conf\n/usr/local/lib # last\nhwcap 0 nosegneg\n")
-        .file("etc/ld.so.conf.d/libc.conf", "# libc\n/usr/local/lib\n")
-        .file("etc/ld.so.conf.d/cuda.conf", "/usr/local/cuda/lib64\n/usr/local/nvidia/lib:/opt/lib\n")
-        .file("etc/ld.so.conf.d/skipped", "/nowhere\n")
-        .file("etc/ld.so.conf.d/loop.conf", "include ld.so.conf\n")]);
-    assert_eq!(facts.library_paths, ["/usr/local/cuda/lib64", "/usr/local/nvidia/lib", "/opt/lib", "/usr/local/lib"]);
 }
 
 #[test]

@@ -82,11 +82,6 @@ impl<C> Tree<C> {
         }
     }
 
-    /// Whether a file of interest or a link stands at a path, whose folders' links are followed.
-    pub(crate) fn holds(&self, path: &[u8]) -> bool {
-        self.landing(path).is_some_and(|path| self.nodes.contains_key(&path))
-    }
-
     /// Everything held, by path.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Held<C>)> {
         self.nodes.iter().map(|(path, node)| (path.as_slice(), &node.held))
@@ -184,6 +179,14 @@ impl<C> Tree<C> {
 /// The names of a path, without those that say nothing.
 fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
+}
+
+#[cfg(test)]
+impl<C> Tree<C> {
+    /// Returns true if a file of interest or a link stands at a path, whose folders' links are followed.
+    fn holds(&self, path: &[u8]) -> bool {
+        self.landing(path).is_some_and(|path| self.nodes.contains_key(&path))
+    }
 }
 
 #[cfg(test)]

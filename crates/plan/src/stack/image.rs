@@ -252,7 +252,8 @@ pub enum Environment {
 }
 
 /// How layers are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Compression {
     /// Spliced from the wheels' own deflate streams.
     Gzip,

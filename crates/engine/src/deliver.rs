@@ -1,0 +1,252 @@
+//! A build from the stack to where the images go: the graph is made and driven, checks are waited for, and images are
+//! written out and pushed. Bytes that a record promised and nobody has are made on the way, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_oci::image::Image;
+use kiln_plan::digest::Digest;
+use kiln_plan::event::Event;
+use kiln_plan::lock::Lock;
+use kiln_plan::platform::Platform;
+use kiln_plan::stack;
+use kiln_store::Root;
+
+use crate::build::Build;
+use crate::built::Built;
+use crate::cache::Shared;
+use crate::driver::Driver;
+use crate::error::{BuildError, Result};
+use crate::graph::{ImageNodes, Images};
+use crate::history::Speed;
+use crate::node::NodeId;
+use crate::output::Output;
+use crate::project::Project;
+use crate::push::Pushed;
+use crate::remote::CacheReader;
+use crate::step::Level;
+
+/// Attempts to deliver, each of which may find other bytes gone.
+const ATTEMPTS: usize = 3;
+
+/// What came of a build.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// The images.
+    pub built: Vec<Built>,
+    /// Those that were pushed.
+    pub pushed: Vec<Pushed>,
+    /// What was shared with other machines.
+    pub shared: Shared,
+}
+
+/// What is to be done with images.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Delivery<'a> {
+    /// Where they are written.
+    pub outputs: &'a [Output],
+    /// They are pushed, and what was performed is shared.
+    pub push: bool,
+    /// After a failure, steps that do not depend on it are performed too.
+    pub keep_going: bool,
+}
+
+impl Project<'_> {
+    /// Builds images, writes them out, and pushes them. `names` are those that the command asked for; without names, all.
+    pub fn deliver(&self, names: &[String], lock: &Lock, delivery: Delivery<'_>) -> Result<Delivered> {
+        let images = Images::new(self, &self.chosen(names)?, lock)?;
+        let remote = CacheReader::new(self);
+        let driver = Driver::new(&images.graph, &self.workshop, &remote).keep_going(delivery.keep_going);
+        let build = Build { images: &images, driver: &driver, remote: &remote };
+        let built = self.build(&build, lock)?;
+        let failed = self.failed_checks(&build)?;
+        let wanted: Vec<&Built> = built
+            .iter()
+            .filter(|built| names.is_empty() || names.contains(&built.name))
+            .filter(|built| !failed.contains_key(&built.name))
+            .collect();
+        if !wanted.is_empty() {
+            for output in delivery.outputs {
+                self.with_bytes(&build, || self.workshop.output(output, &wanted))?;
+            }
+        }
+        let mut pushed = Vec::new();
+        for built in wanted.iter().filter(|_| delivery.push) {
+            pushed.push(self.with_bytes(&build, || self.push_one(built))?);
+        }
+        let shared = if delivery.push { self.share(&build, &wanted, lock)? } else { Shared::default() };
+        self.workshop.store.sync()?;
+        match failed.into_values().next() {
+            Some(error) => Err(error),
+            None => Ok(Delivered { built, pushed, shared }),
+        }
+    }
+
+    /// Brings every image of a graph to where it is known and its bytes can be had.
+    fn build(&self, build: &Build<'_>, lock: &Lock) -> Result<Vec<Built>> {
+        let nodes = &build.images.images;
+        let mut wants: Vec<(NodeId, Level)> = nodes.iter().map(|image| (image.image.id(), Level::Known)).collect();
+        wants.extend(nodes.iter().filter_map(|image| Some((image.gate?.id(), Level::Known))));
+        let began = std::time::Instant::now();
+        let driven = build.driver.want(&wants);
+        self.learn_speeds(build, began)?;
+        driven?;
+        let ids: Vec<NodeId> = wants.iter().map(|(id, _)| *id).collect();
+        build.driver.warnings(&ids).into_iter().for_each(|warning| self.workshop.warn(warning));
+        let mut all: Vec<Built> = Vec::new();
+        for image in self.stack.images.iter().filter(|image| nodes.iter().any(|node| node.name == image.name)) {
+            let mut done = self.built(build, image)?;
+            done.unchanged = self.remember(build, image, lock, &done)?;
+            let (name, digest, unchanged) = (image.name.clone(), done.digest, done.unchanged);
+            self.workshop.reporter.event(Event::Image { name, digest, unchanged });
+            all.push(done);
+        }
+        self.workshop.store.sync()?;
+        Ok(all)
+    }
+
+    /// Records how fast this machine was.
+    fn learn_speeds(&self, build: &Build<'_>, began: std::time::Instant) -> Result<()> {
+        let (bytes, seconds) = self.workshop.downloaded();
+        if bytes > 0 {
+            return self.workshop.learn(Speed::Fetch, bytes, seconds);
+        }
+        self.workshop.learn(Speed::Splice, build.driver.performed_bytes(), began.elapsed().as_secs_f64())
+    }
+
+    /// Returns an image of a graph that was driven.
+    pub(crate) fn built(&self, build: &Build<'_>, image: &stack::Image) -> Result<Built> {
+        let nodes = build.images.images.iter().filter(|node| node.name == image.name);
+        let composed = nodes.map(|node| {
+            let product = build.driver.known(node.image);
+            product.ok_or_else(|| BuildError::Unreachable(format!("{} ({})", node.name, node.platform)))
+        });
+        let composed: Vec<Image> = composed.collect::<Result<_>>()?;
+        let mut built = Built::of(&image.name, composed, self.workshop.store)?;
+        built.references = self.references(image);
+        Ok(built)
+    }
+
+    /// Returns the errors of checks that failed, by image.
+    fn failed_checks(&self, build: &Build<'_>) -> Result<BTreeMap<String, BuildError>> {
+        let mut failed = BTreeMap::new();
+        for node in &build.images.images {
+            let Some(verdict) = node.gate.and_then(|gate| build.driver.known(gate)) else { continue };
+            if !verdict.failures.is_empty() {
+                let what = format!("`{}` ({}) lacks GPU code that its stack file requires", node.name, node.platform);
+                failed.insert(node.name.clone(), BuildError::step(what, verdict.failures.join("\n")));
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Does something that needs bytes. Those that turn out to be gone are made, and it is done again.
+    pub(crate) fn with_bytes<T>(&self, build: &Build<'_>, act: impl Fn() -> Result<T>) -> Result<T> {
+        let mut attempt = 1;
+        loop {
+            let error = match act() {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let gone = match &error {
+                BuildError::Lost(layers) => layers.clone(),
+                error if error.is_not_found() => self.lost_layers()?,
+                _ => Vec::new(),
+            };
+            if gone.is_empty() || attempt == ATTEMPTS {
+                return Err(error);
+            }
+            attempt += 1;
+            self.workshop.warn("layers are not there any more where the cache said: they are made again");
+            self.workshop.places.lose(&gone);
+            let nodes = build.driver.lose(&gone);
+            if nodes.is_empty() {
+                return Err(error);
+            }
+            let wants: Vec<(NodeId, Level)> = nodes.into_iter().map(|id| (id, Level::Here)).collect();
+            build.driver.want(&wants)?;
+        }
+    }
+
+    /// Returns layers that are neither here nor where they were said to be.
+    fn lost_layers(&self) -> Result<Vec<Digest>> {
+        let mut lost = Vec::new();
+        let places = self.workshop.places.repositories();
+        let repositories: BTreeSet<_> = places.values().collect();
+        for repository in repositories {
+            let there = places.iter().filter(|(layer, place)| *place == repository && !self.workshop.store.has(layer));
+            let layers: Vec<Digest> = there.map(|(layer, _)| *layer).collect();
+            lost.extend(self.workshop.registries()?.missing_blobs(repository, &layers)?);
+        }
+        Ok(lost)
+    }
+
+    /// Records what an image is, for `explain` and garbage collection; returns true if nothing changed since the last build.
+    fn remember(&self, build: &Build<'_>, image: &stack::Image, lock: &Lock, built: &Built) -> Result<bool> {
+        let mut unchanged = true;
+        for node in build.images.images.iter().filter(|node| node.name == image.name) {
+            unchanged &= self.remember_last(build, image, node, lock)?;
+            let all = build.images.graph.with_reads([node.image.id()]);
+            unchanged &= !all.into_iter().any(|id| build.driver.has_worked(id));
+        }
+        let mut digests = BTreeSet::from([built.digest]);
+        for done in &built.images {
+            digests.extend([done.manifest, done.config]);
+            digests.extend(done.layers.iter().map(|layer| layer.digest));
+        }
+        for node in build.images.images.iter().filter(|node| self.is_in_chain(image, node)) {
+            for id in build.images.graph.with_reads([node.image.id()]) {
+                if let Some((product, _)) = build.driver.product(id) {
+                    digests.extend(product.blobs().iter().map(|blob| blob.digest));
+                }
+            }
+        }
+        let stack = self.lock_path().display().to_string();
+        let root = Root { stack, image: image.name.clone(), persist: image.persist, digests };
+        self.workshop.store.remember_root(&root)?;
+        Ok(unchanged)
+    }
+
+    fn is_in_chain(&self, image: &stack::Image, node: &ImageNodes) -> bool {
+        node.name == image.name || self.stack.ancestors(image).any(|above| above.name == node.name)
+    }
+
+    /// Returns the images that a command is about: those named, or all, each after what it stands on.
+    pub fn chosen(&self, names: &[String]) -> Result<Vec<&stack::Image>> {
+        let mut wanted = BTreeSet::new();
+        for name in names {
+            let Some(image) = self.stack.image(name) else {
+                let known: Vec<String> = self.stack.images.iter().map(|image| format!("`{}`", image.name)).collect();
+                let message = format!("the stack has no image `{name}`; it has {}", known.join(", "));
+                return Err(BuildError::Project(message));
+            };
+            wanted.insert(&image.name);
+            wanted.extend(self.stack.ancestors(image).map(|above| &above.name));
+        }
+        let chosen = |image: &&stack::Image| names.is_empty() || wanted.contains(&image.name);
+        Ok(self.stack.images.iter().filter(chosen).collect())
+    }
+
+    /// Returns an image without performing any step that takes time; else the first step that is neither here nor in the
+    /// cache, with its platform.
+    pub fn known_image(
+        &self,
+        image: &stack::Image,
+        lock: &Lock,
+    ) -> Result<std::result::Result<Built, (String, Platform)>> {
+        let images = Images::new(self, &self.chosen(std::slice::from_ref(&image.name))?, lock)?;
+        let remote = CacheReader::new(self);
+        let driver = Driver::new(&images.graph, &self.workshop, &remote);
+        let build = Build { images: &images, driver: &driver, remote: &remote };
+        driver.settle(images.images.iter().map(|node| node.image.id()))?;
+        for node in &images.images {
+            for layer in &node.layers {
+                if !driver.is_reachable(layer.node.id()) {
+                    return Ok(Err((images.graph.entry(layer.node.id()).step.subject().to_string(), node.platform)));
+                }
+            }
+        }
+        // All layers are known: only bases whose documents are not here yet are left.
+        driver.want(&images.images.iter().map(|node| (node.image.id(), Level::Known)).collect::<Vec<_>>())?;
+        self.built(&build, image).map(Ok)
+    }
+}

@@ -1,0 +1,145 @@
+//! Bases: locked to the digest of a manifest, with the facts of what is inside.
+
+use kiln_oci::OciError;
+use kiln_oci::debian::Bootstrap;
+use kiln_oci::image::Image;
+use kiln_oci::layout::Layout;
+use kiln_plan::base::BaseFacts;
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::lock::LockedBase;
+use kiln_plan::platform::Platform;
+use kiln_plan::reference::Reference;
+use kiln_plan::stack;
+use kiln_plan::step::StepKey;
+use kiln_registry::RegistryError;
+
+use crate::bases::name;
+use crate::bootstrap;
+use crate::driver::Driver;
+use crate::error::{BuildError, LAYOUT, Result};
+use crate::graph::{Graph, base_step};
+use crate::project::Project;
+use crate::remote::CacheReader;
+use crate::step::{Level, Subject};
+use crate::steps::facts::Facts;
+use crate::workshop::now;
+
+/// Seconds for which a bootstrapped Debian is new enough for another lock.
+const RECENT: u64 = 24 * 3600;
+
+impl Project<'_> {
+    /// Locks a base. What the lock says already stays, unless it no longer holds or an upgrade is asked for.
+    pub(super) fn lock_base(
+        &self,
+        image: &stack::Image,
+        platform: Platform,
+        locked: Option<&LockedBase>,
+        upgrade: bool,
+    ) -> Result<Option<LockedBase>> {
+        let Some(name) = name(&image.from) else { return Ok(None) };
+        let kept = locked.filter(|_| !upgrade).cloned();
+        let found = match &image.from {
+            stack::From::OciLayout(path) => {
+                let layout = self.layout_image(path, platform).map_err(|error| at_from(image, error))?;
+                let locked = locked.filter(|locked| locked.manifest == layout.manifest).cloned();
+                locked.unwrap_or_else(|| unlooked(name, &layout))
+            }
+            stack::From::Debian { suite, include, mirror } => match kept {
+                Some(locked) => locked,
+                None => match self.recent_bootstrap(&name, platform, upgrade)? {
+                    Some(recent) => recent,
+                    None => {
+                        let (suite, include, mirror) = (suite.clone(), include.clone(), mirror.clone());
+                        let wanted = Bootstrap { suite, include, mirror, platform };
+                        let (found, _) = bootstrap::bootstrap(&self.workshop, name, &wanted)?;
+                        self.workshop.store.remember(&recent_key(&found.name, platform), &found)?;
+                        found
+                    }
+                },
+            },
+            stack::From::Reference(reference) => match kept {
+                Some(locked) => locked,
+                None => self.lock_reference(reference, platform).map_err(|error| at_from(image, error))?,
+            },
+            stack::From::Scratch | stack::From::Image(_) => return Ok(None),
+        };
+        self.looked_into(image, found).map(Some)
+    }
+
+    /// Completes a base with the number of its layers and its facts, where the lock does not have them.
+    fn looked_into(&self, image: &stack::Image, mut locked: LockedBase) -> Result<LockedBase> {
+        if let Some(facts) = &image.base_facts {
+            locked.facts = facts.clone();
+        }
+        if locked.is_complete() {
+            return Ok(locked);
+        }
+        let mut graph = Graph::default();
+        let subject = Subject::Base(locked.name.clone(), locked.platform);
+        let base = graph.add(base_step(self, image, &locked)?)?;
+        let facts = graph.add(Facts::new(subject, base))?;
+        let remote = CacheReader::new(self);
+        let driver = Driver::new(&graph, &self.workshop, &remote);
+        if image.base_facts.is_none() {
+            locked.facts = *driver.get(facts, Level::Known)?;
+        }
+        locked.layers = Some(driver.get(base, Level::Known)?.layers.len());
+        Ok(locked)
+    }
+
+    fn layout_image(&self, path: &str, platform: Platform) -> Result<Image> {
+        Ok(Layout::open(&self.path(path)?)?.image_for(platform)?.image)
+    }
+
+    /// Asks the registry what a reference names now.
+    fn lock_reference(&self, reference: &Reference, platform: Platform) -> Result<LockedBase> {
+        let _work = self.workshop.work("resolve", format!("{reference} ({platform})"), None);
+        let found = self.workshop.registries()?.image(reference, platform)?;
+        self.workshop.store.add(&found.loaded.manifest_bytes)?;
+        self.workshop.store.add(&found.loaded.config_bytes)?;
+        Ok(LockedBase { index: found.index, ..unlooked(reference.to_string(), &found.loaded.image) })
+    }
+
+    /// Returns what was bootstrapped under this name within the last day and is still in the store: a second stack, or a
+    /// lock that failed afterwards, need not do it again.
+    fn recent_bootstrap(&self, name: &str, platform: Platform, upgrade: bool) -> Result<Option<LockedBase>> {
+        let known: Option<LockedBase> = self.workshop.store.recall(&recent_key(name, platform))?;
+        let recent = |locked: &LockedBase| locked.snapshot.is_some_and(|then| now().saturating_sub(then) < RECENT);
+        let here = |locked: &LockedBase| self.workshop.store.has_blob(&locked.manifest);
+        Ok(known.filter(|locked| !upgrade && recent(locked) && here(locked)))
+    }
+}
+
+fn unlooked(name: String, image: &Image) -> LockedBase {
+    LockedBase {
+        name,
+        platform: image.platform,
+        index: None,
+        manifest: image.manifest,
+        layers: None,
+        snapshot: None,
+        packages: Vec::new(),
+        facts: BaseFacts::default(),
+    }
+}
+
+fn recent_key(name: &str, platform: Platform) -> StepKey {
+    StepKey::of("recent bootstrap", 2).text("name", name).text("platform", &platform.to_string()).finish()
+}
+
+/// Points at the `from` that names something unusable.
+fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
+    let at = |message: String| Diagnostic::at(image.from_span.clone(), message);
+    match error {
+        BuildError::Oci(error @ OciError::Layout { .. }) => {
+            Diagnostics::from(at(error.to_string()).hint(LAYOUT)).into()
+        }
+        BuildError::Registry(error @ RegistryError::Unusable { .. }) => Diagnostics::from(at(error.to_string())).into(),
+        BuildError::Registry(RegistryError::NotFound { registry, .. }) => {
+            let message = format!("{registry} has no such image, or shows it only to those who may see it");
+            Diagnostics::from(at(message).hint(format!("if it is private: `kiln login {registry}`"))).into()
+        }
+        BuildError::Project(message) => Diagnostics::from(at(message)).into(),
+        error => error,
+    }
+}

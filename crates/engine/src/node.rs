@@ -1,0 +1,80 @@
+//! Nodes of a graph, and how much of their products is needed.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::{Serialize, Serializer};
+
+/// The place of a node in its graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NodeId(usize);
+
+impl NodeId {
+    pub(crate) fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A node that gives a product of one kind.
+pub(crate) struct Node<P>(NodeId, PhantomData<fn() -> P>);
+
+impl<P> Node<P> {
+    pub(crate) fn new(id: NodeId) -> Self {
+        Self(id, PhantomData)
+    }
+
+    /// Returns its place.
+    pub(crate) fn id(self) -> NodeId {
+        self.0
+    }
+
+    /// Returns the wish to read its product.
+    pub(crate) fn at(self, level: Level) -> Read {
+        Read { node: self.0, level }
+    }
+}
+
+impl<P> Clone for Node<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Node<P> {}
+
+impl<P> fmt::Debug for Node<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// A node writes nothing: the key holds the digest of its product instead.
+impl<P> Serialize for Node<P> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+/// How much of a product is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// The value.
+    Known,
+    /// The value, and every blob is in the store, in the cache, or on a base's registry.
+    Reachable,
+    /// The blobs are in the store.
+    Here,
+}
+
+/// A product that a step reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Read {
+    /// The node that gives it.
+    pub(crate) node: NodeId,
+    /// The level at which the step needs it.
+    pub(crate) level: Level,
+}

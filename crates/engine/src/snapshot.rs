@@ -1,0 +1,311 @@
+//! The snapshot: every copied file, looked at once for a command, before the graph is built.
+//!
+//! A folder that did not change must cost no more than looking at it. So the digest of a file is taken from the last
+//! snapshot where `lstat` finds nothing changed, and read now otherwise. Like git, a state is only trusted when it is not
+//! so young that a later change could hide behind the same time stamp.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::stack::{self, Copy};
+use kiln_plan::step::StepKey;
+use kiln_plan::whiteout;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+
+/// Files changed less than this long ago, in nanoseconds, may change again within one tick of the file system's clock.
+const TOO_YOUNG: i128 = 50_000_000;
+/// Raised when the same files would be recorded in another way.
+const VERSION: u32 = 1;
+const BUFFER: usize = 128 << 10;
+
+/// A file, directory or link that is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Path below the copied directory, or empty for the copied file itself.
+    pub(crate) path: String,
+    pub(crate) from: PathBuf,
+    pub(crate) kind: SourceKind,
+    /// Bytes of a file.
+    pub(crate) size: u64,
+}
+
+/// The kind of a [`Source`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SourceKind {
+    Directory,
+    File {
+        executable: bool,
+        seen: Stat,
+        /// BLAKE3 of the content.
+        digest: String,
+    },
+    Symlink(String),
+}
+
+/// A state of a file, as far as it tells of its content: size, inode, times of change in seconds and nanoseconds, mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stat([u64; 7]);
+
+impl Stat {
+    pub(crate) fn of(found: &std::fs::Metadata) -> Self {
+        Self([
+            found.size(),
+            found.ino(),
+            found.mtime() as u64,
+            found.mtime_nsec() as u64,
+            found.ctime() as u64,
+            found.ctime_nsec() as u64,
+            u64::from(found.mode()),
+        ])
+    }
+
+    fn changed(&self) -> i128 {
+        i128::from(self.0[4]) * 1_000_000_000 + i128::from(self.0[5])
+    }
+}
+
+/// The files of one copy.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) files: Vec<Source>,
+    /// BLAKE3 of all names, kinds and contents.
+    pub(crate) content: String,
+    /// Bytes of content.
+    pub(crate) bytes: u64,
+}
+
+impl Copied {
+    /// Returns the place in the image, without a leading slash: a file that is copied into a directory keeps its name.
+    pub(crate) fn place(&self, copy: &Copy) -> String {
+        let to = copy.to.trim_matches('/');
+        let name = self.files.first().and_then(|file| file.from.file_name()).map(|name| name.to_string_lossy());
+        match (self.is_single() && copy.to.ends_with('/'), name) {
+            (true, Some(name)) => format!("{to}/{name}").trim_matches('/').to_owned(),
+            _ => to.to_owned(),
+        }
+    }
+
+    /// Returns true if a file was copied, and no directory.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(self.files.as_slice(), [only] if only.path.is_empty())
+    }
+}
+
+/// What one copy takes: two with the same take the same files.
+type Taken = (String, Vec<String>, Option<String>);
+
+fn taken(copy: &Copy) -> Taken {
+    (copy.from.clone(), copy.exclude.clone(), copy.ignore_file.clone())
+}
+
+/// All copied files of a command.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    copies: HashMap<Taken, Arc<Copied>>,
+}
+
+impl Snapshot {
+    /// Looks at everything that images copy.
+    pub(crate) fn of(project: &Project<'_>, images: &[&stack::Image]) -> Result<Self> {
+        let mut snapshot = Self::default();
+        let mut seen = HashMap::new();
+        for copy in images.iter().flat_map(|image| &image.copy) {
+            if let Entry::Vacant(place) = snapshot.copies.entry(taken(copy)) {
+                place.insert(Arc::new(look(project, copy, &mut seen)?));
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// Returns the files of a copy of an image that was looked at.
+    pub(crate) fn copied(&self, copy: &Copy) -> Result<Arc<Copied>> {
+        let found = self.copies.get(&taken(copy)).cloned();
+        found.ok_or_else(|| BuildError::Project(format!("`{}` was not looked at", copy.from)))
+    }
+}
+
+/// What `lstat` told of a path in this command.
+type Seen = HashMap<PathBuf, std::fs::Metadata>;
+
+fn look(project: &Project<'_>, copy: &Copy, seen: &mut Seen) -> Result<Copied> {
+    let root = project.path(&copy.from).map_err(|error| match error {
+        BuildError::Project(message) => Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)).into(),
+        error => error,
+    })?;
+    let ignored = ignored(project, copy, &root)?;
+    let store = project.workshop.store;
+    let key = StepKey::of("snapshot", VERSION)
+        .bytes("root", root.as_os_str().as_encoded_bytes())
+        .list("exclude", &copy.exclude)
+        .option("ignore file", copy.ignore_file.as_deref())
+        .finish();
+    let last: BTreeMap<String, (Stat, String)> = store.recall(&key)?.unwrap_or_default();
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
+    let mut walk = Walk { files: Vec::new(), ignored, seen, last: &last, project };
+    let found = walk.stat(&root)?;
+    if found.is_dir() {
+        walk.directory(&root, "")?;
+    } else {
+        walk.one(&root, String::new(), &found)?;
+    }
+    let files = walk.files;
+    let now: BTreeMap<String, (Stat, String)> = files
+        .iter()
+        .filter_map(|file| match &file.kind {
+            SourceKind::File { seen, digest, .. } if seen.changed() < began - TOO_YOUNG => {
+                Some((file.path.clone(), (*seen, digest.clone())))
+            }
+            _ => None,
+        })
+        .collect();
+    if now != last {
+        store.remember(&key, &now)?;
+    }
+    let bytes = files.iter().map(|file| file.size).sum();
+    let copied = Copied { content: content(&files), files, bytes };
+    require_no_whiteout(copy, &copied)?;
+    Ok(copied)
+}
+
+fn ignored(project: &Project<'_>, copy: &Copy, root: &Path) -> Result<Gitignore> {
+    let mut builder = GitignoreBuilder::new(root);
+    let bad = |error: ignore::Error| {
+        let message = format!("a pattern of what `{}` leaves out makes no sense: {error}", copy.from);
+        BuildError::from(Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)))
+    };
+    if let Some(file) = &copy.ignore_file
+        && let Some(error) = builder.add(project.path(file)?)
+    {
+        return Err(bad(error));
+    }
+    for pattern in &copy.exclude {
+        builder.add_line(None, pattern).map_err(bad)?;
+    }
+    builder.build().map_err(bad)
+}
+
+/// Returns the hash of names, kinds and contents.
+fn content(files: &[Source]) -> String {
+    let mut all = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        all.update(&(bytes.len() as u64).to_le_bytes());
+        all.update(bytes);
+    };
+    for file in files {
+        field(file.path.as_bytes());
+        match &file.kind {
+            SourceKind::Directory => field(b"directory"),
+            SourceKind::Symlink(to) => field(format!("link {to}").as_bytes()),
+            SourceKind::File { executable, digest, .. } => {
+                field(if *executable { b"executable" } else { b"file" });
+                field(digest.as_bytes());
+            }
+        }
+    }
+    all.finalize().to_hex().to_string()
+}
+
+/// Refuses names that a layer would take for whiteouts.
+fn require_no_whiteout(copy: &Copy, copied: &Copied) -> Result<()> {
+    let to = copied.place(copy);
+    let own = whiteout::component(&to).map(|component| (to.clone(), component.to_owned()));
+    let below = |file: &Source| {
+        let component = whiteout::component(&file.path)?;
+        Some((format!("{to}/{}", file.path), component.to_owned()))
+    };
+    let Some((path, component)) = own.or_else(|| copied.files.iter().find_map(below)) else { return Ok(()) };
+    let message = format!("`/{path}` cannot be in a layer: {}", whiteout::problem(&component));
+    let hint = "leave it out with `exclude`, or give it another name";
+    Err(Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message).hint(hint)).into())
+}
+
+struct Walk<'w> {
+    files: Vec<Source>,
+    ignored: Gitignore,
+    seen: &'w mut Seen,
+    last: &'w BTreeMap<String, (Stat, String)>,
+    project: &'w Project<'w>,
+}
+
+impl Walk<'_> {
+    fn stat(&mut self, path: &Path) -> Result<std::fs::Metadata> {
+        if let Some(found) = self.seen.get(path) {
+            return Ok(found.clone());
+        }
+        let found = fs_err::symlink_metadata(path)?;
+        self.seen.insert(path.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// Takes everything below a directory, sorted by name.
+    fn directory(&mut self, directory: &Path, path: &str) -> Result<()> {
+        let mut names = Vec::new();
+        for entry in fs_err::read_dir(directory)? {
+            names.push(entry?.file_name());
+        }
+        names.sort_unstable();
+        for name in names {
+            let Some(text) = name.to_str() else {
+                let shown = directory.join(&name);
+                return Err(BuildError::Project(format!("the name of `{}` is not UTF-8", shown.display())));
+            };
+            let from = directory.join(text);
+            let below = if path.is_empty() { text.to_owned() } else { format!("{path}/{text}") };
+            let found = self.stat(&from)?;
+            if self.ignored.matched(Path::new(&below), found.is_dir()).is_ignore() {
+                continue;
+            }
+            self.one(&from, below.clone(), &found)?;
+            if found.is_dir() {
+                self.directory(&from, &below)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, from: &Path, path: String, found: &std::fs::Metadata) -> Result<()> {
+        let kind = if found.is_dir() {
+            SourceKind::Directory
+        } else if found.is_symlink() {
+            let to = fs_err::read_link(from)?;
+            let Some(to) = to.to_str().map(str::to_owned) else {
+                return Err(BuildError::Project(format!("the link `{}` is not UTF-8", from.display())));
+            };
+            SourceKind::Symlink(to)
+        } else if found.is_file() {
+            let (executable, seen) = (found.permissions().mode() & 0o111 != 0, Stat::of(found));
+            SourceKind::File { executable, seen, digest: self.digest(from, &path, seen)? }
+        } else {
+            return Err(BuildError::Project(format!("`{}` is neither file, directory nor link", from.display())));
+        };
+        let size = if found.is_file() { found.size() } else { 0 };
+        self.files.push(Source { path, from: from.to_owned(), kind, size });
+        Ok(())
+    }
+
+    /// Returns the digest of a file: from the last snapshot where nothing changed.
+    fn digest(&self, from: &Path, path: &str, seen: Stat) -> Result<String> {
+        if let Some((_, digest)) = self.last.get(path).filter(|(last, _)| *last == seen) {
+            return Ok(digest.clone());
+        }
+        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; BUFFER]);
+        let mut opened = fs_err::File::open(from)?;
+        loop {
+            self.project.workshop.cancel.check()?;
+            match opened.read(&mut buffer)? {
+                0 => return Ok(hasher.finalize().to_hex().to_string()),
+                read => hasher.update(&buffer[..read]),
+            };
+        }
+    }
+}

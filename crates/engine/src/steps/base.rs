@@ -1,0 +1,131 @@
+//! `base`: manifest and config of a locked base come into the store, from its layout, its registry, or the cache; a Debian
+//! that nobody has any more is bootstrapped again. Everything follows from the digest of the manifest that is locked, so that
+//! nobody needs to be believed. Layers stay where they are until somebody needs their bytes.
+
+use std::path::{Path, PathBuf};
+
+use kiln_oci::image::Image;
+use kiln_oci::layout::Layout;
+use kiln_plan::digest::Digest;
+use kiln_plan::lock::LockedBase;
+use kiln_plan::platform::Platform;
+use kiln_plan::reference::{Reference, Repository};
+use serde::Serialize;
+
+use crate::bootstrap;
+use crate::context::Context;
+use crate::documents;
+use crate::error::{BuildError, Result};
+use crate::step::{Cost, Keep, Kind, Step, Subject};
+use crate::workshop::Workshop;
+
+/// Where a base is.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// An OCI image layout, and what the stack calls it.
+    Layout(PathBuf, String),
+    /// A registry.
+    Registry(Reference),
+    /// A Debian, and the cache that may have it.
+    Debian(kiln_oci::debian::Bootstrap, Option<Repository>),
+}
+
+/// A locked base.
+#[derive(Serialize)]
+pub(crate) struct Base {
+    platform: Platform,
+    manifest: Digest,
+    #[serde(skip)]
+    locked: LockedBase,
+    #[serde(skip)]
+    source: Source,
+}
+
+impl Base {
+    pub(crate) fn new(locked: LockedBase, source: Source) -> Self {
+        Self { platform: locked.platform, manifest: locked.manifest, locked, source }
+    }
+}
+
+impl Step for Base {
+    type Product = Image;
+    const KIND: Kind = Kind { name: "base", version: 1 };
+
+    fn subject(&self) -> Subject {
+        Subject::Base(self.locked.name.clone(), self.platform)
+    }
+
+    fn cost(&self) -> Cost {
+        match self.source {
+            // Bootstrapping takes a program; documents take one request.
+            Source::Debian(..) => Cost::Sandbox(0),
+            Source::Layout(..) | Source::Registry(_) => Cost::Inline,
+        }
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::Never
+    }
+
+    fn perform(&self, context: &Context<'_>) -> Result<Image> {
+        let workshop = context.workshop;
+        match &self.source {
+            Source::Layout(path, name) => self.of_layout(workshop, path, name),
+            Source::Registry(reference) => {
+                let image = workshop.documents(&reference.repository, &self.manifest, &self.locked.name)?;
+                self.of_platform(image).map(|image| workshop.found_at(image, &reference.repository))
+            }
+            Source::Debian(wanted, cache) => self.of_debian(workshop, wanted, cache.as_ref()),
+        }
+    }
+}
+
+impl Base {
+    fn of_layout(&self, workshop: &Workshop<'_>, path: &Path, name: &str) -> Result<Image> {
+        let layout = Layout::open(path)?;
+        let found = layout.image_for(self.platform)?;
+        if found.image.manifest != self.manifest {
+            let message = format!("`{name}` has another image for {} than is locked", self.platform);
+            return Err(BuildError::LockOutdated(message));
+        }
+        workshop.store.add(&found.config_bytes)?;
+        workshop.store.add(&found.manifest_bytes)?;
+        workshop.places.add_layout(layout);
+        Ok(found.image)
+    }
+
+    fn of_debian(
+        &self,
+        workshop: &Workshop<'_>,
+        wanted: &kiln_oci::debian::Bootstrap,
+        cache: Option<&Repository>,
+    ) -> Result<Image> {
+        let whole = |image: &Image| image.layers.iter().all(|layer| workshop.store.has_blob(&layer.digest));
+        if let Some(image) =
+            documents::here(workshop.store, &self.manifest, &self.locked.name)?.filter(|image| whole(image))
+        {
+            return self.of_platform(image);
+        }
+        if let Some(cache) = cache.filter(|_| !workshop.places.cache_failed()) {
+            match workshop.documents(cache, &self.manifest, &self.locked.name) {
+                Ok(image) => return Ok(workshop.found_at(self.of_platform(image)?, cache)),
+                Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => workshop.warn(format!("the base of the cache is not used: {error}")),
+            }
+        }
+        let (again, image) = bootstrap::bootstrap(workshop, self.locked.name.clone(), wanted)?;
+        match again.manifest == self.manifest {
+            true => Ok(image),
+            false => Err(bootstrap::moved(&self.locked, &again)),
+        }
+    }
+
+    fn of_platform(&self, image: Image) -> Result<Image> {
+        if image.platform == self.platform {
+            return Ok(image);
+        }
+        let message = format!("`{}` is for another platform than {}", self.locked.name, self.platform);
+        Err(BuildError::LockOutdated(message))
+    }
+}

@@ -1,0 +1,287 @@
+//! `copy`: files of the project as a layer that depends on their names, modes and contents and on nothing else. Every byte
+//! is digested again as it goes into the layer: one that is not as the snapshot found it fails the step.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_oci::layer::{Body, Directories, Layer, LayerFile, MediaType};
+use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
+use kiln_plan::stack::{Compression, Copy as Wanted};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{BuildError, Result};
+use crate::snapshot::{Copied, Source, SourceKind, Stat};
+use crate::step::{Cost, Kind, Step, Subject};
+
+/// Top-level directories and the like that a base has: an entry for one could replace a symbolic link.
+const STANDARD: [&str; 36] = [
+    "bin",
+    "boot",
+    "dev",
+    "etc",
+    "home",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "srv",
+    "sys",
+    "tmp",
+    "usr",
+    "usr/bin",
+    "usr/include",
+    "usr/lib",
+    "usr/lib64",
+    "usr/local",
+    "usr/local/bin",
+    "usr/local/lib",
+    "usr/local/share",
+    "usr/sbin",
+    "usr/share",
+    "var",
+    "var/cache",
+    "var/lib",
+    "var/log",
+    "var/run",
+    "var/tmp",
+];
+
+/// Files of the project.
+#[derive(Serialize)]
+pub(crate) struct Copy {
+    content: String,
+    /// The place in the image, without a leading slash.
+    to: String,
+    owner: (u32, u32),
+    mode: Option<u32>,
+    compression: Compression,
+    writer: u32,
+    #[serde(skip)]
+    copied: Arc<Copied>,
+    #[serde(skip)]
+    subject: Subject,
+}
+
+impl Copy {
+    pub(crate) fn new(copy: &Wanted, copied: Arc<Copied>, owner: (u32, u32), compression: Compression) -> Self {
+        Self {
+            content: copied.content.clone(),
+            to: copied.place(copy),
+            owner,
+            mode: copy.mode,
+            compression,
+            writer: WHOLE_VERSION,
+            copied,
+            subject: Subject::Copy { from: copy.from.clone(), to: copy.to.clone() },
+        }
+    }
+
+    /// Returns the line of the image's history.
+    pub(crate) fn history(&self) -> String {
+        format!("kiln: {}", self.subject)
+    }
+
+    /// Bytes of content.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.copied.bytes
+    }
+
+    /// Returns the members of the layer without their content.
+    pub(crate) fn files(&self) -> Vec<LayerFile> {
+        self.members().into_iter().map(|(file, _)| file).collect()
+    }
+
+    /// Returns the members of the layer, each with the file that its content comes from.
+    fn members(&self) -> Vec<(LayerFile, Option<&Source>)> {
+        let mut members = Vec::with_capacity(self.copied.files.len() + 1);
+        let mut directories = Directories::default();
+        let mut above = Vec::new();
+        // Of the directories above only the target of a directory is the copy's own.
+        if !self.copied.is_single() {
+            let foreign = |path: &str| path.is_empty() || path != self.to || STANDARD.contains(&path);
+            directories.above(&format!("{}/", self.to), foreign, &mut above);
+        }
+        members.extend(above.into_iter().map(|mut directory| {
+            directory.owner = self.owner;
+            (directory, None)
+        }));
+        for file in &self.copied.files {
+            let path = [self.to.as_str(), file.path.as_str()].into_iter().filter(|part| !part.is_empty());
+            let path = path.collect::<Vec<_>>().join("/");
+            let (mode, body, from) = match &file.kind {
+                SourceKind::Directory => (self.directory_mode(), Body::Directory, None),
+                SourceKind::Symlink(to) => (0o777, Body::Symlink(to.clone()), None),
+                SourceKind::File { executable, .. } => {
+                    let mode = self.mode.unwrap_or(if *executable { 0o755 } else { 0o644 });
+                    (mode, Body::File(file.size), Some(file))
+                }
+            };
+            members.push((LayerFile { path, mode, owner: self.owner, body }, from));
+        }
+        members
+    }
+
+    /// Directories can be entered by whoever can read files.
+    fn directory_mode(&self) -> u32 {
+        self.mode.map_or(0o755, |mode| mode | (mode & 0o444) >> 2)
+    }
+}
+
+impl Step for Copy {
+    type Product = Vec<Layer>;
+    const KIND: Kind = Kind { name: "copy", version: 2 };
+
+    fn subject(&self) -> Subject {
+        self.subject.clone()
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::Cpu(self.copied.bytes)
+    }
+
+    fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
+        let workshop = context.workshop;
+        let work = context.work("copy", self.subject.to_string(), Some(self.copied.bytes));
+        let media_type = match self.compression {
+            Compression::Gzip => MediaType::Gzip,
+            Compression::Zstd => MediaType::Zstd,
+        };
+        let mut out = LayerWriter::new(workshop.store, media_type, workshop.surroundings.jobs)?;
+        for (member, source) in self.members() {
+            let Some(source) = source else {
+                out.small(&member)?;
+                continue;
+            };
+            let mut content = Watched::open(source)?;
+            out.file(&member, &mut content).map_err(|error| content.explain(error.into()))?;
+            content.end()?;
+            work.advance(source.size)?;
+        }
+        Ok(vec![out.end()?])
+    }
+}
+
+/// A file that is read once more and must be as the snapshot found it.
+struct Watched {
+    path: PathBuf,
+    file: fs_err::File,
+    hasher: blake3::Hasher,
+    expected: String,
+    size: u64,
+}
+
+impl Watched {
+    fn open(source: &Source) -> Result<Self> {
+        let changed = || changed(&source.from);
+        let SourceKind::File { seen, digest, .. } = &source.kind else { return Err(changed()) };
+        let file = fs_err::File::open(&source.from).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => changed(),
+            _ => error.into(),
+        })?;
+        if Stat::of(&file.metadata()?) != *seen {
+            return Err(changed());
+        }
+        Ok(Self {
+            path: source.from.clone(),
+            file,
+            hasher: blake3::Hasher::new(),
+            expected: digest.clone(),
+            size: source.size,
+        })
+    }
+
+    /// Returns the error about a file that became shorter or longer, which the writer cannot name.
+    fn explain(&self, error: BuildError) -> BuildError {
+        match error {
+            BuildError::Interrupted => BuildError::Interrupted,
+            _ if self.file.metadata().is_ok_and(|found| found.len() != self.size) => changed(&self.path),
+            error => error,
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        if self.hasher.finalize().to_hex().as_str() == self.expected { Ok(()) } else { Err(changed(&self.path)) }
+    }
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+fn changed(path: &std::path::Path) -> BuildError {
+    BuildError::Mistake {
+        message: format!("`{}` changed while it was copied", path.display()),
+        hint: "build again once nothing writes to it".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_plan::event::{Cancel, Silent};
+    use kiln_plan::lock::Lock;
+    use kiln_plan::stack::{Overrides, read};
+    use kiln_store::Store;
+
+    use crate::driver::{Alone, Driver};
+    use crate::graph::Images;
+    use crate::project::Project;
+    use crate::step::Level;
+    use crate::workshop::{Surroundings, Workshop};
+
+    const STACK: &str = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.app]\n\
+                         from = \"scratch\"\ncopy = [{ from = \"src\", to = \"/app\" }]\n";
+
+    /// Changes a project between the snapshot and the copy; the error, and whether a build afterwards has the new content.
+    fn after(change: fn(&std::path::Path)) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let src = directory.path().join("src");
+        fs_err::create_dir(&src).unwrap();
+        fs_err::write(src.join("a"), "first").unwrap();
+        fs_err::write(src.join("b"), "second").unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let drive = |between: &dyn Fn()| {
+            let workshop = Workshop::new(&store, &Silent, Cancel::default(), Surroundings::bare());
+            let file = directory.path().join("kiln.toml");
+            let stack = read(STACK, &Overrides::default()).unwrap();
+            let project = Project { directory: directory.path().to_owned(), file, stack, workshop };
+            let images = Images::new(&project, &project.chosen(&[]).unwrap(), &Lock::default()).unwrap();
+            between();
+            let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+            driver.get(images.images[0].image, Level::Known).map(|image| image.layers[0].digest)
+        };
+        let error = drive(&|| change(&src)).unwrap_err().to_string();
+        // Nothing was recorded: the next build takes what is there now.
+        assert_ne!(drive(&|| ()).unwrap(), kiln_plan::digest::Digest::of(b""));
+        error.replace(&src.display().to_string(), "src")
+    }
+
+    #[test]
+    fn a_file_that_changes_after_it_was_looked_at_fails_the_step_and_is_named() {
+        let edit = |src: &std::path::Path| fs_err::write(src.join("b"), "other!").unwrap();
+        assert_eq!(after(edit), "`src/b` changed while it was copied");
+        let grow = |src: &std::path::Path| fs_err::write(src.join("b"), "second and more").unwrap();
+        assert_eq!(after(grow), "`src/b` changed while it was copied");
+        let remove = |src: &std::path::Path| fs_err::remove_file(src.join("a")).unwrap();
+        assert_eq!(after(remove), "`src/a` changed while it was copied");
+        let replace = |src: &std::path::Path| {
+            // Same size, and the time of the old one.
+            let time = fs_err::metadata(src.join("a")).unwrap().modified().unwrap();
+            fs_err::write(src.join("a"), "tsrif").unwrap();
+            fs_err::OpenOptions::new().write(true).open(src.join("a")).unwrap().file().set_modified(time).unwrap();
+        };
+        assert_eq!(after(replace), "`src/a` changed while it was copied");
+    }
+}

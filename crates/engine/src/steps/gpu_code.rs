@@ -1,0 +1,80 @@
+//! `gpu-code`: an image has the GPU code that its stack demands. The check fails nothing: images that do not pass are built
+//! and not delivered.
+
+use kiln_fatbin::Coverage;
+use kiln_oci::image::Image;
+use kiln_plan::gpu::Capability;
+use kiln_plan::stack::GpuCode as Demand;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::node::Node;
+use crate::product::Verdict;
+use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
+
+/// The GPU code of an image.
+#[derive(Serialize)]
+pub(crate) struct GpuCode {
+    image: Node<Image>,
+    gpus: Vec<Capability>,
+    /// Code as PTX alone is not enough.
+    native: bool,
+    #[serde(skip)]
+    subject: Subject,
+}
+
+impl GpuCode {
+    pub(crate) fn new(subject: Subject, image: Node<Image>, gpus: Vec<Capability>, demand: Demand) -> Self {
+        Self { image, gpus, native: demand == Demand::Native, subject }
+    }
+}
+
+impl Step for GpuCode {
+    type Product = Verdict;
+    const KIND: Kind = Kind { name: "gpu-code", version: 1 };
+
+    fn subject(&self) -> Subject {
+        self.subject.clone()
+    }
+
+    fn reads(&self) -> Vec<Read> {
+        vec![self.image.at(Level::Known)]
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::Cpu(0)
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::Here
+    }
+
+    fn warnings(&self, product: &Verdict) -> Vec<String> {
+        product.warnings.clone()
+    }
+
+    fn perform(&self, context: &Context<'_>) -> Result<Verdict> {
+        let (workshop, image) = (context.workshop, context.get(self.image));
+        let refused = if self.native { Coverage::Ptx } else { Coverage::Missing };
+        let found = workshop.verify_image(&self.subject.to_string(), image, &self.gpus)?;
+        let mut verdict = Verdict::default();
+        let mut compiled = false;
+        for file in &found.code {
+            for code in &file.verdicts {
+                compiled |= code.coverage == Coverage::Ptx;
+                if code.coverage >= refused {
+                    verdict.failures.push(format!("{}: {}: {code}", file.path, code.gpu));
+                }
+            }
+        }
+        if compiled && verdict.failures.is_empty() {
+            verdict.warnings.push(format!(
+                "GPU code is there as PTX alone, which the driver compiles at the first start: `kiln verify {}` names \
+                 the files",
+                self.subject
+            ));
+        }
+        Ok(verdict)
+    }
+}
