@@ -26,6 +26,7 @@ fuzz_target!(|text: &str| {
         let (_, _) = (facts.user(name), facts.group_id(name));
     }
     let base = LockedBase {
+        layers: Some(1),
         name: "base".into(),
         platform: kiln_plan::platform::Platform::ALL[0],
         index: None,
