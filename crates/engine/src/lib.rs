@@ -44,7 +44,6 @@ mod step;
 mod steps;
 mod time;
 mod tools;
-mod users;
 mod verify;
 mod workshop;
 

@@ -24,7 +24,7 @@ use crate::steps::facts::Facts;
 /// One record of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheEntry {
-    /// The kind of step: `wheels`, `prune`, `copy`, `files`, `paths`, `conflicts`, `debian`, `facts`.
+    /// The kind of step: `wheels`, `prune`, `copy`, `users`, `paths`, `conflicts`, `debian`, `facts`.
     pub kind: String,
     /// Its subject.
     pub name: String,

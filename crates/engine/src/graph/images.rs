@@ -31,7 +31,6 @@ use crate::steps::conflicts::Conflicts;
 use crate::steps::copy::Copy;
 use crate::steps::facts::Facts;
 use crate::steps::fetch::Fetch;
-use crate::steps::files::Files;
 use crate::steps::gpu_code::GpuCode;
 use crate::steps::paths::Paths;
 use crate::steps::prune::Prune;
@@ -349,7 +348,7 @@ impl Builder<'_> {
             let node = self.graph.add(step)?;
             draft.layer(node, history, bytes);
         }
-        if let Some(step) = Files::users(image, facts, &above)? {
+        if let Some(step) = crate::steps::users::Users::of(image, facts, &above)? {
             let name = crate::step::Step::subject(&step).to_string();
             draft.ground.contents.push(Arc::new(Content::Files(name.clone(), step.files())));
             let node = self.graph.add(step)?;

@@ -12,7 +12,7 @@ use crate::team::Team;
 const RECORD: &str = "dev.kiln.record";
 const SIGNATURE: &str = "dev.kiln.signature";
 /// The kinds of steps whose records this team has.
-const KINDS: [&str; 8] = ["agreement", "conflicts", "copy", "files", "paths", "prune", "venv", "wheels"];
+const KINDS: [&str; 8] = ["agreement", "conflicts", "copy", "paths", "prune", "users", "venv", "wheels"];
 
 /// A team with every kind of step that an image without a base on a registry has.
 fn team() -> Team {
