@@ -231,3 +231,19 @@ fn a_system_without_trusted_keys_is_told_its_own_keyring() {
     );
     assert_eq!(content(&normal(raw(1, &files)), "etc/apt/sources.list"), "deb http://mirror/debian sid main\n");
 }
+
+/// Other bytes for the same packages are another base under a lock that did not change.
+#[test]
+fn the_bytes_of_a_normalised_archive_are_pinned() {
+    let files: [(&str, &[u8]); 7] = [
+        ("etc/", b""),
+        ("etc/hostname", b"host\n"),
+        ("etc/machine-id", b"0123456789abcdef\n"),
+        ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+        ("etc/shadow", b"root:*:20000:0:99999:7:::\n"),
+        ("usr/bin/tool", b"#!/bin/sh\n"),
+        ("usr/bin/other", b"->tool"),
+    ];
+    let digest = kiln_plan::digest::Digest::of(&normal(raw(1_700_000_000, &files)));
+    assert_eq!(digest.to_string(), "sha256:6c387972c2a8b3ab4dde7b5ad4813a99312781f5821f3902a6af43a6f4c858de");
+}

@@ -1,0 +1,204 @@
+//! Golden files: for every kind of step its fields as JSON, its key, and the digests of the bytes that a fixed input gives.
+//!
+//! A change of a key here forgets the records that users have of that kind: raise the version of the kind, and say so in the
+//! changelog. A change of bytes under an unchanged key is a mistake: whatever makes them other (a threshold, a level, a
+//! library) has a version that is a field.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use kiln_fatbin::testing::{Library, entry};
+use kiln_oci::layout::write_layout;
+use kiln_plan::base::{BaseFacts, Interpreter};
+use kiln_plan::digest::Digest;
+use kiln_plan::event::{Cancel, Silent, Work};
+use kiln_plan::lock::{Lock, LockedBase, LockedImage, LockedPackage, LockedWheel};
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::{Overrides, read};
+use kiln_store::Store;
+use kiln_wheel::testing::WheelBuilder;
+
+use crate::built::manifest_descriptor;
+use crate::driver::{Alone, Driver};
+use crate::graph::{Graph, Images, base_step};
+use crate::product::Product;
+use crate::project::Project;
+use crate::step::{Level, Subject};
+use crate::steps::facts::Facts;
+use crate::workshop::{Surroundings, Workshop};
+
+const TARGET: &str = "[stack]\nname = \"golden\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n\
+                      gpus = [\"H100\"]\n\n[index]\nfind-links = [\"wheels\"]\n\n";
+const BASE: &str = "[images.base]\nfrom = \"scratch\"\ncopy = [{ from = \"root\", to = \"/\" }]\n";
+const APP: &str = "[images.app]\nfrom = { oci = \"layout\" }\npackages = [\"ops\", \"words\", \"more\"]\nprune = true\n\
+                   timezone = \"UTC\"\nuser = { name = \"me\", uid = 1000, gid = 1000 }\nenv = { A = \"1\" }\n\
+                   copy = [{ from = \"src\", to = \"/opt/venv/share\" }]\nverify = { gpu-code = \"required\" }\n";
+
+/// The machine code of NVIDIA's entries in fat binaries.
+const CUBIN: u16 = 2;
+
+/// Content that compresses a little, always the same.
+fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let next = |state: &mut u64| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 58) as u8
+    };
+    (0..size).map(|_| next(&mut state)).collect()
+}
+
+fn wheels() -> Vec<WheelBuilder> {
+    let library = Library::new().region(&[80, 90, 100].map(|number| entry(CUBIN, number, 0, 30_000))).finish();
+    let native = |name: &str| WheelBuilder::new(name, "1.0").tag("cp311-cp311-manylinux_2_28_x86_64");
+    vec![
+        native("ops").file_with("ops/_C.so", true, true, library).file_with(
+            "ops/data.bin",
+            false,
+            false,
+            noise(9 << 20, 1),
+        ),
+        WheelBuilder::new("words", "1.0").file("words/__init__.py", "words = 1\n").file("shared/a.txt", "of words"),
+        WheelBuilder::new("more", "1.0").file("more/__init__.py", noise(40_000, 2)).file("shared/a.txt", "of more"),
+    ]
+}
+
+struct Place {
+    directory: tempfile::TempDir,
+    store: Store,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let place = Self { directory, store };
+        place.write("root/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
+        place.write("root/etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n");
+        place.write("src/tool.txt", "a tool\n");
+        for wheel in wheels() {
+            place.write(&format!("wheels/{}", wheel.file_name()), wheel.finish());
+        }
+        place
+    }
+
+    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.directory.path().join(path);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, content).unwrap();
+    }
+
+    fn project(&self, images: &str) -> Project<'_> {
+        let workshop = Workshop::new(&self.store, &Silent, Cancel::default(), Surroundings::bare());
+        let directory = fs_err::canonicalize(self.directory.path()).unwrap();
+        let stack = read(&format!("{TARGET}{images}"), &Overrides::default()).unwrap();
+        Project { file: directory.join("kiln.toml"), directory, stack, workshop }
+    }
+
+    /// Builds the base and writes it to a layout.
+    fn base(&self) -> LockedBase {
+        let project = self.project(BASE);
+        let images = Images::new(&project, &project.chosen(&[]).unwrap(), &Lock::default()).unwrap();
+        let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+        let image = driver.get(images.images[0].image, Level::Known).unwrap();
+        let documents = [image.config, image.manifest].map(|digest| self.store.read(&digest).unwrap());
+        let (silent, cancel) = (Silent, Cancel::default());
+        let work = Work::start(&silent, &cancel, "write", "layout", None);
+        let entries = vec![manifest_descriptor(&image)];
+        let blobs = project.workshop.blobs();
+        let layout = self.directory.path().join("layout");
+        write_layout(&layout, &blobs, std::slice::from_ref(&image), &documents, entries, &work).unwrap();
+        let interpreter =
+            Interpreter { path: "/usr/bin/python3.11".into(), version: "3.11.2".into(), site_packages: None };
+        LockedBase {
+            name: "oci layout".into(),
+            platform: image.platform,
+            index: None,
+            manifest: image.manifest,
+            layers: Some(image.layers.len()),
+            snapshot: None,
+            packages: Vec::new(),
+            facts: BaseFacts { interpreters: vec![interpreter], ..BaseFacts::default() },
+        }
+    }
+
+    fn lock(&self) -> Lock {
+        let (base, platform): (_, Platform) = (self.base(), "linux/amd64".parse().unwrap());
+        let locked = |wheel: &WheelBuilder| {
+            let (file, bytes) = (wheel.file_name(), wheel.finish());
+            let path = Some(format!("wheels/{file}"));
+            LockedWheel { sha256: Digest::of(&bytes), size: Some(bytes.len() as u64), file, url: None, path }
+        };
+        let wheels: Vec<LockedWheel> = wheels().iter().map(locked).collect();
+        let mut packages: Vec<LockedPackage> = ["ops", "words", "more"]
+            .iter()
+            .zip(&wheels)
+            .map(|(name, wheel)| LockedPackage { name: (*name).into(), version: "1.0".into(), wheel: wheel.sha256 })
+            .collect();
+        packages.sort();
+        let (name, inputs, requirements) = ("app".into(), String::new(), Vec::new());
+        let image = LockedImage { name, platform, inputs, requirements, packages };
+        Lock { bases: vec![base], images: vec![image], wheels, ..Lock::default() }
+    }
+}
+
+/// Adds what is known of the nodes of a graph, by kind.
+fn describe(graph: &Graph, driver: &Driver<'_>, golden: &mut BTreeMap<&'static str, String>) {
+    for id in graph.ids() {
+        let entry = graph.entry(id);
+        let (kind, fields) = (entry.step.kind(), String::from_utf8(entry.fields.clone()).unwrap());
+        let text = golden.entry(kind.name).or_default();
+        let (product, _) = driver.product(id).unwrap();
+        let key = driver.key(id).map_or_else(|| "declared".to_owned(), |key| key.hex());
+        writeln!(text, "version {}\nfields {fields}\nkey {key}\nproduct {}", kind.version, product.digest()).unwrap();
+        if let Product::Layers(layers) = &product {
+            for layer in layers {
+                writeln!(text, "layer {} of {}", layer.digest, layer.diff_id).unwrap();
+            }
+        }
+        writeln!(text).unwrap();
+    }
+}
+
+/// The kinds that the files beside this one define.
+fn kinds() -> Vec<String> {
+    let steps = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/steps");
+    let mut kinds = Vec::new();
+    for file in fs_err::read_dir(steps).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("golden.rs") {
+            let text = fs_err::read_to_string(path).unwrap();
+            let names = text.split("Kind { name: \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+            kinds.extend(names);
+        }
+    }
+    kinds.sort();
+    kinds
+}
+
+#[test]
+fn keys_and_bytes_of_every_kind_are_pinned() {
+    let place = Place::new();
+    let lock = place.lock();
+    let mut golden = BTreeMap::new();
+    for compression in ["gzip", "zstd"] {
+        let project = place.project(&format!("{APP}compression = \"{compression}\"\n"));
+        let images = Images::new(&project, &project.chosen(&[]).unwrap(), &lock).unwrap();
+        let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+        let node = &images.images[0];
+        let wants = [(node.image.id(), Level::Known), (node.gate.unwrap().id(), Level::Known)];
+        driver.want(&wants).unwrap();
+        describe(&images.graph, &driver, &mut golden);
+    }
+    let project = place.project(APP);
+    let mut graph = Graph::default();
+    let base = graph.add(base_step(&project, &project.stack.images[0], &lock.bases[0]).unwrap()).unwrap();
+    let facts = graph.add(Facts::new(Subject::Base("oci layout".into(), lock.bases[0].platform), base)).unwrap();
+    let driver = Driver::new(&graph, &project.workshop, &Alone);
+    driver.get(facts, Level::Known).unwrap();
+    describe(&graph, &driver, &mut golden);
+    assert_eq!(golden.keys().copied().collect::<Vec<_>>(), kinds(), "every kind has a golden file");
+    for (kind, text) in golden {
+        insta::assert_snapshot!(kind, text);
+    }
+}
