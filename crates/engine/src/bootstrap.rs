@@ -9,7 +9,7 @@ use kiln_plan::event::Work;
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
 
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::workshop::{Workshop, now};
 
 /// Bootstraps a Debian and stores it. The lock's entry has no facts yet.
@@ -21,7 +21,7 @@ pub(crate) fn bootstrap(workshop: &Workshop<'_>, name: String, wanted: &Bootstra
         hint: "install it: `apt-get install mmdebstrap`; or use another base: `{ oci = \"PATH\" }`".into(),
     })?;
     if workshop.surroundings.offline {
-        return Err(BuildError::Project(format!("`{name}` must be bootstrapped, and `--offline` forbids it")));
+        return Err(ProjectError::Offline(name).into());
     }
     let work = workshop.work("bootstrap", format!("{name} ({})", wanted.platform), None);
     let directory = workshop.store.temporary_directory()?;

@@ -12,7 +12,7 @@ use kiln_plan::reference::Reference;
 use kiln_registry::{Moved, Publication, Upload};
 
 use crate::built::Built;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::output::Output;
 use crate::push::{Pushed, index_document};
 use crate::workshop::Workshop;
@@ -43,8 +43,7 @@ impl Workshop<'_> {
                 self.store.add(&found.config_bytes)?;
                 let foreign = found.image.layers.iter().any(|layer| !layer.urls.is_empty());
                 if foreign && !outputs.is_empty() {
-                    let message = format!("`{reference}` has layers that its registry may not distribute");
-                    return Err(BuildError::Project(message));
+                    return Err(ProjectError::NotDistributable(reference.to_string()).into());
                 }
                 self.places.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
                 images.push(found.image);
@@ -90,8 +89,8 @@ impl Workshop<'_> {
             images.push(found.image);
         }
         if images.is_empty() {
-            let message = format!("{} has no image `{}`", path.display(), named.unwrap_or_default());
-            return Err(BuildError::Project(message));
+            let (layout, image) = (path.display().to_string(), named.unwrap_or_default().to_owned());
+            return Err(ProjectError::NotInLayout { layout, image }.into());
         }
         let built = Built::of(named.unwrap_or("image"), images, self.store)?;
         self.places.add_layout(layout);
@@ -112,7 +111,8 @@ impl Workshop<'_> {
             self.registries()?.publish(&to.repository, &publication, &work)?
         };
         if let Some((blob, _)) = publication.blobs.iter().zip(&moved).find(|(_, moved)| **moved == Moved::Missing) {
-            return Err(BuildError::Project(format!("{} does not have {}", path.display(), blob.digest)));
+            let (layout, digest) = (path.display().to_string(), blob.digest);
+            return Err(ProjectError::Incomplete { layout, digest }.into());
         }
         Ok(Pushed::new(&built, to.repository.clone(), &publication, &moved))
     }

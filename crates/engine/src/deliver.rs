@@ -15,7 +15,7 @@ use crate::build::Build;
 use crate::built::Built;
 use crate::cache::Shared;
 use crate::driver::Driver;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::graph::{ImageNodes, Images};
 use crate::history::Speed;
 use crate::node::NodeId;
@@ -215,15 +215,18 @@ impl Project<'_> {
         let mut wanted = BTreeSet::new();
         for name in names {
             let Some(image) = self.stack.image(name) else {
-                let known: Vec<String> = self.stack.images.iter().map(|image| format!("`{}`", image.name)).collect();
-                let message = format!("the stack has no image `{name}`; it has {}", known.join(", "));
-                return Err(BuildError::Project(message));
+                return Err(self.no_image(name).into());
             };
             wanted.insert(&image.name);
             wanted.extend(self.stack.ancestors(image).map(|above| &above.name));
         }
         let chosen = |image: &&stack::Image| names.is_empty() || wanted.contains(&image.name);
         Ok(self.stack.images.iter().filter(chosen).collect())
+    }
+
+    pub(crate) fn no_image(&self, name: &str) -> ProjectError {
+        let known = self.stack.images.iter().map(|image| image.name.clone()).collect();
+        ProjectError::NoImage { name: name.to_owned(), known }
     }
 
     /// Returns an image without performing any step that takes time; else the first step that is neither here nor in the

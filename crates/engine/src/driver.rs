@@ -75,6 +75,8 @@ pub(crate) struct Driver<'a> {
     remote: &'a dyn Remote,
     policy: Option<String>,
     lanes: Lanes,
+    /// Bytes on the longest way from each node to an end.
+    ranks: Vec<u64>,
     state: Mutex<State>,
     changed: Condvar,
     /// After a failure, steps that do not depend on it are performed too.
@@ -90,6 +92,7 @@ impl<'a> Driver<'a> {
             remote,
             policy: remote.policy(),
             lanes: Lanes::new(workshop.surroundings.jobs),
+            ranks: demand::ranks(graph),
             state: Mutex::new(State::new(graph)),
             changed: Condvar::new(),
             keep_going: false,
@@ -111,13 +114,16 @@ impl<'a> Driver<'a> {
         let mut state = self.lock();
         state.consider(self.graph, nodes);
         self.settle_all(&mut state)?;
-        while let Some(id) = self.inline(&mut state)? {
+        loop {
+            let ready = self.inline(&state);
+            if ready.is_empty() {
+                return Ok(());
+            }
             drop(state);
-            self.perform_inline(id)?;
+            ready.into_iter().try_for_each(|id| self.perform_inline(id))?;
             state = self.lock();
             self.settle_all(&mut state)?;
         }
-        Ok(())
     }
 
     /// Brings nodes to their levels.
@@ -133,13 +139,13 @@ impl<'a> Driver<'a> {
                 }
                 let stopped = self.is_stopped(&mut state);
                 let demand = if stopped { Vec::new() } else { self.demand(&state, wants) };
-                if let Some(id) = demand.iter().copied().find(|id| self.is_inline(*id)) {
+                let inline: Vec<NodeId> = demand.iter().copied().filter(|id| self.is_inline(*id)).collect();
+                if !inline.is_empty() {
                     drop(state);
-                    let done = self.perform_inline(id);
+                    let failed = inline.into_iter().filter_map(|id| Some((id, self.perform_inline(id).err()?)));
+                    let failed: Vec<(NodeId, BuildError)> = failed.collect();
                     state = self.lock();
-                    if let Err(error) = done {
-                        state.fail(Some(id), error);
-                    }
+                    failed.into_iter().for_each(|(id, error)| state.fail(Some(id), error));
                     continue;
                 }
                 let mut idle = true;

@@ -1,6 +1,7 @@
 //! What can go wrong in a build, whose fault it is, and what to do.
 
 mod fetch;
+mod project;
 
 pub use fetch::FetchError;
 use kiln_oci::OciError;
@@ -10,6 +11,7 @@ use kiln_plan::event::Cancelled;
 use kiln_plan::lock::LockError;
 use kiln_registry::RegistryError;
 use kiln_store::StoreError;
+pub use project::ProjectError;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, BuildError>;
@@ -53,9 +55,9 @@ pub enum BuildError {
     /// The lock does not say what the stack needs, and may not be changed.
     #[error("the lock does not fit the stack: {0}")]
     LockOutdated(String),
-    /// Files of the project.
-    #[error("{0}")]
-    Project(String),
+    /// The project.
+    #[error(transparent)]
+    Project(#[from] ProjectError),
     /// A mistake for which there is advice.
     #[error("{message}")]
     Mistake {

@@ -53,7 +53,7 @@ pub use bytes::Blobs;
 pub use cache::{CacheEntry, CacheVerdict, Pruned, Shared, Truth};
 pub use contents::{Contents, FileCode};
 pub use deliver::{Delivered, Delivery};
-pub use error::{BuildError, Fault, FetchError, Result};
+pub use error::{BuildError, Fault, FetchError, ProjectError, Result};
 pub use explain::{Change, Explanation};
 pub use fetch::Netrc;
 pub use locking::Upgrade;

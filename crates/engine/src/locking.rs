@@ -12,7 +12,7 @@ use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
 
 use crate::bases as names;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
 mod bases;
@@ -86,8 +86,7 @@ impl Project<'_> {
             return Ok(old.native_gpus.clone());
         }
         if self.workshop.surroundings.native_gpus.is_empty() {
-            let message = "`gpus = [\"native\"]`, and this machine has no NVIDIA GPU that its driver tells of";
-            return Err(BuildError::Project(format!("{message}: name the GPUs instead")));
+            return Err(ProjectError::NoGpu.into());
         }
         Ok(self.workshop.surroundings.native_gpus.clone())
     }

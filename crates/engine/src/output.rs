@@ -14,7 +14,7 @@ use kiln_plan::stack;
 use kiln_store::AtomicFile;
 
 use crate::built::{Built, manifest_descriptor};
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 use crate::workshop::Workshop;
 
@@ -167,17 +167,14 @@ fn one<'a>(wanted: &[&'a Built], output: &str) -> Result<(&'a Built, &'a Image)>
         [built] => match built.images.as_slice() {
             [image] => Ok((built, image)),
             images => {
-                let platforms: Vec<String> = images.iter().map(|image| image.platform.to_string()).collect();
-                Err(BuildError::Project(format!(
-                    "`{output}` takes one platform, and `{}` is built for {}: choose with `--platform`",
-                    built.name,
-                    platforms.join(" and ")
-                )))
+                let (output, image) = (output.to_owned(), built.name.clone());
+                let platforms = images.iter().map(|image| image.platform).collect();
+                Err(ProjectError::OnePlatform { output, image, platforms }.into())
             }
         },
         _ => {
-            let names: Vec<&str> = wanted.iter().map(|built| built.name.as_str()).collect();
-            Err(BuildError::Project(format!("`{output}` takes one image: name one of {}", names.join(", "))))
+            let images = wanted.iter().map(|built| built.name.clone()).collect();
+            Err(ProjectError::OneImage { output: output.to_owned(), images }.into())
         }
     }
 }

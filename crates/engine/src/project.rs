@@ -7,7 +7,7 @@ use kiln_plan::lock::Lock;
 use kiln_plan::stack::Stack;
 use kiln_store::AtomicFile;
 
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::workshop::Workshop;
 
 /// A stack in its directory, and the workshop that it is built in.
@@ -53,12 +53,13 @@ impl Project<'_> {
     /// A path of the stack file. It must not leave the project by way of symbolic links either.
     pub fn path(&self, relative: &str) -> Result<PathBuf> {
         let path = self.directory.join(relative);
+        let directory = || self.directory.display().to_string();
         let real = fs_err::canonicalize(&path)
-            .map_err(|_| BuildError::Project(format!("`{relative}` does not exist in {}", self.directory.display())))?;
+            .map_err(|_| ProjectError::Absent { path: relative.to_owned(), directory: directory() })?;
         if real.starts_with(fs_err::canonicalize(&self.directory)?) {
             return Ok(path);
         }
-        Err(BuildError::Project(format!("`{relative}` leads out of the project by a symbolic link")))
+        Err(ProjectError::Outside(relative.to_owned()).into())
     }
 
     /// Returns the capabilities of the target's GPUs, ascending.

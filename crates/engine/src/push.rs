@@ -56,8 +56,7 @@ impl Project<'_> {
 
     /// Pushes an image to its registry.
     pub(crate) fn push_one(&self, built: &Built) -> Result<Pushed> {
-        let unknown = || BuildError::Project(format!("the stack has no image `{}`", built.name));
-        let image = self.stack.image(&built.name).ok_or_else(unknown)?;
+        let image = self.stack.image(&built.name).ok_or_else(|| self.no_image(&built.name))?;
         let to = self.repository(image)?;
         let partial = self.stack.target.partial;
         let publication = Publication {
@@ -103,7 +102,7 @@ impl Project<'_> {
     /// Joins what several machines pushed: the index over all platforms, and its tags. Nothing is built: every platform's
     /// manifest follows from the lock and from what is known of its steps, or is named by its digest.
     pub fn join(&self, name: &str, lock: &Lock, manifests: &[Digest]) -> Result<Pushed> {
-        let image = *self.chosen(&[name.to_owned()])?.last().ok_or_else(|| BuildError::Project("no image".into()))?;
+        let image = *self.chosen(&[name.to_owned()])?.last().ok_or_else(|| self.no_image(name))?;
         if self.stack.target.partial {
             return Err(BuildError::Mistake {
                 message: "an index is over all platforms of the stack".into(),

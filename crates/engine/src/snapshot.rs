@@ -19,7 +19,7 @@ use kiln_plan::step::StepKey;
 use kiln_plan::whiteout;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
 /// Files changed less than this long ago, in nanoseconds, may change again within one tick of the file system's clock.
@@ -130,7 +130,7 @@ impl Snapshot {
     /// Returns the files of a copy of an image that was looked at.
     pub(crate) fn copied(&self, copy: &Copy) -> Result<Arc<Copied>> {
         let found = self.copies.get(&taken(copy)).cloned();
-        found.ok_or_else(|| BuildError::Project(format!("`{}` was not looked at", copy.from)))
+        found.ok_or_else(|| BuildError::Unreachable(copy.from.clone()))
     }
 }
 
@@ -139,7 +139,9 @@ type Seen = HashMap<PathBuf, std::fs::Metadata>;
 
 fn look(project: &Project<'_>, copy: &Copy, seen: &mut Seen) -> Result<Copied> {
     let root = project.path(&copy.from).map_err(|error| match error {
-        BuildError::Project(message) => Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)).into(),
+        BuildError::Project(error) => {
+            Diagnostics::from(Diagnostic::at(copy.from_span.clone(), error.to_string())).into()
+        }
         error => error,
     })?;
     let ignored = ignored(project, copy, &root)?;
@@ -257,7 +259,7 @@ impl Walk<'_> {
         for name in names {
             let Some(text) = name.to_str() else {
                 let shown = directory.join(&name);
-                return Err(BuildError::Project(format!("the name of `{}` is not UTF-8", shown.display())));
+                return Err(not_copied(&shown, "has a name that is not UTF-8"));
             };
             let from = directory.join(text);
             let below = if path.is_empty() { text.to_owned() } else { format!("{path}/{text}") };
@@ -279,14 +281,14 @@ impl Walk<'_> {
         } else if found.is_symlink() {
             let to = fs_err::read_link(from)?;
             let Some(to) = to.to_str().map(str::to_owned) else {
-                return Err(BuildError::Project(format!("the link `{}` is not UTF-8", from.display())));
+                return Err(not_copied(from, "is a link to a path that is not UTF-8"));
             };
             SourceKind::Symlink(to)
         } else if found.is_file() {
             let (executable, seen) = (found.permissions().mode() & 0o111 != 0, Stat::of(found));
             SourceKind::File { executable, seen, digest: self.digest(from, &path, seen)? }
         } else {
-            return Err(BuildError::Project(format!("`{}` is neither file, directory nor link", from.display())));
+            return Err(not_copied(from, "is neither file, directory nor link"));
         };
         let size = if found.is_file() { found.size() } else { 0 };
         self.files.push(Source { path, from: from.to_owned(), kind, size });
@@ -308,4 +310,8 @@ impl Walk<'_> {
             };
         }
     }
+}
+
+fn not_copied(path: &Path, problem: &'static str) -> BuildError {
+    ProjectError::NotCopied { path: path.display().to_string(), problem }.into()
 }

@@ -19,6 +19,9 @@ use crate::{Result, Store};
 /// Raised when the tables change; an older database is then rebuilt from nothing, since all of it can be made again.
 const SCHEMA_VERSION: i64 = 2;
 
+/// Seconds for which it is not recorded again that an unchanged image was used.
+const RECENT: i64 = 3600;
+
 const SCHEMA: &str = "
 CREATE TABLE item (
     digest TEXT NOT NULL, kind TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL,
@@ -157,16 +160,21 @@ impl Store {
         Ok(())
     }
 
-    /// Remembers that an image was built or found unchanged.
+    /// Records that an image was built or found unchanged. An unchanged one is recorded once an hour, so that a build that
+    /// has nothing to do writes nothing.
     pub fn remember_root(&self, root: &Root) -> Result<()> {
-        let digests: Vec<String> = root.digests.iter().map(Digest::hex).collect();
-        self.database().prepare_cached("INSERT OR REPLACE INTO root VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-            root.stack,
-            root.image,
-            root.persist,
-            now(),
-            digests.join(" ")
-        ])?;
+        let digests = root.digests.iter().map(Digest::hex).collect::<Vec<_>>().join(" ");
+        let database = self.database();
+        let known: Option<(bool, i64, String)> = database
+            .prepare_cached("SELECT persist, used, digests FROM root WHERE stack = ?1 AND image = ?2")?
+            .query_row(params![root.stack, root.image], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let recent = |used: i64| (now() - RECENT..=now()).contains(&used);
+        if known.is_some_and(|(persist, used, known)| persist == root.persist && known == digests && recent(used)) {
+            return Ok(());
+        }
+        let mut statement = database.prepare_cached("INSERT OR REPLACE INTO root VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        statement.execute(params![root.stack, root.image, root.persist, now(), digests])?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::Driver;
 use super::state::{Origin, State};
-use crate::error::Result;
+use crate::graph::Graph;
 use crate::node::NodeId;
 use crate::step::{Cost, Level};
 
@@ -20,7 +20,7 @@ impl Driver<'_> {
         for (id, level) in wants {
             self.visit(&mut look, *id, *level);
         }
-        let ranks = self.ranks();
+        let ranks = &self.ranks;
         let mut ready = look.ready;
         // What was just made is still at hand: its consumers come first.
         let follows = |id: &NodeId| {
@@ -68,9 +68,13 @@ impl Driver<'_> {
             return true;
         }
         let refused = state.is_refused(id);
-        product.blobs().iter().all(|blob| {
+        let reached = product.blobs().iter().all(|blob| {
             self.workshop.holds(&blob.digest) || (level == Level::Reachable && !refused && self.remote.has(blob))
-        })
+        });
+        if reached {
+            state.reach(id, level);
+        }
+        reached
     }
 
     /// Returns true if the bytes that are not here can be had elsewhere.
@@ -79,8 +83,8 @@ impl Driver<'_> {
         product.blobs().iter().all(|blob| self.workshop.holds(&blob.digest) || self.remote.has(blob))
     }
 
-    /// Returns a step that takes no time, is unknown, and has all that it reads.
-    pub(super) fn inline(&self, state: &mut State) -> Result<Option<NodeId>> {
+    /// Returns the steps that take no time, are unknown, and have all that they read.
+    pub(super) fn inline(&self, state: &State) -> Vec<NodeId> {
         let ready = |id: &NodeId| {
             let reads = &self.graph.entry(*id).reads;
             self.is_inline(*id)
@@ -90,23 +94,23 @@ impl Driver<'_> {
                 && state.has_key(*id)
                 && reads.iter().all(|read| self.satisfies(state, read.node, read.level))
         };
-        Ok(self.graph.ids().find(ready))
+        self.graph.ids().filter(ready).collect()
     }
+}
 
-    /// Returns for every node the bytes on the longest way from it to an end.
-    fn ranks(&self) -> Vec<u64> {
-        let mut ranks = vec![0_u64; self.graph.len()];
-        for id in self.graph.ids().rev() {
-            let entry = self.graph.entry(id);
-            let own = match entry.step.cost() {
-                Cost::Inline => 0,
-                Cost::Network(bytes) | Cost::Cpu(bytes) | Cost::Sandbox(bytes) => bytes,
-            };
-            ranks[id.index()] += own;
-            for read in &entry.reads {
-                ranks[read.node.index()] = ranks[read.node.index()].max(ranks[id.index()]);
-            }
+/// Returns for every node the bytes on the longest way from it to an end.
+pub(super) fn ranks(graph: &Graph) -> Vec<u64> {
+    let mut ranks = vec![0_u64; graph.len()];
+    for id in graph.ids().rev() {
+        let entry = graph.entry(id);
+        let own = match entry.step.cost() {
+            Cost::Inline => 0,
+            Cost::Network(bytes) | Cost::Cpu(bytes) | Cost::Sandbox(bytes) => bytes,
+        };
+        ranks[id.index()] += own;
+        for read in &entry.reads {
+            ranks[read.node.index()] = ranks[read.node.index()].max(ranks[id.index()]);
         }
-        ranks
     }
+    ranks
 }

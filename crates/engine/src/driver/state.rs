@@ -1,5 +1,6 @@
 //! The state of the nodes: keys, products, and what is under way.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use kiln_plan::digest::Digest;
@@ -31,7 +32,7 @@ struct NodeState {
     /// Reads whose products are unknown.
     unknown: usize,
     /// The level that was found once.
-    reached: Option<Level>,
+    reached: Cell<Option<Level>>,
     /// A command needs it, or a node that reads it.
     considered: bool,
     running: bool,
@@ -111,7 +112,7 @@ impl State {
     /// Sets the product of a node. Where it had another one, nodes that read that lose theirs.
     pub(super) fn set(&mut self, graph: &Graph, id: NodeId, product: Product, origin: Origin) {
         let node = &mut self.nodes[id.index()];
-        node.reached = None;
+        node.reached.set(None);
         let (was_known, same) = match &node.product {
             Some((old, _)) => (true, old.digest() == product.digest()),
             None => (false, false),
@@ -148,7 +149,7 @@ impl State {
             }
             let state = &mut self.nodes[consumer.index()];
             if !declared && state.product.take().is_some() {
-                state.reached = None;
+                state.reached.set(None);
                 self.forget_consumers(graph, consumer);
             }
         }
@@ -185,12 +186,13 @@ impl State {
     }
 
     pub(super) fn reached(&self, id: NodeId) -> Option<Level> {
-        self.nodes[id.index()].reached
+        self.nodes[id.index()].reached.get()
     }
 
-    pub(super) fn reach(&mut self, id: NodeId, level: Level) {
-        let reached = &mut self.nodes[id.index()].reached;
-        *reached = (*reached).max(Some(level));
+    /// Notes that a node's bytes are as near as a level demands: they are not looked for again.
+    pub(super) fn reach(&self, id: NodeId, level: Level) {
+        let reached = &self.nodes[id.index()].reached;
+        reached.set(reached.get().max(Some(level)));
     }
 
     pub(super) fn is_refused(&self, id: NodeId) -> bool {
@@ -201,7 +203,8 @@ impl State {
     /// product that only the cache told of is unknown again.
     pub(super) fn refuse(&mut self, graph: &Graph, id: NodeId) {
         let node = &mut self.nodes[id.index()];
-        (node.refused, node.reached) = (true, None);
+        node.refused = true;
+        node.reached.set(None);
         if node.product.take_if(|(_, origin)| *origin == Origin::Remote).is_some() {
             self.forget_consumers(graph, id);
             self.to_settle.push_back(id);

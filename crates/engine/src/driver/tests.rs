@@ -84,7 +84,7 @@ impl Step for Made {
             context.cancel().check()?;
         }
         if self.play.fails {
-            return Err(BuildError::Project(format!("{} cannot be made", self.name)));
+            return Err(BuildError::LockOutdated(format!("{} cannot be made", self.name)));
         }
         for node in &self.reads {
             if self.level == Level::Here {
@@ -391,7 +391,7 @@ fn after_a_failure_nothing_new_begins_unless_one_keeps_going() {
         let workshop = place.workshop(Cancel::default());
         let driver = Driver::new(&plays.graph, &workshop, &Alone).keep_going(keep_going);
         let error = driver.want(&[(after.id(), Level::Here), (good.id(), Level::Here)]).unwrap_err();
-        assert_eq!(error.to_string(), "bad cannot be made");
+        assert!(error.to_string().ends_with("bad cannot be made"), "{error}");
         assert_eq!(plays.plays["after"].performed(), 0);
         assert_eq!(plays.plays["good 19"].performed(), usize::from(keep_going));
     }

@@ -17,7 +17,7 @@ use kiln_wheel::install::Scheme;
 
 use super::Graph;
 use crate::bases::{self, interpreter};
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::node::{Node, NodeId};
 use crate::owners;
 use crate::product::{Conflicts as ConflictsProduct, Paths as PathsProduct, Verdict, Wheel};
@@ -390,10 +390,7 @@ fn scheme(image: &stack::Image, python: &str, interpreter: &Interpreter) -> Resu
     match (image.environment, &interpreter.site_packages) {
         (Environment::Venv, _) => Ok(Scheme::venv(python)),
         (Environment::Base, Some(site)) => Ok(Scheme::base(&interpreter.path, site)),
-        (Environment::Base, None) => Err(BuildError::Project(format!(
-            "where {} of the base keeps packages is not known: declare its `site-packages` in `base-facts`",
-            interpreter.path
-        ))),
+        (Environment::Base, None) => Err(ProjectError::NoSitePackages(interpreter.path.clone()).into()),
     }
 }
 
@@ -421,7 +418,7 @@ pub(crate) fn base_step(project: &Project<'_>, image: &stack::Image, locked: &Lo
         }
         From::Reference(reference) => Source::Registry(reference.clone()),
         From::Scratch | From::Image(_) => {
-            return Err(BuildError::Project(format!("`{}` stands on no base", image.name)));
+            return Err(BuildError::Unreachable(format!("the base of {}", image.name)));
         }
     };
     Ok(Base::new(locked.clone(), source))

@@ -139,7 +139,7 @@ fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
             let message = format!("{registry} has no such image, or shows it only to those who may see it");
             Diagnostics::from(at(message).hint(format!("if it is private: `kiln login {registry}`"))).into()
         }
-        BuildError::Project(message) => Diagnostics::from(at(message)).into(),
+        BuildError::Project(error) => Diagnostics::from(at(error.to_string())).into(),
         error => error,
     }
 }

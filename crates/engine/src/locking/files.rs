@@ -15,7 +15,7 @@ use kiln_wheel::tags::{Fit, Tags};
 use kiln_wheel::uv::{self, Programs, Target, UvError};
 use url::Url;
 
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
 /// A requirements file of the project.
@@ -218,7 +218,7 @@ pub(super) fn local_path(location: &str) -> Result<PathBuf> {
         return Ok(PathBuf::from(location));
     }
     let path = location.parse::<Url>().ok().and_then(|url| url.to_file_path().ok());
-    path.ok_or_else(|| BuildError::Project(format!("`{location}` is not the address of a file")))
+    path.ok_or_else(|| ProjectError::NotAFile(location.to_owned()).into())
 }
 
 /// A file of requirements: a regular one, and no larger than such a file is.

@@ -13,7 +13,7 @@ use kiln_wheel::uv::{self, Target, UvError};
 use super::files::{Content, RequirementsSource};
 use super::listed::Listed;
 use crate::bases;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
 /// Raised when the same question would be answered in another way.
@@ -83,7 +83,7 @@ impl<'a> ImageQuestion<'a> {
     /// The part of the image's requirements file that applies; none where it has no such file.
     pub(super) fn listed(&self, project: &Project<'_>) -> Result<Option<Listed<'_>>> {
         let Some(RequirementsSource { content: Content::List(list), .. }) = &self.file else { return Ok(None) };
-        let environment = self.target().markers().map_err(|error| BuildError::Project(error.to_string()))?;
+        let environment = self.target().markers().map_err(|error| ProjectError::Python(error.to_string()))?;
         Listed::new(list, &environment, &project.directory).map(Some)
     }
 

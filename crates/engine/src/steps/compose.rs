@@ -9,7 +9,7 @@ use kiln_plan::stack::{self, User};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::error::{BuildError, Result};
+use crate::error::{ProjectError, Result};
 use crate::node::Node;
 use crate::product::{Conflicts, Verdict, Wheel};
 use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
@@ -152,12 +152,12 @@ impl Step for Compose {
             }
         }
         if layers.len() > MAX_LAYERS {
-            return Err(BuildError::Project(format!(
-                "the image `{}` would have {} layers, and {MAX_LAYERS} is the most that runtimes take: use fewer `copy` \
-                 entries, or a larger `max-layer-size`",
-                self.subject,
-                layers.len()
-            )));
+            return Err(ProjectError::TooManyLayers {
+                image: self.subject.to_string(),
+                layers: layers.len(),
+                most: MAX_LAYERS,
+            }
+            .into());
         }
         self.settings.apply(&mut config);
         let config_bytes = to_json(&config)?;

@@ -8,7 +8,7 @@ use kiln_plan::stack::{Image, User};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::error::{BuildError, Result};
+use crate::error::{ProjectError, Result};
 use crate::step::{Cost, Kind, Step, Subject};
 
 /// The users and the time zone of an image.
@@ -95,10 +95,8 @@ fn passwd(image: &Image, facts: &BaseFacts, users: &[&User]) -> Result<String> {
         match facts.user(name) {
             Some(ids) if ids == (*uid, *gid) => continue,
             Some((uid, gid)) => {
-                return Err(BuildError::Project(format!(
-                    "the base of `{}` has a user `{name}` already, with the ids {uid}:{gid}: take those, or another name",
-                    image.name
-                )));
+                let (image, name) = (image.name.clone(), name.clone());
+                return Err(ProjectError::UserTaken { image, name, uid, gid }.into());
             }
             None => {}
         }
