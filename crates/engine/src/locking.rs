@@ -8,10 +8,12 @@ use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Image, Requirement};
 use kiln_plan::torch_family;
+use kiln_store::Root;
 use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
 
 use crate::bases as names;
+use crate::documents;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
@@ -74,8 +76,27 @@ impl Project<'_> {
         if !frozen {
             self.fill_in_sizes(&mut new)?;
             self.write_lock(&new)?;
+            self.remember_bases(&new)?;
         }
         Ok(new)
+    }
+
+    /// Tells garbage collection what the lock needs before anything is built: a bootstrapped base above all.
+    fn remember_bases(&self, lock: &Lock) -> Result<()> {
+        let store = self.workshop.store;
+        let mut digests = BTreeSet::new();
+        for base in &lock.bases {
+            if let Some(image) = documents::here(store, &base.manifest, &base.name)? {
+                digests.extend([image.manifest, image.config]);
+                digests.extend(image.layers.iter().map(|layer| layer.digest));
+            }
+        }
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let root =
+            Root { stack: self.lock_path().display().to_string(), image: "bases".into(), persist: false, digests };
+        Ok(store.remember_root(&root)?)
     }
 
     fn native(&self, old: &Lock, upgrade: &Upgrade) -> Result<Vec<String>> {

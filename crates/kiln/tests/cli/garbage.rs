@@ -33,6 +33,33 @@ fn what_a_lock_that_is_there_needs_stays() {
 }
 
 #[test]
+fn what_a_lock_needs_stays_whole_whatever_kind_of_content_it_is() {
+    let text = "prune = true\npackages = [\"ops\", \"solver\", \"words\"]\ntimezone = \"UTC\"\n\
+                user = { name = \"me\", uid = 1000, gid = 1000 }\ncopy = [{ from = \"src\", to = \"/app\" }]";
+    let text = stack(text).replace("python = \"3.11\"\n", "python = \"3.11\"\ngpus = [\"H100\"]\n");
+    let environment = TestEnvironment::with_stack(&text);
+    environment.write("src/main.py", "print()\n");
+    environment.wheel(&crate::gpu_code::ops());
+    environment.wheel(&native("solver", "3.0", "x86_64", 12_000_000));
+    environment.wheel(&crate::wheels::pure("words", "1.0"));
+    // Before anything is built, the documents of the base stay.
+    environment.succeed("lock");
+    let before = environment.succeed("du --json");
+    environment.succeed("gc");
+    assert_eq!(environment.succeed("du --json"), before);
+    let digests = environment.digests("");
+    environment.succeed("gc");
+    // Nothing is left but the store, and nothing has to be made again.
+    fs_err::remove_dir_all(environment.path("wheels")).unwrap();
+    environment.write("wheels/none", "");
+    assert_eq!(environment.digests("--offline --locked --output oci:out"), digests);
+    assert!(environment.succeed("build --offline --locked").contains("(unchanged)"));
+    // Without its lock it goes, all of it.
+    fs_err::remove_file(environment.path("kiln.lock")).unwrap();
+    assert!(environment.succeed("gc").ends_with(" freed, 0 B left\n"));
+}
+
+#[test]
 fn without_its_lock_an_image_goes_with_reasons_unless_it_says_persist() {
     let environment = greeting();
     environment.stack(&stack("packages = [\"greeting\"]\n\n[images.other]\nfrom = \"app\"\ntimezone = \"UTC\""));
