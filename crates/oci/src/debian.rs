@@ -3,7 +3,7 @@
 //! mmdebstrap does the work: apt resolves, verifies and fetches, dpkg unpacks and configures in a chroot, as root or,
 //! through user namespaces, as anybody. Its archive is then written anew by [`normalise`], so that the same package
 //! versions give the same bytes on every machine, and the packages are told with their digests, so that a lock can
-//! record them and [`compare`] can say what moved.
+//! record them.
 
 mod normalise;
 mod packages;
@@ -17,7 +17,7 @@ use kiln_plan::child::ChildEnvironment;
 use kiln_plan::platform::Platform;
 
 pub use normalise::{Normalised, normalise};
-pub use packages::{Package, compare};
+pub use packages::Package;
 
 use crate::FILE_TIME;
 use crate::facts::TarError;

@@ -56,11 +56,6 @@ impl Platform {
             _ => None,
         }
     }
-
-    /// `linux-amd64`: for file names and other places where a slash would be a folder.
-    pub fn slug(self) -> String {
-        format!("linux-{}", self.cpu.oci())
-    }
 }
 
 /// A string that names no platform kiln can build for.

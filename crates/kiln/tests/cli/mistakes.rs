@@ -316,7 +316,7 @@ fn an_architecture_that_the_cuda_release_cannot_compile_points_at_both() {
         refused("cuda = \"11.8\"\ngpus = [\"L4\", \"B200\"]\n\n[images.app]\nfrom = \"scratch\"\n"),
         @r#"
     ------- stderr -------
-    error: CUDA 11.8 cannot compile sm_100 (`B200`)
+    error: CUDA 11.8 cannot compile `sm_100` (`B200`)
      --> kiln.toml:8:15
       |
     7 | cuda = "11.8"
@@ -324,7 +324,7 @@ fn an_architecture_that_the_cuda_release_cannot_compile_points_at_both() {
     8 | gpus = ["L4", "B200"]
       |               ^^^^^^
       |
-    help: CUDA 12.8 to 13.5 can compile sm_100
+    help: CUDA 12.8 to 13.5 can compile `sm_100`
     [exit status: 2]
     "#
     );

@@ -62,36 +62,6 @@ fn digests(available: &str) -> BTreeMap<(&str, &str, &str), Digest> {
     digests
 }
 
-/// What differs between the packages that a lock records and those that a bootstrap gave, one sentence each: the
-/// archive moves on, unless the mirror is a snapshot.
-pub fn compare(locked: &[Package], found: &[Package]) -> Vec<String> {
-    let index = |packages: &[Package]| -> BTreeMap<(String, String), Package> {
-        let keyed = packages.iter().map(|package| {
-            let key = (package.name.clone(), package.architecture.clone());
-            (key, package.clone())
-        });
-        keyed.collect()
-    };
-    let (locked, found) = (index(locked), index(found));
-    let mut differences = Vec::new();
-    for (key, was) in &locked {
-        let Package { name, version, .. } = was;
-        differences.extend(match found.get(key) {
-            None => Some(format!("`{name}` {version} is locked and was not installed")),
-            Some(is) if is.version != *version => {
-                Some(format!("`{name}` is locked at {version} and the archive has {}", is.version))
-            }
-            Some(is) if is.sha256 != was.sha256 => {
-                Some(format!("`{name}` {version} is locked with {} and the archive has {}", was.sha256, is.sha256))
-            }
-            Some(_) => None,
-        });
-    }
-    let new = found.iter().filter(|(key, _)| !locked.contains_key(*key));
-    differences.extend(new.map(|(_, is)| format!("`{}` {} was installed and is not locked", is.name, is.version)));
-    differences
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,15 +71,6 @@ mod tests {
                              1111111111111111111111111111111111111111111111111111111111111111\n\nPackage: adduser\n\
                              Architecture: all\nVersion: 3.134\n\
                              SHA256: 2222222222222222222222222222222222222222222222222222222222222222\n\n";
-
-    fn package(name: &str, version: &str) -> Package {
-        Package {
-            name: name.to_owned(),
-            architecture: "amd64".to_owned(),
-            version: version.to_owned(),
-            sha256: Digest::of(version.as_bytes()),
-        }
-    }
 
     #[test]
     fn every_installed_package_gets_the_digest_of_its_list() {
@@ -126,19 +87,5 @@ mod tests {
         let error = join("libc6\tamd64\t2.36-10\n", AVAILABLE).unwrap_err();
         assert_eq!(error.to_string(), "`libc6` 2.36-10 is installed and in no package list");
         assert!(join("libc6 amd64", AVAILABLE).is_err());
-    }
-
-    #[test]
-    fn what_moved_since_the_lock_is_said_package_by_package() {
-        let locked = [package("a", "1"), package("b", "1"), package("c", "1"), package("e", "1")];
-        let mut found = vec![package("a", "1"), package("b", "2"), package("d", "1"), package("e", "1")];
-        assert!(compare(&locked, &locked).is_empty());
-        found[3].sha256 = Digest::of(b"other");
-        let differences = compare(&locked, &found);
-        assert_eq!(differences[0], "`b` is locked at 1 and the archive has 2");
-        assert_eq!(differences[1], "`c` 1 is locked and was not installed");
-        assert!(differences[2].starts_with("`e` 1 is locked with sha256:"));
-        assert_eq!(differences[3], "`d` 1 was installed and is not locked");
-        assert_eq!(differences.len(), 4);
     }
 }

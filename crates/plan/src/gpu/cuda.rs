@@ -257,10 +257,10 @@ mod tests {
             release(cuda).require(&architecture.parse().unwrap()).unwrap_err().hint().unwrap()
         };
         let newest = CudaRelease::known().next_back().unwrap();
-        assert_eq!(hint("12.8", "sm_103"), format!("CUDA 12.9 to {newest} can"));
-        assert_eq!(hint("13.0", "sm_70"), "CUDA 11.8 to 12.9 can");
-        assert_eq!(hint("13.0", "sm_37"), "CUDA 11.8 can");
-        assert_eq!(hint("12.6", "sm_101"), "CUDA 12.8, 12.9 can");
+        assert_eq!(hint("12.8", "sm_103"), format!("CUDA 12.9 to {newest} can compile `sm_103`"));
+        assert_eq!(hint("13.0", "sm_70"), "CUDA 11.8 to 12.9 can compile `sm_70`");
+        assert_eq!(hint("13.0", "sm_37"), "CUDA 11.8 can compile `sm_37`");
+        assert_eq!(hint("12.6", "sm_101"), "CUDA 12.8, 12.9 can compile `sm_101`");
         assert_eq!(hint("13.0", "sm_99"), "no CUDA release that kiln knows can compile `sm_99`");
         assert_eq!(release("13.0").require(&"compute_90".parse().unwrap()), Ok(()));
     }

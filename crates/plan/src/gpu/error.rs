@@ -88,7 +88,9 @@ impl GpuError {
             Self::CannotCompile { able, architecture, .. } if able.is_empty() => {
                 Some(format!("no CUDA release that kiln knows can compile `{architecture}`"))
             }
-            Self::CannotCompile { able, .. } => Some(format!("CUDA {} can", ranges(able))),
+            Self::CannotCompile { able, architecture, .. } => {
+                Some(format!("CUDA {} can compile `{architecture}`", ranges(able)))
+            }
         }
     }
 }

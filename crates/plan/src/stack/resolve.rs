@@ -181,29 +181,19 @@ fn gpus(
         };
         for architecture in architectures {
             if let Some(release) = cuda
-                && !release.can_compile(&architecture)
+                && let Err(error) = release.require(&architecture)
             {
-                let message = format!("CUDA {release} cannot compile {architecture} (`{text}`)");
-                let mut diagnostic = place(span.clone(), message);
+                let mut diagnostic = place(span.clone(), format!("{error} (`{text}`)"));
                 if let Some(cuda) = &written.cuda {
                     diagnostic = diagnostic.also(cuda.span(), format!("CUDA {release} is asked for here"));
                 }
-                diagnostic.hint = Some(compilable(&architecture));
+                diagnostic.hint = error.hint();
                 wrong.push(diagnostic);
             }
             found.insert(architecture);
         }
     }
     (found.into_iter().collect(), native)
-}
-
-fn compilable(architecture: &Architecture) -> String {
-    let able: Vec<_> = CudaRelease::known().filter(|release| release.can_compile(architecture)).collect();
-    match (able.first(), able.last()) {
-        (Some(first), Some(last)) if first != last => format!("CUDA {first} to {last} can compile {architecture}"),
-        (Some(only), _) => format!("CUDA {only} can compile {architecture}"),
-        _ => format!("no CUDA release that kiln knows can compile {architecture}"),
-    }
 }
 
 fn index(written: &IndexTable, vars: &Vars, wrong: &mut Diagnostics) -> Index {
