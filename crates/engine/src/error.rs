@@ -204,6 +204,7 @@ impl BuildError {
             ),
             Self::Fetch(error) => error.hint(),
             Self::Program { hint, .. } => Some(hint.clone()),
+            Self::Several(failures) => failures.iter().find_map(|(_, error)| error.hint()),
             _ => None,
         }
     }

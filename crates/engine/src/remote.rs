@@ -149,10 +149,8 @@ impl Remote for CacheReader<'_> {
     }
 
     fn has(&self, blob: &Blob) -> bool {
-        let offline = self.project.workshop.surroundings.registry.offline;
         let places = &self.project.workshop.places;
-        // Offline, a layer that is elsewhere is still known; only its bytes cannot be had.
-        places.has(&blob.digest) && !(places.is_lost(&blob.digest) || (offline && blob.size.is_none()))
+        places.has(&blob.digest) && !places.is_lost(&blob.digest)
     }
 
     fn bring(&self, blob: &Blob) -> Result<bool> {

@@ -240,39 +240,29 @@ fn former(mut table: toml::Table) -> Result<Lock, LockError> {
     table.try_into().map_err(damaged)
 }
 
-/// The line, from 1, on which the text of a lock begins the facts of a base.
+/// Returns the line, from 1, on which the text of a lock begins the facts of a base.
 pub fn line_of_facts(text: &str, base: &str, platform: Platform) -> Option<usize> {
-    let (name, on) = (format!("name = {}", quote(base)), format!("platform = \"{platform}\""));
-    let (mut named, mut here) = (false, false);
-    for (at, line) in text.lines().enumerate() {
-        if line.starts_with("[[") {
-            (named, here) = (false, false);
-        }
-        named |= line == name;
-        here |= named && line == on;
-        if here && line == "[base.facts]" {
-            return Some(at + 1);
-        }
-    }
-    None
+    lines_of(text, base, platform).find(|(_, line)| *line == "[base.facts]").map(|(at, _)| at)
 }
 
-/// The line, from 1, on which the text of a lock tells of a package of an image.
+/// Returns the line, from 1, on which the text of a lock tells of a package of an image.
 pub fn line_of_package(text: &str, image: &str, platform: Platform, package: &str) -> Option<usize> {
-    let (name, on) = (format!("name = {}", quote(image)), format!("platform = \"{platform}\""));
-    let (mut named, mut here) = (false, false);
     let entry = format!("    {{ name = {},", quote(package));
-    for (at, line) in text.lines().enumerate() {
+    lines_of(text, image, platform).find(|(_, line)| line.starts_with(&entry)).map(|(at, _)| at)
+}
+
+/// Returns the lines of the entry with this name and platform that follow its platform, numbered from 1.
+fn lines_of<'t>(text: &'t str, name: &str, platform: Platform) -> impl Iterator<Item = (usize, &'t str)> + use<'t> {
+    let (name, on) = (format!("name = {}", quote(name)), format!("platform = \"{platform}\""));
+    let (mut named, mut here) = (false, false);
+    text.lines().enumerate().filter_map(move |(at, line)| {
         if line.starts_with("[[") {
             (named, here) = (false, false);
         }
         named |= line == name;
         here |= named && line == on;
-        if here && line.starts_with(&entry) {
-            return Some(at + 1);
-        }
-    }
-    None
+        here.then_some((at + 1, line))
+    })
 }
 
 fn quote(text: &str) -> String {
