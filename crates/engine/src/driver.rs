@@ -285,8 +285,8 @@ impl<'a> Driver<'a> {
 
     /// Returns what is recorded under a key in this store.
     fn recorded(&self, state: &State, id: NodeId, key: &StepKey) -> Result<Option<(Product, Origin)>> {
-        if let Some(product) = state.with_key(key) {
-            return Ok(Some((product.clone(), Origin::Local)));
+        if let Some((product, origin)) = state.with_key(key).filter(|_| !state.is_refused(id)) {
+            return Ok(Some((product, origin)));
         }
         let step = &self.graph.entry(id).step;
         let store = self.workshop.store;

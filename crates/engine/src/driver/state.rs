@@ -167,9 +167,9 @@ impl State {
         self.nodes[id.index()].key
     }
 
-    /// Returns the product of another node with this key.
-    pub(super) fn with_key(&self, key: &StepKey) -> Option<&Product> {
-        self.by_key.get(key)?.iter().find_map(|id| self.product(*id))
+    /// Returns the product of another node with this key, and where it comes from.
+    pub(super) fn with_key(&self, key: &StepKey) -> Option<(Product, Origin)> {
+        self.by_key.get(key)?.iter().find_map(|id| self.nodes[id.index()].product.clone())
     }
 
     pub(super) fn is_considered(&self, id: NodeId) -> bool {

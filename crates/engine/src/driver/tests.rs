@@ -248,6 +248,34 @@ fn equal_steps_are_one_node_and_equal_keys_are_performed_once() {
 }
 
 #[test]
+fn a_step_with_the_key_of_one_that_the_cache_knows_is_not_taken_for_one_made_here() {
+    let (place, other) = (Place::new(), Place::new());
+    let graph = || {
+        let mut plays = Plays::default();
+        let (a, b) = (plays.add("a", &[]), plays.add("b", &[]));
+        *plays.plays["b"].content.lock().unwrap() = Some("a".into());
+        let mut twin = |read| {
+            let (name, play) = ("x".to_owned(), Arc::default());
+            plays.graph.add(Made { name, reads: vec![read], level: Level::Here, play }).unwrap()
+        };
+        let (one, two) = (twin(a), twin(b));
+        let both = plays.add("both", &[one, two]);
+        (plays, one, two, both)
+    };
+    let (plays, .., both) = graph();
+    place.drive(&plays.graph, both, &Alone).unwrap();
+    let cache = publish(&place, &plays, both);
+    let cache = Cache { store: Mutex::new(Some(other.root())), ..cache };
+    let (again, one, two, both) = graph();
+    let workshop = other.workshop(Cancel::default());
+    let driver = Driver::new(&again.graph, &workshop, &cache);
+    driver.settle([both.id()]).unwrap();
+    for node in [one, two] {
+        assert_eq!(driver.product(node.id()).unwrap().1, Origin::Remote);
+    }
+}
+
+#[test]
 fn an_equal_product_ends_a_rebuild() {
     let place = Place::new();
     let product = |name: &str, content: Option<&str>| {
