@@ -43,7 +43,8 @@ pub(crate) fn bootstrap(workshop: &Workshop<'_>, name: String, wanted: &Bootstra
         platform: wanted.platform,
         index: None,
         manifest: image.manifest,
-        layers: Some(image.layers.len()),
+        // Nobody has looked into it yet.
+        layers: None,
         snapshot: Some(now()),
         packages: packages.collect(),
         facts: BaseFacts::default(),

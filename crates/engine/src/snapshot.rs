@@ -1,8 +1,9 @@
 //! The snapshot: every copied file, looked at once for a command, before the graph is built.
 //!
-//! A folder that did not change must cost no more than looking at it. So the digest of a file is taken from the last
-//! snapshot where `lstat` finds nothing changed, and read now otherwise. Like git, a state is only trusted when it is not
-//! so young that a later change could hide behind the same time stamp.
+//! A folder that did not change must cost no more than looking at it. So the digest of the whole is recorded with what
+//! `lstat` told of every file, and where anything differs, each file's digest is taken from the last snapshot if that file did
+//! not change, and read now otherwise. Like git, a state is only trusted when it is not so young that a later change could
+//! hide behind the same time stamp.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -39,6 +40,16 @@ pub(crate) struct Source {
     pub(crate) size: u64,
 }
 
+impl Source {
+    /// Returns true if a later change cannot hide behind the time stamp that was seen.
+    fn is_old(&self, began: i128) -> bool {
+        match &self.kind {
+            SourceKind::File { seen, .. } => seen.changed() < began - TOO_YOUNG,
+            SourceKind::Directory | SourceKind::Symlink(_) => true,
+        }
+    }
+}
+
 /// The kind of a [`Source`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SourceKind {
@@ -46,8 +57,8 @@ pub(crate) enum SourceKind {
     File {
         executable: bool,
         seen: Stat,
-        /// BLAKE3 of the content.
-        digest: String,
+        /// BLAKE3 of the content; `None` where the digest of the whole was known.
+        digest: Option<String>,
     },
     Symlink(String),
 }
@@ -151,32 +162,90 @@ fn look(project: &Project<'_>, copy: &Copy, seen: &mut Seen) -> Result<Copied> {
         .list("exclude", &copy.exclude)
         .option("ignore file", copy.ignore_file.as_deref())
         .finish();
-    let last: BTreeMap<String, (Stat, String)> = store.recall(&key)?.unwrap_or_default();
     let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
-    let mut walk = Walk { files: Vec::new(), ignored, seen, last: &last, project };
+    let mut walk = Walk { files: Vec::new(), ignored, seen };
     let found = walk.stat(&root)?;
     if found.is_dir() {
         walk.directory(&root, "")?;
     } else {
         walk.one(&root, String::new(), &found)?;
     }
-    let files = walk.files;
-    let now: BTreeMap<String, (Stat, String)> = files
-        .iter()
-        .filter_map(|file| match &file.kind {
-            SourceKind::File { seen, digest, .. } if seen.changed() < began - TOO_YOUNG => {
-                Some((file.path.clone(), (*seen, digest.clone())))
+    let mut files = walk.files;
+    let (whole, state) =
+        (StepKey::of("snapshot of a whole", VERSION).text("files", &key.hex()).finish(), state(&files));
+    let known: Option<(String, String)> = store.recall(&whole)?;
+    let content = match known.filter(|(known, _)| *known == state) {
+        Some((_, content)) => content,
+        None => {
+            digest_files(project, &key, &mut files, began)?;
+            let content = content(&files);
+            if files.iter().all(|file| file.is_old(began)) {
+                store.remember(&whole, &(&state, &content))?;
             }
-            _ => None,
-        })
-        .collect();
-    if now != last {
-        store.remember(&key, &now)?;
-    }
+            content
+        }
+    };
     let bytes = files.iter().map(|file| file.size).sum();
-    let copied = Copied { content: content(&files), files, bytes };
+    let copied = Copied { content, files, bytes };
     require_no_whiteout(copy, &copied)?;
     Ok(copied)
+}
+
+/// Finds the digest of every file: from the last snapshot, or by reading it. `began` is the time, in nanoseconds since 1970,
+/// at which the files were looked at.
+fn digest_files(project: &Project<'_>, key: &StepKey, files: &mut [Source], began: i128) -> Result<()> {
+    let store = project.workshop.store;
+    let last: BTreeMap<String, (Stat, String)> = store.recall(key)?.unwrap_or_default();
+    let mut now = BTreeMap::new();
+    for file in files.iter_mut() {
+        let old = file.is_old(began);
+        let SourceKind::File { seen, digest, .. } = &mut file.kind else { continue };
+        let found = match last.get(&file.path).filter(|(stat, _)| stat == seen) {
+            Some((_, known)) => known.clone(),
+            None => read_digest(project, &file.from)?,
+        };
+        if old {
+            now.insert(file.path.clone(), (*seen, found.clone()));
+        }
+        *digest = Some(found);
+    }
+    if now != last {
+        store.remember(key, &now)?;
+    }
+    Ok(())
+}
+
+fn read_digest(project: &Project<'_>, path: &Path) -> Result<String> {
+    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; BUFFER]);
+    let mut opened = fs_err::File::open(path)?;
+    loop {
+        project.workshop.cancel.check()?;
+        match opened.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            read => hasher.update(&buffer[..read]),
+        };
+    }
+}
+
+/// Returns the hash of what `lstat` told of everything.
+fn state(files: &[Source]) -> String {
+    let mut all = blake3::Hasher::new();
+    for file in files {
+        all.update(&(file.path.len() as u64).to_le_bytes());
+        all.update(file.path.as_bytes());
+        match &file.kind {
+            // A directory's own times change when something is ignored in it; its files say all that matters.
+            SourceKind::Directory => all.update(b"directory"),
+            SourceKind::Symlink(to) => all.update(format!("link {} {to}", to.len()).as_bytes()),
+            SourceKind::File { seen, .. } => {
+                for number in seen.0 {
+                    all.update(&number.to_le_bytes());
+                }
+                all.update(b"file")
+            }
+        };
+    }
+    all.finalize().to_hex().to_string()
 }
 
 fn ignored(project: &Project<'_>, copy: &Copy, root: &Path) -> Result<Gitignore> {
@@ -197,7 +266,7 @@ fn ignored(project: &Project<'_>, copy: &Copy, root: &Path) -> Result<Gitignore>
 }
 
 /// Returns the hash of names, kinds and contents.
-fn content(files: &[Source]) -> String {
+pub(crate) fn content(files: &[Source]) -> String {
     let mut all = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
         all.update(&(bytes.len() as u64).to_le_bytes());
@@ -210,7 +279,7 @@ fn content(files: &[Source]) -> String {
             SourceKind::Symlink(to) => field(format!("link {to}").as_bytes()),
             SourceKind::File { executable, digest, .. } => {
                 field(if *executable { b"executable" } else { b"file" });
-                field(digest.as_bytes());
+                field(digest.as_deref().unwrap_or_default().as_bytes());
             }
         }
     }
@@ -235,8 +304,6 @@ struct Walk<'w> {
     files: Vec<Source>,
     ignored: Gitignore,
     seen: &'w mut Seen,
-    last: &'w BTreeMap<String, (Stat, String)>,
-    project: &'w Project<'w>,
 }
 
 impl Walk<'_> {
@@ -286,29 +353,13 @@ impl Walk<'_> {
             SourceKind::Symlink(to)
         } else if found.is_file() {
             let (executable, seen) = (found.permissions().mode() & 0o111 != 0, Stat::of(found));
-            SourceKind::File { executable, seen, digest: self.digest(from, &path, seen)? }
+            SourceKind::File { executable, seen, digest: None }
         } else {
             return Err(not_copied(from, "is neither file, directory nor link"));
         };
         let size = if found.is_file() { found.size() } else { 0 };
         self.files.push(Source { path, from: from.to_owned(), kind, size });
         Ok(())
-    }
-
-    /// Returns the digest of a file: from the last snapshot where nothing changed.
-    fn digest(&self, from: &Path, path: &str, seen: Stat) -> Result<String> {
-        if let Some((_, digest)) = self.last.get(path).filter(|(last, _)| *last == seen) {
-            return Ok(digest.clone());
-        }
-        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; BUFFER]);
-        let mut opened = fs_err::File::open(from)?;
-        loop {
-            self.project.workshop.cancel.check()?;
-            match opened.read(&mut buffer)? {
-                0 => return Ok(hasher.finalize().to_hex().to_string()),
-                read => hasher.update(&buffer[..read]),
-            };
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! is digested again as it goes into the layer: one that is not as the snapshot found it fails the step.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile, MediaType};
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{BuildError, Result};
-use crate::snapshot::{Copied, Source, SourceKind, Stat};
+use crate::snapshot::{Copied, Source, SourceKind, Stat, content};
 use crate::step::{Cost, Kind, Step, Subject};
 
 /// Top-level directories and the like that a base has: an entry for one could replace a symbolic link.
@@ -65,6 +65,9 @@ pub(crate) struct Copy {
     mode: Option<u32>,
     compression: Compression,
     writer: u32,
+    /// The path in the project, for messages.
+    #[serde(skip)]
+    from: String,
     #[serde(skip)]
     copied: Arc<Copied>,
     #[serde(skip)]
@@ -80,6 +83,7 @@ impl Copy {
             mode: copy.mode,
             compression,
             writer: WHOLE_VERSION,
+            from: copy.from.clone(),
             copied,
             subject: Subject::Copy { from: copy.from.clone(), to: copy.to.clone() },
         }
@@ -156,17 +160,27 @@ impl Step for Copy {
             Compression::Zstd => MediaType::Zstd,
         };
         let mut out = LayerWriter::new(workshop.store, media_type, workshop.surroundings.jobs)?;
+        let mut copied = self.copied.files.clone();
+        let mut digests = copied.iter_mut().filter_map(|file| match &mut file.kind {
+            SourceKind::File { digest, .. } => Some(digest),
+            SourceKind::Directory | SourceKind::Symlink(_) => None,
+        });
         for (member, source) in self.members() {
             let Some(source) = source else {
                 out.small(&member)?;
                 continue;
             };
-            let mut content = Watched::open(source)?;
-            out.file(&member, &mut content).map_err(|error| content.explain(error.into()))?;
-            content.end()?;
+            let mut file = Watched::open(source)?;
+            out.file(&member, &mut file).map_err(|error| file.explain(error.into()))?;
+            let found = file.end()?;
+            digests.next().into_iter().for_each(|digest| *digest = Some(found.clone()));
             work.advance(source.size)?;
         }
-        Ok(vec![out.end()?])
+        // Where the snapshot knew the whole alone, the whole is what must be right.
+        match content(&copied) == self.content {
+            true => Ok(vec![out.end()?]),
+            false => Err(changed(Path::new(&self.from))),
+        }
     }
 }
 
@@ -175,7 +189,8 @@ struct Watched {
     path: PathBuf,
     file: fs_err::File,
     hasher: blake3::Hasher,
-    expected: String,
+    /// `None` where the digest of the whole alone is known.
+    expected: Option<String>,
     size: u64,
 }
 
@@ -208,8 +223,13 @@ impl Watched {
         }
     }
 
-    fn end(self) -> Result<()> {
-        if self.hasher.finalize().to_hex().as_str() == self.expected { Ok(()) } else { Err(changed(&self.path)) }
+    /// Returns the digest of the content.
+    fn end(self) -> Result<String> {
+        let found = self.hasher.finalize().to_hex().to_string();
+        match self.expected.is_none_or(|expected| expected == found) {
+            true => Ok(found),
+            false => Err(changed(&self.path)),
+        }
     }
 }
 
@@ -221,7 +241,7 @@ impl Read for Watched {
     }
 }
 
-fn changed(path: &std::path::Path) -> BuildError {
+fn changed(path: &Path) -> BuildError {
     BuildError::Mistake {
         message: format!("`{}` changed while it was copied", path.display()),
         hint: "build again once nothing writes to it".into(),
