@@ -23,7 +23,8 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     // What came before an error is a tar that is cut off, which is to be survived too.
-    let _ = reader.take(INFLATED).read_to_end(&mut tar);
+    let read = reader.take(INFLATED).read_to_end(&mut tar);
+    assert!(read.is_err() || read.is_ok_and(|read| read == tar.len()), "bytes are lost");
     facts(&tar);
     let mut first = Vec::new();
     if let Ok(normalised) = normalise(Cursor::new(&tar), &mut first) {

@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
             Node { path: "lib".into(), what: What::Symlink(text) },
         ]);
         for finding in tree.check(&Settings::default()) {
-            let _ = finding.to_string();
+            assert!(!finding.to_string().is_empty());
         }
     }
 });

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_oci::image::{Index, LoadedImage, Manifest, from_json};
+use kiln_oci::image::{Index, LoadedImage, Manifest, from_json, to_json};
 use kiln_plan::reference::Reference;
 use libfuzzer_sys::fuzz_target;
 
@@ -14,7 +14,11 @@ fuzz_target!(|text: &str| {
     if let Ok(reference) = first.parse::<Reference>() {
         assert_eq!(reference.to_string().parse(), Ok(reference));
     }
-    let _ = from_json::<Index>(first.as_bytes(), "an index");
+    if let Ok(index) = from_json::<Index>(first.as_bytes(), "an index") {
+        let written = to_json(&index).expect("it was just read");
+        let again: Index = from_json(&written, "an index").expect("it was just written");
+        assert_eq!(again.manifests.len(), index.manifests.len());
+    }
     let Ok(manifest) = from_json::<Manifest>(first.as_bytes(), "a manifest") else { return };
     let Ok(Some(loaded)) = LoadedImage::new(&manifest, first.into(), second.into()) else { return };
     let layers = loaded.image.layers.clone();

@@ -8,6 +8,7 @@
 mod demand;
 mod perform;
 mod state;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -81,6 +82,8 @@ pub(crate) struct Driver<'a> {
     changed: Condvar,
     /// After a failure, steps that do not depend on it are performed too.
     keep_going: bool,
+    /// The reporter wants to know of every step.
+    is_followed: bool,
 }
 
 impl<'a> Driver<'a> {
@@ -96,6 +99,7 @@ impl<'a> Driver<'a> {
             state: Mutex::new(State::new(graph)),
             changed: Condvar::new(),
             keep_going: false,
+            is_followed: workshop.reporter.follows_steps(),
         }
     }
 
@@ -261,6 +265,8 @@ impl<'a> Driver<'a> {
             while let Some(id) = state.next_to_settle() {
                 let entry = self.graph.entry(id);
                 if let Some(declared) = &entry.declared {
+                    let key = if self.is_followed { state.find_key(self.graph, id) } else { None };
+                    self.tell_settled(id, key, Origin::Declared);
                     state.set(self.graph, id, declared.clone(), Origin::Declared);
                     continue;
                 }
@@ -270,6 +276,7 @@ impl<'a> Driver<'a> {
                         if origin == Origin::Remote {
                             self.remote.promise(&product);
                         }
+                        self.tell_settled(id, Some(key), origin);
                         state.set(self.graph, id, product, origin);
                     }
                     None if entry.step.keep() == Keep::Shared && self.policy.is_some() => ask.push((id, key)),
@@ -309,6 +316,7 @@ impl<'a> Driver<'a> {
             if let Some(product) = answer.filter(|product| step.is_product(product) && !state.is_refused(*id)) {
                 records::write_remote(self.workshop.store, policy, key, &product)?;
                 self.remote.promise(&product);
+                self.tell_settled(*id, Some(*key), Origin::Remote);
                 state.set(self.graph, *id, product, Origin::Remote);
             }
         }

@@ -10,19 +10,22 @@ use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
 use kiln_plan::size;
 use kiln_registry::patience::{
-    CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
+    Attempts, CONNECT_TIMEOUT, Failed, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
 };
 use kiln_registry::redirect::{self, Reach, SendError};
 use kiln_store::{Partial, Store};
 pub use netrc::Netrc;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE, TRANSFER_ENCODING};
 use reqwest::{Client, Response, StatusCode, Version};
+use tracing::Instrument as _;
 use url::Url;
 
 use crate::error::FetchError;
 
 /// Bytes that something of unknown size may have.
 const LARGEST: u64 = 64 << 30;
+/// A clause about a server whose answer does not fit the bytes that are kept.
+const PART_OF_ANOTHER: &str = "gave a part that does not fit to what was kept of an earlier download";
 /// Time between two looks at a download of another process.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -56,7 +59,7 @@ enum Failure {
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
-        Self::Again(innermost(error), None)
+        Self::Again(format!("cannot be reached or broke off ({})", innermost(error)), None)
     }
 }
 
@@ -100,10 +103,12 @@ impl Fetcher {
         let work = Work::start(reporter, cancel, "fetch", &wanted.file, wanted.size);
         let Some(partial) = self.claim(store, wanted, &work).await? else { return Ok(()) };
         let mut download = Download { wanted, partial, work: &work, counted: 0, resumed: true, restarts: 0 };
-        let (mut failures, mut farthest) = (0, download.partial.size());
+        let mut attempts = Attempts::new(self.patience, reporter, cancel);
+        let (subject, host) = (format!("downloading {}", wanted.file), host(&wanted.url));
+        let mut farthest = download.partial.size();
         loop {
             cancel.check()?;
-            match self.attempt(&mut download).await {
+            let (cause, asked) = match self.attempt(&mut download).await {
                 Ok(()) => return download.finish(),
                 Err(Failure::Final(error)) => {
                     if download.partial.size() == 0 {
@@ -111,20 +116,16 @@ impl Fetcher {
                     }
                     return Err(error);
                 }
-                Err(Failure::Again(problem, wait)) => {
-                    // Progress is what was never there before: a server may send the same half again and again.
-                    failures = if download.partial.size() > farthest { 1 } else { failures + 1 };
-                    farthest = farthest.max(download.partial.size());
-                    if failures >= self.patience.attempts {
-                        let (file, host, kept) = (wanted.file.clone(), host(&wanted.url), download.partial.size());
-                        if kept == 0 {
-                            download.partial.discard()?;
-                        }
-                        return Err(FetchError::Network { file, host, problem, kept }.into());
-                    }
-                    work.output(&format!("{problem}; trying again"));
-                    self.patience.pause(failures, wait, cancel).await?;
-                }
+                Err(Failure::Again(cause, asked)) => (cause, asked),
+            };
+            // Progress is what was never there before: a server may send the same half again and again.
+            if download.partial.size() > farthest {
+                attempts.progress();
+                farthest = download.partial.size();
+            }
+            let failed = Failed { subject: &subject, host: &host, cause: &cause, asked };
+            if !attempts.again(failed).await? {
+                return Err(download.give_up(cause, attempts.made())?.into());
             }
         }
     }
@@ -166,7 +167,7 @@ impl Fetcher {
         let response = unless_cancelled(work.cancel(), self.request(wanted, have)).await??;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             download.restart()?;
-            return Err(Failure::Again("the server has no such part of it".into(), None));
+            return Err(Failure::Again("has no such part of it".into(), None));
         }
         if have > 0 && !continues_at(&response, have) {
             // The server sends everything again.
@@ -184,7 +185,9 @@ impl Fetcher {
         if let Some((user, password)) = self.credentials(&wanted.url) {
             request = request.basic_auth(user, Some(password));
         }
-        let response = match redirect::send(&self.client, request.build()?, Reach::Anywhere, false).await {
+        let span = tracing::debug_span!("request", method = "GET", url = shown(&wanted.url), from);
+        let sending = redirect::send(&self.client, request.build()?, Reach::Anywhere, false);
+        let response = match sending.instrument(span).await {
             Ok(response) => response,
             Err(SendError::Request(error)) => return Err(error.into()),
             Err(SendError::Redirect { to, problem }) => {
@@ -197,7 +200,7 @@ impl Fetcher {
             return Ok(response);
         }
         if is_passing(status) {
-            return Err(Failure::Again(format!("the server answered {status}"), retry_after(response.headers())));
+            return Err(Failure::Again(format!("answered {status}"), retry_after(response.headers())));
         }
         let (file, host) = (wanted.file.clone(), host(&wanted.url));
         Err(Failure::Final(FetchError::Refused { file, host, status: status.as_u16() }.into()))
@@ -328,7 +331,7 @@ impl Download<'_> {
                 Err(self.other_size(&response, have))
             }
             Some(size) if have < size => {
-                Err(Failure::Again(format!("the connection ended after {}", size::format(have)), None))
+                Err(Failure::Again(format!("ended the connection after {}", size::format(have)), None))
             }
             _ => Ok(()),
         }
@@ -338,7 +341,7 @@ impl Download<'_> {
         // After an answer to a part, an older part may be to blame: the next attempt takes all of it.
         if self.resumed && self.restarts == 0 {
             return match self.restart() {
-                Ok(()) => Failure::Again("what was kept of an earlier download does not belong to it".into(), None),
+                Ok(()) => Failure::Again(PART_OF_ANOTHER.into(), None),
                 Err(failure) => failure,
             };
         }
@@ -367,7 +370,7 @@ impl Download<'_> {
         self.restart()?;
         // The part from before may have been the answer of another server, once.
         if once {
-            return Err(Failure::Again("what was kept of an earlier download does not belong to it".into(), None));
+            return Err(Failure::Again(PART_OF_ANOTHER.into(), None));
         }
         let (file, host) = (self.wanted.file.clone(), host(&self.wanted.url));
         let error = FetchError::Content { file, host, expected: self.wanted.digest, found };
@@ -376,6 +379,15 @@ impl Download<'_> {
 
     fn finish(self) -> Result<(), crate::error::BuildError> {
         Ok(self.partial.finish()?)
+    }
+
+    /// Returns the error after the last attempt. Bytes that have arrived are kept.
+    fn give_up(self, problem: String, attempts: u32) -> Result<FetchError, crate::error::BuildError> {
+        let (file, url, kept) = (self.wanted.file.clone(), shown(&self.wanted.url), self.partial.size());
+        if kept == 0 {
+            self.partial.discard()?;
+        }
+        Ok(FetchError::Network { file, url, problem, attempts, kept })
     }
 }
 
@@ -390,6 +402,11 @@ fn is_complete(response: &Response, announced: Option<u64>, have: u64) -> bool {
 fn continues_at(response: &Response, from: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     response.status() == StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
+}
+
+/// Returns an address for messages: without credentials and query, which may hold a token.
+fn shown(url: &Url) -> String {
+    format!("{}{}", redirect::origin(url), url.path())
 }
 
 fn host(url: &Url) -> String {

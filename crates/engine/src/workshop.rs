@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kiln_oci::image::{CONFIG_LIMIT, Image};
 use kiln_oci::layer::{Layer, LayerFile};
@@ -76,7 +76,7 @@ pub struct Workshop<'a> {
     /// The store.
     pub store: &'a Store,
     /// Who is told what happens.
-    pub reporter: &'a dyn Reporter,
+    pub reporter: Arc<dyn Reporter>,
     /// Set when the user wants to stop.
     pub cancel: Cancel,
     /// What comes from outside the files.
@@ -92,7 +92,7 @@ pub struct Workshop<'a> {
 
 impl<'a> Workshop<'a> {
     /// A workshop around a store.
-    pub fn new(store: &'a Store, reporter: &'a dyn Reporter, cancel: Cancel, surroundings: Surroundings) -> Self {
+    pub fn new(store: &'a Store, reporter: Arc<dyn Reporter>, cancel: Cancel, surroundings: Surroundings) -> Self {
         Self {
             store,
             reporter,
@@ -119,7 +119,7 @@ impl Workshop<'_> {
         if let Some(registries) = self.registries.get() {
             return Ok(registries);
         }
-        let made = Registries::new(self.surroundings.registry.clone(), &self.cancel)?;
+        let made = Registries::new(self.surroundings.registry.clone(), &self.cancel, Arc::clone(&self.reporter))?;
         Ok(self.registries.get_or_init(|| made))
     }
 
@@ -130,7 +130,7 @@ impl Workshop<'_> {
 
     /// Begins an activity.
     pub fn work(&self, verb: &'static str, subject: impl Into<String>, bytes: Option<u64>) -> Work<'_> {
-        Work::start(self.reporter, &self.cancel, verb, subject, bytes)
+        Work::start(&*self.reporter, &self.cancel, verb, subject, bytes)
     }
 
     /// Says something that is worth knowing.
@@ -178,7 +178,7 @@ impl Workshop<'_> {
                 self.network.get_or_init(|| made)
             }
         };
-        network.fetch(self.store, wanted, self.reporter, &self.cancel)
+        network.fetch(self.store, wanted, &*self.reporter, &self.cancel)
     }
 
     /// Returns the bytes that were downloaded from indexes, and the seconds in which anything was.

@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -527,11 +528,26 @@ fn metadata(found: &Found) -> Result<Metadata> {
     if let Ok(bytes) = fs_err::read(beside) {
         return Ok(Metadata::parse(&bytes));
     }
-    let file = fs_err::File::open(&found.path)?;
+    let mut file = fs_err::File::open(&found.path)?;
+    refuse_unreadable(&mut file, found)?;
     let size = file.metadata()?.len();
     let wheel = Wheel::open(found.name.clone(), FileReader::from(file.into_file()), size);
     let read = wheel.and_then(|wheel| wheel.metadata());
     Ok(read.map_err(|error| format!("Failed to read metadata from: {}\n  cause: {error}", found.path.display()))?)
+}
+
+/// uv reads a wheel from its beginning, and cannot find the end of a stored entry whose size follows it (APPNOTE.TXT, section
+/// 4.3.7: flag 3, method 0).
+fn refuse_unreadable(file: &mut fs_err::File, found: &Found) -> Result<()> {
+    let mut header = [0; 10];
+    if file.read_exact(&mut header).is_err() || header[6] & 8 == 0 || header[8] != 0 {
+        return Ok(());
+    }
+    let wheel = found.path.file_name().unwrap_or_default().to_string_lossy();
+    let cause = "feature not supported: 'stream reading entries with data descriptors & Stored compression mode'";
+    let (name, version) = (&found.name.name, &found.name.version);
+    let error = format!("Failed to download `{name}=={version}`\n  cause: Failed to extract archive: {wheel}");
+    Err(format!("{error}\n  cause: Invalid zip file structure\n  cause: {cause}").into())
 }
 
 fn unsatisfiable(demands: &[Demand]) -> Box<dyn std::error::Error> {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 /// Arguments of every command.
 #[derive(Debug, Clone, Args)]
@@ -30,9 +30,10 @@ pub(crate) struct Global {
     /// Say less: errors and results only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more: also what the programs say that kiln runs
-    #[arg(short, long, global = true)]
-    pub(crate) verbose: bool,
+    /// Say more: every retry, and the lines of the programs that kiln runs; twice: every step, request and written file
+    /// too, as `KILN_LOG` does (`KILN_LOG=kiln_registry=debug`)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Whether to use colour
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorWhen,

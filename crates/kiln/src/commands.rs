@@ -21,10 +21,11 @@ pub(crate) mod verify;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use kiln_engine::{BuildError, Output, Project, Workshop};
-use kiln_plan::event::Cancel;
+use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
@@ -139,12 +140,22 @@ fn with_project<T>(
     cancel: &Cancel,
     run: impl FnOnce(&Project<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    with_reported_project(global, options, cancel, Arc::new(Terminal::new(global)), run)
+}
+
+/// Opens the stack and the store, and does something with both that a reporter is told of.
+fn with_reported_project<T>(
+    global: &Global,
+    options: &StackOptions,
+    cancel: &Cancel,
+    reporter: Arc<dyn Reporter>,
+    run: impl FnOnce(&Project<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let (text, stack) = read_stack(global, options)?;
     let store = open_store(global)?;
-    let terminal = Terminal::new(global);
     let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let surroundings = surroundings(global, stack.target.native_gpus)?;
-    let workshop = Workshop::new(&store, &terminal, cancel.clone(), surroundings);
+    let workshop = Workshop::new(&store, reporter, cancel.clone(), surroundings);
     let directory = fs_err::canonicalize(directory)?;
     let file = directory.join(global.file.file_name().unwrap_or_default());
     let project = Project { directory, file, stack, workshop };
@@ -158,8 +169,8 @@ fn with_workshop<T>(
     run: impl FnOnce(&Workshop<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let store = open_store(global)?;
-    let terminal = Terminal::new(global);
-    run(&Workshop::new(&store, &terminal, cancel.clone(), surroundings(global, false)?))
+    let terminal = Arc::new(Terminal::new(global));
+    run(&Workshop::new(&store, terminal, cancel.clone(), surroundings(global, false)?))
 }
 
 fn open_store(global: &Global) -> Result<Store, Failure> {

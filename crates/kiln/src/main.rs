@@ -7,7 +7,9 @@ mod interpreter;
 mod interrupt;
 mod progress;
 mod render;
+mod steps;
 mod surroundings;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) => return render::usage(&error),
     };
     let cancel = interrupt::install();
-    match commands::run(&arguments, &cancel) {
+    match trace::install(&arguments.global).and_then(|()| commands::run(&arguments, &cancel)) {
         Ok(code) => code,
         Err(failure) => render::failure(&failure, arguments.global.color()),
     }

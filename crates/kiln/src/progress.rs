@@ -10,9 +10,14 @@ use kiln_plan::size;
 
 use crate::arguments::Global;
 use crate::render::plain;
+use crate::trace;
 
 /// Activities shorter than this leave no line behind.
 const WORTH_A_LINE: Duration = Duration::from_millis(300);
+/// Pauses shorter than this are no reason to tell of a first failure.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// Requests that are under way at once fail alike: the same is said once in this time.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// How often the bars are drawn, in times a second.
 const DRAWS: u8 = 12;
 
@@ -25,6 +30,8 @@ pub(crate) struct Terminal {
     running: Mutex<HashMap<Activity, Running>>,
     /// What was warned of: planning looks at the same things more than once.
     warned: Mutex<HashSet<String>>,
+    /// Times at which retries were printed, by host, attempt and cause.
+    retried: Mutex<HashMap<(String, u32, String), Instant>>,
 }
 
 struct Running {
@@ -38,14 +45,16 @@ struct Running {
 impl Terminal {
     pub(crate) fn new(global: &Global) -> Self {
         use std::io::IsTerminal;
-        let bars = std::io::stderr().is_terminal() && !global.quiet;
+        // Bars and the lines of spans would overwrite one another.
+        let bars = std::io::stderr().is_terminal() && !global.quiet && !trace::is_on(global);
         Self {
             bars: bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS))),
             quiet: global.quiet,
-            verbose: global.verbose,
+            verbose: global.verbose > 0,
             color: global.color(),
             running: Mutex::new(HashMap::new()),
             warned: Mutex::default(),
+            retried: Mutex::default(),
         }
     }
 
@@ -60,6 +69,12 @@ impl Terminal {
             Some(bars) => drop(bars.println(line)),
             None => eprintln!("{line}"),
         }
+    }
+
+    /// Returns true if such a retry was not printed lately.
+    fn is_news(&self, retry: (String, u32, String)) -> bool {
+        let mut retried = self.retried.lock().unwrap_or_else(PoisonError::into_inner);
+        retried.insert(retry, Instant::now()).is_none_or(|said| said.elapsed() > SAID_AGAIN)
     }
 
     fn bar(&self, title: &str, bytes: Option<u64>) -> Option<ProgressBar> {
@@ -132,6 +147,15 @@ impl Reporter for Terminal {
                     running.last_line = Some(line);
                 }
             }
+            Event::Retry { subject, host, attempt, of, cause, pause } => {
+                let seconds = pause.as_secs_f64();
+                let line = format!("{subject}: attempt {attempt} of {of} in {seconds:.1} s: it {cause}");
+                // The first failure alone is no news where the next attempt follows at once.
+                let matters = attempt > 2 || pause >= LONG_PAUSE;
+                if self.verbose || (matters && !self.quiet && self.is_news((host, attempt, cause))) {
+                    self.line(&plain(&line));
+                }
+            }
             Event::Waiting { subject } => {
                 if !self.quiet {
                     self.line(&format!("{}: another kiln does it; waiting", plain(&subject)));
@@ -144,7 +168,7 @@ impl Reporter for Terminal {
                 let word = if self.color { "\x1b[1;33mwarning:\x1b[0m" } else { "warning:" };
                 self.line(&format!("{word} {}", plain(&message)));
             }
-            Event::Image { .. } => {}
+            Event::Settled { .. } | Event::Performed { .. } | Event::Image { .. } => {}
         }
     }
 }

@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::step::StepKey;
 
 /// Something that takes events. Called from many threads; it must not block for long.
 pub trait Reporter: Send + Sync {
     /// One thing happened.
     fn event(&self, event: Event);
+
+    /// Tells if the events of single steps are wanted. There may be as many of them as there are wheels in a stack.
+    fn follows_steps(&self) -> bool {
+        false
+    }
 }
 
 /// Identifies one activity between its start and its end.
@@ -48,6 +55,37 @@ pub enum Event {
         /// The line without its end.
         line: String,
     },
+    /// A request or a transfer failed and is attempted again.
+    Retry {
+        /// The purpose of the request: `pushing sha256:0123... to ghcr.io/acme/train`.
+        subject: String,
+        /// The server.
+        host: String,
+        /// The number of the attempt that follows, from 2 on.
+        attempt: u32,
+        /// Attempts that are made at most.
+        of: u32,
+        /// A clause that follows the server's name: `answered 503 Service Unavailable`.
+        cause: String,
+        /// The time until the attempt.
+        pause: Duration,
+    },
+    /// The product of a step is known without performing the step.
+    Settled {
+        /// The step.
+        step: StepName,
+        /// The origin of the product.
+        origin: Origin,
+    },
+    /// A step was performed.
+    Performed {
+        /// The step.
+        step: StepName,
+        /// Bytes that the product names.
+        bytes: u64,
+        /// The time that it took.
+        time: Duration,
+    },
     /// Another process performs the same step.
     Waiting {
         /// The step.
@@ -67,6 +105,28 @@ pub enum Event {
         /// Whether nothing had to be done.
         unchanged: bool,
     },
+}
+
+/// Names a step.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepName {
+    /// The kind: `wheels`, `prune`.
+    pub kind: &'static str,
+    /// The subject, as text for people.
+    pub subject: String,
+    /// The key; `None` where the product is declared and something that the step reads is unknown.
+    pub key: Option<StepKey>,
+}
+
+/// The origin of a product that is known without performing its step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The step declares it.
+    Declared,
+    /// This store recorded it.
+    Local,
+    /// A cache recorded it.
+    Remote,
 }
 
 /// Says that the user wants to stop. Clones share one flag.
@@ -122,6 +182,11 @@ impl<'a> Work<'a> {
     pub fn advance(&self, bytes: u64) -> Result<(), Cancelled> {
         self.reporter.event(Event::Progressed { activity: self.activity, bytes });
         self.cancel.check()
+    }
+
+    /// Returns the reporter of the activity.
+    pub fn reporter(&self) -> &dyn Reporter {
+        self.reporter
     }
 
     /// Whether the user wants to stop.

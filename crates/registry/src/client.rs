@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kiln_plan::event::Cancel;
+use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::reference::Repository;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
+use tracing::Instrument as _;
 
 pub(crate) use host::Scope;
 #[cfg(feature = "fuzzing")]
@@ -19,7 +20,9 @@ pub(crate) use host::read_token;
 
 use host::Host;
 
-use crate::patience::{CONNECT_TIMEOUT, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled};
+use crate::patience::{
+    Attempts, CONNECT_TIMEOUT, Failed, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
+};
 use crate::redirect::{self, Reach, SendError};
 use crate::{Credential, Credentials, RegistryError};
 
@@ -54,6 +57,7 @@ pub struct Registries {
 pub(super) struct Inner {
     pub(super) options: Options,
     pub(super) cancel: Cancel,
+    reporter: Arc<dyn Reporter>,
     client: Client,
     /// By repository.
     hosts: Mutex<BTreeMap<Repository, Arc<Host>>>,
@@ -79,6 +83,17 @@ pub(super) enum Failure {
     Final(RegistryError),
 }
 
+impl Failure {
+    /// Names the request that failed.
+    pub(super) fn at(self, method: &Method, address: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Again(error, wait) => Self::Again(error.at(method, address), wait),
+            Self::Further(error) => Self::Further(error.at(method, address)),
+            Self::Final(error) => Self::Final(error.at(method, address)),
+        }
+    }
+}
+
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         Self::Final(error)
@@ -94,8 +109,8 @@ pub(super) struct Purpose {
 }
 
 impl Registries {
-    /// A client with these options, which stops when the user wants to.
-    pub fn new(options: Options, cancel: &Cancel) -> Result<Self, RegistryError> {
+    /// A client with these options, which stops when the user wants to, and tells the reporter of requests that it repeats.
+    pub fn new(options: Options, cancel: &Cancel, reporter: Arc<dyn Reporter>) -> Result<Self, RegistryError> {
         // Another part of the program may have chosen the provider already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A machine without any authority can still speak to registries that need none.
@@ -110,6 +125,7 @@ impl Registries {
         let inner = Inner {
             options,
             cancel: cancel.clone(),
+            reporter,
             client,
             hosts: Mutex::default(),
             sent: AtomicU64::new(0),
@@ -139,9 +155,8 @@ impl Registries {
                 scope: Scope::default(),
             };
             let url = |base: &url::Url| Ok(base.clone());
-            let answer =
-                self.inner.patiently(async || self.inner.ask(&purpose, reqwest::Method::GET, url, |r| r).await).await;
-            answer?;
+            let ask = async || self.inner.ask(&purpose, Method::GET, url, |r| r).await;
+            self.inner.patiently(&purpose, ask).await?;
             Ok(purpose.host.is_guarded().await)
         })
     }
@@ -191,28 +206,28 @@ impl Inner {
     /// Does something until it succeeds, fails for good, or fails too often.
     pub(super) async fn patiently<T>(
         &self,
+        purpose: &Purpose,
         mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
     ) -> Result<T, RegistryError> {
-        let mut failures = 0;
+        let mut attempts = Attempts::new(self.options.patience, &*self.reporter, &self.cancel);
         loop {
             self.cancel.check()?;
-            let (error, wait) = match attempt().await {
+            let (error, asked) = match attempt().await {
                 Ok(done) => return Ok(done),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(error, wait)) => (error, wait),
+                Err(Failure::Again(error, asked)) => (error, asked),
                 Err(Failure::Further(error)) => {
-                    failures = 0;
+                    attempts.progress();
                     (error, None)
                 }
             };
-            failures += 1;
             // A registry that never said a word is rather a wrong name than one that is being restarted.
-            let heard = self.heard.load(Ordering::Relaxed);
-            let attempts = self.options.patience.attempts;
-            if failures >= if heard { attempts } else { attempts.min(UNHEARD) } {
-                return Err(error);
+            attempts.at_most((!self.heard.load(Ordering::Relaxed)).then_some(UNHEARD));
+            let cause = error.clause();
+            let failed = Failed { subject: &purpose.what, host: &purpose.host.name, cause: &cause, asked };
+            if !attempts.again(failed).await? {
+                return Err(error.after(attempts.made()));
             }
-            self.options.patience.pause(failures, wait, &self.cancel).await?;
         }
     }
 
@@ -248,6 +263,8 @@ impl Inner {
         reach: Reach,
     ) -> Result<Response, Failure> {
         let request = request.build().map_err(|error| purpose.broken(error))?;
+        let (method, url) = (request.method().clone(), request.url().clone());
+        let span = tracing::debug_span!("request", %method, url = purpose.host.shown(&url));
         let sending = redirect::send(&purpose.host.client, request, reach, self.options.insecure);
         let sent = async {
             match sending.await {
@@ -256,7 +273,8 @@ impl Inner {
                 Err(SendError::Redirect { to, problem }) => Ok(Err(purpose.diverted(to, problem))),
             }
         };
-        self.answer(purpose, sent).await?.map_err(Failure::Final)
+        let answered = self.answer(purpose, sent).instrument(span).await;
+        answered.map_err(|failure| failure.at(&method, || purpose.host.shown(&url)))?.map_err(Failure::Final)
     }
 
     /// Sends one request, with a new token where the old one is not good any more. `url` makes the address from that of
@@ -264,7 +282,7 @@ impl Inner {
     pub(super) async fn ask(
         &self,
         purpose: &Purpose,
-        method: reqwest::Method,
+        method: Method,
         url: impl Fn(&url::Url) -> Result<url::Url, RegistryError>,
         shape: impl Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
     ) -> Result<Response, Failure> {
@@ -281,7 +299,8 @@ impl Inner {
             if wanting && !renewed && purpose.host.challenged(&response, sent.as_ref()).await {
                 continue;
             }
-            return self.accept(purpose, response).await;
+            let accepted = self.accept(purpose, response).await;
+            return accepted.map_err(|failure| failure.at(&method, || purpose.host.shown(&url)));
         }
         Err(Failure::Final(purpose.denied("wants other credentials".into(), true)))
     }
@@ -345,7 +364,12 @@ impl Inner {
     /// A whole answer of at most so many bytes.
     pub(super) async fn body(&self, purpose: &Purpose, mut response: Response, limit: u64) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = self.answer(purpose, response.chunk()).await? {
+        loop {
+            let chunk = match self.answer(purpose, response.chunk()).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(bytes),
+                Err(failure) => return Err(failure.at(&Method::GET, || purpose.host.shown(response.url()))),
+            };
             self.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if bytes.len() as u64 + chunk.len() as u64 > limit {
                 return Err(Failure::Final(RegistryError::TooLong {
@@ -356,7 +380,6 @@ impl Inner {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes)
     }
 }
 
@@ -366,6 +389,8 @@ impl Purpose {
             what: self.what.clone(),
             registry: self.host.name.clone(),
             problem: problem.into(),
+            request: None,
+            attempts: 0,
         }
     }
 

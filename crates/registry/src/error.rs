@@ -4,12 +4,13 @@ use kiln_oci::OciError;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_plan::size;
+use reqwest::Method;
 
 /// A registry error. No message holds a credential or a token.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The registry cannot be reached, breaks off, or keeps answering that it cannot serve now.
-    #[error("{what}: {registry} {problem}")]
+    #[error("{what}: {registry} {problem}{}", tried(request.as_deref(), *attempts))]
     Unavailable {
         /// What was being done: `pushing ghcr.io/acme/train`.
         what: String,
@@ -17,6 +18,10 @@ pub enum RegistryError {
         registry: String,
         /// A clause that follows the registry's name.
         problem: String,
+        /// The request that failed last: its method, and its address without credentials and query.
+        request: Option<Box<str>>,
+        /// Attempts that were made; 0 where that is not known.
+        attempts: u32,
     },
     /// The registry wants other credentials, or any.
     #[error("{what}: {registry} {problem}")]
@@ -129,7 +134,45 @@ pub enum RegistryError {
     Io(std::io::Error),
 }
 
+/// Returns what was tried, in brackets.
+fn tried(request: Option<&str>, attempts: u32) -> String {
+    match (request, attempts) {
+        (None, 0 | 1) => String::new(),
+        (None, attempts) => format!(" ({attempts} attempts)"),
+        (Some(request), 0) => format!(" ({request})"),
+        (Some(request), 1) => format!(" (1 attempt: {request})"),
+        (Some(request), attempts) => format!(" ({attempts} attempts: {request})"),
+    }
+}
+
 impl RegistryError {
+    /// Names the request that failed, unless one is named already.
+    pub(crate) fn at(mut self, method: &Method, address: impl FnOnce() -> String) -> Self {
+        if let Self::Unavailable { request: request @ None, .. } = &mut self {
+            *request = Some(format!("{method} {}", address()).into());
+        }
+        self
+    }
+
+    /// Says how many attempts were made.
+    pub(crate) fn after(mut self, made: u32) -> Self {
+        if let Self::Unavailable { attempts, .. } = &mut self {
+            *attempts = made;
+        }
+        self
+    }
+
+    /// Returns a clause about the problem that follows the registry's name.
+    pub(crate) fn clause(&self) -> String {
+        match self {
+            Self::Unavailable { problem, .. } | Self::Denied { problem, .. } => problem.clone(),
+            Self::Refused { status, message, .. } => format!("answered {status}{message}"),
+            Self::Content { expected, found, .. } => format!("gave other content than {expected}{found}"),
+            Self::Nonsense { problem, .. } => format!("gave an answer that {problem}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the registry says that something is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })

@@ -157,7 +157,8 @@ mod tests {
 
     impl Shelf {
         fn new() -> Self {
-            let client = Registries::new(Options::default(), &kiln_plan::event::Cancel::default()).unwrap();
+            let (cancel, reporter) = (kiln_plan::event::Cancel::default(), kiln_plan::event::Silent);
+            let client = Registries::new(Options::default(), &cancel, std::sync::Arc::new(reporter)).unwrap();
             Self { registry: FakeRegistry::start(), client }
         }
 

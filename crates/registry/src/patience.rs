@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use kiln_plan::event::{Cancel, Cancelled};
+use kiln_plan::event::{Cancel, Cancelled, Event, Reporter};
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
@@ -14,7 +14,7 @@ pub const USER_AGENT: &str = concat!("kiln/", env!("CARGO_PKG_VERSION"));
 /// How often a wait looks whether the user wants to stop.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How long to try.
+/// Bounds of attempts, and of the pauses between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// Attempts that may fail one after the other without a byte of progress.
@@ -23,6 +23,8 @@ pub struct Patience {
     pub first_pause: Duration,
     /// No pause is longer, whatever a server asks for.
     pub longest_pause: Duration,
+    /// Pauses that servers ask for take no longer together, between two moments of progress.
+    pub longest_asked: Duration,
     /// A server that says nothing for so long, and takes nothing, is taken for dead.
     pub silence: Duration,
 }
@@ -33,20 +35,101 @@ impl Default for Patience {
             attempts: 6,
             first_pause: Duration::from_millis(300),
             longest_pause: Duration::from_secs(60),
+            longest_asked: Duration::from_secs(120),
             silence: Duration::from_secs(60),
         }
     }
 }
 
 impl Patience {
-    /// Waits after so many failures one after the other: as long as the server asked for, else longer each time.
-    pub async fn pause(&self, failures: u32, asked: Option<Duration>, cancel: &Cancel) -> Result<(), Cancelled> {
+    /// Returns the pause after so many failures one after the other, where no server asks for one.
+    fn backoff(&self, failures: u32) -> Duration {
         let backoff = self.first_pause * 2u32.pow(failures.clamp(1, 11) - 1);
         // Jitter, so that many clients do not come back at the same moment; no output depends on it.
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-        let jitter = backoff.mul_f64(f64::from(nanos % 1000) / 2000.0);
-        let pause = asked.unwrap_or(backoff + jitter).max(self.first_pause).min(self.longest_pause);
-        unless_cancelled(cancel, tokio::time::sleep(pause)).await
+        (backoff + backoff.mul_f64(f64::from(nanos % 1000) / 2000.0)).min(self.longest_pause)
+    }
+}
+
+/// The attempts at one request or transfer. Registries and package indexes are asked again by the same rules.
+pub struct Attempts<'a> {
+    patience: Patience,
+    reporter: &'a dyn Reporter,
+    cancel: &'a Cancel,
+    /// Attempts that may fail at the moment.
+    bound: u32,
+    /// Attempts in all.
+    made: u32,
+    /// Attempts that failed one after the other without progress.
+    failures: u32,
+    /// Pauses that the server asked for since there was progress.
+    asked: Duration,
+}
+
+/// A failed attempt, for whoever is told that another one follows.
+#[derive(Debug, Clone, Copy)]
+pub struct Failed<'a> {
+    /// The purpose of the request.
+    pub subject: &'a str,
+    /// The server.
+    pub host: &'a str,
+    /// A clause that follows the server's name.
+    pub cause: &'a str,
+    /// The pause that the server asks for.
+    pub asked: Option<Duration>,
+}
+
+impl<'a> Attempts<'a> {
+    /// No attempts yet.
+    pub fn new(patience: Patience, reporter: &'a dyn Reporter, cancel: &'a Cancel) -> Self {
+        let bound = patience.attempts;
+        Self { patience, reporter, cancel, bound, made: 0, failures: 0, asked: Duration::ZERO }
+    }
+
+    /// Returns the number of attempts in all, once one has failed.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// Counts failures anew: the attempt that fails next got further than all before it.
+    pub fn progress(&mut self) {
+        (self.failures, self.asked) = (0, Duration::ZERO);
+    }
+
+    /// Bounds the attempts more tightly, or as the patience says again if `None`.
+    pub fn at_most(&mut self, attempts: Option<u32>) {
+        self.bound = attempts.map_or(self.patience.attempts, |attempts| attempts.min(self.patience.attempts));
+    }
+
+    /// Notes that an attempt failed, and waits before the next one: as long as the server asked for, else longer each time.
+    /// Returns false, without a wait, if no other attempt is to be made.
+    pub async fn again(&mut self, failed: Failed<'_>) -> Result<bool, Cancelled> {
+        self.made += 1;
+        self.failures += 1;
+        if self.failures >= self.bound {
+            return Ok(false);
+        }
+        let pause = match failed.asked {
+            None => self.patience.backoff(self.failures),
+            Some(asked) => {
+                let pause = asked.clamp(self.patience.first_pause, self.patience.longest_pause);
+                self.asked += pause;
+                if self.asked > self.patience.longest_asked {
+                    return Ok(false);
+                }
+                pause
+            }
+        };
+        self.reporter.event(Event::Retry {
+            subject: failed.subject.to_owned(),
+            host: failed.host.to_owned(),
+            attempt: self.failures + 1,
+            of: self.bound,
+            cause: failed.cause.to_owned(),
+            pause,
+        });
+        unless_cancelled(self.cancel, tokio::time::sleep(pause)).await?;
+        Ok(true)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What comes from a registry: manifests, blobs, tags. Everything with a digest is checked against it.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -83,7 +84,7 @@ impl Registries {
         let hasher = (from == 0).then(Sha256::new);
         Ok(BlobReader {
             registries: self.clone(),
-            purpose,
+            purpose: Arc::new(purpose),
             path: format!("{}/blobs/{digest}", repository.path),
             digest: *digest,
             size,
@@ -108,7 +109,7 @@ impl Registries {
             let path = format!("{}/manifests/{}", repository.path, reference.selector());
             let ask =
                 async || self.inner.ask(&purpose, Method::DELETE, |base| join(&purpose, base, &path), |r| r).await;
-            match self.inner.patiently(ask).await {
+            match self.inner.patiently(&purpose, ask).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => other.map(drop),
             }
@@ -125,7 +126,7 @@ impl Inner {
     pub(super) async fn manifest(&self, reference: &Reference) -> Result<Document, RegistryError> {
         let repository = &reference.repository;
         let purpose = self.purpose(format!("reading {reference}"), repository, Scope::pull(repository))?;
-        self.patiently(async || self.read_manifest(&purpose, reference).await).await
+        self.patiently(&purpose, async || self.read_manifest(&purpose, reference).await).await
     }
 
     async fn read_manifest(&self, purpose: &Purpose, reference: &Reference) -> Result<Document, Failure> {
@@ -158,7 +159,7 @@ impl Inner {
     pub(super) async fn head_manifest(&self, reference: &Reference) -> Result<Option<Digest>, RegistryError> {
         let repository = &reference.repository;
         let purpose = self.purpose(format!("looking for {reference}"), repository, Scope::pull(repository))?;
-        let asked = self.patiently(async || self.ask_manifest(&purpose, Method::HEAD, reference).await).await;
+        let asked = self.patiently(&purpose, async || self.ask_manifest(&purpose, Method::HEAD, reference).await).await;
         match asked {
             Ok(response) => match content_digest(response.headers()) {
                 Some(digest) => Ok(Some(digest)),
@@ -186,7 +187,7 @@ impl Inner {
                 found => Err(Failure::Again(purpose.other_content(*digest, Some(found)), None)),
             }
         };
-        self.patiently(read).await
+        self.patiently(&purpose, read).await
     }
 
     async fn tags(&self, repository: &Repository) -> Result<Vec<String>, RegistryError> {
@@ -209,7 +210,7 @@ impl Inner {
                     .map_err(|_| Failure::Again(purpose.nonsense("is not a list of tags"), None))?;
                 Ok((page.tags.unwrap_or_default(), link))
             };
-            let (page, link) = match self.patiently(read).await {
+            let (page, link) = match self.patiently(&purpose, read).await {
                 Ok(read) => read,
                 Err(error) if error.is_not_found() => break,
                 Err(error) => return Err(error),
@@ -268,7 +269,7 @@ fn next_page(headers: &HeaderMap) -> Option<String> {
 #[derive(Debug)]
 pub struct BlobReader {
     registries: Registries,
-    purpose: Purpose,
+    purpose: Arc<Purpose>,
     path: String,
     digest: Digest,
     size: u64,
@@ -287,7 +288,8 @@ impl BlobReader {
         let registries = self.registries.clone();
         let inner = &registries.inner;
         if self.position < self.size {
-            let chunk = inner.patiently(async || self.receive(inner).await).await?;
+            let purpose = self.purpose.clone();
+            let chunk = inner.patiently(&purpose, async || self.receive(inner).await).await?;
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&chunk);
             }
@@ -307,8 +309,13 @@ impl BlobReader {
         };
         let mut left = self.to_skip;
         let chunk = loop {
-            let Some(mut chunk) = inner.answer(&self.purpose, response.chunk()).await? else {
-                return Err(Failure::Again(self.purpose.unavailable("ended its answer too early"), None));
+            let mut chunk = match inner.answer(&self.purpose, response.chunk()).await {
+                Ok(Some(chunk)) => chunk,
+                ended => {
+                    let early = || Failure::Again(self.purpose.unavailable("ended its answer too early"), None);
+                    let failure = ended.err().unwrap_or_else(early);
+                    return Err(failure.at(&Method::GET, || self.purpose.host.shown(response.url())));
+                }
             };
             inner.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             let skipped = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));

@@ -20,6 +20,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LO
 use reqwest::{Body, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 use url::Url;
 
 use super::client::{Failure, Inner, Purpose, Scope};
@@ -171,14 +172,14 @@ impl Inner {
             let response = self.ask(&purpose, Method::PUT, |base| join(&purpose, base, &path), shape).await?;
             same_digest(&purpose, response.headers(), digest)
         };
-        self.patiently(put).await
+        self.patiently(&purpose, put).await
     }
 
     /// Whether a repository has a blob. A registry that does not answer such questions is taken not to.
     async fn has_blob(&self, purpose: &Purpose, to: &Repository, digest: &Digest) -> Result<bool, RegistryError> {
         let path = format!("{}/blobs/{digest}", to.path);
         let ask = async || self.ask(purpose, Method::HEAD, |base| join(purpose, base, &path), |r| r).await;
-        match self.patiently(ask).await {
+        match self.patiently(purpose, ask).await {
             Ok(response) => Ok(content_digest(response.headers()).is_none_or(|found| found == *digest)),
             Err(RegistryError::NotFound { .. } | RegistryError::Refused { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -192,6 +193,8 @@ impl Inner {
         upload: &Upload,
         work: &Work<'_>,
     ) -> Result<Moved, RegistryError> {
+        let what = format!("pushing {} to {to}", upload.digest);
+        let purpose = &Purpose { what, ..purpose.clone() };
         let mut session = None;
         for from in upload.mounts.iter().filter(|from| from.registry == to.registry && *from != to) {
             // With a token of its own: who may not read there may still write here.
@@ -227,7 +230,7 @@ impl Inner {
                 _ => Ok(Err(Some(purpose.session(&response)?))),
             }
         };
-        match self.patiently(ask).await {
+        match self.patiently(purpose, ask).await {
             Err(RegistryError::Interrupted) => Err(RegistryError::Interrupted),
             // A registry that knows no mounts, or does not let one read there, may say so in many ways.
             Err(_) => Ok(Err(None)),
@@ -296,7 +299,7 @@ impl Inner {
                 }
             }
         };
-        self.patiently(step).await
+        self.patiently(purpose, step).await
     }
 
     /// Whether what is to be sent is not what its digest says.
@@ -325,7 +328,7 @@ impl Inner {
     /// What a registry still knows of an upload that broke off.
     async fn resume(&self, purpose: &Purpose, session: &Session) -> Result<Option<Session>, RegistryError> {
         let ask = async || self.ask(purpose, Method::GET, |_| Ok(session.location.clone()), |r| r).await;
-        match self.patiently(ask).await {
+        match self.patiently(purpose, ask).await {
             Ok(response) => {
                 let mut known = purpose.session(&response).unwrap_or(Session {
                     location: session.location.clone(),
@@ -405,16 +408,18 @@ impl Inner {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, range.end - range.start)
             .body(body);
-        let sent = self.watched(purpose, request.send(), &range, &read, furthest, work).await;
+        let span = tracing::debug_span!("request", %method, url = purpose.host.shown(&url));
+        let sent = self.watched(purpose, request.send(), &range, &read, furthest, work).instrument(span).await;
+        let failed = |failure: Failure| failure.at(&method, || purpose.host.shown(&url));
         if let Some(problem) = problem.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Failure::Final(problem.into()));
         }
-        let response = sent?;
+        let response = sent.map_err(failed)?;
         if response.status() == StatusCode::UNAUTHORIZED && purpose.host.challenged(&response, said.as_ref()).await {
             // The token ended on the way; the next attempt has a new one.
             return Err(Failure::Again(purpose.denied("wants other credentials".into(), true), None));
         }
-        self.accept(purpose, response).await
+        self.accept(purpose, response).await.map_err(failed)
     }
 
     /// Waits for the answer to an upload, as long as it takes bytes, and says how far it is.

@@ -16,11 +16,13 @@ use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manife
 use kiln_oci::layer::{Layer, MediaType};
 
 mod redirects;
+mod retries;
 
 const IMPATIENT: Patience = Patience {
     attempts: 4,
     first_pause: Duration::from_millis(1),
     longest_pause: Duration::from_millis(4),
+    longest_asked: Duration::from_millis(16),
     silence: Duration::from_millis(150),
 };
 
@@ -61,7 +63,7 @@ impl Pair {
         fs_err::write(&file, text).unwrap();
         let credentials = Credentials { files: vec![file], ..Credentials::default() };
         let options = Options { credentials, patience: IMPATIENT, ..Options::default() };
-        let client = Registries::new(options, &Cancel::default()).unwrap();
+        let client = Registries::new(options, &Cancel::default(), Arc::new(Silent)).unwrap();
         Self { registry, client, _directory: directory }
     }
 
@@ -367,16 +369,22 @@ fn what_the_user_stops_stops_soon() {
     let registry = FakeRegistry::start();
     registry.fail(Request::HeadBlob, Fault::Slow(Duration::from_secs(30)), 1);
     let cancel = Cancel::default();
-    let client = Registries::new(Options::default(), &cancel).unwrap();
-    let stop = cancel.clone();
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(100));
-        stop.cancel();
-    });
+    let client = Registries::new(Options::default(), &cancel, Arc::new(Silent)).unwrap();
     let work = Work::start(&Silent, &cancel, "push", "a", None);
     let to = format!("{}/a", registry.address()).parse().unwrap();
-    let error = client.publish(&to, &image(1), &work).unwrap_err();
-    assert!(matches!(error, RegistryError::Interrupted), "{error}");
+    let since = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The registry has the request, and is slow from then on.
+            while registry.pending_faults() > 0 && since.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            cancel.cancel();
+        });
+        let error = client.publish(&to, &image(1), &work).unwrap_err();
+        assert!(matches!(error, RegistryError::Interrupted), "{error}");
+    });
+    assert!(since.elapsed() < Duration::from_secs(15));
 }
 
 /// Every kind of request that a push makes fails in every way, once and for good, at its first and at a later time.
@@ -452,7 +460,7 @@ fn fail_once(auth: Auth, (kind, fault, skip, times): (Request, Fault, usize, usi
         pair.registry.fail(Request::PutUpload, Fault::DropAfter(100_000), 1);
     }
     // A new client has no tokens and knows no addresses.
-    let fresh = Registries::new(pair.client.inner.options.clone(), &Cancel::default()).unwrap();
+    let fresh = Registries::new(pair.client.inner.options.clone(), &Cancel::default(), Arc::new(Silent)).unwrap();
     pair.registry.fail_after(kind, skip, fault, times);
     let before = pair.registry.pending_faults();
     let cancel = Cancel::default();

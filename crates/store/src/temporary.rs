@@ -75,8 +75,11 @@ impl TemporaryDirectory {
 
 /// Gives a file another name, in the place of what has it now, after its content has reached the disk.
 pub(crate) fn rename(file: &fs_err::File, from: &Path, to: &Path) -> io::Result<()> {
-    file.sync_all()?;
-    fs_err::rename(from, to)
+    let span = tracing::debug_span!("write", path = %to.display());
+    span.in_scope(|| {
+        file.sync_all()?;
+        fs_err::rename(from, to)
+    })
 }
 
 /// Syncs a temporary file and gives it its name. Its mode does not depend on the umask.

@@ -127,7 +127,7 @@ pub fn resolve(
     let recipes = directory.join("recipes");
     fs_err::create_dir_all(&recipes)?;
     for (name, version, requires) in &question.recipes {
-        let (file, bytes) = metadata_wheel(name, version, requires);
+        let (file, bytes) = metadata_wheel(name, version, requires)?;
         fs_err::write(recipes.join(file), bytes)?;
     }
     fs_err::write(directory.join(CONFIGURATION), configuration(question, &recipes))?;
@@ -402,8 +402,9 @@ fn preferences(versions: &[(String, String)]) -> String {
     text
 }
 
-/// A wheel that holds its metadata and nothing else, stored.
-fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> (String, Vec<u8>) {
+/// A wheel that holds its metadata and nothing else. uv reads it from its beginning to its end, for which an entry whose
+/// size follows its data must be deflated.
+fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> std::io::Result<(String, Vec<u8>)> {
     let stem = format!("{}-{version}", name.replace('-', "_"));
     let mut metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
     for requirement in requires {
@@ -415,17 +416,16 @@ fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> (String, Ve
     let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
     for (file, content) in files {
         let path = format!("{stem}.dist-info/{file}");
-        // Writing to memory does not fail; a wheel that lacked a file would be refused by uv.
-        if let Ok((mut entry, config)) = archive.new_file(&path).start() {
-            let mut writer = config.wrap(&mut entry);
-            let written = std::io::Write::write_all(&mut writer, content);
-            if let (Ok(()), Ok((_, descriptor))) = (written, writer.finish()) {
-                let _ = entry.finish(descriptor);
-            }
-        }
+        let file = archive.new_file(&path).compression_method(rawzip::CompressionMethod::DEFLATE);
+        let (mut entry, config) = file.start().map_err(std::io::Error::other)?;
+        let mut writer = config.wrap(flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::default()));
+        std::io::Write::write_all(&mut writer, content)?;
+        let (encoder, descriptor) = writer.finish().map_err(std::io::Error::other)?;
+        encoder.finish()?;
+        entry.finish(descriptor).map_err(std::io::Error::other)?;
     }
-    let _ = archive.finish();
-    (format!("{stem}-py3-none-any.whl"), bytes)
+    archive.finish().map_err(std::io::Error::other)?;
+    Ok((format!("{stem}-py3-none-any.whl"), bytes))
 }
 
 /// uv's explanation without what only concerns its own command line.
@@ -475,8 +475,11 @@ mod tests {
     use crate::install::Wheel;
 
     #[test]
-    fn a_wheel_of_metadata_alone_is_a_wheel() {
-        let (file, bytes) = metadata_wheel("torch-scatter", "2.1.2", &["torch>=2".into()]);
+    fn a_wheel_of_metadata_alone_is_a_wheel_that_can_be_read_from_its_beginning() {
+        let (file, bytes) = metadata_wheel("torch-scatter", "2.1.2", &["torch>=2".into()]).unwrap();
+        // APPNOTE.TXT, section 4.3.7: flag 3 says that the size follows the data, method 8 is deflate.
+        let (flags, method) = (bytes[6], bytes[8]);
+        assert!(flags & 8 == 0 || method == 8, "flags {flags}, method {method}");
         let wheel = Wheel::open(file.parse().unwrap(), bytes.as_slice(), bytes.len() as u64).unwrap();
         let metadata = wheel.metadata().unwrap();
         assert_eq!((metadata.version.as_str(), metadata.requires), ("2.1.2", vec!["torch>=2".to_owned()]));

@@ -1,6 +1,7 @@
 //! Performing one step: its lock, its lane, another look, the work, the record.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Event;
@@ -65,8 +66,8 @@ impl Driver<'_> {
 
     /// Performs a step that takes no time.
     pub(super) fn perform_inline(&self, id: NodeId) -> Result<()> {
-        let Some((_, inputs)) = self.inputs(id) else { return Ok(()) };
-        let product = self.graph.entry(id).step.perform(&Context::new(self.workshop, inputs))?;
+        let Some((key, inputs)) = self.inputs(id) else { return Ok(()) };
+        let product = self.perform(id, key, inputs)?;
         self.lock().set(self.graph, id, product, Origin::Performed);
         Ok(())
     }
@@ -92,7 +93,7 @@ impl Driver<'_> {
         let Some((key, inputs)) = self.inputs(id) else { return Ok(Done::Gone) };
         let step = &self.graph.entry(id).step;
         if step.keep() == Keep::Never {
-            let product = step.perform(&Context::new(self.workshop, inputs))?;
+            let product = self.perform(id, key, inputs)?;
             return Ok(Done::Product(key, product, Origin::Performed));
         }
         let (lock, _permit) = self.key_lock(id, &key, permit)?;
@@ -102,12 +103,23 @@ impl Driver<'_> {
         };
         if let Some(product) = found {
             lock.remove()?;
+            self.tell_settled(id, Some(key), Origin::Local);
             return Ok(Done::Product(key, product, Origin::Local));
         }
-        let product = step.perform(&Context::new(self.workshop, inputs))?;
+        let product = self.perform(id, key, inputs)?;
         records::write_local(self.workshop.store, &key, &product)?;
         lock.remove()?;
         Ok(Done::Product(key, product, Origin::Performed))
+    }
+
+    /// Does the work of a step, and tells of it.
+    fn perform(&self, id: NodeId, key: StepKey, inputs: HashMap<NodeId, Product>) -> Result<Product> {
+        let step = &self.graph.entry(id).step;
+        let span = tracing::debug_span!("step", kind = step.kind().name, subject = %step.subject(), %key);
+        let since = Instant::now();
+        let product = span.in_scope(|| step.perform(&Context::new(self.workshop, inputs)))?;
+        self.tell_performed(id, key, &product, since.elapsed());
+        Ok(product)
     }
 
     fn is_to_be_brought(&self, id: NodeId) -> bool {

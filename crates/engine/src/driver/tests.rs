@@ -140,21 +140,36 @@ struct Seen(Mutex<Vec<String>>);
 
 impl Reporter for Seen {
     fn event(&self, event: Event) {
-        self.0.lock().unwrap().push(format!("{event:?}"));
+        let line = match &event {
+            Event::Settled { step, origin } => format!("{origin:?} {} {}", step.subject, step.key.is_some()),
+            Event::Performed { step, bytes, .. } => format!("Performed {} {bytes} bytes", step.subject),
+            other => format!("{other:?}"),
+        };
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn follows_steps(&self) -> bool {
+        true
+    }
+}
+
+impl Seen {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
 struct Place {
     directory: tempfile::TempDir,
     store: Store,
-    seen: Seen,
+    seen: Arc<Seen>,
 }
 
 impl Place {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
-        Self { directory, store, seen: Seen::default() }
+        Self { directory, store, seen: Arc::default() }
     }
 
     fn root(&self) -> std::path::PathBuf {
@@ -163,7 +178,7 @@ impl Place {
 
     fn workshop(&self, cancel: Cancel) -> Workshop<'_> {
         let surroundings = Surroundings { jobs: 4, ..Surroundings::bare() };
-        Workshop::new(&self.store, &self.seen, cancel, surroundings)
+        Workshop::new(&self.store, Arc::<Seen>::clone(&self.seen), cancel, surroundings)
     }
 
     fn cache(&self) -> Cache {
@@ -223,6 +238,30 @@ fn every_step_is_performed_once_after_those_that_it_reads_and_is_recalled_afterw
     let (again, c) = chain();
     assert_eq!(place.drive(&again.graph, c, &Alone).unwrap(), product);
     assert_eq!(again.performed(), [("a", 0), ("b", 0), ("c", 0)]);
+}
+
+#[test]
+fn each_step_is_reported_with_its_outcome() {
+    let place = Place::new();
+    let (plays, c) = chain();
+    place.drive(&plays.graph, c, &Alone).unwrap();
+    assert_eq!(place.seen.take(), ["Performed a 1 bytes", "Performed b 1 bytes", "Performed c 1 bytes"]);
+    let (again, c) = chain();
+    place.drive(&again.graph, c, &Alone).unwrap();
+    assert_eq!(place.seen.take(), ["Local a true", "Local b true", "Local c true"]);
+    // On another machine, a cache that recorded the first step.
+    let other = Place::new();
+    let (plays, c) = chain();
+    let workshop = place.workshop(Cancel::default());
+    let driver = Driver::new(&plays.graph, &workshop, &Alone);
+    driver.settle([c.id()]).unwrap();
+    let first = plays.graph.ids().next().unwrap();
+    let (key, (product, _)) = (driver.key(first).unwrap(), driver.product(first).unwrap());
+    let cache = other.cache();
+    cache.records.lock().unwrap().insert(key, product.clone());
+    cache.bytes.lock().unwrap().insert(product.blobs()[0].digest, b"a".to_vec());
+    other.drive(&plays.graph, c, &cache).unwrap();
+    assert_eq!(other.seen.take(), ["Remote a true", "Performed b 1 bytes", "Performed c 1 bytes"]);
 }
 
 #[test]

@@ -7,14 +7,16 @@ use kiln_plan::size;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The server cannot be reached, or breaks off.
-    #[error("`{file}` could not be downloaded from {host}: {problem}")]
+    #[error("`{file}` could not be downloaded from {url}: at the last of {attempts} attempts, the server {problem}")]
     Network {
-        /// What was wanted.
+        /// The wanted file.
         file: String,
-        /// From where; never with credentials.
-        host: String,
-        /// What happened last.
+        /// Its address, never with credentials.
+        url: String,
+        /// A clause about the server: the failure of the last attempt.
         problem: String,
+        /// Attempts that were made.
+        attempts: u32,
         /// Bytes that have arrived and are kept.
         kept: u64,
     },

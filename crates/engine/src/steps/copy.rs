@@ -273,7 +273,7 @@ mod tests {
         fs_err::write(src.join("b"), "second").unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         let drive = |between: &dyn Fn()| {
-            let workshop = Workshop::new(&store, &Silent, Cancel::default(), Surroundings::bare());
+            let workshop = Workshop::new(&store, std::sync::Arc::new(Silent), Cancel::default(), Surroundings::bare());
             let file = directory.path().join("kiln.toml");
             let stack = read(STACK, &Overrides::default()).unwrap();
             let project = Project { directory: directory.path().to_owned(), file, stack, workshop };

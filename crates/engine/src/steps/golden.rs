@@ -89,7 +89,7 @@ impl Place {
     }
 
     fn project(&self, images: &str) -> Project<'_> {
-        let workshop = Workshop::new(&self.store, &Silent, Cancel::default(), Surroundings::bare());
+        let workshop = Workshop::new(&self.store, std::sync::Arc::new(Silent), Cancel::default(), Surroundings::bare());
         let directory = fs_err::canonicalize(self.directory.path()).unwrap();
         let stack = read(&format!("{TARGET}{images}"), &Overrides::default()).unwrap();
         Project { file: directory.join("kiln.toml"), directory, stack, workshop }

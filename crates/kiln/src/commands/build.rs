@@ -1,13 +1,16 @@
 //! `kiln build`
 
+use std::sync::Arc;
+
 use clap::Args;
 use kiln_engine::{Built, Delivered, Delivery, Output, Pushed, Upgrade};
-use kiln_plan::event::Cancel;
+use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, count, json_text, print_beside, with_project};
+use super::{Outcome, count, json_text, print_beside, with_reported_project};
 use crate::arguments::{Global, StackOptions};
+use crate::steps::StepList;
 
 /// Build images: lock what is missing, fetch wheels, splice layers, compose
 #[derive(Debug, Args)]
@@ -36,7 +39,9 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
-        let (delivered, moved) = with_project(global, &self.stack, cancel, |project| {
+        let steps = Arc::new(StepList::new(global));
+        let reporter: Arc<dyn Reporter> = steps.clone();
+        let (delivered, moved) = with_reported_project(global, &self.stack, cancel, reporter, |project| {
             for image in project.chosen(&self.images)? {
                 // Before anything is done: where it is to go must be known.
                 if self.push && (self.images.is_empty() || self.images.contains(&image.name)) {
@@ -51,7 +56,9 @@ impl Build {
             Ok((delivered, project.workshop.moved()))
         })?;
         if global.json {
-            return print_beside(&outputs, &json_text(&delivered_json(&delivered, moved)));
+            let mut document = delivered_json(&delivered, moved);
+            document["steps"] = steps.json().into();
+            return print_beside(&outputs, &json_text(&document));
         }
         let built = delivered.built.iter().map(line);
         let pushed = delivered.pushed.iter().map(pushed_line);

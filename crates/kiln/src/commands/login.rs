@@ -1,6 +1,7 @@
 //! `kiln login` and `kiln logout`
 
 use std::io::{BufRead, IsTerminal, Read, Write};
+use std::sync::Arc;
 
 use clap::Args;
 use kiln_plan::event::Cancel;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use super::{Outcome, print, print_json};
 use crate::arguments::Global;
+use crate::progress::Terminal;
 use crate::render::Failure;
 use crate::surroundings::registry;
 
@@ -49,7 +51,8 @@ impl Login {
         let options = registry(global);
         let mut checked = false;
         if !options.offline {
-            let asked = Registries::new(options.clone(), cancel)?.check_credential(&self.registry, &user, &password);
+            let registries = Registries::new(options.clone(), cancel, Arc::new(Terminal::new(global)))?;
+            let asked = registries.check_credential(&self.registry, &user, &password);
             checked = asked.map_err(|error| match error.is_denied() {
                 true => Failure::from(error).hint("many registries want an access token in the place of the password"),
                 false => error.into(),

@@ -81,7 +81,7 @@ impl Prune {
         if global.json || self.report.is_some() {
             print_json(&json!({ "gpus": selection.gpus, "inputs": all.iter().map(Done::value).collect::<Vec<_>>() }))?;
         } else {
-            print(&all.iter().map(|done| done.text(global.verbose)).collect::<String>())?;
+            print(&all.iter().map(|done| done.text(global.verbose > 0)).collect::<String>())?;
         }
         let refused = all.iter().flat_map(|done| &done.files).any(|file| matches!(file.outcome, Cut::Refused { .. }));
         Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -38,7 +38,7 @@ impl Verify {
         if global.json {
             print_json(&json!(all))?;
         } else {
-            print(&all.iter().map(|verification| text(verification, global.verbose)).collect::<String>())?;
+            print(&all.iter().map(|verification| text(verification, global.verbose > 0)).collect::<String>())?;
         }
         Ok(if all.iter().all(Verification::is_sound) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

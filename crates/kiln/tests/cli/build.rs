@@ -159,8 +159,9 @@ fn json_is_one_document_on_stdout() {
     let environment = greeting();
     let outcome = environment.kiln("build --json");
     assert_eq!(outcome.stderr, "");
-    let document: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
-    assert_snapshot!(outcome, @r#"
+    let mut document: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    document.as_object_mut().unwrap().remove("steps").unwrap();
+    assert_snapshot!(format!("{document:#}"), @r#"
     {
       "images": [
         {
@@ -202,6 +203,70 @@ fn json_is_one_document_on_stdout() {
     let again: serde_json::Value = serde_json::from_str(&environment.succeed("build --json")).unwrap();
     assert_eq!(again["images"][0]["unchanged"], true);
     assert_eq!(again["images"][0]["platforms"], document["images"][0]["platforms"]);
+}
+
+/// The steps of a build in JSON: outcome, kind, subject.
+fn steps(document: &str) -> String {
+    let document: serde_json::Value = serde_json::from_str(document).unwrap();
+    let steps = document["steps"].as_array().unwrap().iter();
+    let text = |step: &serde_json::Value, key: &str| step[key].as_str().unwrap().to_owned();
+    let line = |step| format!("{} {}: {}\n", text(step, "kind"), text(step, "subject"), text(step, "outcome"));
+    steps.map(line).collect()
+}
+
+#[test]
+fn json_says_of_every_step_if_it_was_performed() {
+    let environment = greeting();
+    let first = environment.succeed("build --json");
+    assert_snapshot!(steps(&first), @r"
+    agreement app: performed
+    base oci base: performed
+    compose app: performed
+    conflicts app: performed
+    facts oci base: performed
+    fetch greeting 1.0: performed
+    fetch words 2.1: performed
+    paths greeting-1.0-py3-none-any.whl: performed
+    paths words-2.1-py3-none-any.whl: performed
+    venv virtual environment: performed
+    wheels 2 small packages: performed
+    ");
+    let first: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let made = first["steps"].as_array().unwrap().iter().find(|step| step["outcome"] == "performed").unwrap();
+    assert_eq!(made["key"].as_str().unwrap().len(), 64);
+    assert!(made["seconds"].is_f64() && made["bytes"].is_u64(), "{made}");
+    assert_snapshot!(steps(&environment.succeed("build --json")), @r"
+    agreement app: local
+    base oci base: performed
+    compose app: performed
+    conflicts app: local
+    fetch greeting 1.0: declared
+    fetch words 2.1: declared
+    paths greeting-1.0-py3-none-any.whl: local
+    paths words-2.1-py3-none-any.whl: local
+    venv virtual environment: local
+    wheels 2 small packages: local
+    ");
+}
+
+#[test]
+fn spans_are_shown_where_they_are_asked_for_and_nowhere_else() {
+    let environment = greeting();
+    let logged = |script: &str| environment.shell(script).stderr;
+    assert!(!logged("$KILN build -v").contains("time.busy"));
+    let all = logged("$KILN build -vv --store ../other");
+    for expected in ["step{kind=\"wheels\"", "write{path=", "time.busy"] {
+        assert!(all.contains(expected), "{expected}: {all}");
+    }
+    let some = logged("KILN_LOG=kiln_engine=debug $KILN build --store ../third");
+    assert!(some.contains("step{kind=") && !some.contains("write{"), "{some}");
+    assert_snapshot!(environment.shell("KILN_LOG=kiln=loud $KILN build"), @r#"
+    ------- stderr -------
+    error: `KILN_LOG` cannot be read: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+
+    hint: write levels, such as `debug`, or targets with levels: `kiln_registry=debug,kiln_engine=debug`
+    [exit status: 2]
+    "#);
 }
 
 #[test]

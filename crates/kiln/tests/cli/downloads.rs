@@ -1,8 +1,6 @@
 //! Servers that misbehave.
 
-use std::time::{Duration, Instant};
-
-use crate::environment::TestEnvironment;
+use crate::environment::{Outcome, TestEnvironment, kill_once, spawn};
 use crate::server::{Behaviour, Server};
 use crate::wheels::{noise, pure, stack};
 use insta::assert_snapshot;
@@ -92,38 +90,41 @@ fn a_download_goes_on_where_it_broke_off() {
 #[test]
 fn a_download_goes_on_in_the_next_run() {
     let project = project();
-    project.server.behave(FILE, Behaviour::BreakOff { after: 1_000_000, times: 1 });
-    project.server.behave(FILE, Behaviour::Stall { after: 1_000_000 });
-    let mut killed = project.command().arg("build").stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_until(|| project.server.sent() >= 1_000_000);
-    std::thread::sleep(Duration::from_millis(300));
-    killed.kill().unwrap();
-    killed.wait().unwrap();
+    // The second request is for the rest, of which another million bytes come.
+    let faults = [Behaviour::BreakOff { after: 1_000_000, times: 1 }, Behaviour::Stall { after: 1_000_000 }];
+    project.server.behave_in_turn(FILE, faults);
+    let mut command = project.command();
+    command.arg("build");
+    kill_once(&mut spawn(command), || project.partial_downloads() == [2_000_000]);
+    assert_eq!(project.server.log(), [format!("GET {FILE}"), format!("GET {FILE} from 1000000")]);
     project.server.forgive();
-    project.server.log();
     project.succeed("build");
-    let log = project.server.log();
-    assert!(log.len() == 1 && log[0].contains(" from "), "{log:?}");
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !condition() {
-        assert!(since.elapsed() < Duration::from_secs(30), "it never came true");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    assert_eq!(project.server.log(), [format!("GET {FILE} from 2000000")]);
 }
 
 #[test]
 fn a_server_without_ranges_sends_everything_again() {
     let project = project();
-    project.server.behave(FILE, Behaviour::NoRanges { after: 1_000_000, times: 1 });
+    let faults =
+        [Behaviour::BreakOff { after: 1_000_000, times: 1 }, Behaviour::NoRanges { after: usize::MAX, times: 1 }];
+    project.server.behave_in_turn(FILE, faults);
     let digests = project.digests("");
-    assert_eq!(digests.len(), 1);
-    let project = self::project();
-    project.server.behave(FILE, Behaviour::BreakOff { after: 1_000_000, times: 1 });
-    project.server.behave(FILE, Behaviour::NoRanges { after: usize::MAX, times: 9 });
-    assert_eq!(project.digests("").len(), 1);
+    assert_eq!(project.server.log(), [format!("GET {FILE}"), format!("GET {FILE} from 1000000")]);
+    assert_eq!(project.server.sent(), 1_000_000 + project.wheel_size());
+    // All that came the second time is the wheel, and nothing of the first.
+    let mut fresh = project.command();
+    fresh.env("KILN_STORE", project.root().join("fresh")).args(["build", "--json"]);
+    let fresh: serde_json::Value = serde_json::from_str(&Outcome::of(fresh).stdout).unwrap();
+    assert_eq!(fresh["images"][0]["digest"], digests[0].1.as_str());
+}
+
+#[test]
+fn a_server_without_ranges_that_breaks_off_again_is_asked_again() {
+    let project = project();
+    project.server.behave(FILE, Behaviour::NoRanges { after: 1_000_000, times: 2 });
+    project.succeed("build");
+    let rest = format!("GET {FILE} from 1000000");
+    assert_eq!(project.server.log(), [format!("GET {FILE}"), rest.clone(), rest]);
 }
 
 #[test]
@@ -164,7 +165,11 @@ fn a_server_that_always_fails_is_given_up_on() {
     project.server.behave(FILE, Behaviour::Status { status: 500, times: 99 });
     assert_snapshot!(project.kiln("build"), @r"
     ------- stderr -------
-    error: `remote-1.0-py3-none-any.whl` could not be downloaded from 127.0.0.1: the server answered 500 Internal Server Error
+    downloading remote-1.0-py3-none-any.whl: attempt 3 of 6 in <s> s: it answered 500 Internal Server Error
+    downloading remote-1.0-py3-none-any.whl: attempt 4 of 6 in <s> s: it answered 500 Internal Server Error
+    downloading remote-1.0-py3-none-any.whl: attempt 5 of 6 in <s> s: it answered 500 Internal Server Error
+    downloading remote-1.0-py3-none-any.whl: attempt 6 of 6 in <s> s: it answered 500 Internal Server Error
+    error: `remote-1.0-py3-none-any.whl` could not be downloaded from http://127.0.0.1:<port>/files/remote-1.0-py3-none-any.whl: at the last of 6 attempts, the server answered 500 Internal Server Error
 
     hint: check the network, or run the command again later
     [exit status: 3]
@@ -265,7 +270,7 @@ fn passwords_are_in_no_message() {
     project.stack_with(&project.server.index_with("me:secret"));
     project.lock();
     project.server.behave(FILE, Behaviour::Status { status: 500, times: 99 });
-    for arguments in ["build", "build -v", "build --json", "plan -v", "inspect app"] {
+    for arguments in ["build", "build -v", "build -vv", "build --json", "plan -v", "inspect app"] {
         let outcome = project.kiln(arguments);
         assert!(!outcome.to_string().contains("secret"), "{outcome}");
     }

@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kiln_wheel::testing::WheelBuilder;
 
@@ -36,6 +38,7 @@ impl TestEnvironment {
             (r"(?m)^(  |removed  )[0-9a-f]{12}\b", "$1<digest>"),
             (r"127\.0\.0\.1:\d{2,}", "127.0.0.1:<port>"),
             (r"\d+ s ago", "<n> s ago"),
+            (r"(attempt \d of \d) in \d+\.\d s", "$1 in <s> s"),
             (r":[0-9a-f]{16}, latest", ":<tag>, latest"),
             (r"(\d+\.)?\d+ k?B in (\d+) layers", "<size> in $2 layers"),
         ] {
@@ -99,6 +102,12 @@ impl TestEnvironment {
         fs_err::set_permissions(&written, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         // By another process: one that was just written by this one may be busy when another thread has forked.
         assert!(Command::new("cp").args([&written, &program]).status().unwrap().success());
+    }
+
+    /// The bytes of each download that is under way or was broken off.
+    pub(crate) fn partial_downloads(&self) -> Vec<u64> {
+        let Ok(entries) = fs_err::read_dir(self.root().join("store/partial")) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().metadata().map_or(0, |found| found.len())).collect()
     }
 
     /// The program, to be run in the project.
@@ -183,6 +192,35 @@ impl From<std::process::Output> for Outcome {
             status: output.status.code(),
         }
     }
+}
+
+/// Starts a command whose output is read when it has ended.
+pub(crate) fn spawn(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until something is true, which must be soon.
+#[track_caller]
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < Duration::from_secs(30), "it never came true");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until something is true while a process runs, and kills it. That the signal ended it proves that it still ran.
+#[track_caller]
+pub(crate) fn kill_once(child: &mut Child, condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before it could be killed");
+        assert!(since.elapsed() < Duration::from_secs(30), "it never came true");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "it ended before it was killed: {status}");
 }
 
 /// Without `splice solver: 0.5 s, 9.1 MB, 18 MB/s`, which is only said where something took long.

@@ -68,8 +68,9 @@ fn the_help_is_pinned() {
       -q, --quiet
               Say less: errors and results only
 
-      -v, --verbose
-              Say more: also what the programs say that kiln runs
+      -v, --verbose...
+              Say more: every retry, and the lines of the programs that kiln runs; twice: every step,
+              request and written file too, as `KILN_LOG` does (`KILN_LOG=kiln_registry=debug`)
 
           --color <WHEN>
               Whether to use colour
@@ -145,8 +146,9 @@ fn the_help_is_pinned() {
       -q, --quiet
               Say less: errors and results only
 
-      -v, --verbose
-              Say more: also what the programs say that kiln runs
+      -v, --verbose...
+              Say more: every retry, and the lines of the programs that kiln runs; twice: every step,
+              request and written file too, as `KILN_LOG` does (`KILN_LOG=kiln_registry=debug`)
 
           --color <WHEN>
               Whether to use colour
@@ -181,7 +183,9 @@ fn the_help_is_pinned() {
           --offline       Do not use the network
           --json          Print one JSON document on standard output
       -q, --quiet         Say less: errors and results only
-      -v, --verbose       Say more: also what the programs say that kiln runs
+      -v, --verbose...    Say more: every retry, and the lines of the programs that kiln runs; twice:
+                          every step, request and written file too, as `KILN_LOG` does
+                          (`KILN_LOG=kiln_registry=debug`)
           --color <WHEN>  Whether to use colour [default: auto] [possible values: auto, always, never]
     ");
 }
@@ -234,7 +238,7 @@ fn mistakes_on_the_command_line_are_status_2() {
     ");
     assert_snapshot!(environment.kiln("build -q -v"), @r"
     ------- stderr -------
-    error: the argument '--quiet' cannot be used with '--verbose'
+    error: the argument '--quiet' cannot be used with '--verbose...'
 
     Usage: kiln build --quiet --store <DIR> [IMAGES]...
 

@@ -1,20 +1,22 @@
 //! Signals, killed processes and full disks: what was finished stays, and nothing half-written is trusted.
 
-use std::process::{Child, Command, Stdio};
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::environment::{Outcome, TestEnvironment};
+use crate::environment::{Outcome, TestEnvironment, kill_once, spawn, wait_until};
 use crate::server::{Behaviour, Server};
 use crate::wheels::{native, pure, stack};
 use insta::assert_snapshot;
 
-/// Several wheels that take a moment to splice.
+/// Several wheels that take a moment to splice, each with a layer of its own.
 fn large() -> TestEnvironment {
     let names: Vec<String> = (0..6).map(|at| format!("solver{at}")).collect();
     let packages: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let environment = TestEnvironment::with_stack(&stack(&format!("packages = [{}]", packages.join(", "))));
     for name in &names {
-        environment.wheel(&native(name, "3.0", "x86_64", 9_000_000));
+        environment.wheel(&native(name, "3.0", "x86_64", 10_000_000));
     }
     environment
 }
@@ -38,30 +40,35 @@ fn end(mut child: Child, within: Duration) -> Outcome {
     child.wait_with_output().unwrap().into()
 }
 
-fn spawn(mut command: Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// Files in a directory of the project or the store, temporary ones too.
+fn files(directory: &Path) -> usize {
+    fs_err::read_dir(directory).map_or(0, Iterator::count)
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !condition() {
-        assert!(since.elapsed() < Duration::from_secs(30), "it never came true");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+/// A state of the store and of the output.
+type Moment<'a> = &'a dyn Fn(&Path, &Path) -> bool;
 
 #[test]
 fn a_build_that_is_killed_at_any_moment_goes_on_to_the_same_digest() {
     let environment = large();
     let digests = environment.digests("--output oci:reference");
     fs_err::remove_dir_all(environment.root().join("store")).unwrap();
-    for moment in [5, 40, 90, 150, 250, 400] {
+    let store = environment.root().join("store");
+    // While the store is made, while layers are, after some of them, and while they are written out.
+    let layers = |count: usize| move |store: &Path, _: &Path| files(&store.join("recipes/sha256")) >= count;
+    let moments: [Moment<'_>; 6] = [
+        &|store, _| store.join("metadata.db").exists(),
+        &|store, _| files(&store.join("temporary")) > 0,
+        &layers(1),
+        &layers(2),
+        &layers(4),
+        &|_, out| files(&out.join("blobs/sha256")) > 0,
+    ];
+    for moment in moments {
         let mut command = environment.command();
-        command.args(["build", "--output", "oci:out"]);
-        let mut child = spawn(command);
-        std::thread::sleep(Duration::from_millis(moment));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        command.args(["build", "--jobs", "1", "--output", "oci:out"]);
+        kill_once(&mut spawn(command), || moment(&store, &environment.path("out")));
+        assert!(!environment.path("out/index.json").exists(), "it was not in the middle");
     }
     assert_eq!(environment.digests("--output oci:out"), digests);
     let blobs = |layout: &str| {
@@ -72,7 +79,7 @@ fn a_build_that_is_killed_at_any_moment_goes_on_to_the_same_digest() {
     assert_eq!(blobs("out"), blobs("reference"));
     crate::images::ReadBack::of(&environment.path("out"), "app", "amd64");
     environment.succeed("gc");
-    assert_eq!(fs_err::read_dir(environment.root().join("store/temporary")).unwrap().count(), 0);
+    assert_eq!(files(&store.join("temporary")), 0);
 }
 
 #[test]
@@ -151,31 +158,40 @@ fn an_interruption_ends_a_download_that_hangs() {
     environment.tell_uv("served", &served);
     command.arg("build");
     let child = spawn(command);
-    wait_until(|| server.sent() > 0);
-    std::thread::sleep(Duration::from_millis(300));
+    wait_until(|| environment.partial_downloads() == [1_000_000]);
     signal(&child, "-INT");
     let outcome = end(child, Duration::from_secs(10));
     assert_eq!(outcome.status, Some(130), "{outcome}");
 }
 
+/// True if a signal is sent to a process that has not taken it yet (proc(5), `ShdPnd`).
+fn is_pending(child: &Child, signal: u32) -> bool {
+    let status = fs_err::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
+}
+
 #[test]
 fn a_second_interruption_ends_at_once() {
     let environment = large();
-    let wait = environment.root().join("wait");
-    fs_err::write(&wait, "").unwrap();
+    environment.succeed("build");
+    let pipe = environment.path("pipe.tar");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut command = environment.command();
-    environment.tell_uv("wait", &wait);
-    command.arg("build");
-    let child = spawn(command);
-    wait_until(|| environment.root().join("wait.seen").exists());
+    command.args(["build", "--output", "docker-archive:pipe.tar"]);
+    let mut child = spawn(command);
+    // The first bytes are read and no more: kiln is stuck in the middle of a write.
+    let mut reader = fs_err::File::open(&pipe).unwrap();
+    reader.read_exact(&mut [0; 512]).unwrap();
     signal(&child, "-INT");
-    std::thread::sleep(Duration::from_millis(200));
-    // The first may have been enough.
-    let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
-    // uv's stand-in would hold the pipes open.
-    fs_err::remove_file(&wait).unwrap();
+    // Two that wait at once would be one.
+    wait_until(|| !is_pending(&child, 2));
+    assert_eq!(child.try_wait().unwrap(), None, "the first was enough");
+    signal(&child, "-INT");
     let outcome = end(child, Duration::from_secs(5));
+    drop(reader);
     assert_eq!(outcome.status, Some(130), "{outcome}");
+    assert!(!outcome.stderr.contains("Interrupted"), "it ended cleanly: {outcome}");
 }
 
 #[test]

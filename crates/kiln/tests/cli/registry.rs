@@ -223,7 +223,7 @@ fn a_registry_that_is_read_only_or_gone_is_said_and_nothing_is_lost() {
     let machine = team.machine();
     assert_snapshot!(machine.kiln("build --push"), @r"
     ------- stderr -------
-    error: pushing to 127.0.0.1:<port>/acme/arr/ml: 127.0.0.1:<port> answered 405: this registry is read-only
+    error: pushing sha256:<digest> to 127.0.0.1:<port>/acme/arr/ml: 127.0.0.1:<port> answered 405: this registry is read-only
 
     hint: the registry does not do that: it may be read-only, or only pass on what another registry has
     [exit status: 3]
@@ -329,4 +329,38 @@ fn an_image_of_a_layout_is_pushed() {
     For more information, try '--help'.
     [exit status: 2]
     ");
+}
+
+#[test]
+fn a_push_against_a_busy_registry_says_what_it_waits_for_and_in_the_end_what_failed() {
+    let team = no_cache(Options::default());
+    let machine = team.machine();
+    team.registry.fail(Request::PutManifest, Fault::Status(503, Some(0)), 99);
+    assert_snapshot!(machine.kiln("build ml --push -v"), @r"
+    ------- stderr -------
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 2 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 3 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 4 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 5 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 6 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    error: pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: 127.0.0.1:<port> answered 503 Service Unavailable: this registry was told to fail (6 attempts: PUT http://127.0.0.1:<port>/v2/acme/arr/ml/manifests/sha256:<digest>)
+
+    hint: layers that have arrived there stay: run the command again and only what is missing moves
+    [exit status: 3]
+    ");
+    // A first failure that costs less than a second is no news.
+    assert_snapshot!(machine.kiln("build ml --push"), @r"
+    ------- stderr -------
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 3 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 4 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 5 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: attempt 6 of 6 in <s> s: it answered 503 Service Unavailable: this registry was told to fail
+    error: pushing 127.0.0.1:<port>/acme/arr/ml@sha256:<digest>: 127.0.0.1:<port> answered 503 Service Unavailable: this registry was told to fail (6 attempts: PUT http://127.0.0.1:<port>/v2/acme/arr/ml/manifests/sha256:<digest>)
+
+    hint: layers that have arrived there stay: run the command again and only what is missing moves
+    [exit status: 3]
+    ");
+    let outcome = machine.kiln("build ml --push -q");
+    assert_eq!(outcome.status, Some(3), "{outcome}");
+    assert!(!outcome.stderr.contains("attempt 2 of"), "{outcome}");
 }

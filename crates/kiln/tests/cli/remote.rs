@@ -111,12 +111,14 @@ fn the_plan_says_what_is_where_and_why() {
 
     ml: 2 steps to do · train: 2 steps to do
     ------- stderr -------
+    reading 127.0.0.1:<port>/acme/cache:kiln-<digest>: attempt 3 of 3 in <s> s: it cannot be reached or broke off (Connection refused (os error 111))
     warning: the cache is not used: 127.0.0.1:<port> cannot be reached or broke off (Connection refused (os error 111))
     ");
     assert_snapshot!(third.kiln("explain train"), @r"
     train: never built here, and nobody is known to have pushed it
     ml: never built here, and nobody is known to have pushed it
     ------- stderr -------
+    reading 127.0.0.1:<port>/acme/cache:kiln-<digest>: attempt 3 of 3 in <s> s: it cannot be reached or broke off (Connection refused (os error 111))
     warning: the cache is not used: 127.0.0.1:<port> cannot be reached or broke off (Connection refused (os error 111))
     ");
 }

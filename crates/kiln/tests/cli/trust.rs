@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use kiln_plan::digest::Digest;
 
-use crate::environment::{Outcome, TestEnvironment};
+use crate::environment::{Outcome, TestEnvironment, kill_once, wait_until};
 use crate::server::{Behaviour, Server};
 use crate::wheels::{native, noise, pure, stack};
 use insta::assert_snapshot;
@@ -82,17 +82,16 @@ fn a_download_whose_process_was_killed_is_taken_over_by_the_one_that_waits() {
     let (environment, server) = two_stacks_and_a_server();
     server.behave(FILE, Behaviour::Stall { after: 2_000_000 });
     let mut first = spawn(&environment, &["build"]);
-    let partial = environment.root().join("store/partial");
-    while fs_err::read_dir(&partial).map_or(0, Iterator::count) == 0 {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until(|| environment.partial_downloads() == [2_000_000]);
     server.forgive();
-    let second = spawn(&environment, &["build", "--output", "oci:out"]);
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    first.kill().unwrap();
-    first.wait().unwrap();
-    let outcome = end(second);
-    assert_eq!(outcome.status, Some(0), "{outcome}");
+    let said = environment.root().join("second.stderr");
+    let mut second = environment.command();
+    second.args(["build", "-v", "--output", "oci:out"]).stderr(fs_err::File::create(&said).unwrap().into_file());
+    let mut second = second.spawn().unwrap();
+    let says = |text: &str| fs_err::read_to_string(&said).unwrap().contains(text);
+    kill_once(&mut first, || says("another kiln downloads it; waiting") || says("another kiln does it; waiting"));
+    assert!(second.wait().unwrap().success(), "{}", fs_err::read_to_string(&said).unwrap());
+    assert_eq!(server.log(), [format!("GET {FILE}"), format!("GET {FILE} from 2000000")]);
     layout_is_right(&environment.path("out"), &["app"]);
 }
 

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln_plan::reference::Repository;
 use reqwest::header::{HeaderValue, LOCATION, WWW_AUTHENTICATE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
@@ -129,6 +129,15 @@ impl Host {
         }
     }
 
+    /// Returns an address for messages: without query, and without a path where it is not the registry's own, since either
+    /// may hold a token.
+    pub(crate) fn shown(&self, url: &Url) -> String {
+        match self.handover(url) {
+            Handover::Everything => format!("{}{}", redirect::origin(url), url.path()),
+            Handover::WithoutCredentials | Handover::Refused => redirect::origin(url),
+        }
+    }
+
     /// Whether it speaks for whom this credential names.
     pub(crate) fn is_for(&self, credential: Option<&Credential>) -> bool {
         self.credential.as_ref() == credential
@@ -175,7 +184,8 @@ impl Host {
 
     /// Whether a registry that answers at an address does so in the protocol of the address.
     async fn speaks(&self, inner: &Inner, purpose: &Purpose, url: &Url) -> Result<bool, Failure> {
-        let response = inner.answer(purpose, self.client.get(url.clone()).send()).await?;
+        let asked = inner.answer(purpose, self.client.get(url.clone()).send()).await;
+        let response = asked.map_err(|failure| failure.at(&Method::GET, || url.to_string()))?;
         let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection());
         let target = location.and_then(|location| url.join(location.to_str().ok()?).ok());
         let elsewhere = target.is_some_and(|target| target.scheme() != url.scheme());

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test support: a panic is a failed test")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -80,7 +80,8 @@ pub struct Server {
 #[derive(Debug, Default)]
 struct State {
     directory: PathBuf,
-    behaviours: HashMap<String, Behaviour>,
+    /// By file, in their order.
+    behaviours: HashMap<String, VecDeque<Behaviour>>,
     /// Base64 of `user:password`, where it is asked for.
     credentials: Option<String>,
     log: Vec<String>,
@@ -115,9 +116,15 @@ impl Server {
         format!("http://{credentials}@{}/simple", self.address())
     }
 
-    /// Treats requests for a file so from now on.
+    /// Treats requests for a file so from now on, whatever was said before.
     pub fn behave(&self, file: &str, behaviour: Behaviour) {
-        self.state.lock().unwrap().behaviours.insert(file.to_owned(), behaviour);
+        self.behave_in_turn(file, [behaviour]);
+    }
+
+    /// Treats requests for a file in these ways from now on: each after the one before it has happened as many times as it
+    /// says.
+    pub fn behave_in_turn(&self, file: &str, behaviours: impl IntoIterator<Item = Behaviour>) {
+        self.state.lock().unwrap().behaviours.insert(file.to_owned(), behaviours.into_iter().collect());
     }
 
     /// Treats all requests properly again.
@@ -239,21 +246,38 @@ fn endless(mut stream: &TcpStream, content: &[u8], state: &Mutex<State>) -> io::
 
 impl State {
     fn behaviour(&mut self, file: &str) -> Option<Behaviour> {
-        let behaviour = self.behaviours.get_mut(file)?;
-        match behaviour {
-            Behaviour::BreakOff { times, .. }
-            | Behaviour::Status { times, .. }
-            | Behaviour::NoRanges { times, .. }
-            | Behaviour::RefusesParts { times, .. } => *times = times.checked_sub(1)?,
-            Behaviour::Stall { .. }
-            | Behaviour::WrongRest { .. }
-            | Behaviour::Redirect(_)
-            | Behaviour::Other(_)
-            | Behaviour::Endless
-            | Behaviour::Slow(_)
-            | Behaviour::WrongRange
-            | Behaviour::WrongPart => {}
+        let queue = self.behaviours.get_mut(file)?;
+        loop {
+            let behaviour = queue.front_mut()?;
+            match behaviour.times() {
+                Some(0) => drop(queue.pop_front()),
+                Some(times) => {
+                    *times -= 1;
+                    break;
+                }
+                None => break,
+            }
         }
-        Some(behaviour.clone())
+        queue.front().cloned()
+    }
+}
+
+impl Behaviour {
+    /// Returns the requests that are still treated so, where they are counted.
+    fn times(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::BreakOff { times, .. }
+            | Self::Status { times, .. }
+            | Self::NoRanges { times, .. }
+            | Self::RefusesParts { times, .. } => Some(times),
+            Self::Stall { .. }
+            | Self::WrongRest { .. }
+            | Self::Redirect(_)
+            | Self::Other(_)
+            | Self::Endless
+            | Self::Slow(_)
+            | Self::WrongRange
+            | Self::WrongPart => None,
+        }
     }
 }
