@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{Outcome, print, print_json};
 use crate::arguments::Global;
+use crate::progress::Terminal;
 use crate::render::Failure;
 use crate::surroundings::registry;
 
@@ -46,7 +47,7 @@ fn registry_name(text: &str) -> Result<String, String> {
 impl Login {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let (user, password) = self.ask()?;
-        let options = registry(global);
+        let options = registry(global, &Terminal::shared(global), cancel);
         let mut checked = false;
         if !options.offline {
             let asked = Registries::new(options.clone(), cancel)?.check_credential(&self.registry, &user, &password);
@@ -103,8 +104,9 @@ fn ask_user() -> Result<String, Failure> {
 }
 
 impl Logout {
-    pub(crate) fn run(&self, global: &Global) -> Outcome {
-        let known = registry(global).credentials.erase(&self.registry)?;
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let options = registry(global, &Terminal::shared(global), cancel);
+        let known = options.credentials.erase(&self.registry)?;
         if global.json {
             return print_json(&json!({ "registry": self.registry, "known": known }));
         }
