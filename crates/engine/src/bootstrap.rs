@@ -28,10 +28,7 @@ pub(crate) fn bootstrap(workshop: &Workshop<'_>, name: String, wanted: &Bootstra
     // mmdebstrap may run as a subordinate user, who must be able to pass.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs_err::set_permissions(directory.path(), mode)?;
-    let environment = &workshop.surroundings.environment;
-    let done = wanted.bootstrap(&program, directory.path(), environment, &mut |line| work.output(line));
-    // Ctrl-C reaches mmdebstrap too, whose complaint is then of no interest.
-    workshop.cancel.check()?;
+    let done = wanted.bootstrap(&program, directory.path(), &workshop.surroundings.environment, &work);
     let done = done.map_err(|error| failed(&name, error))?;
     let layer = normalised(workshop, &name, &done.raw, directory.path(), &work)?;
     let image = image(workshop, &name, wanted.platform, layer)?;
@@ -53,6 +50,9 @@ pub(crate) fn bootstrap(workshop: &Workshop<'_>, name: String, wanted: &Bootstra
 }
 
 fn failed(name: &str, error: debian::DebianError) -> BuildError {
+    if matches!(error, debian::DebianError::Interrupted) {
+        return BuildError::Interrupted;
+    }
     match error.hint() {
         Some(hint) => BuildError::Program {
             program: "mmdebstrap".into(),

@@ -21,6 +21,8 @@ mod fetch;
 mod forms;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod graph;
 mod history;
 mod installed;

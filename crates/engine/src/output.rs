@@ -1,22 +1,35 @@
 //! Where finished images go: a layout, an archive, a Docker daemon.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::str::FromStr;
 
 use crate::bytes::Blobs;
+use kiln_oci::OciError;
 use kiln_oci::docker_archive;
 use kiln_oci::image::{Descriptor, INDEX, Image};
 use kiln_oci::layout::{REF_NAME, write_layout};
 use kiln_plan::stack;
+use kiln_programs::{Call, LOCATIONS, NETWORK, Names, PATH, ProgramError, Stdout};
 use kiln_store::AtomicFile;
 
 use crate::built::{Built, manifest_descriptor};
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 use crate::workshop::Workshop;
+
+/// The variables that `docker load` needs: of Docker and of podman under its name, where the daemon is and how it is
+/// reached (docs.docker.com, "Docker CLI environment variables"; podman(1)).
+const DOCKER: Names = &[
+    PATH,
+    LOCATIONS,
+    NETWORK,
+    &["DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_API_VERSION"],
+    &["DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"],
+    &["CONTAINER_HOST", "CONTAINER_CONNECTION", "CONTAINER_SSHKEY", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"],
+    &["SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS"],
+];
 
 /// Where a finished image goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,29 +139,30 @@ impl Workshop<'_> {
         check_bytes(&blobs, &[built])?;
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("load", &built.name, Some(bytes));
-        let mut child = self
-            .surroundings
-            .environment
-            .command(program)
-            .arg("load")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let written = match child.stdin.take() {
-            Some(stdin) => {
-                let mut out = std::io::BufWriter::with_capacity(1 << 20, stdin);
-                docker_archive::write(&mut out, &blobs, image, &built.references, &work).and_then(|()| Ok(out.flush()?))
+        let mut written = Ok(());
+        let call = Call::new(program, DOCKER).arg("load").stdout(Stdout::Lines).input_from(|out| {
+            written = docker_archive::write(out, &blobs, image, &built.references, &work);
+            match &written {
+                Ok(()) => Ok(()),
+                // docker says why it reads no more.
+                Err(OciError::Io(error)) if error.kind() == ErrorKind::BrokenPipe => Err(ErrorKind::BrokenPipe.into()),
+                Err(_) => Err(ErrorKind::Other.into()),
             }
-            None => Ok(()),
-        };
-        let output = child.wait_with_output()?;
-        self.cancel.check()?;
-        if !output.status.success() {
-            let reason = String::from_utf8_lossy(&output.stderr);
-            return Err(problem(format!("`docker load` failed: {}", reason.trim())));
+        });
+        match call.run(&self.surroundings.environment, &work) {
+            Ok(_) => Ok(written?),
+            Err(ProgramError::Interrupted) => Err(BuildError::Interrupted),
+            Err(ProgramError::Failed(failed)) => {
+                let text = failed.text();
+                let reason = if text.trim().is_empty() { failed.ended.to_string() } else { text };
+                Err(problem(format!("`docker load` failed: {}", reason.trim())))
+            }
+            Err(error) => {
+                // An image that cannot be read is the first reason.
+                written?;
+                Err(BuildError::step("`docker load` failed", error))
+            }
         }
-        Ok(written?)
     }
 }
 

@@ -13,6 +13,3 @@ pub(crate) mod prune;
 pub(crate) mod users;
 pub(crate) mod venv;
 pub(crate) mod wheels;
-
-#[cfg(test)]
-mod golden;

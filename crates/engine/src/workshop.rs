@@ -9,11 +9,11 @@ use kiln_oci::image::{CONFIG_LIMIT, Image};
 use kiln_oci::layer::{Layer, LayerFile};
 use kiln_oci::layout::Layout;
 use kiln_oci::{AtHand, InflatePool, OciError, splice};
-use kiln_plan::child::ChildEnvironment;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Event, Reporter, Work};
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::reference::Repository;
+use kiln_programs::ChildEnvironment;
 use kiln_registry::{Registries, RegistryError};
 use kiln_store::{Store, StoreError, digest_of};
 
@@ -285,10 +285,9 @@ impl Workshop<'_> {
         RegistryError::from(error).into()
     }
 
-    /// A program on `PATH`.
+    /// Finds a program on `PATH`.
     pub fn find_program(&self, name: &str) -> Option<PathBuf> {
-        let path = self.surroundings.environment.get("PATH")?;
-        std::env::split_paths(path).map(|directory| directory.join(name)).find(|path| is_executable(path))
+        self.surroundings.environment.find(name)
     }
 }
 
@@ -299,9 +298,4 @@ fn other_wheel(file: &str, expected: Digest, found: Digest) -> BuildError {
 /// Seconds since 1970. It decides what is old, and enters no result.
 pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-pub(crate) fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    fs_err::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }

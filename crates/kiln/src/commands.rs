@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use kiln_engine::{BuildError, Output, Project, Workshop};
-use kiln_plan::event::{Cancel, Reporter};
+use kiln_plan::event::{Cancel, Reporter, SharedReporter};
 use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
@@ -101,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Push(command) => command.run(global, cancel),
         Command::Index(command) => command.run(global, cancel),
         Command::Login(command) => command.run(global, cancel),
-        Command::Logout(command) => command.run(global),
+        Command::Logout(command) => command.run(global, cancel),
         Command::Cache(command) => command.run(global, cancel),
         Command::Inspect(command) => command.run(global, cancel),
         Command::Verify(command) => command.run(global, cancel),
@@ -154,7 +154,8 @@ fn with_reported_project<T>(
     let (text, stack) = read_stack(global, options)?;
     let store = open_store(global)?;
     let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let surroundings = surroundings(global, stack.target.native_gpus)?;
+    let shared = SharedReporter::new(Arc::clone(&reporter));
+    let surroundings = surroundings(global, stack.target.native_gpus, &shared, cancel)?;
     let workshop = Workshop::new(&store, reporter, cancel.clone(), surroundings);
     let directory = fs_err::canonicalize(directory)?;
     let file = directory.join(global.file.file_name().unwrap_or_default());
@@ -169,8 +170,10 @@ fn with_workshop<T>(
     run: impl FnOnce(&Workshop<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let store = open_store(global)?;
-    let terminal = Arc::new(Terminal::new(global));
-    run(&Workshop::new(&store, terminal, cancel.clone(), surroundings(global, false)?))
+    let terminal: Arc<dyn Reporter> = Arc::new(Terminal::new(global));
+    let shared = SharedReporter::new(Arc::clone(&terminal));
+    let surroundings = surroundings(global, false, &shared, cancel)?;
+    run(&Workshop::new(&store, terminal, cancel.clone(), surroundings))
 }
 
 fn open_store(global: &Global) -> Result<Store, Failure> {
@@ -211,7 +214,7 @@ fn size_value(text: &str) -> Result<u64, String> {
 }
 
 /// The capabilities of GPUs by name or number, ascending; of `native`, those of this machine.
-fn capabilities(texts: &[String]) -> Result<Vec<Capability>, Failure> {
+fn capabilities(texts: &[String], global: &Global, cancel: &Cancel) -> Result<Vec<Capability>, Failure> {
     let mut found = Vec::new();
     for text in texts {
         let request = GpuRequest::parse(text).map_err(|error| {
@@ -222,7 +225,7 @@ fn capabilities(texts: &[String]) -> Result<Vec<Capability>, Failure> {
             GpuRequest::Named { capability, .. } | GpuRequest::Capability { capability, .. } => found.push(capability),
             GpuRequest::Architecture(architecture) => found.push(architecture.capability),
             GpuRequest::Native => {
-                let native = native_gpus();
+                let native = native_gpus(&Terminal::new(global), cancel)?;
                 if native.is_empty() {
                     return Err(Failure::usage("no GPU of this machine can be seen").hint("name one: `H100`"));
                 }

@@ -1,11 +1,11 @@
 //! Progress for people: a bar for each activity on a terminal, a line for each that ends elsewhere.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kiln_plan::event::{Activity, Event, Reporter};
+use kiln_plan::event::{Activity, Event, Reporter, SharedReporter};
 use kiln_plan::size;
 
 use crate::arguments::Global;
@@ -56,6 +56,11 @@ impl Terminal {
             warned: Mutex::default(),
             retried: Mutex::default(),
         }
+    }
+
+    /// Makes a terminal that registries report to as well.
+    pub(crate) fn shared(global: &Global) -> SharedReporter {
+        SharedReporter::new(Arc::new(Self::new(global)))
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<Activity, Running>> {
@@ -137,6 +142,11 @@ impl Reporter for Terminal {
                     self.line(&summary(&done.title, done.bytes, took));
                 }
             }
+            Event::Run { program, arguments, .. } => {
+                if self.verbose {
+                    self.line(&format!("  $ {}", plain(&command_line(&program, &arguments))));
+                }
+            }
             Event::Output { activity, line } => {
                 if self.verbose {
                     self.line(&format!("  {}", plain(&line)));
@@ -173,6 +183,30 @@ impl Reporter for Terminal {
     }
 }
 
+/// Returns a command as a shell reads it, on one line.
+fn command_line(program: &str, arguments: &[String]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-+=:,./@%^~*".contains(c);
+    let quoted = |word: &str| match word {
+        "" => "''".to_owned(),
+        word if word.chars().all(is_plain) && !word.starts_with(['~', '=', '*']) => word.to_owned(),
+        word if word.chars().any(char::is_control) => {
+            format!("$'{}'", word.chars().map(escaped).collect::<String>())
+        }
+        word => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    std::iter::once(program).chain(arguments.iter().map(String::as_str)).map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// Escapes a character for `$'...'` of a shell.
+fn escaped(c: char) -> String {
+    match c {
+        '\n' => "\\n".to_owned(),
+        '\\' | '\'' => format!("\\{c}"),
+        c if c.is_control() => format!("\\x{:02x}", u32::from(c)),
+        c => c.to_string(),
+    }
+}
+
 fn summary(title: &str, bytes: u64, took: Duration) -> String {
     let seconds = took.as_secs_f64();
     let mut line = format!("{title}: {seconds:.1} s");
@@ -180,4 +214,16 @@ fn summary(title: &str, bytes: u64, took: Duration) -> String {
         line.push_str(&format!(", {}, {}/s", size::format(bytes), size::format((bytes as f64 / seconds) as u64)));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_a_shell_reads_it_on_one_line() {
+        let arguments = ["-m", "pip", ":all:", "", "two words", "it's", "a\n'b' \"c\""].map(str::to_owned);
+        let shown = command_line("/usr/bin/python3", &arguments);
+        assert_eq!(shown, r#"/usr/bin/python3 -m pip :all: '' 'two words' 'it'\''s' $'a\n\'b\' "c"'"#);
+    }
 }

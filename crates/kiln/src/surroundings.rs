@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use kiln_engine::{Netrc, Signer, Surroundings};
-use kiln_plan::child::ChildEnvironment;
+use kiln_engine::{BuildError, Netrc, Signer, Surroundings};
+use kiln_plan::event::{Cancel, Reporter, SharedReporter, Work};
+use kiln_programs::{Call, ChildEnvironment, Names, PATH, ProgramError};
 use kiln_registry::{Credentials, Options};
 
 use crate::arguments::Global;
@@ -25,29 +26,39 @@ pub(crate) fn store_directory(global: &Global) -> Result<PathBuf, Failure> {
 }
 
 /// Everything that a build works with and no file says.
-pub(crate) fn surroundings(global: &Global, native: bool) -> Result<Surroundings, Failure> {
+pub(crate) fn surroundings(
+    global: &Global,
+    native: bool,
+    reporter: &SharedReporter,
+    cancel: &Cancel,
+) -> Result<Surroundings, Failure> {
     Ok(Surroundings {
         program: std::env::current_exe()?,
         environment: child_environment(),
         netrc: netrc(),
-        registry: registry(global),
+        registry: registry(global, reporter, cancel),
         signer: signer()?,
         jobs: jobs(global),
         offline: global.offline,
         created: created(std::env::var_os("SOURCE_DATE_EPOCH"))?,
-        native_gpus: if native { native_gpus() } else { Vec::new() },
+        native_gpus: if native { native_gpus(reporter, cancel)? } else { Vec::new() },
     })
 }
 
-/// The environment of every program that kiln runs.
+/// The environment that programs are given parts of.
 fn child_environment() -> ChildEnvironment {
     ChildEnvironment::new(std::env::vars_os())
 }
 
 /// How registries are spoken to.
-pub(crate) fn registry(global: &Global) -> Options {
+pub(crate) fn registry(global: &Global, reporter: &SharedReporter, cancel: &Cancel) -> Options {
     Options {
-        credentials: Credentials { files: credential_files(), environment: child_environment() },
+        credentials: Credentials {
+            files: credential_files(),
+            environment: child_environment(),
+            reporter: reporter.clone(),
+            cancel: cancel.clone(),
+        },
         insecure: global.insecure,
         offline: global.offline,
         ..Options::default()
@@ -102,16 +113,25 @@ fn netrc() -> Netrc {
     text.map(|text| Netrc::parse(&text)).unwrap_or_default()
 }
 
-/// The capabilities of this machine's GPUs, as the driver's own tool tells them.
-pub(crate) fn native_gpus() -> Vec<String> {
-    let mut asked = child_environment().command("nvidia-smi");
-    let Ok(output) = asked.args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output() else {
-        return Vec::new();
+/// The variables that nvidia-smi needs: the places of the driver's library, which some systems keep in a place of their own.
+const NVIDIA_SMI: Names = &[PATH, &["LD_LIBRARY_PATH"]];
+
+/// Returns the capabilities of this machine's GPUs, as the driver's own tool tells them. A machine without the tool has no
+/// GPU.
+pub(crate) fn native_gpus(reporter: &dyn Reporter, cancel: &Cancel) -> Result<Vec<String>, Failure> {
+    let work = Work::start(reporter, cancel, "ask", "nvidia-smi", None);
+    let call = Call::new("nvidia-smi", NVIDIA_SMI).args(["--query-gpu=compute_cap", "--format=csv,noheader"]);
+    let output = match call.run(&child_environment(), &work) {
+        Ok(output) => output,
+        Err(ProgramError::Interrupted) => return Err(BuildError::Interrupted.into()),
+        // Some drivers end with an error after they have told of the GPUs that work.
+        Err(ProgramError::Failed(failed)) => failed.stdout,
+        Err(_) => return Ok(Vec::new()),
     };
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output);
     let mut found: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     found.retain(|capability| capability.parse::<kiln_plan::gpu::Capability>().is_ok());
     found.sort();
     found.dedup();
-    found
+    Ok(found)
 }

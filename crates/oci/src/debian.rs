@@ -8,13 +8,14 @@
 mod normalise;
 mod packages;
 
-use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use kiln_plan::child::ChildEnvironment;
+use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
+use kiln_plan::secret::Secrets;
+use kiln_programs::{Call, ChildEnvironment, Ended, LOCATIONS, NETWORK, Names, PATH, ProgramError, Stdout};
 
 pub use normalise::{Normalised, normalise};
 pub use packages::Package;
@@ -22,28 +23,15 @@ pub use packages::Package;
 use crate::FILE_TIME;
 use crate::facts::TarError;
 
-/// The variables of the surroundings that mmdebstrap gets to see: where programs, the home and temporary files are, and
-/// the way to the network.
-pub const PASSED_ON: [&str; 12] = [
-    "PATH",
-    "HOME",
-    "TMPDIR",
-    "http_proxy",
-    "https_proxy",
-    "ftp_proxy",
-    "all_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-];
+/// The variables that mmdebstrap needs: places of programs, of the home and of temporary files, and the way to the
+/// network. Its messages are in English, whatever the user's language is.
+const NEEDED: Names = &[PATH, LOCATIONS, NETWORK, &["ftp_proxy"]];
+
+/// The time that mmdebstrap has to unmount and remove its chroot once the user wants to stop.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How many of mmdebstrap's last lines an error quotes.
 const QUOTED_LINES: usize = 12;
-
-/// How much of one line is looked at.
-const MAX_LINE: u64 = 8 * 1024;
 
 /// The largest package list that is read: Debian describes a package in about a kilobyte.
 const MAX_LIST: u64 = 256 * 1024 * 1024;
@@ -96,16 +84,19 @@ pub enum DebianError {
     Missing {
         /// The program.
         program: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// The reason.
+        source: ProgramError,
     },
+    /// The user wants to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The program failed.
     #[error("mmdebstrap could not bootstrap `{suite}` ({status})\n{}", quote(last_lines))]
     Failed {
         /// The suite.
         suite: String,
-        /// Its exit status.
-        status: ExitStatus,
+        /// Its end.
+        status: Ended,
         /// The last lines that it wrote to standard error.
         last_lines: Vec<String>,
     },
@@ -191,21 +182,19 @@ fn quote(lines: &[String]) -> String {
 impl Bootstrap {
     /// Runs mmdebstrap, which takes from ten seconds upwards and needs the network, and lists what it installed.
     ///
-    /// `environment` are the caller's variables, of which [`PASSED_ON`] get through; `each_line` is given what
-    /// mmdebstrap says while it works. `work_dir` is made if it is not there, and gets the archive.
+    /// Its messages are lines of `work`. `work_dir` is made if it is not there, and gets the archive.
     pub fn bootstrap(
         &self,
         program: &Path,
         work_dir: &Path,
         environment: &ChildEnvironment,
-        each_line: &mut dyn FnMut(&str),
+        work: &Work<'_>,
     ) -> Result<Bootstrapped, DebianError> {
         fs_err::create_dir_all(work_dir)?;
         let work_dir = fs_err::canonicalize(work_dir)?;
         let raw = work_dir.join("raw.tar");
-        let mut command = self.command(program, &work_dir, environment)?;
-        command.stdout(Stdio::from(fs_err::File::create(&raw)?.into_file()));
-        let ran = self.run(command, program, each_line).and_then(|()| {
+        let call = self.call(program, &work_dir)?.stdout(Stdout::File(fs_err::File::create(&raw)?));
+        let ran = call.run(environment, work).map_err(|error| self.failed(error, program)).and_then(|_| {
             let installed = take_list(&work_dir.join("kiln-installed"))?;
             packages::join(&installed, &take_list(&work_dir.join("kiln-available"))?)
         });
@@ -219,16 +208,15 @@ impl Bootstrap {
         }
     }
 
-    fn command(&self, program: &Path, work_dir: &Path, environment: &ChildEnvironment) -> Result<Command, DebianError> {
+    fn call(&self, program: &Path, work_dir: &Path) -> Result<Call<'static>, DebianError> {
         let packages = self.packages()?;
         let suite = checked("suite", &self.suite, |byte| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte))?;
-        let mut command = environment.only(&PASSED_ON).command(program);
-        command
-            .env("LC_ALL", "C")
-            .env("SOURCE_DATE_EPOCH", FILE_TIME.to_string())
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+        let mut call = Call::new(program, NEEDED)
+            .variable("LC_ALL", "C")
+            .variable("SOURCE_DATE_EPOCH", FILE_TIME.to_string())
+            .directory("/")
+            .patience(PATIENCE)
+            .secrets(Secrets::of(self.mirror.as_deref()))
             .arg("--variant=minbase")
             .arg("--format=tar")
             .arg(format!("--arch={}", self.platform.cpu.debian()))
@@ -237,20 +225,20 @@ impl Bootstrap {
             .arg(copy_out(work_dir)?)
             .arg(r#"--customize-hook=rm "$1/kiln-installed" "$1/kiln-available""#);
         if !packages.is_empty() {
-            command.arg(format!("--include={}", packages.join(",")));
+            call = call.arg(format!("--include={}", packages.join(",")));
         }
         if self.mirror.as_deref().is_some_and(is_snapshot) {
-            command.arg(r#"--aptopt=Acquire::Check-Valid-Until "false""#);
+            call = call.arg(r#"--aptopt=Acquire::Check-Valid-Until "false""#);
         }
-        command.arg("--").arg(suite).arg("-");
+        call = call.arg("--").arg(suite).arg("-");
         if let Some(mirror) = &self.mirror {
             // `-` would be the standard input, and a file on this machine is nothing that a stack can mean.
             if !mirror.contains("://") || mirror.starts_with('-') {
                 return Err(DebianError::Invalid { what: "mirror", value: mirror.clone() });
             }
-            command.arg(mirror);
+            call = call.arg(mirror);
         }
-        Ok(command)
+        Ok(call)
     }
 
     /// The packages, sorted: their order in the stack file must not show.
@@ -265,25 +253,16 @@ impl Bootstrap {
         Ok(packages)
     }
 
-    fn run(&self, mut command: Command, program: &Path, each_line: &mut dyn FnMut(&str)) -> Result<(), DebianError> {
-        let mut child =
-            command.spawn().map_err(|source| DebianError::Missing { program: program.to_owned(), source })?;
-        let mut last_lines = VecDeque::new();
-        if let Some(stderr) = child.stderr.take() {
-            // Whatever cannot be read of its messages, its exit status decides.
-            let _ = lines(stderr, |line| {
-                each_line(line);
-                if last_lines.len() == QUOTED_LINES {
-                    last_lines.pop_front();
-                }
-                last_lines.push_back(line.to_owned());
-            });
+    fn failed(&self, error: ProgramError, program: &Path) -> DebianError {
+        match error {
+            ProgramError::Interrupted => DebianError::Interrupted,
+            ProgramError::Failed(failed) => DebianError::Failed {
+                suite: self.suite.clone(),
+                status: failed.ended,
+                last_lines: failed.last_lines(QUOTED_LINES).into_iter().map(str::to_owned).collect(),
+            },
+            source => DebianError::Missing { program: program.to_owned(), source },
         }
-        let status = child.wait()?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(DebianError::Failed { suite: self.suite.clone(), status, last_lines: last_lines.into() })
     }
 }
 
@@ -328,20 +307,12 @@ fn take_list(path: &Path) -> Result<String, DebianError> {
     Ok(list)
 }
 
-fn lines(reader: impl Read, mut each: impl FnMut(&str)) -> io::Result<()> {
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
-        }
-        each(String::from_utf8_lossy(&line).trim_end());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use kiln_plan::event::{Cancel, Event, Reporter};
+
     use super::*;
 
     fn bookworm() -> Bootstrap {
@@ -354,9 +325,8 @@ mod tests {
     }
 
     fn arguments(bootstrap: &Bootstrap) -> Vec<String> {
-        let command =
-            bootstrap.command(Path::new("mmdebstrap"), Path::new("/it's here"), &ChildEnvironment::default()).unwrap();
-        command.get_args().map(|argument| argument.to_str().unwrap().to_owned()).collect()
+        let call = bootstrap.call(Path::new("mmdebstrap"), Path::new("/it's here")).unwrap();
+        call.arguments().iter().map(|argument| argument.to_str().unwrap().to_owned()).collect()
     }
 
     /// A stand-in for mmdebstrap. A shell writes it: what a process of many threads has just written, it cannot always
@@ -379,6 +349,27 @@ mod tests {
             ("http_proxy".into(), "proxy".into()),
             ("SECRET".into(), "x".into()),
         ])
+    }
+
+    /// Keeps the lines of a program.
+    #[derive(Default)]
+    struct Said {
+        lines: std::sync::Mutex<Vec<String>>,
+        cancel: Cancel,
+    }
+
+    impl Reporter for Said {
+        fn event(&self, event: Event) {
+            if let Event::Output { line, .. } = event {
+                self.lines.lock().unwrap().push(line);
+            }
+        }
+    }
+
+    fn refusal(program: &Path, folder: &Path) -> DebianError {
+        let said = Said::default();
+        let work = Work::start(&said, &said.cancel, "bootstrap", "bookworm", None);
+        bookworm().bootstrap(program, folder, &environment(), &work).unwrap_err()
     }
 
     #[test]
@@ -406,10 +397,7 @@ mod tests {
         let refused = |change: fn(&mut Bootstrap)| {
             let mut bootstrap = bookworm();
             change(&mut bootstrap);
-            bootstrap
-                .command(Path::new("mmdebstrap"), Path::new("/"), &ChildEnvironment::default())
-                .unwrap_err()
-                .to_string()
+            bootstrap.call(Path::new("mmdebstrap"), Path::new("/")).err().unwrap().to_string()
         };
         assert_eq!(refused(|b| b.suite = "--help".into()), "`--help` is not a suite");
         assert_eq!(refused(|b| b.include = vec!["a,b".into()]), "`a,b` is not a package name");
@@ -431,10 +419,10 @@ mod tests {
                 "1".repeat(64),
             ),
         );
-        let mut said = Vec::new();
-        let done =
-            bookworm().bootstrap(&program, &work_dir, &environment(), &mut |line| said.push(line.to_owned())).unwrap();
-        assert_eq!(said, ["I: 315532800 C proxy []"]);
+        let said = Said::default();
+        let work = Work::start(&said, &said.cancel, "bootstrap", "bookworm", None);
+        let done = bookworm().bootstrap(&program, &work_dir, &environment(), &work).unwrap();
+        assert_eq!(*said.lines.lock().unwrap(), ["I: 315532800 C proxy []"]);
         assert_eq!(done.packages[0].name, "a");
         assert_eq!(fs_err::read_to_string(&done.raw).unwrap(), "raw\n");
         assert_eq!(fs_err::read_dir(&work_dir).unwrap().count(), 1);
@@ -448,9 +436,9 @@ mod tests {
             "i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo \"line $i\" >&2; done\n\
              echo 'E: unable to pick chroot mode automatically' >&2; exit 25\n",
         );
-        let error = bookworm().bootstrap(&program, folder.path(), &environment(), &mut |_| {}).unwrap_err();
+        let error = refusal(&program, folder.path());
         let message = error.to_string();
-        assert!(message.starts_with("mmdebstrap could not bootstrap `bookworm` (exit status: 25)\n  line 10\n"));
+        assert!(message.starts_with("mmdebstrap could not bootstrap `bookworm` (exit status 25)\n  line 10\n"));
         assert!(message.ends_with("\n  E: unable to pick chroot mode automatically"));
         assert!(error.hint().unwrap().contains("uidmap"));
         assert!(!folder.path().join("raw.tar").exists());
@@ -460,7 +448,7 @@ mod tests {
     fn a_missing_program_is_named_with_the_way_to_get_it() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("nowhere");
-        let error = bookworm().bootstrap(&program, folder.path(), &environment(), &mut |_| {}).unwrap_err();
+        let error = refusal(&program, folder.path());
         assert!(error.to_string().ends_with("nowhere` is needed to bootstrap Debian and cannot be started"));
         assert_eq!(error.hint(), Some("install it: `apt-get install mmdebstrap`"));
     }

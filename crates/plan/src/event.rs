@@ -48,6 +48,15 @@ pub enum Event {
         /// Which.
         activity: Activity,
     },
+    /// A program is started.
+    Run {
+        /// The activity that runs it.
+        activity: Activity,
+        /// The path or the name of the program.
+        program: String,
+        /// Its arguments, without secrets.
+        arguments: Vec<String>,
+    },
     /// A line of a program that kiln runs.
     Output {
         /// Which activity runs it.
@@ -194,6 +203,11 @@ impl<'a> Work<'a> {
         self.cancel
     }
 
+    /// Reports the start of a program that does it. The arguments hold no secrets.
+    pub fn run(&self, program: String, arguments: Vec<String>) {
+        self.reporter.event(Event::Run { activity: self.activity, program, arguments });
+    }
+
     /// Passes on a line of the program that does it.
     pub fn output(&self, line: &str) {
         self.reporter.event(Event::Output { activity: self.activity, line: line.to_owned() });
@@ -203,6 +217,35 @@ impl<'a> Work<'a> {
 impl Drop for Work<'_> {
     fn drop(&mut self) {
         self.reporter.event(Event::Finished { activity: self.activity });
+    }
+}
+
+/// A reporter with several owners, for clients that outlive a borrow. The default one is silent.
+#[derive(Clone)]
+pub struct SharedReporter(Arc<dyn Reporter>);
+
+impl SharedReporter {
+    /// Shares a reporter.
+    pub fn new(reporter: Arc<dyn Reporter>) -> Self {
+        Self(reporter)
+    }
+}
+
+impl Default for SharedReporter {
+    fn default() -> Self {
+        Self(Arc::new(Silent))
+    }
+}
+
+impl std::fmt::Debug for SharedReporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedReporter")
+    }
+}
+
+impl Reporter for SharedReporter {
+    fn event(&self, event: Event) {
+        self.0.event(event);
     }
 }
 

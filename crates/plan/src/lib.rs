@@ -2,7 +2,6 @@
 //! environment or a clock, so that everything a build decides can be tested and explained from its inputs alone.
 
 pub mod base;
-pub mod child;
 pub mod diagnostic;
 pub mod digest;
 pub mod event;

@@ -5,12 +5,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kiln_plan::child::ChildEnvironment;
+use kiln_plan::event::{Cancel, SharedReporter, Work};
 use kiln_plan::reference::Repository;
+use kiln_programs::{Call, ChildEnvironment, Failed, LOCATIONS, NETWORK, Names, PATH, ProgramError};
 use kiln_store::AtomicFile;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -21,6 +21,26 @@ use super::RegistryError;
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// The user that a helper names when the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
+
+/// The variables that credential helpers need: places, the network, keyrings (docker-credential-helpers: `pass`,
+/// `secretservice`), and the accounts of clouds whose helpers turn them into passwords (amazon-ecr-credential-helper,
+/// docker-credential-gcr, acr-docker-credential-helper).
+const HELPER: Names = &[
+    PATH,
+    LOCATIONS,
+    NETWORK,
+    &["USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"],
+    &["DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"],
+    &["GNUPGHOME", "GPG_TTY", "PASSWORD_STORE_DIR", "PASSWORD_STORE_GPG_OPTS", "SSH_AUTH_SOCK"],
+    &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"],
+    &["AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG", "AWS_CA_BUNDLE"],
+    &["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_STS_REGIONAL_ENDPOINTS"],
+    &["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"],
+    &["AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"],
+    &["AWS_ECR_CACHE_DIR", "AWS_ECR_DISABLE_CACHE", "AWS_ECR_IGNORE_CREDS_STORAGE"],
+    &["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "CLOUDSDK_ACTIVE_CONFIG_NAME", "CLOUDSDK_PYTHON"],
+    &["AZURE_CONFIG_DIR", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE"],
+];
 
 /// Who one is.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,6 +73,10 @@ pub struct Credentials {
     pub files: Vec<PathBuf>,
     /// The environment of helpers, and the `PATH` on which they are found.
     pub environment: ChildEnvironment,
+    /// The reporter of the helpers that are run.
+    pub reporter: SharedReporter,
+    /// Set when the user wants to stop.
+    pub cancel: Cancel,
 }
 
 /// The part of Docker's `config.json` that is about credentials.
@@ -121,18 +145,21 @@ impl Credentials {
 
     /// Asks a helper (docker-credential-helpers, "get"). One that does not know is no error.
     fn ask(&self, helper: &str, server: &str) -> Result<Option<Credential>, RegistryError> {
-        let output = self.run(helper, "get", server.as_bytes())?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            if said.contains("not found") {
-                return Ok(None);
+        let answer = match self.run(helper, "get", server.as_bytes())? {
+            Ok(answer) => answer,
+            Err(failed) => {
+                let said = String::from_utf8_lossy(&failed.stdout).into_owned() + &failed.text();
+                if said.contains("not found") {
+                    return Ok(None);
+                }
+                let said = if said.trim().is_empty() { failed.ended.to_string() } else { said };
+                return Err(RegistryError::Credentials(format!(
+                    "`docker-credential-{helper}` has no answer for {server}: {}",
+                    said.trim()
+                )));
             }
-            return Err(RegistryError::Credentials(format!(
-                "`docker-credential-{helper}` has no answer for {server}: {}",
-                said.trim()
-            )));
-        }
-        let answer: HelperAnswer = serde_json::from_slice(&output.stdout).map_err(|_| {
+        };
+        let answer: HelperAnswer = serde_json::from_slice(&answer).map_err(|_| {
             RegistryError::Credentials(format!("`docker-credential-{helper}` answered something that is not JSON"))
         })?;
         Ok(Some(match answer.username.as_str() {
@@ -141,27 +168,23 @@ impl Credentials {
         }))
     }
 
-    fn run(&self, helper: &str, verb: &str, input: &[u8]) -> Result<std::process::Output, RegistryError> {
+    /// Runs a helper; the inner error is the helper's own.
+    fn run(&self, helper: &str, verb: &str, input: &[u8]) -> Result<Result<Vec<u8>, Box<Failed>>, RegistryError> {
         let name = format!("docker-credential-{helper}");
-        let missing = || RegistryError::Credentials(format!("the credential helper `{name}` is not on PATH"));
-        let path = self.environment.get("PATH").cloned().unwrap_or_default();
-        let mut places = std::env::split_paths(&path).map(|directory| directory.join(&name));
-        let program = places.find(|program| program.is_file()).ok_or_else(missing)?;
-        let failed = |error| RegistryError::Credentials(format!("`{name}` cannot be run: {error}"));
-        let mut child = self
-            .environment
-            .command(program)
-            .arg(verb)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // One that does not read its input still has an answer.
-            let _ = stdin.write_all(input);
+        let work = Work::start(&self.reporter, &self.cancel, "ask", &name, None);
+        let call = Call::new(&name, HELPER).arg(verb).input(input.to_vec());
+        match call.run(&self.environment, &work) {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(ProgramError::Failed(failed)) => Ok(Err(failed)),
+            Err(ProgramError::Interrupted) => Err(RegistryError::Interrupted),
+            Err(ProgramError::Io { source, .. }) => {
+                Err(RegistryError::Credentials(format!("`{name}` cannot be run: {source}")))
+            }
+            Err(error @ ProgramError::NotFound { .. }) => {
+                Err(RegistryError::Credentials(format!("the credential helper {error}")))
+            }
+            Err(error) => Err(RegistryError::Credentials(error.to_string())),
         }
-        child.wait_with_output().map_err(failed)
     }
 
     /// Keeps a credential for a registry in the first file, or in the helper that this file names; where it went.
@@ -170,9 +193,8 @@ impl Credentials {
         let server = server(registry);
         if let Some(helper) = config.cred_helpers.get(&server).or(config.creds_store.as_ref()) {
             let input = json!({ "ServerURL": server, "Username": user, "Secret": password }).to_string();
-            let output = self.run(helper, "store", input.as_bytes())?;
-            if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stdout);
+            if let Err(failed) = self.run(helper, "store", input.as_bytes())? {
+                let said = String::from_utf8_lossy(&failed.stdout).into_owned() + &failed.text();
                 let message = format!("`docker-credential-{helper}` does not keep it: {}", said.trim());
                 return Err(RegistryError::Credentials(message));
             }
@@ -193,10 +215,10 @@ impl Credentials {
         for file in &self.files {
             let Some(config) = read(file)? else { continue };
             for key in keys.iter().filter(|key| config.cred_helpers.contains_key(*key)) {
-                known |= self.run(&config.cred_helpers[key], "erase", key.as_bytes())?.status.success();
+                known |= self.run(&config.cred_helpers[key], "erase", key.as_bytes())?.is_ok();
             }
             if let Some(helper) = &config.creds_store {
-                known |= self.run(helper, "erase", server(registry).as_bytes())?.status.success();
+                known |= self.run(helper, "erase", server(registry).as_bytes())?.is_ok();
             }
             if keys.iter().any(|key| config.auths.contains_key(key)) {
                 change(file, |auths| auths.retain(|key, _| !keys.contains(key)))?;
@@ -317,7 +339,7 @@ mod tests {
         fs_err::write(&file, text).unwrap();
         let path = directory.path().as_os_str().to_owned();
         let environment = ChildEnvironment::new([("PATH".into(), path)]);
-        let credentials = Credentials { files: vec![file], environment };
+        let credentials = Credentials { files: vec![file], environment, ..Credentials::default() };
         (directory, credentials)
     }
 

@@ -150,6 +150,36 @@ pub fn replace_by_link(file: &Path, name: &Path) -> io::Result<()> {
     fs_err::rename(&linked, name)
 }
 
+/// Gives a directory its name after all that is in it has reached the disk, in the place of a damaged one. The name is on
+/// the disk afterwards. Both lie in one file system, and the caller holds a lock.
+pub fn put_directory(from: &Path, to: &Path) -> io::Result<()> {
+    sync_tree(from)?;
+    match fs_err::symlink_metadata(to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => {
+            found?;
+            // First out of sight: a kill must not leave a part of it under its name.
+            let old = TemporaryDirectory::create(parent(to))?;
+            fs_err::rename(to, old.path().join("old"))?;
+        }
+    }
+    fs_err::rename(from, to)?;
+    sync_directory(parent(to))
+}
+
+fn sync_tree(directory: &Path) -> io::Result<()> {
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            fs_err::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_directory(directory)
+}
+
 /// Waits until the names in a directory are on the disk.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match fs_err::File::open(directory)?.sync_all() {
@@ -196,6 +226,20 @@ fn is_open_elsewhere(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_directory_takes_the_place_of_a_damaged_one_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("new"), root.path().join("tool"));
+        fs_err::create_dir_all(from.join("bin/below")).unwrap();
+        fs_err::write(from.join("bin/program"), "new").unwrap();
+        symlink("program", from.join("bin/link")).unwrap();
+        fs_err::create_dir_all(to.join("left")).unwrap();
+        put_directory(&from, &to).unwrap();
+        assert_eq!(fs_err::read_to_string(to.join("bin/link")).unwrap(), "new");
+        assert!(!to.join("left").exists() && !from.exists());
+        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 1);
+    }
+
     use std::os::unix::fs::symlink;
 
     use super::*;

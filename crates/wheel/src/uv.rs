@@ -10,20 +10,15 @@ mod environment;
 mod interpreter;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::BufRead;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
 
 use kiln_plan::base::Libc;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::Secrets;
 use kiln_plan::stack::Index;
+use kiln_programs::{Call, ChildEnvironment, Ended, ProgramError, Stdout};
 use pep508_rs::PackageName;
 
 pub use environment::{IndexVariable, index_variable};
@@ -33,6 +28,14 @@ use crate::pylock::{self, LockedPackage, PylockError};
 
 /// The version of uv that kiln installs for itself.
 pub const PINNED_VERSION: &str = "0.13.8";
+/// The SHA-256 digests of its wheels for Linux, as PyPI lists them: manylinux and musllinux, x86_64 and aarch64. One wheel
+/// serves both C libraries of aarch64, beside one for newer systems.
+pub const PINNED_SHA256: [&str; 4] = [
+    "e18a57b8b352eb7c8feb317b9f6f533c8f0ad9673fd6cf34bbe3cf1a9f6a8984",
+    "29451c60f5e8b07403e0a175d5229efc36b0289b34143ff4aaa499a5dd52553a",
+    "0b3e8b1a4f5e405e31e2ff33de8af4744831e9f7338539671efbd8c3c94e791d",
+    "5337c30bb893b4f9ce0ceb921ba2da0d13f649da644f40ad3bef84083bef0203",
+];
 
 /// The programs that take part, and the environment that one of them runs in.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +44,8 @@ pub struct Programs<'a> {
     pub uv: &'a Path,
     /// kiln, which answers for the interpreter.
     pub kiln: &'a Path,
-    /// Variables; only those that uv needs are passed on.
-    pub environment: &'a [(OsString, OsString)],
+    /// The user's variables; only those that uv needs are passed on.
+    pub environment: &'a ChildEnvironment,
 }
 
 /// The interpreter and the system that packages are for.
@@ -103,7 +106,10 @@ pub enum UvError {
     /// uv failed in another way.
     #[error("uv failed: {0}")]
     Failed(String),
-    /// uv could not be started, or its files not be written.
+    /// uv could not be run.
+    #[error(transparent)]
+    Program(ProgramError),
+    /// The files of a question could not be written, or the answer not be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The user wants to stop.
@@ -174,23 +180,23 @@ fn ask(
         true if answer.exists() => fs_err::remove_file(&answer)?,
         true => {}
     }
-    let mut command = command(programs, directory);
-    command
+    let mut call = call(programs, directory)
+        .secrets(secrets(question))
         .args(["pip", "compile", "--no-progress", "--color", "never", "--format", "pylock.toml"])
         .args(["--config-file", CONFIGURATION, "--only-binary", ":all:", "--no-header", "--no-annotate"])
         .args(["--no-python-downloads", "--python"])
         .arg(python)
         .args(["--output-file", ANSWER, "pyproject.toml"]);
     if !question.listed.is_empty() {
-        command.arg(REQUIREMENTS);
+        call = call.arg(REQUIREMENTS);
     }
     if !question.listed_constraints.is_empty() {
-        command.args(["--constraints", CONSTRAINTS]);
+        call = call.args(["--constraints", CONSTRAINTS]);
     }
     if question.offline {
-        command.arg("--offline");
+        call = call.arg("--offline");
     }
-    if let Some(stderr) = run(&mut command, &secrets(question), work)? {
+    if let Some(stderr) = run(call, programs, work)? {
         return Err(explain(&stderr));
     }
     let mut packages = pylock::parse(&fs_err::read_to_string(&answer)?, &question.target.markers()?)?;
@@ -212,26 +218,24 @@ pub fn export(
     work: &Work<'_>,
 ) -> Result<String, UvError> {
     let python = interpreter::pretend(directory, programs.kiln, target)?;
-    let mut command = command(programs, directory);
-    command
+    let call = call(programs, directory)
         .args(["export", "--quiet", "--color", "never", "--frozen", "--no-emit-project", "--no-header"])
         .args(["--no-config", "--offline", "--no-build", "--no-python-downloads", "--python"])
         .arg(python)
         .args(["--format", "pylock.toml", "--output-file", ANSWER, "--project"])
         .arg(project);
-    match run(&mut command, &Secrets::default(), work)? {
+    match run(call, programs, work)? {
         Some(stderr) => Err(explain(&stderr)),
         None => Ok(fs_err::read_to_string(directory.join(ANSWER))?),
     }
 }
 
-fn command(programs: Programs<'_>, directory: &Path) -> Command {
-    let mut command = Command::new(programs.uv);
-    command.current_dir(directory).env_clear().envs(environment::passed(programs.environment));
-    if let Some(cache) = environment::cache_directory(programs.environment) {
-        command.arg("--cache-dir").arg(cache);
+fn call(programs: Programs<'_>, directory: &Path) -> Call<'static> {
+    let call = Call::new(programs.uv, environment::NEEDED).directory(directory).stdout(Stdout::Discarded);
+    match environment::cache_directory(programs.environment) {
+        Some(cache) => call.arg("--cache-dir").arg(cache),
+        None => call,
     }
-    command
 }
 
 /// Returns true if a text has a package's name in it as a word.
@@ -260,9 +264,6 @@ const ANSWER: &str = "pylock.kiln.toml";
 /// The name of the project that stands for the image.
 const PROJECT: &str = "kiln-image";
 
-/// How often it is looked whether uv has ended.
-const POLL: Duration = Duration::from_millis(5);
-
 /// Returns the secrets that uv gets to see, in order to keep them out of what it says.
 fn secrets(question: &Question<'_>) -> Secrets {
     let index = question.index;
@@ -270,57 +271,18 @@ fn secrets(question: &Question<'_>) -> Secrets {
     Secrets::of(addresses.chain(&question.requirements).map(String::as_str))
 }
 
-/// Runs uv; what it wrote to stderr if it failed.
-fn run(command: &mut Command, secrets: &Secrets, work: &Work<'_>) -> Result<Option<String>, UvError> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let (send, lines) = mpsc::channel();
-    let secrets = secrets.clone();
-    let reader = child.stderr.take().map(|stderr| {
-        std::thread::spawn(move || {
-            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Nobody listens any more once kiln gives up.
-                if send.send(secrets.redact(&line)).is_err() {
-                    break;
-                }
-            }
-        })
-    });
-    let mut text = String::new();
-    let status = loop {
-        for line in lines.try_iter() {
-            work.output(&line);
-            text.push_str(&line);
-            text.push('\n');
-        }
-        if work.cancel().check().is_err() {
-            // It may have ended by itself in the meantime.
-            let _ = child.kill();
-            child.wait()?;
-            return Err(UvError::Interrupted);
-        }
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        std::thread::sleep(POLL);
-    };
-    if let Some(reader) = reader {
-        let _ = reader.join();
-    }
-    for line in lines.try_iter() {
-        text.push_str(&line);
-        text.push('\n');
-    }
-    match status.signal() {
-        // Ctrl-C reaches uv too, and may reach it first.
-        Some(SIGINT | SIGTERM) => Err(UvError::Interrupted),
-        Some(signal) => Err(UvError::Failed(format!("signal {signal} ended it {text}").trim().to_owned())),
-        None if status.success() => Ok(None),
-        None => Ok(Some(text)),
+/// Runs uv. Returns its messages if it failed.
+fn run(call: Call<'_>, programs: Programs<'_>, work: &Work<'_>) -> Result<Option<String>, UvError> {
+    match call.run(programs.environment, work) {
+        Ok(_) => Ok(None),
+        Err(ProgramError::Interrupted) => Err(UvError::Interrupted),
+        Err(ProgramError::Failed(failed)) => match failed.ended {
+            Ended::Status(_) => Ok(Some(failed.text())),
+            ended => Err(UvError::Failed(format!("{ended} ended it {}", failed.text()).trim().to_owned())),
+        },
+        Err(error) => Err(UvError::Program(error)),
     }
 }
-
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
 
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()

@@ -48,7 +48,7 @@ impl Inspect {
         if !what.starts_with("oci:") && !is_path(what) {
             return self.image(what, global, cancel);
         }
-        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default())?;
+        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
         if let Some(layout) = what.strip_prefix("oci:") {
             with_workshop(global, cancel, |workshop| self::layout(workshop, Path::new(layout), &gpus))
         } else if what.ends_with(".whl") {
@@ -60,7 +60,7 @@ impl Inspect {
 
     fn image(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
         // What an image is built for is the stack's to say; what it is looked at for may be something else.
-        let gpus = self.stack.gpus.as_deref().map(capabilities).transpose()?;
+        let gpus = self.stack.gpus.as_deref().map(|texts| capabilities(texts, global, cancel)).transpose()?;
         let stack = StackOptions { gpus: None, ..self.stack.clone() };
         with_project(global, &stack, cancel, |project| {
             let chain = project.chosen(&[what.to_owned()])?;

@@ -48,7 +48,7 @@ fn registry_name(text: &str) -> Result<String, String> {
 impl Login {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let (user, password) = self.ask()?;
-        let options = registry(global);
+        let options = registry(global, &Terminal::shared(global), cancel);
         let mut checked = false;
         if !options.offline {
             let registries = Registries::new(options.clone(), cancel, Arc::new(Terminal::new(global)))?;
@@ -106,8 +106,9 @@ fn ask_user() -> Result<String, Failure> {
 }
 
 impl Logout {
-    pub(crate) fn run(&self, global: &Global) -> Outcome {
-        let known = registry(global).credentials.erase(&self.registry)?;
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let options = registry(global, &Terminal::shared(global), cancel);
+        let known = options.credentials.erase(&self.registry)?;
         if global.json {
             return print_json(&json!({ "registry": self.registry, "known": known }));
         }

@@ -68,7 +68,7 @@ struct Done {
 
 impl Prune {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
-        let gpus = capabilities(&self.gpus)?;
+        let gpus = capabilities(&self.gpus, global, cancel)?;
         let selection = Selection { gpus, keep_ptx: self.keep_ptx, drop_relocatable: self.drop_relocatable };
         let terminal = Terminal::new(global);
         let mut all = Vec::new();

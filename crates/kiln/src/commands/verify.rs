@@ -49,7 +49,7 @@ impl Verify {
         if layout.is_none() && !is_path(what) {
             return self.image(what, global, cancel);
         }
-        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default())?;
+        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
         with_workshop(global, cancel, |workshop| {
             Ok(match layout {
                 Some(layout) => workshop.verify_layout(Path::new(layout), &gpus)?,
@@ -62,7 +62,7 @@ impl Verify {
 
     fn image(&self, name: &str, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         // What an image is built for is the stack's to say; what it is judged for may be something else.
-        let judged = self.stack.gpus.as_deref().map(capabilities).transpose()?;
+        let judged = self.stack.gpus.as_deref().map(|texts| capabilities(texts, global, cancel)).transpose()?;
         let stack = StackOptions { gpus: None, ..self.stack.clone() };
         with_project(global, &stack, cancel, |project| {
             let chain = project.chosen(&[name.to_owned()])?;

@@ -31,6 +31,7 @@ mod interruption;
 mod lock;
 mod lock_refusals;
 mod mistakes;
+mod programs;
 mod python;
 mod references;
 mod registry;

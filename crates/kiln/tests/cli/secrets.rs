@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 use kiln_registry::testing::{Auth, FakeRegistry, Fault, Options, Request, Spy};
 
-use crate::environment::{Outcome, TestEnvironment};
+use crate::environment::TestEnvironment;
 use crate::server::{Behaviour, Server};
 use crate::wheels::{pure, stack};
 
@@ -180,46 +180,6 @@ fn an_index_that_refuses_says_so() {
     hint: give a name and a password or a token for its host in `~/.netrc`, or in its address under `[index]`; is the address right?
     [exit status: 3]
     ");
-}
-
-#[test]
-fn no_program_gets_the_key_of_the_cache_or_another_variable_of_kilns() {
-    let environment = TestEnvironment::with_stack(&stack(""));
-    environment.succeed("cache keygen key");
-    let key = environment.read("key");
-    let registry = FakeRegistry::start();
-    let run = |arguments: &str| {
-        let mut command = environment.command();
-        command.env("KILN_CACHE_KEY", key.trim()).env("KILN_ANYTHING", "x").env("AWS_PROFILE", "work");
-        command.args(arguments.split_whitespace());
-        Outcome::of(command)
-    };
-    let fake = |name: &str, then: &str| {
-        environment.script(name, &format!("export -p > \"$HOME/{name}.env\"\n{then}\n"));
-    };
-    fake("docker", "exec /bin/cat > /dev/null");
-    assert_eq!(run("build --load").status, Some(0));
-    fake("docker-credential-fake", "echo '{\"Username\":\"u\",\"Secret\":\"s\"}'");
-    fs_err::create_dir_all(environment.root().join("home/.docker")).unwrap();
-    fs_err::write(environment.root().join("home/.docker/config.json"), "{\"credsStore\":\"fake\"}").unwrap();
-    run(&format!("pull {}/a:latest --output oci:pulled", registry.address()));
-    fake("mmdebstrap", "exit 1");
-    environment.stack(&stack("").replace("{ oci = \"base\" }", "{ debian = \"bookworm\" }"));
-    run("lock");
-    fake("nvidia-smi", "echo 9.0");
-    run("inspect --gpus native key");
-    fs_err::remove_file(environment.root().join("bin/uv")).unwrap();
-    fake("python3", "exit 1");
-    environment.stack(&stack("packages = [\"six\"]"));
-    run("lock");
-    for name in ["docker", "docker-credential-fake", "mmdebstrap", "nvidia-smi", "python3"] {
-        let file = environment.root().join(format!("home/{name}.env"));
-        let variables = fs_err::read_to_string(&file).unwrap_or_else(|error| panic!("{name} was not run: {error}"));
-        assert!(variables.contains("PATH="), "{name}: {variables}");
-        assert!(!variables.contains("KILN_") && !variables.contains(key.trim()), "{name}: {variables}");
-        // What helpers and daemons are set with stays; mmdebstrap gets a list of its own.
-        assert_eq!(variables.contains("AWS_PROFILE="), name != "mmdebstrap", "{name}: {variables}");
-    }
 }
 
 /// A locked project whose one wheel is on a server that redirects to somebody else.

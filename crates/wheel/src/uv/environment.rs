@@ -1,41 +1,19 @@
 //! The environment that uv runs in: made from nothing, with the few variables that it needs to reach an index.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
-/// Variables that are passed on. None of them changes which packages are chosen. `PATH` is not among them: uv runs no
-/// program but the interpreter, which it is given.
-const PASSED: [&str; 17] = [
-    "HOME",
-    "TMPDIR",
-    "XDG_CACHE_HOME",
-    "LANG",
-    "LC_ALL",
-    "NETRC",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "SSL_CLIENT_CERT",
-    "ALL_PROXY",
-    "all_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "NO_PROXY",
-    "no_proxy",
-];
+use kiln_programs::{ChildEnvironment, LOCATIONS, NETWORK, Names};
+
+/// The variables that uv needs: places of files, ways to an index, its certificates and credentials. None of them changes
+/// which packages are chosen. `PATH` is not among them: uv runs no program but the interpreter, which it is given.
+pub(super) const NEEDED: Names = &[LOCATIONS, NETWORK, &["XDG_CACHE_HOME", "NETRC", "SSL_CLIENT_CERT"]];
 
 /// Variables by which other tools are told of an index.
 const INDEXES: [&str; 3] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"];
 
-/// The variables that uv gets.
-pub(super) fn passed(all: &[(OsString, OsString)]) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-    let wanted = |name: &OsStr| PASSED.iter().any(|passed| name == *passed);
-    all.iter().filter(move |(name, _)| wanted(name)).map(|(name, value)| (name.as_os_str(), value.as_os_str()))
-}
-
 /// The directory of the user's uv cache. It is a place and no setting: the answer is the same with any other.
-pub(super) fn cache_directory(all: &[(OsString, OsString)]) -> Option<&OsStr> {
-    all.iter().find(|(name, value)| name == "UV_CACHE_DIR" && !value.is_empty()).map(|(_, value)| value.as_os_str())
+pub(super) fn cache_directory(all: &ChildEnvironment) -> Option<&OsStr> {
+    all.get("UV_CACHE_DIR").map(|value| value.as_os_str()).filter(|value| !value.is_empty())
 }
 
 /// An index that a variable of pip or uv names, which kiln does not read.
@@ -50,10 +28,9 @@ pub struct IndexVariable {
 }
 
 /// The index that the environment names for other tools.
-pub fn index_variable(all: &[(OsString, OsString)]) -> Option<IndexVariable> {
+pub fn index_variable(all: &ChildEnvironment) -> Option<IndexVariable> {
     INDEXES.iter().find_map(|name| {
-        let (_, value) = all.iter().find(|(known, value)| known == name && !value.is_empty())?;
-        let value = value.to_str()?;
+        let value = all.get(name)?.to_str().filter(|value| !value.is_empty())?;
         let url = without_credentials(value);
         Some(IndexVariable { name, has_credentials: url != value, url })
     })
@@ -72,26 +49,8 @@ fn without_credentials(url: &str) -> String {
 mod tests {
     use super::*;
 
-    fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
-    }
-
-    #[test]
-    fn settings_of_other_tools_and_secrets_are_not_passed_on() {
-        let all = variables(&[
-            ("PATH", "/bin"),
-            ("HOME", "/root"),
-            ("UV_NO_SOURCES", "1"),
-            ("UV_INDEX_URL", "https://example.org"),
-            ("PIP_INDEX_URL", "https://example.org"),
-            ("VIRTUAL_ENV", "/venv"),
-            ("KILN_CACHE_KEY", "secret"),
-            ("PYTHONPATH", "/x"),
-            ("https_proxy", "http://127.0.0.1:1"),
-            ("SSL_CERT_FILE", "/ca.pem"),
-        ]);
-        let passed: Vec<_> = passed(&all).map(|(name, _)| name.to_str().unwrap()).collect();
-        assert_eq!(passed, ["HOME", "https_proxy", "SSL_CERT_FILE"]);
+    fn variables(pairs: &[(&str, &str)]) -> ChildEnvironment {
+        ChildEnvironment::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())))
     }
 
     #[test]
