@@ -335,6 +335,7 @@ fn an_image_of_a_layout_is_pushed() {
 fn a_push_against_a_busy_registry_says_what_it_waits_for_and_in_the_end_what_failed() {
     let team = no_cache(Options::default());
     let machine = team.machine();
+    machine.succeed("lock");
     team.registry.fail(Request::PutManifest, Fault::Status(503, Some(0)), 99);
     assert_snapshot!(machine.kiln("build ml --push -v"), @r"
     ------- stderr -------
