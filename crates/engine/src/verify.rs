@@ -7,7 +7,7 @@ use kiln_fatbin::{Coverage, Listing, Verdict, list, list_tree};
 use kiln_link::{Finding, Settings, Severity, Tree};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
-use kiln_plan::gpu::Capability;
+use kiln_plan::gpu::{Capability, GpuNames};
 use kiln_plan::platform::Platform;
 use serde::Serialize;
 
@@ -24,10 +24,24 @@ pub struct Verification {
     /// For which platform, where it is an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// The GPUs that it is judged for, with the names that they were asked for under.
+    pub gpus: Vec<JudgedGpu>,
     /// Files with GPU code.
     pub code: Vec<VerifiedCode>,
     /// What was found about libraries that others need.
     pub links: Vec<LinkFinding>,
+}
+
+/// A GPU that something is judged for.
+#[derive(Debug, Clone, Serialize)]
+pub struct JudgedGpu {
+    /// Its capability.
+    pub capability: Capability,
+    /// The names that it was asked for under.
+    pub names: Vec<String>,
+    /// Capability and names: `H100 (9.0)`.
+    #[serde(skip)]
+    pub label: String,
 }
 
 /// A file with GPU code.
@@ -55,7 +69,25 @@ pub struct LinkFinding {
 impl Verification {
     fn new(subject: &str, code: &[FileCode], gpus: &[Capability]) -> Self {
         let code = code.iter().filter_map(|file| VerifiedCode::of(file, gpus)).collect();
-        Self { subject: subject.to_owned(), platform: None, code, links: Vec::new() }
+        let judged = |gpu: &Capability| JudgedGpu { capability: *gpu, names: Vec::new(), label: gpu.to_string() };
+        let gpus = gpus.iter().map(judged).collect();
+        Self { subject: subject.to_owned(), platform: None, gpus, code, links: Vec::new() }
+    }
+
+    /// The same, with the names that its GPUs were asked for under.
+    #[must_use]
+    pub fn named(mut self, names: &GpuNames) -> Self {
+        for gpu in &mut self.gpus {
+            gpu.names = names.of(gpu.capability).to_vec();
+            gpu.label = names.label(gpu.capability);
+        }
+        self
+    }
+
+    /// Returns a GPU as it was asked for: `H100 (9.0)`.
+    pub fn label(&self, gpu: Capability) -> String {
+        let judged = self.gpus.iter().find(|judged| judged.capability == gpu);
+        judged.map_or_else(|| gpu.to_string(), |judged| judged.label.clone())
     }
 
     fn linked(mut self, tree: &Tree, settings: &Settings) -> Self {

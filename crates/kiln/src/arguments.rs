@@ -67,7 +67,7 @@ pub(crate) struct StackOptions {
     /// Set a variable of the stack
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) vars: Vec<(String, String)>,
-    /// GPUs instead of the stack's: names or capabilities, separated by commas
+    /// GPUs instead of the stack's: names, generations or capabilities, separated by commas
     #[arg(long, value_name = "GPUS", value_delimiter = ',')]
     pub(crate) gpus: Option<Vec<String>>,
     /// Platforms instead of the stack's, separated by commas

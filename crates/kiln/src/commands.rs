@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use kiln_engine::{BuildError, Output, Project, Workshop};
-use kiln_plan::event::{Cancel, Reporter, SharedReporter};
-use kiln_plan::gpu::{Capability, GpuRequest};
+use kiln_plan::event::{Cancel, Event, Reporter, SharedReporter};
+use kiln_plan::gpu::{Capability, GpuNames, GpuRequest, Suffix};
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
 
@@ -213,29 +213,59 @@ fn size_value(text: &str) -> Result<u64, String> {
     kiln_plan::size::parse(text).ok_or_else(|| "write a number with a unit: `20GB`, `512MiB`".into())
 }
 
-/// The capabilities of GPUs by name or number, ascending; of `native`, those of this machine.
-fn capabilities(texts: &[String], global: &Global, cancel: &Cancel) -> Result<Vec<Capability>, Failure> {
-    let mut found = Vec::new();
-    for text in texts {
-        let request = GpuRequest::parse(text).map_err(|error| {
-            let hint = error.hint().unwrap_or_else(|| "`kiln gpus` lists every name and capability".into());
-            Failure::usage(error.to_string()).hint(hint)
-        })?;
-        match request {
-            GpuRequest::Named { capability, .. } | GpuRequest::Capability { capability, .. } => found.push(capability),
-            GpuRequest::Architecture(architecture) => found.push(architecture.capability),
-            GpuRequest::Native => {
-                let native = native_gpus(&Terminal::new(global), cancel)?;
-                if native.is_empty() {
-                    return Err(Failure::usage("no GPU of this machine can be seen").hint("name one: `H100`"));
+/// The GPUs of a command line.
+#[derive(Default)]
+struct Asked {
+    /// Their capabilities, ascending.
+    gpus: Vec<Capability>,
+    /// The names that they were asked for under.
+    names: GpuNames,
+    /// Whether code for later GPUs is wanted too: `8.0+PTX`, `compute_80`.
+    ptx: bool,
+}
+
+impl Asked {
+    /// Reads requests, each of which may be a list; of `native`, the GPUs of this machine.
+    fn read(texts: &[String], global: &Global, cancel: &Cancel) -> Result<Self, Failure> {
+        let mut asked = Self::default();
+        let terminal = Terminal::new(global);
+        for text in texts {
+            let requests = GpuRequest::parse_list(text).map_err(|error| {
+                let hint = error.hint().unwrap_or_else(|| "`kiln gpus` lists every name and capability".into());
+                Failure::usage(error.to_string()).hint(hint)
+            })?;
+            for (text, request) in requests {
+                if request == GpuRequest::Native {
+                    asked.gpus.extend(native(&terminal, cancel)?);
                 }
-                found.extend(native.iter().filter_map(|text| text.parse::<Capability>().ok()));
+                if let Some(message) = names_code(&text, &request) {
+                    terminal.event(Event::Warning { message });
+                }
+                asked.names.add(&text, &request);
+                asked.gpus.extend(request.capabilities());
+                asked.ptx |= request.asks_for_ptx();
             }
         }
+        asked.gpus.sort_unstable();
+        asked.gpus.dedup();
+        Ok(asked)
     }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
+}
+
+/// The capabilities of this machine's GPUs.
+fn native(terminal: &Terminal, cancel: &Cancel) -> Result<Vec<Capability>, Failure> {
+    let native = native_gpus(terminal, cancel)?;
+    if native.is_empty() {
+        return Err(Failure::usage("no GPU of this machine can be seen").hint("name one: `H100`"));
+    }
+    Ok(native.iter().filter_map(|text| text.parse().ok()).collect())
+}
+
+/// Says of a request with a suffix that it names code, where GPUs are asked for.
+fn names_code(text: &str, request: &GpuRequest) -> Option<String> {
+    let architectures = request.architectures().unwrap_or_default();
+    let code = architectures.iter().find(|architecture| architecture.suffix != Suffix::None)?;
+    Some(format!("`{text}` names code: it is taken for all GPUs of capability {}", code.capability))
 }
 
 /// `1 layer`, `2 layers`.

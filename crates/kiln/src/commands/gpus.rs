@@ -11,21 +11,17 @@ use crate::render::Failure;
 /// List GPU names, their capabilities, and which CUDA releases compile for them
 #[derive(Debug, Args)]
 pub(crate) struct Gpus {
-    /// Only GPUs whose name has this in it
+    /// Only GPUs of this name or a part of one, generation (`ampere`), capability (`8.9`) or architecture (`sm_120`)
     filter: Option<String>,
 }
 
 impl Gpus {
     pub(crate) fn run(&self, global: &Global) -> Outcome {
-        let wanted = self.filter.as_ref().map(|filter| filter.to_lowercase());
-        let fits = |gpu: &&Gpu| {
-            let names = || std::iter::once(&gpu.name).chain(&gpu.aliases);
-            wanted.as_ref().is_none_or(|wanted| names().any(|name| name.to_lowercase().contains(wanted)))
-        };
-        let gpus: Vec<&Gpu> = GpuTable::get().gpus().iter().filter(fits).collect();
+        let known = GpuTable::get();
+        let gpus: Vec<&Gpu> = self.filter.as_deref().map_or_else(|| known.gpus().iter().collect(), |f| known.filter(f));
         if gpus.is_empty() {
             let filter = self.filter.as_deref().unwrap_or_default();
-            let close = GpuTable::get().nearest_names(filter);
+            let close = known.nearest_names(filter);
             let hint = match close.as_slice() {
                 [] => "`kiln gpus` lists all".to_owned(),
                 names => {
@@ -45,12 +41,14 @@ impl Gpus {
                         "architecture": gpu.architecture(),
                         "generation": gpu.generation,
                         "class": gpu.class,
+                        "last-driver": known.last_driver(gpu.capability),
                     })
                 })
                 .collect();
             return print_json(&json!({ "gpus": list }));
         }
-        let mut rows = vec![["GPU", "CAPABILITY", "CODE", "GENERATION", "CLASS", "CUDA"].map(str::to_owned).to_vec()];
+        let mut rows =
+            vec![["GPU", "CAPABILITY", "CODE", "GENERATION", "CLASS", "CUDA", "DRIVER"].map(str::to_owned).to_vec()];
         rows.extend(gpus.iter().map(|gpu| {
             vec![
                 gpu.name.clone(),
@@ -59,6 +57,7 @@ impl Gpus {
                 gpu.generation.clone(),
                 gpu.class.to_string(),
                 releases(gpu),
+                known.last_driver(gpu.capability).map(|last| format!("up to {last}")).unwrap_or_default(),
             ]
         }));
         print(&table(&rows))
@@ -72,6 +71,6 @@ fn releases(gpu: &Gpu) -> String {
     match (able.first(), able.last(), CudaRelease::known().last()) {
         (Some(first), Some(last), newest) if Some(*last) == newest => format!("{first} and newer"),
         (Some(first), Some(last), _) => format!("{first} to {last}"),
-        _ => "none known".into(),
+        _ => GpuTable::get().last_cuda(gpu.capability).map_or("none known".into(), |last| format!("up to {last}")),
     }
 }

@@ -14,7 +14,7 @@ use kiln_plan::size;
 use kiln_wheel::install::{Scheme, Wheel};
 use serde_json::{Value, json};
 
-use super::{Outcome, capabilities, count, print, print_json, table, with_project, with_workshop};
+use super::{Asked, Outcome, count, print, print_json, table, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
@@ -30,9 +30,10 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let asked = Asked::read(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
         let (mut text, mut values) = (String::new(), Vec::new());
         for what in &self.what {
-            let (more, value) = self.one(what, global, cancel)?;
+            let (more, value) = self.one(what, &asked.gpus, global, cancel)?;
             text.push_str(&more);
             values.push(value);
         }
@@ -43,24 +44,34 @@ impl Inspect {
         }
     }
 
-    fn one(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
+    fn one(
+        &self,
+        what: &str,
+        gpus: &[Capability],
+        global: &Global,
+        cancel: &Cancel,
+    ) -> Result<(String, Value), Failure> {
         let path = Path::new(what);
         if !what.starts_with("oci:") && !is_path(what) {
-            return self.image(what, global, cancel);
+            return self.image(what, gpus, global, cancel);
         }
-        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
         if let Some(layout) = what.strip_prefix("oci:") {
-            with_workshop(global, cancel, |workshop| self::layout(workshop, Path::new(layout), &gpus))
+            with_workshop(global, cancel, |workshop| self::layout(workshop, Path::new(layout), gpus))
         } else if what.ends_with(".whl") {
-            with_workshop(global, cancel, |workshop| wheel(workshop, path, &gpus))
+            with_workshop(global, cancel, |workshop| wheel(workshop, path, gpus))
         } else {
-            gpu_code::of_path(path, &gpus, global)
+            gpu_code::of_path(path, gpus, global)
         }
     }
 
-    fn image(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<(String, Value), Failure> {
+    fn image(
+        &self,
+        what: &str,
+        asked: &[Capability],
+        global: &Global,
+        cancel: &Cancel,
+    ) -> Result<(String, Value), Failure> {
         // What an image is built for is the stack's to say; what it is looked at for may be something else.
-        let gpus = self.stack.gpus.as_deref().map(|texts| capabilities(texts, global, cancel)).transpose()?;
         let stack = StackOptions { gpus: None, ..self.stack.clone() };
         with_project(global, &stack, cancel, |project| {
             let chain = project.chosen(&[what.to_owned()])?;
@@ -68,7 +79,7 @@ impl Inspect {
             let mut shown = Shown::default();
             let Some(image) = chain.last() else { return Ok(shown.finish()) };
             let built = project.known_image(image, &lock)?.map_err(|(step, _)| not_built(what, &step))?;
-            let gpus = gpus.unwrap_or_else(|| project.gpus(&lock));
+            let gpus = if self.stack.gpus.is_some() { asked.to_vec() } else { project.gpus(&lock) };
             for image in &built.images {
                 let config: Config = from_json(&project.workshop.store.read(&image.config)?, "a config")?;
                 shown.add(what, image, &config);

@@ -15,7 +15,7 @@ use kiln_plan::size;
 use kiln_store::AtomicFile;
 use serde_json::{Value, json};
 
-use super::{Outcome, capabilities, count, print, print_json, table};
+use super::{Asked, Outcome, count, print, print_json, table};
 use crate::arguments::Global;
 use crate::progress::Terminal;
 use crate::render::Failure;
@@ -37,7 +37,8 @@ pub(crate) struct Prune {
     /// Replace files and what is in directories; wheels get a new one beside them
     #[arg(long)]
     in_place: bool,
-    /// GPUs that code is kept for: names, capabilities or `native`, separated by commas
+    /// GPUs that code is kept for: names, generations, capabilities or `native`, separated by commas; `8.0+PTX` and
+    /// `compute_80` keep PTX too
     #[arg(long, value_name = "GPUS", value_delimiter = ',', required = true)]
     gpus: Vec<String>,
     /// Keep all PTX, for GPUs that come later
@@ -68,8 +69,9 @@ struct Done {
 
 impl Prune {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
-        let gpus = capabilities(&self.gpus, global, cancel)?;
-        let selection = Selection { gpus, keep_ptx: self.keep_ptx, drop_relocatable: self.drop_relocatable };
+        let asked = Asked::read(&self.gpus, global, cancel)?;
+        let keep_ptx = self.keep_ptx || asked.ptx;
+        let selection = Selection { gpus: asked.gpus, keep_ptx, drop_relocatable: self.drop_relocatable };
         let terminal = Terminal::new(global);
         let mut all = Vec::new();
         for input in &self.inputs {

@@ -11,7 +11,7 @@ use kiln_plan::event::Cancel;
 use serde_json::json;
 
 use super::inspect::{is_path, not_built};
-use super::{Outcome, capabilities, count, print, print_json, with_project, with_workshop};
+use super::{Asked, Outcome, count, print, print_json, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
@@ -31,9 +31,10 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let asked = Asked::read(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
         let mut all = Vec::new();
         for what in &self.what {
-            all.extend(self.one(what, global, cancel)?);
+            all.extend(self.one(what, &asked, global, cancel)?);
         }
         if global.json {
             print_json(&json!(all))?;
@@ -43,34 +44,38 @@ impl Verify {
         Ok(if all.iter().all(Verification::is_sound) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn one(&self, what: &str, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
+    fn one(&self, what: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         let path = Path::new(what);
         let layout = what.strip_prefix("oci:");
         if layout.is_none() && !is_path(what) {
-            return self.image(what, global, cancel);
+            return self.image(what, asked, global, cancel);
         }
-        let gpus = capabilities(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
-        with_workshop(global, cancel, |workshop| {
+        let gpus = &asked.gpus;
+        let verified = with_workshop(global, cancel, |workshop| {
             Ok(match layout {
-                Some(layout) => workshop.verify_layout(Path::new(layout), &gpus)?,
-                None if path.is_dir() => vec![workshop.verify_directory(path, &gpus)?],
-                None if what.ends_with(".whl") => vec![workshop.verify_wheel(path, &gpus)?],
-                None => vec![workshop.verify_file(path, &gpus)?],
+                Some(layout) => workshop.verify_layout(Path::new(layout), gpus)?,
+                None if path.is_dir() => vec![workshop.verify_directory(path, gpus)?],
+                None if what.ends_with(".whl") => vec![workshop.verify_wheel(path, gpus)?],
+                None => vec![workshop.verify_file(path, gpus)?],
             })
-        })
+        })?;
+        Ok(verified.into_iter().map(|verification| verification.named(&asked.names)).collect())
     }
 
-    fn image(&self, name: &str, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
+    fn image(&self, name: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         // What an image is built for is the stack's to say; what it is judged for may be something else.
-        let judged = self.stack.gpus.as_deref().map(|texts| capabilities(texts, global, cancel)).transpose()?;
         let stack = StackOptions { gpus: None, ..self.stack.clone() };
         with_project(global, &stack, cancel, |project| {
             let chain = project.chosen(&[name.to_owned()])?;
             let Some(image) = chain.last() else { return Ok(Vec::new()) };
             let lock = project.lock(&Upgrade::Nothing, true)?;
             let built = project.known_image(image, &lock)?.map_err(|(step, _)| not_built(name, &step))?;
-            let gpus = judged.unwrap_or_else(|| project.gpus(&lock));
-            Ok(project.workshop.verify_built(&built, &gpus)?)
+            let (gpus, names) = match self.stack.gpus {
+                Some(_) => (asked.gpus.clone(), &asked.names),
+                None => (project.gpus(&lock), &project.stack.target.gpu_names),
+            };
+            let verified = project.workshop.verify_built(&built, &gpus)?.into_iter();
+            Ok(verified.map(|verification| verification.named(names)).collect())
         })
     }
 }
@@ -81,7 +86,7 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     code.sort_by_key(|file| (std::cmp::Reverse(worst(file)), &file.path));
     let mut text = String::new();
     for file in &code {
-        let verdicts = file.verdicts.iter().map(|verdict| format!("{}: {verdict}", verdict.gpu));
+        let verdicts = file.verdicts.iter().map(|verdict| format!("{}: {verdict}", verification.label(verdict.gpu)));
         let said: Vec<String> = verdicts.chain(file.problems.iter().cloned()).collect();
         let said =
             if said.is_empty() { "has GPU code; name GPUs with `--gpus` to hear more".into() } else { said.join("; ") };

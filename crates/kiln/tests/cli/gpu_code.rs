@@ -53,8 +53,8 @@ fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
     let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
     assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"
     ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing): it cannot run as it is
-      ops/_C.so  9.0: native (sm_90); 10.0: missing: it has sm_90; take a newer release of it, or compile it for sm_100 or with PTX
-      ops/old.so  9.0: through PTX (compute_80), compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; 10.0: through PTX (compute_80), compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
+      ops/_C.so  H100 (9.0): native (sm_90); B200 (10.0): missing: it has sm_90; take a newer release of it, or compile it for sm_100 or with PTX
+      ops/old.so  H100 (9.0): through PTX (compute_80), compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80), compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
     [exit status: 1]
     ");
     // Nothing is left to cut: what lies there of another time makes room for the same wheel.
@@ -91,6 +91,23 @@ fn files_and_directories_are_pruned_to_a_copy_or_in_place() {
 }
 
 #[test]
+fn ptx_that_is_asked_for_stays_and_a_request_for_code_is_said_to_stand_for_gpus() {
+    let environment = TestEnvironment::new();
+    let code = [entry(CUBIN, 80, 0, 30_000), entry(CUBIN, 120, 0, 30_000), entry(PTX, 120, 0, 30_000)];
+    environment.write("a.so", Library::new().region(&code).finish());
+    for (gpus, kept) in [("12.0+PTX", true), ("compute_120", true), ("86-real;120-virtual", true), ("12.0", false)] {
+        environment.succeed(&format!("prune a.so -o out.so --gpus {gpus}"));
+        assert_eq!(environment.succeed("inspect out.so").contains("compute_120"), kept, "{gpus}");
+    }
+    assert_snapshot!(environment.kiln("verify a.so --gpus 12.0a"), @r"
+    a.so: 1 file with GPU code (1 native)
+      a.so  12.0: native (sm_120)
+    ------- stderr -------
+    warning: `12.0a` names code: it is taken for all GPUs of capability 12.0
+    ");
+}
+
+#[test]
 fn what_cannot_be_pruned_stays_and_is_a_failure_that_says_why() {
     let environment = TestEnvironment::new();
     let odd = Library::new().region(&[entry(CUBIN, 80, 0, 9_000)]).pointer(0, 8).finish();
@@ -116,8 +133,8 @@ fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twic
     let first = environment.digests("");
     assert_snapshot!(environment.kiln("verify app"), @r"
     app (linux/amd64): 2 files with GPU code (1 native, 1 through PTX)
-      opt/venv/lib/python3.11/site-packages/ops/old.so  9.0: through PTX (compute_80), compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start
-      opt/venv/lib/python3.11/site-packages/ops/_C.so  9.0: native (sm_90)
+      opt/venv/lib/python3.11/site-packages/ops/old.so  H100 (9.0): through PTX (compute_80), compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start
+      opt/venv/lib/python3.11/site-packages/ops/_C.so  H100 (9.0): native (sm_90)
     ");
     assert_snapshot!(environment.succeed("inspect app").lines().skip(8).collect::<Vec<_>>().join("\n"), @r"
         9.0: regions: 2 native
@@ -226,16 +243,16 @@ fn a_layout_a_library_and_a_directory_are_verified() {
     environment.succeed("build -o oci:out");
     assert_snapshot!(environment.kiln("verify oci:out --gpus V100"), @r"
     app (linux/amd64): 2 files with GPU code (2 missing): it cannot run as it is
-      opt/venv/lib/python3.11/site-packages/ops/_C.so  7.0: missing: it has sm_80, sm_90, sm_100; take an older release of it, or compile it for sm_70
-      opt/venv/lib/python3.11/site-packages/ops/old.so  7.0: missing: it has compute_80; take an older release of it, or compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing: it has sm_80, sm_90, sm_100; take an older release of it, or compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing: it has compute_80; take an older release of it, or compile it for sm_70
     [exit status: 1]
     ");
     environment.write("site/a.so", library());
     assert_snapshot!(environment.kiln("verify site site/a.so --gpus H100"), @r"
     site: 1 file with GPU code (1 native)
-      a.so  9.0: native (sm_90)
+      a.so  H100 (9.0): native (sm_90)
     site/a.so: 1 file with GPU code (1 native)
-      site/a.so  9.0: native (sm_90)
+      site/a.so  H100 (9.0): native (sm_90)
     ");
     assert_snapshot!(environment.kiln("verify nothing"), @r"
     ------- stderr -------
@@ -274,7 +291,7 @@ fn pruned_wheels_are_shared_so_that_another_machine_needs_neither_the_wheel_nor_
     let text = third.read("kiln.toml").replace("prune = true\n", "prune = true\ncompression = \"zstd\"\n");
     third.stack(&text);
     third.succeed("build ml");
-    assert!(third.succeed("verify ml").contains("9.0: native (sm_90)"));
+    assert!(third.succeed("verify ml").contains("H100 (9.0): native (sm_90)"));
     let listed = lines_with(&third.succeed("cache ls --remote"), "prun");
     let one = "  prune      pruning ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl  arr/ml linux/amd64\n";
     assert!(listed.lines().count() == 1 && listed.ends_with(one), "{listed}");

@@ -112,7 +112,7 @@ fn the_help_is_pinned() {
               Set a variable of the stack
 
           --gpus <GPUS>
-              GPUs instead of the stack's: names or capabilities, separated by commas
+              GPUs instead of the stack's: names, generations or capabilities, separated by commas
 
           --platform <PLATFORMS>
               Platforms instead of the stack's, separated by commas
@@ -169,8 +169,8 @@ fn the_help_is_pinned() {
           --upgrade [<PACKAGE>...]  Choose anew: everything, or only these packages
           --check                   Fail if the lock does not fit the stack, and write nothing
           --var <NAME=VALUE>        Set a variable of the stack
-          --gpus <GPUS>             GPUs instead of the stack's: names or capabilities, separated by
-                                    commas
+          --gpus <GPUS>             GPUs instead of the stack's: names, generations or capabilities,
+                                    separated by commas
           --platform <PLATFORMS>    Platforms instead of the stack's, separated by commas
       -h, --help                    Print help (see more with '--help')
 
@@ -251,7 +251,7 @@ fn mistakes_on_the_command_line_are_status_2() {
 fn gpus_lists_what_is_known() {
     let environment = TestEnvironment::new();
     assert_snapshot!(environment.kiln("gpus h100"), @r"
-    GPU   CAPABILITY  CODE   GENERATION  CLASS        CUDA
+    GPU   CAPABILITY  CODE   GENERATION  CLASS        CUDA            DRIVER
     H100  9.0         sm_90  Hopper      data centre  11.8 and newer
     ");
     let all = environment.succeed("gpus --json");

@@ -417,7 +417,7 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
     ------- stderr -------
     error: `H1OO` is not a GPU that kiln knows
 
-    hint: `kiln gpus` lists every name and capability
+    hint: did you mean `H100`?
     [exit status: 2]
     ");
 }

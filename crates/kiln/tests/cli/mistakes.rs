@@ -286,7 +286,7 @@ fn an_unknown_gpu_comes_with_a_suggestion() {
     7 | gpus = ["H1000"]
       |         ^^^^^^^
       |
-    help: did you mean `H100`?
+    help: `kiln gpus` lists every name and capability
     [exit status: 2]
     "#);
     assert_snapshot!(with("\"L4\", \"9.1\", \"sm_90z\""), @r#"
@@ -305,7 +305,7 @@ fn an_unknown_gpu_comes_with_a_suggestion() {
     7 | gpus = ["L4", "9.1", "sm_90z"]
       |                      ^^^^^^^^
       |
-    help: write a name (`H100`), a capability (`9.0`, `9.0a`, `8.0+PTX`), `sm_90` or `native`
+    help: write names (`H100`), generations (`Ampere`), capabilities (`9.0`, `9.0a`, `8.0+PTX`), `sm_90` or `native`, with commas between
     [exit status: 2]
     "#);
 }

@@ -72,9 +72,11 @@ impl GpuError {
                 let names: Vec<_> = existing.iter().map(|architecture| format!("`{architecture}`")).collect();
                 (!names.is_empty()).then(|| format!("valid: {}", names.join(", ")))
             }
-            Self::MalformedRequest(_) => {
-                Some("write a name (`H100`), a capability (`9.0`, `9.0a`, `8.0+PTX`), `sm_90` or `native`".into())
-            }
+            Self::MalformedRequest(_) => Some(
+                "write names (`H100`), generations (`Ampere`), capabilities (`9.0`, `9.0a`, `8.0+PTX`), `sm_90` or \
+                      `native`, with commas between"
+                    .into(),
+            ),
             Self::MalformedCapability(_) => Some("write it as `8.9`".into()),
             Self::MalformedArchitecture(_) => Some("write it as `sm_90`, `sm_90a` or `compute_90`".into()),
             Self::MalformedRelease(_) => Some("write it as `MAJOR.MINOR`: `13.0`".into()),

@@ -12,13 +12,14 @@
 mod architecture;
 mod cuda;
 mod error;
+mod name;
 mod request;
 mod table;
 
 pub use architecture::{Architecture, Capability, Form, Suffix, runs_on};
 pub use cuda::{CudaRelease, PtxVersion};
 pub use error::GpuError;
-pub use request::GpuRequest;
+pub use request::{GpuNames, GpuRequest};
 pub use table::{Class, Gpu, GpuTable};
 
 /// (De)serialises a type as the string that its `Display` writes and its `FromStr` reads.

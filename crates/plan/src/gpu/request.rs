@@ -1,5 +1,6 @@
 //! What an entry of `gpus = [...]` in a stack file, or of `--gpus`, asks for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,7 +19,16 @@ pub enum GpuRequest {
         /// Its capability.
         capability: Capability,
     },
-    /// `8.9`, `9.0a`, `8.0+PTX`: what PyTorch's `TORCH_CUDA_ARCH_LIST` holds as well.
+    /// `Ampere`, `Ampere+PTX`: the capabilities of a generation's GPUs, those of systems on a chip (`Ampere+Tegra`) apart.
+    Generation {
+        /// The name of the generation, as it is written in the table, and `+Tegra`.
+        name: String,
+        /// Its capabilities, ascending.
+        capabilities: Vec<Capability>,
+        /// Whether PTX is wanted in addition to machine code.
+        ptx: bool,
+    },
+    /// `8.9`, `9.0a`, `8.0+PTX`, `90`: what PyTorch's `TORCH_CUDA_ARCH_LIST` holds as well.
     Capability {
         /// The capability.
         capability: Capability,
@@ -36,7 +46,7 @@ pub enum GpuRequest {
 serde_as_string!(GpuRequest);
 
 impl GpuRequest {
-    /// Reads one entry.
+    /// Reads one entry: a name, a generation, a capability, or an architecture as nvcc, CMake and PyTorch write them.
     ///
     /// # Errors
     /// [`GpuError::UnknownName`] with the nearest name; [`GpuError::UnknownCapability`] with the nearest one that a
@@ -47,31 +57,73 @@ impl GpuRequest {
         if text.eq_ignore_ascii_case("native") {
             return Ok(Self::Native);
         }
-        if let Some(gpu) = GpuTable::get().find(text) {
+        let table = GpuTable::get();
+        if let Some(gpu) = table.find(text) {
             return Ok(Self::Named { name: gpu.name.clone(), capability: gpu.capability });
         }
-        if text.starts_with("sm_") || text.starts_with("compute_") {
-            let architecture = text.parse().map_err(|_| GpuError::MalformedRequest(text.to_owned()))?;
-            return exists(architecture).map(Self::Architecture);
-        }
-        Self::capability(text)
-    }
-
-    fn capability(text: &str) -> Result<Self, GpuError> {
         let lower = text.to_ascii_lowercase();
         let (rest, ptx) = lower.strip_suffix("+ptx").map_or((lower.as_str(), false), |rest| (rest, true));
+        if let Some((name, capabilities)) = table.generation(rest) {
+            let tegra = if rest.ends_with("+tegra") { "+Tegra" } else { "" };
+            return Ok(Self::Generation { name: format!("{name}{tegra}"), capabilities, ptx });
+        }
+        if let Some(architecture) = architecture(rest).filter(|_| !ptx) {
+            return exists(architecture).map(Self::Architecture);
+        }
         let (number, suffix) = Suffix::split(rest);
-        let Ok(capability) = number.parse::<Capability>() else {
+        let Some(capability) = number.parse().ok().or_else(|| capability_number(number)) else {
             return Err(unreadable(text));
         };
         exists(capability.architecture().with_suffix(suffix))?;
         Ok(Self::Capability { capability, suffix, ptx })
     }
 
+    /// Reads a list of entries, separated by commas, semicolons (CMake and PyTorch) or blanks: each with its text. Blanks
+    /// that are part of a name stay so.
+    ///
+    /// # Errors
+    /// Those of [`Self::parse`], for the first entry that is none.
+    pub fn parse_list(text: &str) -> Result<Vec<(String, Self)>, GpuError> {
+        let mut found = Vec::new();
+        for part in text.split([',', ';']).map(str::trim).filter(|part| !part.is_empty()) {
+            let read = |text: &str| Self::parse(text).map(|request| (text.to_owned(), request));
+            match read(part) {
+                Ok(request) => found.push(request),
+                Err(error) => {
+                    let words: Result<Vec<_>, _> = part.split_whitespace().map(read).collect();
+                    found.extend(words.map_err(|_| error)?);
+                }
+            }
+        }
+        if found.is_empty() { Err(GpuError::MalformedRequest(text.trim().to_owned())) } else { Ok(found) }
+    }
+
+    /// The capabilities of the GPUs that are asked for; none for `native`, which only the machine that locks can answer.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        match self {
+            Self::Named { capability, .. } | Self::Capability { capability, .. } => vec![*capability],
+            Self::Generation { capabilities, .. } => capabilities.clone(),
+            Self::Architecture(architecture) => vec![architecture.capability],
+            Self::Native => Vec::new(),
+        }
+    }
+
+    /// Whether PTX is asked for.
+    pub fn asks_for_ptx(&self) -> bool {
+        let architectures = self.architectures().unwrap_or_default();
+        architectures.iter().any(|architecture| architecture.form == Form::Virtual)
+    }
+
     /// The architectures asked for, in order, or `None` for `native`, which only the machine that locks can answer.
     pub fn architectures(&self) -> Option<Vec<Architecture>> {
         match self {
             Self::Named { capability, .. } => Some(vec![capability.architecture()]),
+            Self::Generation { capabilities, ptx, .. } => {
+                let mut all: Vec<_> = capabilities.iter().map(|capability| capability.architecture()).collect();
+                let latest = all.last().map(|real| real.with_form(Form::Virtual));
+                all.extend(latest.filter(|_| *ptx));
+                Some(all)
+            }
             Self::Capability { capability, suffix, ptx } => {
                 let real = capability.architecture().with_suffix(*suffix);
                 let mut all = vec![real];
@@ -82,6 +134,26 @@ impl GpuRequest {
             Self::Native => None,
         }
     }
+}
+
+/// Reads `sm_90a`, `compute_90`, `SM90`, and CMake's `90-real` and `90-virtual`; lower case.
+fn architecture(text: &str) -> Option<Architecture> {
+    let (number, form) = if let Some(number) = text.strip_suffix("-real") {
+        (number, Form::Real)
+    } else if let Some(number) = text.strip_suffix("-virtual") {
+        (number, Form::Virtual)
+    } else if let Some(number) = text.strip_prefix("sm") {
+        (number.strip_prefix('_').unwrap_or(number), Form::Real)
+    } else {
+        let number = text.strip_prefix("compute")?;
+        (number.strip_prefix('_').unwrap_or(number), Form::Virtual)
+    };
+    format!("sm_{number}").parse::<Architecture>().ok().map(|architecture| architecture.with_form(form))
+}
+
+/// Reads `90` as 9.0, as in the names of architectures.
+fn capability_number(text: &str) -> Option<Capability> {
+    format!("sm_{text}").parse::<Architecture>().ok().map(|architecture| architecture.capability)
 }
 
 /// What begins like a capability or an architecture was meant as one, unless it is close to a name; the rest are names.
@@ -112,6 +184,37 @@ fn exists(architecture: Architecture) -> Result<Architecture, GpuError> {
     Err(GpuError::UnknownArchitecture { architecture, existing })
 }
 
+/// Names under which GPUs were asked for, by capability.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GpuNames(BTreeMap<Capability, Vec<String>>);
+
+impl GpuNames {
+    /// Adds a request by its text. Numbers are no names.
+    pub fn add(&mut self, asked: &str, request: &GpuRequest) {
+        if matches!(request, GpuRequest::Named { .. } | GpuRequest::Generation { .. }) {
+            for capability in request.capabilities() {
+                let names = self.0.entry(capability).or_default();
+                if !names.iter().any(|name| name == asked) {
+                    names.push(asked.to_owned());
+                }
+            }
+        }
+    }
+
+    /// Returns a capability with the names that it was asked for under: `H100 (9.0)`, or `9.0`.
+    pub fn label(&self, capability: Capability) -> String {
+        match self.0.get(&capability) {
+            Some(names) => format!("{} ({capability})", names.join(", ")),
+            None => capability.to_string(),
+        }
+    }
+
+    /// Returns the names that a capability was asked for under.
+    pub fn of(&self, capability: Capability) -> &[String] {
+        self.0.get(&capability).map_or(&[], Vec::as_slice)
+    }
+}
+
 impl FromStr for GpuRequest {
     type Err = GpuError;
 
@@ -125,6 +228,7 @@ impl fmt::Display for GpuRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named { name, .. } => f.write_str(name),
+            Self::Generation { name, ptx, .. } => write!(f, "{name}{}", if *ptx { "+PTX" } else { "" }),
             Self::Capability { capability, suffix, ptx } => {
                 write!(f, "{capability}{suffix}{}", if *ptx { "+PTX" } else { "" })
             }
@@ -202,19 +306,71 @@ mod tests {
 
     #[test]
     fn what_is_no_name_and_no_number_is_malformed() {
-        for text in ["", " ", "8", "90", "9.0b", "8.0+", "8.0+PTX+PTX", "sm_90+PTX", "sm_9", "sm-90", "SM90", "+PTX"] {
+        for text in ["", " ", "8", "9.0b", "8.0+", "8.0+PTX+PTX", "sm_90+PTX", "sm_9", "sm-90", "90-both", "+PTX"] {
             assert_eq!(GpuRequest::parse(text), Err(GpuError::MalformedRequest(text.trim().into())), "{text}");
         }
     }
 
     #[test]
-    fn capabilities_before_volta_have_no_names_but_can_be_asked_for() {
-        assert_eq!(resolved("6.1"), ["sm_61"]);
+    fn architectures_are_read_as_cmake_and_people_write_them() {
+        for (text, expected) in [
+            ("sm80", "sm_80"),
+            ("SM_90", "sm_90"),
+            ("SM90a", "sm_90a"),
+            ("compute80", "compute_80"),
+            ("86-real", "sm_86"),
+            ("90a-real", "sm_90a"),
+            ("90-virtual", "compute_90"),
+            ("90", "sm_90"),
+            ("100f", "sm_100f"),
+            ("6.1", "sm_61"),
+        ] {
+            assert_eq!(resolved(text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_generation_asks_for_all_of_its_capabilities() {
+        assert_eq!(resolved("Ampere"), ["sm_80", "sm_86"]);
+        assert_eq!(resolved("ampere+ptx"), ["sm_80", "sm_86", "compute_86"]);
+        assert_eq!(resolved("Ada"), ["sm_89"]);
+        assert_eq!(resolved("Ampere+Tegra"), ["sm_87"]);
+        assert!(resolved("Blackwell").contains(&"sm_100".to_owned()));
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas_semicolons_and_blanks() {
+        let list = |text| {
+            let requests = GpuRequest::parse_list(text)?;
+            Ok::<_, GpuError>(requests.iter().map(|(asked, _)| asked.as_str()).collect::<Vec<_>>().join("|"))
+        };
+        assert_eq!(list("8.0;8.6"), Ok("8.0|8.6".into()));
+        assert_eq!(list("8.0 8.6+PTX"), Ok("8.0|8.6+PTX".into()));
+        assert_eq!(list("80;86-real"), Ok("80|86-real".into()));
+        assert_eq!(list("RTX 4090, H100;Ampere"), Ok("RTX 4090|H100|Ampere".into()));
+        assert_eq!(list("H100 L4"), Ok("H100|L4".into()));
+        assert!(list("8.0;").is_ok() && list(";").is_err());
+        assert_eq!(
+            list("RTX 4090 and L4"),
+            Err(GpuError::UnknownName { name: "RTX 4090 and L4".into(), suggestions: vec![] })
+        );
     }
 
     #[test]
     fn requests_are_written_as_they_are_read() {
-        for text in ["H100", "GeForce RTX 4090", "8.9", "9.0a", "8.0+PTX", "sm_90a", "compute_90", "native"] {
+        for text in [
+            "H100",
+            "GeForce RTX 4090",
+            "8.9",
+            "9.0a",
+            "8.0+PTX",
+            "sm_90a",
+            "compute_90",
+            "native",
+            "Ampere",
+            "Ada Lovelace+PTX",
+            "Ampere+Tegra",
+        ] {
             let request = GpuRequest::parse(text).unwrap();
             assert_eq!(request.to_string(), text);
             let json = serde_json::to_string(&request).unwrap();

@@ -1,12 +1,12 @@
 //! The table of GPUs, capabilities and CUDA releases, read once from the embedded data file.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::name::{is_part, is_slip, key, model_key};
 use super::{Architecture, Capability, CudaRelease};
 
 /// What a GPU is sold for.
@@ -91,6 +91,8 @@ struct CapabilityEntry {
     #[serde(default)]
     apart: bool,
     renamed_to: Option<Capability>,
+    last_driver: Option<String>,
+    last_cuda: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -155,43 +157,70 @@ impl GpuTable {
         &self.gpus
     }
 
-    /// The GPU of a name or alias. Case, spaces, `-` and `_` do not matter; `NVIDIA`, `GeForce` or `Tesla` in front
-    /// and `Generation`, `Laptop` or `Laptop GPU` at the end may be there or not.
+    /// Returns the GPU of a name or alias, as people and `nvidia-smi` write them: differences of case and separators, and
+    /// what boards are called besides their GPU, do not matter.
     pub fn find(&self, name: &str) -> Option<&Gpu> {
-        self.by_key.get(&key(name)).and_then(|at| self.gpus.get(*at))
+        let known = |key: String| self.by_key.get(&key).and_then(|at| self.gpus.get(*at));
+        known(key(name)).or_else(|| known(model_key(name)))
     }
 
-    /// The names of the known GPUs that an unknown name may have meant, in the order of the table: those of which it is
-    /// a part (`RTX 6000` for `Quadro RTX 6000` and `RTX 6000 Ada`), else the one that it is a slip away from.
-    /// Empty where nothing is near, or too much.
+    /// Returns the names of the known GPUs that an unknown name may have meant, in the order of the table: those of which
+    /// it is a part (`RTX 6000` for `Quadro RTX 6000` and `RTX 6000 Ada`), else those that it is a slip of. Empty where
+    /// nothing is near, or too much, or where a slip may mean GPUs of several capabilities.
     pub fn nearest_names(&self, name: &str) -> Vec<&str> {
-        // No name is so long, and comparing takes as long as both lengths multiplied.
-        if name.len() > 64 {
-            return Vec::new();
+        let near = |meant: fn(&str, &str) -> bool| -> Vec<&Gpu> {
+            let names = |gpu: &Gpu| std::iter::once(&gpu.name).chain(&gpu.aliases).any(|known| meant(name, known));
+            self.gpus.iter().filter(|gpu| names(gpu)).collect()
+        };
+        let mut meant = near(is_part);
+        if meant.is_empty() {
+            meant = near(is_slip);
+            let capabilities: BTreeSet<Capability> = meant.iter().map(|gpu| gpu.capability).collect();
+            if capabilities.len() > 1 {
+                return Vec::new();
+            }
         }
-        let wanted = key(name);
-        let is_part = |known: &str| wanted.len() >= 4 && (known.ends_with(&wanted) || known.starts_with(&wanted));
-        let parts: BTreeSet<usize> =
-            self.by_key.iter().filter(|(known, _)| is_part(known)).map(|(_, at)| *at).collect();
-        let meant = if parts.is_empty() { self.one_slip_away(&wanted).into_iter().collect() } else { parts };
-        if meant.len() > MOST_SUGGESTIONS {
-            return Vec::new();
-        }
-        meant.iter().filter_map(|at| self.gpus.get(*at)).map(|gpu| gpu.name.as_str()).collect()
+        if meant.len() > MOST_SUGGESTIONS { Vec::new() } else { meant.iter().map(|gpu| gpu.name.as_str()).collect() }
     }
 
-    fn one_slip_away(&self, wanted: &str) -> Option<usize> {
-        // Few slips: more would propose L4 for every word of two letters, and GTX 1650 Ti for GTX 1080 Ti.
-        let limit = match wanted.chars().count() {
-            0..3 => 0,
-            3..12 => 1,
-            _ => 2,
+    /// Returns the GPUs that a filter means: a part of their names, a generation, a capability or an architecture.
+    pub fn filter<'t>(&'t self, filter: &str) -> Vec<&'t Gpu> {
+        let lower = filter.trim().to_lowercase();
+        let architecture = lower.replacen("sm", "", 1).replacen("compute", "", 1).replace('_', "");
+        let fits = |gpu: &&Gpu| {
+            let names = || std::iter::once(&gpu.name).chain(&gpu.aliases);
+            names().any(|name| name.to_lowercase().contains(&lower))
+                || gpu.generation.to_lowercase().split(' ').next() == lower.split(' ').next()
+                || gpu.capability.to_string() == lower
+                || gpu.capability.number().to_string() == architecture
         };
-        let slips = self
-            .by_key
-            .iter()
-            .map(|(known, at)| (strsim::damerau_levenshtein(wanted, known), Reverse(similarity(wanted, known)), *at));
-        slips.filter(|(slips, _, _)| *slips <= limit).min().map(|(_, _, at)| at)
+        let found: Vec<&Gpu> = self.gpus.iter().filter(fits).collect();
+        if found.is_empty() { self.find(filter).into_iter().collect() } else { found }
+    }
+
+    /// Returns the capabilities of a generation, and its name: `Ampere`, `Ada`, `Ada Lovelace`. Those of systems on a
+    /// chip are `Ampere+Tegra`, as in PyTorch's lists (`torch/utils/cpp_extension.py`).
+    pub fn generation(&self, name: &str) -> Option<(&str, Vec<Capability>)> {
+        let lower = name.trim().to_lowercase();
+        let (word, apart) = lower.strip_suffix("+tegra").map_or((lower.as_str(), false), |word| (word, true));
+        let named = |entry: &&CapabilityEntry| {
+            let generation = entry.generation.to_lowercase();
+            (generation == word || generation.split(' ').next() == Some(word)) && entry.apart == apart
+        };
+        let has_gpu = |entry: &&CapabilityEntry| self.gpus.iter().any(|gpu| gpu.capability == entry.number);
+        let members: Vec<&CapabilityEntry> = self.capabilities.values().filter(named).filter(has_gpu).collect();
+        let name = members.first()?.generation.as_str();
+        Some((name, members.iter().map(|entry| entry.number).collect()))
+    }
+
+    /// Returns the last branch of the Linux driver that runs GPUs of a capability; nothing where current ones do.
+    pub fn last_driver(&self, capability: Capability) -> Option<&str> {
+        self.capabilities.get(&capability)?.last_driver.as_deref()
+    }
+
+    /// Returns the last CUDA release that compiles for a capability, where it is older than those of the table.
+    pub fn last_cuda(&self, capability: Capability) -> Option<&str> {
+        self.capabilities.get(&capability)?.last_cuda.as_deref()
     }
 
     /// Every capability of the table, with the name of its generation, oldest first. Some have no GPU of their own:
@@ -243,25 +272,6 @@ impl GpuTable {
 
 /// A part of more names than these says nothing about which was meant.
 const MOST_SUGGESTIONS: usize = 4;
-
-/// A name without what people write in different ways.
-fn key(name: &str) -> String {
-    let separator = |c: &char| !c.is_whitespace() && !matches!(c, '-' | '_');
-    let lower: String = name.chars().filter(separator).flat_map(char::to_lowercase).collect();
-    let mut rest = lower.as_str();
-    for prefix in ["nvidia", "geforce", "tesla"] {
-        rest = rest.strip_prefix(prefix).unwrap_or(rest);
-    }
-    for suffix in ["laptopgpu", "laptop", "generation"] {
-        rest = rest.strip_suffix(suffix).unwrap_or(rest);
-    }
-    rest.to_owned()
-}
-
-/// Jaro-Winkler similarity as an integer, so that it can be ordered: it prefers names with the same beginning.
-fn similarity(one: &str, other: &str) -> u32 {
-    (strsim::jaro_winkler(one, other) * 1000.0) as u32
-}
 
 #[cfg(test)]
 mod tests {
@@ -317,7 +327,7 @@ mod tests {
 
     #[test]
     fn names_that_several_generations_share_mean_none_of_them() {
-        for name in ["RTX 4000", "RTX 5000", "RTX 6000", "", "NVIDIA", "GeForce", "RTX"] {
+        for name in ["RTX 4000", "RTX 5000", "RTX 6000", "RTX6000-8Q", "", "NVIDIA", "GeForce", "RTX"] {
             assert_eq!(GpuTable::get().find(name), None, "{name}");
         }
         assert_eq!(capability("Quadro RTX 6000"), "7.5");
@@ -338,11 +348,107 @@ mod tests {
     }
 
     #[test]
+    fn names_are_known_as_nvidia_smi_prints_them() {
+        let printed = [
+            ("NVIDIA B300 SXM6 AC", "10.3"),
+            ("NVIDIA GH200 120GB", "9.0"),
+            ("NVIDIA GH200 480GB", "9.0"),
+            ("NVIDIA GB200", "10.0"),
+            ("NVIDIA H20-3e", "9.0"),
+            ("NVIDIA H100 NVL", "9.0"),
+            ("NVIDIA H800 PCIe", "9.0"),
+            ("NVIDIA A800-SXM4-40GB", "8.0"),
+            ("NVIDIA A100-SXM-64GB", "8.0"),
+            ("NVIDIA A100-PCIE-40GB", "8.0"),
+            ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "8.0"),
+            ("NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", "9.0"),
+            ("Tesla V100-SXM3-32GB", "7.0"),
+            ("Tesla V100-DGXS-32GB", "7.0"),
+            ("NVIDIA GeForce RTX 3050 6GB Laptop GPU", "8.6"),
+            ("NVIDIA GeForce RTX 2070 Super with Max-Q Design", "7.5"),
+            ("Quadro P3000 with Max-Q Design", "6.1"),
+            ("NVIDIA RTX A2000 12GB", "8.6"),
+            ("NVIDIA RTX A5000-24Q", "8.6"),
+            ("NVIDIA A100D-80C", "8.0"),
+            ("GRID V100DX-32Q", "7.0"),
+            ("NVIDIA GeForce RTX 5090 D v2", "12.0"),
+            ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "12.0"),
+            ("NVIDIA RTX 2000 Ada Generation Embedded GPU", "8.9"),
+            ("NVIDIA TITAN X (Pascal)", "6.1"),
+            ("NVIDIA GeForce GTX TITAN X", "5.2"),
+            ("Tesla K80", "3.7"),
+            ("Tesla K40m", "3.5"),
+            ("NVIDIA GeForce GTX 1080 Ti", "6.1"),
+            ("Tesla P100-PCIE-16GB", "6.0"),
+            ("NVIDIA Jetson AGX Orin Developer Kit", "8.7"),
+            ("Jetson Nano", "5.3"),
+            ("Orin (nvgpu)", "8.7"),
+            ("NVIDIA Thor", "11.0"),
+        ];
+        for (name, number) in printed {
+            assert_eq!(capability(name), number, "{name}");
+        }
+        for name in ["RTX6000-24Q", "Titan X", "GeForce GT 730", "PCIe", "80GB", "MIG 1g.10gb"] {
+            assert_eq!(GpuTable::get().find(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_proposal_for_a_slip_has_another_number() {
+        let digits = |name: &str| name.chars().filter(char::is_ascii_digit).collect::<String>();
+        let table = GpuTable::get();
+        for gpu in table.gpus() {
+            // The last digit of every name becomes another.
+            let Some((at, digit)) = gpu.name.char_indices().rfind(|(_, c)| c.is_ascii_digit()) else { continue };
+            let other = if digit == '9' { '1' } else { '9' };
+            let mut name = gpu.name.clone();
+            name.replace_range(at..=at, &other.to_string());
+            if table.find(&name).is_none() {
+                let near = table.nearest_names(&name);
+                assert!(near.iter().all(|near| digits(near).contains(&digits(&name))), "{name}: {near:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_means_names_generations_capabilities_and_architectures() {
+        let names =
+            |filter| -> Vec<&str> { GpuTable::get().filter(filter).iter().map(|gpu| gpu.name.as_str()).collect() };
+        for (filter, name) in [
+            ("blackwell", "B200"),
+            ("blackwell", "GeForce RTX 5090"),
+            ("Hopper", "H100"),
+            ("ampere", "A100"),
+            ("ada", "L4"),
+            ("8.9", "L40S"),
+            ("sm_120", "GeForce RTX 5090"),
+            ("sm90", "H100"),
+            ("NVIDIA H100 80GB HBM3", "H100"),
+        ] {
+            assert!(names(filter).contains(&name), "{filter}");
+        }
+        assert!(names("8.9").iter().all(|name| capability(name) == "8.9"));
+    }
+
+    #[test]
+    fn a_generation_names_the_capabilities_of_its_gpus() {
+        let of = |name| {
+            let capabilities = GpuTable::get().generation(name)?.1;
+            Some(capabilities.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(of("Ampere").as_deref(), Some("8.0 8.6"));
+        assert_eq!(of("Ampere+Tegra").as_deref(), Some("8.7"));
+        assert_eq!(of("ada").as_deref(), Some("8.9"));
+        assert_eq!(of("blackwell").as_deref(), Some("10.0 10.3 12.0 12.1"));
+        assert_eq!(of("Fermi"), None);
+    }
+
+    #[test]
     fn a_slip_finds_the_name_that_was_meant() {
         let nearest = |name| GpuTable::get().nearest_names(name);
         assert_eq!(nearest("H10O"), ["H100"]);
-        assert_eq!(nearest("RTX 490"), ["GeForce RTX 4090"]);
-        assert_eq!(nearest("GTX 1080 Ti"), [""; 0]);
+        assert_eq!(nearest("RXT 4090"), ["GeForce RTX 4090"]);
+        assert_eq!(nearest("RTX 490"), [""; 0]);
         assert_eq!(nearest("MI300X"), [""; 0]);
         assert_eq!(nearest("X1"), [""; 0]);
         assert_eq!(nearest(""), [""; 0]);
@@ -356,11 +462,15 @@ mod tests {
         assert_eq!(nearest("Blackwell"), [""; 0]);
     }
 
+    fn table_has_last(capability: Capability) -> bool {
+        GpuTable::get().last_cuda(capability).is_some()
+    }
+
     #[test]
     fn every_gpu_has_a_generation_and_can_be_compiled_for() {
         for gpu in GpuTable::get().gpus() {
             assert!(!gpu.generation.is_empty(), "{}", gpu.name);
-            assert!(gpu.capability.is_compilable(), "{}", gpu.name);
+            assert!(gpu.capability.is_compilable() || table_has_last(gpu.capability), "{}", gpu.name);
         }
     }
 
@@ -368,7 +478,7 @@ mod tests {
     fn every_capability_and_architecture_of_the_file_is_in_its_other_tables() {
         let table = GpuTable::get();
         for (capability, _) in table.capabilities() {
-            assert!(capability.is_compilable(), "{capability}");
+            assert!(capability.is_compilable() || table_has_last(capability), "{capability}");
         }
         for architecture in table.toolkits.iter().flat_map(|toolkit| &toolkit.architectures) {
             assert_eq!(architecture.form, super::super::Form::Real);
@@ -397,6 +507,6 @@ mod tests {
         assert_eq!(nearest(9, 1), "9.0");
         assert_eq!(nearest(10, 9), "10.7");
         assert_eq!(nearest(13, 0), "12.1");
-        assert_eq!(nearest(1, 0), "7.0");
+        assert_eq!(nearest(1, 0), "3.0");
     }
 }

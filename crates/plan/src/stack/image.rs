@@ -6,7 +6,7 @@ use pep508_rs::PackageName;
 
 use crate::base::BaseFacts;
 use crate::diagnostic::Span;
-use crate::gpu::{Architecture, CudaRelease};
+use crate::gpu::{Architecture, CudaRelease, GpuNames};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{Reference, Repository};
@@ -71,6 +71,8 @@ pub struct Target {
     pub gpus: Vec<Architecture>,
     /// Whether `native` is among the GPUs: resolved while locking.
     pub native_gpus: bool,
+    /// The names under which GPUs are asked for.
+    pub gpu_names: GpuNames,
 }
 
 /// Where Python packages come from.

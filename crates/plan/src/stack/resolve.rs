@@ -10,7 +10,7 @@ use super::requirement;
 use super::vars::Vars;
 use super::written::{CacheTable, FromWritten, IndexTable, StackFile, TargetTable, Text, TrustWritten, WheelTable};
 use crate::diagnostic::{Diagnostic, Diagnostics, Label, closest};
-use crate::gpu::{Architecture, CudaRelease, GpuRequest};
+use crate::gpu::{Architecture, CudaRelease, GpuNames, GpuRequest};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{InvalidReference, Repository};
@@ -94,7 +94,7 @@ fn target(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut
             })
             .ok()
     });
-    let (gpus, native_gpus) = gpus(written, overrides, vars, cuda, wrong);
+    let gpus = gpus(written, overrides, vars, cuda, wrong);
     let chosen = platforms(written, overrides, vars, wrong);
     let named = written.platforms.iter().flatten().filter_map(|text| vars.expand(text).ok()?.parse().ok());
     Target {
@@ -104,8 +104,9 @@ fn target(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut
         cuda,
         cpu_only,
         cuda_span: written.cuda.as_ref().map(Spanned::span),
-        gpus,
-        native_gpus,
+        gpus: gpus.architectures.into_iter().collect(),
+        native_gpus: gpus.native,
+        gpu_names: gpus.names,
     }
 }
 
@@ -152,22 +153,29 @@ fn python(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<String> {
     Some(version)
 }
 
+/// The GPUs of a target.
+#[derive(Default)]
+struct Gpus {
+    architectures: BTreeSet<Architecture>,
+    native: bool,
+    names: GpuNames,
+}
+
 fn gpus(
     written: &TargetTable,
     overrides: &Overrides,
     vars: &Vars,
     cuda: Option<CudaRelease>,
     wrong: &mut Diagnostics,
-) -> (Vec<Architecture>, bool) {
+) -> Gpus {
     let texts: Vec<(String, Option<_>)> = match &overrides.gpus {
         Some(names) => names.iter().map(|name| (name.clone(), None)).collect(),
         None => written.gpus.iter().map(|text| (expand(text, vars, wrong), Some(text.span()))).collect(),
     };
-    let mut found = BTreeSet::new();
-    let mut native = false;
+    let mut gpus = Gpus::default();
     for (text, span) in texts {
-        let request = match GpuRequest::parse(&text) {
-            Ok(request) => request,
+        let requests = match GpuRequest::parse_list(&text) {
+            Ok(requests) => requests,
             Err(error) => {
                 let mut diagnostic = place(span, error.to_string());
                 diagnostic.hint = error.hint().or_else(|| Some("`kiln gpus` lists every name and capability".into()));
@@ -175,25 +183,25 @@ fn gpus(
                 continue;
             }
         };
-        let Some(architectures) = request.architectures() else {
-            native = true;
-            continue;
-        };
-        for architecture in architectures {
-            if let Some(release) = cuda
-                && let Err(error) = release.require(&architecture)
-            {
-                let mut diagnostic = place(span.clone(), format!("{error} (`{text}`)"));
-                if let Some(cuda) = &written.cuda {
-                    diagnostic = diagnostic.also(cuda.span(), format!("CUDA {release} is asked for here"));
+        for (asked, request) in requests {
+            gpus.names.add(&asked, &request);
+            gpus.native |= request == GpuRequest::Native;
+            for architecture in request.architectures().unwrap_or_default() {
+                if let Some(release) = cuda
+                    && let Err(error) = release.require(&architecture)
+                {
+                    let mut diagnostic = place(span.clone(), format!("{error} (`{asked}`)"));
+                    if let Some(cuda) = &written.cuda {
+                        diagnostic = diagnostic.also(cuda.span(), format!("CUDA {release} is asked for here"));
+                    }
+                    diagnostic.hint = error.hint();
+                    wrong.push(diagnostic);
                 }
-                diagnostic.hint = error.hint();
-                wrong.push(diagnostic);
+                gpus.architectures.insert(architecture);
             }
-            found.insert(architecture);
         }
     }
-    (found.into_iter().collect(), native)
+    gpus
 }
 
 fn index(written: &IndexTable, vars: &Vars, wrong: &mut Diagnostics) -> Index {

@@ -35,7 +35,7 @@ fn a_bad_platform_or_python_is_explained() {
     ------- stderr -------
     error: `H1000` is not a GPU that kiln knows
      |
-    help: did you mean `H100`?
+    help: `kiln gpus` lists every name and capability
     [exit status: 2]
     ");
     let none = "[stack]\nname = \"demo\"\n\n[target]\nplatforms = []\n\n[images.a]\nfrom = \"scratch\"\n";
@@ -285,7 +285,7 @@ fn several_mistakes_are_shown_at_once() {
     7 | gpus = ["H10"]
       |         ^^^^^
       |
-    help: did you mean `H100`?
+    help: `kiln gpus` lists every name and capability
 
     error: there is no image `bb` in this stack
       --> kiln.toml:10:8
