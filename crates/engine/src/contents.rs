@@ -76,8 +76,9 @@ impl Workshop<'_> {
         if let Some(contents) = self.store.recall(&key)? {
             return Ok(contents);
         }
-        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| {
-            BuildError::step(format!("the layer {} cannot be looked into", layer.digest.short()), error)
+        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Unreadable {
+            what: format!("the layer {}", layer.digest.short()),
+            source: error,
         };
         let work = self.work("inspect", layer.digest.short(), Some(layer.size));
         let temporary = self.store.temporary_directory()?;
@@ -96,8 +97,9 @@ impl Workshop<'_> {
 
     /// What can be proven of a wheel.
     pub fn wheel_contents(&self, file_name: &str, file: fs_err::File) -> Result<Contents> {
-        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| {
-            BuildError::step(format!("the wheel `{file_name}` cannot be used"), error)
+        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Wheel {
+            file: file_name.to_owned(),
+            source: error,
         };
         let name = file_name.parse().map_err(|error: kiln_wheel::name::InvalidWheelName| unreadable(error.into()))?;
         let size = file.metadata()?.len();

@@ -150,8 +150,11 @@ impl Workshop<'_> {
     /// Verifies the GPU code of a file.
     pub fn verify_file(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
         let shown = path.display().to_string();
-        let listing = list(&fs_err::File::open(path)?);
-        let listing = listing.map_err(|error| BuildError::step(format!("`{shown}` cannot be looked into"), error))?;
+        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Unreadable {
+            what: format!("`{shown}`"),
+            source: error,
+        };
+        let listing = list(&fs_err::File::open(path)?).map_err(|error| unreadable(error.into()))?;
         let code = listing.map(|listing| FileCode { path: shown.clone(), listing: Ok(listing) });
         Ok(Verification::new(&shown, code.as_slice(), gpus))
     }
