@@ -25,7 +25,7 @@ mod tests;
 
 pub use client::{Options, Registries};
 pub use credentials::{Credential, Credentials};
-pub use error::RegistryError;
+pub use error::{EncryptionFault, RegistryError};
 pub use images::RemoteImage;
 pub use publish::Publication;
 pub use pull::{BlobReader, Document};
