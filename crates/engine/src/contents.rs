@@ -1,4 +1,4 @@
-//! What of layers and wheels can be proven: GPU code, and what the loader reads. Each layer is read once, and what was
+//! The provable facts of layers and wheels: GPU code, and what the loader reads. Each layer is read once, and what was
 //! found is remembered under its digest.
 //!
 //! Files are streamed through; only those that are looked into are kept meanwhile, in memory or, where they are large, in
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bytes::Blobs;
-use kiln_fatbin::{Listing, Source, list, may_be_listed};
+use kiln_fatbin::{Depth, Listing, Source, list_named, may_be_listed};
 use kiln_link::{Node, Object, Tree, What, is_configuration};
 use kiln_oci::InflatePool;
 use kiln_oci::compression::LayerTar;
@@ -27,16 +27,16 @@ use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
 /// Raised when the same layer would be told otherwise.
-const CONTENTS_VERSION: u32 = 2;
+const CONTENTS_VERSION: u32 = 3;
 /// Bytes of a file that are kept in memory.
 const IN_MEMORY: u64 = 8 << 20;
 /// Bytes that a configuration file of the loader may have.
 const CONFIGURATION: u64 = 64 << 10;
 
-/// What can be proven of a layer or a wheel.
+/// The provable facts of a layer or a wheel.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Contents {
-    /// What the loader sees, in the order of the archive.
+    /// The files that the loader sees, in the order of the archive.
     pub nodes: Vec<Node>,
     /// Files with GPU code.
     pub code: Vec<FileCode>,
@@ -47,12 +47,15 @@ pub struct Contents {
 pub struct FileCode {
     /// Its path, without a leading slash.
     pub path: String,
-    /// What is in it, or why that could not be found out.
+    /// Its code, or the reason for which that could not be found out.
     pub listing: std::result::Result<Listing, String>,
+    /// The major version of CUDA that it is linked with, where that is known.
+    #[serde(default)]
+    pub cuda: Option<u8>,
 }
 
 impl Workshop<'_> {
-    /// What can be proven of each layer of an image, bottom first.
+    /// The provable facts of each layer of an image, bottom first.
     pub fn image_contents(&self, image: &Image, blobs: &Blobs<'_>) -> Result<Vec<Contents>> {
         parallel::each(&image.layers, self.surroundings.jobs, |layer| self.layer_contents(layer, blobs))
     }
@@ -95,7 +98,7 @@ impl Workshop<'_> {
         Ok(contents)
     }
 
-    /// What can be proven of a wheel.
+    /// The provable facts of a wheel.
     pub fn wheel_contents(&self, file_name: &str, file: fs_err::File) -> Result<Contents> {
         let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Wheel {
             file: file_name.to_owned(),
@@ -168,13 +171,15 @@ impl Contents {
 
     fn file(&mut self, path: String, source: &dyn Source) {
         let object = Object::read(source).ok().flatten().map(Box::new);
+        let cuda = object.as_deref().and_then(Object::cuda);
         self.nodes.push(Node { path: path.clone(), what: What::File { object, text: None } });
-        let listing = match list(source) {
+        // Kernels too: reading the layer took longer, and nobody reads it again.
+        let listing = match list_named(&path, source, Depth::Kernels) {
             Ok(None) => return,
             Ok(Some(listing)) => Ok(listing),
             Err(error) => Err(error.to_string()),
         };
-        self.code.push(FileCode { path, listing });
+        self.code.push(FileCode { path, listing, cuda });
     }
 }
 

@@ -66,5 +66,5 @@ pub use prune::{FilePruner, KeptCode, PrunedFile, WheelPruner};
 pub use push::Pushed;
 pub use signing::{InvalidSecret, Signer};
 pub use step::Subject;
-pub use verify::{JudgedGpu, LinkFinding, Verification, VerifiedCode};
+pub use verify::{CompilerFinding, Judge, JudgedGpu, LinkFinding, Verification, VerifiedCode};
 pub use workshop::{Surroundings, Workshop};

@@ -1,13 +1,18 @@
 //! Proving an image without running it: its GPU code against the GPUs that it is for, and what its programs and
 //! libraries need against what is there.
 
+mod compilers;
+mod excuses;
+mod pattern;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_fatbin::{Coverage, Listing, Verdict, list, list_tree};
-use kiln_link::{Finding, Settings, Severity, Tree};
+use kiln_fatbin::{Coverage, Depth, Extent, Listing, Verdict, list_named, list_tree_with};
+use kiln_link::{Finding, Object, Settings, Severity, Tree};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
-use kiln_plan::gpu::{Capability, GpuNames};
+use kiln_plan::gpu::{Capability, DriverVersion, GpuNames};
 use kiln_plan::platform::Platform;
 use serde::Serialize;
 
@@ -16,10 +21,36 @@ use crate::contents::{Contents, FileCode, stacked};
 use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
-/// What was found out about an image, a wheel, a directory or a file.
+pub use compilers::CompilerFinding;
+use pattern::matches;
+
+/// The measures by which things are judged.
+#[derive(Debug, Clone, Default)]
+pub struct Judge {
+    /// Capabilities of the GPUs.
+    pub gpus: Vec<Capability>,
+    /// The names that they were asked for under.
+    pub names: GpuNames,
+    /// True if the kernels of all code are looked at, rather than of code that is partly for a GPU.
+    pub kernels: bool,
+    /// The driver that code has to run on.
+    pub driver: Option<DriverVersion>,
+    /// Patterns of paths that may lack what they need: `vllm/_flashmla*`.
+    pub except: Vec<String>,
+}
+
+impl Judge {
+    /// The depth to which a file is looked at, by what its headers say.
+    fn depth(&self, listing: &Listing) -> Depth {
+        let partly = || self.gpus.iter().any(|gpu| listing.is_partly_for(*gpu));
+        if self.kernels || partly() { Depth::Kernels } else { Depth::Headers }
+    }
+}
+
+/// The facts found out about an image, a wheel, a directory or a file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verification {
-    /// What it is about.
+    /// The subject.
     pub subject: String,
     /// For which platform, where it is an image.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,8 +59,14 @@ pub struct Verification {
     pub gpus: Vec<JudgedGpu>,
     /// Files with GPU code.
     pub code: Vec<VerifiedCode>,
-    /// What was found about libraries that others need.
+    /// Findings about libraries that others need.
     pub links: Vec<LinkFinding>,
+    /// Bundled compilers that cannot compile for one of the GPUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compilers: Vec<CompilerFinding>,
+    /// The oldest Linux driver that takes all of the code, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<DriverVersion>,
 }
 
 /// A GPU that something is judged for.
@@ -49,39 +86,48 @@ pub struct JudgedGpu {
 pub struct VerifiedCode {
     /// Its path, without a leading slash.
     pub path: String,
-    /// How it serves each GPU.
+    /// The verdict for each GPU.
     pub verdicts: Vec<Verdict>,
-    /// Why nothing can be said, or not all.
+    /// The reasons for which nothing can be said, or not all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The reasons for which it may lack code for a GPU, by capability.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub excuses: BTreeMap<String, String>,
+    /// Loose cubins that it stands for, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<usize>,
+    /// True if it asks for a newer driver than the one that it is to run on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub driver_too_old: bool,
 }
 
 /// A finding and how bad it is.
 #[derive(Debug, Clone, Serialize)]
 pub struct LinkFinding {
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// What was found.
+    /// The finding.
     #[serde(flatten)]
     pub finding: Finding,
 }
 
 impl Verification {
-    fn new(subject: &str, code: &[FileCode], gpus: &[Capability]) -> Self {
-        let code = code.iter().filter_map(|file| VerifiedCode::of(file, gpus)).collect();
-        let judged = |gpu: &Capability| JudgedGpu { capability: *gpu, names: Vec::new(), label: gpu.to_string() };
-        let gpus = gpus.iter().map(judged).collect();
-        Self { subject: subject.to_owned(), platform: None, gpus, code, links: Vec::new() }
-    }
-
-    /// The same, with the names that its GPUs were asked for under.
-    #[must_use]
-    pub fn named(mut self, names: &GpuNames) -> Self {
-        for gpu in &mut self.gpus {
-            gpu.names = names.of(gpu.capability).to_vec();
-            gpu.label = names.label(gpu.capability);
-        }
-        self
+    fn new(subject: &str, code: &[FileCode], judge: &Judge) -> Self {
+        let judged = |gpu: &Capability| JudgedGpu {
+            capability: *gpu,
+            names: judge.names.of(*gpu).to_vec(),
+            label: judge.names.label(*gpu),
+        };
+        let known = code.iter().filter_map(|file| Some((file.path.clone(), file.listing.as_ref().ok()?.compiler?)));
+        let compilers = compilers::check(&known.collect::<Vec<_>>(), judge);
+        let summed = excuses::sum_loose(code);
+        let mut code: Vec<VerifiedCode> = summed.iter().filter_map(|file| VerifiedCode::of(file, judge)).collect();
+        excuses::excuse(&mut code, judge);
+        let drivers = code.iter().flat_map(|file| &file.verdicts).filter_map(|verdict| verdict.driver.clone());
+        let driver = drivers.max();
+        let gpus = judge.gpus.iter().map(judged).collect();
+        Self { subject: subject.to_owned(), platform: None, gpus, code, links: Vec::new(), compilers, driver }
     }
 
     /// Returns a GPU as it was asked for: `H100 (9.0)`.
@@ -90,42 +136,54 @@ impl Verification {
         judged.map_or_else(|| gpu.to_string(), |judged| judged.label.clone())
     }
 
-    fn linked(mut self, tree: &Tree, settings: &Settings) -> Self {
+    fn linked(mut self, tree: &Tree, settings: &Settings, judge: &Judge) -> Self {
+        let excepted = |finding: &Finding| judge.except.iter().any(|pattern| matches(pattern, &finding.object));
+        let severity = |finding: &Finding| if excepted(finding) { Severity::Note } else { finding.severity() };
         let findings = tree.check(settings).into_iter();
-        self.links = findings.map(|finding| LinkFinding { severity: finding.severity(), finding }).collect();
+        self.links = findings.map(|finding| LinkFinding { severity: severity(&finding), finding }).collect();
         self.links.sort_by_key(|link| std::cmp::Reverse(link.severity));
         self
     }
 
-    /// Files that cannot run on one of the GPUs, or of which that cannot be said.
+    /// Files that cannot run on one of the GPUs or on the driver, or of which that cannot be said.
     pub fn missing(&self) -> impl Iterator<Item = &VerifiedCode> {
-        self.code.iter().filter(|file| file.is_missing())
+        self.code.iter().filter(|file| file.is_missing() || file.driver_too_old)
     }
 
-    /// Whether everything can run as it is.
+    /// Tells if everything can run as it is.
     pub fn is_sound(&self) -> bool {
         self.missing().next().is_none() && self.links.iter().all(|link| link.severity < Severity::Error)
     }
 }
 
 impl VerifiedCode {
-    fn of(file: &FileCode, gpus: &[Capability]) -> Option<Self> {
+    fn of(file: &excuses::Summed<'_>, judge: &Judge) -> Option<Self> {
         let path = file.path.clone();
-        match &file.listing {
+        let (mut verdicts, mut problems) = (Vec::new(), Vec::new());
+        match &*file.listing {
             Ok(listing) => {
-                let verdicts: Vec<Verdict> = gpus.iter().filter_map(|gpu| listing.verdict(*gpu)).collect();
-                let problems = problems(listing);
-                let says = !verdicts.is_empty() || !problems.is_empty() || gpus.is_empty();
-                says.then_some(Self { path, verdicts, problems })
+                verdicts.extend(judge.gpus.iter().filter_map(|gpu| listing.verdict(*gpu, file.cuda)));
+                problems.extend(self::problems(listing));
+                if verdicts.is_empty() && problems.is_empty() && (!judge.gpus.is_empty() || !listing.has_code()) {
+                    return None;
+                }
             }
-            Err(error) => Some(Self { path, verdicts: Vec::new(), problems: vec![error.clone()] }),
+            Err(error) => problems.push(error.clone()),
         }
+        let newer = |verdict: &Verdict| judge.driver.is_some() && verdict.driver > judge.driver;
+        let driver_too_old = verdicts.iter().any(newer);
+        Some(Self { path, verdicts, problems, excuses: BTreeMap::new(), files: file.files, driver_too_old })
     }
 
-    /// Whether it has code, and none for one of the GPUs.
+    /// Tells if it has code, and none or too little for one of the GPUs, without an excuse.
     pub fn is_missing(&self) -> bool {
-        self.verdicts.iter().any(|verdict| verdict.coverage == Coverage::Missing)
+        self.verdicts.iter().any(|verdict| !is_served(verdict) && !self.excuses.contains_key(&verdict.gpu.to_string()))
     }
+}
+
+/// Tells if a file has enough code for a GPU.
+pub(crate) fn is_served(verdict: &Verdict) -> bool {
+    verdict.coverage != Coverage::Missing && verdict.extent != Extent::Thin
 }
 
 fn problems(listing: &Listing) -> Vec<String> {
@@ -135,74 +193,76 @@ fn problems(listing: &Listing) -> Vec<String> {
 
 impl Workshop<'_> {
     /// Verifies an image that is built.
-    pub fn verify_built(&self, built: &Built, gpus: &[Capability]) -> Result<Vec<Verification>> {
-        built.images.iter().map(|image| self.verify_image(&built.name, image, gpus)).collect()
+    pub fn verify_built(&self, built: &Built, judge: &Judge) -> Result<Vec<Verification>> {
+        built.images.iter().map(|image| self.verify_image(&built.name, image, judge)).collect()
     }
 
     /// Verifies an image on one platform.
-    pub(crate) fn verify_image(&self, name: &str, image: &Image, gpus: &[Capability]) -> Result<Verification> {
+    pub(crate) fn verify_image(&self, name: &str, image: &Image, judge: &Judge) -> Result<Verification> {
         let config = from_json(&self.store.read(&image.config)?, "a config")?;
-        Ok(verify_image(name, image, &config, self.image_contents(image, &self.blobs())?, gpus))
+        Ok(verify_image(name, image, &config, self.image_contents(image, &self.blobs())?, judge))
     }
 
     /// Verifies every image of a layout.
-    pub fn verify_layout(&self, path: &Path, gpus: &[Capability]) -> Result<Vec<Verification>> {
+    pub fn verify_layout(&self, path: &Path, judge: &Judge) -> Result<Vec<Verification>> {
         let layout = Layout::open(path)?;
         self.places.add_layout(layout.clone());
         let mut all = Vec::new();
         for (name, found) in layout.images()? {
             let name = name.unwrap_or_else(|| path.display().to_string());
             let contents = self.image_contents(&found.image, &self.blobs())?;
-            all.push(verify_image(&name, &found.image, &found.config, contents, gpus));
+            all.push(verify_image(&name, &found.image, &found.config, contents, judge));
         }
         Ok(all)
     }
 
     /// Verifies a wheel: its GPU code alone, since what it needs lies in other wheels.
-    pub fn verify_wheel(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
+    pub fn verify_wheel(&self, path: &Path, judge: &Judge) -> Result<Verification> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let contents = self.wheel_contents(&name, fs_err::File::open(path)?)?;
-        Ok(Verification::new(&name, &contents.code, gpus))
+        Ok(Verification::new(&name, &contents.code, judge))
     }
 
     /// Verifies a directory: one with a C library as a root, any other as part of a system.
-    pub fn verify_directory(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
+    pub fn verify_directory(&self, path: &Path, judge: &Judge) -> Result<Verification> {
         let threads = self.surroundings.jobs;
-        let code: Vec<FileCode> = list_tree(path, threads)?
+        let tree = Tree::of_directory(path, threads)?;
+        let code: Vec<FileCode> = list_tree_with(path, threads, &|listing| judge.depth(listing))?
             .into_iter()
-            .map(|(file, listing)| FileCode {
-                path: file.strip_prefix(path).unwrap_or(&file).display().to_string(),
-                listing: listing.map_err(|error| error.to_string()),
+            .map(|(file, listing)| {
+                let path = file.strip_prefix(path).unwrap_or(&file).display().to_string();
+                let cuda = tree.object(&path).and_then(Object::cuda);
+                FileCode { path, listing: listing.map_err(|error| error.to_string()), cuda }
             })
             .collect();
-        let tree = Tree::of_directory(path, threads)?;
-        Ok(Verification::new(&path.display().to_string(), &code, gpus).linked(&tree, &Settings::default()))
+        Ok(Verification::new(&path.display().to_string(), &code, judge).linked(&tree, &Settings::default(), judge))
     }
 
     /// Verifies the GPU code of a file.
-    pub fn verify_file(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
+    pub fn verify_file(&self, path: &Path, judge: &Judge) -> Result<Verification> {
         let shown = path.display().to_string();
-        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Unreadable {
+        let unreadable = |error: kiln_fatbin::FatbinError| BuildError::Unreadable {
             what: format!("`{shown}`"),
-            source: error,
+            source: error.into(),
         };
-        let listing = list(&fs_err::File::open(path)?).map_err(|error| unreadable(error.into()))?;
-        let code = listing.map(|listing| FileCode { path: shown.clone(), listing: Ok(listing) });
-        Ok(Verification::new(&shown, code.as_slice(), gpus))
+        let file = fs_err::File::open(path)?;
+        let listing = match list_named(&shown, &file, Depth::Headers).map_err(unreadable)? {
+            Some(listing) if judge.depth(&listing) == Depth::Kernels => {
+                list_named(&shown, &file, Depth::Kernels).map_err(unreadable)?
+            }
+            listing => listing,
+        };
+        let cuda = Object::read(&file).ok().flatten().and_then(|object| object.cuda());
+        let code = listing.map(|listing| FileCode { path: shown.clone(), listing: Ok(listing), cuda });
+        Ok(Verification::new(&shown, code.as_slice(), judge))
     }
 }
 
-fn verify_image(
-    name: &str,
-    image: &Image,
-    config: &Config,
-    contents: Vec<Contents>,
-    gpus: &[Capability],
-) -> Verification {
+fn verify_image(name: &str, image: &Image, config: &Config, contents: Vec<Contents>, judge: &Judge) -> Verification {
     let (tree, code) = stacked(contents);
     let library_path = config.config.env.iter().find_map(|setting| setting.strip_prefix("LD_LIBRARY_PATH="));
     let library_path = library_path.unwrap_or_default().split([':', ';']).map(str::to_owned).collect();
     let settings = Settings { library_path, ..Settings::default() };
     let platform = Some(image.platform);
-    Verification { platform, ..Verification::new(name, &code, gpus) }.linked(&tree, &settings)
+    Verification { platform, ..Verification::new(name, &code, judge) }.linked(&tree, &settings, judge)
 }

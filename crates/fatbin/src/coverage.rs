@@ -1,11 +1,13 @@
-//! Whether the code of a region runs on a GPU, and how.
+//! True if the code of a region runs on a GPU, and how.
 
 use kiln_plan::gpu::{Architecture, Capability, Form, runs_on};
 
+use serde::Serialize;
+
 use crate::region::Region;
 
-/// How a region serves a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+/// The way in which a region serves a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Coverage {
     /// With machine code.
@@ -16,8 +18,8 @@ pub enum Coverage {
     Missing,
 }
 
-/// How many regions serve a GPU in which way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+/// Counts of regions by the way in which they serve a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// With machine code.
     pub native: u64,
@@ -25,10 +27,44 @@ pub struct Tally {
     pub ptx: u64,
     /// Not at all.
     pub missing: u64,
+    /// Code that a linker makes machine code of, for whatever it links for (LTO-IR), or that cannot be looked into.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unknown: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The share of a file that serves a GPU, beside the architecture that is served best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// As much as is usual of the architectures that a file is for.
+    Served,
+    /// So little that something may be missing.
+    Partial,
+    /// So little that it is for other GPUs.
+    Thin,
+}
+
+impl Extent {
+    /// Judges how much is served, beside how much of the architecture that is served best. Below 5% it is for other GPUs:
+    /// what serves so little is one region that a linker added, or code that all files of a package share. Below a fifth
+    /// something may be missing: of NVIDIA's and torch's libraries the one that is served least on a GPU of its release
+    /// notes is at XX%.
+    pub(crate) fn of(served: u64, best: u64) -> Self {
+        match (served, best) {
+            (served, best) if served.saturating_mul(20) < best => Self::Thin,
+            (served, best) if served.saturating_mul(5) < best => Self::Partial,
+            _ => Self::Served,
+        }
+    }
 }
 
 impl Region {
-    /// What its code is for that a driver takes, ascending, each once. What it holds for the linker alone is left out.
+    /// Architectures of the code that a driver takes, ascending, each once. What it holds for the linker alone is left out.
     pub fn architectures(&self) -> Vec<Architecture> {
         let loadable = self.entries.iter().filter(|entry| entry.is_loadable());
         let mut architectures: Vec<Architecture> = loadable.filter_map(|entry| entry.architecture()).collect();
@@ -37,13 +73,13 @@ impl Region {
         architectures
     }
 
-    /// How it serves a GPU.
+    /// The way in which it serves a GPU.
     pub fn coverage(&self, gpu: Capability) -> Coverage {
         coverage(&self.architectures(), gpu)
     }
 }
 
-/// How code for some architectures serves a GPU.
+/// The way in which code for some architectures serves a GPU.
 pub(crate) fn coverage(architectures: &[Architecture], gpu: Capability) -> Coverage {
     let runs = |form| architectures.iter().any(|code| code.form == form && runs_on(*code, gpu));
     if runs(Form::Real) {
@@ -59,17 +95,33 @@ impl std::ops::Add for Tally {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { native: self.native + other.native, ptx: self.ptx + other.ptx, missing: self.missing + other.missing }
+        Self {
+            native: self.native + other.native,
+            ptx: self.ptx + other.ptx,
+            missing: self.missing + other.missing,
+            unknown: self.unknown + other.unknown,
+        }
     }
 }
 
 impl Tally {
+    /// Adds so many.
     pub(crate) fn count(&mut self, coverage: Coverage, regions: u64) {
         match coverage {
             Coverage::Native => self.native += regions,
             Coverage::Ptx => self.ptx += regions,
             Coverage::Missing => self.missing += regions,
         }
+    }
+
+    /// Returns how many are served, natively or through PTX.
+    pub fn served(&self) -> u64 {
+        self.native + self.ptx
+    }
+
+    /// Returns how many there are of which it can be said.
+    pub fn total(&self) -> u64 {
+        self.served() + self.missing
     }
 
     /// The best way in which any region serves. Some of NVIDIA's own libraries have regions without code for a GPU that they

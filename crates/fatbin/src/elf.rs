@@ -20,7 +20,7 @@ const ALLOCATED: u64 = 2;
 /// `SHF_EXECINSTR`.
 const EXECUTABLE: u64 = 4;
 
-/// What a file's code is for.
+/// The machine of a file's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Machine {
     /// x86-64.
@@ -75,28 +75,28 @@ pub struct Section {
     pub kind: u32,
     /// `sh_flags`.
     pub flags: u64,
-    /// Where it lies in memory; 0 where it is not loaded.
+    /// Its address; 0 where it is not loaded.
     pub address: u64,
-    /// Where its content begins in the file.
+    /// The position of its content in the file.
     pub offset: u64,
     /// Bytes of content in the file.
     pub size: u64,
     /// `sh_link`.
     pub link: u32,
-    /// Where its header lies in the file.
+    /// The position of its header in the file.
     pub header: u64,
 }
 
-/// What is mapped, or how it is to be treated: an entry of the program header table.
+/// A range to be mapped, or another instruction: an entry of the program header table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// `p_type`.
     pub kind: u32,
     /// `p_flags`.
     pub flags: u32,
-    /// Where it begins in the file.
+    /// Its position in the file.
     pub offset: u64,
-    /// Where it begins in memory.
+    /// Its address.
     pub address: u64,
     /// `p_paddr`, which nobody reads.
     pub physical: u64,
@@ -111,7 +111,7 @@ pub struct Segment {
 /// The headers of an ELF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elf {
-    /// What its code is for.
+    /// The machine of its code.
     pub machine: Machine,
     /// `e_flags`: for cubins, what architecture they are for.
     pub flags: u32,
@@ -119,11 +119,11 @@ pub struct Elf {
     pub abi: u8,
     /// `e_type`.
     pub kind: u16,
-    /// Where the program headers lie in the file.
+    /// The position of the program headers in the file.
     pub program_headers: u64,
     /// Its segments.
     pub segments: Vec<Segment>,
-    /// Where the section headers lie in the file.
+    /// The position of the section headers in the file.
     pub section_headers: u64,
     /// Its sections.
     pub sections: Vec<Section>,
@@ -178,7 +178,7 @@ impl Elf {
         Ok((elf, header))
     }
 
-    /// Where in the file the bytes of an address are: those that are mapped and lie in the file.
+    /// The position in the file of an address: those that are mapped and lie in the file.
     pub fn offset_of(&self, address: u64) -> Option<u64> {
         let loaded = self.segments.iter().filter(|segment| segment.is_loaded());
         loaded
@@ -203,34 +203,34 @@ impl Segment {
     /// `PT_PHDR`: the program headers themselves.
     pub const PROGRAM_HEADERS: u32 = 6;
 
-    /// Whether it is mapped into memory.
+    /// Tells if it is mapped into memory.
     pub fn is_loaded(&self) -> bool {
         self.kind == Self::LOAD
     }
 }
 
 impl Section {
-    /// Where its content is in the file.
+    /// The range of its content in the file.
     pub fn range(&self) -> std::ops::Range<u64> {
         self.offset..self.offset + self.size
     }
 
-    /// Where it lies in memory.
+    /// The range of its addresses.
     pub fn memory(&self) -> std::ops::Range<u64> {
         self.address..self.address.saturating_add(self.size)
     }
 
-    /// Whether it holds instructions of the processor.
+    /// Tells if it holds instructions of the processor.
     pub fn is_executable(&self) -> bool {
         self.flags & EXECUTABLE != 0
     }
 
-    /// Whether it is part of a program's memory.
+    /// Tells if it is part of a program's memory.
     pub fn is_loaded(&self) -> bool {
         self.flags & ALLOCATED != 0
     }
 
-    /// Whether anything of it is in the file.
+    /// Tells if anything of it is in the file.
     pub fn has_content(&self) -> bool {
         self.kind != 0 && self.kind != NOBITS && self.size > 0
     }

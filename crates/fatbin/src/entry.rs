@@ -4,6 +4,7 @@ use std::io;
 
 use kiln_plan::gpu::{Architecture, Capability, Form, PtxVersion, Suffix};
 
+use crate::cubin::Cubin;
 use crate::source::{Fields, Source, Window};
 
 /// Bytes that the header of every entry has at least.
@@ -21,7 +22,7 @@ const FLAG_ZSTD: u64 = 0x8000;
 const FLAG_ARCHITECTURE_SPECIFIC: u64 = 0x10_0000;
 const FLAG_FAMILY: u64 = 0x20_0000;
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -73,7 +74,7 @@ impl Kind {
     }
 }
 
-/// How a payload is compressed.
+/// The compression of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
@@ -83,16 +84,16 @@ pub enum Compression {
     Zlib,
     /// LZ4, as a block or a frame.
     Lz4,
-    /// Zstandard: drivers from 570 on understand it.
+    /// Zstandard, which not every driver understands.
     Zstd,
 }
 
 /// One entry of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Where its header begins in the file.
+    /// The position of its header in the file.
     pub offset: u64,
-    /// What it holds.
+    /// Its content.
     pub kind: Kind,
     /// Bytes of its header.
     pub header: u64,
@@ -104,14 +105,16 @@ pub struct Entry {
     pub number: u32,
     /// Flags.
     pub flags: u64,
-    /// Where the options of the compiler are, from the beginning of the header; 0 where there are none.
+    /// The place of the compiler's options, from the beginning of the header; 0 where there are none.
     pub options: u32,
-    /// Where its identifier is, likewise, and how many bytes it has.
+    /// The place of its identifier, likewise, and how many bytes it has.
     pub identifier: (u32, u32),
     /// Bytes when inflated; 0 where it is not compressed.
     pub uncompressed: u64,
-    /// Whether it is a cubin in which nothing is to be loaded: linkers put such into libraries that have no kernel, for
-    /// the lowest architecture alone. Told of those that are not compressed.
+    /// Bytes of the payload without padding, where it is compressed; else 0.
+    pub compressed: u32,
+    /// True if it is a cubin in which nothing is to be loaded: linkers put such into libraries that have no kernel, for
+    /// the lowest architecture alone, and compilers for an architecture that a kernel leaves out.
     pub hollow: bool,
 }
 
@@ -131,8 +134,40 @@ impl Entry {
             options: fields.u32(20),
             identifier: (fields.u32(32), fields.u32(36)),
             hollow: false,
+            compressed: fields.u32(16),
             uncompressed: if header >= HEADER as u64 { fields.u64(56) } else { 0 },
         }
+    }
+
+    /// A cubin that lies in a file by itself, or in a Zstandard frame of so many bytes.
+    pub(crate) fn bare(offset: u64, cubin: &Cubin, framed: Option<u64>) -> Self {
+        let suffix = match cubin.architecture.suffix {
+            Suffix::None => 0,
+            Suffix::ArchitectureSpecific => FLAG_ARCHITECTURE_SPECIFIC,
+            Suffix::Family => FLAG_FAMILY,
+        };
+        let size = framed.unwrap_or(cubin.size);
+        Self {
+            offset,
+            kind: Kind::Cubin,
+            header: 0,
+            payload: size,
+            version: (0, 0),
+            number: cubin.architecture.capability.number(),
+            flags: suffix | if framed.is_some() { FLAG_ZSTD } else { 0 },
+            options: 0,
+            identifier: (0, 0),
+            uncompressed: if framed.is_some() { cubin.size } else { 0 },
+            compressed: if framed.is_some() { u32::try_from(size).unwrap_or(0) } else { 0 },
+            hollow: cubin.hollow,
+        }
+    }
+
+    /// PTX that is all of a file.
+    pub(crate) fn of_text(architecture: Architecture, version: Option<PtxVersion>, size: u64) -> Self {
+        let cubin = Cubin { architecture, size, hollow: false };
+        let version = version.map_or((0, 0), |version| (version.major, version.minor));
+        Self { kind: Kind::Ptx, version, ..Self::bare(0, &cubin, None) }
     }
 
     /// The options that it was compiled with, where they are text: behind the header's numbers, as {u32 offset, u32 length} and text.
@@ -146,7 +181,7 @@ impl Entry {
         self.text(source, fields.u32(0), fields.u32(4))
     }
 
-    /// What it was compiled from, by its name.
+    /// The name of its source.
     pub(crate) fn identifier_text<S: Source + ?Sized>(&self, source: &mut Window<'_, S>) -> io::Result<Option<String>> {
         if self.identifier.0 == 0 { Ok(None) } else { self.text(source, self.identifier.0, self.identifier.1) }
     }
@@ -174,7 +209,7 @@ impl Entry {
         self.header.saturating_add(self.payload)
     }
 
-    /// What it was compiled for; nothing where the number is none that an architecture can have.
+    /// The architecture that it was compiled for; `None` where the number is none that an architecture can have.
     pub fn architecture(&self) -> Option<Architecture> {
         let suffix = match self.flags {
             flags if flags & FLAG_ARCHITECTURE_SPECIFIC != 0 => Suffix::ArchitectureSpecific,
@@ -194,12 +229,27 @@ impl Entry {
         (self.kind == Kind::Ptx).then_some(PtxVersion { major, minor })
     }
 
-    /// Whether a driver takes it as it is or compiles it; what is for the linker, or has nothing in it, is neither.
+    /// Tells if a driver takes it as it is or compiles it; what is for the linker, or has nothing in it, is neither.
     pub fn is_loadable(&self) -> bool {
         !self.hollow && matches!(self.kind, Kind::Ptx | Kind::Cubin | Kind::Concatenated)
     }
 
-    /// How its payload is compressed.
+    /// Tells if its payload is a frame of LZ4 rather than a block.
+    pub(crate) fn is_lz4_frame(&self) -> bool {
+        self.flags & FLAG_LZ4_FRAME != 0
+    }
+
+    /// Tells if it was made by CUDA 13 or later: machine code for GPUs before Blackwell has version 1.8 from there on (1.7
+    /// before, seen in all releases from 11.2 to 13.5), and PTX version 9.
+    pub fn is_of_cuda_13(&self) -> bool {
+        match self.kind {
+            Kind::Cubin => self.version >= (1, 8) && self.number < 100,
+            Kind::Ptx => self.version >= (9, 0),
+            _ => false,
+        }
+    }
+
+    /// The compression of its payload.
     pub fn compression(&self) -> Compression {
         match self.flags {
             flags if flags & FLAG_ZSTD != 0 => Compression::Zstd,

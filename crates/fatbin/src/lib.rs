@@ -7,15 +7,23 @@
 //! Everything is read from positions of a file, a few kilobytes at a time: a library of a gigabyte costs no memory, and
 //! no number in a file decides how much is allocated.
 
+mod compiler;
 mod coverage;
+mod cubin;
 mod elf;
 mod entry;
+mod inflate;
+mod kernels;
 mod listing;
+mod loose;
 mod prune;
+mod read;
 mod region;
 mod relocation;
+mod search;
 mod selection;
 mod source;
+mod summary;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -24,13 +32,16 @@ mod tree;
 mod verdict;
 mod wrapper;
 
-pub use coverage::{Coverage, Tally};
+pub use compiler::list_named;
+pub use coverage::{Coverage, Extent, Tally};
 pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};
-pub use listing::{Alike, Code, FatbinError, Found, Group, Listing, list, may_be_listed};
+pub use kernels::Kernels;
+pub use listing::{Alike, Code, Depth, FatbinError, Found, Group, Listing};
 pub use prune::{Cut, Decision, Outcome, PRUNE_VERSION, Rewrite, Rewritten, check, prune};
+pub use read::{list, list_with, may_be_listed};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};
-pub use tree::{Listed, list_tree};
+pub use tree::{Listed, list_tree, list_tree_with};
 pub use verdict::Verdict;

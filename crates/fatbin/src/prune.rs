@@ -5,7 +5,7 @@
 //! relocations name; whatever else points at a region pins it to its place. Where anything is not as it is known to be, the
 //! file is left as it is and the reason is told.
 //!
-//! What comes out is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
+//! The result is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
 
 mod check;
 mod layout;
@@ -22,7 +22,8 @@ use serde::Serialize;
 
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Kind;
-use crate::listing::{REGION_SECTIONS, RELOCATABLE};
+use crate::listing::RELOCATABLE;
+use crate::read::REGION_SECTIONS;
 use crate::region::{Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
@@ -39,7 +40,7 @@ const SHARED: u16 = 3;
 /// Regions begin at multiples of this.
 const ALIGNMENT: u64 = 8;
 
-/// What pruning a file comes to.
+/// The result of planning for a file.
 #[derive(Debug)]
 pub enum Decision {
     /// There is no GPU code that could be cut.
@@ -48,11 +49,11 @@ pub enum Decision {
     Needed,
     /// The file stays as it is, because it is not as files are known to be: a clause.
     Refused(String),
-    /// How to write it anew.
+    /// The way to write it anew.
     Rewrite(Box<Rewrite>),
 }
 
-/// What became of a file with GPU code.
+/// The fate of a file with GPU code.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 pub enum Outcome {
@@ -68,7 +69,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What becomes of a file, if what it would be pruned to passes the check; `None` where there is no code that could be
+    /// The fate of a file, if the pruned one passes the check; `None` where there is no code that could be
     /// cut.
     pub fn of(
         decision: Decision,
@@ -89,9 +90,9 @@ impl Outcome {
 /// Bytes of code of one kind and architecture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cut {
-    /// What it is for; nothing where that cannot be told.
+    /// The architecture that it is for; `None` where that cannot be told.
     pub architecture: Option<Architecture>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Bytes before.
     pub before: u64,
@@ -99,7 +100,7 @@ pub struct Cut {
     pub after: u64,
 }
 
-/// Why planning ends early.
+/// The reasons for which planning ends early.
 enum Stop {
     Refused(String),
     Io(io::Error),
@@ -122,9 +123,9 @@ struct Fat<'e> {
     regions: Vec<Region>,
 }
 
-/// Where a region goes and what of it.
+/// The new place of a region and the part of it that stays.
 struct Placed {
-    /// Where it begins in the file, before anything is cut out.
+    /// Its position in the file, before anything is cut out.
     offset: u64,
     /// Bytes that it takes up.
     size: u64,
@@ -204,7 +205,7 @@ fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<P
 const REGION_HEADER: u64 = 16;
 
 impl Fat<'_> {
-    /// Where a region lies in memory.
+    /// The address of a region.
     fn address(&self, region: &Region) -> u64 {
         self.section.address + (region.offset - self.section.offset)
     }

@@ -3,10 +3,12 @@
 use std::io;
 use std::ops::Range;
 
+use crate::cubin;
 use crate::entry::{Compression, Entry, HEADER, Kind, LEAST_HEADER};
+use crate::inflate;
 use crate::source::{Fields, Source, Window};
 
-/// What a region begins with.
+/// The bytes that a region begins with.
 pub(crate) const MAGIC: u32 = 0xBA55_ED50;
 /// Bytes of a region's header.
 const REGION_HEADER: u64 = 16;
@@ -14,16 +16,13 @@ const REGION_HEADER: u64 = 16;
 const ALIGNMENT: u64 = 8;
 /// Bytes that a cubin without anything in it has at most.
 const HOLLOW: u64 = 4096;
-const SECTION_HEADER: u64 = 64;
-/// `SHF_ALLOC`.
-const ALLOCATED: u64 = 2;
 /// Bytes of padding that are looked at together.
 const STRIDE: usize = 4096;
 
 /// A region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Region {
-    /// Where it begins in the file.
+    /// Its position in the file.
     pub offset: u64,
     /// Bytes that it takes up, its header included.
     pub size: u64,
@@ -35,7 +34,7 @@ pub struct Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {offset:#x} {problem}")]
 pub struct Malformed {
-    /// Where, from the beginning of the file.
+    /// The position, from the beginning of the file.
     pub offset: u64,
     /// A clause.
     pub problem: &'static str,
@@ -46,6 +45,13 @@ pub struct Regions<'w, 'a, S: Source + ?Sized> {
     source: &'w mut Window<'a, S>,
     position: u64,
     end: u64,
+}
+
+impl Region {
+    /// A cubin that lies somewhere without a region around it.
+    pub(crate) fn bare(entry: Entry) -> Self {
+        Self { offset: entry.offset, size: entry.size(), entries: vec![entry] }
+    }
 }
 
 impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
@@ -68,7 +74,7 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
         Ok(Some(region))
     }
 
-    /// What the regions are read from.
+    /// The source that the regions are read from.
     pub(crate) fn source(&mut self) -> &mut Window<'a, S> {
         self.source
     }
@@ -94,8 +100,20 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
     }
 }
 
-/// Reads the region at a position, which must end before `end`.
+/// Reads the region at a position, which must end before `end` and begin at a multiple of eight.
 pub(crate) fn read<S: Source + ?Sized>(
+    source: &mut Window<'_, S>,
+    offset: u64,
+    end: u64,
+) -> io::Result<Result<Region, Malformed>> {
+    if !offset.is_multiple_of(ALIGNMENT) {
+        return Ok(Err(Malformed { offset, problem: "a region does not begin at a multiple of eight" }));
+    }
+    read_anywhere(source, offset, end)
+}
+
+/// Reads the region at a position, which must end before `end`. What a program embeds as data lies anywhere.
+pub(crate) fn read_anywhere<S: Source + ?Sized>(
     source: &mut Window<'_, S>,
     offset: u64,
     end: u64,
@@ -108,9 +126,6 @@ pub(crate) fn read<S: Source + ?Sized>(
     }
     if fields.u16(4) != 1 || u64::from(fields.u16(6)) != REGION_HEADER {
         return malformed(offset, "a region has an unknown version");
-    }
-    if !offset.is_multiple_of(ALIGNMENT) {
-        return malformed(offset, "a region does not begin at a multiple of eight");
     }
     let region_end = offset.checked_add(REGION_HEADER).and_then(|body| body.checked_add(fields.u64(8)));
     let Some(region_end) = region_end.filter(|region_end| *region_end <= end) else {
@@ -131,27 +146,17 @@ pub(crate) fn read<S: Source + ?Sized>(
     Ok(Ok(Region { offset, size: region_end - offset, entries }))
 }
 
-/// Whether a cubin has no section that is loaded.
+/// Tells if a cubin has no section that is loaded.
 fn is_hollow<S: Source + ?Sized>(source: &mut Window<'_, S>, entry: &Entry) -> io::Result<bool> {
-    let plain = entry.kind == Kind::Cubin && entry.compression() == Compression::None;
-    if !plain || entry.payload > HOLLOW {
+    let small = if entry.compression() == Compression::None { entry.payload } else { entry.uncompressed };
+    if entry.kind != Kind::Cubin || small > HOLLOW {
         return Ok(false);
     }
-    let at = entry.offset + entry.header;
-    let Some(header) = source.array::<64>(at)? else { return Ok(false) };
-    let fields = Fields(&header);
-    let (table, count) = (fields.u64(40), u64::from(fields.u16(60)));
-    let inside = table.checked_add(count * SECTION_HEADER).is_some_and(|end| end <= entry.payload);
-    if !header.starts_with(b"\x7fELF") || count == 0 || !inside {
-        return Ok(false);
+    if entry.compression() == Compression::None {
+        let at = entry.offset + entry.header;
+        return Ok(cubin::read(source, at, at + entry.payload)?.is_some_and(|cubin| cubin.hollow));
     }
-    for section in 0..count {
-        let Some(header) = source.array::<{ SECTION_HEADER as usize }>(at + table + section * SECTION_HEADER)? else {
-            return Ok(false);
-        };
-        if Fields(&header).u64(8) & ALLOCATED != 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let Some(payload) = inflate::payload(source, entry, HOLLOW)? else { return Ok(false) };
+    let mut inside = Window::new(&payload)?;
+    Ok(cubin::read(&mut inside, 0, payload.len() as u64)?.is_some_and(|cubin| cubin.hollow))
 }

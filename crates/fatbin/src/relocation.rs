@@ -1,4 +1,4 @@
-//! What the loader writes into a file's memory: relocations (System V ABI, "Relocation"; RELR in "Relative Relocation
+//! Writes of the loader into a file's memory: relocations (System V ABI, "Relocation"; RELR in "Relative Relocation
 //! Table"), of which only those that point at GPU code are of interest.
 
 use std::io;
@@ -24,7 +24,7 @@ pub(crate) enum Relocation {
         location: u64,
         /// The address that it will hold, before the file's place in memory is added.
         target: u64,
-        /// Where in the file the target is written, besides the word itself; nothing where the word is all there is.
+        /// The place in the file of the target, besides the word itself; `None` where the word is all there is.
         addend: Option<u64>,
     },
     /// Anything else: what is written there is a symbol's, or found out by calling a function.

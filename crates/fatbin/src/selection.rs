@@ -1,4 +1,4 @@
-//! Which entries of a region some GPUs need: what pruning keeps.
+//! The entries of a region that some GPUs need: pruning keeps them.
 //!
 //! For every region and every GPU that is wanted: what ran before runs after, and what ran as machine code before does so
 //! after. So every cubin stays that runs on one of them, also those for earlier minors, on which cuBLAS and cuFFT rely;
@@ -14,9 +14,9 @@ use crate::region::Region;
 pub struct Selection {
     /// Their capabilities.
     pub gpus: Vec<Capability>,
-    /// Whether all PTX stays, for GPUs that come later.
+    /// True if all PTX stays, for GPUs that come later.
     pub keep_ptx: bool,
-    /// Whether all code for the linker goes (`__nv_relfatbin`), which a program that only runs does not need.
+    /// True if all code for the linker goes (`__nv_relfatbin`), which a program that only runs does not need.
     pub drop_relocatable: bool,
 }
 
@@ -39,7 +39,7 @@ impl Selection {
         keeps
     }
 
-    /// Whether an entry stays whatever else is in its region.
+    /// Tells if an entry stays whatever else is in its region.
     fn stays_by_itself(&self, entry: &Entry) -> bool {
         match (entry.kind, entry.architecture()) {
             (Kind::Cubin, Some(architecture)) => self.gpus.iter().any(|gpu| runs_on(architecture, *gpu)),
@@ -68,6 +68,7 @@ mod tests {
             options: 0,
             identifier: (0, 0),
             uncompressed: 0,
+            compressed: 0,
             hollow: false,
         }
     }

@@ -1,4 +1,4 @@
-//! Where bytes are read from: positions of a file, or of memory.
+//! Sources of bytes: positions of a file, or of memory.
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -11,7 +11,7 @@ const JUMP: usize = 1 << 10;
 
 /// Something that can be read at any position.
 pub trait Source {
-    /// How many bytes there are.
+    /// The number of bytes.
     fn size(&self) -> io::Result<u64>;
 
     /// Reads from a position, as many bytes as there are room and content for.
@@ -75,7 +75,7 @@ impl<'a, S: Source + ?Sized> Window<'a, S> {
         Self { source: self.source, size: self.size, start: 0, filled: 0, step: JUMP, buffer }
     }
 
-    /// How many bytes there are.
+    /// The number of bytes.
     pub fn size(&self) -> u64 {
         self.size
     }

@@ -3,7 +3,7 @@
 
 use crate::region::MAGIC;
 
-/// Where the writable segment lies in memory, beyond its place in the file; also what segments are aligned to.
+/// The address of the writable segment, beyond its place in the file; also what segments are aligned to.
 const ALIGNMENT: u64 = 0x20_0000;
 const HEADER: u64 = 64;
 const PROGRAM_HEADER: u64 = 56;
@@ -19,6 +19,55 @@ pub fn entry(kind: u16, number: u32, flags: u64, payload: usize) -> Vec<u8> {
     bytes[40..48].copy_from_slice(&flags.to_le_bytes());
     bytes.extend(vec![number as u8; payload]);
     bytes
+}
+
+/// An entry with a payload; flags for its compression are the caller's.
+pub fn entry_of(kind: u16, number: u32, flags: u64, payload: &[u8]) -> Vec<u8> {
+    let padded = payload.len().next_multiple_of(8);
+    let mut bytes = entry(kind, number, flags, padded);
+    bytes[16..20].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes[64..64 + payload.len()].copy_from_slice(payload);
+    bytes[64 + payload.len()..].fill(0);
+    bytes
+}
+
+/// A cubin as NVIDIA's assembler lays it out, names first, with no instructions: the architecture's number, a suffix as the
+/// assembler's options have it (`a`, `f` or nothing), and kernels.
+pub fn cubin(number: u32, suffix: &str, kernels: &[&str]) -> Vec<u8> {
+    let mut names = vec![0];
+    let mut sections: Vec<(usize, u32, u64, Vec<u8>)> = vec![(0, 0, 0, Vec::new())];
+    let mut put = |name: &str, kind, flags, content| {
+        sections.push((names.len(), kind, flags, content));
+        names.extend(name.bytes().chain([0]));
+    };
+    put(".shstrtab", 3, 0, Vec::new());
+    put(".symtab", 2, 0, vec![0; 48]);
+    put(".note.nv.tkinfo", 7, 0, format!("ptxas\0-arch sm_{number}{suffix} -m 64 \0").into_bytes());
+    for kernel in kernels {
+        put(&format!(".text.{kernel}"), 1, 6, vec![0xff; 128]);
+        put(&format!(".nv.constant0.{kernel}"), 1, 2, vec![0; 528]);
+    }
+    sections[1].3 = names;
+    let mut file = vec![0; HEADER as usize];
+    file[..9].copy_from_slice(b"\x7fELF\x02\x01\x01\x41\x08");
+    file[18..20].copy_from_slice(&190u16.to_le_bytes());
+    file[48..52].copy_from_slice(&(number << 8).to_le_bytes());
+    let mut headers = Vec::new();
+    for (name, kind, flags, content) in &sections {
+        headers.extend((*name as u32).to_le_bytes());
+        headers.extend(kind.to_le_bytes());
+        for word in [*flags, 0, file.len() as u64, content.len() as u64, 0, 1, 0] {
+            headers.extend(word.to_le_bytes());
+        }
+        file.extend(content);
+    }
+    let table = file.len() as u64;
+    file[40..48].copy_from_slice(&table.to_le_bytes());
+    file[60..62].copy_from_slice(&(sections.len() as u16).to_le_bytes());
+    file[58..60].copy_from_slice(&64u16.to_le_bytes());
+    file[62..64].copy_from_slice(&1u16.to_le_bytes());
+    file.extend(headers);
+    file
 }
 
 /// A region of these entries.
@@ -45,10 +94,11 @@ pub struct Library {
     bare: Vec<usize>,
     /// Regions that a symbol is at: their place and how far into them.
     symbols: Vec<(usize, u64)>,
-    /// Whether relocations are written as RELR.
+    /// True if relocations are written as RELR.
     packed: bool,
-    /// Whether there is room for program headers.
+    /// True if there is room for program headers.
     room: bool,
+    read_only: Vec<u8>,
 }
 
 impl Default for Library {
@@ -80,6 +130,7 @@ impl Library {
             symbols: Vec::new(),
             packed: false,
             room: false,
+            read_only: (0..100).collect(),
         }
     }
 
@@ -87,6 +138,21 @@ impl Library {
     #[must_use]
     pub fn region(mut self, entries: &[Vec<u8>]) -> Self {
         self.regions.push(region(entries));
+        self
+    }
+
+    /// Adds regions as they are, without a wrapper.
+    #[must_use]
+    pub fn raw(mut self, regions: &[u8]) -> Self {
+        self.bare.push(self.regions.len());
+        self.regions.push(regions.to_vec());
+        self
+    }
+
+    /// Sets the content of read-only data.
+    #[must_use]
+    pub fn read_only(mut self, content: Vec<u8>) -> Self {
+        self.read_only = content;
         self
     }
 
@@ -166,7 +232,7 @@ impl Library {
         let code = put(&mut at, ".nv_fatbin", 1, 2, 0, fat);
         let (fat, relocatable) = joined(&self.relocatable);
         let for_linker = put(&mut at, "__nv_relfatbin", 1, 2, 0, fat);
-        put(&mut at, ".rodata", 1, 2, 0, (0..100).collect());
+        put(&mut at, ".rodata", 1, 2, 0, self.read_only.clone());
         let read_only = at;
         at = at.next_multiple_of(0x1000);
         let writable = at;

@@ -1,5 +1,7 @@
 //! Files made here, byte by byte.
 
+mod code;
+
 use kiln_plan::gpu::{Architecture, Capability};
 
 use super::*;
@@ -114,7 +116,7 @@ fn libraries_loose_files_and_cubins_are_known() {
     cubin[48..52].copy_from_slice(&(100u32 << 8).to_le_bytes());
     let listing = listed(&cubin).unwrap();
     assert_eq!(listing.code[0].groups[0].architecture, architecture("sm_100"));
-    assert_eq!(listing.verdict(gpu("9.0")).unwrap().coverage, Coverage::Missing);
+    assert_eq!(listing.verdict(gpu("9.0"), None).unwrap().coverage, Coverage::Missing);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_plan::parallel;
 
-use crate::listing::{FatbinError, Listing, list};
+use crate::compiler::list_named;
+use crate::listing::{Depth, FatbinError, Listing};
 
 /// Files below this many bytes have no room for code.
 const LEAST: u64 = 64;
@@ -20,11 +21,25 @@ pub type Listed = (PathBuf, Result<Listing, FatbinError>);
 /// Lists every file below a directory that has GPU code, sorted by path; `threads` work at once. Symbolic links are not
 /// followed: what they point at is listed where it lies, if it does.
 pub fn list_tree(directory: &Path, threads: usize) -> io::Result<Vec<Listed>> {
+    list_tree_with(directory, threads, &|_| Depth::Headers)
+}
+
+/// Like [`list_tree`]; a file whose listing by headers asks for more is looked at again.
+pub fn list_tree_with(
+    directory: &Path,
+    threads: usize,
+    depth: &(dyn Fn(&Listing) -> Depth + Sync),
+) -> io::Result<Vec<Listed>> {
     let mut files = files(directory)?;
     files.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
     let listed = parallel::each(&files, threads, |(path, _)| {
         let opened = fs_err::File::open(path).map_err(FatbinError::from);
-        let listed = opened.and_then(|file| list(&file)).transpose();
+        let name = path.to_string_lossy();
+        let listed = opened.and_then(|file| match list_named(&name, &file, Depth::Headers)? {
+            Some(listing) if depth(&listing) == Depth::Kernels => list_named(&name, &file, Depth::Kernels),
+            listing => Ok(listing),
+        });
+        let listed = listed.transpose();
         Ok::<_, io::Error>(listed.map(|listed| (path.clone(), listed)))
     })?;
     let mut found: Vec<Listed> = listed.into_iter().flatten().collect();

@@ -1,50 +1,61 @@
-//! What GPU code means for a GPU, and why: for a person, one sentence.
+//! Verdicts on GPU code for a GPU, with reasons: for a person, one sentence.
 
 use std::collections::BTreeSet;
 
-use kiln_plan::gpu::{Architecture, Capability, CudaRelease, Form, GpuTable, PtxVersion, runs_on};
+use kiln_plan::gpu::{Architecture, Capability, CudaRelease, DriverVersion, Form, GpuTable, PtxVersion, runs_on};
 use serde::Serialize;
 
-use crate::coverage::{Coverage, Tally};
+use crate::coverage::{Coverage, Extent, Tally};
 use crate::entry::Compression;
 use crate::listing::{Code, Group, Listing, RELOCATABLE};
 
-/// The release from which on drivers inflate Zstandard (CUDA 12.8 release notes, `--compress-mode`).
-const ZSTD: CudaRelease = CudaRelease { major: 12, minor: 8 };
+/// Kernels without code that are named.
+const MOST_NAMES: usize = 3;
 
-/// How a file serves a GPU.
+/// The way in which a file serves a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// The GPU.
     pub gpu: Capability,
     /// The best way in which any region serves it.
     pub coverage: Coverage,
-    /// How many regions serve it in which way.
+    /// The share of the file that serves it.
+    pub extent: Extent,
+    /// Counts of regions by the way in which they serve it.
     pub regions: Tally,
-    /// What of the file runs on it; of a file that does not, what it has.
+    /// Counts of kernels, where those were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Tally>,
+    /// Some of the kernels that are not served.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub absent: BTreeSet<String>,
+    /// The architectures of the file that run on it; all of them where none does.
     pub architectures: BTreeSet<Architecture>,
     /// The version of the PTX language that the driver must understand, where it compiles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ptx: Option<PtxVersion>,
-    /// The oldest Linux driver that understands the PTX, or the compression; nothing where every driver for the GPU does,
-    /// or where it is not known.
+    /// The oldest Linux driver that takes the code; nothing where every driver for the GPU does, or where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver: Option<&'static str>,
-    /// What to change, where it is missing or slow to start.
+    pub driver: Option<DriverVersion>,
+    /// The reason for that driver: `CUDA 13`, `Zstandard`, `PTX 8.7`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_for: Option<String>,
+    /// The change that helps, where it is missing or slow to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
 
 impl Listing {
-    /// How the file serves a GPU; nothing where it has no code that a driver loads.
-    pub fn verdict(&self, gpu: Capability) -> Option<Verdict> {
-        let places = || self.code.iter().filter(|code| code.place != RELOCATABLE);
-        let regions = places().map(|code| code.coverage(gpu)).reduce(|one, other| one + other)?;
-        if regions == Tally::default() {
+    /// Judges the file for a GPU; `None` where it has no code that a driver loads. `cuda` is the major version of the CUDA
+    /// libraries that it is linked with, where that is known.
+    pub fn verdict(&self, gpu: Capability, cuda: Option<u8>) -> Option<Verdict> {
+        let regions = self.regions_for(gpu)?;
+        if regions.total() == 0 {
             return None;
         }
         let coverage = regions.best();
-        let groups = || places().flat_map(|code: &Code| &code.groups);
+        let groups =
+            || self.loadable().flat_map(|code: &Code| &code.groups).filter(|group| group.hollow < group.entries);
         let serves = |group: &&Group| {
             let runs = |architecture| runs_on(architecture, gpu);
             let form = |form| group.architecture.is_some_and(|architecture| architecture.form == form);
@@ -58,16 +69,79 @@ impl Listing {
         let used: Vec<&Group> = groups().filter(serves).collect();
         let named: Vec<&Group> = if used.is_empty() { groups().collect() } else { used.clone() };
         let architectures: BTreeSet<Architecture> = named.iter().filter_map(|group| group.architecture).collect();
-        let compiled = if regions.ptx > 0 { used.iter().filter_map(|group| group.ptx).max() } else { None };
-        let zstd = used.iter().any(|group| group.compression == Compression::Zstd).then_some(ZSTD);
-        let release = compiled.and_then(PtxVersion::release).max(zstd);
-        let driver = release.and_then(CudaRelease::toolkit_driver);
-        let advice = advice(coverage, gpu, &architectures);
-        Some(Verdict { gpu, coverage, regions, architectures, ptx: compiled, driver, advice })
+        let ptx = if regions.ptx > 0 { used.iter().filter_map(|group| group.ptx).max() } else { None };
+        // What it is linked with says it best: the runtime that registers the code is of the release that made it.
+        let cuda = cuda.or_else(|| named.iter().any(|group| group.cuda_13).then_some(13));
+        let (driver, driver_for) = driver(&used, ptx, cuda).unzip();
+        let kernels = self.loadable().map(|code| code.kernels(gpu)).reduce(|one, other| Some(one? + other?)).flatten();
+        let extent = self.extent(gpu);
+        let missing = coverage == Coverage::Missing || extent == Extent::Thin;
+        let advice = advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda);
+        let absent = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| alike.absent(gpu));
+        let absent = absent.take(MOST_NAMES).collect();
+        Some(Verdict {
+            gpu,
+            coverage,
+            extent,
+            regions,
+            kernels,
+            absent,
+            architectures,
+            ptx,
+            driver,
+            driver_for,
+            advice,
+        })
+    }
+
+    /// Tells if so many of its regions have no code for a GPU that its kernels are worth looking at: from 5% to 80% have.
+    pub fn is_partly_for(&self, gpu: Capability) -> bool {
+        let regions = self.regions_for(gpu).unwrap_or_default();
+        let (served, total) = (regions.served(), regions.total());
+        served * 20 >= total && served * 5 <= total * 4 && total > 0
+    }
+
+    /// Places whose code a driver loads.
+    fn loadable(&self) -> impl Iterator<Item = &Code> {
+        self.code.iter().filter(|code| code.place != RELOCATABLE)
+    }
+
+    fn regions_for(&self, gpu: Capability) -> Option<Tally> {
+        self.loadable().map(|code| code.coverage(gpu)).reduce(|one, other| one + other)
+    }
+
+    /// Judges the share of the file that serves a GPU, in kernels where they were looked at, else in regions.
+    fn extent(&self, gpu: Capability) -> Extent {
+        let served = |gpu| {
+            let kernels =
+                self.loadable().map(|code| code.kernels(gpu)).reduce(|one, other| Some(one? + other?)).flatten();
+            let kernels = kernels.filter(|kernels| kernels.total() > 0);
+            kernels.or_else(|| self.regions_for(gpu)).unwrap_or_default().served()
+        };
+        let all = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| &alike.architectures);
+        let capabilities: BTreeSet<Capability> = all.map(|architecture| architecture.capability).collect();
+        Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0))
     }
 }
 
-fn advice(coverage: Coverage, gpu: Capability, has: &BTreeSet<Architecture>) -> Option<String> {
+/// The oldest driver that takes some code, and what for.
+fn driver(used: &[&Group], ptx: Option<PtxVersion>, cuda: Option<u8>) -> Option<(DriverVersion, String)> {
+    let zstandard = used.iter().any(|group| group.compression == Compression::Zstd);
+    let of_major = || Some((DriverVersion::of_cuda(cuda?)?, format!("CUDA {}", cuda?)));
+    let of_compression = || Some((DriverVersion::of_zstandard(cuda)?, "Zstandard".to_owned()));
+    let of_language = || {
+        let driver = ptx?.release().and_then(CudaRelease::toolkit_driver)?.parse().ok()?;
+        Some((driver, format!("PTX {}", ptx?)))
+    };
+    let needs = [
+        of_language(),
+        if zstandard { of_compression() } else { None },
+        if used.is_empty() { None } else { of_major() },
+    ];
+    needs.into_iter().flatten().max_by(|one, other| one.0.cmp(&other.0))
+}
+
+fn advice(coverage: Coverage, gpu: Capability, has: &BTreeSet<Architecture>, cuda: Option<u8>) -> Option<String> {
     let wanted = gpu.architecture();
     match coverage {
         Coverage::Native => None,
@@ -82,31 +156,80 @@ fn advice(coverage: Coverage, gpu: Capability, has: &BTreeSet<Architecture>) -> 
                     old.architecture()
                 )
             }
-            _ if has.iter().all(|architecture| architecture.capability > gpu) => {
-                format!("take an older release of it, or compile it for {wanted}")
-            }
-            _ => format!("take a newer release of it, or compile it for {wanted} or with PTX"),
+            _ if has.iter().all(|architecture| architecture.capability > gpu) => older(gpu, cuda),
+            _ => newer(gpu, cuda),
         }),
     }
 }
 
+/// Says what helps where all code is for later GPUs.
+fn older(gpu: Capability, cuda: Option<u8>) -> String {
+    let wanted = gpu.architecture();
+    let last = CudaRelease::known().filter(|release| release.can_compile(&wanted)).max();
+    match (last, cuda) {
+        // CUDA 13 has no code for GPUs before Turing, so that no later release will help.
+        (Some(last), Some(cuda)) if last.major < cuda => format!(
+            "take its build for CUDA {} (another wheel or index of the same release has it), an older release, or compile \
+             it for {wanted}",
+            last.major
+        ),
+        _ => format!("take an older release of it, or compile it for {wanted}"),
+    }
+}
+
+/// Says what helps where there is code for earlier GPUs, or for other ones.
+fn newer(gpu: Capability, cuda: Option<u8>) -> String {
+    let wanted = gpu.architecture();
+    let first = CudaRelease::known().find(|release| release.can_compile(&wanted));
+    match (first, cuda) {
+        (Some(first), Some(cuda)) if first.major >= cuda && first > CudaRelease { major: cuda, minor: 0 } => format!(
+            "take its build for CUDA {first} or later (another wheel or index of the same release may have it), a newer \
+             release, or compile it for {wanted} or with PTX"
+        ),
+        _ => format!("take a newer release of it, or compile it for {wanted} or with PTX"),
+    }
+}
+
 impl std::fmt::Display for Verdict {
-    /// Without the GPU: `native (sm_80, sm_86)`.
+    /// Without the GPU: `native (sm_80, sm_86) in 191 of 193 regions`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let native = self.coverage == Coverage::Native;
         let named = self.architectures.iter().filter(|architecture| !native || architecture.form == Form::Real);
         let names: Vec<String> = named.map(ToString::to_string).collect();
         let names = names.join(", ");
+        let Tally { native: by_code, ptx, unknown, .. } = self.regions;
+        let total =
+            if self.regions.total() == 1 { "1 region".into() } else { format!("{} regions", self.regions.total()) };
+        if self.extent == Extent::Thin && self.coverage != Coverage::Missing {
+            write!(f, "too little: ")?;
+        }
         match self.coverage {
-            Coverage::Native => write!(f, "native ({names})")?,
-            Coverage::Ptx => write!(f, "through PTX ({names}), compiled at the first start")?,
-            Coverage::Missing => write!(f, "missing: it has {names}")?,
+            Coverage::Native => write!(f, "native ({names}) in {by_code} of {total}")?,
+            Coverage::Ptx => write!(f, "through PTX ({names}) in {ptx} of {total}, compiled at the first start")?,
+            Coverage::Missing => write!(f, "missing in {total}: it has {names}")?,
         }
-        if native && self.regions.ptx > 0 {
-            write!(f, ", {} of its regions through PTX", self.regions.ptx)?;
+        if native && ptx > 0 {
+            write!(f, ", through PTX in {ptx}")?;
         }
-        if let Some(driver) = self.driver {
+        if unknown > 0 {
+            write!(f, ", {unknown} with code for the linker alone")?;
+        }
+        if let Some(kernels) = self.kernels.as_ref().filter(|kernels| kernels.total() + kernels.unknown > 0) {
+            write!(f, "; kernels: {} native, {} through PTX, {} absent", kernels.native, kernels.ptx, kernels.missing)?;
+            if kernels.unknown > 0 {
+                write!(f, ", {} unknown", kernels.unknown)?;
+            }
+            if !self.absent.is_empty() && self.coverage != Coverage::Missing {
+                let names: Vec<&str> = self.absent.iter().map(String::as_str).collect();
+                write!(f, " ({})", names.join(", "))?;
+            }
+        }
+        if let Some(driver) = &self.driver {
             write!(f, "; needs driver {driver}")?;
+            self.driver_for.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
+        }
+        if self.extent == Extent::Partial {
+            write!(f, "; most of it has no code for this GPU")?;
         }
         self.advice.iter().try_for_each(|advice| write!(f, "; {advice}"))
     }

@@ -13,7 +13,7 @@ use crate::source::{Fields, Source, Window};
 const SECTION: &str = ".nvFatBinSegment";
 const MAGIC: u32 = 0x4662_43B1;
 const SIZE: u64 = 24;
-/// Where in a wrapper the pointer is.
+/// The place of the pointer in a wrapper.
 const POINTER: u64 = 8;
 
 /// One wrapper.
@@ -23,7 +23,7 @@ pub(crate) struct Wrapper {
     pub(crate) pointer: u64,
     /// Address that it points at.
     pub(crate) region: u64,
-    /// Where in the file the pointer's relocation says so.
+    /// The place in the file of the pointer's relocation.
     pub(crate) addend: Option<u64>,
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::hint::Hint;
+use crate::known;
 use crate::object::Object;
 use crate::tree::file_name;
 
@@ -105,6 +106,7 @@ impl Finding {
             (Outcome::Elsewhere { .. }, Role::Program) => Severity::Warning,
             (Outcome::Elsewhere { .. }, _) => Severity::Note,
             (_, Role::Plugin) => Severity::Warning,
+            _ if known::is_optional(&self.object) => Severity::Warning,
             _ => Severity::Error,
         }
     }

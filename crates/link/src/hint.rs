@@ -148,6 +148,14 @@ const DEBIAN: [(&str, &str); 67] = [
 ];
 
 impl Cuda {
+    /// Returns its number.
+    pub(crate) fn major(self) -> u8 {
+        match self {
+            Self::Twelve => 12,
+            Self::Thirteen => 13,
+        }
+    }
+
     /// The CUDA that some libraries are for, by those of them that say it.
     pub(crate) fn of<'n>(libraries: impl Iterator<Item = &'n String>) -> Option<Self> {
         libraries

@@ -41,6 +41,28 @@ const SYSTEM: [&str; 18] = [
 /// The loader, by the beginning of its name: the rest is the processor.
 const LOADER: &str = "ld-linux-";
 
+/// Modules of Python packages that work without what these need, by what their paths hold, each with its source.
+const OPTIONAL: [&str; 6] = [
+    // Numba's threading layers: it takes the first that can be imported, and has one of its own (Numba, "The Threading
+    // Layers").
+    "numba/np/ufunc/omppool.",
+    "numba/np/ufunc/tbbpool.",
+    // torchaudio and torchcodec have a library for each release of FFmpeg and take the one that loads (torio,
+    // `_extension/utils.py`; torchcodec, `_core/ops.py`).
+    "torio/lib/",
+    "torchcodec/libtorchcodec_",
+    // CuPy's bindings of cuDNN, NCCL and cuTENSOR are imported where those are installed (CuPy, "Additional CUDA
+    // Libraries").
+    "cupy_backends/cuda/libs/",
+    // mpi4py is imported by what runs under MPI.
+    "mpi4py/MPI.",
+];
+
+/// Whether a package works without a module.
+pub(crate) fn is_optional(path: &str) -> bool {
+    OPTIONAL.iter().any(|part| path.contains(part))
+}
+
 /// Whether the driver of the host brings a library.
 pub(crate) fn is_of_the_driver(library: &str) -> bool {
     let begins = |names: &[&str]| names.iter().any(|name| library.starts_with(name));

@@ -7,6 +7,7 @@ use kiln_fatbin::{ElfError, Machine, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::{Image, Place, number};
+use crate::hint;
 
 /// `e_type` of programs at a fixed address, and of everything else that is loaded.
 const PROGRAM: u16 = 2;
@@ -122,6 +123,15 @@ impl Object {
             soname,
             interpreter,
         }))
+    }
+}
+
+impl Object {
+    /// Returns the major version of CUDA that it is linked with or part of, as far as names of libraries say.
+    pub fn cuda(&self) -> Option<u8> {
+        let names = || self.needed.iter().chain(&self.soname);
+        let runtime = names().find_map(|name| name.strip_prefix("libcudart.so.")?.split('.').next()?.parse().ok());
+        runtime.or_else(|| hint::Cuda::of(names()).map(hint::Cuda::major))
     }
 }
 

@@ -192,7 +192,10 @@ impl Builder<'_> {
         })?;
         let gate = match image.gpu_code {
             Demand::Any => None,
-            demand => Some(self.graph.add(GpuCode::new(subject, node, self.project.gpus(self.lock), demand))?),
+            demand => {
+                let gpus = self.project.gpus(self.lock);
+                Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
+            }
         };
         let Ground { layers, tiers, contents, .. } = draft.ground;
         let done = Done { image: node, layers: layers + draft.layers.len(), tiers, contents };

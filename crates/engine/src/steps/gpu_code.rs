@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::node::Node;
 use crate::product::Verdict;
 use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
+use crate::verify::{Judge, is_served};
 
 /// The GPU code of an image.
 #[derive(Serialize)]
@@ -20,19 +21,27 @@ pub(crate) struct GpuCode {
     gpus: Vec<Capability>,
     /// Code as PTX alone is not enough.
     native: bool,
+    /// Patterns of files that may lack code.
+    except: Vec<String>,
     #[serde(skip)]
     subject: Subject,
 }
 
 impl GpuCode {
-    pub(crate) fn new(subject: Subject, image: Node<Image>, gpus: Vec<Capability>, demand: Demand) -> Self {
-        Self { image, gpus, native: demand == Demand::Native, subject }
+    pub(crate) fn new(
+        subject: Subject,
+        image: Node<Image>,
+        gpus: Vec<Capability>,
+        demand: Demand,
+        except: Vec<String>,
+    ) -> Self {
+        Self { image, gpus, native: demand == Demand::Native, except, subject }
     }
 }
 
 impl Step for GpuCode {
     type Product = Verdict;
-    const KIND: Kind = Kind { name: "gpu-code", version: 1 };
+    const KIND: Kind = Kind { name: "gpu-code", version: 2 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -56,14 +65,16 @@ impl Step for GpuCode {
 
     fn perform(&self, context: &Context<'_>) -> Result<Verdict> {
         let (workshop, image) = (context.workshop, context.get(self.image));
-        let refused = if self.native { Coverage::Ptx } else { Coverage::Missing };
-        let found = workshop.verify_image(&self.subject.to_string(), image, &self.gpus)?;
+        let judge = Judge { gpus: self.gpus.clone(), except: self.except.clone(), ..Judge::default() };
+        let found = workshop.verify_image(&self.subject.to_string(), image, &judge)?;
         let mut verdict = Verdict::default();
         let mut compiled = false;
         for file in &found.code {
             for code in &file.verdicts {
+                let excused = file.excuses.contains_key(&code.gpu.to_string());
                 compiled |= code.coverage == Coverage::Ptx;
-                if code.coverage >= refused {
+                let refused = !is_served(code) || (self.native && code.coverage == Coverage::Ptx);
+                if refused && !excused {
                     verdict.failures.push(format!("{}: {}: {code}", file.path, code.gpu));
                 }
             }

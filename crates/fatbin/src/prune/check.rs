@@ -1,4 +1,4 @@
-//! Whether a pruned file still is what it was: looked at as the loader and the driver will, from the written file alone.
+//! True if a pruned file still is what it was: looked at as the loader and the driver will, from the written file alone.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -127,7 +127,7 @@ fn sections(old: &Elf, new: &Elf) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What is the same of an entry wherever it lies.
+/// The entry without its position.
 fn content(entry: &Entry) -> Entry {
     Entry { offset: 0, ..*entry }
 }

@@ -1,4 +1,4 @@
-//! Which pages are cut out of the file, and how the rest is mapped so that no address changes.
+//! The layout of a pruned file: the pages that are cut out, and the mapping of the rest so that no address changes.
 
 use std::ops::Range;
 
@@ -14,19 +14,19 @@ const EXECUTABLE: u32 = 1;
 /// Program headers that there may be: their number has 16 bits, of which the highest value means something else.
 const MOST_SEGMENTS: usize = 0xfffe;
 
-/// How the file is laid out. Offsets are those before anything is cut, unless said otherwise.
+/// The layout of the file. Offsets are those before anything is cut, unless said otherwise.
 #[derive(Debug)]
 pub(super) struct Layout {
     /// Ranges that are cut out, ascending, each within a section of regions.
     pub(super) cuts: Vec<Range<u64>>,
     /// The program headers, with offsets after cutting.
     pub(super) segments: Vec<Segment>,
-    /// Where the program headers go.
+    /// The new place of the program headers.
     pub(super) table: u64,
 }
 
 impl Layout {
-    /// Nothing where no page becomes free.
+    /// Lays the file out; `None` where no page becomes free.
     pub(super) fn find(elf: &Elf, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Result<Option<Self>, Stop> {
         let page = page(elf);
         let mut cuts = Vec::new();
@@ -67,13 +67,13 @@ impl Layout {
         Ok(Some(layout))
     }
 
-    /// Where something goes that is in the file before cutting.
+    /// The place after cutting of something in the file before.
     pub(super) fn moved(&self, offset: u64) -> u64 {
         let gone = self.cuts.iter().map(|cut| offset.min(cut.end).saturating_sub(cut.start));
         offset - gone.sum::<u64>()
     }
 
-    /// What is cut must be GPU code alone.
+    /// Refuses to cut anything but GPU code.
     fn check_apart(&self, elf: &Elf, fats: &[Fat<'_>]) -> Result<(), Stop> {
         let meets = |range: Range<u64>| self.cuts.iter().any(|cut| range.start < cut.end && cut.start < range.end);
         let headers = |at: u64, bytes: u64| at..at.saturating_add(bytes);
@@ -182,7 +182,7 @@ fn load<'e>(elf: &'e Elf, fat: &Fat<'_>) -> Result<&'e Segment, Stop> {
     }
 }
 
-/// Whether the program headers can grow where they are.
+/// Tells if the program headers can grow where they are.
 fn has_room(elf: &Elf, bytes: u64) -> bool {
     let table = elf.program_headers;
     let sections = elf.sections.iter().filter(|section| section.has_content()).map(|section| section.offset);

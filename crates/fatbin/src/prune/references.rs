@@ -1,4 +1,4 @@
-//! What points at GPU code: the wrappers, which can be told otherwise, and whatever else, which cannot.
+//! References to GPU code: the wrappers, which can be told otherwise, and whatever else, which cannot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +17,15 @@ const SECTION_SYMBOL: u8 = 3;
 
 /// A symbol at the beginning of a region, of those that only debuggers read.
 pub(super) struct Symbol {
-    /// Where it lies in the file.
+    /// Its position in the file.
     pub(super) offset: u64,
     /// The address of its region.
     pub(super) address: u64,
-    /// What it says how large it is.
+    /// The size that it states.
     pub(super) size: u64,
 }
 
-/// What points at regions.
+/// References to regions.
 pub(super) struct References {
     /// The wrappers whose region is one of the sections'.
     pub(super) wrappers: Vec<Wrapper>,
@@ -83,7 +83,7 @@ impl References {
         Ok(references)
     }
 
-    /// Whether the region at an address must stay there.
+    /// Tells if the region at an address must stay there.
     pub(super) fn pins(&self, address: u64) -> bool {
         self.pinned.contains(&address)
     }

@@ -25,7 +25,7 @@ enum Piece {
     Zeros(u64),
 }
 
-/// How to write a pruned file.
+/// The plan of a pruned file.
 #[derive(Debug, Serialize)]
 pub struct Rewrite {
     /// Bytes before.

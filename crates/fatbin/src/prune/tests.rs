@@ -1,4 +1,4 @@
-//! What pruning does to shared objects that are laid out as linkers do it.
+//! Tests of pruning shared objects that are laid out as linkers do it.
 
 use proptest::prelude::*;
 

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use kiln_engine::{Upgrade, Verification, VerifiedCode};
-use kiln_fatbin::Coverage;
+use kiln_engine::{Judge, Upgrade, Verification, VerifiedCode};
+use kiln_fatbin::{Coverage, Extent, Verdict};
 use kiln_link::Severity;
 use kiln_plan::event::Cancel;
+use kiln_plan::gpu::{Capability, DriverVersion, GpuError, GpuNames};
 use serde_json::json;
 
 use super::inspect::{is_path, not_built};
@@ -25,8 +26,21 @@ pub(crate) struct Verify {
     /// Images of the stack, `oci:DIR`, wheels, directories, libraries
     #[arg(required = true, value_name = "WHAT")]
     what: Vec<String>,
+    /// Count kernels in all code, rather than in code that is partly for a GPU
+    #[arg(long)]
+    kernels: bool,
+    /// The Linux driver that everything has to run on: `535.104`
+    #[arg(long, value_name = "VERSION", value_parser = driver)]
+    driver: Option<DriverVersion>,
+    /// Paths that may lack code or libraries: `*` stands for any characters [repeat for more]
+    #[arg(long, value_name = "PATTERN")]
+    except: Vec<String>,
     #[command(flatten)]
     stack: StackOptions,
+}
+
+fn driver(text: &str) -> Result<DriverVersion, String> {
+    text.parse().map_err(|error: GpuError| format!("{error}: {}", error.hint().unwrap_or_default()))
 }
 
 impl Verify {
@@ -44,22 +58,26 @@ impl Verify {
         Ok(if all.iter().all(Verification::is_sound) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    fn judge(&self, gpus: Vec<Capability>, names: GpuNames, except: &[String]) -> Judge {
+        let except = self.except.iter().chain(except).cloned().collect();
+        Judge { gpus, names, kernels: self.kernels, driver: self.driver.clone(), except }
+    }
+
     fn one(&self, what: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         let path = Path::new(what);
         let layout = what.strip_prefix("oci:");
         if layout.is_none() && !is_path(what) {
             return self.image(what, asked, global, cancel);
         }
-        let gpus = &asked.gpus;
-        let verified = with_workshop(global, cancel, |workshop| {
+        let judge = self.judge(asked.gpus.clone(), asked.names.clone(), &[]);
+        with_workshop(global, cancel, |workshop| {
             Ok(match layout {
-                Some(layout) => workshop.verify_layout(Path::new(layout), gpus)?,
-                None if path.is_dir() => vec![workshop.verify_directory(path, gpus)?],
-                None if what.ends_with(".whl") => vec![workshop.verify_wheel(path, gpus)?],
-                None => vec![workshop.verify_file(path, gpus)?],
+                Some(layout) => workshop.verify_layout(Path::new(layout), &judge)?,
+                None if path.is_dir() => vec![workshop.verify_directory(path, &judge)?],
+                None if what.ends_with(".whl") => vec![workshop.verify_wheel(path, &judge)?],
+                None => vec![workshop.verify_file(path, &judge)?],
             })
-        })?;
-        Ok(verified.into_iter().map(|verification| verification.named(&asked.names)).collect())
+        })
     }
 
     fn image(&self, name: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
@@ -74,8 +92,8 @@ impl Verify {
                 Some(_) => (asked.gpus.clone(), &asked.names),
                 None => (project.gpus(&lock), &project.stack.target.gpu_names),
             };
-            let verified = project.workshop.verify_built(&built, &gpus)?.into_iter();
-            Ok(verified.map(|verification| verification.named(names)).collect())
+            let judge = self.judge(gpus, names.clone(), &image.except);
+            Ok(project.workshop.verify_built(&built, &judge)?)
         })
     }
 }
@@ -86,11 +104,18 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     code.sort_by_key(|file| (std::cmp::Reverse(worst(file)), &file.path));
     let mut text = String::new();
     for file in &code {
-        let verdicts = file.verdicts.iter().map(|verdict| format!("{}: {verdict}", verification.label(verdict.gpu)));
+        let verdicts = file.verdicts.iter().map(|verdict| {
+            let said = match file.excuses.get(&verdict.gpu.to_string()) {
+                Some(excuse) => format!("{}, as it may: {excuse}", Verdict { advice: None, ..verdict.clone() }),
+                None => verdict.to_string(),
+            };
+            format!("{}: {said}", verification.label(verdict.gpu))
+        });
         let said: Vec<String> = verdicts.chain(file.problems.iter().cloned()).collect();
         let said =
             if said.is_empty() { "has GPU code; name GPUs with `--gpus` to hear more".into() } else { said.join("; ") };
-        text.push_str(&format!("  {}  {said}\n", file.path));
+        let files = file.files.map(|files| format!(" ({})", count(files, "cubin"))).unwrap_or_default();
+        text.push_str(&format!("  {}{files}  {said}\n", file.path));
     }
     for link in &verification.links {
         let word = match link.severity {
@@ -101,6 +126,9 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
         };
         text.push_str(&format!("  {word}: {}\n", link.finding));
     }
+    for compiler in &verification.compilers {
+        text.push_str(&format!("  warning: {compiler}\n"));
+    }
     let subject = match verification.platform {
         Some(platform) => format!("{} ({platform})", verification.subject),
         None => verification.subject.clone(),
@@ -108,17 +136,41 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     format!("{subject}: {}\n{text}", summary(verification))
 }
 
-fn worst(file: &VerifiedCode) -> Option<Coverage> {
-    file.verdicts.iter().map(|verdict| verdict.coverage).max()
+/// How a file serves the GPU that it serves worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Native,
+    Ptx,
+    Partial,
+    Excused,
+    Driver,
+    Missing,
+}
+
+fn worst(file: &VerifiedCode) -> Option<Rank> {
+    let rank = |verdict: &Verdict| match (verdict.coverage, verdict.extent) {
+        _ if file.excuses.contains_key(&verdict.gpu.to_string()) => Rank::Excused,
+        (Coverage::Missing, _) | (_, Extent::Thin) => Rank::Missing,
+        _ if file.driver_too_old => Rank::Driver,
+        (_, Extent::Partial) => Rank::Partial,
+        (Coverage::Ptx, _) => Rank::Ptx,
+        (Coverage::Native, _) => Rank::Native,
+    };
+    file.verdicts.iter().map(rank).max()
 }
 
 fn summary(verification: &Verification) -> String {
     let number = |severity| verification.links.iter().filter(|link| link.severity == severity).count();
     let mut parts = Vec::new();
-    for (coverage, how) in
-        [(Coverage::Native, "native"), (Coverage::Ptx, "through PTX"), (Coverage::Missing, "missing")]
-    {
-        let files = verification.code.iter().filter(|file| worst(file) == Some(coverage)).count();
+    for (rank, how) in [
+        (Rank::Native, "native"),
+        (Rank::Ptx, "through PTX"),
+        (Rank::Partial, "in part"),
+        (Rank::Excused, "may do without"),
+        (Rank::Driver, "with too old a driver"),
+        (Rank::Missing, "missing"),
+    ] {
+        let files = verification.code.iter().filter(|file| worst(file) == Some(rank)).count();
         if files > 0 {
             parts.push(format!("{files} {how}"));
         }
@@ -126,6 +178,9 @@ fn summary(verification: &Verification) -> String {
     let mut text = count(verification.code.len(), "file") + " with GPU code";
     if !parts.is_empty() {
         text.push_str(&format!(" ({})", parts.join(", ")));
+    }
+    if let Some(driver) = &verification.driver {
+        text.push_str(&format!("; driver {driver} or later"));
     }
     let (errors, warnings) = (number(Severity::Error), number(Severity::Warning));
     if errors + warnings > 0 {

@@ -1,7 +1,7 @@
 //! GPU code through the command line: `kiln prune`, `kiln verify`, and what a stack says about both.
 
 use insta::assert_snapshot;
-use kiln_fatbin::testing::{Library, entry};
+use kiln_fatbin::testing::{Library, cubin, entry, entry_of, region};
 use kiln_registry::testing::Options;
 use kiln_wheel::testing::WheelBuilder;
 
@@ -11,6 +11,11 @@ use crate::wheels::pure;
 
 const CUBIN: u16 = 2;
 const PTX: u16 = 1;
+
+/// A library with these regions, which no wrapper points at.
+fn elf_of(regions: &[u8]) -> Vec<u8> {
+    Library::new().raw(regions).finish()
+}
 
 /// A library with code for Ampere, Hopper and Blackwell.
 fn library() -> Vec<u8> {
@@ -53,8 +58,8 @@ fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
     let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
     assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"
     ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing): it cannot run as it is
-      ops/_C.so  H100 (9.0): native (sm_90); B200 (10.0): missing: it has sm_90; take a newer release of it, or compile it for sm_100 or with PTX
-      ops/old.so  H100 (9.0): through PTX (compute_80), compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80), compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
+      ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; B200 (10.0): missing in 2 regions: it has sm_90; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take a newer release of it, or compile it for sm_100 or with PTX
+      ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
     [exit status: 1]
     ");
     // Nothing is left to cut: what lies there of another time makes room for the same wheel.
@@ -101,10 +106,98 @@ fn ptx_that_is_asked_for_stays_and_a_request_for_code_is_said_to_stand_for_gpus(
     }
     assert_snapshot!(environment.kiln("verify a.so --gpus 12.0a"), @r"
     a.so: 1 file with GPU code (1 native)
-      a.so  12.0: native (sm_120)
+      a.so  12.0: native (sm_120) in 1 of 1 region
     ------- stderr -------
     warning: `12.0a` names code: it is taken for all GPUs of capability 12.0
     ");
+}
+
+#[test]
+fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_has() {
+    let environment = TestEnvironment::new();
+    let [both, one] = [cubin(90, "", &["add", "mul"]), cubin(120, "", &["add"])];
+    let many = vec![region(&[entry_of(CUBIN, 90, 0, &both)]); 21].concat();
+    environment.write("thin.so", elf_of(&[many, region(&[entry_of(CUBIN, 120, 0, &one)])].concat()));
+    let half = [entry_of(CUBIN, 90, 0, &both), entry_of(CUBIN, 120, 0, &one)];
+    environment.write("half.so", elf_of(&region(&half)));
+    assert_snapshot!(environment.kiln("verify thin.so half.so --gpus RTX5090 --kernels"), @r"
+    thin.so: 1 file with GPU code (1 missing): it cannot run as it is
+      thin.so  RTX5090 (12.0): too little: native (sm_120) in 1 of 22 regions; kernels: 1 native, 0 through PTX, 42 absent (add, mul); take a newer release of it, or compile it for sm_120 or with PTX
+    half.so: 1 file with GPU code (1 native)
+      half.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region; kernels: 1 native, 0 through PTX, 1 absent (mul)
+    [exit status: 1]
+    ");
+    let json = environment.kiln("verify half.so --gpus RTX5090 --kernels --json").stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["gpus"][0]["names"][0], "RTX5090");
+    assert_eq!(json[0]["code"][0]["verdicts"][0]["kernels"]["missing"], 1);
+    let mut new = entry_of(CUBIN, 90, 0x8000, &zstd::encode_all(&both[..], 3).unwrap());
+    new[24..28].copy_from_slice(&[8, 0, 1, 0]);
+    environment.write("new.so", elf_of(&region(&[new])));
+    assert_snapshot!(environment.kiln("verify new.so half.so --gpus H100 --driver 535.104"), @r"
+    new.so: 1 file with GPU code (1 with too old a driver); driver 580 or later: it cannot run as it is
+      new.so  H100 (9.0): native (sm_90) in 1 of 1 region; needs driver 580 (CUDA 13)
+    half.so: 1 file with GPU code (1 native)
+      half.so  H100 (9.0): native (sm_90) in 1 of 1 region
+    [exit status: 1]
+    ");
+    assert_eq!(environment.kiln("verify new.so --gpus H100 --driver 580.65.06").status, Some(0));
+    assert_snapshot!(environment.kiln("verify new.so --gpus H100 --driver r580"), @r"
+    ------- stderr -------
+    error: invalid value 'r580' for '--driver <VERSION>': `r580` is not a version of NVIDIA's driver: write it as `nvidia-smi` does: `550.54.14`
+
+    For more information, try '--help'.
+    [exit status: 2]
+    ");
+}
+
+#[test]
+fn variants_of_a_library_stand_in_for_one_another_and_others_are_excepted() {
+    let environment = TestEnvironment::new();
+    let library = |number| Library::new().region(&[entry(CUBIN, number, 0, 9_000)]).finish();
+    environment.write("site/ops/libops_cuda118.so", library(80));
+    environment.write("site/ops/libops_cuda128.so", library(120));
+    environment.write("site/ops/sm90/common.so", library(90));
+    environment.write("site/ops/sm120/common.so", library(120));
+    for (at, number) in [90, 90, 100].into_iter().enumerate() {
+        environment.write(&format!("site/cubins/gemm/{at}.cubin"), cubin(number, "a", &["gemm"]));
+    }
+    assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
+    site: 5 files with GPU code (2 native, 2 may do without, 1 missing): it cannot run as it is
+      cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a; take a newer release of it, or compile it for sm_120 or with PTX
+      ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
+      ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
+      ops/libops_cuda128.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region
+      ops/sm120/common.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("verify site --gpus RTX5090 --except cubins/gemm*"), @r"
+    site: 5 files with GPU code (2 native, 3 may do without)
+      cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a, as it may: excepted by `cubins/gemm*`
+      ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
+      ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
+      ops/libops_cuda128.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region
+      ops/sm120/common.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region
+    ");
+    assert_eq!(environment.kiln("verify site --gpus V100").status, Some(1));
+}
+
+#[test]
+fn a_compiler_that_cannot_compile_for_a_gpu_is_said() {
+    let environment = TestEnvironment::new();
+    let release = |text: &str| {
+        let mut data = vec![0; 70_000];
+        data.extend(format!("Cuda compilation tools, release {text}, V{text}.99\0").bytes());
+        Library::new().region(&[entry(CUBIN, 120, 0, 9_000)]).read_only(data).finish()
+    };
+    environment.write("site/triton/backends/nvidia/bin/ptxas", release("12.4"));
+    assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
+    site: 1 file with GPU code (1 native)
+      triton/backends/nvidia/bin/ptxas  RTX5090 (12.0): native (sm_120) in 1 of 1 region
+      warning: triton/backends/nvidia/bin/ptxas compiles with CUDA 12.4, which cannot compile for RTX5090 (12.0): CUDA 12.8 and later can; take a newer release of the package that brings it
+    ");
+    environment.write("site/triton/backends/nvidia/bin/ptxas-blackwell", release("12.9"));
+    assert!(!environment.succeed("verify site --gpus RTX5090").contains("warning"));
 }
 
 #[test]
@@ -133,8 +226,8 @@ fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twic
     let first = environment.digests("");
     assert_snapshot!(environment.kiln("verify app"), @r"
     app (linux/amd64): 2 files with GPU code (1 native, 1 through PTX)
-      opt/venv/lib/python3.11/site-packages/ops/old.so  H100 (9.0): through PTX (compute_80), compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start
-      opt/venv/lib/python3.11/site-packages/ops/_C.so  H100 (9.0): native (sm_90)
+      opt/venv/lib/python3.11/site-packages/ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start
+      opt/venv/lib/python3.11/site-packages/ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown
     ");
     assert_snapshot!(environment.succeed("inspect app").lines().skip(8).collect::<Vec<_>>().join("\n"), @r"
         9.0: regions: 2 native
@@ -171,8 +264,8 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
     error: `app` (linux/amd64) lacks GPU code that its stack file requires
-      caused by: opt/venv/lib/python3.11/site-packages/ops/_C.so: 7.0: missing: it has sm_80, sm_90, sm_100; take an older release of it, or compile it for sm_70
-        opt/venv/lib/python3.11/site-packages/ops/old.so: 7.0: missing: it has compute_80; take an older release of it, or compile it for sm_70
+      caused by: opt/venv/lib/python3.11/site-packages/ops/_C.so: 7.0: missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take an older release of it, or compile it for sm_70
+        opt/venv/lib/python3.11/site-packages/ops/old.so: 7.0: missing in 1 region: it has compute_80; take an older release of it, or compile it for sm_70
     [exit status: 1]
     ");
     environment.stack(&stack("\"H100\"", "verify = { gpu-code = \"required\" }"));
@@ -243,16 +336,16 @@ fn a_layout_a_library_and_a_directory_are_verified() {
     environment.succeed("build -o oci:out");
     assert_snapshot!(environment.kiln("verify oci:out --gpus V100"), @r"
     app (linux/amd64): 2 files with GPU code (2 missing): it cannot run as it is
-      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing: it has sm_80, sm_90, sm_100; take an older release of it, or compile it for sm_70
-      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing: it has compute_80; take an older release of it, or compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take an older release of it, or compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing in 1 region: it has compute_80; take an older release of it, or compile it for sm_70
     [exit status: 1]
     ");
     environment.write("site/a.so", library());
     assert_snapshot!(environment.kiln("verify site site/a.so --gpus H100"), @r"
     site: 1 file with GPU code (1 native)
-      a.so  H100 (9.0): native (sm_90)
+      a.so  H100 (9.0): native (sm_90) in 2 of 2 regions
     site/a.so: 1 file with GPU code (1 native)
-      site/a.so  H100 (9.0): native (sm_90)
+      site/a.so  H100 (9.0): native (sm_90) in 2 of 2 regions
     ");
     assert_snapshot!(environment.kiln("verify nothing"), @r"
     ------- stderr -------

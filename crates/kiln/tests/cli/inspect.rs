@@ -397,6 +397,7 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
             {
               "gpu": "9.0",
               "coverage": "native",
+              "extent": "served",
               "regions": {
                 "native": 1,
                 "ptx": 0,
@@ -405,7 +406,8 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
               "architectures": [
                 "sm_90"
               ],
-              "driver": "570.26"
+              "driver": "550.54.14",
+              "driver_for": "Zstandard"
             }
           ]
         }

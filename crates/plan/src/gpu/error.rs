@@ -42,6 +42,9 @@ pub enum GpuError {
     /// Not the number of a CUDA release.
     #[error("`{0}` is not a CUDA release")]
     MalformedRelease(String),
+    /// Not a version of the driver.
+    #[error("`{0}` is not a version of NVIDIA's driver")]
+    MalformedDriver(String),
     /// A number between those of known releases that CUDA never had, or one older than kiln supports.
     #[error("there is no CUDA {0} that kiln could build for")]
     UnknownRelease(CudaRelease),
@@ -80,6 +83,7 @@ impl GpuError {
             Self::MalformedCapability(_) => Some("write it as `8.9`".into()),
             Self::MalformedArchitecture(_) => Some("write it as `sm_90`, `sm_90a` or `compute_90`".into()),
             Self::MalformedRelease(_) => Some("write it as `MAJOR.MINOR`: `13.0`".into()),
+            Self::MalformedDriver(_) => Some("write it as `nvidia-smi` does: `550.54.14`".into()),
             Self::UnknownRelease(_) => {
                 let known: Vec<_> = CudaRelease::known().collect();
                 Some(format!("known: CUDA {}", ranges(&known)))

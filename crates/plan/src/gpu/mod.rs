@@ -11,6 +11,7 @@
 
 mod architecture;
 mod cuda;
+mod driver;
 mod error;
 mod name;
 mod request;
@@ -18,6 +19,7 @@ mod table;
 
 pub use architecture::{Architecture, Capability, Form, Suffix, runs_on};
 pub use cuda::{CudaRelease, PtxVersion};
+pub use driver::DriverVersion;
 pub use error::GpuError;
 pub use request::{GpuNames, GpuRequest};
 pub use table::{Class, Gpu, GpuTable};

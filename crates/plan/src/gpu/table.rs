@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::name::{is_part, is_slip, key, model_key};
-use super::{Architecture, Capability, CudaRelease};
+use super::{Architecture, Capability, CudaRelease, DriverVersion};
 
 /// What a GPU is sold for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -64,6 +64,15 @@ pub struct GpuTable {
     capabilities: BTreeMap<Capability, CapabilityEntry>,
     families: Vec<BTreeSet<Capability>>,
     toolkits: Vec<Toolkit>,
+    zstandard: Vec<(u8, DriverVersion)>,
+}
+
+/// The driver that code of a major version of CUDA needs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Needed {
+    cuda: u8,
+    driver: DriverVersion,
 }
 
 /// What the data file says of a CUDA release.
@@ -100,6 +109,7 @@ struct CapabilityEntry {
 struct DataFile {
     capability: Vec<CapabilityEntry>,
     family: Vec<BTreeSet<Capability>>,
+    zstandard: Vec<Needed>,
     cuda: Vec<Toolkit>,
     models: Vec<Models>,
 }
@@ -148,8 +158,9 @@ impl GpuTable {
         }
         let names =
             |gpu: &Gpu| std::iter::once(&gpu.name).chain(&gpu.aliases).map(|name| key(name)).collect::<Vec<_>>();
+        let zstandard = data.zstandard.into_iter().map(|needed| (needed.cuda, needed.driver)).collect();
         let by_key = gpus.iter().enumerate().flat_map(|(at, gpu)| names(gpu).into_iter().map(move |key| (key, at)));
-        Self { by_key: by_key.collect(), gpus, capabilities, families: data.family, toolkits: data.cuda }
+        Self { by_key: by_key.collect(), gpus, capabilities, families: data.family, toolkits: data.cuda, zstandard }
     }
 
     /// Every GPU, by class and, within a class, from the oldest capability to the newest.
@@ -257,6 +268,11 @@ impl GpuTable {
         let later = self.capabilities.get(&capability).and_then(|entry| entry.renamed_to);
         let earlier = || self.capabilities.values().find(|entry| entry.renamed_to == Some(capability));
         later.or_else(|| earlier().map(|entry| entry.number))
+    }
+
+    /// The oldest driver that inflates Zstandard, by the major version of CUDA from which on it does.
+    pub(super) fn zstandard_drivers(&self) -> &[(u8, DriverVersion)] {
+        &self.zstandard
     }
 
     pub(super) fn toolkits(&self) -> &[Toolkit] {

@@ -144,6 +144,8 @@ pub struct Image {
     pub prune: Option<Prune>,
     /// What must be true of its GPU code, and of that below it.
     pub gpu_code: GpuCode,
+    /// Patterns of files that may lack code, or libraries that they need.
+    pub except: Vec<String>,
     /// Where it goes; nothing where no registry was said.
     pub repository: Option<Repository>,
     /// Tags.

@@ -218,6 +218,10 @@ pub struct PruneTable {
 pub struct VerifyTable {
     /// `required`: every library with GPU code has some that runs on each of `target.gpus`; `native`: without PTX.
     pub gpu_code: Option<Text>,
+    /// Paths of files that may lack code, or libraries that they need: `*` stands for any characters, and a pattern begins
+    /// at any directory. `["vllm/_flashmla*"]`.
+    #[serde(default)]
+    pub except: Vec<Text>,
 }
 
 /// How Python packages are installed.

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use kiln_engine::FileCode;
-use kiln_fatbin::{Code, Compression, Found, Group, Listed, Listing, Machine, Tally, Verdict, list, list_tree};
+use kiln_fatbin::{
+    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Verdict, list_named, list_tree,
+};
 use kiln_plan::gpu::Capability;
 use kiln_plan::size;
 use serde_json::{Value, json};
@@ -18,12 +20,13 @@ pub(super) fn of_path(path: &Path, gpus: &[Capability], global: &Global) -> Resu
     let found: Vec<Listed> = if path.is_dir() {
         list_tree(path, jobs(global))?
     } else {
-        let listed = list(&fs_err::File::open(path)?);
+        let listed = list_named(&path.to_string_lossy(), &fs_err::File::open(path)?, Depth::Headers);
         listed.transpose().into_iter().map(|listed| (path.to_owned(), listed)).collect()
     };
     let file = |(path, listed): Listed| FileCode {
         path: path.display().to_string(),
         listing: listed.map_err(|error| error.to_string()),
+        cuda: None,
     };
     Ok(of_files(&found.into_iter().map(file).collect::<Vec<_>>(), gpus))
 }
@@ -32,13 +35,14 @@ pub(super) fn of_path(path: &Path, gpus: &[Capability], global: &Global) -> Resu
 pub(super) fn of_files(files: &[FileCode], gpus: &[Capability]) -> (String, Value) {
     let (mut text, mut values) = (String::new(), Vec::new());
     let (mut listed, mut bytes) = (0, 0);
-    for FileCode { path, listing } in files {
+    let is_empty = |file: &&FileCode| file.listing.as_ref().is_ok_and(Listing::is_empty);
+    for FileCode { path, listing, cuda, .. } in files.iter().filter(|file| !is_empty(file)) {
         match listing {
             Ok(listing) => {
                 listed += 1;
                 bytes += listing.code.iter().map(|code| code.bytes).sum::<u64>();
                 text.push_str(&describe(path, listing, gpus));
-                let verdicts: Vec<Verdict> = gpus.iter().filter_map(|gpu| listing.verdict(*gpu)).collect();
+                let verdicts: Vec<Verdict> = gpus.iter().filter_map(|gpu| listing.verdict(*gpu, *cuda)).collect();
                 values.push(json!({ "file": path, "listing": listing, "verdicts": verdicts }));
             }
             Err(error) => {
@@ -55,15 +59,20 @@ fn describe(file: &str, listing: &Listing, gpus: &[Capability]) -> String {
     let format = match listing.format {
         Found::Elf(Machine::X86_64) => " (x86-64)",
         Found::Elf(Machine::Aarch64) => " (aarch64)",
-        Found::Elf(_) => "",
+        Found::Elf(_) | Found::Compiler => "",
         Found::Cubin => " (cubin)",
         Found::Fatbin => " (fatbin)",
+        Found::Ptx => " (PTX)",
+        Found::Windows => " (Windows)",
         Found::Archive => " (static library)",
     };
     let bytes: u64 = listing.code.iter().map(|code| code.bytes).sum();
     let mut text = format!("{file}{format}  {} of GPU code\n", size::format(bytes));
     for code in &listing.code {
         text.push_str(&place(code, gpus));
+    }
+    if let Some(release) = listing.compiler {
+        text.push_str(&format!("  compiles with CUDA {release}\n"));
     }
     if listing.hip {
         text.push_str("  code for AMD's GPUs, which is not looked into\n");
@@ -103,7 +112,12 @@ fn row(group: &Group) -> Vec<String> {
 }
 
 fn tally_text(tally: &Tally) -> String {
-    let parts = [(tally.native, "native"), (tally.ptx, "through PTX"), (tally.missing, "have no code for it")];
+    let parts = [
+        (tally.native, "native"),
+        (tally.ptx, "through PTX"),
+        (tally.missing, "have no code for it"),
+        (tally.unknown, "have code for the linker alone"),
+    ];
     let said = parts.iter().filter(|(regions, _)| *regions > 0).map(|(regions, how)| format!("{regions} {how}"));
     let said: Vec<String> = said.collect();
     if said.is_empty() { "no code".into() } else { format!("regions: {}", said.join(", ")) }

@@ -60,6 +60,7 @@ pub(super) fn image(
         max_layer_size: table.max_layer_size.as_ref().and_then(|text| size(text, vars, wrong)),
         prune: table.prune.as_ref().and_then(|written| prune(written, target, wrong)),
         gpu_code: gpu_code(table, target, vars, wrong),
+        except: except(table, vars, wrong),
         repository: registry.and_then(|text| repository(text, stack, name.get(), vars, wrong)),
         tags: tags.map_or_else(
             || vec!["latest".to_owned()],
@@ -170,6 +171,19 @@ fn gpu_code(table: &ImageTable, target: &Target, vars: &Vars, wrong: &mut Diagno
     }
     let valid = [("any", GpuCode::Any), ("required", GpuCode::Required), ("native", GpuCode::Native)];
     choice(text, &valid, "`verify.gpu-code`", vars, wrong)
+}
+
+fn except(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Vec<String> {
+    let mut patterns = Vec::new();
+    for text in table.verify.iter().flat_map(|verify| &verify.except) {
+        let pattern = expand(text, vars, wrong);
+        if pattern.trim_matches(['*', '/']).is_empty() {
+            let message = format!("the pattern `{pattern}` excepts everything");
+            wrong.push(Diagnostic::at(text.span(), message).hint("name what may be missing: `\"vllm/_flashmla*\"`"));
+        }
+        patterns.push(pattern);
+    }
+    patterns
 }
 
 /// Code for GPUs cannot be judged where no GPU was named.

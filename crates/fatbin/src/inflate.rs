@@ -1,0 +1,157 @@
+//! Payloads of entries as they were before compression, or the beginnings of them.
+//!
+//! LZ4 is the block format (lz4, `doc/lz4_Block_format.md`); Zstandard is RFC 8878. What is damaged inflates to nothing:
+//! listing goes on without it.
+
+use std::io::{self, Read};
+
+use crate::entry::{Compression, Entry};
+use crate::source::{Source, Window};
+
+/// Bytes that a payload is inflated to at most, whatever its header says.
+const MOST: u64 = 256 << 20;
+/// The largest window of a Zstandard frame, as a power of two, that is made room for.
+const LARGEST_WINDOW: u32 = 26;
+/// The bytes that a Zstandard frame begins with.
+pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Blocks that a frame may have: of 128 KiB each, far above the largest payload.
+const MOST_BLOCKS: usize = 1 << 14;
+
+/// Reads a payload, or its beginning of at most `most` bytes. Nothing where it is compressed in a way that is not known.
+pub(crate) fn payload<S: Source + ?Sized>(
+    source: &mut Window<'_, S>,
+    entry: &Entry,
+    most: u64,
+) -> io::Result<Option<Vec<u8>>> {
+    let stored = if entry.compressed > 0 { u64::from(entry.compressed).min(entry.payload) } else { entry.payload };
+    let mut reader = Part { source, at: entry.offset + entry.header, left: stored };
+    let most = most.min(MOST);
+    let mut bytes = Vec::new();
+    match entry.compression() {
+        Compression::None => _ = reader.take(most).read_to_end(&mut bytes)?,
+        Compression::Lz4 if !entry.is_lz4_frame() => return Lz4::new(&mut reader, most).inflate(),
+        Compression::Zstd => {
+            let Ok(mut decoder) = zstd::stream::read::Decoder::new(reader) else { return Ok(None) };
+            decoder.window_log_max(LARGEST_WINDOW)?;
+            if decoder.take(most).read_to_end(&mut bytes).is_err() {
+                return Ok(None);
+            }
+        }
+        Compression::Zlib | Compression::Lz4 => return Ok(None),
+    }
+    Ok(Some(bytes))
+}
+
+/// Bytes of the Zstandard frame at a position, which must end before `end`: found out from the headers of its blocks.
+pub(crate) fn zstd_frame<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end: u64) -> io::Result<Option<u64>> {
+    let Some(header) = source.array::<5>(at)? else { return Ok(None) };
+    let descriptor = header[4];
+    let single = descriptor >> 5 & 1;
+    let content = match (descriptor >> 6, single) {
+        (0, single) => u64::from(single),
+        (size, _) => 1 << size,
+    };
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let mut position = at + 5 + u64::from(1 - single) + dictionary + content;
+    for _ in 0..MOST_BLOCKS {
+        let Some(block) = source.array::<3>(position)? else { return Ok(None) };
+        let block = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+        let size = match block >> 1 & 3 {
+            1 => 1,
+            3 => return Ok(None),
+            _ => u64::from(block >> 3),
+        };
+        position += 3 + size;
+        if position > end {
+            return Ok(None);
+        }
+        if block & 1 == 1 {
+            let checksum = u64::from(descriptor >> 2 & 1) * 4;
+            return Ok(Some(position + checksum - at).filter(|size| at + size <= end));
+        }
+    }
+    Ok(None)
+}
+
+/// Some bytes of a file, one after the other.
+struct Part<'w, 'a, S: Source + ?Sized> {
+    source: &'w mut Window<'a, S>,
+    at: u64,
+    left: u64,
+}
+
+impl<S: Source + ?Sized> Read for Part<'_, '_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let bytes = self.source.bytes(self.at, most)?;
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len() as u64;
+        self.left -= bytes.len() as u64;
+        Ok(bytes.len())
+    }
+}
+
+/// Inflates a block of LZ4.
+struct Lz4<R> {
+    reader: io::BufReader<R>,
+    out: Vec<u8>,
+    most: usize,
+}
+
+impl<R: Read> Lz4<R> {
+    fn new(reader: R, most: u64) -> Self {
+        let reader = io::BufReader::with_capacity(16 << 10, reader);
+        Self { reader, out: Vec::new(), most: usize::try_from(most).unwrap_or(usize::MAX) }
+    }
+
+    fn inflate(mut self) -> io::Result<Option<Vec<u8>>> {
+        // The last sequence has no match: the block ends behind its literals.
+        while self.out.len() < self.most {
+            let Some(token) = self.byte()? else { break };
+            let Some(literals) = self.length(token >> 4)? else { return Ok(None) };
+            let wanted = self.out.len().saturating_add(literals);
+            if wanted > self.most.saturating_add(1 << 20) && literals > self.most {
+                return Ok(None);
+            }
+            (&mut self.reader).take(literals as u64).read_to_end(&mut self.out)?;
+            if self.out.len() < wanted {
+                return Ok(None);
+            }
+            let Some(low) = self.byte()? else { break };
+            let Some(high) = self.byte()? else { return Ok(None) };
+            let Some(length) = self.length(token & 15)? else { return Ok(None) };
+            let distance = usize::from(u16::from_le_bytes([low, high]));
+            let Some(from) = self.out.len().checked_sub(distance).filter(|_| distance > 0) else { return Ok(None) };
+            let length = (length + 4).min(self.most.saturating_sub(self.out.len()) + 4);
+            if distance >= length {
+                self.out.extend_from_within(from..from + length);
+            } else {
+                for at in from..from + length {
+                    self.out.push(self.out[at]);
+                }
+            }
+        }
+        self.out.truncate(self.most);
+        Ok(Some(self.out))
+    }
+
+    fn byte(&mut self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        Ok((self.reader.read(&mut byte)? == 1).then_some(byte[0]))
+    }
+
+    /// A length of four bits, and bytes of 255 that continue it.
+    fn length(&mut self, bits: u8) -> io::Result<Option<usize>> {
+        let mut length = usize::from(bits);
+        let mut more = bits == 15;
+        while more {
+            let Some(byte) = self.byte()? else { return Ok(None) };
+            length += usize::from(byte);
+            if length as u64 > MOST {
+                return Ok(None);
+            }
+            more = byte == 255;
+        }
+        Ok(Some(length))
+    }
+}

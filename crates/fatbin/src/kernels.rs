@@ -1,0 +1,104 @@
+//! Kernels: the entry points of code, each in the region that a program registers it with. What fails at run time is a
+//! kernel for which its region has no code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use kiln_plan::gpu::Architecture;
+use serde::{Deserialize, Serialize};
+
+use crate::cubin;
+use crate::entry::{Entry, Kind};
+use crate::inflate;
+use crate::region::Region;
+use crate::source::{Source, Window};
+
+/// Names that are kept of what may be very many.
+const MOST_NAMES: usize = 8;
+/// Bytes of a cubin that are looked at where its first ones do not name all kernels.
+const MORE_NAMES: u64 = 1 << 20;
+
+/// The kernels of regions that hold code for the same architectures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernels {
+    /// The number of kernels: names in any architecture's code, added up over regions.
+    pub all: u64,
+    /// The number of each architecture, in the order of the architectures.
+    pub by: Vec<u64>,
+    /// The first few that each architecture has not, though others of its region have.
+    pub lacking: Vec<BTreeSet<String>>,
+    /// The first few of all.
+    pub names: BTreeSet<String>,
+    /// Regions with code of which the kernels cannot be told.
+    pub unread: u64,
+}
+
+impl Kernels {
+    /// Adds the kernels of a region that has code for these architectures.
+    pub(crate) fn add<S: Source + ?Sized>(
+        &mut self,
+        region: &Region,
+        architectures: &[Architecture],
+        source: &mut Window<'_, S>,
+    ) -> io::Result<()> {
+        self.by.resize(architectures.len(), 0);
+        self.lacking.resize(architectures.len(), BTreeSet::new());
+        let mut by: BTreeMap<Architecture, BTreeSet<String>> = BTreeMap::new();
+        for entry in region.entries.iter().filter(|entry| entry.is_loadable()) {
+            let Some(architecture) = entry.architecture() else { continue };
+            match names(entry, source)? {
+                Some(names) => by.entry(architecture).or_default().extend(names),
+                None => {
+                    self.unread += 1;
+                    return Ok(());
+                }
+            }
+        }
+        let all: BTreeSet<&String> = by.values().flatten().collect();
+        self.all += all.len() as u64;
+        for (at, architecture) in architectures.iter().enumerate() {
+            let own = by.get(architecture);
+            self.by[at] += own.map_or(0, BTreeSet::len) as u64;
+            let lacks = all.iter().filter(|name| own.is_none_or(|own| !own.contains(**name)));
+            let room = MOST_NAMES.saturating_sub(self.lacking[at].len());
+            self.lacking[at].extend(lacks.take(room).map(|name| (*name).clone()));
+        }
+        let room = MOST_NAMES.saturating_sub(self.names.len());
+        self.names.extend(all.into_iter().take(room).cloned());
+        Ok(())
+    }
+
+    /// Adds those of other regions with the same architectures.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.all += other.all;
+        self.unread += other.unread;
+        self.by.resize(other.by.len(), 0);
+        self.lacking.resize(other.by.len(), BTreeSet::new());
+        for (own, more) in self.by.iter_mut().zip(other.by) {
+            *own += more;
+        }
+        for (own, more) in self.lacking.iter_mut().zip(other.lacking) {
+            own.extend(more.into_iter().take(MOST_NAMES.saturating_sub(own.len())));
+        }
+        self.names.extend(other.names.into_iter().take(MOST_NAMES.saturating_sub(self.names.len())));
+    }
+}
+
+/// The kernels of an entry; nothing where that cannot be told.
+fn names<S: Source + ?Sized>(entry: &Entry, source: &mut Window<'_, S>) -> io::Result<Option<BTreeSet<String>>> {
+    match entry.kind {
+        Kind::Ptx => Ok(inflate::payload(source, entry, u64::MAX)?.map(|text| cubin::kernels_of_ptx(&text))),
+        Kind::Cubin => {
+            for most in [cubin::NAMES, MORE_NAMES] {
+                let Some(start) = inflate::payload(source, entry, most)? else { return Ok(None) };
+                match cubin::kernels(&start) {
+                    Some((names, complete)) if complete || (start.len() as u64) < most => return Ok(Some(names)),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+            Ok(inflate::payload(source, entry, u64::MAX)?.and_then(|whole| cubin::kernels_of_sections(&whole)))
+        }
+        _ => Ok(None),
+    }
+}

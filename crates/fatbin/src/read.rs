@@ -1,0 +1,252 @@
+//! Lists all GPU code of one file: of shared objects and programs, static libraries, libraries of Windows, and loose `.fatbin`,
+//! `.cubin` and `.ptx` files.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::cubin::{self, Cubin};
+use crate::elf::{Elf, ElfError, Machine, Section};
+use crate::entry::Entry;
+use crate::listing::{Depth, FatbinError, Found, Listing, RELOCATABLE};
+use crate::loose;
+use crate::region::{MAGIC, Malformed, Region, Regions};
+use crate::search::{Form, search};
+use crate::source::{Source, Window};
+use crate::summary::Summary;
+
+/// Sections that hold nothing but regions: code to be loaded, and code for the linker.
+pub(crate) const REGION_SECTIONS: [&str; 2] = [".nv_fatbin", RELOCATABLE];
+/// Sections of AMD's compilers, whose format is another.
+const HIP_SECTIONS: [&str; 2] = [".hip_fatbin", ".hipFatBinSegment"];
+/// Sections below this many bytes are not searched for code.
+const WORTH_SEARCHING: u64 = 4096;
+/// The place of code that is all of a file.
+const WHOLE: &str = "the file";
+/// Bytes of the longest name of a section on Windows, and sections there that may hold code among other data.
+const PE_NAME: usize = 8;
+const PE_DATA: [&str; 2] = [".rdata", ".data"];
+/// `SHT_PROGBITS`.
+const PROGBITS: u32 = 1;
+/// Tables of the compiler, by which exceptions find their way: large, and no place for code.
+const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
+const ELF: &[u8] = b"\x7fELF";
+const ARCHIVE: &[u8] = b"!<arch>\n";
+const WINDOWS: &[u8] = b"MZ";
+/// Bytes of the header of an archive's member.
+const MEMBER: u64 = 60;
+
+/// Tells if a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, a
+/// library of Windows, regions alone, or PTX.
+pub fn may_be_listed(start: &[u8]) -> bool {
+    let magics: [&[u8]; 4] = [ELF, ARCHIVE, WINDOWS, &MAGIC.to_le_bytes()];
+    magics.iter().any(|magic| start.starts_with(magic)) || loose::may_be_ptx(start)
+}
+
+/// Lists the GPU code of a file by its headers. Nothing where the file has none and is none.
+pub fn list<S: Source + ?Sized>(source: &S) -> Result<Option<Listing>, FatbinError> {
+    list_with(source, Depth::Headers)
+}
+
+/// Lists the GPU code of a file. Nothing where the file has none and is none.
+pub fn list_with<S: Source + ?Sized>(source: &S, depth: Depth) -> Result<Option<Listing>, FatbinError> {
+    // Of a directory's files most are no such thing: they are not worth a window.
+    let mut start = [0; 8];
+    let read = source.read_at(&mut start, 0)?;
+    let start = &start[..read];
+    if !may_be_listed(start) {
+        return Ok(None);
+    }
+    let mut window = Window::new(source)?;
+    if start.starts_with(ARCHIVE) {
+        return archive(source, &mut window, depth);
+    }
+    if start.starts_with(&MAGIC.to_le_bytes()) {
+        let mut listing = Listing::new(Found::Fatbin, depth);
+        let end = window.size();
+        listing.regions(&mut window, WHOLE, 0..end)?;
+        return Ok(Some(listing));
+    }
+    if start.starts_with(WINDOWS) {
+        return windows(&mut window, depth);
+    }
+    if !start.starts_with(ELF) {
+        return ptx(&mut window, depth);
+    }
+    match Elf::read(&mut window) {
+        // CUDA 13 knows no processors of 32 bits, and none that are big-endian.
+        Err(ElfError::NotElf | ElfError::Unsupported) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(elf) => elf_listing(&mut window, &elf, depth),
+    }
+}
+
+fn elf_listing<S: Source + ?Sized>(
+    window: &mut Window<'_, S>,
+    elf: &Elf,
+    depth: Depth,
+) -> Result<Option<Listing>, FatbinError> {
+    if elf.machine == Machine::Cuda {
+        let size = window.size();
+        let Some(found) = cubin::read(window, 0, size)? else { return Ok(None) };
+        let entry = Entry::bare(0, &Cubin { size, ..found }, None);
+        return loose_file(window, Found::Cubin, depth, entry).map(Some);
+    }
+    let mut listing = Listing::new(Found::Elf(elf.machine), depth);
+    listing.hip = HIP_SECTIONS.iter().any(|name| elf.named(name).next().is_some());
+    // Sections do not overlap; those that do must not make the same bytes be read again and again.
+    let mut left = window.size();
+    for section in &elf.sections {
+        if !section.has_content() {
+            continue;
+        }
+        let Some(rest) = left.checked_sub(section.size) else {
+            listing.malformed.push(format!("{}: it overlaps with other sections", section.name));
+            break;
+        };
+        left = rest;
+        if REGION_SECTIONS.contains(&section.name.as_str()) {
+            listing.regions(window, &section.name, section.range())?;
+        } else if may_hide_code(section) {
+            listing.search(window, &section.name, section.range())?;
+        }
+    }
+    Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// Tells if a section is worth searching for code: of those with content that is loaded, and is neither instructions nor a
+/// table.
+fn may_hide_code(section: &Section) -> bool {
+    section.kind == PROGBITS
+        && section.is_loaded()
+        && section.size >= WORTH_SEARCHING
+        && !section.is_executable()
+        && !UNWINDING.contains(&section.name.as_str())
+}
+
+/// A file that is one piece of code.
+fn loose_file<S: Source + ?Sized>(
+    window: &mut Window<'_, S>,
+    format: Found,
+    depth: Depth,
+    entry: Entry,
+) -> Result<Listing, FatbinError> {
+    let mut listing = Listing::new(format, depth);
+    let mut summary = Summary::new(depth);
+    summary.add(&Region::bare(entry), window)?;
+    listing.code.extend(summary.finish(WHOLE));
+    Ok(listing)
+}
+
+fn ptx<S: Source + ?Sized>(window: &mut Window<'_, S>, depth: Depth) -> Result<Option<Listing>, FatbinError> {
+    let Some((architecture, version)) = loose::ptx(window)? else { return Ok(None) };
+    let entry = Entry::of_text(architecture, version, window.size());
+    loose_file(window, Found::Ptx, depth, entry).map(Some)
+}
+
+/// A library of Windows: the regions of its sections, whose names are cut off.
+fn windows<S: Source + ?Sized>(window: &mut Window<'_, S>, depth: Depth) -> Result<Option<Listing>, FatbinError> {
+    let mut listing = Listing::new(Found::Windows, depth);
+    for (name, offset, size) in loose::pe_sections(window)? {
+        let full = REGION_SECTIONS.iter().find(|full| full.starts_with(&name) && name.len() == PE_NAME);
+        if let Some(full) = full {
+            listing.regions(window, full, offset..offset + size)?;
+        } else if PE_DATA.contains(&name.as_str()) && size >= WORTH_SEARCHING {
+            listing.search(window, &name, offset..offset + size)?;
+        }
+    }
+    Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// Every object of a static library, added up by section.
+fn archive<S: Source + ?Sized>(
+    source: &S,
+    window: &mut Window<'_, S>,
+    depth: Depth,
+) -> Result<Option<Listing>, FatbinError> {
+    let mut listing = Listing::new(Found::Archive, depth);
+    let mut position = ARCHIVE.len() as u64;
+    while let Some(header) = window.array::<60>(position)? {
+        let size = std::str::from_utf8(&header[48..58]).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let from = position + MEMBER;
+        let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
+            listing.malformed.push(format!("at byte {position:#x} a member of the archive is cut off"));
+            break;
+        };
+        let member = Part { source, from, size };
+        // Archives in archives would be no end of them.
+        let nested = window.bytes(from, ARCHIVE.len())?.starts_with(ARCHIVE);
+        // Members begin at even positions.
+        position = from + size + (size & 1);
+        if nested {
+            continue;
+        }
+        match list_with(&member as &dyn Source, depth) {
+            Ok(Some(found)) => listing.add(found),
+            Ok(None) | Err(FatbinError::Elf(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// A part of a source.
+struct Part<'a, S: Source + ?Sized> {
+    source: &'a S,
+    from: u64,
+    size: u64,
+}
+
+impl<S: Source + ?Sized> Source for Part<'_, S> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.size)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(position)).unwrap_or(usize::MAX).min(buffer.len());
+        self.source.read_at(&mut buffer[..left], self.from.saturating_add(position))
+    }
+}
+
+impl Listing {
+    /// Adds the regions of a range that holds nothing else.
+    fn regions<S: Source + ?Sized>(
+        &mut self,
+        window: &mut Window<'_, S>,
+        place: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<(), FatbinError> {
+        let mut summary = Summary::new(self.depth);
+        let mut regions = Regions::new(window, range);
+        while let Some(region) = regions.next_region()? {
+            match region {
+                Ok(region) => summary.add(&region, regions.source())?,
+                Err(malformed) => self.complain(place, malformed),
+            }
+        }
+        self.code.extend(summary.finish(place));
+        Ok(())
+    }
+
+    /// Looks for code in a section that holds other things too.
+    fn search<S: Source + ?Sized>(
+        &mut self,
+        window: &mut Window<'_, S>,
+        section: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<(), FatbinError> {
+        let mut summaries: BTreeMap<Form, Summary> = BTreeMap::new();
+        let depth = self.depth;
+        let searched = search(window, range, |form, region, window| {
+            summaries.entry(form).or_insert_with(|| Summary::new(depth)).add(region, window)
+        })?;
+        self.code.extend(summaries.into_iter().filter_map(|(form, summary)| summary.finish(&form.place(section))));
+        if let Err(malformed) = searched {
+            self.complain(section, malformed);
+        }
+        Ok(())
+    }
+
+    fn complain(&mut self, place: &str, malformed: Malformed) {
+        self.malformed.push(format!("{place}: {malformed}"));
+    }
+}

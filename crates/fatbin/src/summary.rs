@@ -1,0 +1,91 @@
+//! Regions of one place, added up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use kiln_plan::gpu::{Architecture, PtxVersion};
+
+use crate::entry::{Compression, Kind};
+use crate::kernels::Kernels;
+use crate::listing::{Alike, Code, Depth, Group};
+use crate::region::Region;
+use crate::source::{Source, Window};
+
+/// Texts of a kind that are kept.
+const MOST_TEXTS: usize = 8;
+
+/// The properties that tell entries apart: form, number, suffix, kind and compression.
+type Key = (Kind, Option<Architecture>, Compression);
+
+/// Entries that are alike, added up.
+#[derive(Default)]
+struct Sum {
+    entries: u64,
+    bytes: u64,
+    hollow: u64,
+    cuda_13: bool,
+    ptx: Option<PtxVersion>,
+    options: BTreeSet<String>,
+    identifiers: BTreeSet<String>,
+}
+
+#[derive(Default)]
+pub(crate) struct Summary {
+    depth: Depth,
+    regions: u64,
+    bytes: u64,
+    groups: BTreeMap<Key, Sum>,
+    alike: BTreeMap<(Vec<Architecture>, bool), (u64, Kernels)>,
+}
+
+impl Summary {
+    pub(crate) fn new(depth: Depth) -> Self {
+        Self { depth, ..Self::default() }
+    }
+
+    pub(crate) fn add<S: Source + ?Sized>(&mut self, region: &Region, source: &mut Window<'_, S>) -> io::Result<()> {
+        self.regions += 1;
+        self.bytes += region.size;
+        for entry in &region.entries {
+            let sum = self.groups.entry((entry.kind, entry.architecture(), entry.compression())).or_default();
+            sum.entries += 1;
+            sum.hollow += u64::from(entry.hollow);
+            sum.bytes += entry.size();
+            sum.ptx = sum.ptx.max(entry.ptx());
+            sum.cuda_13 |= entry.is_of_cuda_13();
+            if sum.options.len() < MOST_TEXTS {
+                sum.options.extend(entry.options_text(source)?);
+            }
+            if sum.identifiers.len() < MOST_TEXTS {
+                sum.identifiers.extend(entry.identifier_text(source)?);
+            }
+        }
+        let architectures = region.architectures();
+        let only_lto = architectures.is_empty() && region.entries.iter().any(|entry| entry.kind == Kind::Lto);
+        let (regions, kernels) = self.alike.entry((architectures.clone(), only_lto)).or_default();
+        *regions += 1;
+        if self.depth == Depth::Kernels {
+            kernels.add(region, &architectures, source)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, place: &str) -> Option<Code> {
+        let group = |((kind, architecture, compression), sum): (Key, Sum)| {
+            let Sum { entries, bytes, hollow, cuda_13, ptx, options, identifiers } = sum;
+            Group { architecture, kind, compression, entries, bytes, hollow, cuda_13, ptx, options, identifiers }
+        };
+        let depth = self.depth;
+        let alike = |((architectures, lto), (regions, kernels))| {
+            let kernels = (depth == Depth::Kernels).then_some(kernels);
+            Alike { architectures, lto, regions, kernels }
+        };
+        (self.regions > 0).then(|| Code {
+            place: place.to_owned(),
+            regions: self.regions,
+            bytes: self.bytes,
+            groups: self.groups.into_iter().map(group).collect(),
+            alike: self.alike.into_iter().map(alike).collect(),
+        })
+    }
+}
