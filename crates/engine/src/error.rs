@@ -90,6 +90,14 @@ pub enum BuildError {
         /// The reason.
         source: Cause,
     },
+    /// No library of a wheel would have any GPU code left.
+    #[error("the wheel `{file}` has no GPU code for {}: nothing of it would be left", gpus.join(", "))]
+    NothingLeft {
+        /// Its file name.
+        file: String,
+        /// Capabilities that it was to be cut to.
+        gpus: Vec<String>,
+    },
     /// Layers, or files that are looked into.
     #[error("{what} cannot be read")]
     Unreadable {
@@ -244,6 +252,7 @@ impl BuildError {
             Self::Registry(_) => Fault::Surroundings,
             Self::Wheel { .. }
             | Self::Prune { .. }
+            | Self::NothingLeft { .. }
             | Self::Unreadable { .. }
             | Self::NoFacts { .. }
             | Self::Bootstrap { .. }
@@ -282,6 +291,9 @@ impl BuildError {
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
+            Self::NothingLeft { .. } => Some(
+                "take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has".into(),
+            ),
             Self::Store(StoreError::Database(_)) => Some(
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use files::{FilePruner, PrunedFile};
-use kiln_fatbin::{Kind, Outcome, Rewrite, Selection, check, prune};
+use kiln_fatbin::{Cut, Kind, Outcome, Rewrite, Selection, check, prune};
 use kiln_inflate::{Blocks, Kept, Replacement};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
@@ -76,7 +76,12 @@ impl WheelPruner<'_> {
         let cut = parallel::each(&entries, self.threads, |(entry, old)| {
             Ok::<_, BuildError>((entry.path.clone(), self.cut_one(file_name, &file, entry, old.clone())?))
         })?;
-        Ok(PrunedWheel { name, wheel, libraries: cut.into_iter().collect() })
+        let cut = PrunedWheel { name, wheel, libraries: cut.into_iter().collect() };
+        if cut.is_emptied() {
+            let gpus = self.selection.gpus.iter().map(ToString::to_string).collect();
+            return Err(BuildError::NothingLeft { file: file_name.to_owned(), gpus });
+        }
+        Ok(cut)
     }
 
     fn cut_one(&self, wheel: &str, file: &Arc<fs_err::File>, entry: &Entry, old: Inflated) -> Result<Library> {
@@ -161,6 +166,20 @@ impl PrunedWheel {
     /// Whether anything was cut.
     pub fn is_changed(&self) -> bool {
         self.libraries.values().any(|library| library.rewrite().is_some())
+    }
+
+    /// Tells if GPU code was cut out of all libraries with such, and none for a GPU is left in any.
+    fn is_emptied(&self) -> bool {
+        let loadable = |code: &&Cut| matches!(code.kind, Kind::Cubin | Kind::Ptx);
+        let bytes = |rewrite: &Rewrite, of: fn(&Cut) -> u64| rewrite.code.iter().filter(loadable).map(of).sum::<u64>();
+        let mut outcomes = self.libraries.values().filter_map(|library| library.outcome.as_ref());
+        let empty = |outcome: &Outcome| match outcome {
+            Outcome::Pruned(rewrite) => {
+                bytes(rewrite, |code| code.before) > 0 && bytes(rewrite, |code| code.after) == 0
+            }
+            Outcome::Needed | Outcome::Refused { .. } => false,
+        };
+        self.is_changed() && outcomes.all(empty)
     }
 
     /// The libraries with GPU code.

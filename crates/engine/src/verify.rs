@@ -97,6 +97,9 @@ pub struct VerifiedCode {
     /// Loose cubins that it stands for, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<usize>,
+    /// True if the loader does not find its GPU code.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// True if it asks for a newer driver than the one that it is to run on.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub driver_too_old: bool,
@@ -147,7 +150,7 @@ impl Verification {
 
     /// Files that cannot run on one of the GPUs or on the driver, or of which that cannot be said.
     pub fn missing(&self) -> impl Iterator<Item = &VerifiedCode> {
-        self.code.iter().filter(|file| file.is_missing() || file.driver_too_old)
+        self.code.iter().filter(|file| file.is_missing() || file.driver_too_old || file.damaged)
     }
 
     /// Tells if everything can run as it is.
@@ -171,8 +174,9 @@ impl VerifiedCode {
             Err(error) => problems.push(error.clone()),
         }
         let newer = |verdict: &Verdict| judge.driver.is_some() && verdict.driver > judge.driver;
+        let damaged = file.listing.as_ref().as_ref().is_ok_and(|listing| listing.damaged);
         let driver_too_old = verdicts.iter().any(newer);
-        Some(Self { path, verdicts, problems, excuses: BTreeMap::new(), files: file.files, driver_too_old })
+        Some(Self { path, verdicts, problems, excuses: BTreeMap::new(), files: file.files, damaged, driver_too_old })
     }
 
     /// Tells if it has code, and none or too little for one of the GPUs, without an excuse.
@@ -187,8 +191,12 @@ pub(crate) fn is_served(verdict: &Verdict) -> bool {
 }
 
 fn problems(listing: &Listing) -> Vec<String> {
+    let damage = listing.damaged.then(|| {
+        "it is damaged: the loader does not find its GPU code; was it stripped after it was pruned? Strip it before"
+            .to_owned()
+    });
     let hip = listing.hip.then(|| "code for AMD's GPUs is not looked into".to_owned());
-    listing.malformed.iter().cloned().chain(hip).collect()
+    listing.malformed.iter().cloned().chain(hip).chain(damage).collect()
 }
 
 impl Workshop<'_> {

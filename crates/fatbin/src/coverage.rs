@@ -51,13 +51,13 @@ pub enum Extent {
 
 impl Extent {
     /// Judges how much is served, beside how much of the architecture that is served best. Below 5% it is for other GPUs:
-    /// what serves so little is one region that a linker added, or code that all files of a package share. Below a fifth
+    /// what serves so little is one region that a linker added, or code that all files of a package share. Below a tenth
     /// something may be missing: of NVIDIA's and torch's libraries the one that is served least on a GPU of its release
-    /// notes is at XX%.
+    /// notes is cuSPARSELt 0.7.1, with 804 kernels for A100 and 7,347 for H100.
     pub(crate) fn of(served: u64, best: u64) -> Self {
         match (served, best) {
             (served, best) if served.saturating_mul(20) < best => Self::Thin,
-            (served, best) if served.saturating_mul(5) < best => Self::Partial,
+            (served, best) if served.saturating_mul(10) < best => Self::Partial,
             _ => Self::Served,
         }
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
+use memchr::memmem;
 
 use crate::source::{Fields, Source, Window};
 
@@ -30,6 +31,10 @@ const SMALL: usize = 4096;
 const EXACT: u8 = 9;
 /// Bytes of a cubin in which the names of its sections are looked for at first.
 pub(crate) const NAMES: u64 = 64 << 10;
+/// The first architecture that code with a suffix is for: `sm_90a`.
+const FIRST_WITH_SUFFIX: u32 = 90;
+/// The option of the assembler that names the architecture.
+const OPTION: &[u8] = b"-arch";
 const PARAMETERS: &str = ".nv.constant0.";
 
 /// The facts that the headers of a cubin tell.
@@ -55,12 +60,7 @@ impl Cubin {
 pub(crate) fn read<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end: u64) -> io::Result<Option<Cubin>> {
     let Some(header) = source.array::<HEADER>(at)? else { return Ok(None) };
     let fields = Fields(&header);
-    if !is_cubin(&header) {
-        return Ok(None);
-    }
-    let (flags, abi) = (fields.u32(48), header[8]);
-    let number = if abi >= 8 { flags >> 8 & 0xff } else { flags & 0xff };
-    let Some(capability) = Capability::from_number(number) else { return Ok(None) };
+    let Some(capability) = capability(&header) else { return Ok(None) };
     let (segments, table) = (fields.u64(32), fields.u64(40));
     let (segment_count, count) = (u64::from(fields.u16(56)), u64::from(fields.u16(60)));
     let ends = [
@@ -90,6 +90,24 @@ pub(crate) fn read<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end:
         }
     }
     Ok(Some(cubin))
+}
+
+/// The capability that a cubin's header names; `None` where it is no cubin.
+fn capability(header: &[u8; HEADER]) -> Option<Capability> {
+    let (flags, abi) = (Fields(header).u32(48), header[8]);
+    let number = if abi >= 8 { flags >> 8 & 0xff } else { flags & 0xff };
+    Capability::from_number(number).filter(|_| is_cubin(header))
+}
+
+/// The architecture that the beginning of a cubin tells; `None` where it does not reach as far as the assembler's options.
+pub(crate) fn architecture(start: &[u8]) -> Option<Architecture> {
+    let capability = capability(start.first_chunk()?)?;
+    if capability.number() < FIRST_WITH_SUFFIX {
+        return Some(capability.architecture());
+    }
+    let options = memmem::find(start, OPTION)?;
+    let suffix = of_options(start.get(options..options + SMALL).unwrap_or(&start[options..]));
+    Some(Architecture { suffix, ..capability.architecture() })
 }
 
 /// Tells if some bytes begin like a cubin.

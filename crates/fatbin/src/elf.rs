@@ -130,6 +130,11 @@ pub struct Elf {
 }
 
 impl Elf {
+    /// Tells if it is a program at a fixed address (`ET_EXEC`), whose pointers no relocation names.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.kind == 2
+    }
+
     /// Reads the headers of a file.
     pub fn read<S: Source + ?Sized>(source: &mut Window<'_, S>) -> Result<Self, ElfError> {
         let (elf, header) = Self::header(source)?;
@@ -200,6 +205,8 @@ impl Segment {
     pub const DYNAMIC: u32 = 2;
     /// `PT_INTERP`: the loader of a program.
     pub const INTERPRETER: u32 = 3;
+    /// `PT_NOTE`: notes, such as the build's id.
+    pub const NOTE: u32 = 4;
     /// `PT_PHDR`: the program headers themselves.
     pub const PROGRAM_HEADERS: u32 = 6;
 

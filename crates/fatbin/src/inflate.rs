@@ -14,6 +14,8 @@ const MOST: u64 = 256 << 20;
 const LARGEST_WINDOW: u32 = 26;
 /// The bytes that a Zstandard frame begins with.
 pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Bytes that are inflated together where few may be enough.
+const STEP: u64 = 64 << 10;
 /// Blocks that a frame may have: of 128 KiB each, far above the largest payload.
 const MOST_BLOCKS: usize = 1 << 14;
 
@@ -40,6 +42,26 @@ pub(crate) fn payload<S: Source + ?Sized>(
         Compression::Zlib | Compression::Lz4 => return Ok(None),
     }
     Ok(Some(bytes))
+}
+
+/// Reads the beginning of a Zstandard frame until `enough` says that it is, or so many bytes are read.
+pub(crate) fn beginning<S: Source + ?Sized>(
+    source: &mut Window<'_, S>,
+    entry: &Entry,
+    most: usize,
+    enough: impl Fn(&[u8]) -> bool,
+) -> io::Result<Vec<u8>> {
+    let reader = Part { source, at: entry.offset, left: entry.payload };
+    let mut bytes = Vec::new();
+    let Ok(mut decoder) = zstd::stream::read::Decoder::new(reader) else { return Ok(bytes) };
+    decoder.window_log_max(LARGEST_WINDOW)?;
+    while bytes.len() < most && !enough(&bytes) {
+        let before = bytes.len();
+        if (&mut decoder).take(STEP).read_to_end(&mut bytes).is_err() || bytes.len() == before {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Bytes of the Zstandard frame at a position, which must end before `end`: found out from the headers of its blocks.

@@ -64,6 +64,9 @@ pub struct Listing {
     pub code: Vec<Code>,
     /// True if there is code for AMD's GPUs, which is not looked into.
     pub hip: bool,
+    /// True if the loader does not find GPU code where its section lies.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// Places that make no sense: section and what is wrong.
     pub malformed: Vec<String>,
     /// The CUDA release that it compiles with, where it is a compiler for GPUs.
@@ -175,7 +178,7 @@ impl Alike {
 impl Listing {
     /// A file without code.
     pub fn new(format: Found, depth: Depth) -> Self {
-        Self { format, code: Vec::new(), hip: false, malformed: Vec::new(), compiler: None, depth }
+        Self { format, code: Vec::new(), hip: false, damaged: false, malformed: Vec::new(), compiler: None, depth }
     }
 
     /// Tells if there is neither code nor anything that could be some.
@@ -191,6 +194,7 @@ impl Listing {
     /// Adds what another file has.
     pub fn add(&mut self, other: Self) {
         self.hip |= other.hip;
+        self.damaged |= other.damaged;
         self.malformed.extend(other.malformed);
         for code in other.code {
             match self.code.iter_mut().find(|known| known.place == code.place) {

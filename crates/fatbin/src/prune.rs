@@ -9,6 +9,7 @@
 
 mod check;
 mod layout;
+mod loose;
 mod references;
 mod rewrite;
 #[cfg(test)]
@@ -34,9 +35,11 @@ use references::References;
 pub use rewrite::{Rewrite, Rewritten};
 
 /// Raised when the same file would be pruned to other bytes.
-pub const PRUNE_VERSION: u32 = 1;
+pub const PRUNE_VERSION: u32 = 2;
 /// `ET_DYN`: shared objects, and programs that can be loaded anywhere.
 const SHARED: u16 = 3;
+/// The bytes that a file of regions begins with.
+const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
 /// Regions begin at multiples of this.
 const ALIGNMENT: u64 = 8;
 
@@ -144,6 +147,9 @@ pub fn prune<S: Source + ?Sized>(source: &S, selection: &Selection) -> io::Resul
 
 fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decision, Stop> {
     let mut window = Window::new(source)?;
+    if window.bytes(0, MAGIC.len())? == MAGIC {
+        return loose::plan(&mut window, selection);
+    }
     let elf = match Elf::read(&mut window) {
         Ok(elf) if matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) => elf,
         Ok(_) | Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(Decision::NoCode),
@@ -154,8 +160,8 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     if fats.is_empty() {
         return Ok(Decision::NoCode);
     }
-    if elf.kind != SHARED {
-        return Err(refused("it is no shared object, and cannot be loaded anywhere"));
+    if elf.kind != SHARED && !elf.is_fixed() {
+        return Err(refused("it is an object file, which is linked before anything runs"));
     }
     let references = References::find(&mut window, &elf, &fats)?;
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
@@ -219,8 +225,11 @@ impl Fat<'_> {
 
 /// Bytes by architecture and kind, before and after.
 fn cuts(fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Vec<Cut> {
+    sums(fats.iter().zip(placed).flat_map(|(fat, placed)| fat.regions.iter().zip(placed)))
+}
+
+fn sums<'r>(regions: impl Iterator<Item = (&'r Region, &'r Placed)>) -> Vec<Cut> {
     let mut sums: BTreeMap<(Kind, Option<Architecture>), (u64, u64)> = BTreeMap::new();
-    let regions = fats.iter().zip(placed).flat_map(|(fat, placed)| fat.regions.iter().zip(placed));
     for (entry, keep) in regions.flat_map(|(region, placed)| region.entries.iter().zip(&placed.keeps)) {
         let (before, after) = sums.entry((entry.kind, entry.architecture())).or_default();
         *before += entry.size();

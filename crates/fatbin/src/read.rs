@@ -105,12 +105,20 @@ fn elf_listing<S: Source + ?Sized>(
         };
         left = rest;
         if REGION_SECTIONS.contains(&section.name.as_str()) {
+            listing.damaged |= is_astray(elf, section);
             listing.regions(window, &section.name, section.range())?;
         } else if may_hide_code(section) {
             listing.search(window, &section.name, section.range())?;
         }
     }
     Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// Tells if the loader maps something else where a section says that it lies: in a pruned file, tools that lay files out anew
+/// do such damage (GNU strip, eu-strip).
+fn is_astray(elf: &Elf, section: &Section) -> bool {
+    let object_file = elf.segments.is_empty();
+    !object_file && section.is_loaded() && section.size > 0 && elf.offset_of(section.address) != Some(section.offset)
 }
 
 /// Tells if a section is worth searching for code: of those with content that is loaded, and is neither instructions nor a

@@ -99,6 +99,8 @@ pub struct Library {
     /// True if there is room for program headers.
     room: bool,
     read_only: Vec<u8>,
+    unfilled: bool,
+    note: bool,
 }
 
 impl Default for Library {
@@ -131,6 +133,8 @@ impl Library {
             packed: false,
             room: false,
             read_only: (0..100).collect(),
+            unfilled: false,
+            note: false,
         }
     }
 
@@ -170,7 +174,7 @@ impl Library {
         self
     }
 
-    /// A program that must be loaded where it says.
+    /// A program that must be loaded where it says, so that no relocation names its pointers.
     #[must_use]
     pub fn fixed(mut self) -> Self {
         self.kind = 2;
@@ -212,11 +216,27 @@ impl Library {
         self
     }
 
+    /// A wrapper whose pointer is filled in while the program runs.
+    #[must_use]
+    pub fn unfilled_wrapper(mut self) -> Self {
+        self.unfilled = true;
+        self
+    }
+
+    /// A segment of notes.
+    #[must_use]
+    pub fn note(mut self) -> Self {
+        self.note = true;
+        self
+    }
+
     /// The file.
     pub fn finish(&self) -> Vec<u8> {
         let wrapped: Vec<usize> = (0..self.regions.len()).filter(|at| !self.bare.contains(at)).collect();
-        let words = wrapped.len() + self.relocatable.len() + self.pointers.len();
-        let mut at = HEADER + 2 * PROGRAM_HEADER + if self.room { 1024 } else { 0 };
+        let fixed = self.kind == 2;
+        let words = if fixed { 0 } else { wrapped.len() + self.relocatable.len() + self.pointers.len() };
+        let headers = if self.note { 3 } else { 2 };
+        let mut at = HEADER + headers * PROGRAM_HEADER + if self.room { 1024 } else { 0 };
         let mut parts: Vec<Part> = Vec::new();
         let mut put = |at: &mut u64, name, kind, flags, shift: u64, content: Vec<u8>| {
             *at = at.next_multiple_of(8);
@@ -245,17 +265,18 @@ impl Library {
             bytes.extend([0; 8]);
             bytes
         };
-        let wrappers = targets.iter().flat_map(wrapper).collect();
+        let empty = if self.unfilled { wrapper(&0) } else { Vec::new() };
+        let wrappers = targets.iter().flat_map(wrapper).chain(empty).collect();
         let segment = put(&mut at, ".nvFatBinSegment", 1, 3, ALIGNMENT, wrappers);
         let others: Vec<u64> = self.pointers.iter().map(|(region, into)| code + starts[*region] + into).collect();
-        let words = others.iter().flat_map(|target| target.to_le_bytes()).chain([7; 16]).collect();
-        let data = put(&mut at, ".data", 1, 3, ALIGNMENT, words);
+        let pointers = others.iter().flat_map(|target| target.to_le_bytes()).chain([7; 16]).collect();
+        let data = put(&mut at, ".data", 1, 3, ALIGNMENT, pointers);
         let end = at;
         let symbols = self.symbols.iter().flat_map(|(region, into)| symbol(code + starts[*region] + into));
         put(&mut at, ".symtab", 2, 0, 0, symbols.collect());
         let locations = (0..targets.len() as u64).map(|at| segment + 24 * at + 8);
         let locations = locations.chain((0..others.len() as u64).map(|at| data + 8 * at));
-        let all: Vec<(u64, u64)> = locations.zip(targets.into_iter().chain(others)).collect();
+        let all: Vec<(u64, u64)> = locations.zip(targets.into_iter().chain(others)).take(words).collect();
         parts[0].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
         let loads = [(5, 0, 0, read_only), (6, writable, writable + ALIGNMENT, end - writable)];
         self.file(parts, &loads)
@@ -283,7 +304,7 @@ impl Library {
         for (at, half) in [(16, self.kind), (18, self.machine), (20, 1), (52, 64), (54, 56), (58, 64)] {
             file[at..at + 2].copy_from_slice(&half.to_le_bytes());
         }
-        file[56..58].copy_from_slice(&(loads.len() as u16).to_le_bytes());
+        file[56..58].copy_from_slice(&(loads.len() as u16 + u16::from(self.note)).to_le_bytes());
         file[60..62].copy_from_slice(&(parts.len() as u16 + 1).to_le_bytes());
         file[62..64].copy_from_slice(&(parts.len() as u16).to_le_bytes());
         for (flags, offset, address, size) in loads {
@@ -292,6 +313,10 @@ impl Library {
             for word in [*offset, *address, *address, *size, *size, ALIGNMENT] {
                 file.extend(word.to_le_bytes());
             }
+        }
+        if self.note {
+            file.extend(4u32.to_le_bytes());
+            file.extend([0; PROGRAM_HEADER as usize - 4]);
         }
         for part in parts {
             file.resize(part.offset as usize, 0);

@@ -69,11 +69,12 @@ impl Listing {
         let used: Vec<&Group> = groups().filter(serves).collect();
         let named: Vec<&Group> = if used.is_empty() { groups().collect() } else { used.clone() };
         let architectures: BTreeSet<Architecture> = named.iter().filter_map(|group| group.architecture).collect();
-        let ptx = if regions.ptx > 0 { used.iter().filter_map(|group| group.ptx).max() } else { None };
+        let kernels = self.loadable().map(|code| code.kernels(gpu)).reduce(|one, other| Some(one? + other?)).flatten();
+        let ptx =
+            if compiles(&kernels.unwrap_or(regions)) { used.iter().filter_map(|group| group.ptx).max() } else { None };
         // What it is linked with says it best: the runtime that registers the code is of the release that made it.
         let cuda = cuda.or_else(|| named.iter().any(|group| group.cuda_13).then_some(13));
         let (driver, driver_for) = driver(&used, ptx, cuda).unzip();
-        let kernels = self.loadable().map(|code| code.kernels(gpu)).reduce(|one, other| Some(one? + other?)).flatten();
         let extent = self.extent(gpu);
         let missing = coverage == Coverage::Missing || extent == Extent::Thin;
         let advice = advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda);
@@ -94,11 +95,11 @@ impl Listing {
         })
     }
 
-    /// Tells if so many of its regions have no code for a GPU that its kernels are worth looking at: from 5% to 80% have.
+    /// Tells if its kernels are worth looking at: where up to 80% of its regions have code for a GPU.
     pub fn is_partly_for(&self, gpu: Capability) -> bool {
         let regions = self.regions_for(gpu).unwrap_or_default();
         let (served, total) = (regions.served(), regions.total());
-        served * 20 >= total && served * 5 <= total * 4 && total > 0
+        served > 0 && served * 5 <= total * 4
     }
 
     /// Places whose code a driver loads.
@@ -122,6 +123,12 @@ impl Listing {
         let capabilities: BTreeSet<Capability> = all.map(|architecture| architecture.capability).collect();
         Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0))
     }
+}
+
+/// Tells if so much is compiled by the driver that a driver which cannot is too old: not where it is a few of thousands, as
+/// in cuBLASLt, which chooses others then.
+fn compiles(tally: &Tally) -> bool {
+    tally.ptx > 0 && tally.ptx * 20 >= tally.served()
 }
 
 /// The oldest driver that takes some code, and what for.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::{Fat, Stop, fats, refused};
+use super::{MAGIC, Stop, fats, loose, refused};
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
 use crate::listing::RELOCATABLE;
@@ -32,6 +32,14 @@ pub fn check<S: Source + ?Sized, T: Source + ?Sized>(
 }
 
 fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, selection: &Selection) -> Result<(), Stop> {
+    let (mut one, mut other) = (Window::new(before)?, Window::new(after)?);
+    if one.bytes(0, MAGIC.len())? == MAGIC {
+        let (old, new) = (loose::regions(&mut one)?, loose::regions(&mut other)?);
+        if old.len() != new.len() {
+            return Err(refused("there are fewer regions"));
+        }
+        return old.iter().zip(&new).try_for_each(|(old, new)| same(old, new, false, selection));
+    }
     let (mut old, mut new) = (View::open(before)?, View::open(after)?);
     mapped(&new.elf, new.window.size())?;
     sections(&old.elf, &new.elf)?;
@@ -55,7 +63,8 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
     let pairs: BTreeSet<(u64, u64)> = moved.chain(stayed).collect();
     for (from, to) in pairs {
         let Some(fat) = holds(from) else { continue };
-        same(&old.region(from)?, &new.region(to)?, fat, selection)?;
+        let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
+        same(&old.region(from)?, &new.region(to)?, drops_all, selection)?;
     }
     Ok(())
 }
@@ -132,12 +141,12 @@ fn content(entry: &Entry) -> Entry {
     Entry { offset: 0, ..*entry }
 }
 
-fn same(old: &Region, new: &Region, fat: &Fat<'_>, selection: &Selection) -> Result<(), Stop> {
+fn same(old: &Region, new: &Region, drops_all: bool, selection: &Selection) -> Result<(), Stop> {
     let mut rest = old.entries.iter().map(content);
     if !new.entries.iter().map(content).all(|entry| rest.any(|known| known == entry)) {
         return Err(refused(format!("the region at {:#x} has entries that were not there", new.offset)));
     }
-    if selection.drop_relocatable && fat.section.name == RELOCATABLE {
+    if drops_all {
         return Ok(());
     }
     for gpu in &selection.gpus {

@@ -9,6 +9,10 @@ pub(super) const PROGRAM_HEADER: u64 = 56;
 const PAGE: u64 = 4 << 10;
 /// The largest pages of aarch64, for which linkers lay files out.
 const LARGE_PAGE: u64 = 64 << 10;
+/// Bytes of the smallest hole between regions that is cut out, and its least share of the section: every hole costs a
+/// segment, and tools that go by sections no longer find addresses behind it.
+const LEAST_HOLE: u64 = 1 << 20;
+const LEAST_SHARE: u64 = 8;
 /// `PF_X`.
 const EXECUTABLE: u32 = 1;
 /// Program headers that there may be: their number has 16 bits, of which the highest value means something else.
@@ -23,6 +27,8 @@ pub(super) struct Layout {
     pub(super) segments: Vec<Segment>,
     /// The new place of the program headers.
     pub(super) table: u64,
+    /// True if that is another place than before.
+    pub(super) is_moved: bool,
 }
 
 impl Layout {
@@ -35,35 +41,43 @@ impl Layout {
             if load.address.abs_diff(load.offset) % page != 0 {
                 return Err(refused("a segment's place in the file and in memory do not agree"));
             }
-            let end = placed.last().map_or(fat.section.offset, |last| last.offset + last.size);
-            let cut = end.next_multiple_of(page)..fat.section.range().end / page * page;
-            if cut.start < cut.end {
-                cuts.push(cut);
-            }
+            cuts.extend(holes(fat, placed, page));
         }
         cuts.sort_by_key(|cut| cut.start);
-        let count = elf.segments.len() + cuts.len();
         if cuts.is_empty() {
             return Ok(None);
         }
-        if count > MOST_SEGMENTS {
+        if elf.segments.len() + cuts.len() > MOST_SEGMENTS {
             return Err(refused("it has more segments than its header can count"));
         }
-        let bytes = count as u64 * PROGRAM_HEADER;
+        let mut segments = elf.segments.clone();
+        let needed = |segments: &[Segment]| (segments.len() + cuts.len()) as u64 * PROGRAM_HEADER;
+        // Notes are found by their sections too, and a table that keeps its place is one that GNU strip understands.
+        while !has_room(elf, needed(&segments)) {
+            let Some(note) = segments.iter().rposition(|segment| segment.kind == Segment::NOTE) else { break };
+            segments.remove(note);
+        }
+        if !has_room(elf, needed(&segments)) {
+            segments.clone_from(&elf.segments);
+        }
+        let bytes = needed(&segments);
         let table = if has_room(elf, bytes) {
             elf.program_headers
         } else {
             // The first pages that would become free are mapped already.
-            let Some(at) = cuts.iter().position(|cut| cut.end - cut.start > bytes.next_multiple_of(page)) else {
+            let Some(at) = cuts
+                .iter()
+                .position(|cut| is_behind_all(cut, fats, placed) && cut.end - cut.start > bytes.next_multiple_of(page))
+            else {
                 return Ok(None);
             };
             let table = cuts[at].start;
             cuts[at].start += bytes.next_multiple_of(page);
             table
         };
-        let mut layout = Self { cuts, segments: Vec::new(), table };
+        let mut layout = Self { cuts, segments: Vec::new(), table, is_moved: table != elf.program_headers };
         layout.check_apart(elf, fats)?;
-        layout.map(elf, page, bytes)?;
+        layout.map(elf, &segments, page, bytes)?;
         Ok(Some(layout))
     }
 
@@ -97,9 +111,9 @@ impl Layout {
     }
 
     /// Splits segments where something is cut out, and moves all that lies behind.
-    fn map(&mut self, elf: &Elf, page: u64, table_bytes: u64) -> Result<(), Stop> {
+    fn map(&mut self, elf: &Elf, old: &[Segment], page: u64, table_bytes: u64) -> Result<(), Stop> {
         let mut segments = Vec::new();
-        for segment in &elf.segments {
+        for segment in old {
             if segment.kind == Segment::PROGRAM_HEADERS {
                 let address = elf.offset_of_table(self.table).ok_or_else(|| refused("its headers are not mapped"))?;
                 let (offset, size) = (self.moved(self.table), table_bytes);
@@ -156,6 +170,32 @@ impl Elf {
     }
 }
 
+/// Pages of a section that hold nothing any more: behind its regions, and large holes between them, before a region that
+/// must stay where it is.
+fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Range<u64>> {
+    let end = fat.section.range().end;
+    let least = LEAST_HOLE.max(fat.section.size / LEAST_SHARE);
+    let mut holes = Vec::new();
+    let mut free = fat.section.offset;
+    for next in placed {
+        let hole = free.next_multiple_of(page)..next.offset / page * page;
+        if hole.start < hole.end && hole.end - hole.start >= least {
+            holes.push(hole);
+        }
+        free = next.offset + next.size;
+    }
+    let tail = free.next_multiple_of(page)..end / page * page;
+    holes.extend((tail.start < tail.end).then_some(tail));
+    holes
+}
+
+/// Tells if no region of its section lies behind a hole: what is put there is not in the section any more.
+fn is_behind_all(cut: &Range<u64>, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> bool {
+    let within = |fat: &Fat<'_>| fat.section.range().contains(&cut.start);
+    let last = fats.iter().zip(placed).find(|(fat, _)| within(fat)).and_then(|(_, placed)| placed.last());
+    last.is_some_and(|last| last.offset + last.size <= cut.start)
+}
+
 /// The pages for which the file is laid out.
 fn page(elf: &Elf) -> u64 {
     let mut loaded = elf.segments.iter().filter(|segment| segment.is_loaded());
@@ -178,7 +218,10 @@ fn load<'e>(elf: &'e Elf, fat: &Fat<'_>) -> Result<&'e Segment, Stop> {
         {
             Ok(load)
         }
-        _ => Err(refused(format!("its section `{}` is not mapped by one segment", section.name))),
+        _ => Err(refused(format!(
+            "its section `{}` is not mapped by one segment, as where it was pruned before: prune the original",
+            section.name
+        ))),
     }
 }
 

@@ -12,6 +12,11 @@ use crate::wrapper::{Wrapper, wrappers};
 const SYMBOLS: u32 = 2;
 const DYNAMIC_SYMBOLS: u32 = 11;
 const SYMBOL: u64 = 24;
+/// `SHT_PROGBITS`.
+const PROGBITS: u32 = 1;
+/// Bytes of an address, and those of data that are read at once.
+const WORD: u64 = 8;
+const CHUNK: usize = 32 << 10;
 /// `STT_SECTION`.
 const SECTION_SYMBOL: u8 = 3;
 
@@ -70,6 +75,13 @@ impl References {
         if let Some(problem) = problem {
             return Err(refused(problem));
         }
+        if elf.is_fixed() {
+            for (location, target) in words(window, elf, fats)? {
+                if !pointers.contains(&location) {
+                    users.insert(target, false);
+                }
+            }
+        }
         let mut references = Self { wrappers, symbols: Vec::new(), pinned: BTreeSet::new() };
         for fat in fats {
             let addresses = fat.regions.iter().map(|region| fat.address(region));
@@ -114,6 +126,34 @@ impl References {
         }
         Ok(())
     }
+}
+
+/// Words of the data of a program at a fixed address that are addresses of regions: no relocation names them.
+fn words<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, fats: &[Fat<'_>]) -> Result<Vec<(u64, u64)>, Stop> {
+    let mut found = Vec::new();
+    let is_data = |section: &&Section| {
+        let content = section.kind == PROGBITS && section.is_loaded() && section.has_content();
+        content && !section.is_executable() && within(fats, section.address).is_none()
+    };
+    for section in elf.sections.iter().filter(is_data) {
+        let mut at = section.offset.next_multiple_of(WORD);
+        while at + WORD <= section.range().end {
+            let most = usize::try_from(section.range().end - at).unwrap_or(CHUNK).min(CHUNK);
+            let bytes = window.bytes(at, most)?;
+            let whole = bytes.len() / WORD as usize * WORD as usize;
+            for (place, word) in (at..).step_by(WORD as usize).zip(bytes.chunks_exact(WORD as usize)) {
+                let target = Fields(word).u64(0);
+                if within(fats, target).is_some_and(|fat| fat.region_at(target).is_some()) {
+                    found.push((section.address + (place - section.offset), target));
+                }
+            }
+            if whole == 0 {
+                break;
+            }
+            at += whole as u64;
+        }
+    }
+    Ok(found)
 }
 
 fn within<'f, 'e>(fats: &'f [Fat<'e>], address: u64) -> Option<&'f Fat<'e>> {

@@ -8,6 +8,7 @@ use super::layout::{Layout, PROGRAM_HEADER};
 use super::references::References;
 use super::{Cut, Fat, Placed, REGION_HEADER, Stop, cuts, refused};
 use crate::elf::{Elf, Segment};
+use crate::entry::Entry;
 use crate::region::MAGIC;
 use crate::source::{Source, Window};
 
@@ -16,7 +17,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Some bytes of the pruned file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
+pub(super) enum Piece {
     /// From the old file.
     Copy { from: u64, bytes: u64 },
     /// New.
@@ -57,15 +58,9 @@ impl Rewrite {
         changes.pointers(window, elf, fats, placed, references)?;
         changes.symbols(fats, placed, references);
         for (fat, placed) in fats.iter().zip(placed) {
-            let cut = layout.cuts.iter().find(|cut| fat.section.range().contains(&cut.start));
-            changes.section(fat, placed, cut.map(|cut| cut.start..cut.end), layout);
+            changes.section(fat, placed, layout);
         }
-        let (mut pieces, mut after) = (Vec::new(), 0);
-        for piece in changes.pieces(window.size())? {
-            let begin = after;
-            after += piece.size();
-            pieces.push((begin, piece));
-        }
+        let (pieces, after) = in_order(changes.pieces(window.size())?);
         let regions = fats.iter().flat_map(|fat| fat.regions.iter().map(|region| fat.address(region)));
         Ok(Self {
             before: window.size(),
@@ -75,6 +70,12 @@ impl Rewrite {
             code: cuts(fats, placed),
             pieces,
         })
+    }
+
+    /// A file that is nothing but regions.
+    pub(super) fn of_regions(before: u64, regions: u64, code: Vec<Cut>, pieces: Vec<Piece>) -> Self {
+        let (pieces, after) = in_order(pieces);
+        Self { before, after, regions, pinned: 0, code, pieces }
     }
 
     /// The pruned file, read out of the old one.
@@ -109,6 +110,18 @@ impl Rewrite {
         }
         Ok(())
     }
+}
+
+/// Pieces behind where each begins, and the bytes of all.
+fn in_order(pieces: Vec<Piece>) -> (Vec<(u64, Piece)>, u64) {
+    let mut after = 0;
+    let placed = pieces.into_iter().map(|piece| {
+        let begin = after;
+        after += piece.size();
+        (begin, piece)
+    });
+    let placed = placed.collect();
+    (placed, after)
 }
 
 /// A pruned file that is not written: the old one, and what is new.
@@ -187,7 +200,8 @@ impl Changes {
         }
         for (fat, placed) in fats.iter().zip(placed) {
             let end = placed.last().map_or(fat.section.offset, |last| last.offset + last.size);
-            self.put(fat.section.header + 32, (end - fat.section.offset).to_le_bytes());
+            let size = layout.moved(end) - layout.moved(fat.section.offset);
+            self.put(fat.section.header + 32, size.to_le_bytes());
         }
         if layout.table == elf.program_headers {
             self.put(layout.table, table(&layout.segments));
@@ -232,40 +246,18 @@ impl Changes {
         }
     }
 
-    /// The regions of a section, and zeros up to what is cut out.
-    fn section(&mut self, fat: &Fat<'_>, placed: &[Placed], cut: Option<std::ops::Range<u64>>, layout: &Layout) {
+    /// The regions of a section, with zeros between them where nothing is cut out.
+    fn section(&mut self, fat: &Fat<'_>, placed: &[Placed], layout: &Layout) {
         let range = fat.section.range();
         let mut pieces = Vec::new();
         let mut at = range.start;
         for (region, placed) in fat.regions.iter().zip(placed) {
-            pieces.push(Piece::Zeros(placed.offset - at));
-            let mut header = Vec::with_capacity(REGION_HEADER as usize);
-            header.extend(MAGIC.to_le_bytes());
-            header.extend([1, 0, REGION_HEADER as u8, 0]);
-            header.extend((placed.size - REGION_HEADER).to_le_bytes());
-            pieces.push(Piece::Bytes(header));
-            let kept = region.entries.iter().zip(&placed.keeps).filter(|(_, keep)| **keep);
-            for (entry, _) in kept {
-                match pieces.last_mut() {
-                    Some(Piece::Copy { from, bytes }) if *from + *bytes == entry.offset => *bytes += entry.size(),
-                    _ => pieces.push(Piece::Copy { from: entry.offset, bytes: entry.size() }),
-                }
-            }
+            gap(at, placed.offset, layout, &mut pieces);
+            pieces.push(Piece::Bytes(region_header(placed.size)));
+            copy_entries(&region.entries, &placed.keeps, &mut pieces);
             at = placed.offset + placed.size;
         }
-        let Some(cut) = cut else {
-            pieces.push(Piece::Zeros(range.end - at));
-            self.0.push((range, pieces));
-            return;
-        };
-        if range.contains(&layout.table) && layout.table >= at {
-            let bytes = table(&layout.segments);
-            pieces.push(Piece::Zeros(layout.table - at));
-            at = layout.table + bytes.len() as u64;
-            pieces.push(Piece::Bytes(bytes));
-        }
-        pieces.push(Piece::Zeros(cut.start - at));
-        pieces.push(Piece::Zeros(range.end - cut.end));
+        gap(at, range.end, layout, &mut pieces);
         self.0.push((range, pieces));
     }
 
@@ -284,6 +276,39 @@ impl Changes {
         pieces.push(Piece::Copy { from: at, bytes: size - at });
         pieces.retain(|piece| piece.size() > 0);
         Ok(pieces)
+    }
+}
+
+/// Zeros between two places of the old file, less what is cut out, and the program headers where they go there.
+fn gap(from: u64, to: u64, layout: &Layout, pieces: &mut Vec<Piece>) {
+    let mut at = from;
+    if layout.is_moved && (from..to).contains(&layout.table) {
+        pieces.push(Piece::Zeros(layout.table - from));
+        let bytes = table(&layout.segments);
+        at = layout.table + bytes.len() as u64;
+        pieces.push(Piece::Bytes(bytes));
+    }
+    for cut in layout.cuts.iter().filter(|cut| from <= cut.start && cut.end <= to) {
+        pieces.push(Piece::Zeros(cut.start - at));
+        at = cut.end;
+    }
+    pieces.push(Piece::Zeros(to - at));
+}
+
+pub(super) fn region_header(size: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(REGION_HEADER as usize);
+    header.extend(MAGIC.to_le_bytes());
+    header.extend([1, 0, REGION_HEADER as u8, 0]);
+    header.extend((size - REGION_HEADER).to_le_bytes());
+    header
+}
+
+pub(super) fn copy_entries(entries: &[Entry], keeps: &[bool], pieces: &mut Vec<Piece>) {
+    for (entry, _) in entries.iter().zip(keeps).filter(|(_, keep)| **keep) {
+        match pieces.last_mut() {
+            Some(Piece::Copy { from, bytes }) if *from + *bytes == entry.offset => *bytes += entry.size(),
+            _ => pieces.push(Piece::Copy { from: entry.offset, bytes: entry.size() }),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{Library, entry};
+use crate::elf::Segment;
+use crate::testing::{Library, entry, region};
 use crate::{Listing, list};
 
 const CUBIN: u16 = 2;
@@ -170,7 +171,10 @@ fn symbols_move_with_their_regions() {
 
 #[test]
 fn what_is_not_as_it_is_known_to_be_is_refused() {
-    assert!(refusal(&library().fixed()).contains("cannot be loaded anywhere"));
+    let mut object = library().finish();
+    object[16] = 1;
+    let Decision::Refused(reason) = prune(object.as_slice(), &selection(&["9.0"])).unwrap() else { panic!() };
+    assert!(reason.contains("it is an object file"), "{reason}");
     assert!(refusal(&library().pointer(1, 8)).contains("a relocation points into a region"));
     assert!(refusal(&library().symbol(1, 24)).contains("a symbol points into a region"));
     let mut broken = library().finish();
@@ -178,6 +182,65 @@ fn what_is_not_as_it_is_known_to_be_is_refused() {
     broken[fat.offset as usize + 20] ^= 0xff;
     let Decision::Refused(reason) = prune(broken.as_slice(), &selection(&["9.0"])).unwrap() else { panic!() };
     assert!(reason.starts_with("in `.nv_fatbin` at byte "), "{reason}");
+}
+
+#[test]
+fn programs_at_a_fixed_address_are_pruned_and_their_own_pointers_pin() {
+    let pins = |library: &Library| {
+        let Decision::Rewrite(rewrite) = prune(library.finish().as_slice(), &selection(&["9.0"])).unwrap() else {
+            panic!("nothing is cut");
+        };
+        assert_eq!(code(&pruned(library, &["9.0"])), [("sm_90".to_owned(), 3)]);
+        rewrite.pinned
+    };
+    assert_eq!(pins(&library().fixed()), 0);
+    assert_eq!(pins(&library().fixed().pointer(1, 0)), 1);
+}
+
+#[test]
+fn wrappers_that_are_filled_in_later_are_left_alone() {
+    let library = library().unfilled_wrapper().without_wrapper(1);
+    assert_eq!(code(&pruned(&library, &["9.0"])), [("sm_90".to_owned(), 3)]);
+}
+
+#[test]
+fn a_large_hole_before_a_region_that_stays_is_cut_out() {
+    let library = Library::new().region(&every(1_000_000)).region(&every(1_000)).pointer(1, 0).note();
+    let (before, after) = (library.finish(), pruned(&library, &["9.0"]));
+    assert!(after.len() < before.len() / 3, "{} of {}", after.len(), before.len());
+    assert_eq!(code(&after), [("sm_90".to_owned(), 2)]);
+    let Decision::Refused(reason) = prune(after.as_slice(), &selection(&["9.0"])).unwrap() else { panic!() };
+    assert!(reason.ends_with("prune the original"), "{reason}");
+}
+
+#[test]
+fn notes_make_room_for_program_headers() {
+    let after = elf(&pruned(&library().note(), &["9.0"]));
+    assert_eq!((after.program_headers, after.segments.len()), (64, 3));
+    assert!(after.segments.iter().all(Segment::is_loaded));
+}
+
+#[test]
+fn regions_alone_are_pruned_to_a_smaller_file() {
+    let file = [region(&every(1_000)), region(&[ptx(80)]), region(&every(2_000))].concat();
+    let after = pruned_with(&file, &selection(&["9.0"]));
+    assert_eq!(code(&after), [("sm_90".to_owned(), 2)]);
+    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+    let mut cut = after.clone();
+    cut.truncate(after.len() - 8);
+    assert!(check(file.as_slice(), cut.as_slice(), &selection(&["9.0"])).unwrap().is_err());
+}
+
+#[test]
+fn a_pruned_file_that_another_tool_damaged_is_told() {
+    let after = pruned(&library(), &["9.0"]);
+    assert!(!listing(&after).damaged);
+    let table = elf(&after).program_headers as usize;
+    let mut emptied = after.clone();
+    emptied[table..table + 3 * 56].fill(0);
+    let mut shifted = after;
+    shifted[table + 8] ^= 0x10;
+    assert!(listing(&emptied).damaged && listing(&shifted).damaged);
 }
 
 #[test]

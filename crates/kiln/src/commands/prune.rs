@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use kiln_engine::{FilePruner, PrunedFile, WheelPruner};
-use kiln_fatbin::{Outcome as Cut, Selection};
+use kiln_fatbin::{Found, Listing, Outcome as Cut, Selection};
 use kiln_oci::InflatePool;
 use kiln_plan::event::{Cancel, Work};
 use kiln_plan::size;
@@ -160,7 +160,10 @@ impl One<'_> {
             (true, Target::InPlace) => tools.tree_in_place(&output)?,
             (true, _) => tools.tree_to(input, &output)?,
             (false, _) => {
-                let outcome = tools.file(input, &output)?;
+                let outcome = match tools.file(input, &output)? {
+                    None => uncut(input)?,
+                    outcome => outcome,
+                };
                 let stays = matches!(target, Target::InPlace);
                 if !matches!(outcome, Some(Cut::Pruned(_))) && !stays {
                     AtomicFile::copy(input, &output)?;
@@ -205,7 +208,22 @@ impl One<'_> {
     }
 }
 
-/// Whether two paths lead to one file.
+/// Says of a file with GPU code, none of which can be cut, why that is.
+fn uncut(path: &Path) -> Result<Option<Cut>, Failure> {
+    let listing = kiln_fatbin::list(&fs_err::File::open(path)?).ok().flatten();
+    let reason = match listing.filter(Listing::has_code).map(|listing| listing.format) {
+        None => return Ok(None),
+        Some(Found::Archive) => {
+            "it is a static library, which is linked before anything runs: prune what it is linked into"
+        }
+        Some(Found::Cubin | Found::Ptx) => "all of it is code for one architecture",
+        Some(Found::Windows) => "libraries of Windows are not cut",
+        Some(_) => "its GPU code lies among other data, and it is not known how that is found there",
+    };
+    Ok(Some(Cut::Refused { reason: reason.into() }))
+}
+
+/// Tells if two paths lead to one file.
 fn is_same(one: &Path, other: &Path) -> bool {
     let file = |path: &Path| fs_err::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     file(one).is_some_and(|one| file(other) == Some(one))

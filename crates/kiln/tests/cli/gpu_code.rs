@@ -201,6 +201,41 @@ fn a_compiler_that_cannot_compile_for_a_gpu_is_said() {
 }
 
 #[test]
+fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
+    let environment = project("", "");
+    assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus V100"), @r"
+    ------- stderr -------
+    error: the wheel `ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for 7.0: nothing of it would be left
+
+    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
+    [exit status: 1]
+    ");
+    assert!(fs_err::read_dir(environment.root().join("out")).unwrap().next().is_none());
+    environment.write("a.cubin", cubin(90, "a", &["add"]));
+    environment.write("data.so", Library::new().read_only([vec![7; 9_000], cubin(90, "", &["add"])].concat()).finish());
+    assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
+      a.cubin  stays as it is: all of it is code for one architecture
+    a.cubin -> out/a.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
+      data.so  stays as it is: its GPU code lies among other data, and it is not known how that is found there
+    data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
+    [exit status: 1]
+    ");
+    let mut damaged = library();
+    damaged[72] ^= 0x10;
+    environment.write("damaged.so", damaged);
+    assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
+    damaged.so: 1 file with GPU code (1 native): it cannot run as it is
+      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find its GPU code; was it stripped after it was pruned? Strip it before
+    [exit status: 1]
+    ");
+    environment.write("a.fatbin", region(&[entry(CUBIN, 80, 0, 800), entry(CUBIN, 90, 0, 800)]));
+    assert_snapshot!(environment.kiln("prune a.fatbin -o out --gpus H100"), @r"
+      a.fatbin    1.74 kB      880 B  -49.5%
+    a.fatbin -> out/a.fatbin: 1.74 kB -> 880 B (-49.5%), 1 file with GPU code
+    ");
+}
+
+#[test]
 fn what_cannot_be_pruned_stays_and_is_a_failure_that_says_why() {
     let environment = TestEnvironment::new();
     let odd = Library::new().region(&[entry(CUBIN, 80, 0, 9_000)]).pointer(0, 8).finish();

@@ -1,0 +1,39 @@
+//! Files that are nothing but regions (`.fatbin`): the regions follow one another in a smaller file.
+
+use super::rewrite::{Piece, Rewrite, copy_entries, region_header};
+use super::{ALIGNMENT, Decision, Placed, REGION_HEADER, Stop, refused, sums};
+use crate::region::{Region, Regions};
+use crate::selection::Selection;
+use crate::source::{Source, Window};
+
+pub(super) fn plan<S: Source + ?Sized>(window: &mut Window<'_, S>, selection: &Selection) -> Result<Decision, Stop> {
+    let before = window.size();
+    let regions = regions(window)?;
+    let (mut pieces, mut placed, mut at) = (Vec::new(), Vec::new(), 0);
+    for region in &regions {
+        let keeps = selection.keeps(region);
+        let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
+        let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
+        pieces.push(Piece::Bytes(region_header(size)));
+        copy_entries(&region.entries, &keeps, &mut pieces);
+        pieces.push(Piece::Zeros(size.next_multiple_of(ALIGNMENT) - size));
+        placed.push(Placed { offset: at, size, keeps });
+        at += size.next_multiple_of(ALIGNMENT);
+    }
+    if placed.iter().all(|placed| placed.keeps.iter().all(|keep| *keep)) {
+        return Ok(Decision::Needed);
+    }
+    let code = sums(regions.iter().zip(&placed));
+    pieces.retain(|piece| *piece != Piece::Zeros(0));
+    Ok(Decision::Rewrite(Box::new(Rewrite::of_regions(before, regions.len() as u64, code, pieces))))
+}
+
+pub(super) fn regions<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Region>, Stop> {
+    let end = window.size();
+    let mut found = Regions::new(window, 0..end);
+    let mut regions = Vec::new();
+    while let Some(region) = found.next_region()? {
+        regions.push(region.map_err(|malformed| refused(malformed.to_string()))?);
+    }
+    Ok(regions)
+}
