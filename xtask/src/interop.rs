@@ -15,6 +15,7 @@ mod differences;
 mod gpu_code;
 mod gpu_wheels;
 mod hostile_wheels;
+mod kernels;
 mod links;
 mod packages;
 pub(crate) mod programs;

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use super::report::{Checks, same};
-use super::{Result, Suite, gpu_wheels, links, programs, pruned};
+use super::{Result, Suite, gpu_wheels, kernels, links, programs, pruned};
 
 /// Libraries with GPU code that must at least have been compared.
 pub(super) const LEAST: usize = 20;
@@ -70,6 +70,9 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
         checks.check("no library has a place that kiln cannot read", || all_read(&listed));
         checks
             .check("kiln and cuobjdump count the same for every architecture", || compare(&wheels.cuobjdump, &listed));
+        checks.check("kiln counts the kernels that cuobjdump lists as symbols", || {
+            kernels::compare(&wheels.cuobjdump, &listed)
+        });
         links::check_wheels(&wheels, checks);
         pruned::check(suite, &wheels, &listed, checks);
     }

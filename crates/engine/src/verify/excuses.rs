@@ -152,6 +152,7 @@ struct Known {
     path: String,
     #[serde(default)]
     gpus: BTreeSet<Capability>,
+    from: Option<Capability>,
     why: String,
     source: String,
 }
@@ -171,7 +172,8 @@ impl Known {
             runs_on(capability.architecture(), gpu) || runs_on(capability.architecture().with_form(Form::Virtual), gpu)
         };
         let meant = self.gpus.contains(&gpu) || self.gpus.iter().any(|known| known.major == gpu.major && runs(known));
-        (matches(&self.path, path) && !meant).then(|| format!("{} ({})", self.why, self.source))
+        let too_old = self.from.is_some_and(|from| gpu < from);
+        (matches(&self.path, path) && !meant && !too_old).then(|| format!("{} ({})", self.why, self.source))
     }
 }
 
