@@ -37,11 +37,15 @@ impl Layout {
         let page = page(elf);
         let mut cuts = Vec::new();
         for (fat, placed) in fats.iter().zip(placed) {
+            let holes = holes(fat, placed, page);
+            if holes.is_empty() {
+                continue;
+            }
             let load = load(elf, fat)?;
             if load.address.abs_diff(load.offset) % page != 0 {
                 return Err(refused("a segment's place in the file and in memory do not agree"));
             }
-            cuts.extend(holes(fat, placed, page));
+            cuts.extend(holes);
         }
         cuts.sort_by_key(|cut| cut.start);
         if cuts.is_empty() {

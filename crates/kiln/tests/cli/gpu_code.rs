@@ -210,7 +210,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
     [exit status: 1]
     ");
-    assert!(fs_err::read_dir(environment.root().join("out")).unwrap().next().is_none());
+    assert!(!environment.root().join("out").exists());
     environment.write("a.cubin", cubin(90, "a", &["add"]));
     environment.write("data.so", Library::new().read_only([vec![7; 9_000], cubin(90, "", &["add"])].concat()).finish());
     assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
