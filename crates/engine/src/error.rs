@@ -4,6 +4,8 @@ mod fetch;
 mod project;
 
 pub use fetch::FetchError;
+use std::path::PathBuf;
+
 use kiln_oci::OciError;
 use kiln_oci::debian::DebianError;
 use kiln_plan::diagnostic::Diagnostics;
@@ -74,6 +76,9 @@ pub enum BuildError {
         /// What to do.
         hint: String,
     },
+    /// A file was changed while it was copied.
+    #[error("`{}` changed while it was copied", .0.display())]
+    Changed(PathBuf),
     /// A wheel cannot be used.
     #[error("the wheel `{file}` cannot be used")]
     Wheel {
@@ -250,7 +255,8 @@ impl BuildError {
             }
             Self::Oci(OciError::Layout { .. }) | Self::Registry(RegistryError::Unusable { .. }) => Fault::User,
             Self::Registry(_) => Fault::Surroundings,
-            Self::Wheel { .. }
+            Self::Changed(_)
+            | Self::Wheel { .. }
             | Self::Prune { .. }
             | Self::NothingLeft { .. }
             | Self::Unreadable { .. }
@@ -290,6 +296,7 @@ impl BuildError {
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
+            Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::NothingLeft { .. } => Some(
                 "take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has".into(),
@@ -327,6 +334,7 @@ impl BuildError {
                 true
             }
             Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
+            Self::Changed(_) => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
         };
