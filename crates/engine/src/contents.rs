@@ -74,7 +74,8 @@ impl Workshop<'_> {
         Ok((stacked(self.image_contents(&here, &blobs)?).1, elsewhere))
     }
 
-    fn layer_contents(&self, layer: &Layer, blobs: &Blobs<'_>) -> Result<Contents> {
+    /// The provable facts of a layer.
+    pub(crate) fn layer_contents(&self, layer: &Layer, blobs: &Blobs<'_>) -> Result<Contents> {
         let key = StepKey::of("contents", CONTENTS_VERSION).digest("layer", &layer.diff_id).finish();
         if let Some(contents) = self.store.recall(&key)? {
             return Ok(contents);

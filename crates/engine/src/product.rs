@@ -11,6 +11,7 @@ use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::digest::Digest;
+use kiln_plan::gpu::DriverVersion;
 use serde::{Deserialize, Serialize};
 
 /// Content that a product names.
@@ -63,6 +64,10 @@ pub(crate) struct Verdict {
     pub(crate) warnings: Vec<String>,
 }
 
+/// The oldest Linux driver that takes some GPU code; nothing where every driver for its GPUs does, or where it is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OldestDriver(pub(crate) Option<DriverVersion>);
+
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -81,6 +86,8 @@ pub(crate) enum Product {
     Image(Image),
     /// The result of a check.
     Verdict(Verdict),
+    /// The driver that GPU code needs.
+    Driver(OldestDriver),
 }
 
 impl Product {
@@ -94,7 +101,7 @@ impl Product {
             Self::Layers(layers) => layers.iter().map(|layer| blob(&layer.digest, Some(layer.size))).collect(),
             Self::Paths(paths) => vec![blob(&paths.list, Some(paths.size))],
             Self::Image(image) => vec![blob(&image.manifest, Some(image.manifest_size)), blob(&image.config, None)],
-            Self::Conflicts(_) | Self::Facts(_) | Self::Verdict(_) => Vec::new(),
+            Self::Conflicts(_) | Self::Facts(_) | Self::Verdict(_) | Self::Driver(_) => Vec::new(),
         }
     }
 
@@ -142,6 +149,7 @@ product_kinds!(
     Facts(Box<BaseFacts>),
     Image(Image),
     Verdict(Verdict),
+    Driver(OldestDriver),
 );
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub(crate) mod base;
 pub(crate) mod compose;
 pub(crate) mod conflicts;
 pub(crate) mod copy;
+pub(crate) mod driver;
 pub(crate) mod facts;
 pub(crate) mod fetch;
 pub(crate) mod gpu_code;

@@ -125,8 +125,9 @@ pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
             return Ok(None);
         }
         for line in String::from_utf8_lossy(&output.stdout).lines() {
+            // Releases from 13.5 on tell of the suffix `f` in PTX.
             if let Some((_, architecture)) = line.rsplit_once(".sm_") {
-                *counts.entry(format!("sm_{architecture}")).or_default() += 1;
+                *counts.entry(format!("sm_{}", architecture.replace("f.", "."))).or_default() += 1;
             }
         }
     }

@@ -242,7 +242,11 @@ impl Project<'_> {
             Product::Wheel(wheel) if wheel.kept.is_none() => Vec::new(),
             Product::Wheel(wheel) => kept(WHEEL, &wheel.digest, wheel.size).into_iter().collect(),
             Product::Paths(paths) => kept(LIST, &paths.list, Some(paths.size)).into_iter().collect(),
-            Product::Conflicts(_) | Product::Facts(_) | Product::Image(_) | Product::Verdict(_) => Vec::new(),
+            Product::Conflicts(_)
+            | Product::Facts(_)
+            | Product::Image(_)
+            | Product::Verdict(_)
+            | Product::Driver(_) => Vec::new(),
         };
         let (kind, name, image) = (step.kind().name, step.subject().to_string(), image.to_owned());
         Ok(Some(Candidate { key, kind, name, image, persist, value: json(&product)?, changes: false, keeps }))

@@ -20,7 +20,7 @@ use crate::bases::{self, interpreter};
 use crate::error::{BuildError, ProjectError, Result};
 use crate::node::{Node, NodeId};
 use crate::owners;
-use crate::product::{Conflicts as ConflictsProduct, Paths as PathsProduct, Verdict, Wheel};
+use crate::product::{Conflicts as ConflictsProduct, OldestDriver, Paths as PathsProduct, Verdict, Wheel};
 use crate::project::Project;
 use crate::snapshot::Snapshot;
 use crate::step::Subject;
@@ -29,6 +29,7 @@ use crate::steps::base::{Base, Source};
 use crate::steps::compose::{Compose, MAX_LAYERS, Made, Settings};
 use crate::steps::conflicts::Conflicts;
 use crate::steps::copy::Copy;
+use crate::steps::driver::Driver;
 use crate::steps::facts::Facts;
 use crate::steps::fetch::Fetch;
 use crate::steps::gpu_code::GpuCode;
@@ -180,6 +181,10 @@ impl Builder<'_> {
         let agreement = Agreement::new(subject.clone(), &draft.ground.contents)?;
         let agreement = agreement.map(|agreement| self.graph.add(agreement)).transpose()?;
         let venv = has_packages && image.environment == Environment::Venv;
+        let drivers = match image.gpu_code {
+            Demand::Any => Vec::new(),
+            _ => self.drivers(&subject, &draft)?,
+        };
         let node = self.graph.add(Compose {
             platform,
             below,
@@ -188,6 +193,7 @@ impl Builder<'_> {
             created: self.project.workshop.surroundings.created,
             conflicts: draft.conflicts,
             agreement,
+            drivers,
             subject: subject.clone(),
         })?;
         let gate = match image.gpu_code {
@@ -218,6 +224,13 @@ impl Builder<'_> {
             image: node,
             gate,
         })
+    }
+
+    /// Adds the steps that find out which driver the layers need: where GPU code is demanded it is looked at anyway.
+    fn drivers(&mut self, subject: &Subject, draft: &Draft) -> Result<Vec<Node<OldestDriver>>> {
+        let gpus = self.project.gpus(self.lock);
+        let layers = draft.layers.iter().filter(|layer| !layer.wheels.is_empty());
+        layers.map(|layer| self.graph.add(Driver::new(subject.clone(), layer.node, gpus.clone()))).collect()
     }
 
     fn ground(&mut self, image: &stack::Image, platform: Platform) -> Result<Ground> {

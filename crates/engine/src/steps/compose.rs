@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, from_json, to_json};
 use kiln_oci::layer::Layer;
+use kiln_plan::gpu::DriverVersion;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, User};
 use serde::Serialize;
@@ -11,12 +12,15 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::{ProjectError, Result};
 use crate::node::Node;
-use crate::product::{Conflicts, Verdict, Wheel};
+use crate::product::{Conflicts, OldestDriver, Verdict, Wheel};
 use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
 use crate::time::rfc3339;
 
 /// Layers that an image has at most, base included: Docker refuses more than 125.
 pub(crate) const MAX_LAYERS: usize = 100;
+
+/// The label that names the oldest Linux driver that an image runs on.
+const DRIVER: &str = "kiln.driver.oldest";
 
 /// Layers of one step, and their line in the history.
 #[derive(Serialize)]
@@ -102,6 +106,9 @@ pub(crate) struct Compose {
     /// Checks that fail where layers contradict one another.
     pub(crate) conflicts: Vec<Node<Conflicts>>,
     pub(crate) agreement: Option<Node<Verdict>>,
+    /// The drivers that its layers need, where its GPU code is looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) drivers: Vec<Node<OldestDriver>>,
     #[serde(skip)]
     pub(crate) subject: Subject,
 }
@@ -119,6 +126,7 @@ impl Step for Compose {
         let pruned = self.made.iter().flat_map(|made| &made.pruned).map(|node| node.at(Level::Known));
         let checks = self.conflicts.iter().map(|node| node.at(Level::Known));
         let checks = checks.chain(self.agreement.map(|node| node.at(Level::Known)));
+        let checks = checks.chain(self.drivers.iter().map(|node| node.at(Level::Known)));
         self.below.map(|node| node.at(Level::Known)).into_iter().chain(layers).chain(pruned).chain(checks).collect()
     }
 
@@ -159,6 +167,7 @@ impl Step for Compose {
             }
             .into());
         }
+        self.label(context, &mut config);
         self.settings.apply(&mut config);
         let config_bytes = to_json(&config)?;
         let manifest_bytes = to_json(&Manifest::new(Descriptor::of(CONFIG, &config_bytes), &layers))?;
@@ -173,6 +182,16 @@ impl Step for Compose {
 }
 
 impl Compose {
+    /// Says which driver the image needs, with what is below it: what the stack says itself stays.
+    fn label(&self, context: &Context<'_>, config: &mut Config) {
+        let labels = &mut config.config.labels;
+        let below: Option<DriverVersion> = labels.get(DRIVER).and_then(|text| text.parse().ok());
+        let own = self.drivers.iter().filter_map(|node| context.get(*node).0.clone());
+        if let Some(oldest) = own.chain(below).max() {
+            labels.insert(DRIVER.to_owned(), oldest.to_string());
+        }
+    }
+
     /// Returns the line of the history: with the GPU code that stayed, where some was cut.
     fn history(&self, context: &Context<'_>, made: &Made) -> String {
         let mut kept: Vec<&str> = made.pruned.iter().filter_map(|node| context.get(*node).kept.as_deref()).collect();

@@ -6,6 +6,7 @@ use kiln_registry::testing::Options;
 use kiln_wheel::testing::WheelBuilder;
 
 use crate::environment::TestEnvironment;
+use crate::images::ReadBack;
 use crate::team::Team;
 use crate::wheels::pure;
 
@@ -210,7 +211,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
     [exit status: 1]
     ");
-    assert!(!environment.root().join("out").exists());
+    assert!(fs_err::read_dir(environment.path("out")).unwrap().next().is_none());
     environment.write("a.cubin", cubin(90, "a", &["add"]));
     environment.write("data.so", Library::new().read_only([vec![7; 9_000], cubin(90, "", &["add"])].concat()).finish());
     assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
@@ -305,7 +306,7 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
     ");
     environment.stack(&stack("\"H100\"", "verify = { gpu-code = \"required\" }"));
     assert_snapshot!(environment.kiln("build -o oci:out"), @r"
-    app sha256:<digest> <size> in 3 layers (unchanged)
+    app sha256:<digest> <size> in 3 layers
     ------- stderr -------
     warning: GPU code is there as PTX alone, which the driver compiles at the first start: `kiln verify app` names the files
     ");
@@ -366,6 +367,24 @@ fn what_a_stack_says_wrongly_about_gpu_code_is_explained() {
     help: it is refused rather than ignored, so that an image is never less than its stack file says
     [exit status: 2]
     "#);
+}
+
+#[test]
+fn an_image_says_which_driver_its_gpu_code_needs() {
+    let environment = TestEnvironment::with_stack(&stack("\"H100\"", "verify = { gpu-code = \"required\" }"));
+    let mut code = entry(CUBIN, 90, 0, 30_000);
+    code[24..28].copy_from_slice(&[8, 0, 1, 0]);
+    let library = Library::new().region(&[code]).finish();
+    environment.wheel(&WheelBuilder::new("ops", "1.0").tag("cp311-cp311-manylinux_2_28_x86_64").file_with(
+        "ops/_C.so",
+        true,
+        true,
+        library,
+    ));
+    environment.wheel(&pure("words", "1.0"));
+    environment.succeed("build -o oci:out");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    assert_eq!(image.config.config.labels.get("kiln.driver.oldest").map(String::as_str), Some("580"));
 }
 
 #[test]
