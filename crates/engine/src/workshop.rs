@@ -11,7 +11,7 @@ use kiln_oci::layout::Layout;
 use kiln_oci::{AtHand, InflatePool, OciError, splice};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Event, Reporter, Work};
-use kiln_plan::lock::LockedWheel;
+use kiln_plan::lock::{LockedBase, LockedWheel};
 use kiln_plan::reference::Repository;
 use kiln_programs::ChildEnvironment;
 use kiln_registry::{Registries, RegistryError};
@@ -174,7 +174,7 @@ impl Workshop<'_> {
         let network = match self.network.get() {
             Some(network) => network,
             None => {
-                let made = Network::new(self.surroundings.netrc.clone())?;
+                let made = Network::new(self.surroundings.netrc.clone(), &self.surroundings.registry.proxies)?;
                 self.network.get_or_init(|| made)
             }
         };
@@ -235,9 +235,10 @@ impl Workshop<'_> {
         Ok(vec![splice(self.store, self.crew()?, &[], files, &work)?])
     }
 
-    /// Returns the image of a manifest; manifest and config come from a repository where the store lacks them.
-    pub(crate) fn documents(&self, repository: &Repository, manifest: &Digest, name: &str) -> Result<Image> {
-        if let Some(image) = documents::here(self.store, manifest, name)? {
+    /// Returns the image of a base; its manifest and config come from a repository where the store lacks them.
+    pub(crate) fn documents(&self, repository: &Repository, locked: &LockedBase) -> Result<Image> {
+        let (manifest, name) = (&locked.manifest, &locked.name);
+        if let Some(image) = documents::here(self.store, manifest, name, locked.platform)? {
             return Ok(image);
         }
         if !self.store.has_blob(manifest) {
@@ -253,7 +254,7 @@ impl Workshop<'_> {
         {
             self.store.add(&self.registries()?.blob(repository, &config, CONFIG_LIMIT)?)?;
         }
-        documents::here(self.store, manifest, name)?
+        documents::here(self.store, manifest, name, locked.platform)?
             .ok_or_else(|| BuildError::LockOutdated(format!("`{name}` is for another platform than is locked")))
     }
 

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::client::{Failure, Inner, Purpose, Scope};
 use super::{Registries, RegistryError};
+use kiln_oci::document;
 use kiln_oci::image::{DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
 
 /// Questions that are asked at once.
@@ -167,7 +168,7 @@ impl Inner {
             },
             Err(error) if error.is_not_found() => Ok(None),
             // A registry that does not answer such requests, or not sensibly, may still answer whole ones.
-            Err(RegistryError::Refused { .. }) => match self.manifest(reference).await {
+            Err(error) if error.is_refusal() => match self.manifest(reference).await {
                 Ok(document) => Ok(Some(document.digest)),
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
@@ -244,15 +245,8 @@ pub(super) fn content_digest(headers: &HeaderMap) -> Option<Digest> {
 
 /// What a document says that it is; the header decides where it is silent.
 fn media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head {
-        media_type: Option<String>,
-    }
-    let head: Head = serde_json::from_slice(bytes).ok()?;
     let said = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let said = said.map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
-    head.media_type.or(said)
+    document::media_type(bytes, said.map(|value| value.split(';').next().unwrap_or(value).trim()))
 }
 
 /// The next page of a list (RFC 8288).
