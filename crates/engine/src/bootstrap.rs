@@ -60,7 +60,7 @@ fn failed(name: &str, error: debian::DebianError) -> BuildError {
             problem: format!("failed: {error}"),
             hint: hint.to_owned(),
         },
-        None => BuildError::step(format!("{name} cannot be bootstrapped"), error),
+        None => BuildError::Bootstrap { base: name.to_owned(), source: error },
     }
 }
 

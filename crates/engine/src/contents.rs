@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::bytes::Blobs;
 use kiln_fatbin::{Listing, Source, list, may_be_listed};
-use kiln_link::{Node, Object, What, is_configuration};
+use kiln_link::{Node, Object, Tree, What, is_configuration};
 use kiln_oci::InflatePool;
 use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::{Entries, Member};
@@ -68,7 +68,7 @@ impl Workshop<'_> {
                 None => elsewhere += 1,
             }
         }
-        Ok((visible(&self.image_contents(&here, &blobs)?), elsewhere))
+        Ok((stacked(self.image_contents(&here, &blobs)?).1, elsewhere))
     }
 
     fn layer_contents(&self, layer: &Layer, blobs: &Blobs<'_>) -> Result<Contents> {
@@ -76,8 +76,9 @@ impl Workshop<'_> {
         if let Some(contents) = self.store.recall(&key)? {
             return Ok(contents);
         }
-        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| {
-            BuildError::step(format!("the layer {} cannot be looked into", layer.digest.short()), error)
+        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Unreadable {
+            what: format!("the layer {}", layer.digest.short()),
+            source: error,
         };
         let work = self.work("inspect", layer.digest.short(), Some(layer.size));
         let temporary = self.store.temporary_directory()?;
@@ -96,8 +97,9 @@ impl Workshop<'_> {
 
     /// What can be proven of a wheel.
     pub fn wheel_contents(&self, file_name: &str, file: fs_err::File) -> Result<Contents> {
-        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| {
-            BuildError::step(format!("the wheel `{file_name}` cannot be used"), error)
+        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Wheel {
+            file: file_name.to_owned(),
+            source: error,
         };
         let name = file_name.parse().map_err(|error: kiln_wheel::name::InvalidWheelName| unreadable(error.into()))?;
         let size = file.metadata()?.len();
@@ -216,20 +218,20 @@ impl io::Write for Spool {
     }
 }
 
-/// Files with GPU code that no layer above hides or replaces, by path.
-pub(crate) fn visible(contents: &[Contents]) -> Vec<FileCode> {
-    let mut files: BTreeMap<&str, &FileCode> = BTreeMap::new();
-    for layer in contents {
-        for node in &layer.nodes {
-            let path = node.path.as_str();
-            let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-            match &node.what {
-                What::Directory => drop(files.remove(path)),
-                What::Opaque => files.retain(|file, _| !below(file)),
-                _ => files.retain(|file, _| *file != path && !below(file)),
-            }
-        }
-        files.extend(layer.code.iter().map(|file| (file.path.as_str(), file)));
+/// Returns the picture of stacked layers, the lowest first, and the files with GPU code that no layer above hides or
+/// replaces, by path.
+pub(crate) fn stacked(layers: Vec<Contents>) -> (Tree, Vec<FileCode>) {
+    let (mut tree, mut code) = (Tree::new(), Vec::new());
+    for layer in layers {
+        tree.add_layer(layer.nodes);
+        code.extend(layer.code.into_iter().map(|file| (tree.layer(), file)));
     }
-    files.into_values().cloned().collect()
+    // A layer may reach a directory through a link, and each of two layers the same file by another path.
+    let mut files = BTreeMap::new();
+    for (layer, file) in code {
+        if let Some(path) = tree.landing(&file.path).filter(|path| tree.layer_of(path) == Some(layer)) {
+            files.insert(path.clone(), FileCode { path, ..file });
+        }
+    }
+    (tree, files.into_values().collect())
 }

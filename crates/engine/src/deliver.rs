@@ -29,7 +29,7 @@ use crate::step::Level;
 const ATTEMPTS: usize = 3;
 
 /// What came of a build.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub struct Delivered {
     /// The images.
     pub built: Vec<Built>,
@@ -37,6 +37,8 @@ pub struct Delivered {
     pub pushed: Vec<Pushed>,
     /// What was shared with other machines.
     pub shared: Shared,
+    /// What went wrong with the images that are not among them.
+    pub failure: Option<BuildError>,
 }
 
 /// What is to be done with images.
@@ -46,8 +48,19 @@ pub struct Delivery<'a> {
     pub outputs: &'a [Output],
     /// They are pushed, and what was performed is shared.
     pub push: bool,
-    /// After a failure, steps that do not depend on it are performed too.
+    /// After a failure, steps and images that do not depend on it are made and delivered too.
     pub keep_going: bool,
+}
+
+impl Build<'_> {
+    /// Returns true if an image, and the check that it must pass, are known on all platforms.
+    fn is_ready(&self, image: &str) -> bool {
+        let known = |node: &ImageNodes| {
+            let gate = node.gate.is_none_or(|gate| self.driver.known(gate).is_some());
+            gate && self.driver.known(node.image).is_some()
+        };
+        self.images.images.iter().filter(|node| node.name == image).all(known)
+    }
 }
 
 impl Project<'_> {
@@ -57,13 +70,12 @@ impl Project<'_> {
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote).keep_going(delivery.keep_going);
         let build = Build { images: &images, driver: &driver, remote: &remote };
-        let built = self.build(&build, lock)?;
-        let failed = self.failed_checks(&build)?;
-        let wanted: Vec<&Built> = built
-            .iter()
-            .filter(|built| names.is_empty() || names.contains(&built.name))
-            .filter(|built| !failed.contains_key(&built.name))
-            .collect();
+        let (mut built, mut failure) = self.build(&build, lock, delivery.keep_going)?;
+        let mut failed = self.failed_checks(&build)?;
+        built.retain(|built| !failed.contains_key(&built.name));
+        failure = failure.or_else(|| failed.pop_first().map(|(_, error)| error));
+        let is_wanted = |built: &&Built| names.is_empty() || names.contains(&built.name);
+        let wanted: Vec<&Built> = built.iter().filter(is_wanted).collect();
         if !wanted.is_empty() {
             for output in delivery.outputs {
                 self.with_bytes(&build, || self.workshop.output(output, &wanted))?;
@@ -75,25 +87,30 @@ impl Project<'_> {
         }
         let shared = if delivery.push { self.share(&build, &wanted, lock)? } else { Shared::default() };
         self.workshop.store.sync()?;
-        match failed.into_values().next() {
-            Some(error) => Err(error),
-            None => Ok(Delivered { built, pushed, shared }),
-        }
+        Ok(Delivered { built, pushed, shared, failure })
     }
 
-    /// Brings every image of a graph to where it is known and its bytes can be had.
-    fn build(&self, build: &Build<'_>, lock: &Lock) -> Result<Vec<Built>> {
+    /// Brings every image of a graph to where it is known and its bytes can be had. With `keep_going`, a failure stands
+    /// beside the images that could be made all the same.
+    fn build(&self, build: &Build<'_>, lock: &Lock, keep_going: bool) -> Result<(Vec<Built>, Option<BuildError>)> {
         let nodes = &build.images.images;
         let mut wants: Vec<(NodeId, Level)> = nodes.iter().map(|image| (image.image.id(), Level::Known)).collect();
         wants.extend(nodes.iter().filter_map(|image| Some((image.gate?.id(), Level::Known))));
         let began = std::time::Instant::now();
         let driven = build.driver.want(&wants);
         self.learn_speeds(build, began)?;
-        driven?;
+        let failure = match driven {
+            Ok(()) => None,
+            Err(error) if keep_going && !matches!(error, BuildError::Interrupted) => Some(error),
+            Err(error) => return Err(error),
+        };
         let ids: Vec<NodeId> = wants.iter().map(|(id, _)| *id).collect();
         build.driver.warnings(&ids).into_iter().for_each(|warning| self.workshop.warn(warning));
         let mut all: Vec<Built> = Vec::new();
         for image in self.stack.images.iter().filter(|image| nodes.iter().any(|node| node.name == image.name)) {
+            if failure.is_some() && !build.is_ready(&image.name) {
+                continue;
+            }
             let mut done = self.built(build, image)?;
             done.unchanged = self.remember(build, image, lock, &done)?;
             let (name, digest, unchanged) = (image.name.clone(), done.digest, done.unchanged);
@@ -101,7 +118,7 @@ impl Project<'_> {
             all.push(done);
         }
         self.workshop.store.sync()?;
-        Ok(all)
+        Ok((all, failure))
     }
 
     /// Records how fast this machine was.
@@ -132,8 +149,9 @@ impl Project<'_> {
         for node in &build.images.images {
             let Some(verdict) = node.gate.and_then(|gate| build.driver.known(gate)) else { continue };
             if !verdict.failures.is_empty() {
-                let what = format!("`{}` ({}) lacks GPU code that its stack file requires", node.name, node.platform);
-                failed.insert(node.name.clone(), BuildError::step(what, verdict.failures.join("\n")));
+                let source = verdict.failures.join("\n").into();
+                let error = BuildError::GpuCode { image: node.name.clone(), platform: node.platform, source };
+                failed.insert(node.name.clone(), error);
             }
         }
         Ok(failed)

@@ -20,7 +20,9 @@ pub(crate) fn here(store: &Store, manifest: &Digest, name: &str, asked: Platform
     }
     let config = store.read(&parsed.config.digest)?;
     let loaded = LoadedImage::new(&parsed, bytes, config, Some(asked));
-    let loaded = loaded.map_err(|error| BuildError::step(format!("the layers of `{name}` cannot be read"), error))?;
+    let unreadable =
+        |error| BuildError::Unreadable { what: format!("the layers of `{name}`"), source: Box::new(error) };
+    let loaded = loaded.map_err(unreadable)?;
     Ok(loaded.map(|loaded| loaded.image))
 }
 

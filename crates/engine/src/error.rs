@@ -5,16 +5,24 @@ mod project;
 
 pub use fetch::FetchError;
 use kiln_oci::OciError;
+use kiln_oci::debian::DebianError;
 use kiln_plan::diagnostic::Diagnostics;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
 use kiln_plan::lock::LockError;
+use kiln_plan::platform::Platform;
 use kiln_registry::RegistryError;
 use kiln_store::StoreError;
+use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
+
+use crate::signing::InvalidSecret;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, BuildError>;
+
+/// The reason of an error, of one of several types.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// What to do about a wheel that is not as it should be.
 const DAMAGED: &str = "the file is damaged or not what it says it is: get it again, or report it to its author";
@@ -49,7 +57,7 @@ pub enum BuildError {
     Lock {
         /// Its path.
         path: String,
-        /// Why.
+        /// The reason.
         source: LockError,
     },
     /// The lock does not say what the stack needs, and may not be changed.
@@ -66,14 +74,99 @@ pub enum BuildError {
         /// What to do.
         hint: String,
     },
-    /// Something that was given cannot be used.
-    #[error("{what}")]
-    Step {
-        /// What cannot be done.
-        what: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+    /// A wheel cannot be used.
+    #[error("the wheel `{file}` cannot be used")]
+    Wheel {
+        /// Its file name.
+        file: String,
+        /// The reason.
+        source: Cause,
     },
+    /// The GPU code of a wheel cannot be cut.
+    #[error("the wheel `{file}` cannot be pruned")]
+    Prune {
+        /// Its file name.
+        file: String,
+        /// The reason.
+        source: Cause,
+    },
+    /// Layers, or files that are looked into.
+    #[error("{what} cannot be read")]
+    Unreadable {
+        /// A noun phrase: `the layers of ghcr.io/acme/base`.
+        what: String,
+        /// The reason.
+        source: Cause,
+    },
+    /// A base whose layers are elsewhere, and of which the stack declares nothing.
+    #[error("the layers of `{base}` cannot be read, and `base-facts` are not declared")]
+    NoFacts {
+        /// The base.
+        base: String,
+        /// The reason.
+        source: OciError,
+    },
+    /// A base that mmdebstrap cannot make.
+    #[error("{base} cannot be bootstrapped")]
+    Bootstrap {
+        /// The base.
+        base: String,
+        /// The reason.
+        source: DebianError,
+    },
+    /// A file with requirements, or the lock of another tool.
+    #[error("`{path}` cannot be used")]
+    Requirements {
+        /// Its path.
+        path: String,
+        /// The reason.
+        source: Cause,
+    },
+    /// A `uv.lock` that uv does not export.
+    #[error("`{path}` cannot be exported by uv")]
+    Export {
+        /// Its path.
+        path: String,
+        /// The reason.
+        source: UvError,
+    },
+    /// Packages that uv does not resolve, for another reason than their versions.
+    #[error("the packages of `{image}` cannot be resolved")]
+    Resolve {
+        /// The image.
+        image: String,
+        /// The reason.
+        source: UvError,
+    },
+    /// The address of a wheel.
+    #[error("`{file}` has an unusable address")]
+    Address {
+        /// The wheel's file name.
+        file: String,
+        /// The reason.
+        source: url::ParseError,
+    },
+    /// An image lacks GPU code.
+    #[error("`{image}` ({platform}) lacks GPU code that its stack file requires")]
+    GpuCode {
+        /// The image.
+        image: String,
+        /// Its platform.
+        platform: Platform,
+        /// What is missing: a line for each file.
+        source: Cause,
+    },
+    /// JSON that kiln itself writes.
+    #[error("{what} cannot be written")]
+    Json {
+        /// A noun phrase: `a record`.
+        what: &'static str,
+        /// The reason.
+        source: serde_json::Error,
+    },
+    /// A record cannot be signed.
+    #[error("a record cannot be signed")]
+    Signing(#[source] InvalidSecret),
     /// Images and layers.
     #[error(transparent)]
     Oci(OciError),
@@ -127,14 +220,6 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// A step that cannot be done, and why.
-    pub fn step(
-        what: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
-    ) -> Self {
-        Self::Step { what: what.into(), source: source.into() }
-    }
-
     /// Returns the error and what caused it, in one line.
     pub(crate) fn reasons(&self) -> String {
         let mut line = self.to_string();
@@ -158,7 +243,18 @@ impl BuildError {
             Self::Oci(OciError::Layout { .. } | OciError::NoImage { .. })
             | Self::Registry(RegistryError::Unusable { .. }) => Fault::User,
             Self::Registry(_) => Fault::Surroundings,
-            Self::Step { .. } => Fault::Step,
+            Self::Wheel { .. }
+            | Self::Prune { .. }
+            | Self::Unreadable { .. }
+            | Self::NoFacts { .. }
+            | Self::Bootstrap { .. }
+            | Self::Requirements { .. }
+            | Self::Export { .. }
+            | Self::Resolve { .. }
+            | Self::Address { .. }
+            | Self::GpuCode { .. }
+            | Self::Json { .. }
+            | Self::Signing(_) => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
             Self::Unreachable(_) => Fault::Step,
             Self::Several(failures) => failures.first().map_or(Fault::Step, |(_, error)| error.fault()),
@@ -186,7 +282,7 @@ impl BuildError {
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
-            Self::Step { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
+            Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::Store(StoreError::Database(_)) => Some(
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),

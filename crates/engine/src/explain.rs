@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use kiln_oci::FILE_TIME;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, line_of_package};
 use kiln_plan::platform::Platform;
@@ -18,6 +19,9 @@ use crate::graph::{ImageNodes, Images};
 use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::Subject;
+
+/// The variable of the time of creation, the one setting that no file holds.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// What an image is made of, besides what it stands on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,6 +215,8 @@ impl Project<'_> {
                 say("prune", Some(if options.is_empty() { "true".into() } else { options.join(", ") }));
             }
         }
+        let created = self.workshop.surroundings.created;
+        say(EPOCH, (created != FILE_TIME).then(|| created.to_string()));
         say("user", image.user.as_ref().map(user));
         say("timezone", image.timezone.clone());
         say("workdir", image.workdir.clone());
@@ -272,7 +278,7 @@ impl Project<'_> {
                 Some((table, name)) => path.extend([table, name]),
                 None => path.push(key),
             }
-            let place = in_stack(&path);
+            let place = if key == EPOCH { None } else { in_stack(&path) };
             let (old, new) = (old.cloned(), new.cloned());
             changes.push(Change { what: key.clone(), name: String::new(), subject: None, old, new, place });
         });

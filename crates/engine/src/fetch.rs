@@ -192,9 +192,9 @@ impl Fetcher {
         let response = match sending.instrument(span).await {
             Ok(response) => response,
             Err(SendError::Request(error)) => return Err(error.into()),
-            Err(SendError::Redirect { to, problem }) => {
+            Err(SendError::Redirect { to, rule }) => {
                 let (file, host) = (wanted.file.clone(), host(&wanted.url));
-                return Err(Failure::Final(FetchError::Diverted { file, host, to, problem }.into()));
+                return Err(Failure::Final(FetchError::Diverted { file, host, to, rule }.into()));
             }
         };
         let status = response.status();

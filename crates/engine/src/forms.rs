@@ -56,7 +56,7 @@ pub(crate) fn contradiction(path: &str, (form, name): (Form, &str), (other_form,
             form.word(),
             other_form.word()
         ),
-        hint: "copy it to another path, or leave one of the two out".into(),
+        hint: "leave one of the two out, or give it another place".into(),
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) struct Graph {
 impl Graph {
     /// Adds a step; one that is equal to an earlier one is that one.
     pub(crate) fn add<S: Step>(&mut self, step: S) -> Result<Node<S::Product>> {
-        let fields = AnyStep::fields(&step).map_err(|error| BuildError::step("a step has no key", error))?;
+        let fields =
+            AnyStep::fields(&step).map_err(|error| BuildError::Json { what: "the key of a step", source: error })?;
         let reads = Step::reads(&step);
         let identity = (S::KIND.name, fields, reads.iter().map(|read| read.node).collect());
         if let Some(id) = self.known.get(&identity) {

@@ -18,9 +18,8 @@ pub(crate) type Listed = (String, u64, u32);
 
 /// Returns the files that an installer would write for a wheel.
 pub(crate) fn files(name: &str, file: fs_err::File, scheme: &Scheme) -> Result<Vec<InstalledFile>> {
-    let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
-        BuildError::step(format!("the wheel `{name}` cannot be used"), error)
-    };
+    let unusable =
+        |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Wheel { file: name.to_owned(), source: error };
     let parsed = name.parse().map_err(|error| unusable(Box::<InvalidWheelName>::new(error)))?;
     let size = file.metadata()?.len();
     let wheel =

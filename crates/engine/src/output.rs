@@ -192,7 +192,7 @@ impl Workshop<'_> {
             Err(error) => {
                 // An image that cannot be read is the first reason.
                 written?;
-                Err(BuildError::step("`docker load` failed", error))
+                Err(problem(format!("`docker load` failed: {error}")))
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::history::Speed;
 use crate::node::NodeId;
 use crate::project::Project;
 use crate::remote::CacheReader;
-use crate::step::Subject;
+use crate::step::{Keep, Subject};
 use crate::workshop::Workshop;
 
 /// What a build would do for one image on one platform.
@@ -109,6 +109,9 @@ impl Project<'_> {
             let same =
                 |below: &&ImagePlan| Some(&below.image) == node.parent.as_ref() && below.platform == plan.platform;
             plan.result = plan.follows_from(plans.iter().find(same));
+            if plan.result == State::Here && !build.is_checked(node) {
+                plan.result = State::ToDo;
+            }
             plans.push(plan);
         }
         Ok(plans)
@@ -206,6 +209,18 @@ impl Project<'_> {
 }
 
 impl Build<'_> {
+    /// Returns true if every comparison and check of an image was done, and none failed.
+    fn is_checked(&self, node: &ImageNodes) -> bool {
+        let graph = &self.images.graph;
+        let is_to_do = |id: &NodeId| {
+            let step = &graph.entry(*id).step;
+            step.keep() != Keep::Never && self.driver.key(*id).is_some() && self.driver.product(*id).is_none()
+        };
+        let gate = node.gate.map(|gate| gate.id());
+        let passed = node.gate.and_then(|gate| self.driver.known(gate)).is_none_or(|found| found.failures.is_empty());
+        passed && !graph.with_reads([node.image.id()].into_iter().chain(gate)).iter().any(is_to_do)
+    }
+
     /// Returns the subjects of the steps that must be performed before the key of a node is known.
     fn unknown_below(&self, id: NodeId) -> Vec<String> {
         let graph = &self.images.graph;

@@ -6,7 +6,7 @@ use kiln_oci::layout::split_name;
 use kiln_plan::gpu::Capability;
 use kiln_plan::lock::Lock;
 use kiln_plan::stack::Stack;
-use kiln_store::AtomicFile;
+use kiln_store::{AtomicFile, open_regular};
 
 use crate::error::{BuildError, ProjectError, Result};
 use crate::workshop::Workshop;
@@ -32,7 +32,7 @@ impl Project<'_> {
     /// Reads the lock, if there is one.
     pub fn read_lock(&self) -> Result<Option<Lock>> {
         let path = self.lock_path();
-        let text = match fs_err::read_to_string(&path) {
+        let text = match open_regular(&path).and_then(std::io::read_to_string) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             text => text?,
         };
@@ -43,7 +43,7 @@ impl Project<'_> {
     /// Writes the lock, unless it says the same already.
     pub fn write_lock(&self, lock: &Lock) -> Result<()> {
         let (path, text) = (self.lock_path(), lock.text());
-        if fs_err::read_to_string(&path).is_ok_and(|old| old == text) {
+        if open_regular(&path).and_then(std::io::read_to_string).is_ok_and(|old| old == text) {
             return Ok(());
         }
         // What the lock names is on the disk before it.

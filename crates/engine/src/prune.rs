@@ -56,8 +56,9 @@ pub struct PrunedWheel {
 impl WheelPruner<'_> {
     /// Cuts the libraries of a wheel.
     pub fn cut(&self, file_name: &str, file: Arc<fs_err::File>) -> Result<PrunedWheel> {
-        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
-            BuildError::step(format!("the wheel `{file_name}` cannot be pruned"), error)
+        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Prune {
+            file: file_name.to_owned(),
+            source: error,
         };
         let name: WheelName = file_name.parse().map_err(|error| unusable(Box::new(error)))?;
         let reader = FileReader::from(file.try_clone()?.into_file());
@@ -208,7 +209,7 @@ impl PrunedWheel {
         let advance = |bytes: u64| pruner.work.advance(bytes).map_err(io::Error::from);
         let (replaced, tag) = (replaced.collect(), kept.tag());
         let repack = Repack { replaced: &replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
-        let failed = |error| BuildError::step(format!("the pruned `{}` cannot be written", self.name), Box::new(error));
+        let failed = |error| BuildError::Prune { file: self.name.to_string(), source: Box::new(error) };
         repack.write(&self.wheel, out).map_err(failed)
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::stack::{self, Copy};
 use kiln_plan::step::StepKey;
 use kiln_plan::whiteout;
+use kiln_store::open_regular;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BuildError, ProjectError, Result};
@@ -217,7 +218,7 @@ fn digest_files(project: &Project<'_>, key: &StepKey, files: &mut [Source], bega
 
 fn read_digest(project: &Project<'_>, path: &Path) -> Result<String> {
     let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; BUFFER]);
-    let mut opened = fs_err::File::open(path)?;
+    let mut opened = open_regular(path).map_err(|error| vanished(path, error))?;
     loop {
         project.workshop.cancel.check()?;
         match opened.read(&mut buffer)? {
@@ -311,7 +312,7 @@ impl Walk<'_> {
         if let Some(found) = self.seen.get(path) {
             return Ok(found.clone());
         }
-        let found = fs_err::symlink_metadata(path)?;
+        let found = fs_err::symlink_metadata(path).map_err(|error| vanished(path, error))?;
         self.seen.insert(path.to_owned(), found.clone());
         Ok(found)
     }
@@ -319,7 +320,7 @@ impl Walk<'_> {
     /// Takes everything below a directory, sorted by name.
     fn directory(&mut self, directory: &Path, path: &str) -> Result<()> {
         let mut names = Vec::new();
-        for entry in fs_err::read_dir(directory)? {
+        for entry in fs_err::read_dir(directory).map_err(|error| vanished(directory, error))? {
             names.push(entry?.file_name());
         }
         names.sort_unstable();
@@ -346,7 +347,7 @@ impl Walk<'_> {
         let kind = if found.is_dir() {
             SourceKind::Directory
         } else if found.is_symlink() {
-            let to = fs_err::read_link(from)?;
+            let to = fs_err::read_link(from).map_err(|error| vanished(from, error))?;
             let Some(to) = to.to_str().map(str::to_owned) else {
                 return Err(not_copied(from, "is a link to a path that is not UTF-8"));
             };
@@ -360,6 +361,24 @@ impl Walk<'_> {
         let size = if found.is_file() { found.size() } else { 0 };
         self.files.push(Source { path, from: from.to_owned(), kind, size });
         Ok(())
+    }
+}
+
+/// Returns the error about a file that is not as it was a moment ago.
+pub(crate) fn changed(path: &Path) -> BuildError {
+    BuildError::Mistake {
+        message: format!("`{}` changed while it was copied", path.display()),
+        hint: "build again once nothing writes to it".into(),
+    }
+}
+
+/// Returns the error about a path that cannot be opened. The walk saw it, so one that is gone, or that is another kind of
+/// file now, changed meanwhile.
+pub(crate) fn vanished(path: &Path, error: io::Error) -> BuildError {
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound};
+    match error.kind() {
+        NotFound | NotADirectory | IsADirectory | InvalidInput => changed(path),
+        _ => error.into(),
     }
 }
 

@@ -49,7 +49,8 @@ impl Workshop<'_> {
                 return Ok(lock);
             }
             if !std::mem::replace(&mut is_said, true) {
-                self.reporter.event(Event::Waiting { subject: format!("install uv {PINNED_VERSION}") });
+                let subject = format!("install uv {PINNED_VERSION}");
+                self.reporter.event(Event::Waiting { subject, reason: "another kiln does it" });
             }
             std::thread::sleep(PAUSE);
         }

@@ -12,7 +12,7 @@ use kiln_plan::platform::Platform;
 use serde::Serialize;
 
 use crate::built::Built;
-use crate::contents::{Contents, FileCode, visible};
+use crate::contents::{Contents, FileCode, stacked};
 use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
@@ -150,8 +150,11 @@ impl Workshop<'_> {
     /// Verifies the GPU code of a file.
     pub fn verify_file(&self, path: &Path, gpus: &[Capability]) -> Result<Verification> {
         let shown = path.display().to_string();
-        let listing = list(&fs_err::File::open(path)?);
-        let listing = listing.map_err(|error| BuildError::step(format!("`{shown}` cannot be looked into"), error))?;
+        let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Unreadable {
+            what: format!("`{shown}`"),
+            source: error,
+        };
+        let listing = list(&fs_err::File::open(path)?).map_err(|error| unreadable(error.into()))?;
         let code = listing.map(|listing| FileCode { path: shown.clone(), listing: Ok(listing) });
         Ok(Verification::new(&shown, code.as_slice(), gpus))
     }
@@ -164,11 +167,7 @@ fn verify_image(
     contents: Vec<Contents>,
     gpus: &[Capability],
 ) -> Verification {
-    let code = visible(&contents);
-    let mut tree = Tree::new();
-    for layer in contents {
-        tree.add_layer(layer.nodes);
-    }
+    let (tree, code) = stacked(contents);
     let library_path = config.config.env.iter().find_map(|setting| setting.strip_prefix("LD_LIBRARY_PATH="));
     let library_path = library_path.unwrap_or_default().split([':', ';']).map(str::to_owned).collect();
     let settings = Settings { library_path, ..Settings::default() };

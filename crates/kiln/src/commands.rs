@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use kiln_engine::{BuildError, Output, Project, Workshop};
-use kiln_plan::event::{Cancel, Reporter, SharedReporter};
+use kiln_plan::event::{Cancel, Event, Reporter, SharedReporter};
 use kiln_plan::gpu::{Capability, GpuRequest};
 use kiln_plan::stack::{self, Overrides, Stack};
 use kiln_store::Store;
@@ -107,8 +107,8 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Verify(command) => command.run(global, cancel),
         Command::Prune(command) => command.run(global, cancel),
         Command::Gpus(command) => command.run(global),
-        Command::Du(command) => command.run(global),
-        Command::Gc(command) => command.run(global),
+        Command::Du(command) => command.run(global, cancel),
+        Command::Gc(command) => command.run(global, cancel),
         Command::Schema(command) => command.run(),
         Command::Completions(command) => command.run(),
     }
@@ -152,7 +152,7 @@ fn with_reported_project<T>(
     run: impl FnOnce(&Project<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let (text, stack) = read_stack(global, options)?;
-    let store = open_store(global)?;
+    let store = open_store(global, cancel, &*reporter)?;
     let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shared = SharedReporter::new(Arc::clone(&reporter));
     let surroundings = surroundings(global, stack.target.native_gpus, &shared, cancel)?;
@@ -169,15 +169,28 @@ fn with_workshop<T>(
     cancel: &Cancel,
     run: impl FnOnce(&Workshop<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let store = open_store(global)?;
     let terminal: Arc<dyn Reporter> = Arc::new(Terminal::new(global));
+    let store = open_store(global, cancel, &*terminal)?;
     let shared = SharedReporter::new(Arc::clone(&terminal));
     let surroundings = surroundings(global, false, &shared, cancel)?;
     run(&Workshop::new(&store, terminal, cancel.clone(), surroundings))
 }
 
-fn open_store(global: &Global) -> Result<Store, Failure> {
-    Ok(Store::open(&store_directory(global)?)?)
+fn open_store(global: &Global, cancel: &Cancel, reporter: &dyn Reporter) -> Result<Store, Failure> {
+    let directory = store_directory(global)?;
+    Ok(Store::open_waiting(&directory, &mut waiting(cancel, reporter, "another kiln removes garbage from it"))?)
+}
+
+/// Tells once that another process has the store, until the user wants to stop.
+fn waiting(cancel: &Cancel, reporter: &dyn Reporter, reason: &'static str) -> impl FnMut() -> kiln_store::Result<()> {
+    let mut is_said = false;
+    move || {
+        cancel.check().map_err(std::io::Error::from)?;
+        if !std::mem::replace(&mut is_said, true) {
+            reporter.event(Event::Waiting { subject: "the store".into(), reason });
+        }
+        Ok(())
+    }
 }
 
 /// Prints a result on stdout; on stderr where an image goes to stdout, which then holds nothing else.

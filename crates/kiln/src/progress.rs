@@ -166,9 +166,9 @@ impl Reporter for Terminal {
                     self.line(&plain(&line));
                 }
             }
-            Event::Waiting { subject } => {
+            Event::Waiting { subject, reason } => {
                 if !self.quiet {
-                    self.line(&format!("{}: another kiln does it; waiting", plain(&subject)));
+                    self.line(&format!("{}: {reason}; waiting", plain(&subject)));
                 }
             }
             Event::Warning { message } => {

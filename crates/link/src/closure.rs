@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kiln_fatbin::Machine;
+use kiln_picture::NodeId;
 
 use crate::finding::{Finding, Outcome, Role};
 use crate::hint::{self, Cuda};
@@ -45,7 +46,7 @@ pub struct Load {
 #[derive(Clone, Copy)]
 struct Subject<'t> {
     path: &'t str,
-    place: usize,
+    place: NodeId,
     object: &'t Object,
     role: Role,
 }
@@ -53,9 +54,9 @@ struct Subject<'t> {
 struct Closure<'t> {
     tree: &'t Tree,
     search: Search<'t>,
-    objects: Vec<(String, usize, &'t Object)>,
+    objects: Vec<(String, NodeId, &'t Object)>,
     /// Libraries by their names, the names of their files, and those of links to them.
-    named: HashMap<String, Vec<(String, usize)>>,
+    named: HashMap<String, Vec<(String, NodeId)>>,
     partial: bool,
     cuda: Option<Cuda>,
 }
@@ -84,7 +85,7 @@ impl Tree {
         let first = Loaded { object, needer: Needer::new(object, path), path: path.to_owned(), by: None };
         let mut loaded = vec![first];
         let mut names: HashSet<&str> = object.soname.as_deref().into_iter().collect();
-        let mut places: HashSet<usize> = self.find(path).into_iter().collect();
+        let mut places: HashSet<NodeId> = self.find(path).into_iter().collect();
         let (mut loads, mut next) = (Vec::new(), 0);
         while let Some((object, by)) = loaded.get(next).map(|loaded| (loaded.object, loaded.path.clone())) {
             for library in &object.needed {
@@ -129,7 +130,7 @@ impl<'t> Closure<'t> {
         let mut objects = tree.objects_by_place();
         let machines = machines(&objects, settings);
         objects.retain(|(_, _, object)| machines.contains(&object.machine));
-        let mut named: HashMap<String, Vec<(String, usize)>> = HashMap::new();
+        let mut named: HashMap<String, Vec<(String, NodeId)>> = HashMap::new();
         for (path, place, object) in &objects {
             if object.is_library {
                 let names = [file_name(path)].into_iter().chain(object.soname.as_deref());
@@ -205,7 +206,7 @@ impl<'t> Closure<'t> {
 
     /// Versions that an object needs of a library and that this one has not. A library without any versions is taken as
     /// it is: the loader only warns.
-    fn versions(&self, object: &Object, library: &str, path: &str, place: usize) -> Option<Outcome> {
+    fn versions(&self, object: &Object, library: &str, path: &str, place: NodeId) -> Option<Outcome> {
         let mut required = object.requires.iter().filter(|needed| needed.library == library && !needed.weak).peekable();
         required.peek()?;
         let provided = &self.tree.object_at(place)?.provides;
@@ -230,7 +231,7 @@ impl<'t> Closure<'t> {
 }
 
 /// What the objects to be checked are for.
-fn machines(objects: &[(String, usize, &Object)], settings: &Settings) -> Vec<Machine> {
+fn machines(objects: &[(String, NodeId, &Object)], settings: &Settings) -> Vec<Machine> {
     let mut counts = [Machine::X86_64, Machine::Aarch64].map(|machine| (0, machine));
     let mut with_libc = HashSet::new();
     for (_, _, object) in objects {

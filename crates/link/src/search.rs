@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use kiln_fatbin::Machine;
+use kiln_picture::{LONGEST, NodeId};
 
 use crate::configuration;
 use crate::object::Object;
-use crate::tree::{LONGEST, Tree};
+use crate::tree::Tree;
 
 /// Paths that the strings of one entry may stand for: `$LIB` differs between distributions.
 const MOST_VARIANTS: usize = 9;
@@ -42,7 +43,7 @@ impl<'t> Needer<'t> {
 pub(crate) struct Hit {
     /// The path that it was found at, which may be a link.
     pub(crate) path: String,
-    pub(crate) place: usize,
+    pub(crate) place: NodeId,
 }
 
 /// The directories of a tree and its settings.
@@ -51,7 +52,7 @@ pub(crate) struct Search<'t> {
     library_path: Vec<String>,
     configured: Vec<String>,
     /// Directories that have been looked up.
-    known: RefCell<HashMap<String, Option<usize>>>,
+    known: RefCell<HashMap<String, Option<NodeId>>>,
 }
 
 impl<'t> Search<'t> {

@@ -1,20 +1,11 @@
-//! A picture of a file system: names, links, and what the dynamic loader reads of files.
-//!
-//! Layers are put over one another as container runtimes do it (OCI image specification, "Image Layer Filesystem
-//! Changeset"), so that what is checked is what a container sees. Paths are relative to the root, without a slash
-//! before them. Names are kept apart from files, so that a hard link is a second name of the same file.
+//! A picture of a file system with what the dynamic loader reads of files, so that what is checked is what a container sees.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
+use kiln_picture::{Node as Stands, NodeId, Picture, ROOT};
 use serde::{Deserialize, Serialize};
 
 use crate::object::Object;
-
-/// Links that are followed in one path (path_resolution(7)).
-const MOST_LINKS: usize = 40;
-/// Bytes of a path or of a link's target (`PATH_MAX`).
-pub(crate) const LONGEST: usize = 4096;
-const ROOT: usize = 0;
 
 /// An entry of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,71 +41,66 @@ pub enum What {
     Opaque,
 }
 
-/// A picture of a file system.
-#[derive(Debug, Clone)]
+/// A picture of a file system. Paths are relative to the root, without a slash before them.
+#[derive(Debug, Clone, Default)]
 pub struct Tree {
-    places: Vec<Place>,
+    picture: Picture<(), File>,
+    layers: usize,
 }
 
+/// What is kept of a file.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
-    Directory(BTreeMap<String, usize>),
-    Symlink(String),
-    File { object: Option<Box<Object>>, text: Option<String> },
-}
-
-/// How far a path leads.
-struct Walk<'p> {
-    /// Names and places on the way, without links, from below the root on.
-    trail: Vec<(&'p str, usize)>,
-    /// What is not there.
-    left: Vec<&'p str>,
-}
-
-impl Default for Tree {
-    fn default() -> Self {
-        Self::new()
-    }
+struct File {
+    object: Option<Box<Object>>,
+    text: Option<String>,
+    /// The layer that it is from, counted from 1.
+    layer: usize,
 }
 
 impl Tree {
     /// A tree without anything.
     pub fn new() -> Self {
-        Self { places: vec![Place::Directory(BTreeMap::new())] }
+        Self::default()
     }
 
     /// Puts a layer over what is there. Entries whose path leads out of the root, through something that is no
     /// directory, or round in circles are left out.
     pub fn add_layer(&mut self, nodes: Vec<Node>) {
-        // What a layer hides is below it, wherever in the layer that is said.
-        for node in &nodes {
-            match node.what {
-                What::Whiteout => self.remove(&node.path),
-                What::Opaque => self.empty(&node.path),
-                _ => {}
-            }
-        }
+        let picture = &mut self.picture;
+        picture.next_layer();
+        self.layers += 1;
+        let layer = self.layers;
         for Node { path, what } in nodes {
+            let path = path.as_bytes();
             match what {
-                What::Directory => self.put_directory(&path),
-                What::Symlink(target) => self.put(&path, Place::Symlink(target)),
-                What::File { object, text } => self.put(&path, Place::File { object, text }),
-                What::HardLink(first) => {
-                    if let Some(place) = self.entry(&first)
-                        && !matches!(self.places[place], Place::Directory(_))
-                    {
-                        self.name(&path, |_| place);
-                    }
-                }
-                What::Whiteout | What::Opaque => {}
+                What::Directory => picture.put_directory(path, ()),
+                What::Symlink(target) => picture.put_symlink(path, target.as_bytes()),
+                What::File { object, text } => picture.put_file(path, File { object, text, layer }),
+                What::HardLink(first) => picture.put_hard_link(path, first.as_bytes()),
+                What::Whiteout => picture.whiteout(path),
+                What::Opaque => picture.opaque(path),
             }
         }
     }
 
+    /// Returns the number of layers.
+    pub fn layer(&self) -> usize {
+        self.layers
+    }
+
+    /// Returns the layer that a file is from, counted from 1.
+    pub fn layer_of(&self, path: &str) -> Option<usize> {
+        Some(self.picture.file_of(self.picture.entry(path.as_bytes())?)?.layer)
+    }
+
+    /// Returns the path at which an entry of a layer lands: the links of its parents are followed.
+    pub fn landing(&self, path: &str) -> Option<String> {
+        self.picture.landing(path.as_bytes()).map(text)
+    }
+
     /// Where a path leads, links followed: a path without links. Nothing where it leads nowhere, or round in circles.
     pub fn resolve(&self, path: &str) -> Option<String> {
-        let trail = self.walk(path).found()?;
-        Some(trail.iter().map(|(name, _)| *name).collect::<Vec<_>>().join("/"))
+        self.picture.resolve(path.as_bytes()).map(text)
     }
 
     /// What the loader reads of the file at a path, links followed.
@@ -127,213 +113,70 @@ impl Tree {
         self.objects_by_place().into_iter().map(|(path, _, object)| (path, object)).collect()
     }
 
-    pub(crate) fn objects_by_place(&self) -> Vec<(String, usize, &Object)> {
-        let mut seen = std::collections::BTreeSet::new();
-        let mut objects = Vec::new();
-        self.visit(|path, place| {
+    pub(crate) fn objects_by_place(&self) -> Vec<(String, NodeId, &Object)> {
+        let (mut seen, mut objects) = (BTreeSet::new(), Vec::new());
+        self.picture.visit(ROOT, |path, place| {
             if let Some(object) = self.object_at(place)
                 && seen.insert(place)
             {
-                objects.push((path, place, object));
+                objects.push((text(path.to_owned()), place, object));
             }
         });
         objects
     }
 
     /// Every symbolic link that leads to a file: its path and that file.
-    pub(crate) fn links(&self) -> Vec<(String, usize)> {
+    pub(crate) fn links(&self) -> Vec<(String, NodeId)> {
         let mut links = Vec::new();
-        self.visit(|path, place| {
-            if matches!(self.places[place], Place::Symlink(_))
-                && let Some(file) = self.find(&path)
+        self.picture.visit(ROOT, |path, place| {
+            if matches!(self.picture.node(place), Stands::Symlink(_))
+                && let Some(file) = self.picture.find(path)
             {
-                links.push((path, file));
+                links.push((text(path.to_owned()), file));
             }
         });
         links
     }
 
-    pub(crate) fn object_at(&self, place: usize) -> Option<&Object> {
-        match &self.places[place] {
-            Place::File { object, .. } => object.as_deref(),
+    pub(crate) fn object_at(&self, place: NodeId) -> Option<&Object> {
+        match self.picture.node(place) {
+            Stands::File(file) => file.object.as_deref(),
             _ => None,
         }
     }
 
     /// The content of a file, where it was kept.
     pub(crate) fn text(&self, path: &str) -> Option<&str> {
-        match &self.places[self.find(path)?] {
-            Place::File { text, .. } => text.as_deref(),
-            _ => None,
-        }
+        self.picture.file(path.as_bytes())?.text.as_deref()
     }
 
     /// Names in a directory.
     pub(crate) fn names(&self, path: &str) -> impl Iterator<Item = &str> {
-        let children = self.find(path).and_then(|place| self.children(place));
-        children.into_iter().flat_map(|children| children.keys().map(String::as_str))
+        let children = self.find(path).into_iter().flat_map(|place| self.picture.children(place));
+        children.filter_map(|(name, _)| std::str::from_utf8(name).ok())
     }
 
     /// Whether a directory has something of a name.
-    pub(crate) fn has(&self, directory: usize, name: &str) -> bool {
-        self.children(directory).is_some_and(|children| children.contains_key(name))
+    pub(crate) fn has(&self, directory: NodeId, name: &str) -> bool {
+        self.picture.child(directory, name.as_bytes()).is_some()
     }
 
     /// The place that a path leads to.
-    pub(crate) fn find(&self, path: &str) -> Option<usize> {
-        Some(self.walk(path).found()?.last().map_or(ROOT, |(_, place)| *place))
-    }
-
-    /// The place that a path names; where that is a link, the link.
-    fn entry(&self, path: &str) -> Option<usize> {
-        let (parent, name) = split(path)?;
-        self.children(self.find(parent)?)?.get(name).copied()
-    }
-
-    fn children(&self, place: usize) -> Option<&BTreeMap<String, usize>> {
-        match &self.places[place] {
-            Place::Directory(children) => Some(children),
-            _ => None,
-        }
-    }
-
-    /// Calls with every entry below the root: its path and place, in the order of paths by component.
-    fn visit(&self, mut call: impl FnMut(String, usize)) {
-        let mut waiting = vec![(String::new(), ROOT)];
-        while let Some((path, place)) = waiting.pop() {
-            for (name, child) in self.children(place).into_iter().flatten().rev() {
-                waiting.push((if path.is_empty() { name.clone() } else { format!("{path}/{name}") }, *child));
-            }
-            if place != ROOT {
-                call(path, place);
-            }
-        }
-    }
-
-    /// Goes along a path as the kernel does: through links, whose absolute targets begin at the root, and where `..` is
-    /// the directory above where the path has led to, the root's being the root.
-    fn walk<'p>(&'p self, path: &'p str) -> Walk<'p> {
-        let mut trail: Vec<(&str, usize)> = Vec::new();
-        if path.len() > LONGEST {
-            return Walk { trail, left: vec![path] };
-        }
-        let mut left: Vec<&str> = path.split('/').rev().collect();
-        let mut links = 0;
-        while let Some(name) = left.pop() {
-            if name.is_empty() || name == "." {
-                continue;
-            }
-            let here = trail.last().map_or(ROOT, |(_, place)| *place);
-            let Some(children) = self.children(here) else {
-                left.push(name);
-                break;
-            };
-            if name == ".." {
-                trail.pop();
-                continue;
-            }
-            let Some(next) = children.get(name) else {
-                left.push(name);
-                break;
-            };
-            match &self.places[*next] {
-                Place::Symlink(target) if links == MOST_LINKS || target.len() > LONGEST => {
-                    left.push(name);
-                    break;
-                }
-                Place::Symlink(target) => {
-                    links += 1;
-                    if target.starts_with('/') {
-                        trail.clear();
-                    }
-                    left.extend(target.split('/').rev());
-                }
-                _ => trail.push((name, *next)),
-            }
-        }
-        left.reverse();
-        Walk { trail, left }
-    }
-
-    fn remove(&mut self, path: &str) {
-        if let Some((parent, name)) = split(path)
-            && let Some(parent) = self.find(parent)
-            && let Place::Directory(children) = &mut self.places[parent]
-        {
-            children.remove(name);
-        }
-    }
-
-    fn empty(&mut self, path: &str) {
-        if let Some(place) = self.find(path)
-            && let Place::Directory(children) = &mut self.places[place]
-        {
-            children.clear();
-        }
-    }
-
-    fn put(&mut self, path: &str, place: Place) {
-        self.name(path, |places| {
-            places.push(place);
-            places.len() - 1
-        });
-    }
-
-    fn put_directory(&mut self, path: &str) {
-        let there = self.entry(path).is_some_and(|place| self.children(place).is_some());
-        if !there {
-            self.put(path, Place::Directory(BTreeMap::new()));
-        }
-    }
-
-    /// Gives a name to a place, which replaces what had it.
-    fn name(&mut self, path: &str, place: impl FnOnce(&mut Vec<Place>) -> usize) {
-        let Some((parent, name)) = split(path) else { return };
-        let Some(parent) = self.reach(parent) else { return };
-        let place = place(&mut self.places);
-        if let Place::Directory(children) = &mut self.places[parent] {
-            children.insert(name.to_owned(), place);
-        }
-    }
-
-    /// The directory at a path, which is made where it is not there: layers need not have entries for directories.
-    fn reach(&mut self, path: &str) -> Option<usize> {
-        let Walk { trail, left } = self.walk(path);
-        let mut here = trail.last().map_or(ROOT, |(_, place)| *place);
-        if left.iter().any(|name| *name == ".." || name.contains('/')) {
-            return None;
-        }
-        // A link that leads round in circles is itself there: it is not replaced.
-        let first = left.iter().find(|name| !name.is_empty() && **name != ".").copied();
-        let children = self.children(here)?;
-        if first.is_some_and(|first| children.contains_key(first)) {
-            return None;
-        }
-        let names: Vec<String> = left.iter().map(|name| (*name).to_owned()).collect();
-        for name in names.into_iter().filter(|name| !name.is_empty() && name != ".") {
-            self.places.push(Place::Directory(BTreeMap::new()));
-            let next = self.places.len() - 1;
-            if let Place::Directory(children) = &mut self.places[here] {
-                children.insert(name, next);
-            }
-            here = next;
-        }
-        Some(here)
+    pub(crate) fn find(&self, path: &str) -> Option<NodeId> {
+        self.picture.find(path.as_bytes())
     }
 }
 
-impl<'p> Walk<'p> {
-    fn found(self) -> Option<Vec<(&'p str, usize)>> {
-        self.left.is_empty().then_some(self.trail)
-    }
+/// Returns a path of a picture whose paths are all text.
+fn text(path: Vec<u8>) -> String {
+    String::from_utf8_lossy(&path).into_owned()
 }
 
 /// The directory of a path, and the name in it; nothing for the root and for paths that lead upwards.
 pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
-    let path = path.trim_end_matches('/');
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let upwards = path.split('/').any(|name| name == "..");
-    (!name.is_empty() && name != "." && !upwards).then_some((parent, name))
+    let (parent, _) = kiln_picture::split(path.as_bytes())?;
+    let name = path.trim_end_matches('/');
+    Some((&path[..parent.len()], file_name(name)))
 }
 
 /// Returns the last name of a path.

@@ -2,9 +2,7 @@
 //!
 //! Layers are given bottom first. A layer on top replaces or takes away what layers below hold, and symbolic links
 //! decide where a file really lies: on a merged `/usr`, `/bin/python3` and `/usr/bin/python3` are one file, and a layer
-//! may write to either. So a small picture of the file system is kept, of links and files of interest alone. As in
-//! containerd, a folder that a layer states explicitly replaces a link of that name, while links in the *parents* of an
-//! entry are followed.
+//! may write to either. So a picture of the file system is kept, of directories, links and files of interest.
 //!
 //! Everything here comes from a registry: reads and memory are bounded, and what makes no sense is an error or no fact.
 
@@ -13,18 +11,22 @@ pub(crate) mod entries;
 mod report;
 #[cfg(test)]
 mod tests;
-mod tree;
 
 use std::io::Read;
 
+use kiln_picture::Picture;
 use kiln_plan::base::BaseFacts;
 
 use contents::{Content, ContentError, Interest};
 pub use entries::{Entries, Member, TarError};
-use tree::{Held, Tree};
 
 /// What may be held of one base: far above what real ones need, far below what hurts.
 const MAX_HELD: usize = 256 * 1024 * 1024;
+/// What one node of the picture costs beyond its name, roughly.
+const NODE_COST: usize = 192;
+
+/// What a base holds: every directory and link, and files of interest.
+type Held = Picture<(), Content>;
 
 /// A layer that facts cannot be read from. Layers count from 1, the lowest.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +58,10 @@ pub enum FactsError {
 /// Collects facts from the layers of a base.
 #[derive(Debug)]
 pub struct FactsReader {
-    tree: Tree<Content>,
+    held: Held,
     layers: usize,
+    /// Bytes of names and content that were ever held; what is replaced still counts, which keeps the bound simple.
+    bytes: usize,
 }
 
 impl Default for FactsReader {
@@ -69,7 +73,7 @@ impl Default for FactsReader {
 impl FactsReader {
     /// A reader that has seen no layer: the facts of `scratch`.
     pub fn new() -> Self {
-        Self { tree: Tree::new(), layers: 0 }
+        Self { held: Held::new(), layers: 0, bytes: 0 }
     }
 
     /// Reads the next layer upwards, an *uncompressed* tar stream (see [`crate::compression::decompress`]), to its end.
@@ -77,11 +81,11 @@ impl FactsReader {
         self.layers += 1;
         let layer = self.layers;
         let archive = |source| FactsError::Archive { layer, source };
-        self.tree.next_layer();
+        self.held.next_layer();
         let mut entries = Entries::new(tar);
         while let Some(member) = entries.next_member().map_err(archive)? {
             self.member(&member, &mut entries)?;
-            if self.tree.cost() > MAX_HELD {
+            if self.held.size().saturating_mul(NODE_COST).saturating_add(self.bytes) > MAX_HELD {
                 return Err(FactsError::TooMuch { layer });
             }
         }
@@ -90,7 +94,7 @@ impl FactsReader {
 
     /// What all layers together say.
     pub fn finish(self) -> BaseFacts {
-        report::report(&self.tree)
+        report::report(&self.held)
     }
 
     fn member(&mut self, member: &Member, data: &mut Entries<impl Read>) -> Result<(), FactsError> {
@@ -104,50 +108,42 @@ impl FactsReader {
             self.whiteout(folder, hidden);
             return Ok(());
         }
-        let Some(path) = self.tree.landing(written) else {
-            return Ok(());
-        };
+        self.bytes = self.bytes.saturating_add(written.len() + member.link.len());
         let kind = member.kind;
         if kind.is_dir() {
-            self.tree.folder(&path);
-            return Ok(());
-        }
-        let held = if kind.is_symlink() {
-            Some(Held::Symlink(member.link.clone()))
-        } else if kind.is_hard_link() {
-            self.hard_link(&path, &member.link)
-        } else {
-            self.file(&path, member, data)?.map(Held::File)
-        };
-        self.tree.clear(&path);
-        if let Some(held) = held {
-            let cost = match &held {
-                Held::Symlink(target) => target.len(),
-                Held::File(content) => content.cost(),
+            self.held.put_directory(written, ());
+        } else if kind.is_symlink() {
+            self.held.put_symlink(written, &member.link);
+        } else if let Some(path) = self.held.landing(written) {
+            let content = match kind.is_hard_link() {
+                true => self.hard_link(&path, &member.link),
+                false => self.file(&path, member, data)?,
             };
-            self.tree.put(path, held, cost);
+            match content {
+                Some(content) => {
+                    self.bytes = self.bytes.saturating_add(content.cost());
+                    self.held.put_file(written, content);
+                }
+                None => self.held.remove(written),
+            }
         }
         Ok(())
     }
 
     fn whiteout(&mut self, folder: &[u8], hidden: &[u8]) {
         if hidden == b".wh..opq" {
-            let folder = self.tree.resolve(folder).unwrap_or_default();
-            self.tree.opaque(&folder);
-        } else if !matches!(hidden, b"" | b"." | b"..")
-            && let Some(path) = self.tree.landing(&[folder, b"/", hidden].concat())
-        {
+            self.held.opaque(folder);
+        } else if !matches!(hidden, b"" | b"." | b"..") {
             // Others of the form `.wh..wh.NAME` are AUFS's own files, and hide nothing that could be here.
-            self.tree.whiteout(&path);
+            self.held.whiteout(&[folder, b"/", hidden].concat());
         }
     }
 
     /// A hard link is its target; where the target was of no interest, its existence is what is left to know.
-    fn hard_link(&self, path: &[u8], target: &[u8]) -> Option<Held<Content>> {
+    fn hard_link(&self, path: &[u8], target: &[u8]) -> Option<Content> {
         Interest::in_path(path)?;
-        let target = self.tree.landing(target);
-        let content = target.and_then(|target| self.tree.file_at(&target)).cloned();
-        Some(Held::File(content.unwrap_or(Content::Presence)))
+        let target = self.held.entry(target).and_then(|target| self.held.file_of(target));
+        Some(target.cloned().unwrap_or(Content::Presence))
     }
 
     fn file(&self, path: &[u8], member: &Member, data: &mut Entries<impl Read>) -> Result<Option<Content>, FactsError> {

@@ -95,10 +95,12 @@ pub enum Event {
         /// The time that it took.
         time: Duration,
     },
-    /// Another process performs the same step.
+    /// Another process has what this one needs.
     Waiting {
-        /// The step.
+        /// The step, or another activity that cannot begin.
         subject: String,
+        /// A clause: the reason to wait.
+        reason: &'static str,
     },
     /// Something went on all the same, and is worth knowing.
     Warning {

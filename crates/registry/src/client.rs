@@ -21,11 +21,12 @@ pub(crate) use host::read_token;
 
 use host::Host;
 
+use crate::error::EncryptionFault;
 use crate::patience::{
     Attempts, CONNECT_TIMEOUT, Failed, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
 };
 use crate::proxies::Proxies;
-use crate::redirect::{self, Reach, SendError};
+use crate::redirect::{self, Reach, Rule, SendError};
 use crate::{Credential, Credentials, RegistryError};
 
 /// Bytes of an answer that says what is wrong.
@@ -278,7 +279,7 @@ impl Inner {
             match sending.await {
                 Ok(response) => Ok(Ok(response)),
                 Err(SendError::Request(error)) => Err(error),
-                Err(SendError::Redirect { to, problem }) => Ok(Err(purpose.diverted(to, problem))),
+                Err(SendError::Redirect { to, rule }) => Ok(Err(purpose.diverted(to, rule))),
             }
         };
         let answered = self.answer(purpose, sent).instrument(span).await;
@@ -341,6 +342,7 @@ impl Inner {
                 what: purpose.what.clone(),
                 registry: purpose.host.name.clone(),
                 message: said,
+                pushing: purpose.scope.is_push(),
             }),
             status if is_passing(status) => {
                 Failure::Again(purpose.unavailable(format!("answered {status}{said}")), wait)
@@ -403,6 +405,8 @@ impl Purpose {
             what: self.what.clone(),
             registry: self.host.name.clone(),
             problem: problem.into(),
+            encryption: None,
+            pushing: self.scope.is_push(),
             request: None,
             attempts: 0,
         }
@@ -410,13 +414,18 @@ impl Purpose {
 
     /// A connection that could not be made, or broke.
     pub(super) fn broken(&self, error: reqwest::Error) -> RegistryError {
-        self.unavailable(format!("cannot be reached or broke off ({})", innermost(error)))
+        let found = EncryptionFault::of(&error);
+        let mut error = self.unavailable(format!("cannot be reached or broke off ({})", innermost(error)));
+        if let RegistryError::Unavailable { encryption, .. } = &mut error {
+            *encryption = found;
+        }
+        error
     }
 
     /// An address to which a request may not go.
-    pub(super) fn diverted(&self, to: impl Into<String>, problem: &'static str) -> RegistryError {
+    pub(super) fn diverted(&self, to: impl Into<String>, rule: Rule) -> RegistryError {
         let (what, registry) = (self.what.clone(), self.host.name.clone());
-        RegistryError::Diverted { what, registry, to: to.into(), problem }
+        RegistryError::Diverted { what, registry, to: to.into(), rule }
     }
 
     pub(super) fn denied(&self, problem: String, authenticated: bool) -> RegistryError {

@@ -6,6 +6,8 @@ use kiln_plan::event::Cancelled;
 use kiln_plan::size;
 use reqwest::Method;
 
+use crate::redirect::Rule;
+
 /// A registry error. No message holds a credential or a token.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -18,6 +20,10 @@ pub enum RegistryError {
         registry: String,
         /// A clause that follows the registry's name.
         problem: String,
+        /// Where the connection failed because of its encryption.
+        encryption: Option<EncryptionFault>,
+        /// Something was to be written.
+        pushing: bool,
         /// The request that failed last: its method, and its address without credentials and query.
         request: Option<Box<str>>,
         /// Attempts that were made; 0 where that is not known.
@@ -46,6 +52,8 @@ pub enum RegistryError {
         registry: String,
         /// Nothing, or a colon and what the registry says.
         message: String,
+        /// Something was to be written.
+        pushing: bool,
     },
     /// The registry does not do that.
     #[error("{what}: {registry} answered {status}{message}")]
@@ -92,7 +100,7 @@ pub enum RegistryError {
         problem: String,
     },
     /// An address to which a request may not go.
-    #[error("{what}: {registry} sends on to {to}, {problem}")]
+    #[error("{what}: {registry} sends on to {to}, {rule}")]
     Diverted {
         /// The activity that failed.
         what: String,
@@ -100,8 +108,8 @@ pub enum RegistryError {
         registry: String,
         /// Scheme, host and port of the address; the rest may hold a token.
         to: String,
-        /// A clause: the rule that forbids it.
-        problem: &'static str,
+        /// The rule that forbids it.
+        rule: Rule,
     },
     /// Content that was to be sent is not what its digest says.
     #[error("{what}: the bytes of {digest} on this machine are not what the digest says")]
@@ -142,6 +150,45 @@ pub enum RegistryError {
     /// Reading what is to be sent, or setting up the client.
     #[error(transparent)]
     Io(std::io::Error),
+}
+
+/// A fault of an encrypted connection. What is wrong with certificates is wrong the next time too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncryptionFault {
+    /// The server does not speak TLS.
+    Absent,
+    /// No authority that this machine trusts vouches for the server's certificate.
+    Certificate,
+    /// The server does not accept the client's certificate, or wants one.
+    Client,
+}
+
+impl EncryptionFault {
+    /// Looks for a fault among the causes of a failed request.
+    pub(crate) fn of(error: &reqwest::Error) -> Option<Self> {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = source {
+            let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+            let tls = error.downcast_ref().or_else(|| wrapped.and_then(|error| error.downcast_ref()));
+            if let Some(tls) = tls {
+                return Self::of_tls(tls);
+            }
+            source = error.source();
+        }
+        None
+    }
+
+    fn of_tls(error: &rustls::Error) -> Option<Self> {
+        use rustls::AlertDescription::{BadCertificate, CertificateRequired, CertificateUnknown, UnknownCA};
+        match error {
+            rustls::Error::InvalidMessage(_) => Some(Self::Absent),
+            rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Some(Self::Certificate),
+            rustls::Error::AlertReceived(BadCertificate | CertificateRequired | CertificateUnknown | UnknownCA) => {
+                Some(Self::Client)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Returns what was tried, in brackets.
@@ -200,8 +247,7 @@ impl RegistryError {
 
     /// Whether the registry cannot be spoken to in confidence.
     pub(crate) fn is_about_tls(&self) -> bool {
-        let Self::Unavailable { problem, .. } = self else { return false };
-        ["certificate", "corrupt message", "UnknownIssuer"].iter().any(|word| problem.contains(word))
+        matches!(self, Self::Unavailable { encryption: Some(_), .. })
     }
 
     /// What is wrong without what was being done, where that is of no interest.
@@ -212,7 +258,7 @@ impl RegistryError {
             }
             Self::Nonsense { registry, problem, .. } => format!("the answer of {registry} {problem}"),
             Self::Refused { registry, status, message, .. } => format!("{registry} answered {status}{message}"),
-            Self::Diverted { registry, to, problem, .. } => format!("{registry} sends on to {to}, {problem}"),
+            Self::Diverted { registry, to, rule, .. } => format!("{registry} sends on to {to}, {rule}"),
             other => other.to_string(),
         }
     }
@@ -220,18 +266,18 @@ impl RegistryError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unavailable { problem, .. } if problem.contains("corrupt message") => {
+            Self::Unavailable { encryption: Some(EncryptionFault::Absent), .. } => {
                 "does it speak plain HTTP? `--insecure` allows that".into()
             }
-            Self::Unavailable { .. } if self.is_about_tls() => {
+            Self::Unavailable { encryption: Some(EncryptionFault::Certificate), .. } => {
                 "name the authority that vouches for it in `SSL_CERT_FILE`, or put it into `certs.d/HOST:PORT/ca.crt` where \
                  Docker or podman look; `--insecure` accepts any certificate"
                     .into()
             }
-            Self::Unavailable { what, .. } if what.starts_with("pushing") => {
+            Self::Unavailable { pushing: true, .. } => {
                 "layers that have arrived there stay: run the command again and only what is missing moves".into()
             }
-            Self::NotFound { what, .. } if what.starts_with("pushing") => {
+            Self::NotFound { pushing: true, .. } => {
                 "some registries want a repository to be created before anything is pushed to it".into()
             }
             Self::Denied { registry, authenticated: false, .. } => format!("run `kiln login {registry}`"),
@@ -241,10 +287,10 @@ impl RegistryError {
             Self::Refused { status: 405, .. } => {
                 "the registry does not do that: it may be read-only, or only pass on what another registry has".into()
             }
-            Self::Diverted { problem, .. } if problem.contains("credentials") => {
+            Self::Diverted { rule: Rule::Credentials, .. } => {
                 "no credential was sent there: the registry must name the address of its token service itself".into()
             }
-            Self::Diverted { problem, .. } if problem.contains("encrypted") => {
+            Self::Diverted { rule: Rule::Encryption, .. } => {
                 "a registry behind a proxy that speaks HTTPS must know that (`X-Forwarded-Proto: https`)".into()
             }
             Self::Damaged { .. } => "a file of the store was changed: remove it, and build again".into(),

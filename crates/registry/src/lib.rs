@@ -27,7 +27,7 @@ mod tests;
 
 pub use client::{Options, Registries};
 pub use credentials::{Credential, Credentials};
-pub use error::RegistryError;
+pub use error::{EncryptionFault, RegistryError};
 pub use images::{RemoteImage, RemoteShelf};
 pub use proxies::Proxies;
 pub use publish::{Publication, Published};

@@ -64,13 +64,30 @@ pub enum SendError {
     #[error(transparent)]
     Request(#[from] reqwest::Error),
     /// The server redirects to where the request may not go.
-    #[error("redirects to {to}, {problem}")]
+    #[error("redirects to {to}, {rule}")]
     Redirect {
         /// The origin of the address; the rest may hold a token.
         to: String,
-        /// A clause: the rule that forbids it.
-        problem: &'static str,
+        /// The rule that forbids it.
+        rule: Rule,
     },
+}
+
+/// A rule about redirects. Its text is a clause about the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rule {
+    /// From an encrypted connection to none.
+    #[error("which is not encrypted")]
+    Encryption,
+    /// To another scheme than HTTP and HTTPS.
+    #[error("which is not HTTP")]
+    Scheme,
+    /// With credentials to another origin.
+    #[error("and credentials do not follow there")]
+    Credentials,
+    /// Too many in a row.
+    #[error("after too many other redirects")]
+    Count,
 }
 
 /// Sends a request with a client that follows no redirect by itself, and follows those that are allowed. `GET` and
@@ -87,7 +104,7 @@ pub async fn send(client: &Client, request: Request, reach: Reach, insecure: boo
         };
         request = redirected(next, to, reach, insecure)?;
     }
-    Err(SendError::Redirect { to: origin(request.url()), problem: "after too many other redirects" })
+    Err(SendError::Redirect { to: origin(request.url()), rule: Rule::Count })
 }
 
 /// Returns the address that a redirect names.
@@ -107,7 +124,7 @@ fn is_repeatable(request: &Request, status: StatusCode) -> bool {
 
 /// Returns the request for the new address, with what it may get.
 fn redirected(mut request: Request, mut to: Url, reach: Reach, insecure: bool) -> Result<Request, SendError> {
-    let refused = |problem| SendError::Redirect { to: origin(&to), problem };
+    let refused = |rule| SendError::Redirect { to: origin(&to), rule };
     match (handover(request.url(), &to, insecure), reach) {
         (Handover::Everything, _) => {}
         (Handover::WithoutCredentials, Reach::Anywhere) => {
@@ -115,7 +132,7 @@ fn redirected(mut request: Request, mut to: Url, reach: Reach, insecure: bool) -
                 request.headers_mut().remove(header);
             }
         }
-        (Handover::WithoutCredentials, Reach::Origin) => return Err(refused("and credentials do not follow there")),
+        (Handover::WithoutCredentials, Reach::Origin) => return Err(refused(Rule::Credentials)),
         (Handover::Refused, _) => return Err(refused(rule(&to))),
     }
     // A server has no credentials to give. Neither can fail for an address with a host, which this one has.
@@ -124,9 +141,9 @@ fn redirected(mut request: Request, mut to: Url, reach: Reach, insecure: bool) -
     Ok(request)
 }
 
-/// Returns the rule that an address breaks to which nothing may go: a clause.
-pub fn rule(to: &Url) -> &'static str {
-    if to.scheme() == "http" { "which is not encrypted" } else { "which is not HTTP" }
+/// Returns the rule that an address breaks to which nothing may go.
+pub fn rule(to: &Url) -> Rule {
+    if to.scheme() == "http" { Rule::Encryption } else { Rule::Scheme }
 }
 
 /// Returns scheme, host and port of an address, for messages.

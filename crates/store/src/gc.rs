@@ -9,7 +9,7 @@ use std::path::Path;
 use kiln_plan::digest::Digest;
 
 use crate::metadata::now;
-use crate::{Lock, Result, Store};
+use crate::{Lock, Result, Store, Wait};
 
 /// Bytes that the store takes up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -94,13 +94,13 @@ impl Store {
     }
 
     /// Brings a store to at most `keep` bytes of content where what must be kept allows. Waits until no other process
-    /// uses the store. With `all`, stacks whose lock is still there lose their content too.
-    pub fn collect_garbage(root: &Path, keep: u64, all: bool) -> Result<GcReport> {
-        let store = Self::open(root)?;
+    /// uses the store, and calls `wait` meanwhile. With `all`, stacks whose lock is still there lose their content too.
+    pub fn collect_garbage(root: &Path, keep: u64, all: bool, wait: Wait<'_>) -> Result<GcReport> {
+        let store = Self::open_waiting(root, wait)?;
         let root = store.root.clone();
         drop(store);
-        let alone = Lock::exclusive(&root.join("locks/store"))?;
-        let store = Self::with_lock(root, alone)?;
+        let alone = Lock::exclusive(&root.join("locks/store"), wait)?;
+        let store = Self::with_lock(root, alone, wait)?;
         store.remove_left_behind()?;
         let (kept, protected, used_by) = store.wanted(all)?;
         let mut items = store.items(&used_by)?;

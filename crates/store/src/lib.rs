@@ -26,6 +26,7 @@ mod lock;
 mod metadata;
 mod partial;
 mod recipe;
+mod regular;
 mod temporary;
 mod verified;
 mod verifying;
@@ -41,10 +42,11 @@ pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};
 use kiln_plan::digest::Digest;
 pub use link::Linked;
-pub use lock::Lock;
+pub use lock::{Lock, Wait};
 pub use metadata::Root;
 pub use partial::Partial;
 pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
+pub use regular::open_regular;
 pub use temporary::{TemporaryDirectory, collect_left_behind, is_temporary};
 pub use verified::digest_of;
 pub use verifying::{Verifying, WrongContent};
@@ -76,20 +78,25 @@ pub struct Store {
 impl Store {
     /// Opens a store, making it where it does not exist. Waits while another process collects garbage in it.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_waiting(root, &mut || Ok(()))
+    }
+
+    /// Opens a store as [`open`](Self::open) does, and calls `wait` while it waits.
+    pub fn open_waiting(root: &Path, wait: Wait<'_>) -> Result<Self> {
         for directory in [BLOBS, RECIPES, "tools", "partial", "locks", "temporary"] {
             fs_err::create_dir_all(root.join(directory))?;
         }
         // Absolute, because links and other processes are given these paths.
         let root = fs_err::canonicalize(root)?;
-        let in_use = Lock::shared(&root.join("locks/store"))?;
-        let store = Self::with_lock(root, in_use)?;
+        let in_use = Lock::shared(&root.join("locks/store"), wait)?;
+        let store = Self::with_lock(root, in_use, wait)?;
         temporary::collect(&store.temporary(), false)?;
         Ok(store)
     }
 
-    fn with_lock(root: PathBuf, in_use: Lock) -> Result<Self> {
+    fn with_lock(root: PathBuf, in_use: Lock, wait: Wait<'_>) -> Result<Self> {
         // One process at a time: SQLite does not wait while another turns a new database to write-ahead logging.
-        let opening = Lock::exclusive(&root.join("locks/opening"))?;
+        let opening = Lock::exclusive(&root.join("locks/opening"), wait)?;
         let database = Mutex::new(metadata::open(&root.join(DATABASE))?);
         drop(opening);
         Ok(Self {
@@ -105,7 +112,7 @@ impl Store {
 
     /// Begins a new database in place of a damaged one. Results of steps are found out again.
     pub fn reset_database(&self) -> Result<()> {
-        let _opening = Lock::exclusive(&self.root.join("locks/opening"))?;
+        let _opening = Lock::exclusive(&self.root.join("locks/opening"), &mut || Ok(()))?;
         let path = self.root.join(DATABASE);
         metadata::remove(&path)?;
         *self.database() = metadata::open(&path)?;
@@ -146,11 +153,6 @@ impl Store {
     /// Where programs are installed.
     pub fn tools(&self) -> PathBuf {
         self.root.join("tools")
-    }
-
-    /// Waits until no other process holds the lock of this name, and takes it.
-    pub fn lock(&self, name: &str) -> Result<Lock> {
-        Lock::exclusive(&self.root.join("locks").join(name))
     }
 
     /// Takes the lock of this name, if no other process has it.

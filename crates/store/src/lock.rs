@@ -2,8 +2,15 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::Result;
+
+/// The pause between two looks at a lock that another process has.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Called before each pause while another process has a lock: it may tell the user, and an error ends the waiting.
+pub type Wait<'w> = &'w mut dyn FnMut() -> Result<()>;
 
 /// A lock, released when dropped.
 #[derive(Debug)]
@@ -15,17 +22,29 @@ impl Lock {
     }
 
     /// Waits for a lock that others may share.
-    pub(crate) fn shared(path: &Path) -> Result<Self> {
-        let file = Self::file(path)?;
-        file.file().lock_shared()?;
-        Ok(Self(file))
+    pub(crate) fn shared(path: &Path, wait: Wait<'_>) -> Result<Self> {
+        Self::taken(path, wait, |file| file.file().try_lock_shared())
     }
 
     /// Waits for a lock that nobody shares.
-    pub(crate) fn exclusive(path: &Path) -> Result<Self> {
+    pub(crate) fn exclusive(path: &Path, wait: Wait<'_>) -> Result<Self> {
+        Self::taken(path, wait, |file| file.file().try_lock())
+    }
+
+    fn taken(
+        path: &Path,
+        wait: Wait<'_>,
+        try_lock: fn(&fs_err::File) -> std::result::Result<(), std::fs::TryLockError>,
+    ) -> Result<Self> {
         let file = Self::file(path)?;
-        file.file().lock()?;
-        Ok(Self(file))
+        loop {
+            match try_lock(&file) {
+                Ok(()) => return Ok(Self(file)),
+                Err(std::fs::TryLockError::WouldBlock) => wait()?,
+                Err(std::fs::TryLockError::Error(error)) => return Err(error.into()),
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Takes a lock that nobody shares, if nobody has it.
@@ -57,6 +76,30 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Store, StoreError};
+
+    #[test]
+    fn whoever_waits_for_a_store_is_told_and_may_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        /// Stops at the third look.
+        fn stop(looks: &mut u32) -> Result<()> {
+            *looks += 1;
+            if *looks < 3 { Ok(()) } else { Err(StoreError::Io(std::io::Error::other("enough"))) }
+        }
+        let mut looks = 0;
+        // Garbage collection waits for those who use the store.
+        let error = Store::collect_garbage(directory.path(), 0, false, &mut || stop(&mut looks)).unwrap_err();
+        assert!(matches!(error, StoreError::Io(error) if error.to_string() == "enough"));
+        assert_eq!(looks, 3);
+        drop(store);
+        let alone = Lock::exclusive(&directory.path().join("locks/store"), &mut || Ok(())).unwrap();
+        looks = 0;
+        assert!(Store::open_waiting(directory.path(), &mut || stop(&mut looks)).is_err());
+        assert_eq!(looks, 3);
+        drop(alone);
+        Store::open_waiting(directory.path(), &mut || panic!("nobody has it")).unwrap();
+    }
 
     #[test]
     fn a_lock_whose_file_was_removed_is_not_taken_by_two() {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Result, Store};
+use crate::{Result, Store, open_regular};
 
 /// A file that changed this recently may change again without another time: file systems count in ticks of up to 10 ms.
 const TICK: Duration = Duration::from_millis(100);
@@ -111,9 +111,9 @@ impl Store {
         if self.verified(&Identity::of(&found)).is_ok_and(|known| known == Some(*digest)) {
             return Ok(true);
         }
-        let file = fs_err::File::open(path)?;
+        let file = open_regular(path)?;
         let before = file.metadata()?;
-        if !before.is_file() || !is_right(&file)? {
+        if !is_right(&file)? {
             return Ok(false);
         }
         let after = file.metadata()?;

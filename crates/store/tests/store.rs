@@ -150,7 +150,7 @@ fn garbage_collection_keeps_what_says_persist_and_what_a_lock_wants() {
     store.remember_root(&root(&lock, "b", false, kept[1])).unwrap();
     store.remember_root(&root(nowhere, "c", false, gone[0])).unwrap();
     drop(store);
-    let report = Store::collect_garbage(&place.root, 0, false).unwrap();
+    let report = Store::collect_garbage(&place.root, 0, false, &mut || Ok(())).unwrap();
     let removed: BTreeSet<Digest> = report.removed.iter().map(|removed| removed.digest).collect();
     assert_eq!(removed, BTreeSet::from(gone));
     assert_eq!(report.kept.iter().map(|kept| kept.image.as_str()).collect::<Vec<_>>(), ["a", "b"]);
@@ -158,7 +158,7 @@ fn garbage_collection_keeps_what_says_persist_and_what_a_lock_wants() {
     assert!(kept.iter().all(|digest| store.has(digest)));
     drop(store);
     // All of them: the lock's image goes, the persistent one stays.
-    Store::collect_garbage(&place.root, 0, true).unwrap();
+    Store::collect_garbage(&place.root, 0, true, &mut || Ok(())).unwrap();
     let store = Store::open(&place.root).unwrap();
     assert_eq!(kept.map(|digest| store.has(&digest)), [true, false]);
 }
@@ -171,6 +171,6 @@ fn garbage_collection_stops_at_the_bound() {
         store.add(content).unwrap();
     }
     drop(store);
-    let report = Store::collect_garbage(&place.root, 10, false).unwrap();
+    let report = Store::collect_garbage(&place.root, 10, false, &mut || Ok(())).unwrap();
     assert_eq!((report.before, report.after, report.removed.len()), (15, 10, 1));
 }

@@ -287,5 +287,5 @@ fn kept_layer(layer: &Layer) -> (Descriptor, Content) {
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Result<Value> {
-    serde_json::to_value(value).map_err(|error| BuildError::step("a record cannot be written", error))
+    serde_json::to_value(value).map_err(|error| BuildError::Json { what: "a record", source: error })
 }

@@ -97,18 +97,26 @@ impl Driver<'_> {
             return Ok(Done::Product(key, product, Origin::Performed));
         }
         let (lock, _permit) = self.key_lock(id, &key, permit)?;
+        let done = self.find_or_perform(id, key, inputs);
+        let removed = lock.remove();
+        let done = done?;
+        removed?;
+        Ok(done)
+    }
+
+    /// Looks once more for a record, since another process may have had the lock, and does the work where there is none.
+    fn find_or_perform(&self, id: NodeId, key: StepKey, inputs: HashMap<NodeId, Product>) -> Result<Done> {
+        let step = &self.graph.entry(id).step;
         let found = match records::local(self.workshop.store, &key)? {
             Some(product) if step.is_product(&product) && self.is_whole(&product) => Some(product),
             _ => None,
         };
         if let Some(product) = found {
-            lock.remove()?;
             self.tell_settled(id, Some(key), Origin::Local);
             return Ok(Done::Product(key, product, Origin::Local));
         }
         let product = self.perform(id, key, inputs)?;
         records::write_local(self.workshop.store, &key, &product)?;
-        lock.remove()?;
         Ok(Done::Product(key, product, Origin::Performed))
     }
 
@@ -140,7 +148,7 @@ impl Driver<'_> {
         drop(permit);
         let step = &self.graph.entry(id).step;
         let subject = step.subject().to_string();
-        self.workshop.reporter.event(Event::Waiting { subject });
+        self.workshop.reporter.event(Event::Waiting { subject, reason: "another kiln does it" });
         loop {
             self.workshop.cancel.check()?;
             if let Some(lock) = self.workshop.store.try_lock(&name)? {

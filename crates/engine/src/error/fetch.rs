@@ -2,6 +2,7 @@
 
 use kiln_plan::digest::Digest;
 use kiln_plan::size;
+use kiln_registry::redirect::Rule;
 
 /// Why something could not be downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub enum FetchError {
         status: u16,
     },
     /// The server redirects to where the request may not go.
-    #[error("`{file}` could not be downloaded: {host} redirects to {to}, {problem}")]
+    #[error("`{file}` could not be downloaded: {host} redirects to {to}, {rule}")]
     Diverted {
         /// The wanted file.
         file: String,
@@ -39,8 +40,8 @@ pub enum FetchError {
         host: String,
         /// Scheme, host and port of the address.
         to: String,
-        /// A clause: the rule that forbids it.
-        problem: &'static str,
+        /// The rule that forbids it.
+        rule: Rule,
     },
     /// The server has other content.
     #[error("`{file}` from {host} is not what the lock says: {expected} was expected, and it has {found}")]
@@ -85,8 +86,10 @@ impl FetchError {
             Self::Refused { status: 401 | 403, host, .. } => {
                 format!("give credentials for {host} in `~/.netrc`, or in the index URL")
             }
-            Self::Diverted { to, .. } if !to.starts_with("http:") => return None,
-            Self::Diverted { .. } => "the index must name the file at an `https:` address".into(),
+            Self::Diverted { rule: Rule::Encryption, .. } => {
+                "the index must name the file at an `https:` address".into()
+            }
+            Self::Diverted { .. } => return None,
             Self::Refused { .. } => "the index may have withdrawn the file: `kiln lock --upgrade` chooses anew".into(),
             Self::Content { .. } => {
                 "somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`".into()

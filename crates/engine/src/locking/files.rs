@@ -74,8 +74,9 @@ impl Project<'_> {
         kind: LockKind,
         target: &Target<'_>,
     ) -> Result<Vec<LockedPackage>> {
-        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
-            BuildError::step(format!("`{}` cannot be used", source.path.display()), error)
+        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Requirements {
+            path: source.path.display().to_string(),
+            source: error,
         };
         let text = match kind {
             LockKind::Uv => self.export_uv_lock(&source.path, target)?,
@@ -101,7 +102,7 @@ impl Project<'_> {
             |error| match error {
                 UvError::Interrupted => BuildError::Interrupted,
                 UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
-                error => BuildError::step(format!("`{}` cannot be exported by uv", path.display()), error),
+                source => BuildError::Export { path: path.display().to_string(), source },
             },
         )
     }
@@ -120,9 +121,8 @@ impl Project<'_> {
             locked.size = Some(fs_err::metadata(&path)?.len());
             locked.path = self.relative(&path);
         } else {
-            let mut url: Url = wheel.location.parse().map_err(|error| {
-                BuildError::step(format!("`{}` has an unusable address", wheel.file), Box::new(error) as Box<_>)
-            })?;
+            let address = |source| BuildError::Address { file: wheel.file.clone(), source };
+            let mut url: Url = wheel.location.parse().map_err(address)?;
             // Neither can fail for an address with a host, which this one has.
             let _ = (url.set_username(""), url.set_password(None));
             url.set_fragment(None);
@@ -195,7 +195,7 @@ impl Project<'_> {
         let reader = kiln_wheel::archive::FileReader::from(file.into_file());
         let metadata = Wheel::open(name, reader, size)
             .and_then(|wheel| wheel.metadata())
-            .map_err(|error| BuildError::step(format!("the wheel `{shown}` cannot be used"), error))?;
+            .map_err(|error| BuildError::Wheel { file: shown.clone(), source: error.into() })?;
         let sorted = |list: &[String]| {
             let mut list: Vec<String> = list.iter().map(|text| text.replace([' ', '(', ')'], "")).collect();
             list.retain(|text| !text.contains("extra=="));

@@ -282,7 +282,7 @@ impl Project<'_> {
             UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
             UvError::Index(text) => BuildError::Index(text.into()),
             UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
-            error => BuildError::step(format!("the packages of `{}` cannot be resolved", image.name), error),
+            source => BuildError::Resolve { image: image.name.clone(), source },
         })?;
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
         let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();

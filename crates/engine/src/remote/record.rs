@@ -84,10 +84,9 @@ impl Record {
 
     /// Returns the record as a registry keeps it, with what must stay as long as it does.
     pub(crate) fn document(&self, keeps: &[Descriptor], signer: Option<&Signer>) -> Result<Document> {
-        let json = |error| BuildError::step("a record cannot be written", error);
+        let json = |source| BuildError::Json { what: "a record", source };
         let text = serde_json::to_string(self).map_err(json)?;
-        let sign =
-            |signer: &Signer| signer.sign(&text).map_err(|error| BuildError::step("a record cannot be signed", error));
+        let sign = |signer: &Signer| signer.sign(&text).map_err(BuildError::Signing);
         let signature = signer.map(sign).transpose()?;
         document(text, signature, keeps, self.made)
     }

@@ -110,8 +110,7 @@ impl Step for Agreement {
                 context.cancel().check()?;
                 let digest = context.get(*node).list;
                 let list = read_list(&context.workshop.store.read(&digest)?);
-                let list =
-                    list.ok_or_else(|| BuildError::step("a list of paths cannot be read", digest.to_string()))?;
+                let list = list.ok_or_else(|| BuildError::Lost(vec![digest]))?;
                 let files: HashSet<&str> = list.iter().map(|file| file.0.as_str()).collect();
                 let directories: HashSet<&str> =
                     files.iter().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end])).collect();

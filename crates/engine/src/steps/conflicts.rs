@@ -1,6 +1,7 @@
 //! `conflicts`: paths that several wheels of an image install. The last wheel by name wins, as where they are installed one
 //! after another; different content is warned of. A file in one wheel where another has a directory is an error, also
-//! between the wheels of an image and those of the images below it: that is a step of its own, on which no layer depends.
+//! between the wheels of an image and those of the images below it: that is a step of its own, on which no layer depends,
+//! and there the upper image wins.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -46,7 +47,7 @@ impl Conflicts {
 
 impl Step for Conflicts {
     type Product = Product;
-    const KIND: Kind = Kind { name: "conflicts", version: 1 };
+    const KIND: Kind = Kind { name: "conflicts", version: 2 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -81,7 +82,7 @@ impl Step for Conflicts {
             lists.push(list.ok_or_else(|| BuildError::Lost(vec![digest]))?);
         }
         self.require_one_form(&lists)?;
-        Ok(if self.below.is_empty() { self.compare(&lists) } else { Product::default() })
+        Ok(self.compare(&lists))
     }
 }
 
@@ -118,10 +119,6 @@ impl Conflicts {
 
     fn contradiction(&self, path: &str, file: usize, directory: usize) -> BuildError {
         let (one, other) = (&self.files[file], &self.files[directory]);
-        if self.below.is_empty() {
-            let what = format!("`{one}` and `{other}` cannot be installed together");
-            return BuildError::step(what, "the former has a file where the latter has a directory");
-        }
         contradiction(path, (Form::File, one), (Form::Directory, other))
     }
 
@@ -147,9 +144,15 @@ impl Conflicts {
         }
         let mut product = Product::default();
         for (path, by) in several {
-            let Some(((winner, file), losers)) = by.split_last() else { continue };
+            // The wheels of the image come first: whatever is below them loses.
+            let (own, below) = by.split_at(by.partition_point(|(at, _)| *at < self.own.len()));
+            let Some(((winner, file), others)) = own.split_last() else { continue };
+            let losers = if self.below.is_empty() { others } else { below };
             let differs = losers.iter().filter(|(_, other)| other != file);
             product.differing.extend(differs.map(|(loser, _)| (path.to_owned(), *loser, *winner)));
+            if !self.below.is_empty() {
+                continue;
+            }
             // Layers of their own lie below the shared one: a file that is lost there is covered.
             let places = losers.iter().filter_map(|(at, _)| self.shared.iter().position(|shared| shared == at));
             let places: Vec<usize> = places.collect();

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile, MediaType};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
 use kiln_plan::stack::{Compression, Copy as Wanted};
+use kiln_store::open_regular;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{BuildError, Result};
-use crate::snapshot::{Copied, Source, SourceKind, Stat, content};
+use crate::snapshot::{Copied, Source, SourceKind, Stat, changed, content, vanished};
 use crate::step::{Cost, Kind, Step, Subject};
 
 /// Top-level directories and the like that a base has: an entry for one could replace a symbolic link.
@@ -198,10 +199,7 @@ impl Watched {
     fn open(source: &Source) -> Result<Self> {
         let changed = || changed(&source.from);
         let SourceKind::File { seen, digest, .. } = &source.kind else { return Err(changed()) };
-        let file = fs_err::File::open(&source.from).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => changed(),
-            _ => error.into(),
-        })?;
+        let file = open_regular(&source.from).map_err(|error| vanished(&source.from, error))?;
         if Stat::of(&file.metadata()?) != *seen {
             return Err(changed());
         }
@@ -241,15 +239,10 @@ impl Read for Watched {
     }
 }
 
-fn changed(path: &Path) -> BuildError {
-    BuildError::Mistake {
-        message: format!("`{}` changed while it was copied", path.display()),
-        hint: "build again once nothing writes to it".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileTypeExt;
+
     use kiln_plan::event::{Cancel, Silent};
     use kiln_plan::lock::Lock;
     use kiln_plan::stack::{Overrides, read};
@@ -277,14 +270,15 @@ mod tests {
             let file = directory.path().join("kiln.toml");
             let stack = read(STACK, &Overrides::default()).unwrap();
             let project = Project { directory: directory.path().to_owned(), file, stack, workshop };
-            let images = Images::new(&project, &project.chosen(&[]).unwrap(), &Lock::default()).unwrap();
+            let images = Images::new(&project, &project.chosen(&[]).unwrap(), &Lock::default())?;
             between();
             let driver = Driver::new(&images.graph, &project.workshop, &Alone);
             driver.get(images.images[0].image, Level::Known).map(|image| image.layers[0].digest)
         };
         let error = drive(&|| change(&src)).unwrap_err().to_string();
-        // Nothing was recorded: the next build takes what is there now.
-        assert_ne!(drive(&|| ()).unwrap(), kiln_plan::digest::Digest::of(b""));
+        // Nothing was recorded: the next build takes what is there now, or refuses it.
+        let can_be_copied = fs_err::read_dir(&src).unwrap().all(|entry| !entry.unwrap().file_type().unwrap().is_fifo());
+        assert_eq!(drive(&|| ()).is_ok(), can_be_copied);
         error.replace(&src.display().to_string(), "src")
     }
 
@@ -303,5 +297,16 @@ mod tests {
             fs_err::OpenOptions::new().write(true).open(src.join("a")).unwrap().file().set_modified(time).unwrap();
         };
         assert_eq!(after(replace), "`src/a` changed while it was copied");
+        // No build waits for whoever writes into a pipe.
+        let pipe = |src: &std::path::Path| {
+            fs_err::remove_file(src.join("a")).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, src.join("a"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        };
+        assert_eq!(after(pipe), "`src/a` changed while it was copied");
+        let directory = |src: &std::path::Path| {
+            fs_err::remove_file(src.join("a")).unwrap();
+            fs_err::create_dir(src.join("a")).unwrap();
+        };
+        assert_eq!(after(directory), "`src/a` changed while it was copied");
     }
 }

@@ -64,10 +64,9 @@ impl Step for Facts {
         let mut reader = FactsReader::new();
         for layer in &image.layers {
             let blob = workshop.open_anywhere(&layer.digest, layer.size).map_err(|error| match error {
-                error @ BuildError::Oci(OciError::NoBytes { .. }) => BuildError::step(
-                    format!("the layers of `{name}` cannot be read, and `base-facts` are not declared"),
-                    error,
-                ),
+                BuildError::Oci(source @ OciError::NoBytes { .. }) => {
+                    BuildError::NoFacts { base: name.clone(), source }
+                }
                 error => error,
             })?;
             let blob = Shared(Arc::new(Mutex::new(Opened(blob, None))));
@@ -75,7 +74,7 @@ impl Step for Facts {
                 // The reason that the bytes ended comes before the archive's complaint about it.
                 return Err(match blob.failure() {
                     Some(failure) => workshop.read_error(failure),
-                    None => BuildError::step(format!("the layers of `{name}` cannot be read"), error),
+                    None => BuildError::Unreadable { what: format!("the layers of `{name}`"), source: error },
                 });
             }
             work.advance(layer.size)?;

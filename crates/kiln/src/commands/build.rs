@@ -1,5 +1,6 @@
 //! `kiln build`
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use clap::Args;
@@ -30,7 +31,7 @@ pub(crate) struct Build {
     /// Fail rather than change `kiln.lock`
     #[arg(long)]
     locked: bool,
-    /// After a failure, do every step that does not depend on it
+    /// After a failure, make and deliver what does not depend on it
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
@@ -42,28 +43,52 @@ impl Build {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
         let steps = Arc::new(StepList::new(global));
         let reporter: Arc<dyn Reporter> = steps.clone();
-        let (delivered, moved) = with_reported_project(global, &self.stack, cancel, reporter, |project| {
+        with_reported_project(global, &self.stack, cancel, reporter, |project| {
             for image in project.chosen(&self.images)? {
                 // Before anything is done: where it is to go must be known.
                 if self.push && (self.images.is_empty() || self.images.contains(&image.name)) {
                     project.repository(image)?;
                 }
             }
+            // Of a build that failed, this was delivered.
+            let part = RefCell::new(Delivered::default());
             let delivered = project.workshop.mending(|| {
                 let lock = project.lock(&Upgrade::Nothing, self.locked)?;
                 let delivery = Delivery { outputs: &outputs, push: self.push, keep_going: self.keep_going };
-                project.deliver(&self.images, &lock, delivery)
-            })?;
-            Ok((delivered, project.workshop.moved()))
-        })?;
-        if global.json {
-            let mut document = delivered_json(&delivered, moved);
-            document["steps"] = steps.json().into();
-            return print_beside(&outputs, &json_text(&document));
-        }
-        let built = delivered.built.iter().map(line);
-        let pushed = delivered.pushed.iter().map(pushed_line);
-        print_beside(&outputs, &built.chain(pushed).collect::<String>())
+                let mut delivered = project.deliver(&self.images, &lock, delivery)?;
+                match delivered.failure.take() {
+                    None => Ok(delivered),
+                    Some(error) => {
+                        part.replace(delivered);
+                        Err(error)
+                    }
+                }
+            });
+            let (delivered, failure) = match delivered {
+                Ok(delivered) => (delivered, None),
+                Err(error) => (part.into_inner(), Some(error)),
+            };
+            let text = match global.json {
+                true => {
+                    let mut document = delivered_json(&delivered, project.workshop.moved());
+                    document["steps"] = steps.json().into();
+                    json_text(&document)
+                }
+                false => {
+                    let built = delivered.built.iter().map(line);
+                    built.chain(delivered.pushed.iter().map(pushed_line)).collect()
+                }
+            };
+            match failure {
+                None => print_beside(&outputs, &text),
+                Some(error) => {
+                    if !delivered.built.is_empty() {
+                        print_beside(&outputs, &text)?;
+                    }
+                    Err(error.into())
+                }
+            }
+        })
     }
 }
 

@@ -1,19 +1,21 @@
 //! `kiln du`
 
 use clap::Args;
+use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
 
 use super::{Outcome, open_store, print, print_json, table};
 use crate::arguments::Global;
+use crate::progress::Terminal;
 
 /// Say what the store takes up
 #[derive(Debug, Args)]
 pub(crate) struct Du {}
 
 impl Du {
-    pub(crate) fn run(&self, global: &Global) -> Outcome {
-        let store = open_store(global)?;
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let store = open_store(global, cancel, &Terminal::new(global))?;
         let usage = store.usage()?;
         if global.json {
             return print_json(&json!({ "store": store.root(), "usage": usage }));

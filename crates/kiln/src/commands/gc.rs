@@ -1,12 +1,14 @@
 //! `kiln gc`
 
 use clap::Args;
+use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use kiln_store::Store;
 use serde_json::json;
 
-use super::{Outcome, print, print_json, size_value, table};
+use super::{Outcome, print, print_json, size_value, table, waiting};
 use crate::arguments::Global;
+use crate::progress::Terminal;
 use crate::surroundings::store_directory;
 
 /// Remove what was used least recently from the store; images that say `persist` and stacks whose lock is there stay
@@ -21,8 +23,10 @@ pub(crate) struct Gc {
 }
 
 impl Gc {
-    pub(crate) fn run(&self, global: &Global) -> Outcome {
-        let report = Store::collect_garbage(&store_directory(global)?, self.keep_storage, self.all)?;
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let terminal = Terminal::new(global);
+        let mut waiting = waiting(cancel, &terminal, "other kilns use it");
+        let report = Store::collect_garbage(&store_directory(global)?, self.keep_storage, self.all, &mut waiting)?;
         if global.json {
             return print_json(&json!(report));
         }

@@ -165,7 +165,7 @@ impl Shown {
 fn wheel(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(String, Value), Failure> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::from(kiln_engine::BuildError::step(format!("the wheel `{file}` cannot be used"), error))
+        Failure::from(kiln_engine::BuildError::Wheel { file: file.to_owned(), source: error })
     };
     let name: kiln_wheel::name::WheelName = file.parse().map_err(|error| unusable(Box::from(format!("{error}"))))?;
     let opened = fs_err::File::open(path)?;

@@ -97,6 +97,8 @@ fn summary(plan: &ImagePlan, several: bool) -> String {
     let changed = changed(plan);
     let said = if let (true, State::DependsOn(on)) = (all().all(|step| step.state.is_known()), &plan.result) {
         format!("depends on {}", some_of(on))
+    } else if plan.result == State::ToDo {
+        changed.unwrap_or_else(|| "to be put together and checked".into())
     } else if all().all(|step| step.state.is_known()) {
         match (changed, all().any(|step| step.state == State::Cached)) {
             (Some(changed), _) => changed,

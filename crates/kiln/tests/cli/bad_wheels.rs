@@ -274,8 +274,13 @@ fn a_wheel_that_would_write_a_file_where_another_has_a_directory_is_refused() {
     let environment = TestEnvironment::with_stack(&stack("packages = [\"broken\", \"other\"]"));
     environment.wheel(&pure("broken", "1.0").file("shared", "a file"));
     environment.wheel(&pure("other", "1.0").file("shared/inside.py", "below it"));
-    let outcome = environment.kiln("build --output oci:out");
-    assert_eq!(outcome.status, Some(1), "two wheels that cannot stand in one directory\n{outcome}");
+    assert_snapshot!(environment.kiln("build --output oci:out"), @r"
+    ------- stderr -------
+    error: `/opt/venv/lib/python3.11/site-packages/shared` is a file in `broken-1.0-py3-none-any.whl` and a directory in `other-1.0-py3-none-any.whl`: in an image the one removes the other
+
+    hint: leave one of the two out, or give it another place
+    [exit status: 2]
+    ");
 }
 
 #[test]

@@ -62,6 +62,10 @@ fn the_time_of_creation_is_that_of_source_date_epoch() {
     assert_eq!(created("out").as_deref(), Some("1980-01-01T00:00:00Z"));
     let outcome = environment.shell("SOURCE_DATE_EPOCH=1709210096 $KILN build --output oci:dated");
     assert_eq!(created("dated").as_deref(), Some("2024-02-29T12:34:56Z"), "{outcome}");
+    insta::assert_snapshot!(environment.kiln("explain app"), @r"
+    app:
+      SOURCE_DATE_EPOCH: 1709210096 is gone
+    ");
     insta::assert_snapshot!(environment.shell("SOURCE_DATE_EPOCH=yesterday $KILN build"), @r"
     ------- stderr -------
     error: `SOURCE_DATE_EPOCH` is `yesterday`

@@ -106,7 +106,7 @@ fn the_help_is_pinned() {
               Fail rather than change `kiln.lock`
 
           --keep-going
-              After a failure, do every step that does not depend on it
+              After a failure, make and deliver what does not depend on it
 
           --var <NAME=VALUE>
               Set a variable of the stack

@@ -155,7 +155,7 @@ fn a_copy_is_no_file_where_another_layer_has_a_directory() {
     ------- stderr -------
     error: `/opt/venv/lib` is a directory in `virtual environment` and a file in `copy src/x to /opt/venv/lib`: in an image the one removes the other
 
-    hint: copy it to another path, or leave one of the two out
+    hint: leave one of the two out, or give it another place
     [exit status: 2]
     ");
     assert!(!environment.path("out").exists());
@@ -181,10 +181,27 @@ fn a_wheel_is_no_file_where_one_of_an_image_below_has_a_directory() {
     ------- stderr -------
     error: `/opt/venv/lib/python3.11/site-packages/shared` is a file in `one-1.0-py3-none-any.whl` and a directory in `two-1.0-py3-none-any.whl`: in an image the one removes the other
 
-    hint: copy it to another path, or leave one of the two out
+    hint: leave one of the two out, or give it another place
     [exit status: 2]
     ");
     assert!(!environment.path("out").exists());
+}
+
+#[test]
+fn a_file_with_other_content_than_below_is_warned_of_and_the_upper_image_has_its_own() {
+    let lines = "packages = [\"zebra\"]\n\n[images.top]\nfrom = \"app\"\npackages = [\"aardvark\"]\n";
+    let environment = TestEnvironment::with_stack(&stack(lines));
+    environment.wheel(&pure("zebra", "1.0").file("shared/data.txt", "below"));
+    environment.wheel(&pure("aardvark", "1.0").file("shared/data.txt", "above"));
+    assert_snapshot!(environment.kiln("build"), @r"
+    app sha256:<digest> <size> in 3 layers
+    top sha256:<digest> <size> in 4 layers
+    ------- stderr -------
+    warning: `zebra-1.0-py3-none-any.whl` and `aardvark-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
+    ");
+    // It is a warning each time: nobody looks for one in the logs of the first build.
+    let again = environment.kiln("build");
+    assert!(again.stderr.contains("both bring"), "{again}");
 }
 
 #[test]

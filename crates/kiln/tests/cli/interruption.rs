@@ -239,3 +239,31 @@ fn a_lock_that_cannot_be_written_stays_as_it_was() {
     assert_eq!(outcome.status, Some(3), "{outcome}");
     assert_eq!(environment.read("kiln.lock"), lock);
 }
+
+#[test]
+fn whoever_waits_for_the_store_is_told_and_can_stop() {
+    let environment = large();
+    environment.succeed("build");
+    let store = environment.root().join("store/locks/store");
+    let lock = || fs_err::OpenOptions::new().write(true).open(&store).unwrap();
+    for (arguments, reason) in [
+        ("build", "the store: another kiln removes garbage from it; waiting"),
+        ("du", "the store: another kiln removes garbage from it; waiting"),
+        ("gc", "the store: other kilns use it; waiting"),
+    ] {
+        let held = lock();
+        match arguments {
+            "gc" => held.file().lock_shared().unwrap(),
+            _ => held.file().lock().unwrap(),
+        }
+        let log = fs_err::File::create(environment.path("waiting.log")).unwrap();
+        let mut command = environment.command();
+        command.arg(arguments).stdout(std::process::Stdio::null()).stderr(log.into_file());
+        let mut child = command.spawn().unwrap();
+        wait_until(|| environment.read("waiting.log").contains(reason));
+        signal(&child, "-INT");
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{arguments}");
+        drop(held);
+        environment.succeed(arguments);
+    }
+}

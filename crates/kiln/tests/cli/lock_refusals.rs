@@ -520,3 +520,14 @@ fn native_gpus_are_those_of_the_machine_that_locks() {
     environment.succeed("build --locked");
     assert_eq!(environment.read("kiln.lock"), lock);
 }
+
+#[test]
+fn a_lock_that_is_a_pipe_is_refused_at_once() {
+    let environment = greeting();
+    assert!(std::process::Command::new("mkfifo").arg(environment.path("kiln.lock")).status().unwrap().success());
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: `<root>/project/kiln.lock` is no regular file
+    [exit status: 3]
+    ");
+}

@@ -29,6 +29,7 @@ mod help;
 mod hostile_layers;
 mod inspect;
 mod interruption;
+mod keep_going;
 mod lock;
 mod lock_refusals;
 mod mistakes;

@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use kiln_picture::{Node, ROOT};
 use kiln_plan::base::{BaseFacts, Distribution, Interpreter, Libc, LibcFamily};
 
+use super::Held;
 use super::contents::{Content, glibc_version_in_name, is_glibc, major_minor, release};
-use super::tree::{Held, Tree};
 
 /// Everything that can be told about a base.
-pub(super) fn report(tree: &Tree<Content>) -> BaseFacts {
-    let os = OsRelease::read(tree);
-    let packages = Packages::read(tree);
+pub(super) fn report(held: &Held) -> BaseFacts {
+    let os = OsRelease::read(held);
+    let packages = Packages::read(held);
     BaseFacts {
         distribution: os.name(),
-        libc: libc(tree, &os, &packages),
-        interpreters: interpreters(tree, &os, &packages),
-        distributions: distributions(tree),
-        passwd: lines(tree, b"etc/passwd").filter(|line| line.contains(':')).map(str::to_owned).collect(),
-        group: lines(tree, b"etc/group").filter(|line| line.contains(':')).map(str::to_owned).collect(),
+        libc: libc(held, &os, &packages),
+        interpreters: interpreters(held, &os, &packages),
+        distributions: distributions(held),
+        passwd: lines(held, b"etc/passwd").filter(|line| line.contains(':')).map(str::to_owned).collect(),
+        group: lines(held, b"etc/group").filter(|line| line.contains(':')).map(str::to_owned).collect(),
     }
 }
 
@@ -25,9 +26,9 @@ pub(super) fn report(tree: &Tree<Content>) -> BaseFacts {
 struct Packages<'a>(BTreeMap<&'a str, &'a str>);
 
 impl<'a> Packages<'a> {
-    fn read(tree: &'a Tree<Content>) -> Self {
-        let databases = tree.iter().filter_map(|(_, held)| match held {
-            Held::File(Content::Packages(packages)) => Some(packages),
+    fn read(held: &'a Held) -> Self {
+        let databases = files(held).into_iter().filter_map(|(_, content)| match content {
+            Content::Packages(packages) => Some(packages),
             _ => None,
         });
         Self(databases.flatten().map(|(name, version)| (name.as_str(), version.as_str())).collect())
@@ -49,9 +50,9 @@ struct OsRelease {
 }
 
 impl OsRelease {
-    fn read(tree: &Tree<Content>) -> Self {
+    fn read(held: &Held) -> Self {
         let mut found = Self::default();
-        let Some(text) = text(tree, b"etc/os-release").or_else(|| text(tree, b"usr/lib/os-release")) else {
+        let Some(text) = text(held, b"etc/os-release").or_else(|| text(held, b"usr/lib/os-release")) else {
             return found;
         };
         for line in text.lines() {
@@ -80,48 +81,56 @@ impl OsRelease {
     }
 }
 
-fn text<'a>(tree: &'a Tree<Content>, path: &[u8]) -> Option<&'a str> {
-    match tree.file(path)? {
+/// Returns the files of interest, by path.
+fn files(held: &Held) -> Vec<(String, &Content)> {
+    let mut files = Vec::new();
+    held.visit(ROOT, |path, node| {
+        let path = || std::str::from_utf8(path).ok().map(str::to_owned);
+        files.extend(held.file_of(node).and_then(|content| Some((path()?, content))));
+    });
+    files
+}
+
+/// Returns the paths of links and of files of interest.
+fn paths(held: &Held) -> Vec<String> {
+    let mut paths = Vec::new();
+    held.visit(ROOT, |path, node| {
+        if !matches!(held.node(node), Node::Directory(_)) {
+            paths.extend(std::str::from_utf8(path).map(str::to_owned));
+        }
+    });
+    paths
+}
+
+fn text<'a>(held: &'a Held, path: &[u8]) -> Option<&'a str> {
+    match held.file(path)? {
         Content::Text(text) => Some(text),
         _ => None,
     }
 }
 
-fn lines<'a>(tree: &'a Tree<Content>, path: &[u8]) -> impl Iterator<Item = &'a str> {
-    text(tree, path).unwrap_or_default().lines()
+fn lines<'a>(held: &'a Held, path: &[u8]) -> impl Iterator<Item = &'a str> {
+    text(held, path).unwrap_or_default().lines()
 }
 
 /// The C library of the system's own folders: another one elsewhere serves some program, not the base.
-fn libc(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -> Option<Libc> {
-    let musl = musl(tree, packages);
+fn libc(held: &Held, os: &OsRelease, packages: &Packages<'_>) -> Option<Libc> {
+    let musl = musl(held, packages);
     if os.id == "alpine" && musl.is_some() {
         return musl;
     }
-    glibc(tree).or(musl)
+    glibc(held).or(musl)
 }
 
-fn glibc(tree: &Tree<Content>) -> Option<Libc> {
+fn glibc(held: &Held) -> Option<Libc> {
     let family = LibcFamily::Glibc;
     for folder in ["lib", "lib64", "usr/lib", "usr/lib64"] {
-        let Some(folder) = tree.resolve(folder.as_bytes()) else {
-            continue;
-        };
-        for (path, _) in tree.below(&folder) {
-            let Some(rest) = path.get(folder.len() + 1..).and_then(|rest| std::str::from_utf8(rest).ok()) else {
-                continue;
-            };
-            let (inner, name) = rest.rsplit_once('/').unwrap_or(("", rest));
-            // `/lib`, or `/lib/x86_64-linux-gnu` as Debian has it.
-            if !is_glibc(name) || !(inner.is_empty() || inner.contains("-linux-gnu") && !inner.contains('/')) {
-                continue;
-            }
-            let real = tree.resolve(path).unwrap_or_default();
-            let Some(Content::Glibc(told)) = tree.file_at(&real) else {
-                continue;
-            };
-            let name = String::from_utf8_lossy(&real);
-            let name = name.rsplit('/').next().unwrap_or_default();
-            if let Some(version) = told.clone().or_else(|| glibc_version_in_name(name)) {
+        let Some(real) = held.resolve(folder.as_bytes()) else { continue };
+        for path in library_paths(held, &real) {
+            let Some(Content::Glibc(told)) = held.file(&path) else { continue };
+            let real = held.resolve(&path).unwrap_or_default();
+            let real = String::from_utf8_lossy(&real);
+            if let Some(version) = told.clone().or_else(|| glibc_version_in_name(real.rsplit('/').next()?)) {
                 return Some(Libc { family, version });
             }
         }
@@ -129,11 +138,26 @@ fn glibc(tree: &Tree<Content>) -> Option<Libc> {
     None
 }
 
-fn musl(tree: &Tree<Content>, packages: &Packages<'_>) -> Option<Libc> {
+/// Returns the paths of C libraries in `/lib`, or in `/lib/x86_64-linux-gnu` as Debian has it.
+fn library_paths(held: &Held, folder: &[u8]) -> Vec<Vec<u8>> {
+    let mut paths = Vec::new();
+    for (name, node) in held.find(folder).into_iter().flat_map(|folder| held.children(folder)) {
+        let Ok(text) = std::str::from_utf8(name) else { continue };
+        if is_glibc(text) {
+            paths.push([folder, name].join(&b'/'));
+        } else if text.contains("-linux-gnu") {
+            let inner = held.children(node).filter(|(name, _)| std::str::from_utf8(name).is_ok_and(is_glibc));
+            paths.extend(inner.map(|(inner, _)| [folder, name, inner].join(&b'/')));
+        }
+    }
+    paths
+}
+
+fn musl(held: &Held, packages: &Packages<'_>) -> Option<Libc> {
     let told = ["lib", "usr/lib"].iter().find_map(|folder| {
-        let folder = tree.resolve(folder.as_bytes())?;
-        tree.below(&folder).find_map(|(path, held)| match held {
-            Held::File(Content::Musl(version)) if !path.get(folder.len() + 1..)?.contains(&b'/') => Some(version),
+        let folder = held.find(folder.as_bytes())?;
+        held.children(folder).find_map(|(_, node)| match held.file_of(node) {
+            Some(Content::Musl(version)) => Some(version),
             _ => None,
         })
     })?;
@@ -149,19 +173,16 @@ fn interpreter_version(name: &str) -> Option<&str> {
     (!minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit())).then_some(version)
 }
 
-fn interpreters(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -> Vec<Interpreter> {
+fn interpreters(held: &Held, os: &OsRelease, packages: &Packages<'_>) -> Vec<Interpreter> {
     // Keyed by what the links lead to, so that an interpreter with three names is listed once.
     let mut found = BTreeMap::new();
-    for (path, _) in tree.iter() {
-        let Ok(path) = std::str::from_utf8(path) else {
-            continue;
-        };
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    for path in paths(held) {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
         let in_bin = folder == "bin" || folder.ends_with("/bin");
         let Some(version) = interpreter_version(name).filter(|_| in_bin) else {
             continue;
         };
-        let Some(real) = tree.resolve(path.as_bytes()).filter(|real| tree.file_at(real).is_some()) else {
+        let Some(real) = held.resolve(path.as_bytes()).filter(|real| held.file(real).is_some()) else {
             continue;
         };
         let Ok(real) = String::from_utf8(real) else {
@@ -170,14 +191,14 @@ fn interpreters(tree: &Tree<Content>, os: &OsRelease, packages: &Packages<'_>) -
         let real_version = real.rsplit('/').next().and_then(interpreter_version).map(str::to_owned);
         let (path, version) = match real_version {
             Some(version) => (real.clone(), version),
-            None => (path.to_owned(), version.to_owned()),
+            None => (path.clone(), version.to_owned()),
         };
         found.entry(real).or_insert((path, version));
     }
     let mut interpreters: Vec<Interpreter> = found
         .into_values()
         .map(|(path, version)| Interpreter {
-            version: patch_version(tree, packages, &path, &version).unwrap_or_else(|| version.clone()),
+            version: patch_version(held, packages, &path, &version).unwrap_or_else(|| version.clone()),
             site_packages: site_packages(&path, &version, os),
             path: format!("/{path}"),
         })
@@ -192,10 +213,10 @@ fn prefix(path: &str) -> Option<&str> {
     if folder == "bin" { Some("") } else { folder.strip_suffix("/bin") }
 }
 
-fn patch_version(tree: &Tree<Content>, packages: &Packages<'_>, path: &str, version: &str) -> Option<String> {
+fn patch_version(held: &Held, packages: &Packages<'_>, path: &str, version: &str) -> Option<String> {
     let prefix = prefix(path)?;
     let header = format!("{prefix}/include/python{version}/patchlevel.h");
-    let told = match tree.file(header.as_bytes()) {
+    let told = match held.file(header.as_bytes()) {
         Some(Content::PatchLevel(told)) => told.clone(),
         _ => None,
     };
@@ -226,13 +247,10 @@ fn site_packages(path: &str, version: &str, os: &OsRelease) -> Option<String> {
     Some(format!("{root}{prefix}/lib/python{version}/site-packages"))
 }
 
-fn distributions(tree: &Tree<Content>) -> Vec<Distribution> {
+fn distributions(held: &Held) -> Vec<Distribution> {
     let mut found = Vec::new();
-    for (path, held) in tree.iter() {
-        let Held::File(Content::Metadata(Some((name, version)))) = held else {
-            continue;
-        };
-        let Ok(path) = std::str::from_utf8(path) else {
+    for (path, content) in files(held) {
+        let Content::Metadata(Some((name, version))) = content else {
             continue;
         };
         let Some((folder, file)) = path.rsplit_once('/') else {
@@ -244,7 +262,7 @@ fn distributions(tree: &Tree<Content>) -> Vec<Distribution> {
             let Some((location, _)) = folder.rsplit_once('/') else {
                 continue;
             };
-            let size = match tree.file(format!("{folder}/RECORD").as_bytes()) {
+            let size = match held.file(format!("{folder}/RECORD").as_bytes()) {
                 Some(Content::Record(size)) => Some(*size),
                 _ => None,
             };

@@ -34,6 +34,11 @@ impl Scope {
         Self::default().and(repository, &["pull"])
     }
 
+    /// Returns true if something is to be written.
+    pub(crate) fn is_push(&self) -> bool {
+        self.0.values().any(|actions| actions.contains("push"))
+    }
+
     /// Writing to a repository.
     pub(crate) fn push(repository: &Repository) -> Self {
         Self::default().and(repository, &["pull", "push"])
