@@ -416,8 +416,14 @@ impl Manifest {
             return Err(format!("its manifest has {} layers and its config {}", layers.len(), ids.len()));
         }
         let layer = |(layer, diff_id): (&Descriptor, &Digest)| {
-            let media_type = MediaType::parse(&layer.media_type)
-                .ok_or_else(|| format!("it has a layer of the unknown type `{}`", layer.media_type))?;
+            let media_type = match layer.media_type.as_str() {
+                "" if layer.digest == *diff_id => Some(MediaType::Tar),
+                // Gzip is what layers have where nobody says; whoever reads one looks at its first bytes.
+                "" => Some(MediaType::Gzip),
+                said => MediaType::parse(said),
+            };
+            let media_type =
+                media_type.ok_or_else(|| format!("it has a layer of the unknown type `{}`", layer.media_type))?;
             let urls = if layer.is_elsewhere() { layer.urls.clone() } else { Vec::new() };
             Ok(Layer { media_type, digest: layer.digest, diff_id: *diff_id, size: layer.size, urls })
         };
