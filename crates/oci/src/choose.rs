@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 
 use crate::document::{self, Kind};
@@ -152,58 +153,61 @@ pub fn among<S: Shelf>(
     platform: Platform,
     most: usize,
 ) -> Result<Vec<LoadedImage>, S::Error> {
-    among_at(shelf, entries, platform, most, 0)
+    Search { shelf, platform, seen: BTreeSet::new() }.among(entries, most, 0)
 }
 
-fn among_at<S: Shelf>(
-    shelf: &S,
-    entries: &[Descriptor],
+/// A search for images for a platform, which reads each document once.
+struct Search<'a, S> {
+    shelf: &'a S,
     platform: Platform,
-    most: usize,
-    depth: usize,
-) -> Result<Vec<LoadedImage>, S::Error> {
-    let is_certain = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(PlatformObject::is_complete);
-    let candidates = entries.iter().filter(|entry| entry.platform.as_ref().is_none_or(|said| said.may_be(platform)));
-    // Those that say that they are for the platform are read first, and their errors count.
-    let (certain, others): (Vec<&Descriptor>, Vec<&Descriptor>) = candidates.partition(is_certain);
-    let (mut found, mut problem): (Vec<LoadedImage>, _) = (Vec::new(), None);
-    for entry in certain.iter().chain(&others) {
-        match within(shelf, entry, platform, depth) {
-            Ok(Some(image)) if found.iter().any(|known| known.image.manifest == image.image.manifest) => {}
-            Ok(Some(image)) => found.push(image),
-            Ok(None) => {}
-            Err(error) if !is_certain(entry) && shelf.is_about_content(&error) => problem = problem.or(Some(error)),
-            Err(error) => return Err(error),
-        }
-        if found.len() == most {
-            break;
-        }
-    }
-    match problem {
-        Some(problem) if found.is_empty() => Err(problem),
-        _ => Ok(found),
-    }
+    seen: BTreeSet<Digest>,
 }
 
-fn within<S: Shelf>(
-    shelf: &S,
-    entry: &Descriptor,
-    platform: Platform,
-    depth: usize,
-) -> Result<Option<LoadedImage>, S::Error> {
-    let found = Pointed::read(shelf, entry.clone())?;
-    if found.is_index() {
-        let entries = if depth < DEPTH { found.entries()? } else { Vec::new() };
-        return Ok(among_at(shelf, &entries, platform, 1, depth + 1)?.pop());
-    }
-    match found.image(shelf, Some(platform))? {
-        Some(image) if image.image.platform == platform => Ok(Some(image)),
-        Some(image) if found.platform() == Some(platform) => {
-            let (digest, other) = (found.entry.digest, image.image.platform);
-            Err(shelf
-                .unusable(format!("its index says that {digest} is for {platform}, and its config is for {other}")))
+impl<S: Shelf> Search<'_, S> {
+    fn among(&mut self, entries: &[Descriptor], most: usize, depth: usize) -> Result<Vec<LoadedImage>, S::Error> {
+        let is_certain = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(PlatformObject::is_complete);
+        let may_be = |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|said| said.may_be(self.platform));
+        // Those that say that they are for the platform are read first, and their errors count.
+        let (certain, others): (Vec<&Descriptor>, Vec<&Descriptor>) =
+            entries.iter().filter(may_be).partition(is_certain);
+        let (mut found, mut problem): (Vec<LoadedImage>, _) = (Vec::new(), None);
+        for entry in certain.iter().chain(&others) {
+            if !self.seen.insert(entry.digest) {
+                continue;
+            }
+            match self.within(entry, depth) {
+                Ok(image) => found.extend(image),
+                Err(error) if !is_certain(entry) && self.shelf.is_about_content(&error) => {
+                    problem = problem.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+            if found.len() == most {
+                break;
+            }
         }
-        _ => Ok(None),
+        match problem {
+            Some(problem) if found.is_empty() => Err(problem),
+            _ => Ok(found),
+        }
+    }
+
+    fn within(&mut self, entry: &Descriptor, depth: usize) -> Result<Option<LoadedImage>, S::Error> {
+        let (shelf, platform) = (self.shelf, self.platform);
+        let found = Pointed::read(shelf, entry.clone())?;
+        if found.is_index() {
+            let entries = if depth < DEPTH { found.entries()? } else { Vec::new() };
+            return Ok(self.among(&entries, 1, depth + 1)?.pop());
+        }
+        match found.image(shelf, Some(platform))? {
+            Some(image) if image.image.platform == platform => Ok(Some(image)),
+            Some(image) if found.platform() == Some(platform) => {
+                let (digest, other) = (found.entry.digest, image.image.platform);
+                Err(shelf
+                    .unusable(format!("its index says that {digest} is for {platform}, and its config is for {other}")))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -211,61 +215,83 @@ fn within<S: Shelf>(
 /// Attestations and the like are left out, and images for other systems.
 pub fn images<S: Shelf, N>(shelf: &S, roots: Vec<(N, Pointed)>) -> Result<Vec<(N, LoadedImage)>, S::Error>
 where
-    N: Clone + PartialEq,
+    N: Clone + Ord,
 {
-    let mut found: Vec<(N, LoadedImage)> = Vec::new();
-    let mut waiting: Vec<(N, Pointed, usize)> = roots.into_iter().rev().map(|(name, root)| (name, root, 0)).collect();
-    while let Some((name, document, depth)) = waiting.pop() {
+    let mut all = All { shelf, seen: BTreeSet::new(), found: Vec::new() };
+    roots.into_iter().try_for_each(|(name, root)| all.visit(&name, &root, 0))?;
+    Ok(all.found)
+}
+
+struct All<'a, S, N> {
+    shelf: &'a S,
+    seen: BTreeSet<(N, Digest)>,
+    found: Vec<(N, LoadedImage)>,
+}
+
+impl<S: Shelf, N: Clone + Ord> All<'_, S, N> {
+    fn visit(&mut self, name: &N, document: &Pointed, depth: usize) -> Result<(), S::Error> {
+        self.seen.insert((name.clone(), document.entry.digest));
         if document.is_index() {
-            for entry in
-                document.entries()?.into_iter().rev().filter(Descriptor::may_be_linux).filter(|_| depth < DEPTH)
-            {
-                waiting.push((name.clone(), Pointed::read(shelf, entry)?, depth + 1));
+            let entries = if depth < DEPTH { document.entries()? } else { Vec::new() };
+            for entry in entries.into_iter().filter(Descriptor::may_be_linux) {
+                if !self.seen.contains(&(name.clone(), entry.digest)) {
+                    let inner = Pointed::read(self.shelf, entry)?;
+                    self.visit(name, &inner, depth + 1)?;
+                }
             }
-            continue;
+            return Ok(());
         }
         let platform = document.platform();
-        let image = match document.image(shelf, platform) {
+        let image = match document.image(self.shelf, platform) {
             // Whoever names no platform may point at anything.
-            Err(error) if platform.is_none() && shelf.is_about_content(&error) => None,
+            Err(error) if platform.is_none() && self.shelf.is_about_content(&error) => None,
             image => image?,
         };
-        let is_new = |image: &LoadedImage| {
-            !found.iter().any(|(known, other)| *known == name && other.image.manifest == image.image.manifest)
-        };
-        if let Some(image) = image.filter(is_new) {
-            found.push((name, image));
-        }
+        self.found.extend(image.map(|image| (name.clone(), image)));
+        Ok(())
     }
-    Ok(found)
 }
 
 /// Says that entries have no image for a platform, and for which they have some: a clause.
 pub fn none_for<S: Shelf>(shelf: &S, platform: Platform, entries: &[Descriptor]) -> String {
-    let have = platforms(shelf, entries, 0).into_iter().collect::<Vec<_>>().join(", ");
+    let mut seen = BTreeSet::new();
+    let have = platforms(shelf, entries, &mut seen, 0).into_iter().collect::<Vec<_>>().join(", ");
     let have = if have.is_empty() { "no image at all" } else { &have };
     format!("it has no image for {platform}; it has {have}")
 }
 
 /// Returns the platforms that entries have images for, also those that kiln does not build for. What cannot be read is
 /// left out.
-fn platforms<S: Shelf>(shelf: &S, entries: &[Descriptor], depth: usize) -> BTreeSet<String> {
+fn platforms<S: Shelf>(
+    shelf: &S,
+    entries: &[Descriptor],
+    seen: &mut BTreeSet<Digest>,
+    depth: usize,
+) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in entries {
         match entry.platform.as_ref().filter(|platform| platform.is_complete()) {
             Some(platform) if platform.os == "unknown" => {}
             Some(platform) => found.extend([platform.to_string()]),
-            None => found.extend(platforms_of(shelf, entry, depth).unwrap_or_default()),
+            None if seen.insert(entry.digest) => {
+                found.extend(platforms_of(shelf, entry, seen, depth).unwrap_or_default());
+            }
+            None => {}
         }
     }
     found
 }
 
-fn platforms_of<S: Shelf>(shelf: &S, entry: &Descriptor, depth: usize) -> Result<BTreeSet<String>, S::Error> {
+fn platforms_of<S: Shelf>(
+    shelf: &S,
+    entry: &Descriptor,
+    seen: &mut BTreeSet<Digest>,
+    depth: usize,
+) -> Result<BTreeSet<String>, S::Error> {
     let document = Pointed::read(shelf, entry.clone())?;
     if document.is_index() {
         let entries = if depth < DEPTH { document.entries()? } else { Vec::new() };
-        return Ok(platforms(shelf, &entries, depth + 1));
+        return Ok(platforms(shelf, &entries, seen, depth + 1));
     }
     Ok(document.written_platform(shelf)?.into_iter().collect())
 }

@@ -218,8 +218,9 @@ impl Contents {
     /// Returns each blob once, large ones first.
     pub fn distinct_blobs(&self) -> Vec<(Digest, u64)> {
         let mut all = self.blobs.clone();
+        all.sort_by_key(|(digest, size)| (*digest, std::cmp::Reverse(*size)));
+        all.dedup_by_key(|(digest, _)| *digest);
         all.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
-        all.dedup();
         all
     }
 }

@@ -15,8 +15,9 @@ use crate::json::parse;
 
 /// Indexes within indexes.
 const DEPTH: usize = 16;
-/// Documents that are followed: a hostile index could name ever more.
+/// Documents that are followed, and bytes of them: a hostile index could name ever more.
 const MOST: usize = 10_000;
+const MOST_BYTES: usize = 256 << 20;
 
 /// A document with all that can be reached from it.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +32,7 @@ pub struct Reached {
 
 /// Reads all documents that can be reached from one.
 pub fn reach<S: Shelf>(shelf: &S, root: Pointed) -> Result<Reached, S::Error> {
-    let mut walk = Walk { shelf, seen: BTreeSet::new(), reached: Reached::default() };
+    let mut walk = Walk { shelf, seen: BTreeSet::new(), bytes: 0, reached: Reached::default() };
     walk.visit(root, 0)?;
     Ok(walk.reached)
 }
@@ -39,12 +40,14 @@ pub fn reach<S: Shelf>(shelf: &S, root: Pointed) -> Result<Reached, S::Error> {
 struct Walk<'a, S> {
     shelf: &'a S,
     seen: BTreeSet<Digest>,
+    bytes: usize,
     reached: Reached,
 }
 
 impl<S: Shelf> Walk<'_, S> {
     fn visit(&mut self, document: Pointed, depth: usize) -> Result<(), S::Error> {
-        if depth > DEPTH || self.seen.len() > MOST {
+        self.bytes += document.bytes.len();
+        if depth > DEPTH || self.reached.documents.len() > MOST || self.bytes > MOST_BYTES {
             return Err(self.shelf.unusable("it names more documents than can be followed".into()));
         }
         self.seen.insert(document.entry.digest);

@@ -267,8 +267,7 @@ pub(super) fn in_text(text: &str, repository: &Repository) -> Result<Option<Cred
     let file = Path::new("config.json");
     let document = serde_json::from_str(text).map_err(|error| unreadable(file, &error))?;
     let config = ConfigFile::of(document, false).map_err(|error| unreadable(file, &error))?;
-    let config = ConfigFile { auths: config.auths, ..ConfigFile::default() };
-    Credentials::default().find_in(&config, repository, file)
+    Credentials::default().find_in(&config.without_helpers(), repository, file)
 }
 
 fn unreadable(file: &Path, error: &serde_json::Error) -> RegistryError {

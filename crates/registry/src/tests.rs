@@ -15,6 +15,7 @@ use crate::patience::Patience;
 use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, to_json};
 use kiln_oci::layer::{Layer, MediaType};
 
+mod documents;
 mod redirects;
 mod retries;
 

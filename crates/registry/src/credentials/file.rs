@@ -87,6 +87,12 @@ impl ConfigFile {
         serde_json::from_value(value)
     }
 
+    /// Returns the same without helpers, which are programs.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn without_helpers(self) -> Self {
+        Self { auths: self.auths, legacy: self.legacy, ..Self::default() }
+    }
+
     /// Returns the helper for a registry, and the registry's name there. An empty name is none.
     pub(super) fn helper_of(&self, registry: &str) -> Option<(&str, &str)> {
         let its = |key: &str| key == registry || (registry == DOCKER_HUB[0] && DOCKER_HUB.contains(&key));
