@@ -8,6 +8,7 @@ use kiln_oci::choose::Pointed;
 use kiln_oci::image::{Descriptor, INDEX, Image, Index, to_json};
 use kiln_oci::layout::{CONTAINERD_NAME, Layout, REF_NAME, entry_names};
 use kiln_oci::reach::{Reached, reach};
+use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 use kiln_registry::{Document, Moved, Publication, RemoteShelf, Upload};
@@ -42,31 +43,31 @@ impl Workshop<'_> {
     ) -> Result<Built> {
         let registries = self.registries()?;
         let shelf = registries.shelf(reference);
-        let mut pulled: Vec<Built> = Vec::new();
         let root = {
             let _work = self.work("resolve", reference.to_string(), None);
             shelf.root().map_err(|error| named(reference, error.into()))?
         };
-        for whole in [true, false] {
-            let wanted = |output: &&Output| (platforms.is_empty() && output.takes_platforms()) == whole;
-            let outputs: Vec<&Output> = outputs.iter().filter(wanted).collect();
-            if outputs.is_empty() {
-                continue;
-            }
-            let chosen = if platforms.is_empty() { &[here] } else { platforms };
-            let mut built = match whole {
-                true => self.pull_whole(reference, &shelf, root.clone())?,
-                false => self.pull_some(reference, &shelf, &root, chosen)?,
-            };
-            // What was named by its digest alone is called nothing: a tag of that name may be something else.
-            let tag = reference.tag.as_deref().or(reference.digest.is_none().then_some("latest"));
-            built.references = tag.map(|tag| reference.repository.tag(tag).to_string()).into_iter().collect();
-            for output in outputs {
-                self.output(output, &[&built])?;
-            }
-            pulled.push(built);
+        let (whole, some): (Vec<&Output>, Vec<&Output>) =
+            outputs.iter().partition(|output| platforms.is_empty() && output.takes_platforms());
+        let mut pulled = Vec::new();
+        if !whole.is_empty() {
+            let built = self.pull_whole(reference, &shelf, root.clone())?;
+            pulled.push(self.deliver_copy(built, reference, &whole)?);
+        }
+        if !some.is_empty() {
+            let platforms = if platforms.is_empty() { &[here] } else { platforms };
+            let built = self.pull_some(reference, &shelf, &root, platforms)?;
+            pulled.push(self.deliver_copy(built, reference, &some)?);
         }
         pulled.into_iter().next().ok_or_else(|| BuildError::Unreachable(format!("an output of {reference}")))
+    }
+
+    fn deliver_copy(&self, mut built: Built, reference: &Reference, outputs: &[&Output]) -> Result<Built> {
+        // What was named by its digest alone is called nothing: a tag of that name may be something else.
+        let tag = reference.tag.as_deref().or(reference.digest.is_none().then_some("latest"));
+        built.references = tag.map(|tag| reference.repository.tag(tag).to_string()).into_iter().collect();
+        outputs.iter().try_for_each(|output| self.output(output, &[&built]))?;
+        Ok(built)
     }
 
     /// Returns all that a reference names, as it is.
@@ -85,7 +86,7 @@ impl Workshop<'_> {
         for document in reached.documents.iter().filter(|document| document.may_be_image()) {
             images.extend(document.image(shelf, None)?.map(|found| found.image));
         }
-        let built = self.copy_of(name, reached, images)?;
+        let built = copy_of(name, reached, images)?;
         self.say_renamed(reference, digest, built.digest);
         Ok(built)
     }
@@ -116,7 +117,7 @@ impl Workshop<'_> {
         let left: Vec<&Descriptor> = entries.iter().filter(|entry| !manifests.contains(&entry.digest)).collect();
         if left.is_empty() {
             let reached = reach(shelf, root.clone())?.in_oci()?;
-            let built = self.copy_of(last_name(reference), reached, images)?;
+            let built = copy_of(last_name(reference), reached, images)?;
             self.say_renamed(reference, root.entry.digest, built.digest);
             return Ok(built);
         }
@@ -124,15 +125,8 @@ impl Workshop<'_> {
         Built::of(last_name(reference), images, self.store)
     }
 
-    fn copy_of(&self, name: &str, reached: Reached, images: Vec<Image>) -> Result<Built> {
-        let root = reached.documents.last().ok_or_else(|| BuildError::Unreachable(name.to_owned()))?;
-        let (index, digest) = (root.bytes.clone(), root.entry.digest);
-        let (name, references, unchanged) = (name.to_owned(), Vec::new(), true);
-        Ok(Built { name, index, digest, images, unchanged, references, copied: Some(reached) })
-    }
-
     /// Says that a copy has another digest.
-    fn say_renamed(&self, reference: &Reference, there: kiln_plan::digest::Digest, here: kiln_plan::digest::Digest) {
+    fn say_renamed(&self, reference: &Reference, there: Digest, here: Digest) {
         if there != here {
             self.warn(format!(
                 "`{reference}` is in Docker's words, and is written in OCI's: its digest is {here} here and {there} there"
@@ -147,13 +141,14 @@ impl Workshop<'_> {
             unknown || entry.annotations.contains_key("vnd.docker.reference.type")
         };
         let attestations = left.iter().filter(is_attestation).count();
-        let counted = |count: usize, noun: &str| match count {
+        let counted = |count: usize, one: &str, several: &str| match count {
             0 => None,
-            1 => Some(format!("1 {noun}")),
-            count => Some(format!("{count} {noun}s")),
+            1 => Some(format!("1 {one}")),
+            count => Some(format!("{count} {several}")),
         };
-        let parts = [counted(left.len() - attestations, "other entry"), counted(attestations, "attestation")];
-        let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ").replace("entrys", "entries");
+        let others = counted(left.len() - attestations, "other entry", "other entries");
+        let parts = [others, counted(attestations, "attestation", "attestations")];
+        let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
         self.warn(format!(
             "{parts} of the index of `{reference}` are left out; without `--platform` a layout gets all"
         ));
@@ -169,7 +164,7 @@ impl Workshop<'_> {
         }
         let layout = Layout::open(path)?;
         let root = layout_root(&layout, path, name)?;
-        let (digest, reached) = (root.entry.digest, reach(&layout, root)?);
+        let reached = reach(&layout, root)?;
         self.places.add_layout(layout.clone());
         let publication = self.publication(&layout, &reached, to.tag.as_deref().unwrap_or("latest"))?;
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
@@ -182,12 +177,10 @@ impl Workshop<'_> {
             let (layout, digest) = (path.display().to_string(), blob.digest);
             return Err(ProjectError::Incomplete { layout, digest }.into());
         }
-        let mut built = Built::of(name.unwrap_or("image"), Vec::new(), self.store)?;
-        built.digest = digest;
-        let mut pushed = Pushed::new(&built, to.repository.clone(), &publication, &published);
         let platform = |document: &Pointed| Some((document.platform()?, document.entry.digest));
-        pushed.manifests = reached.documents.iter().filter_map(platform).collect();
-        Ok(pushed)
+        let manifests = reached.documents.iter().filter_map(platform).collect();
+        let built = copy_of(name.unwrap_or("image"), reached, Vec::new())?;
+        Ok(Pushed { manifests, ..Pushed::new(&built, to.repository.clone(), &publication, &published) })
     }
 
     /// Returns the documents of a layout as a registry gets them.
@@ -212,6 +205,14 @@ impl Workshop<'_> {
             tags: vec![tag.to_owned()],
         })
     }
+}
+
+/// An image of documents that stay as they are.
+fn copy_of(name: &str, reached: Reached, images: Vec<Image>) -> Result<Built> {
+    let root = reached.documents.last().ok_or_else(|| BuildError::Unreachable(name.to_owned()))?;
+    let (index, digest) = (root.bytes.clone(), root.entry.digest);
+    let (name, references, unchanged) = (name.to_owned(), Vec::new(), true);
+    Ok(Built { name, index, digest, images, unchanged, references, copied: Some(reached) })
 }
 
 fn last_name(reference: &Reference) -> &str {
