@@ -364,17 +364,15 @@ impl Inner {
         }
         #[derive(Deserialize)]
         struct Error {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
+            code: Option<String>,
             message: Option<String>,
         }
         let Ok(bytes) = self.body(purpose, response, ERROR_LIMIT).await else { return String::new() };
         let Ok(answer) = serde_json::from_slice::<Answer>(&bytes) else { return String::new() };
-        answer.errors.first().map_or_else(String::new, |error| match &error.message {
-            Some(message) if !message.is_empty() => format!(": {message}"),
-            _ => format!(": {}", error.code),
-        })
+        let first = answer.errors.first();
+        let said = first
+            .and_then(|error| error.message.as_ref().filter(|message| !message.is_empty()).or(error.code.as_ref()));
+        said.map_or_else(String::new, |said| format!(": {said}"))
     }
 
     /// A whole answer of at most so many bytes.

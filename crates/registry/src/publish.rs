@@ -43,7 +43,7 @@ impl Registries {
         for tag in &image.tags {
             match self.put_unless_there(&to.tag(tag), &image.index) {
                 Ok(()) => published.tags.push(tag.clone()),
-                Err(error) if error.is_refusal() && self.is_kept(to, &image.index) => {
+                Err(error) if error.is_refusal() && self.is_kept(&to.tag(tag), to, &image.index) => {
                     published.kept.push((tag.clone(), error));
                 }
                 Err(error) => return Err(error),
@@ -52,9 +52,9 @@ impl Registries {
         Ok(published)
     }
 
-    /// Returns true for a document that is there under its digest, or can be put there.
-    fn is_kept(&self, to: &Repository, document: &Document) -> bool {
-        self.put_unless_there(&to.digest(document.digest), document).is_ok()
+    /// Returns true where a tag names something else, and the document is there under its digest or can be put there.
+    fn is_kept(&self, tag: &Reference, to: &Repository, document: &Document) -> bool {
+        matches!(self.digest(tag), Ok(Some(_))) && self.put_unless_there(&to.digest(document.digest), document).is_ok()
     }
 
     fn put_unless_there(&self, to: &Reference, document: &Document) -> Result<(), RegistryError> {

@@ -225,6 +225,10 @@ fn a_tag_that_cannot_be_moved_does_not_fail_a_push() {
         ");
     assert_eq!(digest(&registry.manifest("acme/app", "1").unwrap().1), old["digest"].as_str().unwrap());
     assert!(registry.manifest("acme/app", new["digest"].as_str().unwrap()).is_some());
+    // A tag that is not there yet is no tag that cannot be moved.
+    registry.fail(Request::PutManifest, Fault::Status(403, None), 1);
+    let other = machine.kiln(&format!("push oci:flat {}/acme/app:2", registry.address()));
+    assert!(other.stderr.contains("does not allow it") && other.status == Some(3), "{other}");
     // Where the registry takes nothing at all, nothing was pushed.
     registry.fail(Request::PutManifest, Fault::Status(400, None), 1000);
     made.list(&[made.index(&[new])]);
