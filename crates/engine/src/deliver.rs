@@ -109,6 +109,7 @@ impl Project<'_> {
         let mut all: Vec<Built> = Vec::new();
         for image in self.stack.images.iter().filter(|image| nodes.iter().any(|node| node.name == image.name)) {
             if failure.is_some() && !build.is_ready(&image.name) {
+                self.workshop.warn(format!("`{}` is left out: it depends on what failed", image.name));
                 continue;
             }
             let mut done = self.built(build, image)?;

@@ -4,6 +4,8 @@ mod fetch;
 mod project;
 
 pub use fetch::FetchError;
+use std::path::PathBuf;
+
 use kiln_oci::OciError;
 use kiln_oci::debian::DebianError;
 use kiln_plan::diagnostic::Diagnostics;
@@ -74,6 +76,9 @@ pub enum BuildError {
         /// What to do.
         hint: String,
     },
+    /// A file was changed while it was copied.
+    #[error("`{}` changed while it was copied", .0.display())]
+    Changed(PathBuf),
     /// A wheel cannot be used.
     #[error("the wheel `{file}` cannot be used")]
     Wheel {
@@ -243,7 +248,8 @@ impl BuildError {
             Self::Oci(OciError::Layout { .. } | OciError::NoImage { .. })
             | Self::Registry(RegistryError::Unusable { .. }) => Fault::User,
             Self::Registry(_) => Fault::Surroundings,
-            Self::Wheel { .. }
+            Self::Changed(_)
+            | Self::Wheel { .. }
             | Self::Prune { .. }
             | Self::Unreadable { .. }
             | Self::NoFacts { .. }
@@ -282,6 +288,7 @@ impl BuildError {
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
+            Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::Store(StoreError::Database(_)) => Some(
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
@@ -316,6 +323,7 @@ impl BuildError {
                 true
             }
             Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
+            Self::Changed(_) => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
         };

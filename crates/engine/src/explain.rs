@@ -238,7 +238,7 @@ impl Project<'_> {
         let file = self.file.file_name().map_or_else(|| "kiln.toml".into(), |name| name.to_string_lossy().into_owned());
         let image = image.name.as_str();
         let in_lock =
-            |package: &str| line_of_package(&lock, image, platform, package).map(|line| ("kiln.lock".to_owned(), line));
+            |package: &str| line_of_package(&lock, image, platform, package).map(|line| (self.lock_name(), line));
         let in_stack = |path: &[&str]| line_of(&stack, path).map(|line| (file.clone(), line));
         let mut changes = Vec::new();
         compare(&old.base, &new.base, |name, old, new| {

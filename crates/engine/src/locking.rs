@@ -56,7 +56,7 @@ impl Project<'_> {
     pub fn lock(&self, upgrade: &Upgrade, frozen: bool) -> Result<Lock> {
         let old = self.read_lock()?;
         if frozen && old.is_none() {
-            return Err(BuildError::LockOutdated("there is no `kiln.lock`".into()));
+            return Err(BuildError::LockOutdated(format!("there is no `{}`", self.lock_name())));
         }
         let old = old.unwrap_or_default();
         if frozen && old.version != 0 && old.version < lock::VERSION {
@@ -326,7 +326,7 @@ fn check_upgrade(upgrade: &Upgrade, old: &Lock) -> Result<()> {
     let Some(unknown) = names.iter().find(|name| !known.contains(name.as_str())) else { return Ok(()) };
     let hint = match closest(unknown, known.iter().copied()) {
         Some(close) => format!("did you mean `{close}`?"),
-        None => "`kiln.lock` lists what is locked".to_owned(),
+        None => "the lock lists what is locked".to_owned(),
     };
     Err(BuildError::Mistake { message: format!("no image has the package `{unknown}`"), hint })
 }

@@ -102,7 +102,9 @@ impl Project<'_> {
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };
-        driver.settle(images.images.iter().map(|node| node.image.id()))?;
+        driver.settle(
+            images.images.iter().flat_map(|node| [Some(node.image.id()), node.gate.map(|gate| gate.id())]).flatten(),
+        )?;
         let mut plans: Vec<ImagePlan> = Vec::new();
         for node in &images.images {
             let mut plan = self.plan_image(&build, node, lock)?;

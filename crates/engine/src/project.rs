@@ -24,9 +24,15 @@ pub struct Project<'a> {
 }
 
 impl Project<'_> {
-    /// `kiln.lock` beside the stack file.
+    /// Returns the path of the lock, which has the stack file's name: `kiln.lock` beside `kiln.toml`, `cpu.lock` beside `cpu.toml`.
     pub fn lock_path(&self) -> PathBuf {
-        self.directory.join("kiln.lock")
+        self.directory.join(self.lock_name())
+    }
+
+    /// Returns the file name of the lock.
+    pub fn lock_name(&self) -> String {
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+        format!("{stem}.lock")
     }
 
     /// Reads the lock, if there is one.

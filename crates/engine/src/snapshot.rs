@@ -366,10 +366,7 @@ impl Walk<'_> {
 
 /// Returns the error about a file that is not as it was a moment ago.
 pub(crate) fn changed(path: &Path) -> BuildError {
-    BuildError::Mistake {
-        message: format!("`{}` changed while it was copied", path.display()),
-        hint: "build again once nothing writes to it".into(),
-    }
+    BuildError::Changed(path.to_owned())
 }
 
 /// Returns the error about a path that cannot be opened. The walk saw it, so one that is gone, or that is another kind of

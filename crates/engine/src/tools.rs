@@ -33,23 +33,23 @@ impl Workshop<'_> {
         if is_there() {
             return Ok(program);
         }
-        let _lock = self.lock_tools()?;
+        let _lock = self.alone(LOCK, &format!("install uv {PINNED_VERSION}"))?;
         if !is_there() {
             self.install_uv(&directory)?;
         }
         Ok(program)
     }
 
-    /// Waits for the lock of whoever installs a program, until the user wants to stop.
-    fn lock_tools(&self) -> Result<Lock> {
+    /// Waits for the lock of whoever does the same, until the user wants to stop.
+    pub(crate) fn alone(&self, name: &str, subject: &str) -> Result<Lock> {
         let mut is_said = false;
         loop {
             self.cancel.check()?;
-            if let Some(lock) = self.store.try_lock(LOCK)? {
+            if let Some(lock) = self.store.try_lock(name)? {
                 return Ok(lock);
             }
             if !std::mem::replace(&mut is_said, true) {
-                let subject = format!("install uv {PINNED_VERSION}");
+                let subject = subject.to_owned();
                 self.reporter.event(Event::Waiting { subject, reason: "another kiln does it" });
             }
             std::thread::sleep(PAUSE);

@@ -178,7 +178,10 @@ fn with_workshop<T>(
 
 fn open_store(global: &Global, cancel: &Cancel, reporter: &dyn Reporter) -> Result<Store, Failure> {
     let directory = store_directory(global)?;
-    Ok(Store::open_waiting(&directory, &mut waiting(cancel, reporter, "another kiln removes garbage from it"))?)
+    Ok(Store::open_waiting(
+        &directory,
+        &mut waiting(cancel, reporter, "another kiln opens it or removes garbage from it"),
+    )?)
 }
 
 /// Tells once that another process has the store, until the user wants to stop.

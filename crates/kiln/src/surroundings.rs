@@ -124,7 +124,11 @@ fn signer() -> Result<Option<Signer>, Failure> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let (name, text) = match (set("KILN_CACHE_KEY"), set("KILN_CACHE_KEY_FILE")) {
         (Some(text), _) => ("KILN_CACHE_KEY", text.to_string_lossy().into_owned()),
-        (None, Some(file)) => ("KILN_CACHE_KEY_FILE", fs_err::read_to_string(PathBuf::from(file))?),
+        (None, Some(file)) => {
+            let read = fs_err::read_to_string(PathBuf::from(file));
+            let absent = |error| Failure::usage(format!("`KILN_CACHE_KEY_FILE`: {error}"));
+            ("KILN_CACHE_KEY_FILE", read.map_err(absent)?)
+        }
         (None, None) => return Ok(None),
     };
     let wrong = |error| Failure::usage(format!("`{name}`: {error}")).hint("`kiln cache keygen FILE` makes one");

@@ -1,4 +1,5 @@
 //! Images among what an index names, and all that a document names.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -83,7 +83,12 @@ impl Project<'_> {
                 self.workshop.warn(format!("nothing is shared: {key} is not among the keys of `cache.trust`"));
                 return Ok(Shared::default());
             }
-            (Trust::Keys(_), None) => return Ok(Shared::default()),
+            (Trust::Keys(_), None) => {
+                self.workshop.warn(
+                    "nothing is shared: `cache.trust` names keys, and this machine has none (`KILN_CACHE_KEY_FILE`)",
+                );
+                return Ok(Shared::default());
+            }
         };
         match self.write_records(cache, signer, build, wanted, lock) {
             Err(BuildError::Interrupted) => Err(BuildError::Interrupted),

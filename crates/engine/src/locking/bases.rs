@@ -46,16 +46,10 @@ impl Project<'_> {
             }
             stack::From::Debian { suite, include, mirror } => match kept {
                 Some(locked) => locked,
-                None => match self.recent_bootstrap(&name, platform, upgrade)? {
-                    Some(recent) => recent,
-                    None => {
-                        let (suite, include, mirror) = (suite.clone(), include.clone(), mirror.clone());
-                        let wanted = Bootstrap { suite, include, mirror, platform };
-                        let (found, _) = bootstrap::bootstrap(&self.workshop, name, &wanted)?;
-                        self.workshop.store.remember(&recent_key(&found.name, platform), &found)?;
-                        found
-                    }
-                },
+                None => {
+                    let (suite, include, mirror) = (suite.clone(), include.clone(), mirror.clone());
+                    self.bootstrapped(name, &Bootstrap { suite, include, mirror, platform }, upgrade)?
+                }
             },
             stack::From::Reference(reference) => match kept {
                 Some(locked) => locked,
@@ -99,6 +93,25 @@ impl Project<'_> {
         self.workshop.store.add(&found.loaded.manifest_bytes)?;
         self.workshop.store.add(&found.loaded.config_bytes)?;
         Ok(LockedBase { index: found.index, ..unlooked(reference.to_string(), &found.loaded.image) })
+    }
+
+    /// Bootstraps a Debian, unless that was done within the last day. Two processes that want the same do it once.
+    fn bootstrapped(&self, name: String, wanted: &Bootstrap, upgrade: bool) -> Result<LockedBase> {
+        let workshop = &self.workshop;
+        let key = recent_key(&name, wanted.platform);
+        if let Some(recent) = self.recent_bootstrap(&name, wanted.platform, upgrade)? {
+            return Ok(recent);
+        }
+        let lock = workshop.alone(&format!("bootstrap-{key}"), &format!("bootstrap {name} ({})", wanted.platform))?;
+        let done = match self.recent_bootstrap(&name, wanted.platform, upgrade)? {
+            Some(recent) => Ok(recent),
+            None => bootstrap::bootstrap(workshop, name, wanted).and_then(|(found, _)| {
+                workshop.store.remember(&key, &found)?;
+                Ok(found)
+            }),
+        };
+        lock.remove()?;
+        done
     }
 
     /// Returns what was bootstrapped under this name within the last day and is still in the store: a second stack, or a

@@ -139,7 +139,7 @@ impl<'a> ImageQuestion<'a> {
         let no_wheels = explanation.contains("no usable wheels") || explanation.contains("no wheels");
         let mut hint = explanation.to_owned();
         if no_wheels {
-            hint.push_str("\na package without wheels is compiled: add a recipe `[wheels.NAME]` with its source");
+            hint.push_str("\na package without wheels must be built elsewhere: put its wheel into a directory of `[index] find-links`");
         }
         diagnostic.hint(hint).into()
     }

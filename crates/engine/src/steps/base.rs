@@ -101,9 +101,9 @@ impl Base {
         cache: Option<&Repository>,
     ) -> Result<Image> {
         let whole = |image: &Image| image.layers.iter().all(|layer| workshop.store.has_blob(&layer.digest));
-        if let Some(image) =
-            documents::here(workshop.store, &self.manifest, &self.locked.name, self.platform)?.filter(whole)
-        {
+        let here = documents::here(workshop.store, &self.manifest, &self.locked.name, self.platform)?;
+        // Offline, layers that are elsewhere are missed only where their bytes are needed.
+        if let Some(image) = here.filter(|image| whole(image) || workshop.surroundings.offline) {
             return self.of_platform(image);
         }
         if let Some(cache) = cache.filter(|_| !workshop.places.cache_failed()) {

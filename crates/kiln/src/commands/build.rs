@@ -72,6 +72,9 @@ impl Build {
                 true => {
                     let mut document = delivered_json(&delivered, project.workshop.moved());
                     document["steps"] = steps.json().into();
+                    if let Some(error) = &failure {
+                        document["failure"] = error.to_string().into();
+                    }
                     json_text(&document)
                 }
                 false => {

@@ -165,10 +165,10 @@ impl Prune {
 
 impl Verify {
     fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
-        let verdicts = with_project(global, &self.stack, cancel, |project| {
+        let (verdicts, lock_name) = with_project(global, &self.stack, cancel, |project| {
             project.chosen(&self.images)?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
-            Ok(project.verify_cache(&self.images, &lock)?)
+            Ok((project.verify_cache(&self.images, &lock)?, project.lock_name()))
         })?;
         let wrong = verdicts.iter().filter(|verdict| !verdict.holds()).count();
         let status = if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) };
@@ -180,7 +180,7 @@ impl Verify {
             .iter()
             .map(|verdict| {
                 let recorded = verdict.recorded.clone().unwrap_or_default();
-                let place = verdict.line.map(|line| format!(" (kiln.lock line {line})")).unwrap_or_default();
+                let place = verdict.line.map(|line| format!(" ({lock_name} line {line})")).unwrap_or_default();
                 let said = match verdict.truth {
                     Truth::Unrecorded => "no record".to_owned(),
                     Truth::Right => "holds".to_owned(),

@@ -165,6 +165,9 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
     warning: GPU code is there as PTX alone, which the driver compiles at the first start: `kiln verify app` names the files
     ");
     environment.stack(&stack("\"H100\"", "verify = { gpu-code = \"native\" }"));
+    // A check that was not done is no image that is unchanged.
+    let plan = environment.succeed("plan");
+    assert!(plan.ends_with("app: to be put together and checked\n"), "{plan}");
     assert_eq!(environment.kiln("build").status, Some(1));
 }
 

@@ -247,8 +247,8 @@ fn whoever_waits_for_the_store_is_told_and_can_stop() {
     let store = environment.root().join("store/locks/store");
     let lock = || fs_err::OpenOptions::new().write(true).open(&store).unwrap();
     for (arguments, reason) in [
-        ("build", "the store: another kiln removes garbage from it; waiting"),
-        ("du", "the store: another kiln removes garbage from it; waiting"),
+        ("build", "the store: another kiln opens it or removes garbage from it; waiting"),
+        ("du", "the store: another kiln opens it or removes garbage from it; waiting"),
         ("gc", "the store: other kilns use it; waiting"),
     ] {
         let held = lock();

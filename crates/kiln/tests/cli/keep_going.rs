@@ -27,6 +27,8 @@ fn what_does_not_depend_on_the_failure_is_delivered_if_the_user_wants_that() {
     assert_snapshot!(environment.kiln("build --keep-going --output oci:out"), @r"
     beside sha256:<digest> <size> in 3 layers
     ------- stderr -------
+    warning: `app` is left out: it depends on what failed
+    warning: `above` is left out: it depends on what failed
     error: `/opt/venv/lib/python3.11/site-packages/shared` is a file in `broken-1.0-py3-none-any.whl` and a directory in `other-1.0-py3-none-any.whl`: in an image the one removes the other
 
     hint: leave one of the two out, or give it another place

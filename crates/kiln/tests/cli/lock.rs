@@ -476,3 +476,20 @@ fn a_lock_of_the_former_version_is_renewed_with_the_same_choices() {
     environment.succeed("lock");
     assert_eq!(environment.read("kiln.lock"), lock, "no newer version is chosen");
 }
+
+#[test]
+fn two_stacks_in_one_directory_have_a_lock_each() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"words\"]"));
+    environment.wheel(&pure("words", "1.0"));
+    environment.succeed("lock");
+    let first = environment.read("kiln.lock");
+    environment.write("cpu.toml", stack(""));
+    environment.succeed("-f cpu.toml lock");
+    assert_eq!(environment.read("kiln.lock"), first);
+    assert!(!environment.read("cpu.lock").contains("words"));
+    let outcome = environment.kiln("-f other.toml plan");
+    assert_eq!(outcome.status, Some(2), "{outcome}");
+    environment.write("other.toml", stack(""));
+    let outcome = environment.kiln("-f other.toml plan");
+    assert!(outcome.stderr.contains("there is no `other.lock`"), "{outcome}");
+}

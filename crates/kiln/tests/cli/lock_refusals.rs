@@ -71,7 +71,7 @@ fn a_package_that_does_not_exist_is_shown_with_its_line() {
 }
 
 #[test]
-fn a_package_without_a_wheel_for_the_platform_proposes_a_recipe() {
+fn a_package_without_a_wheel_for_the_platform_is_to_be_brought() {
     let text = stack("packages = [\"solver\"]").replace("amd64", "arm64");
     let environment = TestEnvironment::with_stack(&text);
     environment.wheel(&native("solver", "3.0", "x86_64", 100));
@@ -84,7 +84,7 @@ fn a_package_without_a_wheel_for_the_platform_proposes_a_recipe() {
        |             ^^^^^^^^
        |
     help: Because solver==3.0 has no usable wheels and this image depends on solver
-          a package without wheels is compiled: add a recipe `[wheels.NAME]` with its source
+          a package without wheels must be built elsewhere: put its wheel into a directory of `[index] find-links`
     [exit status: 2]
     "#);
 }

@@ -28,7 +28,7 @@ fn platform() -> Platform {
     "linux/amd64".parse().unwrap()
 }
 
-/// What the table holds of an image.
+/// The row that an image would have in the table.
 fn read(loaded: &LoadedImage) -> Value {
     let config: Config = from_json(&loaded.config_bytes, "a config").unwrap();
     let read = json!({ "user": config.config.user, "env": config.config.env, "entrypoint": config.config.entrypoint,
