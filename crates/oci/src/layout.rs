@@ -323,3 +323,49 @@ fn is_intact(store: &Store, path: &Path, digest: &Digest) -> Result<bool, OciErr
     }
     Ok(store.verify_file(path, digest)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_may_be_part_of_a_directory_or_of_a_name() {
+        for (text, directories, expected) in [
+            ("base", vec![], ("base", None)),
+            ("base:app", vec![], ("base", Some("app"))),
+            ("base:app:1", vec!["base"], ("base", Some("app:1"))),
+            ("base:app:1", vec!["base", "base:app"], ("base:app", Some("1"))),
+            ("base:app:1", vec!["base", "base:app:1"], ("base:app:1", None)),
+            ("base:docker.io/acme/app:1", vec!["base"], ("base", Some("docker.io/acme/app:1"))),
+            ("a:b", vec![], ("a", Some("b"))),
+            ("", vec![], ("", None)),
+        ] {
+            let found = split_name(text, |directory| directories.contains(&directory));
+            assert_eq!(found, expected, "{text} where there are {directories:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_found_by_its_own_name_and_by_containerds() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = |content: &[u8], names: &[(&str, &str)]| {
+            let annotations = names.iter().map(|(key, name)| ((*key).to_owned(), (*name).to_owned())).collect();
+            Descriptor { annotations, ..Descriptor::of("", content) }
+        };
+        let index = Index::new(vec![
+            entry(b"a", &[(REF_NAME, "a:1"), (CONTAINERD_NAME, "docker.io/t/a:1")]),
+            entry(b"b", &[(REF_NAME, "latest"), (CONTAINERD_NAME, "docker.io/t/b:latest")]),
+            entry(b"c", &[]),
+        ]);
+        fs_err::write(directory.path().join(MARKER), VERSION).unwrap();
+        fs_err::write(directory.path().join(LIST), to_json(&index).unwrap()).unwrap();
+        let layout = Layout::open(directory.path()).unwrap();
+        for (name, content) in [("a:1", b"a"), ("docker.io/t/a:1", b"a"), ("docker.io/t/b:latest", b"b")] {
+            let found = layout.entries(Some(name)).unwrap();
+            assert_eq!((found.len(), found[0].digest), (1, Digest::of(content)), "{name}");
+        }
+        assert_eq!(layout.entries(None).unwrap().len(), 3);
+        let none = layout.entries(Some("a")).unwrap_err().to_string();
+        assert!(none.ends_with("has no image `a`: it has a:1, latest"), "{none}");
+    }
+}

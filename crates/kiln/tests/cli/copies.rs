@@ -7,7 +7,7 @@ use kiln_registry::testing::{FakeRegistry, Fault, Request};
 use serde_json::{Value, json};
 
 use crate::bases;
-use crate::environment::TestEnvironment;
+use crate::environment::{Outcome, TestEnvironment};
 use crate::images::{ReadBack, archive};
 
 /// A layout of documents that are made by hand.
@@ -380,4 +380,47 @@ fn an_unusable_document_is_named_by_its_digest() {
     error: `<root>/project/odd` is not a usable OCI image layout: it has no image for linux/amd64; it has linux/s390x
     error: `127.0.0.1:<port>/acme/odd:1` cannot be used: it is for linux/s390x, which kiln does not build for
     ");
+}
+
+#[test]
+fn an_unusable_certificate_of_a_registry_is_named() {
+    let registry = FakeRegistry::start();
+    let machine = TestEnvironment::new();
+    let directory = machine.path(&format!("../home/.config/containers/certs.d/{}", registry.address()));
+    fs_err::create_dir_all(&directory).unwrap();
+    fs_err::write(directory.join("ca.crt"), "no certificate").unwrap();
+    let pull = format!("pull {}/acme/app:1 --output oci:pulled", registry.address());
+    assert_snapshot!(machine.kiln(&pull), @r"
+    ------- stderr -------
+    error: `<root>/home/.config/containers/certs.d/127.0.0.1:<port>/ca.crt` cannot be used: it holds no certificate in PEM
+    [exit status: 3]
+    ");
+    fs_err::rename(directory.join("ca.crt"), directory.join("client.cert")).unwrap();
+    assert_snapshot!(machine.kiln(&pull), @r"
+    ------- stderr -------
+    error: `<root>/home/.config/containers/certs.d/127.0.0.1:<port>/client.cert` cannot be used: there is no key for it beside it: the same name with `.key`
+    [exit status: 3]
+    ");
+}
+
+#[test]
+fn a_proxy_is_left_alone_by_the_rules_of_gos_programs() {
+    let registry = FakeRegistry::start();
+    let machine = TestEnvironment::new();
+    let made = Made { machine: &machine, directory: "flat" };
+    let image = made.image("amd64");
+    made.list(std::slice::from_ref(&image));
+    // Programs do not take this address for their own machine's.
+    let address = registry.address().replace("127.0.0.1", "0.0.0.0");
+    let proxy =
+        kiln_registry::testing::Spy::answering("404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    for (no_proxy, asked) in
+        [("", true), ("0.0.0.0:1", true), (address.as_str(), false), ("0.0.0.0/8", false), ("*", false)]
+    {
+        let mut command = machine.command();
+        command.args(["--insecure", "push", "oci:flat", &format!("{address}/acme/app:1")]);
+        command.env("HTTP_PROXY", proxy.address()).env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
+        let outcome = Outcome::of(command);
+        assert_eq!((!proxy.requests().is_empty(), outcome.status == Some(0)), (asked, !asked), "{no_proxy}: {outcome}");
+    }
 }
