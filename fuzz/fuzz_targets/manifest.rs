@@ -6,6 +6,7 @@ use kiln_oci::OciError;
 use kiln_oci::choose::{Pointed, Shelf, image_for};
 use kiln_oci::image::{Descriptor, Index, LoadedImage, MANIFEST, Manifest, from_json, to_json};
 use kiln_oci::reach::reach;
+use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 use libfuzzer_sys::fuzz_target;
@@ -25,6 +26,10 @@ impl Shelf for Two<'_> {
 
     fn config(&self, _config: &Descriptor) -> Result<Vec<u8>, OciError> {
         Ok(self.1.to_vec())
+    }
+
+    fn size(&self, _blob: &Digest) -> Result<u64, OciError> {
+        Ok(1)
     }
 
     fn unusable(&self, problem: String) -> OciError {

@@ -165,8 +165,8 @@ impl Workshop<'_> {
         let layout = Layout::open(path)?;
         let root = layout_root(&layout, path, name)?;
         let reached = reach(&layout, root)?;
-        self.places.add_layout(layout.clone());
-        let publication = self.publication(&layout, &reached, to.tag.as_deref().unwrap_or("latest"))?;
+        self.places.add_layout(layout);
+        let publication = self.publication(&reached, to.tag.as_deref().unwrap_or("latest"))?;
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
         let published = {
             let work = self.work("push", to.repository.to_string(), Some(size));
@@ -184,12 +184,11 @@ impl Workshop<'_> {
     }
 
     /// Returns the documents of a layout as a registry gets them.
-    fn publication(&self, layout: &Layout, reached: &Reached, tag: &str) -> Result<Publication> {
+    fn publication(&self, reached: &Reached, tag: &str) -> Result<Publication> {
         let blobs = self.blobs();
         let upload = |blob: &Descriptor| {
-            // Whoever wrote the descriptor may not have known the size.
-            let size = fs_err::metadata(layout.blob_path(&blob.digest)).map_or(blob.size, |found| found.len());
-            Ok(Upload { digest: blob.digest, size, mounts: Vec::new(), open: blobs.opener(&blob.digest, size)? })
+            let open = blobs.opener(&blob.digest, blob.size)?;
+            Ok(Upload { digest: blob.digest, size: blob.size, mounts: Vec::new(), open })
         };
         let document = |document: &Pointed| Document {
             media_type: document.entry.media_type.clone(),

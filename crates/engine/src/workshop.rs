@@ -239,7 +239,7 @@ impl Workshop<'_> {
     pub(crate) fn documents(&self, repository: &Repository, locked: &LockedBase) -> Result<Image> {
         let (manifest, name) = (&locked.manifest, &locked.name);
         if let Some(image) = documents::here(self.store, manifest, name, locked.platform)? {
-            return Ok(image);
+            return self.with_sizes(image, repository);
         }
         if !self.store.has_blob(manifest) {
             let bytes = match self.registries()?.manifest(&repository.digest(*manifest)) {
@@ -254,8 +254,18 @@ impl Workshop<'_> {
         {
             self.store.add(&self.registries()?.blob(repository, &config, CONFIG_LIMIT)?)?;
         }
-        documents::here(self.store, manifest, name, locked.platform)?
-            .ok_or_else(|| BuildError::LockOutdated(format!("`{name}` is for another platform than is locked")))
+        let image = documents::here(self.store, manifest, name, locked.platform)?;
+        let image = image
+            .ok_or_else(|| BuildError::LockOutdated(format!("`{name}` is for another platform than is locked")))?;
+        self.with_sizes(image, repository)
+    }
+
+    /// Asks for the sizes of layers that the manifest does not say.
+    fn with_sizes(&self, mut image: Image, repository: &Repository) -> Result<Image> {
+        for layer in image.layers.iter_mut().filter(|layer| layer.is_of_unknown_size()) {
+            layer.size = self.registries()?.blob_size(repository, &layer.digest)?;
+        }
+        Ok(image)
     }
 
     /// Notes that a repository has the layers of an image.

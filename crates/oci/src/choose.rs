@@ -31,6 +31,9 @@ pub trait Shelf {
     /// Returns the bytes of a config.
     fn config(&self, config: &Descriptor) -> Result<Vec<u8>, Self::Error>;
 
+    /// Returns the bytes that a layer or another blob has; 0 where it is not there.
+    fn size(&self, blob: &Digest) -> Result<u64, Self::Error>;
+
     /// Returns an error about what is there: a clause that follows its name.
     fn unusable(&self, problem: String) -> Self::Error;
 
@@ -107,7 +110,13 @@ impl Pointed {
         let config = shelf.config(&manifest.config)?;
         let told = asked.filter(|platform| self.entry.platform.as_ref().is_none_or(|said| said.may_be(*platform)));
         match LoadedImage::new(&manifest, self.bytes.clone(), config, told) {
-            Ok(loaded) => Ok(loaded),
+            Ok(None) => Ok(None),
+            Ok(Some(mut loaded)) => {
+                for layer in loaded.image.layers.iter_mut().filter(|layer| layer.is_of_unknown_size()) {
+                    layer.size = shelf.size(&layer.digest)?;
+                }
+                Ok(Some(loaded))
+            }
             Err(LoadedImageError::Json(error)) => Err(error.into()),
             Err(LoadedImageError::Inconsistent(problem)) => Err(shelf.unusable(problem)),
         }

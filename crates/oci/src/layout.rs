@@ -157,6 +157,10 @@ impl Shelf for Layout {
         self.read_json(config)
     }
 
+    fn size(&self, blob: &Digest) -> Result<u64, OciError> {
+        Ok(fs_err::metadata(self.blob_path(blob)).map_or(0, |found| found.len()))
+    }
+
     fn unusable(&self, problem: String) -> OciError {
         self.problem(problem)
     }

@@ -58,11 +58,18 @@ impl<S: Shelf> Walk<'_, S> {
                 self.visit(inner, depth + 1)?;
             }
         }
-        for blob in parts.config.into_iter().chain(parts.layers).chain(parts.blobs) {
-            if self.seen.insert(blob.digest) {
-                let group = if blob.is_elsewhere() { &mut self.reached.elsewhere } else { &mut self.reached.blobs };
-                group.push(blob);
+        for mut blob in parts.config.into_iter().chain(parts.layers).chain(parts.blobs) {
+            if !self.seen.insert(blob.digest) {
+                continue;
             }
+            if blob.is_elsewhere() {
+                self.reached.elsewhere.push(blob);
+                continue;
+            }
+            if blob.size == 0 {
+                blob.size = self.shelf.size(&blob.digest)?;
+            }
+            self.reached.blobs.push(blob);
         }
         self.reached.documents.push(document);
         Ok(())

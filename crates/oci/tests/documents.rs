@@ -32,6 +32,10 @@ impl Shelf for Memory {
         Ok(self.documents[&config.digest].clone())
     }
 
+    fn size(&self, blob: &Digest) -> Result<u64, OciError> {
+        Ok(self.documents.get(blob).map_or(0, |bytes| bytes.len() as u64))
+    }
+
     fn unusable(&self, problem: String) -> OciError {
         OciError::Layout { path: "memory".into(), problem }
     }

@@ -36,6 +36,13 @@ impl Shelf for RemoteShelf<'_> {
         self.registries.blob(&self.reference.repository, &config.digest, CONFIG_LIMIT)
     }
 
+    fn size(&self, blob: &Digest) -> Result<u64, RegistryError> {
+        match self.registries.blob_size(&self.reference.repository, blob) {
+            Err(error) if error.is_not_found() => Ok(0),
+            size => size,
+        }
+    }
+
     fn unusable(&self, problem: String) -> RegistryError {
         RegistryError::Unusable { reference: self.reference.to_string(), problem }
     }

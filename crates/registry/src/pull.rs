@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use kiln_plan::digest::Digest;
 use kiln_plan::reference::{Reference, Repository, is_tag};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -70,6 +70,20 @@ impl Registries {
     /// A small blob, whole.
     pub fn blob(&self, repository: &Repository, digest: &Digest, limit: u64) -> Result<Vec<u8>, RegistryError> {
         self.run(self.inner.blob(repository, digest, limit))
+    }
+
+    /// Asks for the size of a blob, in bytes.
+    pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64, RegistryError> {
+        let inner = &self.inner;
+        let path = format!("{}/blobs/{digest}", repository.path);
+        self.run(async {
+            let what = format!("asking for the size of {digest} of {repository}");
+            let purpose = inner.purpose(what, repository, Scope::pull(repository))?;
+            let ask = async || inner.ask(&purpose, Method::HEAD, |base| join(&purpose, base, &path), |r| r).await;
+            let response = inner.patiently(&purpose, ask).await?;
+            let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            length.ok_or_else(|| purpose.nonsense("does not say how long it is"))
+        })
     }
 
     /// Reads a blob of so many bytes from some place on. It is checked while it is read, if it is read from the start.

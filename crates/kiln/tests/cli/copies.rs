@@ -424,3 +424,34 @@ fn a_proxy_is_left_alone_by_the_rules_of_gos_programs() {
         assert_eq!((!proxy.requests().is_empty(), outcome.status == Some(0)), (asked, !asked), "{no_proxy}: {outcome}");
     }
 }
+
+#[test]
+fn a_layer_of_unknown_size_is_copied_and_built_on() {
+    let registry = FakeRegistry::start();
+    let machine = TestEnvironment::new();
+    let layer = bases::little_layer("x");
+    let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "diff_ids": [layer.diff_id] } });
+    for size in [json!(-1), Value::Null] {
+        let made = Made { machine: &machine, directory: "flat" };
+        let mut entry = made.add("application/vnd.oci.image.layer.v1.tar+gzip", &layer.bytes);
+        entry["size"] = size;
+        let config = made.add(CONFIG, config.to_string().as_bytes());
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [entry] });
+        made.list(&[made.document(&manifest)]);
+        let reference = format!("{}/acme/app:1", registry.address());
+        machine.succeed(&format!("push oci:flat {reference}"));
+        for output in ["oci:pulled", "docker-archive:pulled.tar", "oci-archive:pulled.tar"] {
+            machine.succeed(&format!("pull {reference} --output {output}"));
+        }
+        for from in ["{ oci = \"flat\" }".to_owned(), format!("\"{reference}\"")] {
+            let _ = fs_err::remove_file(machine.path("kiln.lock"));
+            machine.stack(&format!(
+                "[stack]\nname = \"t\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.a]\nfrom = {from}\n"
+            ));
+            machine.succeed("build --output oci:built");
+            let blob = machine.path("built/blobs/sha256").join(Digest::of(&layer.bytes).hex());
+            assert_eq!(fs_err::read(blob).unwrap(), layer.bytes);
+            fs_err::remove_dir_all(machine.path("built")).unwrap();
+        }
+    }
+}
