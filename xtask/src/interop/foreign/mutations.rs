@@ -21,7 +21,7 @@ const FEWEST: usize = 200;
 /// Images whose documents are changed, and the most that is tried with each document.
 const SEEDS: [&str; 6] =
     ["docker-full", "docker-list", "buildah-annotated", "podman-build", "umoci-config", "attested"];
-const MOST: usize = 50;
+const MOST: usize = 32;
 
 /// A way of changing a value.
 #[derive(Debug, Clone, Copy)]
