@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use kiln_plan::digest::Digest;
 use kiln_plan::reference::{Reference, Repository, is_tag};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
