@@ -22,7 +22,21 @@ fn main() -> io::Result<()> {
         fs_err::create_dir_all(&folder)?;
         fs_err::write(folder.join(name), bytes)?;
     }
+    documents(root)?;
     compiled(root)
+}
+
+/// Writes a document and a config of each image that others made.
+fn documents(root: &Path) -> io::Result<()> {
+    let table = fs_err::read_to_string(root.join("../crates/registry/src/tests/of-others.jsonl"))?;
+    for line in table.lines() {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        let documents = line["documents"].as_array().into_iter().flatten().filter_map(|document| document.as_str());
+        let lines: Vec<String> = documents.map(|document| document.replace('\n', " ")).collect();
+        let name = line["image"].as_str().unwrap_or_default();
+        fs_err::write(root.join("corpus/manifest").join(name), lines.join("\n"))?;
+    }
+    Ok(())
 }
 
 /// Copies the folder `seeds`: texts, and what `seeds/make.sh` compiled; shared objects go to all targets that read them.

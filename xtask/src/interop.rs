@@ -3,7 +3,8 @@
 //! kiln writes layers that no installer ran for and that no container runtime packed. Whether they are what everybody
 //! else takes them for is not for kiln's own tests to say: here skopeo and umoci read them, uv installs the same wheels
 //! the usual way and the two results are compared file by file, and Python runs in what was unpacked. A registry and a
-//! Docker daemon run on this machine alone, and images go to and fro between them and kiln. GPU code that kiln lists and
+//! Docker daemon run on this machine alone, and images go to and fro between them and kiln. What Docker, buildah, podman,
+//! umoci and containerd write and read is compared with what kiln does. GPU code that kiln lists and
 //! cuts is looked at with NVIDIA's tools, binutils, elfutils and the dynamic loader, and what kiln says of links with ldd.
 //!
 //! Made for Debian 12 on x86-64, as root (owners, `chroot`, containers), with Debian's archive and PyPI in reach and
@@ -12,6 +13,7 @@
 
 mod awkward_wheel;
 mod differences;
+mod foreign;
 mod gpu_code;
 mod gpu_wheels;
 mod hostile_wheels;
@@ -68,6 +70,8 @@ enum Part {
     Images,
     /// Images that go to registries and come from them
     Registries,
+    /// Documents, archives, credentials and networks of other programs
+    Foreign,
     /// GPU code in libraries: listed and cut
     GpuCode,
     /// What the dynamic loader finds for the programs of this system
@@ -99,6 +103,9 @@ impl Interop {
             }
             if wanted(Part::Registries) {
                 registries::check(&suite, &mut checks);
+            }
+            if wanted(Part::Foreign) {
+                foreign::check(&suite, &mut checks);
             }
             if wanted(Part::GpuCode) {
                 gpu_code::check(&suite, &mut checks);

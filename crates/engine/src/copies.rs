@@ -1,20 +1,22 @@
-//! Images that no stack is about: from a registry to where the user wants them, and from a layout to a registry. Nothing
-//! but manifests and configs stays in the store.
+//! Images that no stack is about: from a registry to where the user wants them, and from a layout to a registry, byte for
+//! byte. Nothing but manifests and configs stays in the store.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::bytes::Blobs;
-use kiln_oci::layer::Layer;
-use kiln_oci::layout::Layout;
+use kiln_oci::choose::Pointed;
+use kiln_oci::image::{Descriptor, INDEX, Image, Index, to_json};
+use kiln_oci::layout::{CONTAINERD_NAME, Layout, REF_NAME, entry_names};
+use kiln_oci::reach::{Reached, reach};
+use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
-use kiln_registry::{Moved, Publication, Upload};
+use kiln_registry::{Document, Moved, Publication, RemoteShelf, Upload};
 
 use crate::built::Built;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::output::Output;
-use crate::push::{Pushed, index_document};
+use crate::push::Pushed;
 use crate::workshop::Workshop;
 
 /// Says of an image that is not there that it was named.
@@ -30,36 +32,129 @@ fn named(reference: &Reference, error: BuildError) -> BuildError {
 }
 
 impl Workshop<'_> {
-    /// Pulls an image for some platforms and writes it out.
-    pub fn pull(&self, reference: &Reference, platforms: &[Platform], outputs: &[Output]) -> Result<Built> {
+    /// Pulls what a reference names and writes it out. Without platforms, an output that takes several gets all of it,
+    /// byte for byte, and any other the image for the platform `here`.
+    pub fn pull(
+        &self,
+        reference: &Reference,
+        platforms: &[Platform],
+        here: Platform,
+        outputs: &[Output],
+    ) -> Result<Built> {
         let registries = self.registries()?;
-        let mut images = Vec::new();
-        {
+        let shelf = registries.shelf(reference);
+        let root = {
             let _work = self.work("resolve", reference.to_string(), None);
-            for &platform in platforms {
-                let found = registries.image(reference, platform).map_err(|error| named(reference, error.into()))?;
-                let found = found.loaded.in_oci()?;
-                self.store.add(&found.manifest_bytes)?;
-                self.store.add(&found.config_bytes)?;
-                let foreign = found.image.layers.iter().any(|layer| !layer.urls.is_empty());
-                if foreign && !outputs.is_empty() {
-                    return Err(ProjectError::NotDistributable(reference.to_string()).into());
-                }
-                self.places.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
-                images.push(found.image);
-            }
+            shelf.root().map_err(|error| named(reference, error.into()))?
+        };
+        let (whole, some): (Vec<&Output>, Vec<&Output>) =
+            outputs.iter().partition(|output| platforms.is_empty() && output.takes_platforms());
+        let mut pulled = Vec::new();
+        if !whole.is_empty() {
+            let built = self.pull_whole(reference, &shelf, root.clone())?;
+            pulled.push(self.deliver_copy(built, reference, &whole)?);
         }
-        let name = reference.repository.path.rsplit('/').next().unwrap_or("image");
-        let mut pulled = Built::of(name, images, self.store)?;
+        if !some.is_empty() {
+            let platforms = if platforms.is_empty() { &[here] } else { platforms };
+            let built = self.pull_some(reference, &shelf, &root, platforms)?;
+            pulled.push(self.deliver_copy(built, reference, &some)?);
+        }
+        pulled.into_iter().next().ok_or_else(|| BuildError::Unreachable(format!("an output of {reference}")))
+    }
+
+    fn deliver_copy(&self, mut built: Built, reference: &Reference, outputs: &[&Output]) -> Result<Built> {
         // What was named by its digest alone is called nothing: a tag of that name may be something else.
         let tag = reference.tag.as_deref().or(reference.digest.is_none().then_some("latest"));
-        pulled.references = tag.map(|tag| reference.repository.tag(tag).to_string()).into_iter().collect();
-        for output in outputs {
-            self.output(output, &[&pulled])?;
-        }
-        Ok(pulled)
+        built.references = tag.map(|tag| reference.repository.tag(tag).to_string()).into_iter().collect();
+        outputs.iter().try_for_each(|output| self.output(output, &[&built]))?;
+        Ok(built)
     }
-    /// Pushes an image of a layout, for all its platforms, under a tag.
+
+    /// Returns all that a reference names, as it is.
+    fn pull_whole(&self, reference: &Reference, shelf: &RemoteShelf<'_>, root: Pointed) -> Result<Built> {
+        let _work = self.work("resolve", reference.to_string(), None);
+        let (name, digest) = (last_name(reference), root.entry.digest);
+        let reached = reach(shelf, root)?.in_oci()?;
+        self.places.found(reached.blobs.iter().map(|blob| blob.digest), &reference.repository);
+        if !reached.elsewhere.is_empty() {
+            let count = reached.elsewhere.len();
+            self.warn(format!(
+                "{count} layers that registries may not distribute are left out, and stay where they are"
+            ));
+        }
+        let mut images = Vec::new();
+        for document in reached.documents.iter().filter(|document| document.may_be_image()) {
+            images.extend(document.image(shelf, None)?.map(|found| found.image));
+        }
+        let built = copy_of(name, reached, images)?;
+        self.say_renamed(reference, digest, built.digest);
+        Ok(built)
+    }
+
+    /// Returns the images for some platforms. Where nothing else is there, the index stays as it is.
+    fn pull_some(
+        &self,
+        reference: &Reference,
+        shelf: &RemoteShelf<'_>,
+        root: &Pointed,
+        platforms: &[Platform],
+    ) -> Result<Built> {
+        let _work = self.work("resolve", reference.to_string(), None);
+        let (mut images, mut manifests): (Vec<Image>, Vec<_>) = (Vec::new(), Vec::new());
+        for &platform in platforms {
+            let found = shelf.image_for(root, platform)?;
+            manifests.push(found.image.manifest);
+            let found = found.in_oci()?;
+            if found.image.layers.iter().any(|layer| !layer.urls.is_empty()) {
+                return Err(ProjectError::NotDistributable(reference.to_string()).into());
+            }
+            self.store.add(&found.manifest_bytes)?;
+            self.store.add(&found.config_bytes)?;
+            self.places.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
+            images.push(found.image);
+        }
+        let entries = if root.is_index() { root.entries()? } else { Vec::new() };
+        let left: Vec<&Descriptor> = entries.iter().filter(|entry| !manifests.contains(&entry.digest)).collect();
+        if left.is_empty() {
+            let reached = reach(shelf, root.clone())?.in_oci()?;
+            let built = copy_of(last_name(reference), reached, images)?;
+            self.say_renamed(reference, root.entry.digest, built.digest);
+            return Ok(built);
+        }
+        self.say_left_out(reference, &left);
+        Built::of(last_name(reference), images, self.store)
+    }
+
+    /// Says that a copy has another digest.
+    fn say_renamed(&self, reference: &Reference, there: Digest, here: Digest) {
+        if there != here {
+            self.warn(format!(
+                "`{reference}` is in Docker's words, and is written in OCI's: its digest is {here} here and {there} there"
+            ));
+        }
+    }
+
+    /// Says which part of an index is not copied.
+    fn say_left_out(&self, reference: &Reference, left: &[&Descriptor]) {
+        let is_attestation = |entry: &&&Descriptor| {
+            let unknown = entry.platform.as_ref().is_some_and(|platform| platform.os == "unknown");
+            unknown || entry.annotations.contains_key("vnd.docker.reference.type")
+        };
+        let attestations = left.iter().filter(is_attestation).count();
+        let counted = |count: usize, one: &str, several: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            count => Some(format!("{count} {several}")),
+        };
+        let others = counted(left.len() - attestations, "other entry", "other entries");
+        let parts = [others, counted(attestations, "attestation", "attestations")];
+        let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        self.warn(format!(
+            "{parts} of the index of `{reference}` are left out; without `--platform` a layout gets all"
+        ));
+    }
+
+    /// Pushes an image of a layout under a tag: all that the layout has of it, byte for byte.
     pub fn push_layout(&self, path: &Path, name: Option<&str>, to: &Reference) -> Result<Pushed> {
         if to.digest.is_some() {
             return Err(BuildError::Mistake {
@@ -68,52 +163,85 @@ impl Workshop<'_> {
             });
         }
         let layout = Layout::open(path)?;
-        let all = layout.images()?;
-        let names: BTreeSet<&str> = all.iter().filter_map(|(name, _)| name.as_deref()).collect();
-        let named = match (name, names.len()) {
-            (None, 2..) => {
-                let names = names.into_iter().collect::<Vec<_>>().join(", ");
-                return Err(BuildError::Mistake {
-                    message: format!("{} has several images", path.display()),
-                    hint: format!("name one of {names}: `oci:{}:NAME`", path.display()),
-                });
-            }
-            (name, _) => name,
-        };
-        let chosen = all.iter().filter(|(found, _)| named.is_none() || found.as_deref() == named);
-        let mut images = Vec::new();
-        for (_, found) in chosen {
-            let found = found.clone().in_oci()?;
-            self.store.add(&found.config_bytes)?;
-            self.store.add(&found.manifest_bytes)?;
-            images.push(found.image);
-        }
-        if images.is_empty() {
-            let (layout, image) = (path.display().to_string(), named.unwrap_or_default().to_owned());
-            return Err(ProjectError::NotInLayout { layout, image }.into());
-        }
-        let built = Built::of(named.unwrap_or("image"), images, self.store)?;
+        let root = layout_root(&layout, path, name)?;
+        let reached = reach(&layout, root)?;
         self.places.add_layout(layout);
-        let plain = |blobs: &Blobs<'_>, layer: &Layer| {
-            let open = blobs.opener(&layer.digest, layer.size)?;
-            Ok(Upload { digest: layer.digest, size: layer.size, mounts: Vec::new(), open })
-        };
-        let tag = to.tag.clone().unwrap_or_else(|| "latest".into());
-        let publication = Publication {
-            blobs: self.uploads(&built, plain)?,
-            manifests: self.manifests(&built)?,
-            index: index_document(&built),
-            tags: vec![tag],
-        };
+        let publication = self.publication(&reached, to.tag.as_deref().unwrap_or("latest"))?;
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
-        let moved = {
+        let published = {
             let work = self.work("push", to.repository.to_string(), Some(size));
-            self.registries()?.publish(&to.repository, &publication, &work)?
+            self.publish(&to.repository, &publication, &work)?
         };
-        if let Some((blob, _)) = publication.blobs.iter().zip(&moved).find(|(_, moved)| **moved == Moved::Missing) {
+        let missing = publication.blobs.iter().zip(&published.moved).find(|(_, moved)| **moved == Moved::Missing);
+        if let Some((blob, _)) = missing {
             let (layout, digest) = (path.display().to_string(), blob.digest);
             return Err(ProjectError::Incomplete { layout, digest }.into());
         }
-        Ok(Pushed::new(&built, to.repository.clone(), &publication, &moved))
+        let platform = |document: &Pointed| Some((document.platform()?, document.entry.digest));
+        let manifests = reached.documents.iter().filter_map(platform).collect();
+        let built = copy_of(name.unwrap_or("image"), reached, Vec::new())?;
+        Ok(Pushed { manifests, ..Pushed::new(&built, to.repository.clone(), &publication, &published) })
+    }
+
+    /// Returns the documents of a layout as a registry gets them.
+    fn publication(&self, reached: &Reached, tag: &str) -> Result<Publication> {
+        let blobs = self.blobs();
+        let upload = |blob: &Descriptor| {
+            let open = blobs.opener(&blob.digest, blob.size)?;
+            Ok(Upload { digest: blob.digest, size: blob.size, mounts: Vec::new(), open })
+        };
+        let document = |document: &Pointed| Document {
+            media_type: document.entry.media_type.clone(),
+            digest: document.entry.digest,
+            bytes: document.bytes.clone(),
+        };
+        let (index, manifests) =
+            reached.documents.split_last().ok_or_else(|| BuildError::Unreachable(tag.to_owned()))?;
+        Ok(Publication {
+            blobs: reached.blobs.iter().map(upload).collect::<Result<_>>()?,
+            manifests: manifests.iter().map(document).collect(),
+            index: document(index),
+            tags: vec![tag.to_owned()],
+        })
+    }
+}
+
+/// An image of documents that stay as they are.
+fn copy_of(name: &str, reached: Reached, images: Vec<Image>) -> Result<Built> {
+    let root = reached.documents.last().ok_or_else(|| BuildError::Unreachable(name.to_owned()))?;
+    let (index, digest) = (root.bytes.clone(), root.entry.digest);
+    let (name, references, unchanged) = (name.to_owned(), Vec::new(), true);
+    Ok(Built { name, index, digest, images, unchanged, references, copied: Some(reached) })
+}
+
+fn last_name(reference: &Reference) -> &str {
+    reference.repository.path.rsplit('/').next().unwrap_or("image")
+}
+
+/// Returns the document that a name of a layout stands for: the only one there is, or an index over those that share it.
+fn layout_root(layout: &Layout, path: &Path, name: Option<&str>) -> Result<Pointed> {
+    let mut entries = layout.entries(name)?;
+    let names = entry_names(&entries);
+    let digests: BTreeSet<_> = entries.iter().map(|entry| entry.digest).collect();
+    match entries.first() {
+        None => Err(BuildError::Mistake {
+            message: format!("{} has no image", path.display()),
+            hint: "its `index.json` lists none".into(),
+        }),
+        Some(only) if digests.len() == 1 => Ok(Pointed::read(layout, only.clone())?),
+        Some(_) if name.is_none() && names.contains(", ") => Err(BuildError::Mistake {
+            message: format!("{} has several images", path.display()),
+            hint: format!("name one of {names}: `oci:{}:NAME`", path.display()),
+        }),
+        Some(_) => {
+            let mut seen = BTreeSet::new();
+            entries.retain(|entry| seen.insert(entry.digest));
+            for entry in &mut entries {
+                entry.annotations.retain(|key, _| key != REF_NAME && key != CONTAINERD_NAME);
+            }
+            let bytes = to_json(&Index { other: layout.index()?.other, ..Index::new(entries) })?;
+            let entry = Descriptor::of(INDEX, &bytes);
+            Pointed::new(entry, bytes).map_err(BuildError::Unreachable)
+        }
     }
 }

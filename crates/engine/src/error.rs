@@ -253,7 +253,8 @@ impl BuildError {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Project(_) | Self::Mistake { .. } => {
                 Fault::User
             }
-            Self::Oci(OciError::Layout { .. }) | Self::Registry(RegistryError::Unusable { .. }) => Fault::User,
+            Self::Oci(OciError::Layout { .. } | OciError::NoImage { .. })
+            | Self::Registry(RegistryError::Unusable { .. }) => Fault::User,
             Self::Registry(_) => Fault::Surroundings,
             Self::Changed(_)
             | Self::Wheel { .. }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Cancelled, Reporter, Work};
 use kiln_plan::size;
+use kiln_registry::Proxies;
 use kiln_registry::patience::{
     Attempts, CONNECT_TIMEOUT, Failed, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
 };
@@ -76,12 +77,13 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Fetcher {
-    /// A client with these credentials.
-    pub(crate) fn new(netrc: Netrc) -> Result<Self, crate::error::BuildError> {
+    /// A client with these credentials and proxies.
+    pub(crate) fn new(netrc: Netrc, proxies: &Proxies) -> Result<Self, crate::error::BuildError> {
         // Another part of the program may have chosen the provider already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let patience = Patience::default();
-        let client = Client::builder()
+        let client = proxies
+            .apply(Client::builder())
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(patience.silence)
@@ -241,9 +243,9 @@ struct Use {
 }
 
 impl Network {
-    pub(crate) fn new(netrc: Netrc) -> Result<Self, crate::error::BuildError> {
+    pub(crate) fn new(netrc: Netrc, proxies: &Proxies) -> Result<Self, crate::error::BuildError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        Ok(Self { fetcher: Fetcher::new(netrc)?, runtime, usage: Mutex::default() })
+        Ok(Self { fetcher: Fetcher::new(netrc, proxies)?, runtime, usage: Mutex::default() })
     }
 
     fn lock_usage(&self) -> MutexGuard<'_, Use> {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use kiln_fatbin::testing::{Library, entry};
-use kiln_oci::layout::write_layout;
+use kiln_oci::layout::{Contents, layer_blobs, write_layout};
 use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Silent, Work};
@@ -104,10 +104,14 @@ impl Place {
         let documents = [image.config, image.manifest].map(|digest| self.store.read(&digest).unwrap());
         let (silent, cancel) = (Silent, Cancel::default());
         let work = Work::start(&silent, &cancel, "write", "layout", None);
-        let entries = vec![manifest_descriptor(&image)];
+        let contents = Contents {
+            blobs: layer_blobs(&image).collect(),
+            documents: documents.to_vec(),
+            entries: vec![manifest_descriptor(&image)],
+        };
         let blobs = project.workshop.blobs();
         let layout = self.directory.path().join("layout");
-        write_layout(&layout, &blobs, std::slice::from_ref(&image), &documents, entries, &work).unwrap();
+        write_layout(&layout, &blobs, contents, &work).unwrap();
         let interpreter =
             Interpreter { path: "/usr/bin/python3.11".into(), version: "3.11.2".into(), site_packages: None };
         LockedBase {

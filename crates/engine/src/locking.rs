@@ -86,7 +86,7 @@ impl Project<'_> {
         let store = self.workshop.store;
         let mut digests = BTreeSet::new();
         for base in &lock.bases {
-            if let Some(image) = documents::here(store, &base.manifest, &base.name)? {
+            if let Some(image) = documents::here(store, &base.manifest, &base.name, base.platform)? {
                 digests.extend([image.manifest, image.config]);
                 digests.extend(image.layers.iter().map(|layer| layer.digest));
             }

@@ -1,20 +1,20 @@
 //! Where finished images go: a layout, an archive, a Docker daemon.
 
-use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::bytes::Blobs;
-use kiln_oci::OciError;
-use kiln_oci::docker_archive;
-use kiln_oci::image::{Descriptor, INDEX, Image};
-use kiln_oci::layout::{REF_NAME, write_layout};
+use kiln_oci::image::{Descriptor, Image};
+use kiln_oci::layout::{CONTAINERD_NAME, Contents, REF_NAME, layer_blobs, write_layout};
+use kiln_oci::{OciError, archive, docker_archive};
+use kiln_plan::event::Work;
+use kiln_plan::reference::Reference;
 use kiln_plan::stack;
 use kiln_programs::{Call, LOCATIONS, NETWORK, Names, PATH, ProgramError, Stdout};
 use kiln_store::AtomicFile;
 
-use crate::built::{Built, manifest_descriptor};
+use crate::built::Built;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 use crate::workshop::Workshop;
@@ -36,6 +36,8 @@ const DOCKER: Names = &[
 pub enum Output {
     /// `oci:DIR`.
     Layout(PathBuf),
+    /// `oci-archive:FILE`.
+    LayoutArchive(PathBuf),
     /// `docker-archive:FILE`.
     DockerArchive(PathBuf),
     /// A Docker daemon.
@@ -45,7 +47,12 @@ pub enum Output {
 impl Output {
     /// Returns true if the image goes to the standard output, which then holds nothing else.
     pub fn is_stdout(&self) -> bool {
-        matches!(self, Self::DockerArchive(path) if kiln_store::is_stdout(path))
+        matches!(self, Self::DockerArchive(path) | Self::LayoutArchive(path) if kiln_store::is_stdout(path))
+    }
+
+    /// Returns true if it takes images for several platforms.
+    pub fn takes_platforms(&self) -> bool {
+        matches!(self, Self::Layout(_) | Self::LayoutArchive(_))
     }
 }
 
@@ -53,11 +60,12 @@ impl FromStr for Output {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text.split_once(':') {
-            Some(("oci", path)) if !path.is_empty() => Ok(Self::Layout(path.into())),
-            Some(("docker-archive", "-")) => Ok(Self::DockerArchive("/dev/stdout".into())),
-            Some(("docker-archive", path)) if !path.is_empty() => Ok(Self::DockerArchive(path.into())),
-            _ => Err("write `oci:DIRECTORY` or `docker-archive:FILE`".into()),
+        let file = |path: &str| if path == "-" { "/dev/stdout".into() } else { path.into() };
+        match text.split_once(':').filter(|(_, path)| !path.is_empty()) {
+            Some(("oci", path)) => Ok(Self::Layout(path.into())),
+            Some(("oci-archive", path)) => Ok(Self::LayoutArchive(file(path))),
+            Some(("docker-archive", path)) => Ok(Self::DockerArchive(file(path))),
+            _ => Err("write `oci:DIRECTORY`, `oci-archive:FILE` or `docker-archive:FILE`".into()),
         }
     }
 }
@@ -78,9 +86,10 @@ impl Workshop<'_> {
     pub fn output(&self, output: &Output, wanted: &[&Built]) -> Result<()> {
         match output {
             Output::Layout(path) => self.write_to_layout(path, wanted),
+            Output::LayoutArchive(path) => self.write_archive(path, wanted),
             Output::DockerArchive(path) => {
                 let (built, image) = one(wanted, &format!("docker-archive:{}", path.display()))?;
-                self.archive(path, built, image)
+                self.write_docker_archive(path, built, image)
             }
             Output::Docker => {
                 for built in wanted {
@@ -93,38 +102,60 @@ impl Workshop<'_> {
     }
 
     fn write_to_layout(&self, path: &Path, wanted: &[&Built]) -> Result<()> {
-        let images: Vec<Image> = wanted.iter().flat_map(|built| built.images.iter().cloned()).collect();
-        let mut documents = Vec::new();
-        let mut entries = Vec::new();
-        for built in wanted {
-            for image in &built.images {
-                documents.push(self.store.read(&image.config)?);
-                documents.push(self.store.read(&image.manifest)?);
-            }
-            let mut entry = match built.images.as_slice() {
-                [only] => manifest_descriptor(only),
-                _ => Descriptor::of(INDEX, &built.index),
-            };
-            entry.annotations = BTreeMap::from([(REF_NAME.to_owned(), built.name.clone())]);
-            documents.push(built.index.clone());
-            entries.push(entry);
+        let mut contents = self.contents(wanted)?;
+        for (built, entry) in wanted.iter().zip(&mut contents.entries) {
+            entry.annotations.insert(REF_NAME.to_owned(), built.name.clone());
         }
-        let bytes = images.iter().flat_map(|image| &image.layers).map(|layer| layer.size).sum();
-        let work = self.work("write", format!("oci:{}", path.display()), Some(bytes));
+        let work = self.writing(&format!("oci:{}", path.display()), &contents);
         let blobs = self.blobs();
         check_bytes(&blobs, wanted)?;
-        Ok(write_layout(path, &blobs, &images, &documents, entries, &work)?)
+        Ok(write_layout(path, &blobs, contents, &work)?)
     }
 
-    fn archive(&self, path: &Path, built: &Built, image: &Image) -> Result<()> {
+    fn write_archive(&self, path: &Path, wanted: &[&Built]) -> Result<()> {
+        let contents = self.named_contents(wanted)?;
+        let work = self.writing(&format!("oci-archive:{}", path.display()), &contents);
+        let blobs = self.blobs();
+        check_bytes(&blobs, wanted)?;
+        into_file(path, |out| archive::write(out, &blobs, contents, &[], &work))
+    }
+
+    fn write_docker_archive(&self, path: &Path, built: &Built, image: &Image) -> Result<()> {
+        let contents = self.named_contents(&[built])?;
+        let work = self.writing(&format!("docker-archive:{}", path.display()), &contents);
         let blobs = self.blobs();
         check_bytes(&blobs, &[built])?;
-        let mut file = AtomicFile::create(path)?;
-        let out = std::io::BufWriter::with_capacity(1 << 20, &mut file);
-        let bytes = image.layers.iter().map(|layer| layer.size).sum();
-        let work = self.work("write", format!("docker-archive:{}", path.display()), Some(bytes));
-        docker_archive::write(out, &blobs, image, &built.references, &work)?;
-        Ok(file.commit()?)
+        into_file(path, |out| docker_archive::write(out, &blobs, contents, (image, &built.references), &work))
+    }
+
+    fn writing(&self, place: &str, contents: &Contents) -> Work<'_> {
+        self.work("write", place, Some(contents.blobs.iter().map(|(_, size)| size).sum()))
+    }
+
+    /// Returns images as a layout takes them, with an entry for each that has no name yet.
+    fn contents(&self, wanted: &[&Built]) -> Result<Contents> {
+        let mut contents = Contents::default();
+        for built in wanted {
+            contents.entries.push(built.entry());
+            if let Some(copied) = &built.copied {
+                contents.blobs.extend(copied.blobs.iter().map(|blob| (blob.digest, blob.size)));
+                contents.documents.extend(copied.documents.iter().map(|document| document.bytes.clone()));
+                continue;
+            }
+            for image in &built.images {
+                contents.blobs.extend(layer_blobs(image));
+                contents.documents.extend([self.store.read(&image.config)?, self.store.read(&image.manifest)?]);
+            }
+            contents.documents.push(built.index.clone());
+        }
+        Ok(contents)
+    }
+
+    /// Returns images as archives take them: with an entry for each name that a program will know them by.
+    fn named_contents(&self, wanted: &[&Built]) -> Result<Contents> {
+        let contents = self.contents(wanted)?;
+        let named = wanted.iter().zip(&contents.entries).flat_map(|(built, entry)| named_entries(built, entry));
+        Ok(Contents { entries: named.collect(), ..contents })
     }
 
     fn load(&self, built: &Built, image: &Image) -> Result<()> {
@@ -139,9 +170,10 @@ impl Workshop<'_> {
         check_bytes(&blobs, &[built])?;
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = self.work("load", &built.name, Some(bytes));
+        let contents = self.named_contents(&[built])?;
         let mut written = Ok(());
         let call = Call::new(program, DOCKER).arg("load").stdout(Stdout::Lines).input_from(|out| {
-            written = docker_archive::write(out, &blobs, image, &built.references, &work);
+            written = docker_archive::write(out, &blobs, contents, (image, &built.references), &work);
             match &written {
                 Ok(()) => Ok(()),
                 // docker says why it reads no more.
@@ -164,6 +196,30 @@ impl Workshop<'_> {
             }
         }
     }
+}
+
+/// Returns an entry for each reference of an image, with the whole name that containerd knows it by.
+fn named_entries(built: &Built, entry: &Descriptor) -> Vec<Descriptor> {
+    let called = |names: Vec<(&str, String)>| {
+        let mut entry = entry.clone();
+        entry.annotations.extend(names.into_iter().map(|(key, name)| (key.to_owned(), name)));
+        entry
+    };
+    let whole = built.references.iter().filter_map(|reference| reference.parse::<Reference>().ok());
+    let entries: Vec<Descriptor> = whole
+        .map(|reference| {
+            let tagged = format!("{}:{}", built.name, reference.selector());
+            called(vec![(CONTAINERD_NAME, reference.to_string()), (REF_NAME, tagged)])
+        })
+        .collect();
+    if entries.is_empty() { vec![called(vec![(REF_NAME, built.name.clone())])] } else { entries }
+}
+
+/// Writes a file that takes its place when it is whole, or into a pipe.
+fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::result::Result<(), OciError>) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    write(&mut std::io::BufWriter::with_capacity(1 << 20, &mut file))?;
+    Ok(file.commit()?)
 }
 
 fn check_bytes(blobs: &Blobs<'_>, wanted: &[&Built]) -> Result<()> {

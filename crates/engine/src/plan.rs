@@ -288,7 +288,11 @@ fn reasons(
 /// Returns the state of a locked Debian: in the store, in the cache, or to be bootstrapped.
 fn debian_state(workshop: &Workshop<'_>, locked: &LockedBase, cache: Option<&Repository>) -> State {
     let whole = |image: Image| image.layers.iter().all(|layer| workshop.store.has_blob(&layer.digest));
-    if documents::here(workshop.store, &locked.manifest, &locked.name).ok().flatten().is_some_and(whole) {
+    if documents::here(workshop.store, &locked.manifest, &locked.name, locked.platform)
+        .ok()
+        .flatten()
+        .is_some_and(whole)
+    {
         return State::Here;
     }
     let missing =

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kiln_oci::layout::split_name;
 use kiln_plan::gpu::Capability;
 use kiln_plan::lock::Lock;
 use kiln_plan::stack::Stack;
@@ -66,6 +67,12 @@ impl Project<'_> {
             return Ok(path);
         }
         Err(ProjectError::Outside(relative.to_owned()).into())
+    }
+
+    /// Returns the directory of a layout that the stack file names, `DIR` or `DIR:NAME`, and the name of an image in it.
+    pub(crate) fn layout(&self, text: &str) -> Result<(PathBuf, Option<String>)> {
+        let (directory, name) = split_name(text, |directory| self.directory.join(directory).is_dir());
+        Ok((self.path(directory)?, name.map(str::to_owned)))
     }
 
     /// Returns the capabilities of the target's GPUs, ascending.

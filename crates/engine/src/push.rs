@@ -6,12 +6,13 @@ use crate::bytes::Blobs;
 use kiln_oci::image::{INDEX, Image, MANIFEST};
 use kiln_oci::layer::Layer;
 use kiln_plan::digest::Digest;
+use kiln_plan::event::Work;
 use kiln_plan::lock::Lock;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Repository;
 use kiln_plan::stack;
 use kiln_plan::step::StepKey;
-use kiln_registry::{Document, Moved, Publication, Upload};
+use kiln_registry::{Document, Moved, Publication, Published, Upload};
 
 use crate::built::Built;
 use crate::error::{BuildError, Result};
@@ -34,6 +35,8 @@ pub struct Pushed {
     pub index: Digest,
     /// What it is called there; nothing where `kiln index` is to join it with other platforms.
     pub tags: Vec<String>,
+    /// Tags that the registry does not let move: they name another image.
+    pub kept: Vec<String>,
     /// The manifests of its platforms.
     pub manifests: Vec<(Platform, Digest)>,
     /// Bytes that were sent.
@@ -67,18 +70,19 @@ impl Project<'_> {
         };
         let size = publication.blobs.iter().map(|blob| blob.size).sum();
         let work = self.workshop.work("push", to.to_string(), Some(size));
-        let moved = self.workshop.registries()?.publish(&to, &publication, &work)?;
+        let published = self.workshop.publish(&to, &publication, &work)?;
         drop(work);
-        let missing = publication.blobs.iter().zip(&moved).filter(|(_, moved)| **moved == Moved::Missing);
+        let moved = &published.moved;
+        let missing = publication.blobs.iter().zip(moved).filter(|(_, moved)| **moved == Moved::Missing);
         let missing: Vec<Digest> = missing.map(|(blob, _)| blob.digest).collect();
         if !missing.is_empty() {
             return Err(BuildError::Lost(missing));
         }
-        for (blob, _) in publication.blobs.iter().zip(&moved).filter(|(_, moved)| **moved != Moved::There) {
+        for (blob, _) in publication.blobs.iter().zip(moved).filter(|(_, moved)| **moved != Moved::There) {
             self.workshop.store.remember(&pushed_key(&to.registry, &blob.digest), &to)?;
         }
         self.workshop.places.found(publication.blobs.iter().map(|blob| blob.digest), &to);
-        Ok(Pushed::new(built, to, &publication, &moved))
+        Ok(Pushed::new(built, to, &publication, &published))
     }
 
     /// A layer that is to be in a repository.
@@ -136,8 +140,8 @@ impl Project<'_> {
         let tags = tags(&built, image);
         let publication = Publication { blobs: Vec::new(), manifests: Vec::new(), index: index_document(&built), tags };
         let work = self.workshop.work("push", to.to_string(), None);
-        let moved = self.workshop.registries()?.publish(&to, &publication, &work)?;
-        Ok(Pushed::new(&built, to, &publication, &moved))
+        let published = self.workshop.publish(&to, &publication, &work)?;
+        Ok(Pushed::new(&built, to, &publication, &published))
     }
 
     /// An image of manifests that a repository has, one for each platform of the stack.
@@ -167,6 +171,16 @@ impl Project<'_> {
 }
 
 impl Workshop<'_> {
+    /// Publishes an image, and warns of tags that the registry does not let move.
+    pub(crate) fn publish(&self, to: &Repository, image: &Publication, work: &Work<'_>) -> Result<Published> {
+        let published = self.registries()?.publish(to, image, work)?;
+        for (tag, error) in &published.kept {
+            let there = to.digest(image.index.digest);
+            self.warn(format!("the tag `{tag}` stays as it was ({}); the image is there as {there}", error.brief()));
+        }
+        Ok(published)
+    }
+
     /// Layers, each once and as `upload` would have it, and configs.
     pub(crate) fn uploads(
         &self,
@@ -218,14 +232,15 @@ fn pushed_key(registry: &str, layer: &Digest) -> StepKey {
 }
 
 impl Pushed {
-    pub(crate) fn new(built: &Built, repository: Repository, publication: &Publication, moved: &[Moved]) -> Self {
-        let pairs = || publication.blobs.iter().zip(moved);
+    pub(crate) fn new(built: &Built, repository: Repository, publication: &Publication, published: &Published) -> Self {
+        let pairs = || publication.blobs.iter().zip(&published.moved);
         let bytes = |how: Moved| pairs().filter(|(_, moved)| **moved == how).map(|(blob, _)| blob.size).sum();
         Self {
             name: built.name.clone(),
             repository,
             index: built.digest,
-            tags: publication.tags.clone(),
+            tags: published.tags.clone(),
+            kept: published.kept.iter().map(|(tag, _)| tag.clone()).collect(),
             manifests: built.images.iter().map(|image| (image.platform, image.manifest)).collect(),
             sent: bytes(Moved::Sent),
             mounted: bytes(Moved::Mounted),

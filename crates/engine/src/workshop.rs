@@ -11,7 +11,7 @@ use kiln_oci::layout::Layout;
 use kiln_oci::{AtHand, InflatePool, OciError, splice};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Event, Reporter, Work};
-use kiln_plan::lock::LockedWheel;
+use kiln_plan::lock::{LockedBase, LockedWheel};
 use kiln_plan::reference::Repository;
 use kiln_programs::ChildEnvironment;
 use kiln_registry::{Registries, RegistryError};
@@ -174,7 +174,7 @@ impl Workshop<'_> {
         let network = match self.network.get() {
             Some(network) => network,
             None => {
-                let made = Network::new(self.surroundings.netrc.clone())?;
+                let made = Network::new(self.surroundings.netrc.clone(), &self.surroundings.registry.proxies)?;
                 self.network.get_or_init(|| made)
             }
         };
@@ -235,10 +235,11 @@ impl Workshop<'_> {
         Ok(vec![splice(self.store, self.crew()?, &[], files, &work)?])
     }
 
-    /// Returns the image of a manifest; manifest and config come from a repository where the store lacks them.
-    pub(crate) fn documents(&self, repository: &Repository, manifest: &Digest, name: &str) -> Result<Image> {
-        if let Some(image) = documents::here(self.store, manifest, name)? {
-            return Ok(image);
+    /// Returns the image of a base; its manifest and config come from a repository where the store lacks them.
+    pub(crate) fn documents(&self, repository: &Repository, locked: &LockedBase) -> Result<Image> {
+        let (manifest, name) = (&locked.manifest, &locked.name);
+        if let Some(image) = documents::here(self.store, manifest, name, locked.platform)? {
+            return self.with_sizes(image, repository);
         }
         if !self.store.has_blob(manifest) {
             let bytes = match self.registries()?.manifest(&repository.digest(*manifest)) {
@@ -253,8 +254,18 @@ impl Workshop<'_> {
         {
             self.store.add(&self.registries()?.blob(repository, &config, CONFIG_LIMIT)?)?;
         }
-        documents::here(self.store, manifest, name)?
-            .ok_or_else(|| BuildError::LockOutdated(format!("`{name}` is for another platform than is locked")))
+        let image = documents::here(self.store, manifest, name, locked.platform)?;
+        let image = image
+            .ok_or_else(|| BuildError::LockOutdated(format!("`{name}` is for another platform than is locked")))?;
+        self.with_sizes(image, repository)
+    }
+
+    /// Asks for the sizes of layers that the manifest does not say.
+    fn with_sizes(&self, mut image: Image, repository: &Repository) -> Result<Image> {
+        for layer in image.layers.iter_mut().filter(|layer| layer.is_of_unknown_size()) {
+            layer.size = self.registries()?.blob_size(repository, &layer.digest)?;
+        }
+        Ok(image)
     }
 
     /// Notes that a repository has the layers of an image.

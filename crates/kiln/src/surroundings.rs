@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kiln_engine::{BuildError, Netrc, Signer, Surroundings};
 use kiln_plan::event::{Cancel, Reporter, SharedReporter, Work};
 use kiln_programs::{Call, ChildEnvironment, Names, PATH, ProgramError};
-use kiln_registry::{Credentials, Options};
+use kiln_registry::{Credentials, Options, Proxies};
 
 use crate::arguments::Global;
 use crate::render::Failure;
@@ -61,22 +61,62 @@ pub(crate) fn registry(global: &Global, reporter: &SharedReporter, cancel: &Canc
         },
         insecure: global.insecure,
         offline: global.offline,
+        certificates: certificate_directories(),
+        proxies: proxies(),
         ..Options::default()
     }
 }
 
+/// A variable that is a path.
+fn path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn below_home(part: &str) -> Option<PathBuf> {
+    path("HOME").map(|home| home.join(part))
+}
+
+/// Returns the directory of the user's configuration files.
+fn config_home() -> Option<PathBuf> {
+    path("XDG_CONFIG_HOME").or_else(|| below_home(".config"))
+}
+
 /// Where Docker and podman keep credentials, in the order in which they are asked; new ones go into the first.
 fn credential_files() -> Vec<PathBuf> {
-    let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(file) = path("REGISTRY_AUTH_FILE") {
         return vec![file];
     }
-    let home = path("HOME");
-    let below_home = |part: &str| home.as_ref().map(|home| home.join(part));
     let docker = path("DOCKER_CONFIG").or_else(|| below_home(".docker")).map(|docker| docker.join("config.json"));
+    // Without a session, podman keeps them below the user's number (containers-auth.json(5)).
     let runtime = path("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json"));
-    let config = path("XDG_CONFIG_HOME").or_else(|| below_home(".config")).map(|dir| dir.join("containers/auth.json"));
-    [docker, runtime, config].into_iter().flatten().collect()
+    let runtime =
+        runtime.unwrap_or_else(|| format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw()).into());
+    let config = config_home().map(|dir| dir.join("containers/auth.json"));
+    [docker, Some(runtime), config, below_home(".dockercfg")].into_iter().flatten().collect()
+}
+
+/// Returns the directories in which podman and Docker keep certificates of registries (containers-certs.d(5); docs.docker.com, "Verify repository
+/// client with certificates", "Rootless mode").
+fn certificate_directories() -> Vec<PathBuf> {
+    let user = |program: &str| config_home().map(|dir| dir.join(program).join("certs.d"));
+    let all = |program: &str| Some(Path::new("/etc").join(program).join("certs.d"));
+    [user("containers"), all("containers"), user("docker"), all("docker")].into_iter().flatten().collect()
+}
+
+/// The proxies of this machine, by the variables that Go's programs read; `ALL_PROXY`, which curl reads, stands for either.
+fn proxies() -> Proxies {
+    let any = |names: &[&str]| {
+        let values = names.iter().filter_map(|name| std::env::var(name).ok());
+        values.into_iter().find(|value| !value.is_empty()).unwrap_or_default()
+    };
+    let all = ["ALL_PROXY", "all_proxy"];
+    // A server's program finds the header `Proxy` of a request in `HTTP_PROXY` (CVE-2016-5386).
+    let http: &[&str] = if path("REQUEST_METHOD").is_some() { &["http_proxy"] } else { &["HTTP_PROXY", "http_proxy"] };
+    Proxies::new(
+        &any(&[http, all.as_slice()].concat()),
+        &any(&[["HTTPS_PROXY", "https_proxy"].as_slice(), all.as_slice()].concat()),
+        &any(&["NO_PROXY", "no_proxy"]),
+    )
 }
 
 /// The secret key of this machine, where it has one: the key itself, or the file that holds it.

@@ -52,6 +52,16 @@ pub enum OciError {
         /// A clause.
         problem: String,
     },
+    /// A layout that lacks an image of some name.
+    #[error("{path} has no image `{name}`: {has}")]
+    NoImage {
+        /// The layout.
+        path: String,
+        /// The name.
+        name: String,
+        /// A clause about the names that it has.
+        has: String,
+    },
     /// Bytes of a layer that are needed and not there.
     #[error("the layer {digest} of {base} is only described, and its bytes are needed to write the image out")]
     NoBytes {

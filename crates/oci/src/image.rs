@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::OciError;
+pub use crate::json::{Foreign, from_json};
 use crate::layer::{Layer, MediaType};
 
 /// Media type of a manifest.
@@ -29,11 +30,13 @@ pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What the content is.
+    /// Media type; empty where nobody says.
+    #[serde(default)]
     pub media_type: String,
     /// Its digest.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Its size in bytes; 0 where nobody says.
+    #[serde(default)]
     pub size: u64,
     /// What it runs on, where it is an image.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -44,6 +47,9 @@ pub struct Descriptor {
     /// Remarks.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub annotations: BTreeMap<String, String>,
+    /// Unknown members.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 impl Descriptor {
@@ -56,39 +62,63 @@ impl Descriptor {
             platform: None,
             urls: Vec::new(),
             annotations: BTreeMap::new(),
+            other: BTreeMap::new(),
         }
+    }
+
+    /// Returns true for a layer that registries may not distribute, and that is at other addresses.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let foreign = self.media_type.contains("foreign") || self.media_type.contains("nondistributable");
+        foreign && !self.urls.is_empty()
+    }
+
+    /// Returns false where it says that it is for another system than Linux.
+    pub(crate) fn may_be_linux(&self) -> bool {
+        self.platform.as_ref().is_none_or(|platform| matches!(platform.os.as_str(), "" | "linux"))
     }
 }
 
 /// A platform as indexes write it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlatformObject {
-    /// `amd64`, `arm64`.
+    /// `amd64`, `arm64`; empty where nobody says.
+    #[serde(default)]
     pub architecture: String,
-    /// `linux`.
+    /// `linux`; empty where nobody says.
+    #[serde(default)]
     pub os: String,
     /// `v8`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub variant: Option<String>,
+    /// Unknown members.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 impl std::fmt::Display for PlatformObject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+        self.variant.iter().filter(|variant| !variant.is_empty()).try_for_each(|variant| write!(f, "/{variant}"))
     }
 }
 
 impl PlatformObject {
     /// How indexes write a platform.
     pub fn new(platform: Platform) -> Self {
-        Self { architecture: platform.cpu.oci().into(), os: "linux".into(), variant: None }
+        let (architecture, os) = (platform.cpu.oci().into(), "linux".into());
+        Self { architecture, os, variant: None, other: BTreeMap::new() }
     }
 
-    /// Whether this is the platform.
-    pub fn is(&self, platform: Platform) -> bool {
-        let variant = self.variant.as_deref().is_none_or(|variant| variant == "v8");
-        self.os == "linux" && self.architecture == platform.cpu.oci() && variant
+    /// Returns true where it says nothing that another platform says: what is empty is not said.
+    pub fn may_be(&self, platform: Platform) -> bool {
+        let said = |said: &str, one: &str| said.is_empty() || said == one;
+        let variant = self.variant.as_deref().is_none_or(|variant| matches!(variant, "" | "v8"));
+        said(&self.os, "linux") && said(&self.architecture, platform.cpu.oci()) && variant
+    }
+
+    /// Returns true where it says which platform it is.
+    pub fn is_complete(&self) -> bool {
+        !self.os.is_empty() && !self.architecture.is_empty()
     }
 }
 
@@ -97,18 +127,29 @@ impl PlatformObject {
 #[serde(rename_all = "camelCase")]
 pub struct Index {
     /// Always 2.
+    #[serde(default)]
     pub schema_version: u32,
     /// [`INDEX`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub media_type: Option<String>,
-    /// The manifests.
+    /// The manifests. What has no SHA-256 digest cannot be asked for, and is left out.
+    #[serde(default, deserialize_with = "addressable")]
     pub manifests: Vec<Descriptor>,
+    /// Unknown members.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+fn addressable<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Descriptor>, D::Error> {
+    let mut entries = Vec::<Value>::deserialize(from)?;
+    entries.retain(|entry| entry["digest"].as_str().is_some_and(|digest| digest.parse::<Digest>().is_ok()));
+    entries.into_iter().map(|entry| Descriptor::deserialize(entry).map_err(serde::de::Error::custom)).collect()
 }
 
 impl Index {
     /// An index of these manifests.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
-        Self { schema_version: 2, media_type: Some(INDEX.into()), manifests }
+        Self { schema_version: 2, media_type: Some(INDEX.into()), manifests, other: BTreeMap::new() }
     }
 }
 
@@ -117,6 +158,7 @@ impl Index {
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// Always 2.
+    #[serde(default)]
     pub schema_version: u32,
     /// [`MANIFEST`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -124,6 +166,7 @@ pub struct Manifest {
     /// The config.
     pub config: Descriptor,
     /// The layers, the lowest first.
+    #[serde(default)]
     pub layers: Vec<Descriptor>,
     /// Remarks.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
@@ -136,63 +179,61 @@ pub struct Config {
     /// When it was made (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub created: Option<String>,
-    /// `amd64`, `arm64`.
+    /// `amd64`, `arm64`; empty where nobody says.
+    #[serde(default)]
     pub architecture: String,
-    /// `linux`.
+    /// `linux`; empty where nobody says.
+    #[serde(default)]
     pub os: String,
     /// How to run it.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default)]
     pub config: RunConfig,
     /// Diff ids.
+    #[serde(default)]
     pub rootfs: RootFs,
     /// How each layer came to be.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default)]
     pub history: Vec<History>,
-    /// What kiln does not know.
+    /// Unknown members.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
 /// How to run an image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase", default, expecting = "an object")]
 pub struct RunConfig {
     /// `name`, `uid`, `uid:gid`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// `NAME=value`.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// What is run.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
     /// Its arguments.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
     /// Working directory.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What kiln does not know.
+    /// Unknown members.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
-/// Docker writes `null` for what is empty.
-fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
-}
-
 /// Diff ids, the lowest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RootFs {
     /// Always `layers`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The diff ids.
-    #[serde(default, deserialize_with = "null_is_empty")]
     pub diff_ids: Vec<Digest>,
 }
 
@@ -214,12 +255,30 @@ pub struct History {
     /// Whether there is no layer for it.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub empty_layer: bool,
-    /// What kiln does not know.
+    /// Unknown members.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
 impl Config {
+    /// Returns the platform that it is for; what it does not say is as `told`.
+    pub fn platform(&self, told: Option<Platform>) -> Option<Platform> {
+        let os = if self.os.is_empty() { "linux" } else { &self.os };
+        match self.architecture.as_str() {
+            "" => told.filter(|_| os == "linux"),
+            cpu => format!("{os}/{cpu}").parse().ok(),
+        }
+    }
+
+    /// Says the platform, where it is not said.
+    pub fn say_platform(&mut self, platform: Platform) {
+        for (said, one) in [(&mut self.architecture, platform.cpu.oci()), (&mut self.os, "linux")] {
+            if said.is_empty() {
+                one.clone_into(said);
+            }
+        }
+    }
+
     /// A config without layers.
     pub fn scratch(platform: Platform) -> Self {
         Self { architecture: platform.cpu.oci().into(), os: "linux".into(), ..Self::default() }
@@ -278,16 +337,16 @@ pub struct LoadedImage {
 }
 
 impl LoadedImage {
-    /// An image from its documents; nothing if it is for a platform that kiln does not build for.
+    /// An image from its documents; nothing if it is for a platform that kiln does not build for. Where its config does
+    /// not say which, it is for the platform that whoever points at it names.
     pub fn new(
         manifest: &Manifest,
         manifest_bytes: Vec<u8>,
         config_bytes: Vec<u8>,
+        told: Option<Platform>,
     ) -> Result<Option<Self>, LoadedImageError> {
-        let config: Config = from_json(&config_bytes, "a config")?;
-        let Ok(platform) = format!("{}/{}", config.os, config.architecture).parse::<Platform>() else {
-            return Ok(None);
-        };
+        let config: Config = from_json(&config_bytes, &format!("the config {}", manifest.config.digest))?;
+        let Some(platform) = config.platform(told) else { return Ok(None) };
         let image = Image {
             platform,
             manifest: Digest::of(&manifest_bytes),
@@ -301,7 +360,7 @@ impl LoadedImage {
     /// The same image in OCI's words throughout: where another format describes it, its manifest is written anew, with
     /// the same config and layers.
     pub fn in_oci(mut self) -> Result<Self, OciError> {
-        let manifest: Manifest = from_json(&self.manifest_bytes, "a manifest")?;
+        let manifest: Manifest = from_json(&self.manifest_bytes, &format!("the manifest {}", self.image.manifest))?;
         let spoken = manifest.media_type.as_deref().is_none_or(|kind| kind == MANIFEST);
         let oci = |kind: &str| kind.starts_with("application/vnd.oci.");
         if spoken && oci(&manifest.config.media_type) && manifest.layers.iter().all(|layer| oci(&layer.media_type)) {
@@ -331,11 +390,6 @@ pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, OciError> {
     serde_json::to_vec(value).map_err(|source| OciError::Json { what: "a manifest".into(), source })
 }
 
-/// Reads JSON that came from outside.
-pub fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, OciError> {
-    serde_json::from_slice(bytes).map_err(|source| OciError::Json { what: what.to_owned(), source })
-}
-
 impl Manifest {
     /// The manifest of a config and layers.
     pub fn new(config: Descriptor, layers: &[Layer]) -> Self {
@@ -348,9 +402,8 @@ impl Manifest {
                 },
                 digest: layer.digest,
                 size: layer.size,
-                platform: None,
                 urls: layer.urls.clone(),
-                annotations: BTreeMap::new(),
+                ..Descriptor::of("", b"")
             })
             .collect();
         Self { schema_version: 2, media_type: Some(MANIFEST.into()), config, layers, annotations: BTreeMap::new() }
@@ -363,11 +416,15 @@ impl Manifest {
             return Err(format!("its manifest has {} layers and its config {}", layers.len(), ids.len()));
         }
         let layer = |(layer, diff_id): (&Descriptor, &Digest)| {
-            let media_type = MediaType::parse(&layer.media_type)
-                .ok_or_else(|| format!("it has a layer of the unknown type `{}`", layer.media_type))?;
-            // Only layers that registries may not distribute are said to be elsewhere.
-            let foreign = layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable");
-            let urls = if foreign { layer.urls.clone() } else { Vec::new() };
+            let media_type = match layer.media_type.as_str() {
+                "" if layer.digest == *diff_id => Some(MediaType::Tar),
+                // Gzip is what layers have where nobody says; whoever reads one looks at its first bytes.
+                "" => Some(MediaType::Gzip),
+                said => MediaType::parse(said),
+            };
+            let media_type =
+                media_type.ok_or_else(|| format!("it has a layer of the unknown type `{}`", layer.media_type))?;
+            let urls = if layer.is_elsewhere() { layer.urls.clone() } else { Vec::new() };
             Ok(Layer { media_type, digest: layer.digest, diff_id: *diff_id, size: layer.size, urls })
         };
         layers.iter().zip(ids).map(layer).collect()

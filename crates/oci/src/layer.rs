@@ -25,6 +25,13 @@ pub struct Layer {
     pub urls: Vec<String>,
 }
 
+impl Layer {
+    /// Returns true for a layer here whose size its manifest does not say.
+    pub fn is_of_unknown_size(&self) -> bool {
+        self.size == 0 && self.urls.is_empty() && self.digest != Digest::of(b"")
+    }
+}
+
 /// Media types of layers (OCI image specification, "Media Types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MediaType {

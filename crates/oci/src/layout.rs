@@ -1,5 +1,6 @@
 //! OCI image layouts on disk: read as bases, written as results (OCI image specification, "Image Layout").
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,15 +9,23 @@ use kiln_plan::event::Work;
 use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
 use kiln_store::{AtomicFile, Store, WrongContent, collect_left_behind, sync_directory};
+use serde_json::Value;
 
+use crate::choose::{self, Pointed, Shelf};
 use crate::error::OciError;
-use crate::image::{Descriptor, Image, Index, LoadedImage, LoadedImageError, Manifest, from_json, to_json};
+use crate::image::{Descriptor, Image, Index, LoadedImage, from_json, to_json};
+use crate::json::{Shape, parse, tidy};
 
-/// The file that tells a layout, and the directory of its blobs.
+/// The file that tells a layout, its content, and the file that lists images.
 const MARKER: &str = "oci-layout";
+pub(crate) const VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+const LIST: &str = "index.json";
+/// The directory of its blobs.
 const BLOBS: &str = "blobs/sha256";
 /// What an index's manifest is called in a layout.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Annotation with the name by which containerd, BuildKit and Docker know an image in a layout (`images.AnnotationImageName` of containerd).
+pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Bytes that a manifest, config or index may have.
 const JSON_LIMIT: u64 = 16 << 20;
 /// Blobs that are written at once, at least: each waits for the disk, and for a registry that it comes from, more than it
@@ -65,54 +74,99 @@ impl Layout {
 
     /// What stands in `index.json`.
     pub fn index(&self) -> Result<Index, OciError> {
-        let mut bytes = Vec::new();
-        let path = self.path.join("index.json");
-        fs_err::File::open(path)?.take(JSON_LIMIT).read_to_end(&mut bytes)?;
-        from_json(&bytes, "an index").map_err(|_| self.problem("its `index.json` is damaged: it is no index"))
+        from_json(&self.index_bytes()?, "an index").map_err(|_| self.damaged_index())
     }
 
-    /// Every image, with the name that the layout gives it; attestations and the like are left out.
+    fn index_bytes(&self) -> Result<Vec<u8>, OciError> {
+        let mut bytes = Vec::new();
+        fs_err::File::open(self.path.join(LIST))?.take(JSON_LIMIT).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn damaged_index(&self) -> OciError {
+        self.problem("its `index.json` is damaged: it is no index")
+    }
+
+    /// Returns the entries of `index.json` that have a name, or all of them without one.
+    pub fn entries(&self, name: Option<&str>) -> Result<Vec<Descriptor>, OciError> {
+        let mut entries = self.index()?.manifests;
+        let Some(name) = name else { return Ok(entries) };
+        let names = entry_names(&entries);
+        entries.retain(|entry| is_called(entry, name));
+        if entries.is_empty() {
+            let has = if names.is_empty() { "its images have no names".into() } else { format!("it has {names}") };
+            return Err(OciError::NoImage { path: self.path.display().to_string(), name: name.to_owned(), has });
+        }
+        Ok(entries)
+    }
+
+    /// Returns every image, with the name that the layout gives it; attestations and the like are left out.
     pub fn images(&self) -> Result<Vec<(Option<String>, LoadedImage)>, OciError> {
-        let mut found = Vec::new();
-        let mut waiting: Vec<(Option<String>, Descriptor, u32)> =
-            self.index()?.manifests.into_iter().rev().map(|entry| (None, entry, 0)).collect();
-        while let Some((name, descriptor, depth)) = waiting.pop() {
-            let name = descriptor.annotations.get(REF_NAME).cloned().or(name);
-            if descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list") {
-                if depth > 4 {
-                    return Err(self.problem("its indexes are nested too deeply"));
-                }
-                let index: Index = from_json(&self.read_json(&descriptor)?, "an index")?;
-                waiting.extend(index.manifests.into_iter().rev().map(|entry| (name.clone(), entry, depth + 1)));
-            } else if descriptor.platform.as_ref().is_none_or(|platform| platform.os == "linux")
-                && let Some(image) = self.image(&descriptor)?
-            {
-                found.push((name, image));
+        let roots = self.index()?.manifests.into_iter().filter(Descriptor::may_be_linux);
+        let read = |entry: Descriptor| Ok((entry.annotations.get(REF_NAME).cloned(), Pointed::read(self, entry)?));
+        choose::images(self, roots.map(read).collect::<Result<_, OciError>>()?)
+    }
+
+    /// Returns the image for a platform: the only one of a name, or the only one there is.
+    pub fn image_for(&self, name: Option<&str>, platform: Platform) -> Result<LoadedImage, OciError> {
+        let entries = self.entries(name)?;
+        let mut found = choose::among(self, &entries, platform, 2)?;
+        match (found.pop(), found.is_empty()) {
+            (Some(image), true) => Ok(image),
+            (None, _) => Err(self.problem(choose::none_for(self, platform, &entries))),
+            (Some(_), false) => {
+                let names = entry_names(&entries);
+                let which = if names.is_empty() { names } else { format!(": name one of {names}") };
+                Err(self.problem(format!("it has more than one image for {platform}{which}")))
             }
         }
-        Ok(found)
+    }
+}
+
+/// Returns true if an entry of `index.json` has a name: the layout's own, or containerd's.
+fn is_called(entry: &Descriptor, name: &str) -> bool {
+    [REF_NAME, CONTAINERD_NAME].iter().any(|key| entry.annotations.get(*key).is_some_and(|found| found == name))
+}
+
+/// Lists the names of entries.
+pub fn entry_names(entries: &[Descriptor]) -> String {
+    let names: BTreeSet<&str> =
+        entries.iter().filter_map(|entry| Some(entry.annotations.get(REF_NAME)?.as_str())).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// Splits `DIR:NAME` into the directory of a layout and the name of an image in it. A colon may be part of either: the
+/// longest directory that there is counts, else all before the first colon.
+pub fn split_name(text: &str, is_directory: impl Fn(&str) -> bool) -> (&str, Option<&str>) {
+    let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
+    if is_directory(text) {
+        return (text, None);
+    }
+    let longest = splits.clone().rev().find(|(directory, _)| is_directory(directory));
+    longest.or_else(|| splits.next()).unwrap_or((text, None))
+}
+
+impl Shelf for Layout {
+    type Error = OciError;
+
+    fn document(&self, entry: &Descriptor) -> Result<Vec<u8>, OciError> {
+        self.read_json(entry)
     }
 
-    /// The image for a platform: the only one there is.
-    pub fn image_for(&self, platform: Platform) -> Result<LoadedImage, OciError> {
-        let images = self.images()?;
-        let platforms: Vec<String> = images.iter().map(|(_, image)| image.image.platform.to_string()).collect();
-        let mut fitting = images.into_iter().filter(|(_, image)| image.image.platform == platform);
-        match (fitting.next(), fitting.next()) {
-            (Some((_, image)), None) => Ok(image),
-            (None, _) => Err(self.problem(format!("it has no image for {platform}; it has {}", platforms.join(", ")))),
-            (Some(_), Some(_)) => Err(self.problem(format!("it has more than one image for {platform}"))),
-        }
+    fn config(&self, config: &Descriptor) -> Result<Vec<u8>, OciError> {
+        self.read_json(config)
     }
 
-    fn image(&self, descriptor: &Descriptor) -> Result<Option<LoadedImage>, OciError> {
-        let manifest_bytes = self.read_json(descriptor)?;
-        let manifest: Manifest = from_json(&manifest_bytes, "a manifest")?;
-        let config_bytes = self.read_json(&manifest.config)?;
-        LoadedImage::new(&manifest, manifest_bytes, config_bytes).map_err(|error| match error {
-            LoadedImageError::Json(error) => error,
-            LoadedImageError::Inconsistent(problem) => self.problem(problem),
-        })
+    fn size(&self, blob: &Digest) -> Result<u64, OciError> {
+        Ok(fs_err::metadata(self.blob_path(blob)).map_or(0, |found| found.len()))
+    }
+
+    fn unusable(&self, problem: String) -> OciError {
+        self.problem(problem)
+    }
+
+    fn is_about_content(&self, error: &OciError) -> bool {
+        matches!(error, OciError::Layout { .. } | OciError::Json { .. })
     }
 }
 
@@ -153,25 +207,36 @@ pub(crate) fn copy(
     }
 }
 
-/// Everything that one written image consists of, each piece once, small pieces first.
-pub fn contents(image: &Image) -> Vec<(Digest, u64)> {
-    let mut all: Vec<(Digest, u64)> = image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-    all.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
-    all.dedup();
-    all
+/// Images that are to be written: into a layout, or into an archive of one.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Layers and other blobs, with their sizes in bytes; some may be there several times.
+    pub blobs: Vec<(Digest, u64)>,
+    /// Configs, manifests and indexes.
+    pub documents: Vec<Vec<u8>>,
+    /// The entries of `index.json`.
+    pub entries: Vec<Descriptor>,
 }
 
-/// Writes layers, configs and manifests of images to a layout, and makes `index.json` list `entries`; entries of other
-/// names that the layout has already stay. Blobs that are there and intact are not written again. Several processes may
-/// write to one layout.
-pub fn write_layout(
-    path: &Path,
-    blobs: &dyn BlobSource,
-    images: &[Image],
-    documents: &[Vec<u8>],
-    entries: Vec<Descriptor>,
-    work: &Work<'_>,
-) -> Result<(), OciError> {
+impl Contents {
+    /// Returns each blob once, large ones first.
+    pub fn distinct_blobs(&self) -> Vec<(Digest, u64)> {
+        let mut all = self.blobs.clone();
+        all.sort_by_key(|(digest, size)| (*digest, std::cmp::Reverse(*size)));
+        all.dedup_by_key(|(digest, _)| *digest);
+        all.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
+        all
+    }
+}
+
+/// Returns the layers of an image as [`Contents`] have them.
+pub fn layer_blobs(image: &Image) -> impl Iterator<Item = (Digest, u64)> {
+    image.layers.iter().map(|layer| (layer.digest, layer.size))
+}
+
+/// Writes images to a layout. `index.json` lists their entries then; entries of other names that the layout has already
+/// stay. Blobs that are there and intact are not written again. Several processes may write to one layout.
+pub fn write_layout(path: &Path, blobs: &dyn BlobSource, contents: Contents, work: &Work<'_>) -> Result<(), OciError> {
     let layout = Layout { path: path.to_owned() };
     if path.is_dir() && !path.join(MARKER).is_file() && layout.index().is_err() && layout.is_occupied()? {
         return Err(layout.problem("the directory has other files in it"));
@@ -179,16 +244,13 @@ pub fn write_layout(
     fs_err::create_dir_all(path.join(BLOBS))?;
     collect_left_behind(path)?;
     // First, so that a layout that could not be finished is known for one and can be written again.
-    let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    if !fs_err::read(path.join(MARKER)).is_ok_and(|found| found == version) {
-        AtomicFile::write(&path.join(MARKER), version)?;
+    if !fs_err::read(path.join(MARKER)).is_ok_and(|found| found == VERSION) {
+        AtomicFile::write(&path.join(MARKER), VERSION)?;
     }
-    let mut needed: Vec<(Digest, u64)> = images.iter().flat_map(contents).collect();
-    needed.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
-    needed.dedup();
+    let needed = contents.distinct_blobs();
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(AT_ONCE, 8);
     parallel::each(&needed, threads, |(digest, size)| write_blob(&layout, blobs, digest, *size, work))?;
-    for document in documents {
+    for document in &contents.documents {
         let digest = Digest::of(document);
         let blob = layout.blob_path(&digest);
         if !is_intact(blobs.store(), &blob, &digest)? {
@@ -198,7 +260,7 @@ pub fn write_layout(
         }
     }
     sync_directory(&path.join(BLOBS))?;
-    layout.list(entries)
+    layout.list(&contents.entries)
 }
 
 impl Layout {
@@ -213,15 +275,26 @@ impl Layout {
         Ok(false)
     }
 
-    /// Makes `index.json` list these entries, besides those of other names. One process at a time.
-    fn list(&self, entries: Vec<Descriptor>) -> Result<(), OciError> {
+    /// Makes `index.json` list these entries, besides those of other names and whatever else it says. One process at a
+    /// time.
+    fn list(&self, entries: &[Descriptor]) -> Result<(), OciError> {
+        const ENTRIES: Shape = Shape::Object(&[("manifests", Shape::List(&Shape::Any))]);
         let marker = fs_err::OpenOptions::new().read(true).write(true).open(self.path.join(MARKER))?;
         marker.file().lock()?;
-        let listed = self.path.join("index.json");
-        let mut index = if listed.is_file() { self.index()? } else { Index::new(Vec::new()) };
-        let name = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
-        index.manifests.retain(|old| !entries.iter().any(|new| name(new) == name(old)));
-        index.manifests.extend(entries);
+        let listed = self.path.join(LIST);
+        let old = if listed.is_file() { self.index_bytes()? } else { to_json(&Index::new(Vec::new()))? };
+        let mut index = parse(&old).map_err(|_| self.damaged_index())?;
+        tidy(&mut index, &ENTRIES);
+        let members = index.as_object_mut().ok_or_else(|| self.damaged_index())?;
+        let manifests = members.entry("manifests").or_insert_with(|| Value::Array(Vec::new()));
+        let manifests = manifests.as_array_mut().ok_or_else(|| self.damaged_index())?;
+        let name = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
+        manifests.retain(|old| !entries.iter().any(|new| new.annotations.get(REF_NAME).cloned() == name(old)));
+        for entry in entries {
+            manifests.push(
+                serde_json::to_value(entry).map_err(|source| OciError::Json { what: "an entry".into(), source })?,
+            );
+        }
         let bytes = to_json(&index)?;
         if !fs_err::read(&listed).is_ok_and(|found| found == bytes) {
             AtomicFile::write(&listed, &bytes)?;
@@ -253,4 +326,50 @@ fn is_intact(store: &Store, path: &Path, digest: &Digest) -> Result<bool, OciErr
         return Ok(false);
     }
     Ok(store.verify_file(path, digest)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_may_be_part_of_a_directory_or_of_a_name() {
+        for (text, directories, expected) in [
+            ("base", vec![], ("base", None)),
+            ("base:app", vec![], ("base", Some("app"))),
+            ("base:app:1", vec!["base"], ("base", Some("app:1"))),
+            ("base:app:1", vec!["base", "base:app"], ("base:app", Some("1"))),
+            ("base:app:1", vec!["base", "base:app:1"], ("base:app:1", None)),
+            ("base:docker.io/acme/app:1", vec!["base"], ("base", Some("docker.io/acme/app:1"))),
+            ("a:b", vec![], ("a", Some("b"))),
+            ("", vec![], ("", None)),
+        ] {
+            let found = split_name(text, |directory| directories.contains(&directory));
+            assert_eq!(found, expected, "{text} where there are {directories:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_found_by_its_own_name_and_by_containerds() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = |content: &[u8], names: &[(&str, &str)]| {
+            let annotations = names.iter().map(|(key, name)| ((*key).to_owned(), (*name).to_owned())).collect();
+            Descriptor { annotations, ..Descriptor::of("", content) }
+        };
+        let index = Index::new(vec![
+            entry(b"a", &[(REF_NAME, "a:1"), (CONTAINERD_NAME, "docker.io/t/a:1")]),
+            entry(b"b", &[(REF_NAME, "latest"), (CONTAINERD_NAME, "docker.io/t/b:latest")]),
+            entry(b"c", &[]),
+        ]);
+        fs_err::write(directory.path().join(MARKER), VERSION).unwrap();
+        fs_err::write(directory.path().join(LIST), to_json(&index).unwrap()).unwrap();
+        let layout = Layout::open(directory.path()).unwrap();
+        for (name, content) in [("a:1", b"a"), ("docker.io/t/a:1", b"a"), ("docker.io/t/b:latest", b"b")] {
+            let found = layout.entries(Some(name)).unwrap();
+            assert_eq!((found.len(), found[0].digest), (1, Digest::of(content)), "{name}");
+        }
+        assert_eq!(layout.entries(None).unwrap().len(), 3);
+        let none = layout.entries(Some("a")).unwrap_err().to_string();
+        assert!(none.ends_with("has no image `a`: it has a:1, latest"), "{none}");
+    }
 }

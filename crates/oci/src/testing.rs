@@ -127,6 +127,23 @@ fn layout_with(directory: &Path, files: &dyn Fn(Platform) -> Files, diff_id: Opt
     fs_err::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
+/// A layer for tests that make their documents themselves.
+#[derive(Debug)]
+pub struct LittleLayer {
+    /// Its bytes, in gzip.
+    pub bytes: Vec<u8>,
+    /// The digest of its tar.
+    pub diff_id: Digest,
+}
+
+/// Makes a layer with one file of this content.
+pub fn little_layer(content: &str) -> LittleLayer {
+    let tar = tar(&[("file".to_owned(), content.as_bytes().to_vec())]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(&tar).unwrap();
+    LittleLayer { bytes: gzip.finish().unwrap(), diff_id: Digest::of(&tar) }
+}
+
 fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, content) in files {

@@ -92,7 +92,6 @@ impl FromStr for Repository {
 
     fn from_str(text: &str) -> Result<Self, InvalidReference> {
         let invalid = |problem: &str| InvalidReference { text: text.to_owned(), problem: problem.to_owned() };
-        let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
         let (registry, path) = match text.split_once('/') {
             Some((first, rest)) if is_host(first) => (first, rest.to_owned()),
             Some(_) => (DOCKER_HUB, text.to_owned()),
@@ -141,6 +140,16 @@ impl FromStr for Reference {
         let repository = name.parse().map_err(|error: InvalidReference| invalid(&error.problem))?;
         Ok(Self { repository, tag: tag.map(str::to_owned), digest })
     }
+}
+
+/// Returns true for the first part of a name that is a registry's to Docker.
+fn is_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost"
+}
+
+/// Returns true if the name of a repository says its registry, rather than leave that to Docker Hub.
+pub(crate) fn says_registry(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(first, _)| is_host(first))
 }
 
 /// Whether a text can be a tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.

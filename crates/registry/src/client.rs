@@ -3,6 +3,7 @@
 mod host;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::error::EncryptionFault;
 use crate::patience::{
     Attempts, CONNECT_TIMEOUT, Failed, Patience, USER_AGENT, innermost, is_passing, retry_after, unless_cancelled,
 };
+use crate::proxies::Proxies;
 use crate::redirect::{self, Reach, Rule, SendError};
 use crate::{Credential, Credentials, RegistryError};
 
@@ -42,6 +44,11 @@ pub struct Options {
     /// Whether plain HTTP and certificates that nobody vouches for are accepted. On this machine's own addresses plain
     /// HTTP always is.
     pub insecure: bool,
+    /// Directories with the certificates of registries, such as `/etc/docker/certs.d`. The first that knows a registry
+    /// counts.
+    pub certificates: Vec<PathBuf>,
+    /// The proxies of this machine.
+    pub proxies: Proxies,
     /// Whether the network is forbidden.
     pub offline: bool,
     /// How long to try.
@@ -115,7 +122,8 @@ impl Registries {
         // Another part of the program may have chosen the provider already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A machine without any authority can still speak to registries that need none.
-        let built = builder(&options).build().or_else(|_| builder(&options).tls_certs_only([]).build());
+        let made = || options.proxies.apply(builder(&options));
+        let built = made().build().or_else(|_| made().tls_certs_only([]).build());
         let client = built.map_err(|error| RegistryError::Io(std::io::Error::other(error)))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -148,7 +156,7 @@ impl Registries {
 
     /// Asks a registry whether it knows who one is; whether it wanted to know.
     pub fn check_credential(&self, registry: &str, user: &str, password: &str) -> Result<bool, RegistryError> {
-        let credential = Credential::Password { user: user.to_owned(), password: password.to_owned() };
+        let credential = Credential::password(user, password);
         self.run(async {
             let purpose = Purpose {
                 what: format!("logging in to {registry}"),
@@ -322,7 +330,13 @@ impl Inner {
                     (StatusCode::UNAUTHORIZED, false) => "wants credentials",
                     _ => "does not allow it",
                 };
-                Failure::Final(purpose.denied(format!("{problem}{said}"), authenticated))
+                Failure::Final(RegistryError::Denied {
+                    what: purpose.what.clone(),
+                    registry: purpose.host.name.clone(),
+                    problem: format!("{problem}{said}"),
+                    authenticated,
+                    forbidden: status == StatusCode::FORBIDDEN,
+                })
             }
             StatusCode::NOT_FOUND => Failure::Final(RegistryError::NotFound {
                 what: purpose.what.clone(),
@@ -350,17 +364,15 @@ impl Inner {
         }
         #[derive(Deserialize)]
         struct Error {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
+            code: Option<String>,
             message: Option<String>,
         }
         let Ok(bytes) = self.body(purpose, response, ERROR_LIMIT).await else { return String::new() };
         let Ok(answer) = serde_json::from_slice::<Answer>(&bytes) else { return String::new() };
-        answer.errors.first().map_or_else(String::new, |error| match &error.message {
-            Some(message) if !message.is_empty() => format!(": {message}"),
-            _ => format!(": {}", error.code),
-        })
+        let first = answer.errors.first();
+        let said = first
+            .and_then(|error| error.message.as_ref().filter(|message| !message.is_empty()).or(error.code.as_ref()));
+        said.map_or_else(String::new, |said| format!(": {said}"))
     }
 
     /// A whole answer of at most so many bytes.
@@ -415,7 +427,8 @@ impl Purpose {
     }
 
     pub(super) fn denied(&self, problem: String, authenticated: bool) -> RegistryError {
-        RegistryError::Denied { what: self.what.clone(), registry: self.host.name.clone(), problem, authenticated }
+        let (what, registry) = (self.what.clone(), self.host.name.clone());
+        RegistryError::Denied { what, registry, problem, authenticated, forbidden: false }
     }
 
     pub(super) fn nonsense(&self, problem: impl Into<String>) -> RegistryError {

@@ -3,6 +3,8 @@
 //! The files are those that `docker login` and `podman login` write. A helper is a program `docker-credential-NAME` that
 //! speaks JSON on its standard streams. Nothing is looked for here: the command line says which files there are.
 
+mod file;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +14,9 @@ use kiln_plan::event::{Cancel, SharedReporter, Work};
 use kiln_plan::reference::Repository;
 use kiln_programs::{Call, ChildEnvironment, Failed, LOCATIONS, NETWORK, Names, PATH, ProgramError};
 use kiln_store::AtomicFile;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use file::{ConfigFile, HelperAnswer, credential, host_of, plain_host};
 
 use super::RegistryError;
 
@@ -44,23 +47,48 @@ const HELPER: Names = &[
 
 /// Who one is.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// A name and a password, or an access token in its place.
-    Password {
-        /// The name.
-        user: String,
-        /// The password.
-        password: String,
-    },
+pub struct Credential {
+    /// The name; empty where there is only a token.
+    user: String,
+    /// Name and password as `Basic` authentication sends them, in base64; empty where there is only a token.
+    basic: String,
     /// A token with which the registry's token service gives others (OAuth 2 refresh token).
-    Identity(String),
+    identity: Option<String>,
+}
+
+impl Credential {
+    /// A name and a password, or an access token in its place.
+    pub fn password(user: &str, password: &str) -> Self {
+        let basic = STANDARD.encode(format!("{user}:{password}"));
+        Self { user: user.to_owned(), basic, identity: None }
+    }
+
+    /// A token with which the registry's token service gives others.
+    pub fn identity(token: &str) -> Self {
+        Self { user: String::new(), basic: String::new(), identity: Some(token.to_owned()) }
+    }
+
+    /// Returns the name; empty where there is only a token.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Returns name and password as `Basic` authentication sends them, in base64.
+    pub(crate) fn basic(&self) -> Option<&str> {
+        Some(self.basic.as_str()).filter(|basic| !basic.is_empty())
+    }
+
+    /// Returns the token with which the registry's token service gives others.
+    pub(crate) fn identity_token(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
 }
 
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Password { user, .. } => write!(f, "Password({user})"),
-            Self::Identity(_) => f.write_str("Identity"),
+        match self.basic() {
+            Some(_) => write!(f, "Password({})", self.user),
+            None => f.write_str("Identity"),
         }
     }
 }
@@ -77,32 +105,6 @@ pub struct Credentials {
     pub reporter: SharedReporter,
     /// Set when the user wants to stop.
     pub cancel: Cancel,
-}
-
-/// The part of Docker's `config.json` that is about credentials.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ConfigFile {
-    auths: Map<String, Value>,
-    creds_store: Option<String>,
-    cred_helpers: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Entry {
-    auth: String,
-    username: String,
-    password: String,
-    #[serde(rename = "identitytoken")]
-    identity_token: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct HelperAnswer {
-    username: String,
-    secret: String,
 }
 
 impl Credentials {
@@ -123,24 +125,20 @@ impl Credentials {
         repository: &Repository,
         file: &Path,
     ) -> Result<Option<Credential>, RegistryError> {
-        let keys = keys(repository);
-        for key in &keys {
-            if let Some(helper) = config.cred_helpers.get(key)
-                && let Some(found) = self.ask(helper, key)?
-            {
-                return Ok(Some(found));
-            }
+        // What a helper keeps is nowhere else, also where it does not know the registry.
+        if let Some((key, helper)) = config.helper_of(&repository.registry) {
+            return self.ask(helper, key);
         }
-        for key in &keys {
-            if let Some(entry) = config.auths.get(key)
-                && let Some(found) = credential(entry)
-                    .map_err(|problem| RegistryError::Credentials(format!("`{key}` in {} {problem}", file.display())))?
-            {
-                return Ok(Some(found));
-            }
+        if let Some((key, entry)) = config.entry_of(repository)
+            && let Some(found) = credential(entry)
+                .map_err(|problem| RegistryError::Credentials(format!("`{key}` in {} {problem}", file.display())))?
+        {
+            return Ok(Some(found));
         }
-        let Some(helper) = &config.creds_store else { return Ok(None) };
-        self.ask(helper, &server(&repository.registry))
+        match config.store() {
+            Some(helper) => self.ask(helper, &server(&repository.registry)),
+            None => Ok(None),
+        }
     }
 
     /// Asks a helper (docker-credential-helpers, "get"). One that does not know is no error.
@@ -159,13 +157,14 @@ impl Credentials {
                 )));
             }
         };
-        let answer: HelperAnswer = serde_json::from_slice(&answer).map_err(|_| {
+        let answer = HelperAnswer::parse(&answer).map_err(|_| {
             RegistryError::Credentials(format!("`docker-credential-{helper}` answered something that is not JSON"))
         })?;
-        Ok(Some(match answer.username.as_str() {
-            TOKEN_USER => Credential::Identity(answer.secret),
-            _ => Credential::Password { user: answer.username, password: answer.secret },
-        }))
+        Ok(match (answer.username.as_str(), answer.secret.as_str()) {
+            ("", "") => None,
+            (TOKEN_USER, token) => Some(Credential::identity(token)),
+            (user, password) => Some(Credential::password(user, password)),
+        })
     }
 
     /// Runs a helper; the inner error is the helper's own.
@@ -191,7 +190,7 @@ impl Credentials {
     pub fn store(&self, registry: &str, user: &str, password: &str) -> Result<String, RegistryError> {
         let (file, config) = self.first()?;
         let server = server(registry);
-        if let Some(helper) = config.cred_helpers.get(&server).or(config.creds_store.as_ref()) {
+        if let Some(helper) = config.helper_of(registry).map(|(_, helper)| helper).or(config.store()) {
             let input = json!({ "ServerURL": server, "Username": user, "Secret": password }).to_string();
             if let Err(failed) = self.run(helper, "store", input.as_bytes())? {
                 let said = String::from_utf8_lossy(&failed.stdout).into_owned() + &failed.text();
@@ -209,19 +208,18 @@ impl Credentials {
 
     /// Forgets the credential for a registry, wherever it stands; whether there was one.
     pub fn erase(&self, registry: &str) -> Result<bool, RegistryError> {
-        let repository = Repository { registry: registry.to_owned(), path: String::new() };
-        let keys = keys(&repository);
         let mut known = false;
         for file in &self.files {
             let Some(config) = read(file)? else { continue };
-            for key in keys.iter().filter(|key| config.cred_helpers.contains_key(*key)) {
-                known |= self.run(&config.cred_helpers[key], "erase", key.as_bytes())?.is_ok();
+            if let Some((key, helper)) = config.helper_of(registry) {
+                known |= self.run(helper, "erase", key.as_bytes())?.is_ok();
             }
-            if let Some(helper) = &config.creds_store {
+            if let Some(helper) = config.store() {
                 known |= self.run(helper, "erase", server(registry).as_bytes())?.is_ok();
             }
-            if keys.iter().any(|key| config.auths.contains_key(key)) {
-                change(file, |auths| auths.retain(|key, _| !keys.contains(key)))?;
+            let is_its = |key: &str| host_of(key, is_legacy(file)) == plain_host(registry);
+            if config.auths.keys().any(|key| is_its(key)) {
+                change(file, |auths| auths.retain(|key, _| !is_its(key)))?;
                 known = true;
             }
         }
@@ -235,57 +233,19 @@ impl Credentials {
     }
 }
 
-/// The keys under which a repository's credential may stand, the most specific first: podman keeps credentials for
-/// namespaces too, and old versions of Docker wrote URLs.
-fn keys(repository: &Repository) -> Vec<String> {
-    let mut keys = Vec::new();
-    let whole = repository.to_string();
-    let mut rest = whole.as_str();
-    while let Some((shorter, _)) = rest.rsplit_once('/') {
-        keys.push(rest.to_owned());
-        rest = shorter;
-    }
-    keys.push(repository.registry.clone());
-    if repository.registry == "docker.io" {
-        keys.extend([DOCKER_HUB_KEY, "index.docker.io", "registry-1.docker.io"].map(str::to_owned));
-    }
-    for form in ["https://{}", "https://{}/", "https://{}/v1/", "https://{}/v2/", "http://{}"] {
-        keys.push(form.replace("{}", &repository.registry));
-    }
-    keys
-}
-
 /// How a registry is called in configuration files.
 fn server(registry: &str) -> String {
     if registry == "docker.io" { DOCKER_HUB_KEY.into() } else { registry.to_owned() }
 }
 
-fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
-    let entry: Entry = Entry::deserialize(entry).map_err(|_| "is not a credential")?;
-    if !entry.identity_token.is_empty() {
-        return Ok(Some(Credential::Identity(entry.identity_token)));
-    }
-    if !entry.username.is_empty() {
-        return Ok(Some(Credential::Password { user: entry.username, password: entry.password }));
-    }
-    if entry.auth.is_empty() {
-        return Ok(None);
-    }
-    let decoded = STANDARD.decode(entry.auth.trim()).map_err(|_| "is not base64")?;
-    let text = String::from_utf8(decoded).map_err(|_| "is not text in base64")?;
-    let (user, password) = text.split_once(':').ok_or("is not `user:password` in base64")?;
-    // Docker pads what it writes with zero bytes in some versions.
-    let password = password.trim_end_matches('\0');
-    Ok(Some(Credential::Password { user: user.to_owned(), password: password.to_owned() }))
+fn read(file: &Path) -> Result<Option<ConfigFile>, RegistryError> {
+    let Some(document) = document(file)? else { return Ok(None) };
+    ConfigFile::of(document, is_legacy(file)).map(Some).map_err(|error| unreadable(file, &error))
 }
 
-fn read(file: &Path) -> Result<Option<ConfigFile>, RegistryError> {
-    match document(file)? {
-        None => Ok(None),
-        Some(document) => {
-            serde_json::from_value(Value::Object(document)).map(Some).map_err(|error| unreadable(file, &error))
-        }
-    }
+/// Docker's file until 2015, whose members are what `auths` holds today.
+fn is_legacy(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == ".dockercfg")
 }
 
 fn document(file: &Path) -> Result<Option<Map<String, Value>>, RegistryError> {
@@ -297,16 +257,17 @@ fn document(file: &Path) -> Result<Option<Map<String, Value>>, RegistryError> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    serde_json::from_str(&text).map(Some).map_err(|error| unreadable(file, &error))
+    let document: Option<Map<String, Value>> = serde_json::from_str(&text).map_err(|error| unreadable(file, &error))?;
+    Ok(document)
 }
 
 /// Finds the credential for a repository in the text of a `config.json`, without its helpers.
 #[cfg(feature = "fuzzing")]
 pub(super) fn in_text(text: &str, repository: &Repository) -> Result<Option<Credential>, RegistryError> {
     let file = Path::new("config.json");
-    let config: ConfigFile = serde_json::from_str(text).map_err(|error| unreadable(file, &error))?;
-    let config = ConfigFile { auths: config.auths, ..ConfigFile::default() };
-    Credentials::default().find_in(&config, repository, file)
+    let document = serde_json::from_str(text).map_err(|error| unreadable(file, &error))?;
+    let config = ConfigFile::of(document, false).map_err(|error| unreadable(file, &error))?;
+    Credentials::default().find_in(&config.without_helpers(), repository, file)
 }
 
 fn unreadable(file: &Path, error: &serde_json::Error) -> RegistryError {
@@ -317,10 +278,18 @@ fn unreadable(file: &Path, error: &serde_json::Error) -> RegistryError {
 fn change(file: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), RegistryError> {
     let failed = |error: std::io::Error| RegistryError::Credentials(error.to_string());
     let mut document = document(file)?.unwrap_or_default();
-    let auths = document.entry("auths").or_insert_with(|| json!({}));
-    match auths.as_object_mut() {
-        Some(auths) => change(auths),
-        None => return Err(RegistryError::Credentials(format!("`auths` in {} is not a table", file.display()))),
+    if is_legacy(file) {
+        change(&mut document);
+    } else {
+        match document.entry("auths").or_insert(Value::Null) {
+            Value::Object(auths) => change(auths),
+            absent @ Value::Null => {
+                let mut auths = Map::new();
+                change(&mut auths);
+                *absent = auths.into();
+            }
+            _ => return Err(RegistryError::Credentials(format!("`auths` in {} is not a table", file.display()))),
+        }
     }
     let directory = file.parent().unwrap_or(Path::new("."));
     fs_err::create_dir_all(directory).map_err(failed)?;
@@ -356,7 +325,7 @@ mod tests {
     }
 
     fn password(user: &str, password: &str) -> Option<Credential> {
-        Some(Credential::Password { user: user.into(), password: password.into() })
+        Some(Credential::password(user, password))
     }
 
     #[test]
@@ -376,7 +345,10 @@ mod tests {
     fn an_identity_token_counts_more_than_a_password() {
         let (_directory, credentials) =
             with(r#"{"auths": {"r.example": {"auth": "YTox", "identitytoken": "refresh"}}}"#);
-        assert_eq!(find(&credentials, "r.example/x"), Some(Credential::Identity("refresh".into())));
+        assert_eq!(
+            find(&credentials, "r.example/x"),
+            Some(Credential { identity: Some("refresh".into()), ..Credential::password("a", "1") })
+        );
     }
 
     #[test]
@@ -392,7 +364,7 @@ mod tests {
                 *) echo 'credentials not found in native keychain'; exit 1 ;;
             esac"#,
         );
-        assert_eq!(find(&credentials, "gcr.io/x"), Some(Credential::Identity("t".into())));
+        assert_eq!(find(&credentials, "gcr.io/x"), Some(Credential::identity("t")));
         assert_eq!(find(&credentials, "quay.io/x"), password("u", "p"));
         assert_eq!(find(&credentials, "ghcr.io/x"), None);
         let locked = credentials.find(&"bad.example/x".parse().unwrap()).unwrap_err();

@@ -40,6 +40,8 @@ pub enum RegistryError {
         problem: String,
         /// Whether credentials were sent.
         authenticated: bool,
+        /// True where the registry knows who one is, and does not allow it (403).
+        forbidden: bool,
     },
     /// The registry does not have it.
     #[error("{what}: {registry} does not have it{message}")]
@@ -131,6 +133,14 @@ pub enum RegistryError {
     /// Credentials cannot be read.
     #[error("{0}")]
     Credentials(String),
+    /// A certificate of a registry cannot be read.
+    #[error("`{path}` cannot be used: {problem}")]
+    Certificate {
+        /// The file.
+        path: String,
+        /// A clause.
+        problem: String,
+    },
     /// The network may not be used.
     #[error("{0}: `--offline` forbids to ask a registry")]
     Offline(String),
@@ -230,6 +240,11 @@ impl RegistryError {
         matches!(self, Self::Denied { .. } | Self::Refused { status: 405, .. })
     }
 
+    /// Returns true where the registry refused a request, and may still grant another.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Denied { forbidden: true, .. } | Self::Refused { .. })
+    }
+
     /// Whether the registry cannot be spoken to in confidence.
     pub(crate) fn is_about_tls(&self) -> bool {
         matches!(self, Self::Unavailable { encryption: Some(_), .. })
@@ -255,7 +270,9 @@ impl RegistryError {
                 "does it speak plain HTTP? `--insecure` allows that".into()
             }
             Self::Unavailable { encryption: Some(EncryptionFault::Certificate), .. } => {
-                "name the authority that vouches for it in `SSL_CERT_FILE`; `--insecure` accepts any certificate".into()
+                "name the authority that vouches for it in `SSL_CERT_FILE`, or put it into `certs.d/HOST:PORT/ca.crt` where \
+                 Docker or podman look; `--insecure` accepts any certificate"
+                    .into()
             }
             Self::Unavailable { pushing: true, .. } => {
                 "layers that have arrived there stay: run the command again and only what is missing moves".into()

@@ -1,24 +1,13 @@
 //! Images on a registry: what a reference names, and which of it is for a platform.
-//!
-//! What stands there was made by many tools over many years. Manifests are Docker's or OCI's, an index may hold
-//! attestations (for the platform `unknown/unknown`), other indexes, variants of arm that nobody asks for, or images
-//! without a word about their platform, which their configs tell then.
 
+use kiln_oci::OciError;
+use kiln_oci::choose::{self, Pointed, Shelf};
+use kiln_oci::image::{CONFIG_LIMIT, Descriptor, LoadedImage};
 use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
-use kiln_plan::reference::{Reference, Repository};
+use kiln_plan::reference::Reference;
 
 use super::{Document, Registries, RegistryError};
-use kiln_oci::OciError;
-use kiln_oci::image::{
-    CONFIG, CONFIG_LIMIT, DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, LoadedImage, LoadedImageError,
-    MANIFEST, Manifest, from_json,
-};
-
-/// Indexes within indexes.
-const DEPTH: usize = 4;
-/// Docker's media type of a config.
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// What a reference named when it was asked for.
 #[derive(Debug, Clone)]
@@ -29,126 +18,98 @@ pub struct RemoteImage {
     pub loaded: LoadedImage,
 }
 
+/// The repository of a reference, as a place of documents.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteShelf<'a> {
+    registries: &'a Registries,
+    reference: &'a Reference,
+}
+
+impl Shelf for RemoteShelf<'_> {
+    type Error = RegistryError;
+
+    fn document(&self, entry: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        Ok(self.registries.manifest(&self.reference.repository.digest(entry.digest))?.bytes)
+    }
+
+    fn config(&self, config: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        self.registries.blob(&self.reference.repository, &config.digest, CONFIG_LIMIT)
+    }
+
+    fn size(&self, blob: &Digest) -> Result<u64, RegistryError> {
+        match self.registries.blob_size(&self.reference.repository, blob) {
+            Err(error) if error.is_not_found() => Ok(0),
+            size => size,
+        }
+    }
+
+    fn unusable(&self, problem: String) -> RegistryError {
+        RegistryError::Unusable { reference: self.reference.to_string(), problem }
+    }
+
+    fn is_about_content(&self, error: &RegistryError) -> bool {
+        matches!(error, RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. }))
+    }
+}
+
+impl RemoteShelf<'_> {
+    /// Returns what the reference names.
+    pub fn root(&self) -> Result<Pointed, RegistryError> {
+        let Document { media_type, digest, bytes } = self.registries.manifest(self.reference)?;
+        let entry = Descriptor { digest, size: bytes.len() as u64, ..Descriptor::of(&media_type, b"") };
+        Pointed::new(entry, bytes).map_err(|problem| self.unusable(problem))
+    }
+
+    /// Returns every image within a document; attestations and images for other systems are left out.
+    pub fn images(&self, root: Pointed) -> Result<Vec<LoadedImage>, RegistryError> {
+        let found = choose::images(self, vec![((), root)])?;
+        if found.is_empty() {
+            return Err(self.unusable("there is no image for linux in it".into()));
+        }
+        Ok(found.into_iter().map(|(_, image)| image).collect())
+    }
+
+    /// Returns the image for a platform within a document.
+    pub fn image_for(&self, root: &Pointed, platform: Platform) -> Result<LoadedImage, RegistryError> {
+        match choose::image_for(self, root, platform)? {
+            Some(loaded) => Ok(loaded),
+            None => Err(self.unusable(choose::none_for(self, platform, &root.entries()?))),
+        }
+    }
+}
+
 impl Registries {
+    /// The repository of a reference, as a place of documents.
+    pub fn shelf<'a>(&'a self, reference: &'a Reference) -> RemoteShelf<'a> {
+        RemoteShelf { registries: self, reference }
+    }
+
     /// The image that a reference names for a platform.
     pub fn image(&self, reference: &Reference, platform: Platform) -> Result<RemoteImage, RegistryError> {
-        let named = self.manifest(reference)?;
-        let index = is_index(&named.media_type).then_some(named.digest);
-        let manifest = self.for_platform(reference, named, platform, 0)?;
-        let loaded = self.load(reference, manifest)?;
-        if loaded.image.platform != platform {
-            return Err(unusable(reference, format!("it is for {}, not for {platform}", loaded.image.platform)));
-        }
-        Ok(RemoteImage { index, loaded })
+        let shelf = self.shelf(reference);
+        let root = shelf.root()?;
+        let index = root.is_index().then_some(root.entry.digest);
+        Ok(RemoteImage { index, loaded: shelf.image_for(&root, platform)? })
     }
 
     /// Every image that a reference names; attestations and images for other systems are left out.
     pub fn images(&self, reference: &Reference) -> Result<Vec<LoadedImage>, RegistryError> {
-        let mut found = Vec::new();
-        let mut waiting = vec![(self.manifest(reference)?, 0)];
-        while let Some((document, depth)) = waiting.pop() {
-            if !is_index(&document.media_type) {
-                match self.load(reference, document) {
-                    Ok(loaded) => found.push(loaded),
-                    // Attestations, charts, images for other systems.
-                    Err(RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. })) => {}
-                    Err(error) => return Err(error),
-                }
-                continue;
-            }
-            let index: Index = from_json(&document.bytes, &format!("the index of `{reference}`"))?;
-            let wanted = |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|platform| platform.os == "linux");
-            for entry in index.manifests.iter().rev().filter(wanted).filter(|_| depth < DEPTH) {
-                waiting.push((self.manifest(&reference.repository.digest(entry.digest))?, depth + 1));
-            }
-        }
-        if found.is_empty() {
-            return Err(unusable(reference, "there is no image for linux in it"));
-        }
-        Ok(found)
+        let shelf = self.shelf(reference);
+        shelf.images(shelf.root()?)
     }
-
-    fn for_platform(
-        &self,
-        reference: &Reference,
-        document: Document,
-        platform: Platform,
-        depth: usize,
-    ) -> Result<Document, RegistryError> {
-        if !is_index(&document.media_type) {
-            return Ok(document);
-        }
-        let index: Index = from_json(&document.bytes, &format!("the index of `{reference}`"))?;
-        let fits = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|found| found.is(platform));
-        if let Some(entry) = index.manifests.iter().find(fits).filter(|_| depth < DEPTH) {
-            let found = self.manifest(&reference.repository.digest(entry.digest))?;
-            return self.for_platform(reference, found, platform, depth + 1);
-        }
-        for entry in index.manifests.iter().filter(|entry| entry.platform.is_none() && depth < DEPTH) {
-            let found = self.manifest(&reference.repository.digest(entry.digest))?;
-            let inner = match self.for_platform(reference, found, platform, depth + 1) {
-                Ok(inner) => inner,
-                Err(RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. })) => continue,
-                Err(error) => return Err(error),
-            };
-            match self.load(reference, inner.clone()) {
-                Ok(loaded) if loaded.image.platform == platform => return Ok(inner),
-                Ok(_) | Err(RegistryError::Unusable { .. } | RegistryError::Image(OciError::Json { .. })) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let known = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
-        let mut have: Vec<String> =
-            known.filter(|platform| platform.os != "unknown").map(ToString::to_string).collect();
-        have.dedup();
-        Err(unusable(reference, format!("it has no image for {platform}; it has {}", have.join(", "))))
-    }
-
-    /// An image from its manifest: fetches the config.
-    fn load(&self, reference: &Reference, document: Document) -> Result<LoadedImage, RegistryError> {
-        match document.media_type.as_str() {
-            MANIFEST | DOCKER_MANIFEST => {}
-            "application/vnd.docker.distribution.manifest.v1+json"
-            | "application/vnd.docker.distribution.manifest.v1+prettyjws" => {
-                let problem = "its manifest has the format that Docker wrote until 2016: push the image again";
-                return Err(unusable(reference, problem));
-            }
-            other => return Err(unusable(reference, format!("it is no image but `{other}`"))),
-        }
-        let manifest: Manifest = from_json(&document.bytes, &format!("the manifest of `{reference}`"))?;
-        let kind = manifest.config.media_type.as_str();
-        if ![CONFIG, DOCKER_CONFIG].contains(&kind) {
-            return Err(unusable(reference, format!("it is no image: its config is `{kind}`")));
-        }
-        let config = self.config(&reference.repository, &manifest)?;
-        match LoadedImage::new(&manifest, document.bytes, config) {
-            Ok(Some(loaded)) => Ok(loaded),
-            Ok(None) => Err(unusable(reference, "it is for a platform that kiln does not build for")),
-            Err(LoadedImageError::Json(error)) => Err(error.into()),
-            Err(LoadedImageError::Inconsistent(problem)) => Err(unusable(reference, problem)),
-        }
-    }
-
-    fn config(&self, repository: &Repository, manifest: &Manifest) -> Result<Vec<u8>, RegistryError> {
-        self.blob(repository, &manifest.config.digest, CONFIG_LIMIT)
-    }
-}
-
-fn is_index(media_type: &str) -> bool {
-    media_type == INDEX || media_type == DOCKER_INDEX
-}
-
-fn unusable(reference: &Reference, problem: impl Into<String>) -> RegistryError {
-    RegistryError::Unusable { reference: reference.to_string(), problem: problem.into() }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
+    use kiln_oci::image::{CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
+
     use super::super::testing::FakeRegistry;
     use super::super::{Options, Registries};
     use super::*;
+
+    const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
     struct Shelf {
         registry: FakeRegistry,

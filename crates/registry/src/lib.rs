@@ -6,6 +6,7 @@
 //!
 //! The functions here block; inside, a small runtime of its own keeps many requests under way.
 
+mod certificates;
 mod challenge;
 mod client;
 mod credentials;
@@ -14,6 +15,7 @@ mod error;
 pub mod fuzzing;
 mod images;
 pub mod patience;
+mod proxies;
 mod publish;
 mod pull;
 mod push;
@@ -26,7 +28,8 @@ mod tests;
 pub use client::{Options, Registries};
 pub use credentials::{Credential, Credentials};
 pub use error::{EncryptionFault, RegistryError};
-pub use images::RemoteImage;
-pub use publish::Publication;
+pub use images::{RemoteImage, RemoteShelf};
+pub use proxies::Proxies;
+pub use publish::{Publication, Published};
 pub use pull::{BlobReader, Document};
 pub use push::{Moved, Open, Upload};

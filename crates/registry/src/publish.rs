@@ -1,8 +1,7 @@
 //! Publishing an image: what it consists of goes first, its index last, and tags are moved when all of it is there.
 
-use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
-use kiln_plan::reference::Repository;
+use kiln_plan::reference::{Reference, Repository};
 
 use super::{Document, Moved, Registries, RegistryError, Upload};
 
@@ -19,30 +18,52 @@ pub struct Publication {
     pub tags: Vec<String>,
 }
 
+/// The outcome of publishing an image.
+#[derive(Debug)]
+pub struct Published {
+    /// The way in which each blob came to be there, in the order of the blobs. Where one is missing, no manifest was written.
+    pub moved: Vec<Moved>,
+    /// The tags that name the image now.
+    pub tags: Vec<String>,
+    /// Tags that the registry does not let move, with its answer. The image is there under its digest.
+    pub kept: Vec<(String, RegistryError)>,
+}
+
 impl Registries {
-    /// Publishes an image; how each blob came to be there. Where one is missing, no manifest is written.
-    pub fn publish(&self, to: &Repository, image: &Publication, work: &Work<'_>) -> Result<Vec<Moved>, RegistryError> {
+    /// Publishes an image.
+    pub fn publish(&self, to: &Repository, image: &Publication, work: &Work<'_>) -> Result<Published, RegistryError> {
         let moved = self.push_blobs(to, &image.blobs, work)?;
-        if moved.contains(&Moved::Missing) {
-            return Ok(moved);
+        let mut published = Published { moved, tags: Vec::new(), kept: Vec::new() };
+        if published.moved.contains(&Moved::Missing) {
+            return Ok(published);
         }
         for manifest in &image.manifests {
-            self.put_unless_there(to, manifest, &manifest.digest.to_string())?;
+            self.put_unless_there(&to.digest(manifest.digest), manifest)?;
         }
         for tag in &image.tags {
-            self.put_unless_there(to, &image.index, tag)?;
+            match self.put_unless_there(&to.tag(tag), &image.index) {
+                Ok(()) => published.tags.push(tag.clone()),
+                Err(error) if error.is_refusal() && self.is_kept(&to.tag(tag), to, &image.index) => {
+                    published.kept.push((tag.clone(), error));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(moved)
+        Ok(published)
     }
 
-    fn put_unless_there(&self, to: &Repository, document: &Document, selector: &str) -> Result<(), RegistryError> {
-        let reference = match selector.parse::<Digest>() {
-            Ok(digest) => to.digest(digest),
-            Err(_) => to.tag(selector),
-        };
-        if self.digest(&reference)? == Some(document.digest) {
-            return Ok(());
+    /// Returns true where a tag names something else, and the document is there under its digest or can be put there.
+    fn is_kept(&self, tag: &Reference, to: &Repository, document: &Document) -> bool {
+        matches!(self.digest(tag), Ok(Some(_))) && self.put_unless_there(&to.digest(document.digest), document).is_ok()
+    }
+
+    fn put_unless_there(&self, to: &Reference, document: &Document) -> Result<(), RegistryError> {
+        match self.digest(to) {
+            Ok(Some(digest)) if digest == document.digest => return Ok(()),
+            // One may write where one may not look.
+            Err(error) if !error.is_refusal() => return Err(error),
+            _ => {}
         }
-        self.push_manifest(&reference, &document.media_type, &document.bytes)
+        self.push_manifest(to, &document.media_type, &document.bytes)
     }
 }

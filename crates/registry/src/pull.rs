@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use kiln_plan::digest::Digest;
 use kiln_plan::reference::{Reference, Repository, is_tag};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +15,7 @@ use url::Url;
 
 use super::client::{Failure, Inner, Purpose, Scope};
 use super::{Registries, RegistryError};
+use kiln_oci::document;
 use kiln_oci::image::{DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST};
 
 /// Questions that are asked at once.
@@ -69,6 +70,20 @@ impl Registries {
     /// A small blob, whole.
     pub fn blob(&self, repository: &Repository, digest: &Digest, limit: u64) -> Result<Vec<u8>, RegistryError> {
         self.run(self.inner.blob(repository, digest, limit))
+    }
+
+    /// Asks for the size of a blob, in bytes.
+    pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64, RegistryError> {
+        let inner = &self.inner;
+        let path = format!("{}/blobs/{digest}", repository.path);
+        self.run(async {
+            let what = format!("asking for the size of {digest} of {repository}");
+            let purpose = inner.purpose(what, repository, Scope::pull(repository))?;
+            let ask = async || inner.ask(&purpose, Method::HEAD, |base| join(&purpose, base, &path), |r| r).await;
+            let response = inner.patiently(&purpose, ask).await?;
+            let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            length.ok_or_else(|| purpose.nonsense("does not say how long it is"))
+        })
     }
 
     /// Reads a blob of so many bytes from some place on. It is checked while it is read, if it is read from the start.
@@ -167,7 +182,7 @@ impl Inner {
             },
             Err(error) if error.is_not_found() => Ok(None),
             // A registry that does not answer such requests, or not sensibly, may still answer whole ones.
-            Err(RegistryError::Refused { .. }) => match self.manifest(reference).await {
+            Err(error) if error.is_refusal() => match self.manifest(reference).await {
                 Ok(document) => Ok(Some(document.digest)),
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
@@ -244,15 +259,8 @@ pub(super) fn content_digest(headers: &HeaderMap) -> Option<Digest> {
 
 /// What a document says that it is; the header decides where it is silent.
 fn media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head {
-        media_type: Option<String>,
-    }
-    let head: Head = serde_json::from_slice(bytes).ok()?;
     let said = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let said = said.map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
-    head.media_type.or(said)
+    document::media_type(bytes, said.map(|value| value.split(';').next().unwrap_or(value).trim()))
 }
 
 /// The next page of a list (RFC 8288).

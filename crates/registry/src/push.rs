@@ -116,7 +116,7 @@ impl Registries {
     ) -> Result<Vec<Moved>, RegistryError> {
         let inner = &self.inner;
         let purpose = inner.purpose(format!("pushing to {to}"), to, Scope::push(to))?;
-        let questions = uploads.iter().map(|upload| inner.has_blob(&purpose, to, &upload.digest));
+        let questions = uploads.iter().map(|upload| inner.seems_to_have(&purpose, to, &upload.digest));
         let there: Vec<bool> = futures_util::stream::iter(questions).buffered(QUESTIONS).try_collect().await?;
         let mut order: Vec<usize> = (0..uploads.len()).collect();
         // The largest first, so that none is left alone at the end.
@@ -183,6 +183,14 @@ impl Inner {
             Ok(response) => Ok(content_digest(response.headers()).is_none_or(|found| found == *digest)),
             Err(RegistryError::NotFound { .. } | RegistryError::Refused { .. }) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Returns true if a repository has a blob, as far as the registry tells: one may write where one may not look.
+    async fn seems_to_have(&self, purpose: &Purpose, to: &Repository, digest: &Digest) -> Result<bool, RegistryError> {
+        match self.has_blob(purpose, to, digest).await {
+            Err(error) if error.is_refusal() => Ok(false),
+            found => found,
         }
     }
 

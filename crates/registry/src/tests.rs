@@ -15,6 +15,7 @@ use crate::patience::Patience;
 use kiln_oci::image::{CONFIG, Config, Descriptor, INDEX, Index, MANIFEST, Manifest, to_json};
 use kiln_oci::layer::{Layer, MediaType};
 
+mod documents;
 mod redirects;
 mod retries;
 
@@ -74,7 +75,7 @@ impl Pair {
     fn publish(&self, path: &str, image: &Publication) -> Result<Vec<Moved>, RegistryError> {
         let cancel = Cancel::default();
         let work = Work::start(&Silent, &cancel, "push", path, None);
-        self.client.publish(&self.repository(path), image, &work)
+        Ok(self.client.publish(&self.repository(path), image, &work)?.moved)
     }
 
     /// The requests since the last call, except for those that look for the registry's address.

@@ -9,7 +9,9 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 14] = [
+    ("buildah", "buildah"),
+    ("containerd", "containerd"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("dockerd", "docker.io"),
@@ -17,6 +19,7 @@ const NEEDED: [(&str, &str); 11] = [
     ("htpasswd", "apache2-utils"),
     ("mmdebstrap", "mmdebstrap"),
     ("openssl", "openssl"),
+    ("podman", "podman"),
     ("readelf", "binutils"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),

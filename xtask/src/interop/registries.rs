@@ -8,19 +8,20 @@
 
 mod access;
 mod bases;
-mod by_hand;
+pub(super) mod by_hand;
 mod cache;
 mod crash;
-mod docker;
-mod machine;
+pub(super) mod docker;
+pub(super) mod machine;
 mod platforms;
 mod pulling;
 mod pushing;
-mod server;
-mod skopeo;
+pub(super) mod server;
+pub(super) mod skopeo;
 
 use std::path::PathBuf;
 
+pub(super) use access::make_certificates;
 use docker::Docker;
 use machine::Machine;
 use server::{Options, Registry};

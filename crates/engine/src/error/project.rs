@@ -93,14 +93,6 @@ pub enum ProjectError {
     /// An image has layers that cannot be written out.
     #[error("`{0}` has layers that its registry may not distribute")]
     NotDistributable(String),
-    /// A layout lacks an image.
-    #[error("{layout} has no image `{image}`")]
-    NotInLayout {
-        /// The layout.
-        layout: String,
-        /// The image.
-        image: String,
-    },
     /// A layout lacks a layer.
     #[error("{layout} does not have {digest}")]
     Incomplete {

@@ -421,7 +421,10 @@ pub(crate) fn parent(image: &stack::Image) -> Option<&str> {
 /// Returns the step that brings a locked base here.
 pub(crate) fn base_step(project: &Project<'_>, image: &stack::Image, locked: &LockedBase) -> Result<Base> {
     let source = match &image.from {
-        From::OciLayout(path) => Source::Layout(project.path(path)?, path.clone()),
+        From::OciLayout(text) => {
+            let (directory, name) = project.layout(text)?;
+            Source::Layout(directory, name, text.clone())
+        }
         From::Debian { suite, include, mirror } => {
             let cache = project.stack.cache.as_ref().filter(|_| !project.workshop.surroundings.registry.offline);
             let wanted = Bootstrap {

@@ -82,7 +82,8 @@ impl Project<'_> {
     }
 
     fn layout_image(&self, path: &str, platform: Platform) -> Result<Image> {
-        Ok(Layout::open(&self.path(path)?)?.image_for(platform)?.image)
+        let (directory, name) = self.layout(path)?;
+        Ok(Layout::open(&directory)?.image_for(name.as_deref(), platform)?.image)
     }
 
     /// Asks the registry what a reference names now.
@@ -146,6 +147,10 @@ fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
     match error {
         BuildError::Oci(error @ OciError::Layout { .. }) => {
             Diagnostics::from(at(error.to_string()).hint(LAYOUT)).into()
+        }
+        BuildError::Oci(error @ OciError::NoImage { .. }) => Diagnostics::from(at(error.to_string())).into(),
+        BuildError::Oci(OciError::Json { what, source }) => {
+            Diagnostics::from(at(format!("{what} is not valid: {source}"))).into()
         }
         BuildError::Registry(error @ RegistryError::Unusable { .. }) => Diagnostics::from(at(error.to_string())).into(),
         BuildError::Registry(RegistryError::NotFound { registry, .. }) => {

@@ -30,7 +30,8 @@ impl Project<'_> {
             return Ok(());
         }
         let _work = self.workshop.work("resolve", format!("sizes of {} wheels", unknown.len()), None);
-        let fetcher = Fetcher::new(self.workshop.surroundings.netrc.clone())?;
+        let surroundings = &self.workshop.surroundings;
+        let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             for batch in unknown.chunks(AT_ONCE) {

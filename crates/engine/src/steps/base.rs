@@ -22,8 +22,8 @@ use crate::workshop::Workshop;
 /// Where a base is.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// An OCI image layout, and what the stack calls it.
-    Layout(PathBuf, String),
+    /// An OCI image layout, the name of an image in it, and what the stack calls them.
+    Layout(PathBuf, Option<String>, String),
     /// A registry.
     Registry(Reference),
     /// A Debian, and the cache that may have it.
@@ -70,9 +70,9 @@ impl Step for Base {
     fn perform(&self, context: &Context<'_>) -> Result<Image> {
         let workshop = context.workshop;
         match &self.source {
-            Source::Layout(path, name) => self.of_layout(workshop, path, name),
+            Source::Layout(path, image, name) => self.of_layout(workshop, path, image.as_deref(), name),
             Source::Registry(reference) => {
-                let image = workshop.documents(&reference.repository, &self.manifest, &self.locked.name)?;
+                let image = workshop.documents(&reference.repository, &self.locked)?;
                 self.of_platform(image).map(|image| workshop.found_at(image, &reference.repository))
             }
             Source::Debian(wanted, cache) => self.of_debian(workshop, wanted, cache.as_ref()),
@@ -81,9 +81,9 @@ impl Step for Base {
 }
 
 impl Base {
-    fn of_layout(&self, workshop: &Workshop<'_>, path: &Path, name: &str) -> Result<Image> {
+    fn of_layout(&self, workshop: &Workshop<'_>, path: &Path, image: Option<&str>, name: &str) -> Result<Image> {
         let layout = Layout::open(path)?;
-        let found = layout.image_for(self.platform)?;
+        let found = layout.image_for(image, self.platform)?;
         if found.image.manifest != self.manifest {
             let message = format!("`{name}` has another image for {} than is locked", self.platform);
             return Err(BuildError::LockOutdated(message));
@@ -101,13 +101,13 @@ impl Base {
         cache: Option<&Repository>,
     ) -> Result<Image> {
         let whole = |image: &Image| image.layers.iter().all(|layer| workshop.store.has_blob(&layer.digest));
-        let here = documents::here(workshop.store, &self.manifest, &self.locked.name)?;
+        let here = documents::here(workshop.store, &self.manifest, &self.locked.name, self.platform)?;
         // Offline, layers that are elsewhere are missed only where their bytes are needed.
         if let Some(image) = here.filter(|image| whole(image) || workshop.surroundings.offline) {
             return self.of_platform(image);
         }
         if let Some(cache) = cache.filter(|_| !workshop.places.cache_failed()) {
-            match workshop.documents(cache, &self.manifest, &self.locked.name) {
+            match workshop.documents(cache, &self.locked) {
                 Ok(image) => return Ok(workshop.found_at(self.of_platform(image)?, cache)),
                 Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
                 Err(error) if error.is_not_found() => {}

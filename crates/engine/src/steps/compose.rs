@@ -145,6 +145,7 @@ impl Step for Compose {
             Some(image) => from_json(&store.read(&image.config)?, "a config")?,
             None => Config::scratch(self.platform),
         };
+        config.say_platform(self.platform);
         let mut layers = below.map_or_else(Vec::new, |image| image.layers.clone());
         config.complete_history();
         config.created = Some(rfc3339(self.created));

@@ -18,7 +18,8 @@ use crate::steps::StepList;
 pub(crate) struct Build {
     /// Images to build [default: all]
     images: Vec<String>,
-    /// Where the images go: `oci:DIR` (an OCI layout) or `docker-archive:FILE` (`-` is stdout); several times for several places
+    /// Destination of the images: `oci:DIR` (an OCI layout), `oci-archive:FILE` or `docker-archive:FILE` (`-` is stdout); several
+    /// times for several places
     #[arg(short, long, value_name = "OUTPUT")]
     output: Vec<Output>,
     /// Load the images into the Docker daemon
@@ -116,6 +117,7 @@ pub(crate) fn pushed_line(pushed: &Pushed) -> String {
     }
     let moved = if moved.is_empty() { String::new() } else { format!(": {}", moved.join(", ")) };
     let called = match pushed.tags.as_slice() {
+        [] if !pushed.kept.is_empty() => format!("@{}", pushed.index),
         [] => {
             let manifests = pushed.manifests.iter();
             let manifests: Vec<String> =
@@ -135,6 +137,7 @@ pub(crate) fn pushed_json(pushed: &Pushed) -> serde_json::Value {
         "repository": pushed.repository,
         "digest": pushed.index,
         "tags": pushed.tags,
+        "kept-tags": pushed.kept,
         "manifests": manifests,
         "sent": pushed.sent,
         "mounted": pushed.mounted,
@@ -144,9 +147,8 @@ pub(crate) fn pushed_json(pushed: &Pushed) -> serde_json::Value {
 
 /// `torch sha256:0123... 2.71 GB in 19 layers (unchanged)`
 pub(super) fn line(built: &Built) -> String {
-    let layers = built.images.first().map_or(0, |image| image.layers.len());
-    let bytes: u64 = built.images.iter().flat_map(|image| &image.layers).map(|layer| layer.size).sum();
-    let platforms = match built.images.len() {
+    let (layers, bytes, platforms) = built.extent();
+    let platforms = match platforms {
         1 => String::new(),
         count => format!(" for {count} platforms"),
     };

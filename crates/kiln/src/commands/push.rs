@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use kiln_oci::layout::split_name;
 use kiln_plan::event::Cancel;
 use kiln_plan::reference::Reference;
 
@@ -12,6 +13,8 @@ use super::{Outcome, print, print_json, with_workshop};
 use crate::arguments::Global;
 
 /// Push an image of an OCI layout to a registry; images of the stack are pushed by `kiln build --push`
+///
+/// All that the layout has of it is pushed, byte for byte: every platform, attestations and annotations.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     /// `oci:DIR`, or `oci:DIR:NAME` where the layout has several images
@@ -33,13 +36,8 @@ impl FromStr for LayoutImage {
     fn from_str(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("oci:").filter(|rest| !rest.is_empty());
         let rest = rest.ok_or("write `oci:DIR` or `oci:DIR:NAME`")?;
-        // A colon may be part of a directory's name.
-        Ok(match rest.rsplit_once(':') {
-            Some((directory, name)) if !Path::new(rest).is_dir() => {
-                Self { directory: directory.into(), name: Some(name.to_owned()) }
-            }
-            _ => Self { directory: rest.into(), name: None },
-        })
+        let (directory, name) = split_name(rest, |directory| Path::new(directory).is_dir());
+        Ok(Self { directory: directory.into(), name: name.map(str::to_owned) })
     }
 }
 

@@ -436,7 +436,7 @@ fn an_image_that_the_stack_does_not_have_is_named_with_those_it_has() {
     let unknown: Outcome = environment.kiln("build app --output tar:x");
     assert_snapshot!(unknown, @r"
     ------- stderr -------
-    error: invalid value 'tar:x' for '--output <OUTPUT>': write `oci:DIRECTORY` or `docker-archive:FILE`
+    error: invalid value 'tar:x' for '--output <OUTPUT>': write `oci:DIRECTORY`, `oci-archive:FILE` or `docker-archive:FILE`
 
     For more information, try '--help'.
     [exit status: 2]

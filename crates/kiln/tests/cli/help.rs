@@ -93,8 +93,8 @@ fn the_help_is_pinned() {
 
     Options:
       -o, --output <OUTPUT>
-              Where the images go: `oci:DIR` (an OCI layout) or `docker-archive:FILE` (`-` is stdout);
-              several times for several places
+              Destination of the images: `oci:DIR` (an OCI layout), `oci-archive:FILE` or
+              `docker-archive:FILE` (`-` is stdout); several times for several places
 
           --load
               Load the images into the Docker daemon

@@ -17,6 +17,7 @@ use kiln_wheel::testing::index as server;
 mod bad_wheels;
 mod bootstrap;
 mod build;
+mod copies;
 mod copy;
 mod determinism;
 mod downloads;

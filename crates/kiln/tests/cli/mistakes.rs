@@ -54,7 +54,7 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
     10 | volumes = []
        | ^^^^^^^
        |
-    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `tags`
+    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`
     [exit status: 2]
     ");
     assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"base\", tag = \"x\" }\n"), @r#"
@@ -116,6 +116,14 @@ fn what_concerns_registries_points_at_its_line() {
         format!("{image}registry = \"https://ghcr.io/acme\"\n"),
         format!("{image}registry = \"ghcr.io/Acme\"\n"),
         format!("{image}tags = [\"latest\", \"a/b\"]\n"),
+        format!("{image}repository = \"acme/train\"\n"),
+        format!("{image}repository = \"docker.io/acme/train:1\"\n"),
+        format!("{image}repository = \"docker.io/Acme/train\"\n"),
+        format!("{image}registry = \"ghcr.io/acme\"\nrepository = \"docker.io/acme/train\"\n"),
+        format!(
+            "{image}repository = \"docker.io/acme/x\"\n{}repository = \"docker.io/acme/x\"\n",
+            image.replace("app", "web")
+        ),
         "\n[images.app]\nfrom = \"ghcr.io/acme/base@sha256:12\"\n".to_owned(),
         format!("\n[cache]\nremote = \"ghcr.io/acme/Cache\"\n{image}"),
         format!("\n[cache]\nremote = \"ghcr.io/acme/cache\"\ntrust = \"everybody\"\n{image}"),
@@ -155,6 +163,56 @@ fn what_concerns_registries_points_at_its_line() {
        |                   ^^^^^
        |
     help: letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `acme/train` is not a repository on a registry: it does not say its registry
+      --> kiln.toml:10:14
+       |
+    10 | repository = "acme/train"
+       |              ^^^^^^^^^^^^
+       |
+    help: such as `docker.io/acme/train`; tags are said with `tags`
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `docker.io/acme/train:1` is not a repository on a registry: it has a tag or a digest
+      --> kiln.toml:10:14
+       |
+    10 | repository = "docker.io/acme/train:1"
+       |              ^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: such as `docker.io/acme/train`; tags are said with `tags`
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `docker.io/Acme/train` is not a repository on a registry: a repository consists of lower-case letters and digits, with `.`, `_`, `__` or `-` between them and `/` between its parts
+      --> kiln.toml:10:14
+       |
+    10 | repository = "docker.io/Acme/train"
+       |              ^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: such as `docker.io/acme/train`; tags are said with `tags`
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `registry` and `repository` both say where the image goes
+      --> kiln.toml:10:12
+       |
+    10 | registry = "ghcr.io/acme"
+       |            ^^^^^^^^^^^^^^
+       |
+    help: leave `registry` out
+    [exit status: 2]
+
+    ------- stderr -------
+    error: `app` and `web` both go to `docker.io/acme/x:latest`
+      --> kiln.toml:12:9
+       |
+    12 | [images.web]
+       |         ^^^
+       |
+    help: give each its own `tags`
     [exit status: 2]
 
     ------- stderr -------

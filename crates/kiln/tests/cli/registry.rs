@@ -312,7 +312,7 @@ fn an_image_of_a_layout_is_pushed() {
     assert_eq!(registry.tags("acme/base"), ["12"]);
     assert_snapshot!(machine.kiln(&format!("push oci:base:none {address}/acme/base:12")), @r"
     ------- stderr -------
-    error: base has no image `none`
+    error: base has no image `none`: its images have no names
     [exit status: 2]
     ");
     assert_snapshot!(machine.kiln(&format!("push base {address}/acme/base:12")), @r"

@@ -39,6 +39,7 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
                 .hint("add one: `[images.NAME]` with `from = \"...\"` and `packages = [...]`"),
         );
     }
+    images::no_tag_is_taken_twice(&images, &mut wrong);
     order(&mut images, &mut wrong);
     python_is_said(&images, &target, &mut wrong);
     wrong.or(Stack { name, target, index, cache, recipes, images })

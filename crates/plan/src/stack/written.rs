@@ -188,6 +188,9 @@ pub struct ImageTable {
     pub verify: Option<VerifyTable>,
     /// Where this image goes, instead of the stack's registry.
     pub registry: Option<Text>,
+    /// The whole name of the repository that this image goes to, such as `docker.io/acme/train`, for registries whose
+    /// names have two parts.
+    pub repository: Option<Text>,
     /// Tags, instead of the stack's.
     pub tags: Option<Vec<Text>>,
 }

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use kiln_oci::json::{Shape, tidy};
 use kiln_plan::reference::Repository;
 use reqwest::header::{HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -13,6 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
 use super::{Failure, Inner, Options, Purpose, builder};
+use crate::certificates::Certificates;
 use crate::challenge::Challenge;
 use crate::redirect::{self, Handover, Reach, is_loopback};
 use crate::{Credential, RegistryError};
@@ -97,14 +97,7 @@ pub(crate) struct Token {
 impl Host {
     pub(crate) fn new(name: &str, options: &Options, client: &Client) -> Result<Self, RegistryError> {
         let local = is_loopback(name);
-        // A proxy cannot reach this machine's own addresses.
-        let client = if local {
-            let built = builder(options).no_proxy().build();
-            let built = built.or_else(|_| builder(options).no_proxy().tls_certs_only([]).build());
-            built.map_err(|error| RegistryError::Io(std::io::Error::other(error)))?
-        } else {
-            client.clone()
-        };
+        let client = Self::client(name, options, local)?.unwrap_or_else(|| client.clone());
         Ok(Self {
             name: name.to_owned(),
             client,
@@ -114,6 +107,20 @@ impl Host {
             credential: None,
             auth: Mutex::default(),
         })
+    }
+
+    /// Returns a client of its own, where a registry needs one.
+    fn client(name: &str, options: &Options, local: bool) -> Result<Option<Client>, RegistryError> {
+        let certificates = Certificates::of(name, &options.certificates)?;
+        if !local && certificates.is_empty() {
+            return Ok(None);
+        }
+        // A proxy cannot reach this machine's own addresses.
+        let plain = || if local { builder(options).no_proxy() } else { options.proxies.apply(builder(options)) };
+        let alone = certificates.is_empty();
+        let built = certificates.apply(plain()).build();
+        let built = if alone { built.or_else(|_| plain().tls_certs_only([]).build()) } else { built };
+        built.map(Some).map_err(|error| RegistryError::Io(std::io::Error::other(error)))
     }
 
     pub(crate) fn with(mut self, credential: Option<Credential>) -> Self {
@@ -219,7 +226,7 @@ impl Host {
         let mut auth = self.auth.lock().await;
         let (realm, service, asked) = match &auth.challenge {
             None => return Ok(None),
-            Some(Challenge::Basic) => return Ok(basic(self.credential.as_ref())),
+            Some(Challenge::Basic) => return Ok(self.basic()),
             Some(Challenge::Bearer { realm, service, scope }) => (realm.clone(), service.clone(), scope.clone()),
         };
         if let Some(token) = auth.tokens.get(&purpose.scope).filter(|token| Instant::now() + MARGIN < token.until) {
@@ -260,6 +267,13 @@ impl Host {
         anew
     }
 
+    /// Returns name and password as a header.
+    fn basic(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(&format!("Basic {}", self.credential.as_ref()?.basic()?)).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
     async fn token(
         &self,
         inner: &Inner,
@@ -276,8 +290,8 @@ impl Host {
         // A server has no credentials to give. Neither can fail for an address with a host, which this one has.
         let _ = (realm.set_username(""), realm.set_password(None));
         let mut parameters: Vec<(&str, &str)> = service.map(|service| ("service", service)).into_iter().collect();
-        let request = match credential {
-            Some(Credential::Identity(token)) => {
+        let request = match credential.and_then(Credential::identity_token) {
+            Some(token) => {
                 let joined = scopes.join(" ");
                 parameters.extend([("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "kiln")]);
                 parameters.push(("scope", &joined));
@@ -285,14 +299,14 @@ impl Host {
                 let kind = "application/x-www-form-urlencoded";
                 self.client.post(realm.clone()).header(reqwest::header::CONTENT_TYPE, kind).body(form)
             }
-            other => {
+            None => {
                 parameters.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
                 let mut url = realm.clone();
                 url.query_pairs_mut().extend_pairs(&parameters);
                 let request = self.client.get(url);
-                match other {
-                    Some(Credential::Password { user, password }) => request.basic_auth(user, Some(password)),
-                    _ => request,
+                match self.basic() {
+                    Some(value) => request.header(reqwest::header::AUTHORIZATION, value),
+                    None => request,
                 }
             }
         };
@@ -311,25 +325,20 @@ impl Host {
     }
 }
 
-fn basic(credential: Option<&Credential>) -> Option<HeaderValue> {
-    let Some(Credential::Password { user, password }) = credential else { return None };
-    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 pub(crate) fn read_token(bytes: &[u8]) -> Option<Token> {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
     struct Answer {
-        #[serde(default)]
-        token: Option<String>,
-        #[serde(default)]
-        access_token: Option<String>,
-        #[serde(default)]
+        token: String,
+        access_token: String,
         expires_in: Option<u64>,
     }
-    let answer: Answer = serde_json::from_slice(bytes).ok()?;
-    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
+    const SHAPE: Shape =
+        Shape::Object(&[("token", Shape::Text), ("access_token", Shape::Text), ("expires_in", Shape::Number)]);
+    let mut answer = serde_json::from_slice(bytes).ok()?;
+    tidy(&mut answer, &SHAPE);
+    let answer: Answer = serde_json::from_value(answer).ok()?;
+    let token = [answer.token, answer.access_token].into_iter().find(|token| !token.is_empty())?;
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);
     let life = answer.expires_in.map_or(DEFAULT_LIFE, |seconds| Duration::from_secs(seconds.min(86_400)));
@@ -339,6 +348,22 @@ pub(crate) fn read_token(bytes: &[u8]) -> Option<Token> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_found_under_either_name() {
+        for (answer, expected) in [
+            (r#"{"token": "a"}"#, Some("Bearer a")),
+            (r#"{"access_token": "b", "token": ""}"#, Some("Bearer b")),
+            (r#"{"access_token": "b", "token": null, "expires_in": null}"#, Some("Bearer b")),
+            (r#"{"Token": "a", "access_token": "b", "expires_in": -1}"#, Some("Bearer a")),
+            (r#"{"token": "", "access_token": ""}"#, None),
+            ("{}", None),
+            ("null", None),
+        ] {
+            let found = read_token(answer.as_bytes()).map(|token| token.value.to_str().unwrap().to_owned());
+            assert_eq!(found.as_deref(), expected, "{answer}");
+        }
+    }
 
     #[test]
     fn a_scope_names_repositories_and_actions() {

@@ -48,10 +48,11 @@ impl Spy {
     }
 }
 
-/// Answers one request. The body is read as far as its length is announced, so that a client need not wait.
+/// Answers one request. The body is read as far as its length is announced, or to its last chunk, so that a client need
+/// not wait.
 fn serve(mut stream: &TcpStream, answer: &str, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut input = BufReader::new(stream);
-    let (mut text, mut length) = (String::new(), 0);
+    let (mut text, mut length, mut in_chunks) = (String::new(), 0, false);
     loop {
         let from = text.len();
         if input.read_line(&mut text)? == 0 || text[from..].trim().is_empty() {
@@ -61,8 +62,17 @@ fn serve(mut stream: &TcpStream, answer: &str, seen: &Mutex<Vec<String>>) -> std
         if let Some(value) = field.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap_or(0);
         }
+        in_chunks |= field.trim_end() == "transfer-encoding: chunked";
     }
     let mut body = Vec::new();
+    while in_chunks {
+        let mut size = String::new();
+        input.read_line(&mut size)?;
+        let size = u64::from_str_radix(size.trim(), 16).unwrap_or(0);
+        in_chunks = size > 0;
+        (&mut input).take(size).read_to_end(&mut body)?;
+        input.read_line(&mut String::new())?;
+    }
     input.take(length).read_to_end(&mut body)?;
     text.push_str(&String::from_utf8_lossy(&body));
     let body_allowed = !text.starts_with("HEAD ");

@@ -85,20 +85,25 @@ fn passwords(registry: &Registry, machine: &Machine, checks: &mut Checks) {
     });
 }
 
-/// A registry that speaks TLS, and the certificate of the authority that vouches for it.
-fn private(fixture: &Fixture) -> Result<(Registry, PathBuf)> {
-    let directory = fixture.directory.join("certificates");
-    fs_err::create_dir_all(&directory)?;
-    let openssl = |arguments: &[&str]| {
-        programs::output(Command::new("openssl").args(arguments).current_dir(&directory)).map(drop)
-    };
+/// Makes a certificate of an authority (`ca.crt`) and one of a registry on this machine (`registry.crt`, `registry.key`),
+/// which serves a client too.
+pub(crate) fn make_certificates(directory: &Path) -> Result<()> {
+    fs_err::create_dir_all(directory)?;
+    let openssl =
+        |arguments: &[&str]| programs::output(Command::new("openssl").args(arguments).current_dir(directory)).map(drop);
     let request = ["req", "-newkey", "rsa:2048", "-nodes"];
     let authority = ["-x509", "-days", "2", "-subj", "/CN=interop authority", "-keyout", "ca.key", "-out", "ca.crt"];
     openssl(&[&request[..], &authority].concat())?;
     openssl(&[&request[..], &["-subj", "/CN=interop registry", "-keyout", "registry.key", "-out", "csr"]].concat())?;
     fs_err::write(directory.join("names"), "subjectAltName=IP:127.0.0.1,IP:0.0.0.0,DNS:localhost\n")?;
     let sign = ["x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"];
-    openssl(&[&sign[..], &["-extfile", "names", "-out", "registry.crt"]].concat())?;
+    openssl(&[&sign[..], &["-extfile", "names", "-out", "registry.crt"]].concat())
+}
+
+/// A registry that speaks TLS, and the certificate of the authority that vouches for it.
+fn private(fixture: &Fixture) -> Result<(Registry, PathBuf)> {
+    let directory = fixture.directory.join("certificates");
+    make_certificates(&directory)?;
     let tls = Some((directory.join("registry.crt"), directory.join("registry.key")));
     let registry = Registry::start(&fixture.directory.join("private"), &Options { tls, ..Options::default() })?;
     // skopeo takes every file beside it for a certificate too.

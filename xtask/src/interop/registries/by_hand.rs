@@ -57,6 +57,14 @@ impl Repository<'_> {
         self.index(&[image, attestation], tag)
     }
 
+    /// Puts an index under a tag that holds another index, and says something of its own.
+    pub(crate) fn nest(&self, index: &str, tag: &str) -> Result<()> {
+        let bytes = skopeo::plain(&format!("{}/{}:{index}", self.registry, self.path))?;
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(INDEX, &bytes)],
+            "annotations": { "org.opencontainers.image.version": "1" } });
+        self.manifest(INDEX, &index, Some(tag)).map(drop)
+    }
+
     /// Puts an index under a tag: the image for linux/amd64 that another tag names, and the same files for linux/arm64.
     pub(crate) fn double(&self, image: &str, tag: &str) -> Result<()> {
         let (image, mut manifest) = self.image(image)?;

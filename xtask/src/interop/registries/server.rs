@@ -21,6 +21,8 @@ pub(crate) struct Options {
     pub(crate) htpasswd: Option<PathBuf>,
     /// A certificate and its key, where it speaks TLS.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// The authority that vouches for its clients, where they need a certificate.
+    pub(crate) client_authority: Option<PathBuf>,
     /// Whether nothing may be written.
     pub(crate) read_only: bool,
     /// What it signs the state of uploads with. Without it, it makes one up when it starts, and knows nothing afterwards
@@ -145,6 +147,9 @@ impl Registry {
         }
         if let Some((certificate, key)) = &options.tls {
             let _ = writeln!(text, "  tls:\n    certificate: {}\n    key: {}", certificate.display(), key.display());
+        }
+        if let Some(authority) = &options.client_authority {
+            let _ = writeln!(text, "    clientcas:\n      - {}", authority.display());
         }
         if let Some(registry) = &options.proxied {
             let _ = writeln!(text, "proxy:\n  remoteurl: http://{registry}");

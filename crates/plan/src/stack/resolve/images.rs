@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use super::{expand, expand_all, from, reference_component};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::gpu::Form;
-use crate::reference::Repository;
+use crate::reference::{Reference, Repository, says_registry};
 use crate::stack::image::{
     Compression, Copy, Environment, From, GpuCode, Image, Owner, Prune, RequirementsFile, Target, User,
 };
@@ -33,7 +33,6 @@ pub(super) fn image(
                 .hint("move them to the image at the top of the chain"),
         );
     }
-    let registry = table.registry.as_ref().or(file.stack.registry.as_ref());
     let tags = table.tags.as_ref().or(file.stack.tags.as_ref());
     Image {
         name: name.get().clone(),
@@ -61,7 +60,7 @@ pub(super) fn image(
         prune: table.prune.as_ref().and_then(|written| prune(written, target, wrong)),
         gpu_code: gpu_code(table, target, vars, wrong),
         except: except(table, vars, wrong),
-        repository: registry.and_then(|text| repository(text, stack, name.get(), vars, wrong)),
+        repository: repository(table, file, (stack, name.get()), vars, wrong),
         tags: tags.map_or_else(
             || vec!["latest".to_owned()],
             |texts| texts.iter().map(|text| tag(text, vars, wrong)).collect(),
@@ -69,8 +68,22 @@ pub(super) fn image(
     }
 }
 
-/// Where an image goes: `<registry>/<stack>/<image>`.
-fn repository(text: &Text, stack: &str, image: &str, vars: &Vars, wrong: &mut Diagnostics) -> Option<Repository> {
+/// Returns the repository of an image: the one that it names, or `<registry>/<stack>/<image>`.
+fn repository(
+    table: &ImageTable,
+    file: &StackFile,
+    (stack, image): (&str, &str),
+    vars: &Vars,
+    wrong: &mut Diagnostics,
+) -> Option<Repository> {
+    if let Some(text) = &table.repository {
+        if let Some(registry) = &table.registry {
+            let message = "`registry` and `repository` both say where the image goes";
+            wrong.push(Diagnostic::at(registry.span(), message).hint("leave `registry` out"));
+        }
+        return whole_repository(text, vars, wrong);
+    }
+    let text = table.registry.as_ref().or(file.stack.registry.as_ref())?;
     let registry = expand(text, vars, wrong);
     let parsed = format!("{}/{stack}/{image}", registry.trim_end_matches('/')).parse::<Repository>();
     if let Err(error) = &parsed
@@ -83,6 +96,37 @@ fn repository(text: &Text, stack: &str, image: &str, vars: &Vars, wrong: &mut Di
         );
     }
     parsed.ok()
+}
+
+/// Finds images that would take one another's tags.
+pub(super) fn no_tag_is_taken_twice(images: &[Image], wrong: &mut Diagnostics) {
+    for (at, image) in images.iter().enumerate() {
+        let Some(repository) = &image.repository else { continue };
+        let taken = |other: &&Image| other.repository.as_ref() == Some(repository);
+        for other in images[..at].iter().filter(taken) {
+            if let Some(tag) = image.tags.iter().find(|tag| other.tags.contains(tag)) {
+                let (first, second) = (&other.name, &image.name);
+                let message = format!("`{first}` and `{second}` both go to `{repository}:{tag}`");
+                wrong.push(Diagnostic::at(image.span.clone(), message).hint("give each its own `tags`"));
+            }
+        }
+    }
+}
+
+fn whole_repository(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<Repository> {
+    let written = expand(text, vars, wrong);
+    let hint = "such as `docker.io/acme/train`; tags are said with `tags`";
+    let parsed = match written.parse::<Repository>() {
+        Ok(_) if !says_registry(&written) => Err("it does not say its registry".to_owned()),
+        Ok(repository) => Ok(repository),
+        Err(_) if written.parse::<Reference>().is_ok() => Err("it has a tag or a digest".to_owned()),
+        Err(error) => Err(error.problem),
+    };
+    let problem = |problem| {
+        let message = format!("`{written}` is not a repository on a registry: {problem}");
+        wrong.push(Diagnostic::at(text.span(), message).hint(hint));
+    };
+    parsed.map_err(problem).ok()
 }
 
 /// Whether stack and image can be in a reference at all: that they cannot is said where they stand.
