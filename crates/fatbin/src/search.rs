@@ -22,6 +22,8 @@ const OVERLAP: usize = 5;
 const ELF: &[u8] = b"\x7fELF\x02\x01";
 /// Bytes of a cubin in a frame that are looked at before all of it is: names and notes come before instructions.
 const BEGINNING: usize = 1 << 20;
+/// Bytes of a cubin in a frame that are inflated at most: a frame may say that it holds anything.
+const MOST: u64 = 16 << 20;
 
 /// The forms of code among other data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +125,7 @@ fn framed<S: Source + ?Sized>(window: &mut Window<'_, S>, at: u64, size: u64) ->
     if let Some(architecture) = cubin::architecture(&start) {
         return Ok(Some(Entry::bare(at, &cubin::Cubin { architecture, size, hollow: false }, Some(size))));
     }
-    let whole = inflate::payload(window, &probe, u64::MAX)?.unwrap_or_default();
+    let whole = inflate::payload(window, &probe, MOST)?.unwrap_or_default();
     let mut inside = Window::new(&whole)?;
     let found = cubin::read(&mut inside, 0, whole.len() as u64)?;
     Ok(found.map(|cubin| Entry::bare(at, &cubin, Some(size))))
