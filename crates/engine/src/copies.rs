@@ -226,7 +226,7 @@ fn layout_root(layout: &Layout, path: &Path, name: Option<&str>) -> Result<Point
     match entries.first() {
         None => Err(BuildError::Mistake {
             message: format!("{} has no image", path.display()),
-            hint: "its `index.json` lists none".into(),
+            hint: "its `index.json` lists none that kiln can read: one for linux, with digests of SHA-256".into(),
         }),
         Some(only) if digests.len() == 1 => Ok(Pointed::read(layout, only.clone())?),
         Some(_) if name.is_none() && names.contains(", ") => Err(BuildError::Mistake {
@@ -236,6 +236,13 @@ fn layout_root(layout: &Layout, path: &Path, name: Option<&str>) -> Result<Point
         Some(_) => {
             let mut seen = BTreeSet::new();
             entries.retain(|entry| seen.insert(entry.digest));
+            if let Some(twice) = platform_of_two(&entries) {
+                let name = name.map(|name| format!(" under the name `{name}`")).unwrap_or_default();
+                return Err(BuildError::Mistake {
+                    message: format!("{} has several images for {twice}{name}", path.display()),
+                    hint: "leave one of them in the layout, or give them names of their own".into(),
+                });
+            }
             for entry in &mut entries {
                 entry.annotations.retain(|key, _| key != REF_NAME && key != CONTAINERD_NAME);
             }
@@ -243,5 +250,34 @@ fn layout_root(layout: &Layout, path: &Path, name: Option<&str>) -> Result<Point
             let entry = Descriptor::of(INDEX, &bytes);
             Pointed::new(entry, bytes).map_err(BuildError::Unreachable)
         }
+    }
+}
+
+/// Returns the platform for which there are two images. Attestations are for the platform `unknown/unknown`, each.
+fn platform_of_two(entries: &[Descriptor]) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
+    let mut told = platforms.filter(|platform| platform.os != "unknown").map(ToString::to_string);
+    told.find(|platform| !seen.insert(platform.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_oci::image::PlatformObject;
+
+    use super::*;
+
+    #[test]
+    fn two_images_for_one_platform_are_found_and_attestations_are_none() {
+        let entry = |os: &str, architecture: &str| {
+            let platform = serde_json::json!({ "os": os, "architecture": architecture });
+            let platform: PlatformObject = serde_json::from_value(platform).unwrap();
+            Descriptor { platform: Some(platform), ..Descriptor::of("", b"") }
+        };
+        let (amd64, arm64, attestation) =
+            (entry("linux", "amd64"), entry("linux", "arm64"), entry("unknown", "unknown"));
+        let one_each = [amd64.clone(), attestation.clone(), arm64, attestation, Descriptor::of("", b"")];
+        assert_eq!(platform_of_two(&one_each), None);
+        assert_eq!(platform_of_two(&[amd64.clone(), amd64]).as_deref(), Some("linux/amd64"));
     }
 }

@@ -1,14 +1,14 @@
 //! OCI image layouts on disk: read as bases, written as results (OCI image specification, "Image Layout").
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
-use kiln_store::{AtomicFile, Store, WrongContent, collect_left_behind, sync_directory};
+use kiln_store::{AtomicFile, Store, WrongContent, collect_left_behind, open_regular, sync_directory};
 use serde_json::Value;
 
 use crate::choose::{self, Pointed, Shelf};
@@ -64,7 +64,10 @@ impl Layout {
         let path = self.blob_path(&descriptor.digest);
         let shown = format!("`{BLOBS}/{}`", descriptor.digest.hex());
         let mut bytes = Vec::new();
-        let opened = fs_err::File::open(path).map_err(|_| self.problem(format!("{shown} is missing")))?;
+        let opened = open_regular(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => self.problem(format!("{shown} is no regular file")),
+            _ => self.problem(format!("{shown} is missing")),
+        })?;
         opened.take(JSON_LIMIT).read_to_end(&mut bytes)?;
         if Digest::of(&bytes) != descriptor.digest {
             return Err(self.problem(format!("{shown} is damaged: its content has another digest")));
@@ -79,7 +82,7 @@ impl Layout {
 
     fn index_bytes(&self) -> Result<Vec<u8>, OciError> {
         let mut bytes = Vec::new();
-        fs_err::File::open(self.path.join(LIST))?.take(JSON_LIMIT).read_to_end(&mut bytes)?;
+        open_regular(&self.path.join(LIST))?.take(JSON_LIMIT).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -371,5 +374,17 @@ mod tests {
         assert_eq!(layout.entries(None).unwrap().len(), 3);
         let none = layout.entries(Some("a")).unwrap_err().to_string();
         assert!(none.ends_with("has no image `a`: it has a:1, latest"), "{none}");
+    }
+
+    #[test]
+    fn what_is_no_file_in_place_of_a_blob_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        fs_err::write(directory.path().join(MARKER), VERSION).unwrap();
+        let layout = Layout::open(directory.path()).unwrap();
+        let entry = Descriptor::of("", b"a");
+        let path = layout.blob_path(&entry.digest);
+        fs_err::create_dir_all(&path).unwrap();
+        let error = layout.read_json(&entry).unwrap_err().to_string();
+        assert!(error.ends_with("is no regular file"), "{error}");
     }
 }

@@ -29,6 +29,8 @@ use crate::proxies::Proxies;
 use crate::redirect::{self, Reach, Rule, SendError};
 use crate::{Credential, Credentials, RegistryError};
 
+/// Letters of a registry's message that are shown.
+const MOST_SAID: usize = 500;
 /// Bytes of an answer that says what is wrong.
 const ERROR_LIMIT: u64 = 64 << 10;
 /// Attempts where no registry has answered at all.
@@ -372,7 +374,7 @@ impl Inner {
         let first = answer.errors.first();
         let said = first
             .and_then(|error| error.message.as_ref().filter(|message| !message.is_empty()).or(error.code.as_ref()));
-        said.map_or_else(String::new, |said| format!(": {said}"))
+        said.map_or_else(String::new, |said| format!(": {}", plain(said)))
     }
 
     /// A whole answer of at most so many bytes.
@@ -395,6 +397,12 @@ impl Inner {
             bytes.extend_from_slice(&chunk);
         }
     }
+}
+
+/// Returns the beginning of what a registry says as one line: it must not command the terminal.
+fn plain(said: &str) -> String {
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    said.chars().take(MOST_SAID).map(plain).collect()
 }
 
 impl Purpose {

@@ -293,7 +293,7 @@ impl RegistryError {
             Self::Diverted { rule: Rule::Encryption, .. } => {
                 "a registry behind a proxy that speaks HTTPS must know that (`X-Forwarded-Proto: https`)".into()
             }
-            Self::Damaged { .. } => "a file of the store was changed: remove it, and build again".into(),
+            Self::Damaged { .. } => "the file of this digest was changed, in the store or in the layout that is pushed: remove it and make it again".into(),
             Self::Offline(_) => "run once without `--offline`".into(),
             _ => return None,
         })

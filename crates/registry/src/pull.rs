@@ -151,10 +151,12 @@ impl Inner {
         let digest = Digest::of(&bytes);
         let said = content_digest(&headers);
         if let Some(expected) = reference.digest.or(said).filter(|expected| *expected != digest) {
-            return Err(Failure::Again(purpose.other_content(expected, Some(digest)), None));
+            return Err(Failure::Again(purpose.other_content(expected, digest), None));
         }
         let Some(media_type) = media_type(&headers, &bytes) else {
-            return Err(Failure::Again(purpose.nonsense("is not a manifest"), None));
+            // It came whole: the next one will be the same.
+            let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("of no type");
+            return Err(Failure::Final(purpose.nonsense(format!("is not a manifest ({kind})"))));
         };
         Ok(Document { media_type, digest, bytes })
     }
@@ -199,7 +201,7 @@ impl Inner {
             let bytes = self.body(&purpose, response, limit).await?;
             match Digest::of(&bytes) {
                 found if found == *digest => Ok(bytes),
-                found => Err(Failure::Again(purpose.other_content(*digest, Some(found)), None)),
+                found => Err(Failure::Again(purpose.other_content(*digest, found), None)),
             }
         };
         self.patiently(&purpose, read).await
@@ -243,12 +245,12 @@ impl Inner {
 }
 
 impl Purpose {
-    pub(super) fn other_content(&self, expected: Digest, found: Option<Digest>) -> RegistryError {
+    pub(super) fn other_content(&self, expected: Digest, found: Digest) -> RegistryError {
         RegistryError::Content {
             what: self.what.clone(),
             registry: self.host.name.clone(),
             expected,
-            found: found.map(|found| format!(": {found}")).unwrap_or_default(),
+            found: format!(": {found}"),
         }
     }
 }
@@ -334,7 +336,10 @@ impl BlobReader {
             }
         };
         if self.position + chunk.len() as u64 > self.size {
-            return Err(Failure::Final(self.purpose.other_content(self.digest, None)));
+            let (purpose, expected) = (&self.purpose, self.digest);
+            let found = format!(": more than the {} bytes that its size says", self.size);
+            let (what, registry) = (purpose.what.clone(), purpose.host.name.clone());
+            return Err(Failure::Final(RegistryError::Content { what, registry, expected, found }));
         }
         self.to_skip = 0;
         self.response = Some(response);
@@ -361,7 +366,7 @@ impl BlobReader {
         let Some(hasher) = self.hasher.take() else { return Ok(()) };
         match Digest::finish(hasher) {
             found if found == self.digest => Ok(()),
-            found => Err(self.purpose.other_content(self.digest, Some(found))),
+            found => Err(self.purpose.other_content(self.digest, found)),
         }
     }
 }

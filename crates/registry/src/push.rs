@@ -553,7 +553,7 @@ fn with_digest(location: &Url, digest: &Digest) -> Url {
 /// A registry that says which content it took must have taken the right one.
 fn same_digest(purpose: &Purpose, headers: &HeaderMap, expected: Digest) -> Result<(), Failure> {
     match content_digest(headers).filter(|found| *found != expected) {
-        Some(found) => Err(Failure::Again(purpose.other_content(expected, Some(found)), None)),
+        Some(found) => Err(Failure::Again(purpose.other_content(expected, found), None)),
         None => Ok(()),
     }
 }

@@ -185,7 +185,7 @@ fn a_layout_that_lacks_something_is_not_pushed() {
     ------- stderr -------
     error: nested has no image
 
-    hint: its `index.json` lists none
+    hint: its `index.json` lists none that kiln can read: one for linux, with digests of SHA-256
     [exit status: 2]
     ");
 }

@@ -118,3 +118,14 @@ fn without_null(value: Value) -> Value {
         other => other,
     }
 }
+
+#[test]
+fn an_answer_that_is_no_manifest_is_not_asked_for_again() {
+    let pair = Pair::open();
+    pair.registry.add_manifest("a", "page", "text/html", b"<html>log in</html>");
+    let reference = format!("{}/a:page", pair.registry.address()).parse().unwrap();
+    let error = pair.client.manifest(&reference).unwrap_err().to_string();
+    assert!(error.contains("is not a manifest (text/html)"), "{error}");
+    let asked = pair.registry.log().iter().filter(|logged| logged.path.contains("/manifests/page")).count();
+    assert_eq!(asked, 1);
+}

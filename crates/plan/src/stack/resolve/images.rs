@@ -119,7 +119,9 @@ fn whole_repository(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option
     let parsed = match written.parse::<Repository>() {
         Ok(_) if !says_registry(&written) => Err("it does not say its registry".to_owned()),
         Ok(repository) => Ok(repository),
-        Err(_) if written.parse::<Reference>().is_ok() => Err("it has a tag or a digest".to_owned()),
+        Err(_) if written.contains('/') && written.parse::<Reference>().is_ok() => {
+            Err("it has a tag or a digest".to_owned())
+        }
         Err(error) => Err(error.problem),
     };
     let problem = |problem| {
