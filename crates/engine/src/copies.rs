@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use kiln_oci::choose::Pointed;
-use kiln_oci::image::{Descriptor, INDEX, Image, Index, to_json};
+use kiln_oci::image::{DOCKER_MANIFEST, Descriptor, INDEX, Image, Index, MANIFEST, to_json};
 use kiln_oci::layout::{CONTAINERD_NAME, Layout, REF_NAME, entry_names};
 use kiln_oci::reach::{Reached, reach};
 use kiln_plan::digest::Digest;
@@ -101,6 +101,7 @@ impl Workshop<'_> {
     ) -> Result<Built> {
         let _work = self.work("resolve", reference.to_string(), None);
         let (mut images, mut manifests): (Vec<Image>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut last = None;
         for &platform in platforms {
             let found = shelf.image_for(root, platform)?;
             manifests.push(found.image.manifest);
@@ -111,6 +112,7 @@ impl Workshop<'_> {
             self.store.add(&found.manifest_bytes)?;
             self.store.add(&found.config_bytes)?;
             self.places.found(found.image.layers.iter().map(|layer| layer.digest), &reference.repository);
+            last = Some(found.manifest_bytes);
             images.push(found.image);
         }
         let entries = if root.is_index() { root.entries()? } else { Vec::new() };
@@ -122,7 +124,16 @@ impl Workshop<'_> {
             return Ok(built);
         }
         self.say_left_out(reference, &left);
-        Built::of(last_name(reference), images, self.store)
+        match (images.as_slice(), last) {
+            // One image needs no index: its digest is that of its manifest.
+            ([image], Some(bytes)) => {
+                let entry = Descriptor::of(MANIFEST, &bytes);
+                let pointed = Pointed::new(entry, bytes).map_err(BuildError::Unreachable)?;
+                self.say_renamed(reference, manifests[0], image.manifest);
+                Ok(copy_of(last_name(reference), reach(shelf, pointed)?.in_oci()?, images)?)
+            }
+            _ => Built::of(last_name(reference), images, self.store),
+        }
     }
 
     /// Says that a copy has another digest.
@@ -239,7 +250,7 @@ fn layout_root(layout: &Layout, path: &Path, name: Option<&str>) -> Result<Point
             if let Some(twice) = platform_of_two(&entries) {
                 let name = name.map(|name| format!(" under the name `{name}`")).unwrap_or_default();
                 return Err(BuildError::Mistake {
-                    message: format!("{} has several images for {twice}{name}", path.display()),
+                    message: format!("{} has several images {twice}{name}", path.display()),
                     hint: "leave one of them in the layout, or give them names of their own".into(),
                 });
             }
@@ -253,12 +264,14 @@ fn layout_root(layout: &Layout, path: &Path, name: Option<&str>) -> Result<Point
     }
 }
 
-/// Returns the platform for which there are two images. Attestations are for the platform `unknown/unknown`, each.
+/// Returns a clause about the platform for which there are two images. Attestations are for the platform `unknown/unknown`, each.
 fn platform_of_two(entries: &[Descriptor]) -> Option<String> {
     let mut seen = BTreeSet::new();
-    let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
-    let mut told = platforms.filter(|platform| platform.os != "unknown").map(ToString::to_string);
-    told.find(|platform| !seen.insert(platform.clone()))
+    let images = entries.iter().filter(|entry| [MANIFEST, DOCKER_MANIFEST].contains(&entry.media_type.as_str()));
+    let mut told = images.map(|entry| {
+        entry.platform.as_ref().map_or_else(|| "without a platform".into(), |platform| format!("for {platform}"))
+    });
+    told.find(|platform| !platform.starts_with("for unknown/") && !seen.insert(platform.clone()))
 }
 
 #[cfg(test)]
@@ -272,12 +285,14 @@ mod tests {
         let entry = |os: &str, architecture: &str| {
             let platform = serde_json::json!({ "os": os, "architecture": architecture });
             let platform: PlatformObject = serde_json::from_value(platform).unwrap();
-            Descriptor { platform: Some(platform), ..Descriptor::of("", b"") }
+            Descriptor { platform: Some(platform), ..Descriptor::of(MANIFEST, b"") }
         };
         let (amd64, arm64, attestation) =
             (entry("linux", "amd64"), entry("linux", "arm64"), entry("unknown", "unknown"));
         let one_each = [amd64.clone(), attestation.clone(), arm64, attestation, Descriptor::of("", b"")];
         assert_eq!(platform_of_two(&one_each), None);
-        assert_eq!(platform_of_two(&[amd64.clone(), amd64]).as_deref(), Some("linux/amd64"));
+        assert_eq!(platform_of_two(&[amd64.clone(), amd64]).as_deref(), Some("for linux/amd64"));
+        let bare = Descriptor::of(MANIFEST, b"");
+        assert_eq!(platform_of_two(&[bare.clone(), bare]).as_deref(), Some("without a platform"));
     }
 }

@@ -196,6 +196,14 @@ fn waiting(cancel: &Cancel, reporter: &dyn Reporter, reason: &'static str) -> im
     }
 }
 
+/// Fails where several images would go to stdout, one behind the other.
+fn require_one_stdout(outputs: &[Output]) -> Result<(), Failure> {
+    match outputs.iter().filter(|output| output.is_stdout()).count() {
+        0 | 1 => Ok(()),
+        _ => Err(Failure::usage("several outputs go to stdout").hint("name a file for all but one of them")),
+    }
+}
+
 /// Prints a result on stdout; on stderr where an image goes to stdout, which then holds nothing else.
 fn print_beside(outputs: &[Output], text: &str) -> Outcome {
     if outputs.iter().any(Output::is_stdout) { print_to(std::io::stderr().lock(), text) } else { print(text) }

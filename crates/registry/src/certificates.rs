@@ -3,15 +3,22 @@
 //! `*.crt` vouch for the registry, beside the machine's own authorities; `NAME.cert` with `NAME.key` says who one is
 //! (docs.docker.com, "Verify repository client with certificates"; containers-certs.d(5)). All of them are PEM.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use kiln_store::open_regular;
 use reqwest::{Certificate, ClientBuilder, Identity};
 
 use crate::RegistryError;
+use crate::patience::innermost;
+
+/// Bytes of a file of certificates that are read.
+const CONTENT_LIMIT: u64 = 16 << 20;
 
 /// The certificates of a registry.
 #[derive(Debug, Default)]
 pub(crate) struct Certificates {
+    directory: PathBuf,
     authorities: Vec<Certificate>,
     identity: Option<Identity>,
 }
@@ -30,6 +37,17 @@ impl Certificates {
         self.authorities.is_empty() && self.identity.is_none()
     }
 
+    /// Returns the error about certificates with which no client can be made.
+    pub(crate) fn unusable(directory: &Path, error: reqwest::Error) -> RegistryError {
+        let (path, problem) = (directory.display().to_string(), innermost(error));
+        RegistryError::Certificate { path, problem }
+    }
+
+    /// Returns the directory that they were found in.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
     /// Makes a client use them.
     pub(crate) fn apply(self, builder: ClientBuilder) -> ClientBuilder {
         let builder = builder.tls_certs_merge(self.authorities);
@@ -44,7 +62,7 @@ impl Certificates {
         let mut files: Vec<PathBuf> =
             entries.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>().map_err(RegistryError::Io)?;
         files.sort();
-        let mut found = Self::default();
+        let mut found = Self { directory: directory.to_owned(), ..Self::default() };
         for file in &files {
             match file.extension().and_then(|extension| extension.to_str()) {
                 Some("crt") => {
@@ -72,7 +90,10 @@ fn identity(file: &Path, files: &[PathBuf]) -> Result<Identity, RegistryError> {
 }
 
 fn content(file: &Path) -> Result<Vec<u8>, RegistryError> {
-    fs_err::read(file).map_err(RegistryError::Io)
+    let mut content = Vec::new();
+    let file = open_regular(file).map_err(RegistryError::Io)?;
+    file.take(CONTENT_LIMIT).read_to_end(&mut content).map_err(RegistryError::Io)?;
+    Ok(content)
 }
 
 fn unusable(file: &Path, problem: &str) -> RegistryError {

@@ -168,9 +168,7 @@ impl EncryptionFault {
     pub(crate) fn of(error: &reqwest::Error) -> Option<Self> {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(error) = source {
-            let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-            let tls = error.downcast_ref().or_else(|| wrapped.and_then(|error| error.downcast_ref()));
-            if let Some(tls) = tls {
+            if let Some(tls) = tls_error(error) {
                 return Self::of_tls(tls);
             }
             source = error.source();
@@ -188,6 +186,15 @@ impl EncryptionFault {
             }
             _ => None,
         }
+    }
+}
+
+/// Returns the error of the encryption that an error is or wraps: errors of input and output wrap one another, and do not name
+/// what they wrap as their source.
+fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    match error.downcast_ref() {
+        Some(tls) => Some(tls),
+        None => tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?),
     }
 }
 

@@ -9,7 +9,7 @@ use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, count, json_text, print_beside, with_reported_project};
+use super::{Outcome, count, json_text, print_beside, require_one_stdout, with_reported_project};
 use crate::arguments::{Global, StackOptions};
 use crate::steps::StepList;
 
@@ -41,6 +41,7 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
+        require_one_stdout(&outputs)?;
         let steps = Arc::new(StepList::new(global));
         let reporter: Arc<dyn Reporter> = steps.clone();
         with_reported_project(global, &self.stack, cancel, reporter, |project| {

@@ -7,7 +7,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 
 use super::build::{image_json, line};
-use super::{Outcome, json_text, print_beside, with_workshop};
+use super::{Outcome, json_text, print_beside, require_one_stdout, with_workshop};
 use crate::arguments::Global;
 use crate::render::Failure;
 
@@ -34,6 +34,7 @@ pub(crate) struct Pull {
 impl Pull {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
+        require_one_stdout(&outputs)?;
         let mut platforms = self.platform.clone();
         platforms.sort();
         platforms.dedup();

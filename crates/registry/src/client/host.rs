@@ -118,8 +118,12 @@ impl Host {
         // A proxy cannot reach this machine's own addresses.
         let plain = || if local { builder(options).no_proxy() } else { options.proxies.apply(builder(options)) };
         let alone = certificates.is_empty();
+        let directory = certificates.directory();
         let built = certificates.apply(plain()).build();
-        let built = if alone { built.or_else(|_| plain().tls_certs_only([]).build()) } else { built };
+        let built = match alone {
+            true => built.or_else(|_| plain().tls_certs_only([]).build()),
+            false => return built.map(Some).map_err(|error| Certificates::unusable(&directory, error)),
+        };
         built.map(Some).map_err(|error| RegistryError::Io(std::io::Error::other(error)))
     }
 
