@@ -37,7 +37,7 @@ pub struct Delivered {
     pub pushed: Vec<Pushed>,
     /// What was shared with other machines.
     pub shared: Shared,
-    /// What went wrong with the images that are not among them.
+    /// The error about the images that are not among them.
     pub failure: Option<BuildError>,
 }
 

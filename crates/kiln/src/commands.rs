@@ -244,7 +244,7 @@ struct Asked {
     gpus: Vec<Capability>,
     /// The names that they were asked for under.
     names: GpuNames,
-    /// Whether code for later GPUs is wanted too: `8.0+PTX`, `compute_80`.
+    /// True if code for later GPUs is wanted too: `8.0+PTX`, `compute_80`.
     ptx: bool,
 }
 

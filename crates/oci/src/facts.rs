@@ -22,10 +22,10 @@ pub use entries::{Entries, Member, TarError};
 
 /// What may be held of one base: far above what real ones need, far below what hurts.
 const MAX_HELD: usize = 256 * 1024 * 1024;
-/// What one node of the picture costs beyond its name, roughly.
+/// Bytes that one node of the picture takes beyond its name, roughly.
 const NODE_COST: usize = 192;
 
-/// What a base holds: every directory and link, and files of interest.
+/// The content of a base: every directory and link, and files of interest.
 type Held = Picture<(), Content>;
 
 /// A layer that facts cannot be read from. Layers count from 1, the lowest.

@@ -49,7 +49,7 @@ struct Name {
     layer: u32,
 }
 
-/// What stands at a path.
+/// The node at a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Node<'p, D, F> {
     /// A directory, and what the uppermost layer with an entry for it says; `None` where no layer has one.

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use kiln_plan::digest::Digest;
-use kiln_plan::event::Event;
 use kiln_plan::step::StepKey;
 use kiln_store::Lock;
 
 use super::state::{Origin, State};
-use super::{Driver, POLL, Permit};
+use super::{Driver, Permit};
 use crate::context::Context;
 use crate::error::{BuildError, Result};
 use crate::node::NodeId;
@@ -147,15 +146,7 @@ impl Driver<'_> {
         }
         drop(permit);
         let step = &self.graph.entry(id).step;
-        let subject = step.subject().to_string();
-        self.workshop.reporter.event(Event::Waiting { subject, reason: "another kiln does it" });
-        loop {
-            self.workshop.cancel.check()?;
-            if let Some(lock) = self.workshop.store.try_lock(&name)? {
-                let permit = self.lanes.enter(step.cost(), &self.workshop.cancel)?;
-                return Ok((lock, permit));
-            }
-            std::thread::sleep(POLL);
-        }
+        let lock = self.workshop.alone(&name, &step.subject().to_string())?;
+        Ok((lock, self.lanes.enter(step.cost(), &self.workshop.cancel)?))
     }
 }

@@ -136,7 +136,7 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     format!("{subject}: {}\n{text}", summary(verification))
 }
 
-/// How a file serves the GPU that it serves worst.
+/// The way in which a file serves the GPU that it serves worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Native,
