@@ -25,7 +25,7 @@ use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Kind;
 use crate::listing::RELOCATABLE;
 use crate::read::REGION_SECTIONS;
-use crate::region::{Region, Regions};
+use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 
@@ -40,8 +40,6 @@ pub const PRUNE_VERSION: u32 = 2;
 const SHARED: u16 = 3;
 /// The bytes that a file of regions begins with.
 const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
-/// Regions begin at multiples of this.
-const ALIGNMENT: u64 = 8;
 
 /// The result of planning for a file.
 #[derive(Debug)]
@@ -206,9 +204,6 @@ fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<P
     }
     placed
 }
-
-/// Bytes of a region's header.
-const REGION_HEADER: u64 = 16;
 
 impl Fat<'_> {
     /// The address of a region.

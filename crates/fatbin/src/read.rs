@@ -25,8 +25,6 @@ const WHOLE: &str = "the file";
 /// Bytes of the longest name of a section on Windows, and sections there that may hold code among other data.
 const PE_NAME: usize = 8;
 const PE_DATA: [&str; 2] = [".rdata", ".data"];
-/// `SHT_PROGBITS`.
-const PROGBITS: u32 = 1;
 /// Tables of the compiler, by which exceptions find their way: large, and no place for code.
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
 const ELF: &[u8] = b"\x7fELF";
@@ -124,11 +122,7 @@ fn is_astray(elf: &Elf, section: &Section) -> bool {
 /// Tells if a section is worth searching for code: of those with content that is loaded, and is neither instructions nor a
 /// table.
 fn may_hide_code(section: &Section) -> bool {
-    section.kind == PROGBITS
-        && section.is_loaded()
-        && section.size >= WORTH_SEARCHING
-        && !section.is_executable()
-        && !UNWINDING.contains(&section.name.as_str())
+    section.is_data() && section.size >= WORTH_SEARCHING && !UNWINDING.contains(&section.name.as_str())
 }
 
 /// A file that is one piece of code.

@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use super::{Fat, Placed, Stop, refused};
-use crate::elf::{Elf, Machine, Section, Segment};
+use crate::elf::{Elf, Machine, PROGRAM_HEADER, SECTION_HEADER, Section, Segment};
 
-pub(super) const PROGRAM_HEADER: u64 = 56;
 const PAGE: u64 = 4 << 10;
 /// The largest pages of aarch64, for which linkers lay files out.
 const LARGE_PAGE: u64 = 64 << 10;
@@ -106,7 +105,7 @@ impl Layout {
         }
         let other = elf.segments.iter().filter(|segment| !segment.is_loaded() && segment.size > 0);
         if other.into_iter().any(|segment| meets(headers(segment.offset, segment.size)))
-            || meets(headers(elf.section_headers, elf.sections.len() as u64 * 64))
+            || meets(headers(elf.section_headers, elf.sections.len() as u64 * SECTION_HEADER))
             || meets(headers(elf.program_headers, elf.segments.len() as u64 * PROGRAM_HEADER))
         {
             return Err(refused("GPU code overlaps with headers"));

@@ -1,8 +1,8 @@
 //! Files that are nothing but regions (`.fatbin`): the regions follow one another in a smaller file.
 
 use super::rewrite::{Piece, Rewrite, copy_entries, region_header};
-use super::{ALIGNMENT, Decision, Placed, REGION_HEADER, Stop, refused, sums};
-use crate::region::{Region, Regions};
+use super::{Decision, Placed, Stop, refused, sums};
+use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 

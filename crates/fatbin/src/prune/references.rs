@@ -12,8 +12,6 @@ use crate::wrapper::{Wrapper, wrappers};
 const SYMBOLS: u32 = 2;
 const DYNAMIC_SYMBOLS: u32 = 11;
 const SYMBOL: u64 = 24;
-/// `SHT_PROGBITS`.
-const PROGBITS: u32 = 1;
 /// Bytes of an address, and those of data that are read at once.
 const WORD: u64 = 8;
 const CHUNK: usize = 32 << 10;
@@ -131,10 +129,7 @@ impl References {
 /// Words of the data of a program at a fixed address that are addresses of regions: no relocation names them.
 fn words<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, fats: &[Fat<'_>]) -> Result<Vec<(u64, u64)>, Stop> {
     let mut found = Vec::new();
-    let is_data = |section: &&Section| {
-        let content = section.kind == PROGBITS && section.is_loaded() && section.has_content();
-        content && !section.is_executable() && within(fats, section.address).is_none()
-    };
+    let is_data = |section: &&Section| section.is_data() && within(fats, section.address).is_none();
     for section in elf.sections.iter().filter(is_data) {
         let mut at = section.offset.next_multiple_of(WORD);
         while at + WORD <= section.range().end {

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::layout::{Layout, PROGRAM_HEADER};
+use super::layout::Layout;
 use super::references::References;
-use super::{Cut, Fat, Placed, REGION_HEADER, Stop, cuts, refused};
-use crate::elf::{Elf, Segment};
+use super::{Cut, Fat, Placed, Stop, cuts, refused};
+use crate::elf::{Elf, PROGRAM_HEADER, Segment};
 use crate::entry::Entry;
-use crate::region::MAGIC;
+use crate::region::{MAGIC, REGION_HEADER};
 use crate::source::{Source, Window};
 
 /// Bytes that are copied at once.
