@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use zstd::zstd_safe::{DCtx, ResetDirective};
 
 use crate::entry::{Compression, Entry};
-use crate::source::{Source, Window};
+use crate::source::{Fields, Source, Window};
 
 /// Bytes that a payload is inflated to at most, whatever its header says.
 const MOST: u64 = 256 << 20;
@@ -21,6 +21,8 @@ pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const FIRST_STEP: u64 = 1 << 10;
 /// Compressed bytes that are read together.
 const BUFFER: usize = 16 << 10;
+/// Bytes of a frame's dictionary id, by the lowest bits of its descriptor.
+const DICTIONARY: [usize; 4] = [0, 1, 2, 4];
 /// Blocks that a frame may have: of 128 KiB each, far above the largest payload.
 const MOST_BLOCKS: usize = 1 << 14;
 
@@ -75,6 +77,21 @@ fn grow(reader: &mut impl Read, most: u64, mut enough: impl FnMut(&[u8]) -> bool
     }
 }
 
+/// Bytes that the Zstandard frame at a position says that it inflates to ("Frame_Content_Size"); `None` where it does not.
+pub(crate) fn zstd_content<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64) -> io::Result<Option<u64>> {
+    let Some(header) = source.array::<18>(at)? else { return Ok(None) };
+    let single = header[4] >> 5 & 1;
+    let place = 5 + usize::from(1 - single) + DICTIONARY[usize::from(header[4] & 3)];
+    let fields = Fields(&header);
+    Ok(match (header[4] >> 6, single) {
+        (0, 0) => None,
+        (0, _) => Some(u64::from(header[place])),
+        (1, _) => Some(u64::from(fields.u16(place)) + 256),
+        (2, _) => Some(u64::from(fields.u32(place))),
+        _ => Some(fields.u64(place)),
+    })
+}
+
 /// Bytes of the Zstandard frame at a position, which must end before `end`: found out from the headers of its blocks.
 pub(crate) fn zstd_frame<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end: u64) -> io::Result<Option<u64>> {
     let Some(header) = source.array::<5>(at)? else { return Ok(None) };
@@ -84,8 +101,8 @@ pub(crate) fn zstd_frame<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64
         (0, single) => u64::from(single),
         (size, _) => 1 << size,
     };
-    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let mut position = at + 5 + u64::from(1 - single) + dictionary + content;
+    let dictionary = DICTIONARY[usize::from(descriptor & 3)];
+    let mut position = at + 5 + u64::from(1 - single) + dictionary as u64 + content;
     for _ in 0..MOST_BLOCKS {
         let Some(block) = source.array::<3>(position)? else { return Ok(None) };
         let block = u32::from_le_bytes([block[0], block[1], block[2], 0]);

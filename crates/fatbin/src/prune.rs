@@ -8,6 +8,7 @@
 //! The result is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
 
 mod check;
+mod embedded;
 mod layout;
 mod loose;
 mod references;
@@ -17,6 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 use kiln_plan::gpu::Architecture;
 use serde::Serialize;
@@ -35,11 +37,17 @@ use references::References;
 pub use rewrite::{Rewrite, Rewritten};
 
 /// Raised when the same file would be pruned to other bytes.
-pub const PRUNE_VERSION: u32 = 2;
+pub const PRUNE_VERSION: u32 = 3;
 /// `ET_DYN`: shared objects, and programs that can be loaded anywhere.
 const SHARED: u16 = 3;
 /// The bytes that a file of regions begins with.
 const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
+
+/// Frames begin at multiples of this.
+const FRAME_ALIGNMENT: u64 = 32;
+/// What stays of a frame that is cut: one that holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
+/// last block without any).
+const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// The result of planning for a file.
 #[derive(Debug)]
@@ -117,10 +125,24 @@ fn refused(reason: impl Into<String>) -> Stop {
     Stop::Refused(reason.into())
 }
 
-/// A section of regions.
+/// The way in which a program finds code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through a wrapper that it registers.
+    Wrapped,
+    /// Through a table of ends and beginnings.
+    Paired,
+    /// Through descriptors of kernels: a cubin in a Zstandard frame.
+    Framed,
+}
+
+/// Code that lies in a row: all of a section of regions, or a part of one of data.
 struct Fat<'e> {
     index: usize,
     section: &'e Section,
+    way: Way,
+    /// The place in the file.
+    range: Range<u64>,
     regions: Vec<Region>,
 }
 
@@ -154,14 +176,17 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
         Err(ElfError::Damaged(problem)) => return Err(refused(format!("it is damaged: {problem}"))),
         Err(ElfError::Io(error)) => return Err(error.into()),
     };
-    let fats = fats(&mut window, &elf)?;
-    if fats.is_empty() {
+    let mut fats = fats(&mut window, &elf)?;
+    let embedded = embedded::find(&mut window, &elf)?;
+    if fats.is_empty() && embedded.fats.is_empty() {
         return Ok(Decision::NoCode);
     }
     if elf.kind != SHARED && !elf.is_fixed() {
         return Err(refused("it is an object file, which is linked before anything runs"));
     }
-    let references = References::find(&mut window, &elf, &fats)?;
+    let mut references = References::find(&mut window, &elf, &fats)?;
+    references.pointers.extend(embedded.pointers);
+    fats.extend(embedded.fats);
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
     let Some(layout) = Layout::find(&elf, &fats, &placed)? else { return Ok(Decision::Needed) };
     let rewrite = Rewrite::new(&mut window, &elf, &fats, &placed, &references, &layout)?;
@@ -183,23 +208,32 @@ fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Res
             return Err(refused(format!("its section `{}` has no place in memory", section.name)));
         }
         if !regions.is_empty() {
-            fats.push(Fat { index, section, regions });
+            fats.push(Fat { index, section, way: Way::Wrapped, range: section.range(), regions });
         }
     }
     Ok(fats)
 }
 
-/// Packs regions to the front of their section, in order, around those that must stay where they are.
+/// Packs regions to the front of their row, in order, around those that must stay where they are.
 fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<Placed> {
     let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
-    let mut free = fat.section.offset.next_multiple_of(ALIGNMENT);
+    let mut free = fat.aligned(fat.range.start);
     let mut placed = Vec::new();
-    for region in &fat.regions {
-        let keeps = if drops_all { vec![false; region.entries.len()] } else { selection.keeps(region) };
+    // All code that was found in such a table is for Blackwell, and none of it was run from a new place yet.
+    let keeps_all = fat.way == Way::Paired && fat.regions.iter().any(|region| selection.keeps(region).contains(&true));
+    for (at, region) in fat.regions.iter().enumerate() {
+        let keeps = match region.entries.len() {
+            entries if drops_all || keeps_all => vec![keeps_all; entries],
+            _ => selection.keeps(region),
+        };
         let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
-        let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
+        let size = match (fat.way, kept.map(|(entry, _)| entry.size()).sum()) {
+            (Way::Framed, 0) => EMPTY_FRAME.len() as u64,
+            (Way::Framed, size) => size,
+            (Way::Wrapped | Way::Paired, size) => REGION_HEADER + size,
+        };
         let offset = if references.pins(fat.address(region)) { region.offset } else { free };
-        free = (offset + size).next_multiple_of(ALIGNMENT);
+        free = fat.aligned(offset + size + fat.padding(at));
         placed.push(Placed { offset, size, keeps });
     }
     placed
@@ -209,6 +243,16 @@ impl Fat<'_> {
     /// The address of a region.
     fn address(&self, region: &Region) -> u64 {
         self.section.address + (region.offset - self.section.offset)
+    }
+
+    /// The first place from here on where a region may begin.
+    fn aligned(&self, offset: u64) -> u64 {
+        match self.way {
+            Way::Wrapped => offset.next_multiple_of(ALIGNMENT),
+            Way::Paired => offset,
+            // Addresses and offsets agree in whole pages.
+            Way::Framed => offset.next_multiple_of(FRAME_ALIGNMENT),
+        }
     }
 
     /// The region that begins at an address.

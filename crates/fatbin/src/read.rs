@@ -121,8 +121,11 @@ fn is_astray(elf: &Elf, section: &Section) -> bool {
 
 /// Tells if a section is worth searching for code: of those with content that is loaded, and is neither instructions nor a
 /// table.
-fn may_hide_code(section: &Section) -> bool {
-    section.is_data() && section.size >= WORTH_SEARCHING && !UNWINDING.contains(&section.name.as_str())
+pub(crate) fn may_hide_code(section: &Section) -> bool {
+    section.is_data()
+        && section.size >= WORTH_SEARCHING
+        && !REGION_SECTIONS.contains(&section.name.as_str())
+        && !UNWINDING.contains(&section.name.as_str())
 }
 
 /// A file that is one piece of code.

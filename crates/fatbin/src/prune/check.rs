@@ -1,19 +1,25 @@
 //! True if a pruned file still is what it was: looked at as the loader and the driver will, from the written file alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::{MAGIC, Stop, fats, loose, refused};
+use super::embedded::{self, Pointer};
+use super::rewrite::Moved;
+use super::{EMPTY_FRAME, MAGIC, Stop, Way, fats, loose, refused};
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
+use crate::inflate;
 use crate::listing::RELOCATABLE;
 use crate::region::{self, Region};
+use crate::relocation::{self, Relocation};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 use crate::wrapper::{Wrapper, wrappers};
 
 /// The least that the offset and address of what is mapped agree in.
 const PAGE: u64 = 4096;
+/// Bytes that are compared at once.
+const CHUNK: usize = 64 << 10;
 
 /// Compares a file with what it was pruned to. The inner error is a clause that says what does not hold.
 ///
@@ -66,7 +72,76 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
         let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
         same(&old.region(from)?, &new.region(to)?, drops_all, selection)?;
     }
+    tables(&mut old, &mut new, selection)
+}
+
+/// Compares what the tables of data point at.
+fn tables<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut View<'_, S>,
+    new: &mut View<'_, T>,
+    selection: &Selection,
+) -> Result<(), Stop> {
+    let elf = old.elf.clone();
+    let found = embedded::find(&mut old.window, &elf)?;
+    let mut targets: BTreeMap<u64, u64> = found.pointers.iter().map(|pointer| (pointer.location, 0)).collect();
+    relocation::each(&mut new.window, &new.elf, |relocation| {
+        if let Relocation::Relative { location, target, .. } = relocation
+            && let Some(known) = targets.get_mut(&location)
+        {
+            *known = target;
+        }
+    })?
+    .map_err(refused)?;
+    let mut moved: BTreeMap<u64, Moved> = BTreeMap::new();
+    for pointer in found.pointers.iter().filter(|pointer| pointer.behind.is_none()) {
+        let code = found.fats.iter().find_map(|fat| Some((fat.way, &fat.regions[fat.region_at(pointer.code)?])));
+        let (Some((way, region)), false) = (code, moved.contains_key(&pointer.code)) else { continue };
+        let address = targets[&pointer.location];
+        let size = match way {
+            Way::Framed => frame(&mut old.window, region, new, address, selection)?,
+            Way::Wrapped | Way::Paired => {
+                let kept = new.region(address)?;
+                same(region, &kept, false, selection)?;
+                kept.size
+            }
+        };
+        moved.insert(pointer.code, Moved { before: region.size, size, address });
+    }
+    let leads = |pointer: &Pointer| {
+        let code = moved.get(&pointer.code);
+        code.is_some_and(|code| pointer.moves(code).1 == targets[&pointer.location])
+    };
+    if !found.pointers.iter().all(leads) {
+        return Err(refused("a pointer of a table leads somewhere else"));
+    }
     Ok(())
+}
+
+/// Compares a frame with the one that takes its place; returns the bytes of that.
+fn frame<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut Window<'_, S>,
+    region: &Region,
+    new: &mut View<'_, T>,
+    address: u64,
+    selection: &Selection,
+) -> Result<u64, Stop> {
+    let offset = new.elf.offset_of(address).ok_or_else(|| refused("a descriptor points at what is not in the file"))?;
+    let end = new.window.size();
+    let size = inflate::zstd_frame(&mut new.window, offset, end)?;
+    let stays = selection.keeps(region).contains(&true);
+    let wanted = if stays { region.size } else { EMPTY_FRAME.len() as u64 };
+    if size != Some(wanted) {
+        return Err(refused(format!("the frame at {offset:#x} is not the one that was there")));
+    }
+    let mut at = 0;
+    while stays && at < region.size {
+        let most = usize::try_from(region.size - at).unwrap_or(CHUNK).min(CHUNK);
+        if old.bytes(region.offset + at, most)? != new.window.bytes(offset + at, most)? {
+            return Err(refused(format!("the frame at {offset:#x} has changed")));
+        }
+        at += most as u64;
+    }
+    Ok(wanted)
 }
 
 /// A file as the loader sees it.

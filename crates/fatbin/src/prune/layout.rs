@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Fat, Placed, Stop, refused};
+use super::{Fat, Placed, Stop, Way, refused};
 use crate::elf::{Elf, Machine, PROGRAM_HEADER, SECTION_HEADER, Section, Segment};
 
 const PAGE: u64 = 4 << 10;
@@ -176,16 +176,16 @@ impl Elf {
 /// Pages of a section that hold nothing any more: behind its regions, and large holes between them, before a region that
 /// must stay where it is.
 fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Range<u64>> {
-    let end = fat.section.range().end;
+    let end = fat.range.end;
     let least = LEAST_HOLE.max(fat.section.size / LEAST_SHARE);
     let mut holes = Vec::new();
-    let mut free = fat.section.offset;
-    for next in placed {
+    let mut free = fat.range.start;
+    for (at, next) in placed.iter().enumerate() {
         let hole = free.next_multiple_of(page)..next.offset / page * page;
         if hole.start < hole.end && hole.end - hole.start >= least {
             holes.push(hole);
         }
-        free = next.offset + next.size;
+        free = next.offset + next.size + fat.padding(at);
     }
     let tail = free.next_multiple_of(page)..end / page * page;
     holes.extend((tail.start < tail.end).then_some(tail));
@@ -194,7 +194,7 @@ fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Range<u64>> {
 
 /// Tells if no region of its section lies behind a hole: what is put there is not in the section any more.
 fn is_behind_all(cut: &Range<u64>, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> bool {
-    let within = |fat: &Fat<'_>| fat.section.range().contains(&cut.start);
+    let within = |fat: &Fat<'_>| fat.way == Way::Wrapped && fat.range.contains(&cut.start);
     let last = fats.iter().zip(placed).find(|(fat, _)| within(fat)).and_then(|(_, placed)| placed.last());
     last.is_some_and(|last| last.offset + last.size <= cut.start)
 }

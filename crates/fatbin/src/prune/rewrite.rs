@@ -1,16 +1,19 @@
 //! The pruned file as pieces of the old one, and what is new.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::embedded::Pointer;
 use super::layout::Layout;
 use super::references::References;
-use super::{Cut, Fat, Placed, Stop, cuts, refused};
+use super::{Cut, EMPTY_FRAME, Fat, Placed, Stop, Way, cuts, refused};
 use crate::elf::{Elf, PROGRAM_HEADER, Segment};
 use crate::entry::Entry;
 use crate::region::{MAGIC, REGION_HEADER};
 use crate::source::{Source, Window};
+use crate::wrapper::Wrapper;
 
 /// Bytes that are copied at once.
 const CHUNK: usize = 1 << 20;
@@ -198,10 +201,17 @@ impl Changes {
         for section in elf.sections.iter().filter(|section| section.kind != 0) {
             self.put(section.header + 24, layout.moved(section.offset).to_le_bytes());
         }
+        let mut sizes = BTreeMap::new();
         for (fat, placed) in fats.iter().zip(placed) {
-            let end = placed.last().map_or(fat.section.offset, |last| last.offset + last.size);
-            let size = layout.moved(end) - layout.moved(fat.section.offset);
-            self.put(fat.section.header + 32, size.to_le_bytes());
+            let end = match (fat.way, placed.last()) {
+                (Way::Wrapped, Some(last)) => last.offset + last.size,
+                (Way::Wrapped, None) => fat.section.offset,
+                (Way::Paired | Way::Framed, _) => fat.section.range().end,
+            };
+            sizes.insert(fat.section.header + 32, layout.moved(end) - layout.moved(fat.section.offset));
+        }
+        for (place, size) in sizes {
+            self.put(place, size.to_le_bytes());
         }
         if layout.table == elf.program_headers {
             self.put(layout.table, table(&layout.segments));
@@ -217,18 +227,23 @@ impl Changes {
         placed: &[Vec<Placed>],
         references: &References,
     ) -> Result<(), Stop> {
-        for wrapper in &references.wrappers {
-            let Some((_, address)) = moved(fats, placed, wrapper.region) else { continue };
-            if address == wrapper.region {
+        let wrappers = references.wrappers.iter().map(|wrapper| {
+            let Wrapper { pointer: location, region: code, addend } = *wrapper;
+            Pointer { location, addend, code, behind: None }
+        });
+        for pointer in wrappers.chain(references.pointers.iter().copied()) {
+            let Some(code) = moved(fats, placed, pointer.code) else { continue };
+            let (target, address) = pointer.moves(&code);
+            if address == target {
                 continue;
             }
-            if let Some(addend) = wrapper.addend {
+            if let Some(addend) = pointer.addend {
                 self.put(addend, address.to_le_bytes());
             }
-            let outside = || refused("a wrapper lies outside of the file");
-            let word = elf.offset_of(wrapper.pointer).ok_or_else(outside)?;
+            let outside = || refused("a pointer to GPU code lies outside of the file");
+            let word = elf.offset_of(pointer.location).ok_or_else(outside)?;
             let written = window.array(word)?.map(u64::from_le_bytes).ok_or_else(outside)?;
-            if written == wrapper.region {
+            if written == target {
                 self.put(word, address.to_le_bytes());
             }
         }
@@ -237,7 +252,7 @@ impl Changes {
 
     fn symbols(&mut self, fats: &[Fat<'_>], placed: &[Vec<Placed>], references: &References) {
         for symbol in &references.symbols {
-            if let Some((size, address)) = moved(fats, placed, symbol.address) {
+            if let Some(Moved { size, address, .. }) = moved(fats, placed, symbol.address) {
                 self.put(symbol.offset + 8, address.to_le_bytes());
                 if symbol.size > size {
                     self.put(symbol.offset + 16, size.to_le_bytes());
@@ -248,12 +263,16 @@ impl Changes {
 
     /// The regions of a section, with zeros between them where nothing is cut out.
     fn section(&mut self, fat: &Fat<'_>, placed: &[Placed], layout: &Layout) {
-        let range = fat.section.range();
+        let range = fat.range.clone();
         let mut pieces = Vec::new();
         let mut at = range.start;
         for (region, placed) in fat.regions.iter().zip(placed) {
             gap(at, placed.offset, layout, &mut pieces);
-            pieces.push(Piece::Bytes(region_header(placed.size)));
+            match fat.way {
+                Way::Wrapped | Way::Paired => pieces.push(Piece::Bytes(region_header(placed.size))),
+                Way::Framed if placed.keeps.contains(&true) => {}
+                Way::Framed => pieces.push(Piece::Bytes(EMPTY_FRAME.to_vec())),
+            }
             copy_entries(&region.entries, &placed.keeps, &mut pieces);
             at = placed.offset + placed.size;
         }
@@ -312,11 +331,19 @@ pub(super) fn copy_entries(entries: &[Entry], keeps: &[bool], pieces: &mut Vec<P
     }
 }
 
-/// Size and address of the region that lay at an address.
-fn moved(fats: &[Fat<'_>], placed: &[Vec<Placed>], address: u64) -> Option<(u64, u64)> {
+/// A region that lay at an address: the bytes that it had, those that it has now, and its new address.
+pub(super) struct Moved {
+    pub(super) before: u64,
+    pub(super) size: u64,
+    pub(super) address: u64,
+}
+
+fn moved(fats: &[Fat<'_>], placed: &[Vec<Placed>], address: u64) -> Option<Moved> {
     fats.iter().zip(placed).find_map(|(fat, placed)| {
-        let placed = &placed[fat.region_at(address)?];
-        Some((placed.size, fat.section.address + (placed.offset - fat.section.offset)))
+        let at = fat.region_at(address)?;
+        let placed = &placed[at];
+        let address = fat.section.address + (placed.offset - fat.section.offset);
+        Some(Moved { before: fat.regions[at].size, size: placed.size, address })
     })
 }
 

@@ -214,6 +214,65 @@ fn a_large_hole_before_a_region_that_stays_is_cut_out() {
     assert!(reason.ends_with("prune the original"), "{reason}");
 }
 
+/// A cubin in a frame of so many bytes and more, which does not become smaller.
+fn frame(number: u32, bytes: u32) -> (u32, Vec<u8>, u32) {
+    let mut file = crate::testing::cubin(number, "", &["add"]);
+    let mut noise = number.wrapping_mul(2_654_435_761) | 1;
+    file.extend((0..bytes).map(|_| {
+        noise = noise.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        (noise >> 16) as u8
+    }));
+    (number, zstd::bulk::compress(&file, 3).unwrap(), file.len() as u32)
+}
+
+fn with_tables() -> Library {
+    let frames = [75, 80, 90, 100].repeat(2).into_iter().map(|number| frame(number, 60_000));
+    let later = |payload| [entry(CUBIN, 100, 0x10_0000, payload), entry(CUBIN, 120, 0, payload)];
+    let library = library().tabled(&later(100_000)).tabled(&later(1_000)).tabled(&later(200_000));
+    frames.fold(library, |library, (number, frame, inflated)| library.framed(number, frame, inflated))
+}
+
+#[test]
+fn code_that_tables_of_data_name_is_cut_and_the_tables_are_told() {
+    let before = with_tables().finish();
+    for (gpu, stays) in [("9.0", "sm_90"), ("8.6", "sm_80"), ("7.5", "sm_75")] {
+        let after = pruned(&with_tables(), &[gpu]);
+        let framed = listing(&after).code.into_iter().find(|code| code.place.contains("frames")).unwrap();
+        assert_eq!((framed.regions, framed.groups[0].architecture.unwrap().to_string()), (2, stays.to_owned()));
+        // Two of eight frames stay, and no entry of a table.
+        assert!(after.len() < before.len() / 3, "{} of {}", after.len(), before.len());
+    }
+    // A row of regions of which something stays stays where it is.
+    let tabled = |file: &[u8]| listing(file).code.into_iter().find(|code| code.place == ".cask_resource").unwrap();
+    assert_eq!(tabled(&pruned(&with_tables(), &["12.0"])), tabled(&before));
+    assert_eq!(tabled(&pruned(&with_tables(), &["9.0"])).groups, []);
+}
+
+#[test]
+fn code_in_data_that_no_table_explains_stays() {
+    let code = |file: &[u8]| -> Vec<_> {
+        let places = listing(file).code.into_iter().filter(|code| code.place.starts_with(['.']));
+        places.filter(|code| code.place != ".nv_fatbin").map(|code| (code.place, code.bytes)).collect()
+    };
+    let (number, frame, inflated) = frame(80, 300_000);
+    let wrong = [
+        library().framed(75, frame.clone(), inflated),
+        library().framed(number, frame, inflated + 1),
+        library().read_only([region(&every(100_000)), vec![0; 64]].concat()),
+    ];
+    for library in wrong {
+        let before = library.finish();
+        assert_eq!(code(&pruned(&library, &["9.0"])), code(&before));
+    }
+    // A relocation of another kind at the pointer of a table.
+    let mut file = with_tables().finish();
+    let table = elf(&file).named(".rela.dyn").next().unwrap().clone();
+    let last = (table.range().end - 24) as usize;
+    file[last + 8] = 1;
+    let after = pruned_with(&file, &selection(&["9.0"]));
+    assert_eq!(code(&after).last(), code(&file).last());
+}
+
 #[test]
 fn notes_make_room_for_program_headers() {
     let after = elf(&pruned(&library().note(), &["9.0"]));
