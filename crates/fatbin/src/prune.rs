@@ -13,6 +13,7 @@ mod layout;
 mod loose;
 mod references;
 mod rewrite;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ pub use check::check;
 use layout::Layout;
 use references::References;
 pub use rewrite::{Rewrite, Rewritten};
+use room::Dynamic;
 
 /// Raised when the same file would be pruned to other bytes.
 pub const PRUNE_VERSION: u32 = 3;
@@ -146,6 +148,12 @@ struct Fat<'e> {
     regions: Vec<Region>,
 }
 
+/// A file's headers, and what its loader goes by.
+struct File<'e> {
+    elf: &'e Elf,
+    dynamic: &'e Dynamic,
+}
+
 /// The new place of a region and the part of it that stays.
 struct Placed {
     /// Its position in the file, before anything is cut out.
@@ -187,9 +195,11 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     let mut references = References::find(&mut window, &elf, &fats)?;
     references.pointers.extend(embedded.pointers);
     fats.extend(embedded.fats);
+    let dynamic = room::dynamic(&mut window, &elf)?;
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
-    let Some(layout) = Layout::find(&elf, &fats, &placed)? else { return Ok(Decision::Needed) };
-    let rewrite = Rewrite::new(&mut window, &elf, &fats, &placed, &references, &layout)?;
+    let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else { return Ok(Decision::Needed) };
+    let rewrite =
+        Rewrite::new(&mut window, &File { elf: &elf, dynamic: &dynamic }, &fats, &placed, &references, &layout)?;
     Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 

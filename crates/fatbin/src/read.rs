@@ -102,8 +102,8 @@ fn elf_listing<S: Source + ?Sized>(
             break;
         };
         left = rest;
+        listing.damaged |= is_astray(elf, section);
         if REGION_SECTIONS.contains(&section.name.as_str()) {
-            listing.damaged |= is_astray(elf, section);
             listing.regions(window, &section.name, section.range())?;
         } else if may_hide_code(section) {
             listing.search(window, &section.name, section.range())?;

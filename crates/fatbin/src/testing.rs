@@ -101,6 +101,8 @@ pub struct Library {
     read_only: Vec<u8>,
     unfilled: bool,
     note: bool,
+    /// True if a hash table lies behind the program headers, and the dynamic table names it.
+    hashed: bool,
     /// Regions in a section of data that a table of ends and beginnings names.
     tabled: Vec<Vec<u8>>,
     /// Frames in a section of data, each with its architecture and the bytes that it inflates to.
@@ -139,6 +141,7 @@ impl Library {
             read_only: (0..100).collect(),
             unfilled: false,
             note: false,
+            hashed: false,
             tabled: Vec::new(),
             framed: Vec::new(),
         }
@@ -250,6 +253,13 @@ impl Library {
         self
     }
 
+    /// A hash table of symbols right behind the program headers.
+    #[must_use]
+    pub fn hashed(mut self) -> Self {
+        self.hashed = true;
+        self
+    }
+
     /// The file.
     pub fn finish(&self) -> Vec<u8> {
         let wrapped: Vec<usize> = (0..self.regions.len()).filter(|at| !self.bare.contains(at)).collect();
@@ -267,6 +277,7 @@ impl Library {
             address
         };
         let table = if self.packed { 8 * (words as u64 + 1) } else { 24 * words as u64 };
+        let hash = if self.hashed { put(&mut at, ".gnu.hash", 0x6fff_fff6, 2, 0, vec![5; 400]) } else { 0 };
         put(&mut at, ".rela.dyn", if self.packed { 19 } else { 4 }, 2, 0, vec![0; table as usize]);
         put(&mut at, ".text", 1, 6, 0, vec![0xc3; 64]);
         let (fat, starts) = joined(&self.regions);
@@ -306,13 +317,17 @@ impl Library {
         }
         let content = table.iter().flat_map(|(word, _)| word.to_le_bytes()).chain([7; 16]).collect();
         let data = put(&mut at, ".data", 1, 3, ALIGNMENT, content);
+        if self.hashed {
+            let named = [0x6fff_fef5, hash, 0, 0].map(u64::to_le_bytes).concat();
+            put(&mut at, ".dynamic", 6, 3, ALIGNMENT, named);
+        }
         let end = at;
         let symbols = self.symbols.iter().flat_map(|(region, into)| symbol(code + starts[*region] + into));
         put(&mut at, ".symtab", 2, 0, 0, symbols.collect());
         let locations = (0..targets.len() as u64).map(|at| segment + 24 * at + 8);
         let told = (0..).zip(&table).filter(|(_, (_, told))| *told).map(|(at, (word, _))| (data + 8 * at, *word));
         let all: Vec<(u64, u64)> = locations.zip(targets).chain(told).take(words).collect();
-        parts[0].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
+        parts[usize::from(self.hashed)].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
         let loads = [(5, 0, 0, read_only), (6, writable, writable + ALIGNMENT, end - writable)];
         self.file(parts, &loads)
     }

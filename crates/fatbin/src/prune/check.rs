@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 
 use super::embedded::{self, Pointer};
 use super::rewrite::Moved;
-use super::{EMPTY_FRAME, MAGIC, Stop, Way, fats, loose, refused};
+use super::{EMPTY_FRAME, MAGIC, Stop, Way, fats, loose, refused, room};
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
 use crate::inflate;
@@ -48,7 +49,7 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
     }
     let (mut old, mut new) = (View::open(before)?, View::open(after)?);
     mapped(&new.elf, new.window.size())?;
-    sections(&old.elf, &new.elf)?;
+    sections(&mut old, &mut new)?;
     // Regions by themselves, as tools see them.
     fats(&mut new.window, &new.elf)?;
     let (old_wrappers, new_wrappers) = (old.wrappers()?, new.wrappers()?);
@@ -133,13 +134,9 @@ fn frame<S: Source + ?Sized, T: Source + ?Sized>(
     if size != Some(wanted) {
         return Err(refused(format!("the frame at {offset:#x} is not the one that was there")));
     }
-    let mut at = 0;
-    while stays && at < region.size {
-        let most = usize::try_from(region.size - at).unwrap_or(CHUNK).min(CHUNK);
-        if old.bytes(region.offset + at, most)? != new.window.bytes(offset + at, most)? {
-            return Err(refused(format!("the frame at {offset:#x} has changed")));
-        }
-        at += most as u64;
+    let size = if stays { region.size } else { 0 };
+    if !equal(old, region.offset..region.offset + size, &mut new.window, offset..offset + size)? {
+        return Err(refused(format!("the frame at {offset:#x} has changed")));
     }
     Ok(wanted)
 }
@@ -191,24 +188,47 @@ fn mapped(elf: &Elf, size: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-fn sections(old: &Elf, new: &Elf) -> Result<(), Stop> {
-    if old.sections.len() != new.sections.len() {
+fn sections<S: Source + ?Sized, T: Source + ?Sized>(old: &mut View<'_, S>, new: &mut View<'_, T>) -> Result<(), Stop> {
+    if old.elf.sections.len() != new.elf.sections.len() {
         return Err(refused("its sections are not the same"));
     }
-    for (one, other) in old.sections.iter().zip(&new.sections) {
-        if (&one.name, one.kind, one.address) != (&other.name, other.kind, other.address) || other.size > one.size {
+    let dynamic = room::dynamic(&mut new.window, &new.elf)?;
+    for (one, other) in old.elf.sections.iter().zip(&new.elf.sections) {
+        let named = one.address == other.address
+            || room::named(other, &dynamic).is_some()
+                && equal(&mut old.window, one.range(), &mut new.window, other.range())?;
+        if !named || (&one.name, one.kind) != (&other.name, other.kind) || other.size > one.size {
             return Err(refused(format!("its section `{}` has changed", one.name)));
         }
         // Where tools look for a section is where the loader takes it from.
         let loaded = other.address != 0 && other.has_content();
         if loaded
-            && new.offset_of(other.address) != Some(other.offset)
-            && old.offset_of(one.address) == Some(one.offset)
+            && new.elf.offset_of(other.address) != Some(other.offset)
+            && old.elf.offset_of(one.address) == Some(one.offset)
         {
             return Err(refused(format!("its section `{}` is mapped from somewhere else", one.name)));
         }
     }
     Ok(())
+}
+
+/// Tells if two ranges have the same content.
+fn equal<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut Window<'_, S>,
+    one: Range<u64>,
+    new: &mut Window<'_, T>,
+    other: Range<u64>,
+) -> io::Result<bool> {
+    if one.end - one.start != other.end - other.start {
+        return Ok(false);
+    }
+    for at in (0..one.end - one.start).step_by(CHUNK) {
+        let most = usize::try_from(one.end - one.start - at).unwrap_or(CHUNK).min(CHUNK);
+        if old.bytes(one.start + at, most)? != new.bytes(other.start + at, most)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The entry without its position.

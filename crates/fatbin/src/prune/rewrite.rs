@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::embedded::Pointer;
 use super::layout::Layout;
 use super::references::References;
-use super::{Cut, EMPTY_FRAME, Fat, Placed, Stop, Way, cuts, refused};
+use super::{Cut, EMPTY_FRAME, Fat, File, Placed, Stop, Way, cuts, refused, room};
 use crate::elf::{Elf, PROGRAM_HEADER, Segment};
 use crate::entry::Entry;
 use crate::region::{MAGIC, REGION_HEADER};
@@ -50,14 +50,16 @@ pub struct Rewrite {
 impl Rewrite {
     pub(super) fn new<S: Source + ?Sized>(
         window: &mut Window<'_, S>,
-        elf: &Elf,
+        file: &File<'_>,
         fats: &[Fat<'_>],
         placed: &[Vec<Placed>],
         references: &References,
         layout: &Layout,
     ) -> Result<Self, Stop> {
         let mut changes = Changes(Vec::new());
+        let elf = file.elf;
         changes.headers(elf, fats, placed, layout);
+        changes.displaced(file, layout);
         changes.pointers(window, elf, fats, placed, references)?;
         changes.symbols(fats, placed, references);
         for (fat, placed) in fats.iter().zip(placed) {
@@ -199,7 +201,9 @@ impl Changes {
         self.put(40, layout.moved(elf.section_headers).to_le_bytes());
         self.put(56, (layout.segments.len() as u16).to_le_bytes());
         for section in elf.sections.iter().filter(|section| section.kind != 0) {
-            self.put(section.header + 24, layout.moved(section.offset).to_le_bytes());
+            let offset = layout.displaced(elf, section.offset).filter(|_| section.has_content());
+            let offset = offset.map_or(section.offset, |(offset, _)| offset);
+            self.put(section.header + 24, layout.moved(offset).to_le_bytes());
         }
         let mut sizes = BTreeMap::new();
         for (fat, placed) in fats.iter().zip(placed) {
@@ -215,6 +219,17 @@ impl Changes {
         }
         if layout.table == elf.program_headers {
             self.put(layout.table, table(&layout.segments));
+        }
+    }
+
+    /// The addresses of sections that make room for program headers.
+    fn displaced(&mut self, file: &File<'_>, layout: &Layout) {
+        for section in file.elf.sections.iter().filter(|section| section.has_content()) {
+            let Some((_, address)) = layout.displaced(file.elf, section.offset) else { continue };
+            self.put(section.header + 16, address.to_le_bytes());
+            if let Some(Some((value, _))) = room::named(section, file.dynamic) {
+                self.put(value, address.to_le_bytes());
+            }
         }
     }
 
@@ -301,11 +316,14 @@ impl Changes {
 /// Zeros between two places of the old file, less what is cut out, and the program headers where they go there.
 fn gap(from: u64, to: u64, layout: &Layout, pieces: &mut Vec<Piece>) {
     let mut at = from;
-    if layout.is_moved && (from..to).contains(&layout.table) {
-        pieces.push(Piece::Zeros(layout.table - from));
-        let bytes = table(&layout.segments);
-        at = layout.table + bytes.len() as u64;
-        pieces.push(Piece::Bytes(bytes));
+    if let Some(freed) = layout.freed.filter(|freed| (from..to).contains(freed)) {
+        pieces.push(Piece::Zeros(freed - from));
+        let piece = match &layout.displaced {
+            Some(range) => Piece::Copy { from: range.start, bytes: range.end - range.start },
+            None => Piece::Bytes(table(&layout.segments)),
+        };
+        at = freed + piece.size();
+        pieces.push(piece);
     }
     for cut in layout.cuts.iter().filter(|cut| from <= cut.start && cut.end <= to) {
         pieces.push(Piece::Zeros(cut.start - at));

@@ -274,6 +274,27 @@ fn code_in_data_that_no_table_explains_stays() {
 }
 
 #[test]
+fn what_the_dynamic_table_names_makes_room_for_program_headers() {
+    let library = library().hashed();
+    let (before, after) = (elf(&library.finish()), elf(&pruned(&library, &["9.0"])));
+    assert_eq!((after.program_headers, after.segments.len()), (before.program_headers, before.segments.len() + 1));
+    let bytes = pruned(&library, &["9.0"]);
+    let section = |name: &str| after.named(name).next().unwrap().clone();
+    let (hash, dynamic) = (section(".gnu.hash"), section(".dynamic"));
+    assert_ne!(hash.address, before.named(".gnu.hash").next().unwrap().address);
+    assert_eq!(after.offset_of(hash.address), Some(hash.offset));
+    assert_eq!(bytes[hash.range().start as usize..hash.range().end as usize], [5; 400]);
+    let value = dynamic.offset as usize + 8;
+    assert_eq!(bytes[value..value + 8], hash.address.to_le_bytes());
+    // A table that names something else names nothing that can move.
+    let mut file = library.finish();
+    let dynamic = before.named(".dynamic").next().unwrap().offset as usize;
+    file[dynamic + 8] ^= 1;
+    let moved = elf(&pruned_with(&file, &selection(&["9.0"])));
+    assert_ne!(moved.program_headers, before.program_headers);
+}
+
+#[test]
 fn notes_make_room_for_program_headers() {
     let after = elf(&pruned(&library().note(), &["9.0"]));
     assert_eq!((after.program_headers, after.segments.len()), (64, 3));
@@ -370,7 +391,9 @@ proptest! {
     fn damage_is_refused_or_harmless_and_never_a_panic(
         changes in proptest::collection::vec((0usize..2000, any::<u8>()), 1..6), from_end in any::<bool>(),
     ) {
-        let mut file = Library::new().region(&every(9_000)).relocatable(&every(9_000)).symbol(0, 0).pointer(0, 0).finish();
+        let library = Library::new().region(&every(9_000)).relocatable(&every(9_000)).symbol(0, 0).pointer(0, 0);
+        let tabled = library.clone().hashed().tabled(&[entry(CUBIN, 100, 0, 300_000)]);
+        let mut file = if changes.len() % 2 == 0 { library } else { tabled }.finish();
         for (at, byte) in changes {
             let at = if from_end { file.len() - 1 - at.min(file.len() - 1) } else { at };
             file[at] = byte;
