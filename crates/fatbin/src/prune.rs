@@ -7,10 +7,12 @@
 //!
 //! The result is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
 
+mod archive;
 mod check;
 mod embedded;
 mod layout;
 mod loose;
+mod object;
 mod references;
 mod rewrite;
 mod room;
@@ -21,25 +23,30 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use kiln_plan::gpu::Architecture;
+use kiln_plan::gpu::{Architecture, runs_on};
 use serde::Serialize;
 
+use crate::cubin;
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Kind;
 use crate::listing::RELOCATABLE;
-use crate::read::REGION_SECTIONS;
+use crate::read::{ARCHIVE, REGION_SECTIONS};
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 
 pub use check::check;
 use layout::Layout;
+use object::Object;
 use references::References;
 pub use rewrite::{Rewrite, Rewritten};
 use room::Dynamic;
 
 /// Raised when the same file would be pruned to other bytes.
 pub const PRUNE_VERSION: u32 = 3;
+/// `SHT_SYMTAB`, and bytes of a symbol.
+const SYMBOLS: u32 = 2;
+const SYMBOL: u64 = 24;
 /// `ET_DYN`: shared objects, and programs that can be loaded anywhere.
 const SHARED: u16 = 3;
 /// The bytes that a file of regions begins with.
@@ -58,6 +65,8 @@ pub enum Decision {
     NoCode,
     /// All of it stays, or so much that no page becomes free.
     Needed,
+    /// It is machine code for one architecture, which is needed or not.
+    Loose(Architecture, bool),
     /// The file stays as it is, because it is not as files are known to be: a clause.
     Refused(String),
     /// The way to write it anew.
@@ -72,6 +81,13 @@ pub enum Outcome {
     Pruned(Box<Rewrite>),
     /// All of it is needed, or so much that no page becomes free.
     Needed,
+    /// It is machine code for one architecture. A wheel leaves out what no GPU needs; elsewhere it stays.
+    Loose {
+        /// The architecture that it is for.
+        architecture: Architecture,
+        /// True if it runs on one of the GPUs.
+        needed: bool,
+    },
     /// The file is as it was.
     Refused {
         /// A clause.
@@ -89,6 +105,7 @@ impl Outcome {
         Ok(Some(match decision {
             Decision::NoCode => return Ok(None),
             Decision::Needed => Self::Needed,
+            Decision::Loose(architecture, needed) => Self::Loose { architecture, needed },
             Decision::Refused(reason) => Self::Refused { reason },
             Decision::Rewrite(rewrite) => match check(&rewrite)? {
                 Ok(()) => Self::Pruned(rewrite),
@@ -164,6 +181,19 @@ struct Placed {
     keeps: Vec<bool>,
 }
 
+/// Bytes at the beginning of a file by which [`may_be_pruned`] tells.
+pub const BEGINNING: usize = 20;
+
+/// Tells if a file that begins so may have GPU code that can be cut: ELF files of so many bytes and more, cubins of any size,
+/// static libraries, and regions alone.
+pub fn may_be_pruned(start: &[u8], size: u64) -> bool {
+    let large = start.starts_with(b"\x7fELF") || start.starts_with(ARCHIVE) || start.starts_with(&MAGIC);
+    large && size >= LEAST || cubin::is_cubin(start)
+}
+
+/// Files below this many bytes hold no code that would free a page.
+const LEAST: u64 = 16 << 10;
+
 /// Finds out how to prune a file.
 pub fn prune<S: Source + ?Sized>(source: &S, selection: &Selection) -> io::Result<Decision> {
     match plan(source, selection) {
@@ -178,19 +208,31 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     if window.bytes(0, MAGIC.len())? == MAGIC {
         return loose::plan(&mut window, selection);
     }
+    if window.bytes(0, ARCHIVE.len())? == ARCHIVE {
+        return archive::plan(source, &mut window, selection);
+    }
     let elf = match Elf::read(&mut window) {
         Ok(elf) if matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) => elf,
+        Ok(elf) if elf.machine == Machine::Cuda => {
+            let end = window.size();
+            let Some(cubin) = cubin::read(&mut window, 0, end)? else { return Ok(Decision::NoCode) };
+            let needed = selection.gpus.iter().any(|gpu| runs_on(cubin.architecture, *gpu));
+            return Ok(Decision::Loose(cubin.architecture, needed || cubin.hollow));
+        }
         Ok(_) | Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(Decision::NoCode),
         Err(ElfError::Damaged(problem)) => return Err(refused(format!("it is damaged: {problem}"))),
         Err(ElfError::Io(error)) => return Err(error.into()),
     };
+    if object::is_object(&elf) {
+        return object(&mut window, &elf, selection);
+    }
     let mut fats = fats(&mut window, &elf)?;
     let embedded = embedded::find(&mut window, &elf)?;
     if fats.is_empty() && embedded.fats.is_empty() {
         return Ok(Decision::NoCode);
     }
     if elf.kind != SHARED && !elf.is_fixed() {
-        return Err(refused("it is an object file, which is linked before anything runs"));
+        return Err(refused("it is neither a library nor a program"));
     }
     let mut references = References::find(&mut window, &elf, &fats)?;
     references.pointers.extend(embedded.pointers);
@@ -201,6 +243,15 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     let rewrite =
         Rewrite::new(&mut window, &File { elf: &elf, dynamic: &dynamic }, &fats, &placed, &references, &layout)?;
     Ok(Decision::Rewrite(Box::new(rewrite)))
+}
+
+fn object<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, selection: &Selection) -> Result<Decision, Stop> {
+    if fats(window, elf)?.is_empty() {
+        return Ok(Decision::NoCode);
+    }
+    let Some(object) = object::plan(window, elf, selection)? else { return Ok(Decision::Needed) };
+    let Object { pieces, regions, pinned, code } = object;
+    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces))))
 }
 
 fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Vec<Fat<'e>>, Stop> {

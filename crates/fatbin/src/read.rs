@@ -28,10 +28,10 @@ const PE_DATA: [&str; 2] = [".rdata", ".data"];
 /// Tables of the compiler, by which exceptions find their way: large, and no place for code.
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
 const ELF: &[u8] = b"\x7fELF";
-const ARCHIVE: &[u8] = b"!<arch>\n";
+pub(crate) const ARCHIVE: &[u8] = b"!<arch>\n";
 const WINDOWS: &[u8] = b"MZ";
 /// Bytes of the header of an archive's member.
-const MEMBER: u64 = 60;
+pub(crate) const MEMBER: u64 = 60;
 
 /// Tells if a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, a
 /// library of Windows, regions alone, or PTX.
@@ -195,10 +195,10 @@ fn archive<S: Source + ?Sized>(
 }
 
 /// A part of a source.
-struct Part<'a, S: Source + ?Sized> {
-    source: &'a S,
-    from: u64,
-    size: u64,
+pub(crate) struct Part<'a, S: Source + ?Sized> {
+    pub(crate) source: &'a S,
+    pub(crate) from: u64,
+    pub(crate) size: u64,
 }
 
 impl<S: Source + ?Sized> Source for Part<'_, S> {

@@ -204,6 +204,13 @@ impl Library {
         self
     }
 
+    /// An object file, which is linked before anything runs.
+    #[must_use]
+    pub fn object(mut self) -> Self {
+        self.kind = 1;
+        self
+    }
+
     /// Something besides wrappers points at a region, so many bytes into it.
     #[must_use]
     pub fn pointer(mut self, region: usize, into: u64) -> Self {

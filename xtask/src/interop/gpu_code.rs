@@ -57,6 +57,14 @@ impl File {
     }
 }
 
+impl File {
+    /// Whether it is one piece of code, or regions alone.
+    pub(super) fn is_loose(&self) -> bool {
+        let is = |ending: &str| self.file.extension().is_some_and(|extension| extension == ending);
+        is("cubin") || is("fatbin")
+    }
+}
+
 /// Entries for each architecture, as `cuobjdump` writes it: `sm_90a.cubin`, `sm_90.ptx`.
 pub(super) type Counts = BTreeMap<String, u64>;
 
@@ -135,9 +143,17 @@ pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
 }
 
 pub(super) fn counts(listing: &Listing) -> Counts {
+    let code = listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str()));
+    counted(code.flat_map(|code| &code.groups))
+}
+
+/// Like [`counts`], of all places.
+pub(super) fn counts_of_all(listing: &Listing) -> Counts {
+    counted(listing.code.iter().flat_map(|code| &code.groups))
+}
+
+fn counted<'l>(groups: impl Iterator<Item = &'l Group>) -> Counts {
     let mut counts = Counts::new();
-    let groups =
-        listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str())).flat_map(|code| &code.groups);
     for group in groups {
         let ending = match group.kind.as_str() {
             "ptx" => "ptx",

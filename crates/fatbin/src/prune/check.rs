@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use super::embedded::{self, Pointer};
 use super::rewrite::Moved;
-use super::{EMPTY_FRAME, MAGIC, Stop, Way, fats, loose, refused, room};
+use super::{EMPTY_FRAME, MAGIC, Stop, Way, archive, fats, loose, object, refused, room};
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
 use crate::inflate;
 use crate::listing::RELOCATABLE;
+use crate::read::ARCHIVE;
 use crate::region::{self, Region};
 use crate::relocation::{self, Relocation};
 use crate::selection::Selection;
@@ -47,7 +48,13 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
         }
         return old.iter().zip(&new).try_for_each(|(old, new)| same(old, new, false, selection));
     }
+    if one.bytes(0, ARCHIVE.len())? == ARCHIVE {
+        return archive::check(before, after, selection);
+    }
     let (mut old, mut new) = (View::open(before)?, View::open(after)?);
+    if object::is_object(&old.elf) {
+        return object::check(&mut old.window, &mut new.window, selection);
+    }
     mapped(&new.elf, new.window.size())?;
     sections(&mut old, &mut new)?;
     // Regions by themselves, as tools see them.
@@ -213,7 +220,7 @@ fn sections<S: Source + ?Sized, T: Source + ?Sized>(old: &mut View<'_, S>, new: 
 }
 
 /// Tells if two ranges have the same content.
-fn equal<S: Source + ?Sized, T: Source + ?Sized>(
+pub(super) fn equal<S: Source + ?Sized, T: Source + ?Sized>(
     old: &mut Window<'_, S>,
     one: Range<u64>,
     new: &mut Window<'_, T>,
@@ -236,7 +243,7 @@ fn content(entry: &Entry) -> Entry {
     Entry { offset: 0, ..*entry }
 }
 
-fn same(old: &Region, new: &Region, drops_all: bool, selection: &Selection) -> Result<(), Stop> {
+pub(super) fn same(old: &Region, new: &Region, drops_all: bool, selection: &Selection) -> Result<(), Stop> {
     let mut rest = old.entries.iter().map(content);
     if !new.entries.iter().map(content).all(|entry| rest.any(|known| known == entry)) {
         return Err(refused(format!("the region at {:#x} has entries that were not there", new.offset)));

@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::embedded::Pointer;
-use super::{Fat, Stop, refused};
+use super::{Fat, SYMBOL, SYMBOLS, Stop, refused};
 use crate::elf::{Elf, Section};
 use crate::relocation::{self, Relocation};
 use crate::source::{Fields, Source, Window};
 use crate::wrapper::{Wrapper, wrappers};
 
-/// `SHT_SYMTAB` and `SHT_DYNSYM`.
-const SYMBOLS: u32 = 2;
+/// `SHT_DYNSYM`.
 const DYNAMIC_SYMBOLS: u32 = 11;
-const SYMBOL: u64 = 24;
 /// Bytes of an address, and those of data that are read at once.
 const WORD: u64 = 8;
 const CHUNK: usize = 32 << 10;
@@ -29,7 +27,7 @@ pub(super) struct Symbol {
     /// True if it stands for a section.
     pub(super) is_section: bool,
     /// The index of its section.
-    section: usize,
+    pub(super) section: usize,
     /// Its address.
     pub(super) address: u64,
     /// The size that it states.

@@ -56,7 +56,7 @@ impl Rewrite {
         references: &References,
         layout: &Layout,
     ) -> Result<Self, Stop> {
-        let mut changes = Changes(Vec::new());
+        let mut changes = Changes::default();
         let elf = file.elf;
         changes.headers(elf, fats, placed, layout);
         changes.displaced(file, layout);
@@ -77,10 +77,12 @@ impl Rewrite {
         })
     }
 
-    /// A file that is nothing but regions.
-    pub(super) fn of_regions(before: u64, regions: u64, code: Vec<Cut>, pieces: Vec<Piece>) -> Self {
+    /// A file without addresses: of so many regions, of which so many stay as they are.
+    pub(super) fn of_pieces(before: u64, regions: (u64, u64), code: Vec<Cut>, mut pieces: Vec<Piece>) -> Self {
+        pieces.retain(|piece| piece.size() > 0);
         let (pieces, after) = in_order(pieces);
-        Self { before, after, regions, pinned: 0, code, pieces }
+        let (regions, pinned) = regions;
+        Self { before, after, regions, pinned, code, pieces }
     }
 
     /// The pruned file, read out of the old one.
@@ -159,7 +161,15 @@ impl<S: Source + ?Sized> Source for Rewritten<'_, S> {
 }
 
 impl Piece {
-    fn size(&self) -> u64 {
+    /// The same piece of a file in which the old one lies at a position.
+    pub(super) fn shifted(&self, by: u64) -> Self {
+        match self {
+            Self::Copy { from, bytes } => Self::Copy { from: from + by, bytes: *bytes },
+            other => other.clone(),
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
         match self {
             Self::Copy { bytes, .. } | Self::Zeros(bytes) => *bytes,
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -187,12 +197,17 @@ impl Piece {
 }
 
 /// Ranges of the old file, and what takes their place.
-struct Changes(Vec<(std::ops::Range<u64>, Vec<Piece>)>);
+#[derive(Default)]
+pub(super) struct Changes(Vec<(std::ops::Range<u64>, Vec<Piece>)>);
 
 impl Changes {
-    fn put(&mut self, offset: u64, bytes: impl Into<Vec<u8>>) {
+    pub(super) fn put(&mut self, offset: u64, bytes: impl Into<Vec<u8>>) {
         let bytes = bytes.into();
         self.0.push((offset..offset + bytes.len() as u64, vec![Piece::Bytes(bytes)]));
+    }
+
+    pub(super) fn replace(&mut self, range: std::ops::Range<u64>, pieces: Vec<Piece>) {
+        self.0.push((range, pieces));
     }
 
     /// ELF header, section headers, and program headers where they stay.
@@ -292,11 +307,11 @@ impl Changes {
             at = placed.offset + placed.size;
         }
         gap(at, range.end, layout, &mut pieces);
-        self.0.push((range, pieces));
+        self.replace(range, pieces);
     }
 
     /// The whole file. What is changed twice is a file whose parts overlap.
-    fn pieces(mut self, size: u64) -> Result<Vec<Piece>, Stop> {
+    pub(super) fn pieces(mut self, size: u64) -> Result<Vec<Piece>, Stop> {
         self.0.sort_by_key(|(range, _)| (range.start, range.end));
         let (mut pieces, mut at) = (Vec::new(), 0);
         for (range, new) in self.0 {
