@@ -18,6 +18,7 @@ mod rewrite;
 mod room;
 #[cfg(test)]
 mod tests;
+mod uncut;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +42,7 @@ use object::Object;
 use references::References;
 pub use rewrite::{Rewrite, Rewritten};
 use room::Dynamic;
+pub use uncut::{Uncut, uncut};
 
 /// Raised when the same file would be pruned to other bytes.
 pub const PRUNE_VERSION: u32 = 3;

@@ -12,7 +12,7 @@ fn archive(members: &[Vec<u8>], wide: bool) -> Vec<u8> {
     let width = if wide { 8 } else { 4 };
     let index = width * (members.len() + 1) + 6 * members.len();
     let mut bytes = b"!<arch>\n".to_vec();
-    let mut put = |bytes: &mut Vec<u8>, name: &str, content: &[u8]| {
+    let put = |bytes: &mut Vec<u8>, name: &str, content: &[u8]| {
         bytes.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 644, content.len()).bytes());
         bytes.extend(content);
         bytes.resize(bytes.len().next_multiple_of(2), b'\n');
