@@ -97,7 +97,8 @@ fn architecture_of_header(header: &[u8; HEADER]) -> Option<Architecture> {
         ..FIRST_WITH_NOTES => (flags & 0xff, flags & EXACT_BEFORE_NOTES != 0),
         FIRST_WITH_NOTES.. => (flags >> 8 & 0xff, flags & EXACT_WITH_NOTES != 0),
     };
-    let suffix = if exact { Suffix::ArchitectureSpecific } else { Suffix::None };
+    // Earlier code has other flags there.
+    let suffix = if exact && number >= FIRST_WITH_SUFFIX { Suffix::ArchitectureSpecific } else { Suffix::None };
     let capability = Capability::from_number(number).filter(|_| is_cubin(header))?;
     Some(Architecture { capability, suffix, form: Form::Real })
 }

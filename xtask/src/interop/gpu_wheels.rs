@@ -121,7 +121,7 @@ fn download(to: &Path, platforms: &[&str], requirements: &[&str]) -> Result<Vec<
 
 /// Fetches a wheel for a version of Python on a machine, of any of the platforms that wheels are for.
 pub(crate) fn download_for(to: &Path, python: &str, machine: &str, requirement: &str) -> Result<Vec<PathBuf>> {
-    let minors = [12, 17, 18, 24, 26, 27, 28, 31, 34, 35, 39].map(|minor| format!("manylinux_2_{minor}"));
+    let minors = [12, 17, 18, 24, 25, 26, 27, 28, 31, 34, 35, 39].map(|minor| format!("manylinux_2_{minor}"));
     let old = ["manylinux1", "manylinux2010", "manylinux2014", "linux"].map(str::to_owned);
     let platforms: Vec<String> = minors.into_iter().chain(old).map(|name| format!("{name}_{machine}")).collect();
     let platforms: Vec<&str> = platforms.iter().map(String::as_str).collect();

@@ -97,9 +97,13 @@ fn a_cubin_tells_its_suffix() {
 #[test]
 fn a_cubin_of_cuda_12_tells_its_suffix_in_its_header() {
     // As ptxas 12.0 to 12.9 write code for sm_90 and sm_90a, and ptxas 12.9 for sm_100a.
-    for (abi, flags, name) in
-        [(7, 0x5a_055a, "sm_90"), (7, 0x5a_0d5a, "sm_90a"), (8, 0x0600_6402, "sm_100"), (8, 0x0600_640a, "sm_100a")]
-    {
+    for (abi, flags, name) in [
+        (7, 0x5a_055a, "sm_90"),
+        (7, 0x5a_0d5a, "sm_90a"),
+        (7, 0x3c_0d3c, "sm_60"),
+        (8, 0x0600_6402, "sm_100"),
+        (8, 0x0600_640a, "sm_100a"),
+    ] {
         let mut file = cubin(90, "", &["add"]);
         file[8] = abi;
         file[48..52].copy_from_slice(&u32::to_le_bytes(flags));
