@@ -124,7 +124,7 @@ pub(crate) fn zstd_frame<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64
 }
 
 thread_local! {
-    /// What inflating Zstandard needs besides its input: making it anew for thousands of payloads takes as long as they do.
+    /// The state for inflating Zstandard: making it anew for thousands of payloads takes as long as they do.
     static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::default());
 }
 

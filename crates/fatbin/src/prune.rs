@@ -56,7 +56,7 @@ const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
 
 /// Frames begin at multiples of this.
 const FRAME_ALIGNMENT: u64 = 32;
-/// What stays of a frame that is cut: one that holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
+/// The frame that takes the place of one that is cut: it holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
 /// last block without any).
 const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 

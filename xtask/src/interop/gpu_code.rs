@@ -58,7 +58,7 @@ impl File {
 }
 
 impl File {
-    /// Whether it is one piece of code, or regions alone.
+    /// True if it is one piece of code, or regions alone.
     pub(super) fn is_loose(&self) -> bool {
         let is = |ending: &str| self.file.extension().is_some_and(|extension| extension == ending);
         is("cubin") || is("fatbin")

@@ -106,7 +106,7 @@ fn rows_of<'e, S: Source + ?Sized>(
     section: &'e Section,
 ) -> Result<Vec<Fat<'e>>, Stop> {
     let mut found: Vec<(Form, Region)> = Vec::new();
-    // What makes no sense there is no code.
+    // Bytes that make no sense are no code.
     _ = search(window, section.range(), |form, region, _| {
         found.push((form, region.clone()));
         Ok(())
