@@ -135,11 +135,20 @@ pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             // Releases from 13.5 on tell of the suffix `f` in PTX.
             if let Some((_, architecture)) = line.rsplit_once(".sm_") {
-                *counts.entry(format!("sm_{}", architecture.replace("f.", "."))).or_default() += 1;
+                let (number, kind) = architecture.split_once('.').unwrap_or((architecture, ""));
+                *counts.entry(format!("sm_{}.{kind}", plain(number))).or_default() += 1;
             }
         }
     }
     Ok(Some(counts))
+}
+
+/// An architecture's number without the suffix `f`, and without the `a` that cuobjdump reads out of flags of code before
+/// sm_90, where it means nothing.
+fn plain(number: &str) -> &str {
+    let number = number.trim_end_matches('f');
+    let digits = number.trim_end_matches('a');
+    if digits.parse().is_ok_and(|digits: u32| digits < 90) { digits } else { number }
 }
 
 pub(super) fn counts(listing: &Listing) -> Counts {
