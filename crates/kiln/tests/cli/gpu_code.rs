@@ -227,7 +227,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     environment.write("damaged.so", damaged);
     assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
     damaged.so: 1 file with GPU code (1 native): it cannot run as it is
-      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find its GPU code; was it stripped after it was pruned? Strip it before
+      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
     [exit status: 1]
     ");
     environment.write("a.fatbin", region(&[entry(CUBIN, 80, 0, 800), entry(CUBIN, 90, 0, 800)]));
