@@ -74,7 +74,9 @@ pub(super) struct Embedded<'e> {
 pub(super) fn find<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Embedded<'e>, Stop> {
     let mut rows = Vec::new();
     if !elf.is_fixed() {
-        for (index, section) in elf.sections.iter().enumerate().filter(|(_, section)| may_hide_code(section)) {
+        let has_place = |section: &Section| section.address.checked_add(section.size).is_some();
+        let sections = elf.sections.iter().enumerate();
+        for (index, section) in sections.filter(|(_, section)| may_hide_code(section) && has_place(section)) {
             rows.extend(rows_of(window, index, section)?);
         }
     }
@@ -198,7 +200,7 @@ fn paired(row: &Fat<'_>, found: &[Found]) -> Option<Vec<Pointer>> {
             known.extend(end.filter(|end| ends.contains(end)).map(|_| at));
         } else if behind.is_none() {
             return None;
-        } else if targets.get(&(location + WORD)) != Some(&code) {
+        } else if targets.get(&location.saturating_add(WORD)) != Some(&code) {
             // Where the row ends, something else may begin.
             continue;
         }
@@ -252,7 +254,7 @@ impl Fat<'_> {
 
     /// The region that an address lies in or behind, and how far from its beginning.
     fn place_of(&self, address: u64) -> Option<(usize, u64)> {
-        let offset = self.section.offset + address.checked_sub(self.section.address)?;
+        let offset = self.section.offset.checked_add(address.checked_sub(self.section.address)?)?;
         let at = self.regions.partition_point(|region| region.offset <= offset).checked_sub(1)?;
         let into = offset - self.regions[at].offset;
         (offset <= self.range.end).then_some((at, into))
