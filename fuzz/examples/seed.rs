@@ -66,6 +66,8 @@ fn libraries() -> Vec<Seed> {
         ("prune", "room", small.clone().room().symbol(0, 0).finish()),
         ("prune", "packed", small.clone().packed().pointer(1, 0).finish()),
         ("prune", "bare", small.clone().without_wrapper(0).relocatable(&code).finish()),
+        ("prune", "hashed", small.clone().hashed().finish()),
+        ("prune", "object", Library::new().region(&code).object().finish()),
         ("prune", "aarch64", small.aarch64().region(&[entry(2, 80, 0, 40_000)]).finish()),
         ("link", "small", Library::new().region(&code).finish()),
     ]

@@ -15,6 +15,7 @@ mod awkward_wheel;
 mod differences;
 mod foreign;
 mod gpu_code;
+mod gpu_set;
 mod gpu_wheels;
 mod hostile_wheels;
 mod kernels;
@@ -74,6 +75,8 @@ enum Part {
     Foreign,
     /// GPU code in libraries: listed and cut
     GpuCode,
+    /// GPU code in the wheels of many makers, beside cuobjdump of two releases: 30 GB to download; only where asked for
+    GpuSet,
     /// What the dynamic loader finds for the programs of this system
     Links,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
@@ -109,6 +112,9 @@ impl Interop {
             }
             if wanted(Part::GpuCode) {
                 gpu_code::check(&suite, &mut checks);
+            }
+            if self.only == Some(Part::GpuSet) {
+                gpu_set::check(&suite, &mut checks);
             }
             if wanted(Part::Links) {
                 links::check_system(&mut checks);

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use files::{FilePruner, PrunedFile};
-use kiln_fatbin::{Cut, Kind, Outcome, Rewrite, Selection, check, prune};
+use kiln_fatbin::{BEGINNING, Cut, Kind, Outcome, Rewrite, Selection, check, may_be_pruned, prune};
 use kiln_inflate::{Blocks, Kept, Replacement};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
@@ -27,10 +27,6 @@ use kiln_wheel::name::WheelName;
 use kiln_wheel::repack::Repack;
 
 use crate::error::{BuildError, Result};
-
-/// Libraries below this many bytes hold no code that would free a page.
-const LEAST: u64 = 16 << 10;
-const ELF: &[u8] = b"\x7fELF";
 
 /// What wheels are pruned with.
 pub struct WheelPruner<'a> {
@@ -66,8 +62,9 @@ impl WheelPruner<'_> {
             Wheel::open(name.clone(), reader, file.metadata()?.len()).map_err(|error| unusable(error.into()))?;
         let spool = Arc::new(fs_err::File::from_parts(tempfile::tempfile_in(self.temporary)?, file_name));
         let (mut entries, mut from) = (Vec::new(), 0);
-        for entry in wheel.archive.entries().iter().filter(|entry| entry.size >= LEAST) {
-            if wheel.archive.beginning::<4>(entry).map_err(|error| unusable(error.into()))? == ELF {
+        for entry in wheel.archive.entries() {
+            let start = wheel.archive.beginning::<BEGINNING>(entry).map_err(|error| unusable(error.into()))?;
+            if may_be_pruned(&start, entry.size) {
                 entries.push((entry, Inflated { spool: Arc::clone(&spool), from, size: entry.size }));
                 from += entry.size;
             }
@@ -145,6 +142,11 @@ struct Library {
 }
 
 impl Library {
+    /// True if it is code for one architecture, which none of the GPUs runs.
+    fn is_left_out(&self) -> bool {
+        matches!(self.outcome, Some(Outcome::Loose { needed: false, .. }))
+    }
+
     fn rewrite(&self) -> Option<&Rewrite> {
         match &self.outcome {
             Some(Outcome::Pruned(rewrite)) => Some(rewrite),
@@ -163,9 +165,9 @@ impl ReaderAt for Library {
 }
 
 impl PrunedWheel {
-    /// Whether anything was cut.
+    /// True if anything was cut or is left out.
     pub fn is_changed(&self) -> bool {
-        self.libraries.values().any(|library| library.rewrite().is_some())
+        self.libraries.values().any(|library| library.rewrite().is_some() || library.is_left_out())
     }
 
     /// Tells if GPU code was cut out of all libraries with such, and none for a GPU is left in any.
@@ -177,6 +179,7 @@ impl PrunedWheel {
             Outcome::Pruned(rewrite) => {
                 bytes(rewrite, |code| code.before) > 0 && bytes(rewrite, |code| code.after) == 0
             }
+            Outcome::Loose { needed, .. } => !needed,
             Outcome::Needed | Outcome::Refused { .. } => false,
         };
         self.is_changed() && outcomes.all(empty)
@@ -190,7 +193,7 @@ impl PrunedWheel {
 
     /// The content of the new wheel's libraries.
     pub(crate) fn at_hand(self) -> AtHand {
-        let libraries = self.libraries.into_iter();
+        let libraries = self.libraries.into_iter().filter(|(_, library)| !library.is_left_out());
         AtHand(libraries.map(|(path, library)| (path, Arc::new(library) as Arc<_>)).collect())
     }
 
@@ -205,6 +208,11 @@ impl PrunedWheel {
                     Kind::Cubin => drop(kept.cubins.insert(architecture.capability.number())),
                     _ => {}
                 }
+            }
+        }
+        for outcome in self.libraries.values().filter_map(|library| library.outcome.as_ref()) {
+            if let Outcome::Loose { architecture, needed: true } = outcome {
+                kept.cubins.insert(architecture.capability.number());
             }
         }
         kept
@@ -227,7 +235,16 @@ impl PrunedWheel {
         let note = ("Kiln-Pruned", &*kept.to_string());
         let advance = |bytes: u64| pruner.work.advance(bytes).map_err(io::Error::from);
         let (replaced, tag) = (replaced.collect(), kept.tag());
-        let repack = Repack { replaced: &replaced, tag: &tag, note, threads: pruner.threads, advance: &advance };
+        let left_out = self.libraries.iter().filter(|(_, library)| library.is_left_out());
+        let left_out = left_out.map(|(path, _)| path.clone()).collect();
+        let repack = Repack {
+            replaced: &replaced,
+            left_out: &left_out,
+            tag: &tag,
+            note,
+            threads: pruner.threads,
+            advance: &advance,
+        };
         let failed = |error| BuildError::Prune { file: self.name.to_string(), source: Box::new(error) };
         repack.write(&self.wheel, out).map_err(failed)
     }

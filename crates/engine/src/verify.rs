@@ -97,7 +97,7 @@ pub struct VerifiedCode {
     /// Loose cubins that it stands for, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<usize>,
-    /// True if the loader does not find its GPU code.
+    /// True if the loader does not find a section where it lies.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
     /// True if it asks for a newer driver than the one that it is to run on.
@@ -192,7 +192,7 @@ pub(crate) fn is_served(verdict: &Verdict) -> bool {
 
 fn problems(listing: &Listing) -> Vec<String> {
     let damage = listing.damaged.then(|| {
-        "it is damaged: the loader does not find its GPU code; was it stripped after it was pruned? Strip it before"
+        "it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before"
             .to_owned()
     });
     let hip = listing.hip.then(|| "code for AMD's GPUs is not looked into".to_owned());

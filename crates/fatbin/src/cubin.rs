@@ -1,8 +1,9 @@
 //! Cubins: ELF files with the machine code of one architecture, as far as their headers tell.
 //!
-//! The flags hold the architecture's number: in ABI 7 in the lowest byte, from 8 on in the next. The suffix is in the
-//! section `.nv.compat` (attribute 9 is 1 for `a`), or in the assembler's options in `.note.nv.tkinfo`; both seen in cubins
-//! of CUDA 12.0 to 13.5. Every kernel has a section `.nv.constant0.NAME` for its parameters; device functions have none.
+//! The flags hold the architecture's number: in ABI 7 in the lowest byte, from 8 on in the next. The suffix `a` is a bit of
+//! the flags in ABI 7 (`EF_CUDA_ACCELERATORS_V1` of LLVM's `ELF.h`; written by ptxas 12.0 to 12.9), and from 8 on in CUDA 12
+//! alone (`EF_CUDA_ACCELERATORS`). Else it is in the section `.nv.compat` (attribute 9 is 1 for `a`), or in the assembler's
+//! options in `.note.nv.tkinfo`, as `f` always is; seen in cubins of CUDA 12.9 to 13.5. Every kernel has a section `.nv.constant0.NAME` for its parameters; device functions have none.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,16 +11,11 @@ use std::io;
 use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
 use memchr::memmem;
 
+use crate::elf::{ALLOCATED, HEADER, NOBITS, PROGRAM_HEADER, SECTION_HEADER};
 use crate::source::{Fields, Source, Window};
 
-const HEADER: usize = 64;
-const SECTION_HEADER: u64 = 64;
-const PROGRAM_HEADER: u64 = 56;
 /// `EM_CUDA`.
 const CUDA: u16 = 190;
-/// `SHF_ALLOC`, `SHT_NOBITS`.
-const ALLOCATED: u64 = 2;
-const NOBITS: u32 = 8;
 /// Types of `.nv.compat` and of notes.
 const COMPATIBILITY: u32 = 0x7000_0086;
 const NOTE: u32 = 7;
@@ -29,12 +25,18 @@ const MOST_SECTIONS: u64 = 1 << 15;
 const SMALL: usize = 4096;
 /// The attribute of `.nv.compat` that tells code for exactly one architecture.
 const EXACT: u8 = 9;
-/// Bytes of a cubin in which the names of its sections are looked for at first.
-pub(crate) const NAMES: u64 = 64 << 10;
+/// The place of the ABI's version in a header (`EI_ABIVERSION`), and the first version with notes of the assembler.
+const ABI: usize = 8;
+const FIRST_WITH_NOTES: u8 = 8;
+/// Flags of code for exactly one architecture.
+const EXACT_BEFORE_NOTES: u32 = 0x800;
+const EXACT_WITH_NOTES: u32 = 0x8;
 /// The first architecture that code with a suffix is for: `sm_90a`.
 const FIRST_WITH_SUFFIX: u32 = 90;
 /// The option of the assembler that names the architecture.
 const OPTION: &[u8] = b"-arch";
+/// The directive of PTX before a kernel's name.
+const ENTRY: &[u8] = b".entry";
 const PARAMETERS: &str = ".nv.constant0.";
 
 /// The facts that the headers of a cubin tell.
@@ -60,7 +62,7 @@ impl Cubin {
 pub(crate) fn read<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end: u64) -> io::Result<Option<Cubin>> {
     let Some(header) = source.array::<HEADER>(at)? else { return Ok(None) };
     let fields = Fields(&header);
-    let Some(capability) = capability(&header) else { return Ok(None) };
+    let Some(architecture) = architecture_of_header(&header) else { return Ok(None) };
     let (segments, table) = (fields.u64(32), fields.u64(40));
     let (segment_count, count) = (u64::from(fields.u16(56)), u64::from(fields.u16(60)));
     let ends = [
@@ -72,11 +74,7 @@ pub(crate) fn read<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end:
     if at.checked_add(size).is_none_or(|last| last > end) || count > MOST_SECTIONS {
         return Ok(None);
     }
-    let mut cubin = Cubin {
-        architecture: Architecture { capability, suffix: Suffix::None, form: Form::Real },
-        size,
-        hollow: count > 0,
-    };
+    let mut cubin = Cubin { architecture, size, hollow: count > 0 };
     for index in 0..count {
         let Some(found) = section(source, at + table + index * SECTION_HEADER)? else { return Ok(None) };
         cubin.hollow &= found.flags & ALLOCATED == 0;
@@ -92,22 +90,29 @@ pub(crate) fn read<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64, end:
     Ok(Some(cubin))
 }
 
-/// The capability that a cubin's header names; `None` where it is no cubin.
-fn capability(header: &[u8; HEADER]) -> Option<Capability> {
-    let (flags, abi) = (Fields(header).u32(48), header[8]);
-    let number = if abi >= 8 { flags >> 8 & 0xff } else { flags & 0xff };
-    Capability::from_number(number).filter(|_| is_cubin(header))
+/// The architecture that a cubin's header names; `None` where it is no cubin. A suffix may be told elsewhere.
+fn architecture_of_header(header: &[u8; HEADER]) -> Option<Architecture> {
+    let flags = Fields(header).u32(48);
+    let (number, exact) = match header[ABI] {
+        ..FIRST_WITH_NOTES => (flags & 0xff, flags & EXACT_BEFORE_NOTES != 0),
+        FIRST_WITH_NOTES.. => (flags >> 8 & 0xff, flags & EXACT_WITH_NOTES != 0),
+    };
+    // Earlier code has other flags there.
+    let suffix = if exact && number >= FIRST_WITH_SUFFIX { Suffix::ArchitectureSpecific } else { Suffix::None };
+    let capability = Capability::from_number(number).filter(|_| is_cubin(header))?;
+    Some(Architecture { capability, suffix, form: Form::Real })
 }
 
 /// The architecture that the beginning of a cubin tells; `None` where it does not reach as far as the assembler's options.
 pub(crate) fn architecture(start: &[u8]) -> Option<Architecture> {
-    let capability = capability(start.first_chunk()?)?;
-    if capability.number() < FIRST_WITH_SUFFIX {
-        return Some(capability.architecture());
+    let architecture = architecture_of_header(start.first_chunk()?)?;
+    let is_certain = start[ABI] < FIRST_WITH_NOTES || architecture.capability.number() < FIRST_WITH_SUFFIX;
+    if is_certain || architecture.suffix != Suffix::None {
+        return Some(architecture);
     }
     let options = memmem::find(start, OPTION)?;
     let suffix = of_options(start.get(options..options + SMALL).unwrap_or(&start[options..]));
-    Some(Architecture { suffix, ..capability.architecture() })
+    Some(Architecture { suffix, ..architecture })
 }
 
 /// Tells if some bytes begin like a cubin.
@@ -212,10 +217,11 @@ pub(crate) fn kernels_of_sections(cubin: &[u8]) -> Option<BTreeSet<String>> {
 
 /// The kernels of PTX: what follows `.entry`.
 pub(crate) fn kernels_of_ptx(text: &[u8]) -> BTreeSet<String> {
-    let text = String::from_utf8_lossy(text);
-    let names = text.split(".entry").skip(1).filter_map(|rest| {
-        let name = rest.trim_start().split(|c: char| c.is_whitespace() || c == '(').next()?;
-        (rest.starts_with(char::is_whitespace) && !name.is_empty()).then(|| name.to_owned())
+    let names = memmem::find_iter(text, ENTRY).filter_map(|at| {
+        let rest = &text[at + ENTRY.len()..];
+        let name = rest.trim_ascii_start().split(|byte| byte.is_ascii_whitespace() || *byte == b'(').next()?;
+        let is_name = rest.first().is_some_and(u8::is_ascii_whitespace) && !name.is_empty();
+        is_name.then(|| String::from_utf8_lossy(name).into_owned())
     });
     names.collect()
 }

@@ -8,15 +8,17 @@ use crate::source::{Fields, Source, Window};
 const MOST_SECTIONS: u64 = 1 << 16;
 /// Bytes of a section's name that are of interest.
 const NAME: usize = 64;
-const HEADER: usize = 64;
-const SECTION_HEADER: u64 = 64;
-const PROGRAM_HEADER: u64 = 56;
+/// Bytes of the file's header, of a section's and of a segment's.
+pub(crate) const HEADER: usize = 64;
+pub(crate) const SECTION_HEADER: u64 = 64;
+pub(crate) const PROGRAM_HEADER: u64 = 56;
 /// `PN_XNUM`: there are more program headers than fit their count.
 const TOO_MANY_SEGMENTS: u16 = 0xffff;
-/// `sh_type` of sections without content in the file.
-const NOBITS: u32 = 8;
+/// `SHT_PROGBITS` and `SHT_NOBITS`: content of the program's own, and none in the file.
+const PROGBITS: u32 = 1;
+pub(crate) const NOBITS: u32 = 8;
 /// `SHF_ALLOC`.
-const ALLOCATED: u64 = 2;
+pub(crate) const ALLOCATED: u64 = 2;
 /// `SHF_EXECINSTR`.
 const EXECUTABLE: u64 = 4;
 
@@ -237,6 +239,11 @@ impl Section {
         self.flags & ALLOCATED != 0
     }
 
+    /// Tells if it holds data of the program's own that is loaded, and no instructions.
+    pub(crate) fn is_data(&self) -> bool {
+        self.kind == PROGBITS && self.is_loaded() && self.has_content() && !self.is_executable()
+    }
+
     /// Tells if anything of it is in the file.
     pub fn has_content(&self) -> bool {
         self.kind != 0 && self.kind != NOBITS && self.size > 0
@@ -263,17 +270,13 @@ fn sections<S: Source + ?Sized>(
     }
     let strings = header(source, names)?;
     let (strings_at, strings_size) = (Fields(&strings).u64(24), Fields(&strings).u64(32));
-    let mut sections = Vec::new();
+    let (mut sections, mut names) = (Vec::new(), Vec::new());
     for index in 0..count {
         let bytes = header(source, index)?;
         let fields = Fields(&bytes);
-        let name = u64::from(fields.u32(0));
-        let name = match strings_at.checked_add(name).filter(|_| name < strings_size) {
-            Some(position) => text(source.bytes(position, NAME)?),
-            None => String::new(),
-        };
+        names.push(u64::from(fields.u32(0)));
         let section = Section {
-            name,
+            name: String::new(),
             kind: fields.u32(4),
             flags: fields.u64(8),
             address: fields.u64(16),
@@ -287,6 +290,12 @@ fn sections<S: Source + ?Sized>(
             return Err(ElfError::Damaged("a section leads out of the file"));
         }
         sections.push(section);
+    }
+    // Headers and names lie far apart, so that reading them alternately would read everything again and again.
+    for (section, name) in sections.iter_mut().zip(names) {
+        if let Some(position) = strings_at.checked_add(name).filter(|_| name < strings_size) {
+            section.name = text(source.bytes(position, NAME)?);
+        }
     }
     Ok(sections)
 }

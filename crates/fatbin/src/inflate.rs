@@ -3,10 +3,13 @@
 //! LZ4 is the block format (lz4, `doc/lz4_Block_format.md`); Zstandard is RFC 8878. What is damaged inflates to nothing:
 //! listing goes on without it.
 
+use std::cell::RefCell;
 use std::io::{self, Read};
 
+use zstd::zstd_safe::{DCtx, ResetDirective};
+
 use crate::entry::{Compression, Entry};
-use crate::source::{Source, Window};
+use crate::source::{Fields, Source, Window};
 
 /// Bytes that a payload is inflated to at most, whatever its header says.
 const MOST: u64 = 256 << 20;
@@ -14,8 +17,12 @@ const MOST: u64 = 256 << 20;
 const LARGEST_WINDOW: u32 = 26;
 /// The bytes that a Zstandard frame begins with.
 pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// Bytes that are inflated together where few may be enough.
-const STEP: u64 = 64 << 10;
+/// Bytes that are inflated at first where few may be enough.
+const FIRST_STEP: u64 = 1 << 10;
+/// Compressed bytes that are read together.
+const BUFFER: usize = 16 << 10;
+/// Bytes of a frame's dictionary id, by the lowest bits of its descriptor.
+const DICTIONARY: [usize; 4] = [0, 1, 2, 4];
 /// Blocks that a frame may have: of 128 KiB each, far above the largest payload.
 const MOST_BLOCKS: usize = 1 << 14;
 
@@ -25,43 +32,64 @@ pub(crate) fn payload<S: Source + ?Sized>(
     entry: &Entry,
     most: u64,
 ) -> io::Result<Option<Vec<u8>>> {
-    let stored = if entry.compressed > 0 { u64::from(entry.compressed).min(entry.payload) } else { entry.payload };
-    let mut reader = Part { source, at: entry.offset + entry.header, left: stored };
-    let most = most.min(MOST);
-    let mut bytes = Vec::new();
-    match entry.compression() {
-        Compression::None => _ = reader.take(most).read_to_end(&mut bytes)?,
-        Compression::Lz4 if !entry.is_lz4_frame() => return Lz4::new(&mut reader, most).inflate(),
-        Compression::Zstd => {
-            let Ok(mut decoder) = zstd::stream::read::Decoder::new(reader) else { return Ok(None) };
-            decoder.window_log_max(LARGEST_WINDOW)?;
-            if decoder.take(most).read_to_end(&mut bytes).is_err() {
-                return Ok(None);
-            }
-        }
-        Compression::Zlib | Compression::Lz4 => return Ok(None),
-    }
-    Ok(Some(bytes))
+    beginning(source, entry, most, |_| false)
 }
 
-/// Reads the beginning of a Zstandard frame until `enough` says that it is, or so many bytes are read.
+/// Reads the beginning of a payload until `enough` tells that it is, which it is asked ever more seldom, or so many bytes are
+/// read. Nothing where it is compressed in a way that is not known.
 pub(crate) fn beginning<S: Source + ?Sized>(
     source: &mut Window<'_, S>,
     entry: &Entry,
-    most: usize,
-    enough: impl Fn(&[u8]) -> bool,
-) -> io::Result<Vec<u8>> {
-    let reader = Part { source, at: entry.offset, left: entry.payload };
-    let mut bytes = Vec::new();
-    let Ok(mut decoder) = zstd::stream::read::Decoder::new(reader) else { return Ok(bytes) };
-    decoder.window_log_max(LARGEST_WINDOW)?;
-    while bytes.len() < most && !enough(&bytes) {
-        let before = bytes.len();
-        if (&mut decoder).take(STEP).read_to_end(&mut bytes).is_err() || bytes.len() == before {
-            break;
-        }
+    most: u64,
+    enough: impl FnMut(&[u8]) -> bool,
+) -> io::Result<Option<Vec<u8>>> {
+    let stored = if entry.compressed > 0 { u64::from(entry.compressed).min(entry.payload) } else { entry.payload };
+    let mut reader = Part { source, at: entry.offset + entry.header, left: stored };
+    let most = most.min(MOST);
+    match entry.compression() {
+        Compression::None => Ok(Some(grow(&mut reader, most, enough).0)),
+        Compression::Lz4 if !entry.is_lz4_frame() => Lz4::new(&mut reader, most).inflate(enough),
+        Compression::Zstd => CONTEXT.with_borrow_mut(|context| {
+            let reader = io::BufReader::with_capacity(BUFFER, reader);
+            if context.reset(ResetDirective::SessionAndParameters).is_err() {
+                return Ok(None);
+            }
+            let mut decoder = zstd::stream::read::Decoder::with_context(reader, context);
+            decoder.window_log_max(LARGEST_WINDOW)?;
+            let (bytes, sound) = grow(&mut decoder, most, enough);
+            Ok(sound.then_some(bytes))
+        }),
+        Compression::Zlib | Compression::Lz4 => Ok(None),
     }
-    Ok(bytes)
+}
+
+/// Reads ever more until it is enough, or all of it is read; false if it is damaged.
+fn grow(reader: &mut impl Read, most: u64, mut enough: impl FnMut(&[u8]) -> bool) -> (Vec<u8>, bool) {
+    let (mut bytes, mut wanted) = (Vec::new(), FIRST_STEP.min(most));
+    loop {
+        let missing = wanted - bytes.len() as u64;
+        let sound = reader.take(missing).read_to_end(&mut bytes).is_ok();
+        let ended = (bytes.len() as u64) < wanted || wanted == most;
+        if !sound || ended || enough(&bytes) {
+            return (bytes, sound);
+        }
+        wanted = (wanted * 4).min(most);
+    }
+}
+
+/// Bytes that the Zstandard frame at a position says that it inflates to ("Frame_Content_Size"); `None` where it does not.
+pub(crate) fn zstd_content<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64) -> io::Result<Option<u64>> {
+    let Some(header) = source.array::<18>(at)? else { return Ok(None) };
+    let single = header[4] >> 5 & 1;
+    let place = 5 + usize::from(1 - single) + DICTIONARY[usize::from(header[4] & 3)];
+    let fields = Fields(&header);
+    Ok(match (header[4] >> 6, single) {
+        (0, 0) => None,
+        (0, _) => Some(u64::from(header[place])),
+        (1, _) => Some(u64::from(fields.u16(place)) + 256),
+        (2, _) => Some(u64::from(fields.u32(place))),
+        _ => Some(fields.u64(place)),
+    })
 }
 
 /// Bytes of the Zstandard frame at a position, which must end before `end`: found out from the headers of its blocks.
@@ -73,8 +101,8 @@ pub(crate) fn zstd_frame<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64
         (0, single) => u64::from(single),
         (size, _) => 1 << size,
     };
-    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let mut position = at + 5 + u64::from(1 - single) + dictionary + content;
+    let dictionary = DICTIONARY[usize::from(descriptor & 3)];
+    let mut position = at + 5 + u64::from(1 - single) + dictionary as u64 + content;
     for _ in 0..MOST_BLOCKS {
         let Some(block) = source.array::<3>(position)? else { return Ok(None) };
         let block = u32::from_le_bytes([block[0], block[1], block[2], 0]);
@@ -93,6 +121,11 @@ pub(crate) fn zstd_frame<S: Source + ?Sized>(source: &mut Window<'_, S>, at: u64
         }
     }
     Ok(None)
+}
+
+thread_local! {
+    /// The state for inflating Zstandard: making it anew for thousands of payloads takes as long as they do.
+    static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::default());
 }
 
 /// Some bytes of a file, one after the other.
@@ -126,9 +159,16 @@ impl<R: Read> Lz4<R> {
         Self { reader, out: Vec::new(), most: usize::try_from(most).unwrap_or(usize::MAX) }
     }
 
-    fn inflate(mut self) -> io::Result<Option<Vec<u8>>> {
+    fn inflate(mut self, mut enough: impl FnMut(&[u8]) -> bool) -> io::Result<Option<Vec<u8>>> {
+        let mut asked = FIRST_STEP as usize;
         // The last sequence has no match: the block ends behind its literals.
         while self.out.len() < self.most {
+            if self.out.len() >= asked {
+                if enough(&self.out) {
+                    break;
+                }
+                asked = self.out.len() * 4;
+            }
             let Some(token) = self.byte()? else { break };
             let Some(literals) = self.length(token >> 4)? else { return Ok(None) };
             let wanted = self.out.len().saturating_add(literals);

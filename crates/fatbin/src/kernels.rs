@@ -15,7 +15,7 @@ use crate::source::{Source, Window};
 
 /// Names that are kept of what may be very many.
 const MOST_NAMES: usize = 8;
-/// Bytes of a cubin that are looked at where its first ones do not name all kernels.
+/// Bytes of a cubin in which the names of its sections are looked for, before its table of sections is.
 const MORE_NAMES: u64 = 1 << 20;
 
 /// The kernels of regions that hold code for the same architectures.
@@ -89,13 +89,15 @@ fn names<S: Source + ?Sized>(entry: &Entry, source: &mut Window<'_, S>) -> io::R
     match entry.kind {
         Kind::Ptx => Ok(inflate::payload(source, entry, u64::MAX)?.map(|text| cubin::kernels_of_ptx(&text))),
         Kind::Cubin => {
-            for most in [cubin::NAMES, MORE_NAMES] {
-                let Some(start) = inflate::payload(source, entry, most)? else { return Ok(None) };
-                match cubin::kernels(&start) {
-                    Some((names, complete)) if complete || (start.len() as u64) < most => return Ok(Some(names)),
-                    Some(_) => {}
-                    None => break,
-                }
+            let mut found = None;
+            let enough = |start: &[u8]| {
+                found = cubin::kernels(start);
+                found.as_ref().is_none_or(|(_, complete)| *complete)
+            };
+            let Some(start) = inflate::beginning(source, entry, MORE_NAMES, enough)? else { return Ok(None) };
+            match found.filter(|(_, complete)| *complete).or_else(|| cubin::kernels(&start)) {
+                Some((names, complete)) if complete || (start.len() as u64) < MORE_NAMES => return Ok(Some(names)),
+                _ => {}
             }
             Ok(inflate::payload(source, entry, u64::MAX)?.and_then(|whole| cubin::kernels_of_sections(&whole)))
         }

@@ -38,7 +38,9 @@ pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};
 pub use kernels::Kernels;
 pub use listing::{Alike, Code, Depth, FatbinError, Found, Group, Listing};
-pub use prune::{Cut, Decision, Outcome, PRUNE_VERSION, Rewrite, Rewritten, check, prune};
+pub use prune::{
+    BEGINNING, Cut, Decision, Outcome, PRUNE_VERSION, Rewrite, Rewritten, Uncut, check, may_be_pruned, prune, uncut,
+};
 pub use read::{list, list_with, may_be_listed};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;

@@ -64,7 +64,7 @@ pub struct Listing {
     pub code: Vec<Code>,
     /// True if there is code for AMD's GPUs, which is not looked into.
     pub hip: bool,
-    /// True if the loader does not find GPU code where its section lies.
+    /// True if the loader does not find a section where it lies.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
     /// Places that make no sense: section and what is wrong.

@@ -7,41 +7,58 @@
 //!
 //! The result is a list of pieces, so that a library of a gigabyte is pruned in a few megabytes of memory.
 
+mod archive;
 mod check;
+mod embedded;
 mod layout;
 mod loose;
+mod object;
 mod references;
 mod rewrite;
+mod room;
 #[cfg(test)]
 mod tests;
+mod uncut;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
-use kiln_plan::gpu::Architecture;
+use kiln_plan::gpu::{Architecture, runs_on};
 use serde::Serialize;
 
+use crate::cubin;
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Kind;
 use crate::listing::RELOCATABLE;
-use crate::read::REGION_SECTIONS;
-use crate::region::{Region, Regions};
+use crate::read::{ARCHIVE, REGION_SECTIONS};
+use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 
 pub use check::check;
 use layout::Layout;
+use object::Object;
 use references::References;
 pub use rewrite::{Rewrite, Rewritten};
+use room::Dynamic;
+pub use uncut::{Uncut, uncut};
 
 /// Raised when the same file would be pruned to other bytes.
-pub const PRUNE_VERSION: u32 = 2;
+pub const PRUNE_VERSION: u32 = 3;
+/// `SHT_SYMTAB`, and bytes of a symbol.
+const SYMBOLS: u32 = 2;
+const SYMBOL: u64 = 24;
 /// `ET_DYN`: shared objects, and programs that can be loaded anywhere.
 const SHARED: u16 = 3;
 /// The bytes that a file of regions begins with.
 const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
-/// Regions begin at multiples of this.
-const ALIGNMENT: u64 = 8;
+
+/// Frames begin at multiples of this.
+const FRAME_ALIGNMENT: u64 = 32;
+/// The frame that takes the place of one that is cut: it holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
+/// last block without any).
+const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// The result of planning for a file.
 #[derive(Debug)]
@@ -50,6 +67,8 @@ pub enum Decision {
     NoCode,
     /// All of it stays, or so much that no page becomes free.
     Needed,
+    /// It is machine code for one architecture, which is needed or not.
+    Loose(Architecture, bool),
     /// The file stays as it is, because it is not as files are known to be: a clause.
     Refused(String),
     /// The way to write it anew.
@@ -64,6 +83,13 @@ pub enum Outcome {
     Pruned(Box<Rewrite>),
     /// All of it is needed, or so much that no page becomes free.
     Needed,
+    /// It is machine code for one architecture. A wheel leaves out what no GPU needs; elsewhere it stays.
+    Loose {
+        /// The architecture that it is for.
+        architecture: Architecture,
+        /// True if it runs on one of the GPUs.
+        needed: bool,
+    },
     /// The file is as it was.
     Refused {
         /// A clause.
@@ -81,6 +107,7 @@ impl Outcome {
         Ok(Some(match decision {
             Decision::NoCode => return Ok(None),
             Decision::Needed => Self::Needed,
+            Decision::Loose(architecture, needed) => Self::Loose { architecture, needed },
             Decision::Refused(reason) => Self::Refused { reason },
             Decision::Rewrite(rewrite) => match check(&rewrite)? {
                 Ok(()) => Self::Pruned(rewrite),
@@ -119,11 +146,31 @@ fn refused(reason: impl Into<String>) -> Stop {
     Stop::Refused(reason.into())
 }
 
-/// A section of regions.
+/// The way in which a program finds code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through a wrapper that it registers.
+    Wrapped,
+    /// Through a table of ends and beginnings.
+    Paired,
+    /// Through descriptors of kernels: a cubin in a Zstandard frame.
+    Framed,
+}
+
+/// Code that lies in a row: all of a section of regions, or a part of one of data.
 struct Fat<'e> {
     index: usize,
     section: &'e Section,
+    way: Way,
+    /// The place in the file.
+    range: Range<u64>,
     regions: Vec<Region>,
+}
+
+/// A file's headers, and what its loader goes by.
+struct File<'e> {
+    elf: &'e Elf,
+    dynamic: &'e Dynamic,
 }
 
 /// The new place of a region and the part of it that stays.
@@ -135,6 +182,19 @@ struct Placed {
     /// For every entry, whether it stays.
     keeps: Vec<bool>,
 }
+
+/// Bytes at the beginning of a file by which [`may_be_pruned`] tells.
+pub const BEGINNING: usize = 20;
+
+/// Tells if a file that begins so may have GPU code that can be cut: ELF files of so many bytes and more, cubins of any size,
+/// static libraries, and regions alone.
+pub fn may_be_pruned(start: &[u8], size: u64) -> bool {
+    let large = start.starts_with(b"\x7fELF") || start.starts_with(ARCHIVE) || start.starts_with(&MAGIC);
+    large && size >= LEAST || cubin::is_cubin(start)
+}
+
+/// Files below this many bytes hold no code that would free a page.
+const LEAST: u64 = 16 << 10;
 
 /// Finds out how to prune a file.
 pub fn prune<S: Source + ?Sized>(source: &S, selection: &Selection) -> io::Result<Decision> {
@@ -150,24 +210,50 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     if window.bytes(0, MAGIC.len())? == MAGIC {
         return loose::plan(&mut window, selection);
     }
+    if window.bytes(0, ARCHIVE.len())? == ARCHIVE {
+        return archive::plan(source, &mut window, selection);
+    }
     let elf = match Elf::read(&mut window) {
         Ok(elf) if matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) => elf,
+        Ok(elf) if elf.machine == Machine::Cuda => {
+            let end = window.size();
+            let Some(cubin) = cubin::read(&mut window, 0, end)? else { return Ok(Decision::NoCode) };
+            let needed = selection.gpus.iter().any(|gpu| runs_on(cubin.architecture, *gpu));
+            return Ok(Decision::Loose(cubin.architecture, needed || cubin.hollow));
+        }
         Ok(_) | Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(Decision::NoCode),
         Err(ElfError::Damaged(problem)) => return Err(refused(format!("it is damaged: {problem}"))),
         Err(ElfError::Io(error)) => return Err(error.into()),
     };
-    let fats = fats(&mut window, &elf)?;
-    if fats.is_empty() {
+    if object::is_object(&elf) {
+        return object(&mut window, &elf, selection);
+    }
+    let mut fats = fats(&mut window, &elf)?;
+    let embedded = embedded::find(&mut window, &elf)?;
+    if fats.is_empty() && embedded.fats.is_empty() {
         return Ok(Decision::NoCode);
     }
     if elf.kind != SHARED && !elf.is_fixed() {
-        return Err(refused("it is an object file, which is linked before anything runs"));
+        return Err(refused("it is neither a library nor a program"));
     }
-    let references = References::find(&mut window, &elf, &fats)?;
+    let mut references = References::find(&mut window, &elf, &fats)?;
+    references.pointers.extend(embedded.pointers);
+    fats.extend(embedded.fats);
+    let dynamic = room::dynamic(&mut window, &elf)?;
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
-    let Some(layout) = Layout::find(&elf, &fats, &placed)? else { return Ok(Decision::Needed) };
-    let rewrite = Rewrite::new(&mut window, &elf, &fats, &placed, &references, &layout)?;
+    let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else { return Ok(Decision::Needed) };
+    let rewrite =
+        Rewrite::new(&mut window, &File { elf: &elf, dynamic: &dynamic }, &fats, &placed, &references, &layout)?;
     Ok(Decision::Rewrite(Box::new(rewrite)))
+}
+
+fn object<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, selection: &Selection) -> Result<Decision, Stop> {
+    if fats(window, elf)?.is_empty() {
+        return Ok(Decision::NoCode);
+    }
+    let Some(object) = object::plan(window, elf, selection)? else { return Ok(Decision::Needed) };
+    let Object { pieces, regions, pinned, code } = object;
+    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces))))
 }
 
 fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Vec<Fat<'e>>, Stop> {
@@ -185,35 +271,51 @@ fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Res
             return Err(refused(format!("its section `{}` has no place in memory", section.name)));
         }
         if !regions.is_empty() {
-            fats.push(Fat { index, section, regions });
+            fats.push(Fat { index, section, way: Way::Wrapped, range: section.range(), regions });
         }
     }
     Ok(fats)
 }
 
-/// Packs regions to the front of their section, in order, around those that must stay where they are.
+/// Packs regions to the front of their row, in order, around those that must stay where they are.
 fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<Placed> {
     let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
-    let mut free = fat.section.offset.next_multiple_of(ALIGNMENT);
+    let mut free = fat.aligned(fat.range.start);
     let mut placed = Vec::new();
-    for region in &fat.regions {
-        let keeps = if drops_all { vec![false; region.entries.len()] } else { selection.keeps(region) };
+    // All code that was found in such a table is for Blackwell, and none of it was run from a new place yet.
+    let keeps_all = fat.way == Way::Paired && fat.regions.iter().any(|region| selection.keeps(region).contains(&true));
+    for (at, region) in fat.regions.iter().enumerate() {
+        let keeps = match region.entries.len() {
+            entries if drops_all || keeps_all => vec![keeps_all; entries],
+            _ => selection.keeps(region),
+        };
         let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
-        let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
+        let size = match (fat.way, kept.map(|(entry, _)| entry.size()).sum()) {
+            (Way::Framed, 0) => EMPTY_FRAME.len() as u64,
+            (Way::Framed, size) => size,
+            (Way::Wrapped | Way::Paired, size) => REGION_HEADER + size,
+        };
         let offset = if references.pins(fat.address(region)) { region.offset } else { free };
-        free = (offset + size).next_multiple_of(ALIGNMENT);
+        free = fat.aligned(offset + size + fat.padding(at));
         placed.push(Placed { offset, size, keeps });
     }
     placed
 }
 
-/// Bytes of a region's header.
-const REGION_HEADER: u64 = 16;
-
 impl Fat<'_> {
     /// The address of a region.
     fn address(&self, region: &Region) -> u64 {
         self.section.address + (region.offset - self.section.offset)
+    }
+
+    /// The first place from here on where a region may begin.
+    fn aligned(&self, offset: u64) -> u64 {
+        match self.way {
+            Way::Wrapped => offset.next_multiple_of(ALIGNMENT),
+            Way::Paired => offset,
+            // Addresses and offsets agree in whole pages.
+            Way::Framed => offset.next_multiple_of(FRAME_ALIGNMENT),
+        }
     }
 
     /// The region that begins at an address.

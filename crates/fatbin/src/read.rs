@@ -25,15 +25,13 @@ const WHOLE: &str = "the file";
 /// Bytes of the longest name of a section on Windows, and sections there that may hold code among other data.
 const PE_NAME: usize = 8;
 const PE_DATA: [&str; 2] = [".rdata", ".data"];
-/// `SHT_PROGBITS`.
-const PROGBITS: u32 = 1;
 /// Tables of the compiler, by which exceptions find their way: large, and no place for code.
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
 const ELF: &[u8] = b"\x7fELF";
-const ARCHIVE: &[u8] = b"!<arch>\n";
+pub(crate) const ARCHIVE: &[u8] = b"!<arch>\n";
 const WINDOWS: &[u8] = b"MZ";
 /// Bytes of the header of an archive's member.
-const MEMBER: u64 = 60;
+pub(crate) const MEMBER: u64 = 60;
 
 /// Tells if a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, a
 /// library of Windows, regions alone, or PTX.
@@ -104,8 +102,8 @@ fn elf_listing<S: Source + ?Sized>(
             break;
         };
         left = rest;
+        listing.damaged |= is_astray(elf, section);
         if REGION_SECTIONS.contains(&section.name.as_str()) {
-            listing.damaged |= is_astray(elf, section);
             listing.regions(window, &section.name, section.range())?;
         } else if may_hide_code(section) {
             listing.search(window, &section.name, section.range())?;
@@ -123,11 +121,10 @@ fn is_astray(elf: &Elf, section: &Section) -> bool {
 
 /// Tells if a section is worth searching for code: of those with content that is loaded, and is neither instructions nor a
 /// table.
-fn may_hide_code(section: &Section) -> bool {
-    section.kind == PROGBITS
-        && section.is_loaded()
+pub(crate) fn may_hide_code(section: &Section) -> bool {
+    section.is_data()
         && section.size >= WORTH_SEARCHING
-        && !section.is_executable()
+        && !REGION_SECTIONS.contains(&section.name.as_str())
         && !UNWINDING.contains(&section.name.as_str())
 }
 
@@ -198,10 +195,10 @@ fn archive<S: Source + ?Sized>(
 }
 
 /// A part of a source.
-struct Part<'a, S: Source + ?Sized> {
-    source: &'a S,
-    from: u64,
-    size: u64,
+pub(crate) struct Part<'a, S: Source + ?Sized> {
+    pub(crate) source: &'a S,
+    pub(crate) from: u64,
+    pub(crate) size: u64,
 }
 
 impl<S: Source + ?Sized> Source for Part<'_, S> {

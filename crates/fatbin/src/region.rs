@@ -11,9 +11,9 @@ use crate::source::{Fields, Source, Window};
 /// The bytes that a region begins with.
 pub(crate) const MAGIC: u32 = 0xBA55_ED50;
 /// Bytes of a region's header.
-const REGION_HEADER: u64 = 16;
+pub(crate) const REGION_HEADER: u64 = 16;
 /// Regions begin at multiples of this.
-const ALIGNMENT: u64 = 8;
+pub(crate) const ALIGNMENT: u64 = 8;
 /// Bytes that a cubin without anything in it has at most.
 const HOLLOW: u64 = 4096;
 /// Bytes of padding that are looked at together.

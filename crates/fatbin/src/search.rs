@@ -21,7 +21,7 @@ const OVERLAP: usize = 5;
 /// The bytes that a cubin begins with: 64 bits, little-endian.
 const ELF: &[u8] = b"\x7fELF\x02\x01";
 /// Bytes of a cubin in a frame that are looked at before all of it is: names and notes come before instructions.
-const BEGINNING: usize = 1 << 20;
+const BEGINNING: u64 = 1 << 20;
 /// Bytes of a cubin in a frame that are inflated at most: a frame may say that it holds anything.
 const MOST: u64 = 16 << 20;
 
@@ -117,8 +117,8 @@ fn framed<S: Source + ?Sized>(window: &mut Window<'_, S>, at: u64, size: u64) ->
     let unknown = cubin::Cubin::unknown(size);
     let probe = Entry::bare(at, &unknown, Some(size));
     // Inflating all of cuBLASLt's frames takes half a second.
-    let tells = |start: &[u8]| !start.is_empty() && (!cubin::is_cubin(start) || cubin::architecture(start).is_some());
-    let start = inflate::beginning(window, &probe, BEGINNING, tells)?;
+    let tells = |start: &[u8]| !cubin::is_cubin(start) || cubin::architecture(start).is_some();
+    let start = inflate::beginning(window, &probe, BEGINNING, tells)?.unwrap_or_default();
     if !cubin::is_cubin(&start) {
         return Ok(None);
     }

@@ -59,20 +59,19 @@ pub struct Window<'a, S: Source + ?Sized> {
     filled: usize,
     /// Bytes that were read the last time.
     step: usize,
-    buffer: Box<[u8]>,
+    /// As large as the largest read: most members of archives are read in small ones.
+    buffer: Vec<u8>,
 }
 
 impl<'a, S: Source + ?Sized> Window<'a, S> {
     /// A window on a source.
     pub fn new(source: &'a S) -> io::Result<Self> {
-        let buffer = vec![0; WINDOW].into_boxed_slice();
-        Ok(Self { source, size: source.size()?, start: 0, filled: 0, step: JUMP, buffer })
+        Ok(Self { source, size: source.size()?, start: 0, filled: 0, step: JUMP, buffer: Vec::new() })
     }
 
     /// Another window on the same source.
     pub fn another(&self) -> Self {
-        let buffer = vec![0; WINDOW].into_boxed_slice();
-        Self { source: self.source, size: self.size, start: 0, filled: 0, step: JUMP, buffer }
+        Self { source: self.source, size: self.size, start: 0, filled: 0, step: JUMP, buffer: Vec::new() }
     }
 
     /// The number of bytes.
@@ -94,6 +93,9 @@ impl<'a, S: Source + ?Sized> Window<'a, S> {
             self.step = if follows { (self.step * 2).min(WINDOW) } else { JUMP };
             let wanted = self.step.max(count);
             (self.start, self.filled) = (position, 0);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
             while self.filled < wanted {
                 let room = &mut self.buffer[self.filled..wanted];
                 match self.source.read_at(room, position + self.filled as u64)? {

@@ -101,6 +101,12 @@ pub struct Library {
     read_only: Vec<u8>,
     unfilled: bool,
     note: bool,
+    /// True if a hash table lies behind the program headers, and the dynamic table names it.
+    hashed: bool,
+    /// Regions in a section of data that a table of ends and beginnings names.
+    tabled: Vec<Vec<u8>>,
+    /// Frames in a section of data, each with its architecture and the bytes that it inflates to.
+    framed: Vec<(u32, Vec<u8>, u32)>,
 }
 
 impl Default for Library {
@@ -135,6 +141,9 @@ impl Library {
             read_only: (0..100).collect(),
             unfilled: false,
             note: false,
+            hashed: false,
+            tabled: Vec::new(),
+            framed: Vec::new(),
         }
     }
 
@@ -160,6 +169,20 @@ impl Library {
         self
     }
 
+    /// Adds a region to `.cask_resource`, as cuBLASLt has them.
+    #[must_use]
+    pub fn tabled(mut self, entries: &[Vec<u8>]) -> Self {
+        self.tabled.push(region(entries));
+        self
+    }
+
+    /// Adds a Zstandard frame to `.ldata`, with a descriptor, as cuBLASLt has them.
+    #[must_use]
+    pub fn framed(mut self, architecture: u32, frame: Vec<u8>, inflated: u32) -> Self {
+        self.framed.push((architecture, frame, inflated));
+        self
+    }
+
     /// Adds a region of code for the linker.
     #[must_use]
     pub fn relocatable(mut self, entries: &[Vec<u8>]) -> Self {
@@ -178,6 +201,13 @@ impl Library {
     #[must_use]
     pub fn fixed(mut self) -> Self {
         self.kind = 2;
+        self
+    }
+
+    /// An object file, which is linked before anything runs.
+    #[must_use]
+    pub fn object(mut self) -> Self {
+        self.kind = 1;
         self
     }
 
@@ -230,11 +260,19 @@ impl Library {
         self
     }
 
+    /// A hash table of symbols right behind the program headers.
+    #[must_use]
+    pub fn hashed(mut self) -> Self {
+        self.hashed = true;
+        self
+    }
+
     /// The file.
     pub fn finish(&self) -> Vec<u8> {
         let wrapped: Vec<usize> = (0..self.regions.len()).filter(|at| !self.bare.contains(at)).collect();
         let fixed = self.kind == 2;
-        let words = if fixed { 0 } else { wrapped.len() + self.relocatable.len() + self.pointers.len() };
+        let named = 2 * self.tabled.len() + self.framed.len();
+        let words = if fixed { 0 } else { wrapped.len() + self.relocatable.len() + self.pointers.len() + named };
         let headers = if self.note { 3 } else { 2 };
         let mut at = HEADER + headers * PROGRAM_HEADER + if self.room { 1024 } else { 0 };
         let mut parts: Vec<Part> = Vec::new();
@@ -246,6 +284,7 @@ impl Library {
             address
         };
         let table = if self.packed { 8 * (words as u64 + 1) } else { 24 * words as u64 };
+        let hash = if self.hashed { put(&mut at, ".gnu.hash", 0x6fff_fff6, 2, 0, vec![5; 400]) } else { 0 };
         put(&mut at, ".rela.dyn", if self.packed { 19 } else { 4 }, 2, 0, vec![0; table as usize]);
         put(&mut at, ".text", 1, 6, 0, vec![0xc3; 64]);
         let (fat, starts) = joined(&self.regions);
@@ -253,6 +292,8 @@ impl Library {
         let (fat, relocatable) = joined(&self.relocatable);
         let for_linker = put(&mut at, "__nv_relfatbin", 1, 2, 0, fat);
         put(&mut at, ".rodata", 1, 2, 0, self.read_only.clone());
+        let (content, spans) = padded(&self.tabled, 8);
+        let resource = if content.is_empty() { 0 } else { put(&mut at, ".cask_resource", 1, 2, 0, content) };
         let read_only = at;
         at = at.next_multiple_of(0x1000);
         let writable = at;
@@ -269,15 +310,31 @@ impl Library {
         let wrappers = targets.iter().flat_map(wrapper).chain(empty).collect();
         let segment = put(&mut at, ".nvFatBinSegment", 1, 3, ALIGNMENT, wrappers);
         let others: Vec<u64> = self.pointers.iter().map(|(region, into)| code + starts[*region] + into).collect();
-        let pointers = others.iter().flat_map(|target| target.to_le_bytes()).chain([7; 16]).collect();
-        let data = put(&mut at, ".data", 1, 3, ALIGNMENT, pointers);
+        if !self.framed.is_empty() {
+            at = at.next_multiple_of(32);
+        }
+        let frames: Vec<Vec<u8>> = self.framed.iter().map(|(_, frame, _)| frame.clone()).collect();
+        let (content, places) = padded(&frames, 32);
+        let frames = if content.is_empty() { 0 } else { put(&mut at, ".ldata", 1, 3, ALIGNMENT, content) };
+        let mut table: Vec<(u64, bool)> = others.iter().map(|target| (*target, true)).collect();
+        table.extend(spans.iter().flat_map(|(start, end)| [(resource + end, true), (resource + start, true)]));
+        for ((number, frame, inflated), (start, _)) in self.framed.iter().zip(&places) {
+            let sizes = frame.len() as u64 | u64::from(*inflated) << 32;
+            table.extend([(u64::from(*number), false), (frames + start, true), (0, false), (sizes, false)]);
+        }
+        let content = table.iter().flat_map(|(word, _)| word.to_le_bytes()).chain([7; 16]).collect();
+        let data = put(&mut at, ".data", 1, 3, ALIGNMENT, content);
+        if self.hashed {
+            let named = [0x6fff_fef5, hash, 0, 0].map(u64::to_le_bytes).concat();
+            put(&mut at, ".dynamic", 6, 3, ALIGNMENT, named);
+        }
         let end = at;
         let symbols = self.symbols.iter().flat_map(|(region, into)| symbol(code + starts[*region] + into));
         put(&mut at, ".symtab", 2, 0, 0, symbols.collect());
         let locations = (0..targets.len() as u64).map(|at| segment + 24 * at + 8);
-        let locations = locations.chain((0..others.len() as u64).map(|at| data + 8 * at));
-        let all: Vec<(u64, u64)> = locations.zip(targets.into_iter().chain(others)).take(words).collect();
-        parts[0].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
+        let told = (0..).zip(&table).filter(|(_, (_, told))| *told).map(|(at, (word, _))| (data + 8 * at, *word));
+        let all: Vec<(u64, u64)> = locations.zip(targets).chain(told).take(words).collect();
+        parts[usize::from(self.hashed)].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
         let loads = [(5, 0, 0, read_only), (6, writable, writable + ALIGNMENT, end - writable)];
         self.file(parts, &loads)
     }
@@ -339,6 +396,21 @@ fn joined(regions: &[Vec<u8>]) -> (Vec<u8>, Vec<u64>) {
         bytes.extend(region);
     }
     (bytes, starts)
+}
+
+/// Pieces with zeros behind each, so that all begin at multiples of the alignment, and something else before and behind
+/// them; where each begins, and where its zeros end.
+fn padded(pieces: &[Vec<u8>], alignment: usize) -> (Vec<u8>, Vec<(u64, u64)>) {
+    let mut bytes = if pieces.is_empty() { Vec::new() } else { vec![9; alignment] };
+    let mut spans = Vec::new();
+    for piece in pieces {
+        let start = bytes.len() as u64;
+        bytes.extend(piece);
+        bytes.resize((bytes.len() + 8).next_multiple_of(alignment), 0);
+        spans.push((start, bytes.len() as u64));
+    }
+    bytes.extend(vec![9; bytes.len().min(alignment)]);
+    (bytes, spans)
 }
 
 /// A local object in `.nv_fatbin`, the third section.

@@ -1,7 +1,7 @@
 //! A wheel with other content in some of its files: everything else is copied as it is stored, and `RECORD` and `WHEEL` say
 //! what is true of the new one (PEP 427).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use kiln_inflate::{Old, Replacement, Summed, deflate};
@@ -34,6 +34,8 @@ pub enum RepackError {
 pub struct Repack<'a, C> {
     /// By the path of the file.
     pub replaced: &'a BTreeMap<String, Replacement<'a, C>>,
+    /// Paths of files that are left out.
+    pub left_out: &'a BTreeSet<String>,
     /// What follows the number of the build tag: `kiln90`.
     pub tag: &'a str,
     /// A line for `WHEEL`: key and value.
@@ -70,7 +72,9 @@ impl<C: ReaderAt + Sync> Repack<'_, C> {
         let mut rows = wheel.record()?;
         let mut zip = ZipArchiveWriter::new(out);
         let (record, about) = (wheel.dist_info_file("RECORD"), wheel.dist_info_file("WHEEL"));
-        for entry in wheel.archive.entries().iter().filter(|entry| entry.path != record) {
+        rows.retain(|row| !self.left_out.contains(&row.path));
+        let stays = |entry: &&Entry| entry.path != record && !self.left_out.contains(&entry.path);
+        for entry in wheel.archive.entries().iter().filter(stays) {
             if let Some(replacement) = self.replaced.get(&entry.path) {
                 let summed = self.deflated(&mut zip, entry, replacement, wheel.archive.reader())?;
                 replace(&mut rows, record::summed(&entry.path, &summed.sha256, summed.size));
@@ -181,6 +185,7 @@ mod tests {
             .tag("cp312-cp312-linux_x86_64")
             .file_with("ops/_C.so", true, true, [7; 50_000])
             .file_with("ops/stored.bin", false, false, "as it is")
+            .file_with("ops/sm_80.cubin", true, false, "for another GPU")
             .file("ops/__init__.py", "import ops._C");
         let wheel = open(&old.file_name(), &old.finish());
         let (content, kept, blocks) = ([9; 3_000_000].as_slice(), Vec::new(), Blocks::default());
@@ -188,7 +193,9 @@ mod tests {
         let replaced = BTreeMap::from([("ops/_C.so".to_owned(), replacement)]);
         let mut out = Vec::new();
         let note = ("Pruned-To", "sm_90");
-        let repack = Repack { replaced: &replaced, tag: "kiln90", note, threads, advance: &|_| Ok(()) };
+        let left_out = BTreeSet::from(["ops/sm_80.cubin".to_owned()]);
+        let repack =
+            Repack { replaced: &replaced, left_out: &left_out, tag: "kiln90", note, threads, advance: &|_| Ok(()) };
         repack.write(&wheel, &mut out).unwrap();
         out
     }
@@ -204,6 +211,8 @@ mod tests {
                 assert_eq!(row, record::row(&entry.path, &content));
             }
         }
+        assert!(wheel.record().unwrap().iter().all(|row| row.path != "ops/sm_80.cubin"));
+        assert!(wheel.archive.entry("ops/sm_80.cubin").is_none());
         let about = wheel.archive.read(wheel.archive.entry("ops-1.0.dist-info/WHEEL").unwrap(), 1000).unwrap();
         let about = String::from_utf8(about).unwrap();
         assert!(about.ends_with("Tag: cp312-cp312-linux_x86_64\nBuild: 1kiln90\nPruned-To: sm_90\n"), "{about}");

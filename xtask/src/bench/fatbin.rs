@@ -15,15 +15,16 @@ use crate::interop::{self, PruneReport, complain as say};
 use super::assemble::TORCH;
 use super::measure::{Figure, Sample, has, run, timed};
 
-/// torch with libraries of CUDA 12.
+/// torch with libraries of CUDA 12, and the newest one.
 const TORCH_12: &str = "2.7.1";
+const NEWEST: &str = "2.15.0";
 /// What is pruned to.
 const GPUS: &str = "H100";
 
 /// What is measured and how often.
 #[derive(Debug, Args)]
 pub(crate) struct Fatbin {
-    /// Runs of each row; cuobjdump and the torch with CUDA 12 run once
+    /// Runs of each row; cuobjdump runs once, and pruning the torch with CUDA 12 and the newest
     #[arg(short = 'n', long, default_value_t = 3)]
     runs: usize,
     /// Where to work; needs 25 GB [default: below the target directory]
@@ -33,9 +34,9 @@ pub(crate) struct Fatbin {
     /// the directory]
     #[arg(long, value_name = "DIR")]
     wheels: Option<PathBuf>,
-    /// Leave out torch with CUDA 12, which fetches 2.8 GB more
+    /// Leave out the torch with CUDA 12 and the newest, which fetch 5.5 GB more
     #[arg(long)]
-    without_cuda_12: bool,
+    without_others: bool,
     /// Also write the result as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -104,8 +105,9 @@ impl Fatbin {
         }
         bench.wheel(&torch, &mut report)?;
         bench.image(&mut report)?;
-        if !self.without_cuda_12 {
-            bench.cuda_12(&mut report)?;
+        if !self.without_others {
+            bench.newest(&mut report)?;
+            bench.other(TORCH_12, "-43%", &mut report)?;
         }
         bench.run("rm -rf tree tree-without-triton copy gone pruned-wheel")?;
         interop::say(&table(&report));
@@ -301,13 +303,29 @@ impl Bench {
         self.run("rm -rf image")
     }
 
-    /// The same for an older torch, of which only sizes count.
-    fn cuda_12(&self, report: &mut Report) -> Result<(), String> {
-        self.unpack(TORCH_12, &format!("torch-{TORCH_12}"))?;
+    /// The same for the newest torch, listed by headers and by kernels.
+    fn newest(&self, report: &mut Report) -> Result<(), String> {
+        self.other(NEWEST, "", report)?;
+        self.warm("tree")?;
+        let kiln = self.kiln.display();
+        for (arguments, bar) in
+            [("inspect tree --json", "0.2 s, 30 MB"), ("verify tree --gpus H100 --kernels", "5 s, 200 MB")]
+        {
+            let line = format!("'{kiln}' {arguments} > listed.txt");
+            let figure =
+                self.figure(&format!("kiln {arguments} (torch {NEWEST})"), self.runs, || timed(&self.at, &line))?;
+            report.rows.push(Row { figure, bytes: None, bar });
+        }
+        Ok(())
+    }
+
+    /// The same for another torch, of which only sizes count.
+    fn other(&self, version: &str, bar: &'static str, report: &mut Report) -> Result<(), String> {
+        self.unpack(version, &format!("torch-{version}"))?;
         for part in &PARTS {
             let mut row = self.copied(part, 1)?;
-            row.figure.name = format!("{} (torch {TORCH_12})", row.figure.name);
-            row.bar = if part.bar.is_empty() { "" } else { "-43%" };
+            row.figure.name = format!("{} (torch {version})", row.figure.name);
+            row.bar = if part.bar.is_empty() { "" } else { bar };
             report.rows.push(row);
         }
         Ok(())

@@ -57,6 +57,14 @@ impl File {
     }
 }
 
+impl File {
+    /// True if it is one piece of code, or regions alone.
+    pub(super) fn is_loose(&self) -> bool {
+        let is = |ending: &str| self.file.extension().is_some_and(|extension| extension == ending);
+        is("cubin") || is("fatbin")
+    }
+}
+
 /// Entries for each architecture, as `cuobjdump` writes it: `sm_90a.cubin`, `sm_90.ptx`.
 pub(super) type Counts = BTreeMap<String, u64>;
 
@@ -127,17 +135,34 @@ pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             // Releases from 13.5 on tell of the suffix `f` in PTX.
             if let Some((_, architecture)) = line.rsplit_once(".sm_") {
-                *counts.entry(format!("sm_{}", architecture.replace("f.", "."))).or_default() += 1;
+                let (number, kind) = architecture.split_once('.').unwrap_or((architecture, ""));
+                *counts.entry(format!("sm_{}.{kind}", plain(number))).or_default() += 1;
             }
         }
     }
     Ok(Some(counts))
 }
 
+/// An architecture's number without the suffix `f`, and without the `a` that cuobjdump reads out of flags of code before
+/// sm_90, where it means nothing.
+fn plain(number: &str) -> &str {
+    let number = number.trim_end_matches('f');
+    let digits = number.trim_end_matches('a');
+    if digits.parse().is_ok_and(|digits: u32| digits < 90) { digits } else { number }
+}
+
 pub(super) fn counts(listing: &Listing) -> Counts {
+    let code = listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str()));
+    counted(code.flat_map(|code| &code.groups))
+}
+
+/// Like [`counts`], of all places.
+pub(super) fn counts_of_all(listing: &Listing) -> Counts {
+    counted(listing.code.iter().flat_map(|code| &code.groups))
+}
+
+fn counted<'l>(groups: impl Iterator<Item = &'l Group>) -> Counts {
     let mut counts = Counts::new();
-    let groups =
-        listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str())).flat_map(|code| &code.groups);
     for group in groups {
         let ending = match group.kind.as_str() {
             "ptx" => "ptx",

@@ -102,7 +102,7 @@ fn uv(at: &Path) -> Result<PathBuf> {
 }
 
 /// Fetches and unpacks a wheel with a program; its directory.
-fn tool(at: &Path, requirement: &str) -> Result<PathBuf> {
+pub(crate) fn tool(at: &Path, requirement: &str) -> Result<PathBuf> {
     let into = at.join("tools").join(requirement);
     for wheel in download(&at.join("wheels").join(requirement), &HERE, &[requirement])? {
         unpack(&wheel, &into)?;
@@ -110,14 +110,28 @@ fn tool(at: &Path, requirement: &str) -> Result<PathBuf> {
     Ok(into)
 }
 
-fn runnable(program: PathBuf) -> Result<PathBuf> {
+pub(crate) fn runnable(program: PathBuf) -> Result<PathBuf> {
     fs_err::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     Ok(program)
 }
 
 fn download(to: &Path, platforms: &[&str], requirements: &[&str]) -> Result<Vec<PathBuf>> {
+    download_with(to, "3.11", platforms, requirements)
+}
+
+/// Fetches a wheel for a version of Python on a machine, of any of the platforms that wheels are for.
+pub(crate) fn download_for(to: &Path, python: &str, machine: &str, requirement: &str) -> Result<Vec<PathBuf>> {
+    let minors = [12, 17, 18, 24, 25, 26, 27, 28, 31, 34, 35, 39].map(|minor| format!("manylinux_2_{minor}"));
+    let old = ["manylinux1", "manylinux2010", "manylinux2014", "linux"].map(str::to_owned);
+    let platforms: Vec<String> = minors.into_iter().chain(old).map(|name| format!("{name}_{machine}")).collect();
+    let platforms: Vec<&str> = platforms.iter().map(String::as_str).collect();
+    download_with(to, python, &platforms, &[requirement])
+}
+
+fn download_with(to: &Path, python: &str, platforms: &[&str], requirements: &[&str]) -> Result<Vec<PathBuf>> {
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", "3.11"]);
+    pip.args(["-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]);
+    pip.args(["--python-version", python]);
     pip.args(platforms.iter().flat_map(|platform| ["--platform", platform]));
     programs::output(pip.arg("--dest").arg(to).args(requirements))?;
     wheels(to)

@@ -18,13 +18,16 @@ const SECTION: &str = ".nv_fatbin";
 pub(super) fn compare(cuobjdump: &Path, files: &[File]) -> Result<()> {
     let mut compared = 0;
     for file in files.iter().filter(|file| file.is_shared_object_with_sections()) {
-        if let Some(theirs) = symbols(cuobjdump, &file.file)? {
-            let what = format!("the kernels of {}", file.file.display());
-            same(&what, format!("{:?}", counted(&file.file)?), format!("{theirs:?}"))?;
-            compared += 1;
-        }
+        compared += usize::from(compare_one(cuobjdump, &file.file)?);
     }
     same("whether enough libraries were compared", compared >= LEAST, true)
+}
+
+/// Compares a file; false where cuobjdump gives up.
+pub(super) fn compare_one(cuobjdump: &Path, file: &Path) -> Result<bool> {
+    let Some(theirs) = symbols(cuobjdump, file)? else { return Ok(false) };
+    same(&format!("the kernels of {}", file.display()), format!("{:?}", counted(file)?), format!("{theirs:?}"))?;
+    Ok(true)
 }
 
 /// Entry symbols for each architecture; `None` where cuobjdump gives up.

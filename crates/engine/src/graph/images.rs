@@ -256,7 +256,7 @@ impl Builder<'_> {
             let subject = Subject::Package { name: package.name.clone(), version: package.version.clone() };
             let (file, size) = (wheel.file.clone(), wheel.size.unwrap_or(0));
             let fetch = self.graph.add(self.fetch(subject, wheel))?;
-            let prune = selection.as_ref().filter(|_| Prune::concerns(&file));
+            let prune = selection.as_ref().filter(|_| Prune::concerns(&file, size));
             let node = match prune {
                 Some(selection) => self.graph.add(Prune::new(Subject::Pruned(file.clone()), fetch, size, selection))?,
                 None => fetch,

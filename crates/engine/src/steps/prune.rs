@@ -14,6 +14,9 @@ use crate::product::Wheel;
 use crate::prune::WheelPruner;
 use crate::step::{Cost, Kind, Level, Read, Step, Subject};
 
+/// Bytes of a wheel that is worth looking into though it is for any platform.
+const LARGE: u64 = 16 << 20;
+
 /// A wheel whose GPU code is cut.
 #[derive(Serialize)]
 pub(crate) struct Prune {
@@ -43,9 +46,10 @@ impl Prune {
         }
     }
 
-    /// Tells by its file name if a wheel may hold GPU code: one for any platform holds no libraries.
-    pub(crate) fn concerns(file: &str) -> bool {
-        !file.ends_with("-any.whl")
+    /// Tells if a wheel may hold GPU code: one for any platform holds no libraries, but loose cubins if it is large
+    /// (flashinfer-cubin).
+    pub(crate) fn concerns(file: &str, bytes: u64) -> bool {
+        !file.ends_with("-any.whl") || bytes >= LARGE
     }
 }
 

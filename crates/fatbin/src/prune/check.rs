@@ -1,19 +1,27 @@
 //! True if a pruned file still is what it was: looked at as the loader and the driver will, from the written file alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 
-use super::{MAGIC, Stop, fats, loose, refused};
+use super::embedded::{self, Pointer};
+use super::rewrite::Moved;
+use super::{EMPTY_FRAME, MAGIC, Stop, Way, archive, fats, loose, object, refused, room};
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
+use crate::inflate;
 use crate::listing::RELOCATABLE;
+use crate::read::ARCHIVE;
 use crate::region::{self, Region};
+use crate::relocation::{self, Relocation};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 use crate::wrapper::{Wrapper, wrappers};
 
 /// The least that the offset and address of what is mapped agree in.
 const PAGE: u64 = 4096;
+/// Bytes that are compared at once.
+const CHUNK: usize = 64 << 10;
 
 /// Compares a file with what it was pruned to. The inner error is a clause that says what does not hold.
 ///
@@ -40,9 +48,15 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
         }
         return old.iter().zip(&new).try_for_each(|(old, new)| same(old, new, false, selection));
     }
+    if one.bytes(0, ARCHIVE.len())? == ARCHIVE {
+        return archive::check(before, after, selection);
+    }
     let (mut old, mut new) = (View::open(before)?, View::open(after)?);
+    if object::is_object(&old.elf) {
+        return object::check(&mut old.window, &mut new.window, selection);
+    }
     mapped(&new.elf, new.window.size())?;
-    sections(&old.elf, &new.elf)?;
+    sections(&mut old, &mut new)?;
     // Regions by themselves, as tools see them.
     fats(&mut new.window, &new.elf)?;
     let (old_wrappers, new_wrappers) = (old.wrappers()?, new.wrappers()?);
@@ -66,7 +80,72 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
         let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
         same(&old.region(from)?, &new.region(to)?, drops_all, selection)?;
     }
+    tables(&mut old, &mut new, selection)
+}
+
+/// Compares what the tables of data point at.
+fn tables<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut View<'_, S>,
+    new: &mut View<'_, T>,
+    selection: &Selection,
+) -> Result<(), Stop> {
+    let elf = old.elf.clone();
+    let found = embedded::find(&mut old.window, &elf)?;
+    let mut targets: BTreeMap<u64, u64> = found.pointers.iter().map(|pointer| (pointer.location, 0)).collect();
+    relocation::each(&mut new.window, &new.elf, |relocation| {
+        if let Relocation::Relative { location, target, .. } = relocation
+            && let Some(known) = targets.get_mut(&location)
+        {
+            *known = target;
+        }
+    })?
+    .map_err(refused)?;
+    let mut moved: BTreeMap<u64, Moved> = BTreeMap::new();
+    for pointer in found.pointers.iter().filter(|pointer| pointer.behind.is_none()) {
+        let code = found.fats.iter().find_map(|fat| Some((fat.way, &fat.regions[fat.region_at(pointer.code)?])));
+        let (Some((way, region)), false) = (code, moved.contains_key(&pointer.code)) else { continue };
+        let address = targets[&pointer.location];
+        let size = match way {
+            Way::Framed => frame(&mut old.window, region, new, address, selection)?,
+            Way::Wrapped | Way::Paired => {
+                let kept = new.region(address)?;
+                same(region, &kept, false, selection)?;
+                kept.size
+            }
+        };
+        moved.insert(pointer.code, Moved { before: region.size, size, address });
+    }
+    let leads = |pointer: &Pointer| {
+        let code = moved.get(&pointer.code);
+        code.is_some_and(|code| pointer.moves(code).1 == targets[&pointer.location])
+    };
+    if !found.pointers.iter().all(leads) {
+        return Err(refused("a pointer of a table leads somewhere else"));
+    }
     Ok(())
+}
+
+/// Compares a frame with the one that takes its place; returns the bytes of that.
+fn frame<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut Window<'_, S>,
+    region: &Region,
+    new: &mut View<'_, T>,
+    address: u64,
+    selection: &Selection,
+) -> Result<u64, Stop> {
+    let offset = new.elf.offset_of(address).ok_or_else(|| refused("a descriptor points at what is not in the file"))?;
+    let end = new.window.size();
+    let size = inflate::zstd_frame(&mut new.window, offset, end)?;
+    let stays = selection.keeps(region).contains(&true);
+    let wanted = if stays { region.size } else { EMPTY_FRAME.len() as u64 };
+    if size != Some(wanted) {
+        return Err(refused(format!("the frame at {offset:#x} is not the one that was there")));
+    }
+    let size = if stays { region.size } else { 0 };
+    if !equal(old, region.offset..region.offset + size, &mut new.window, offset..offset + size)? {
+        return Err(refused(format!("the frame at {offset:#x} has changed")));
+    }
+    Ok(wanted)
 }
 
 /// A file as the loader sees it.
@@ -116,19 +195,23 @@ fn mapped(elf: &Elf, size: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-fn sections(old: &Elf, new: &Elf) -> Result<(), Stop> {
-    if old.sections.len() != new.sections.len() {
+fn sections<S: Source + ?Sized, T: Source + ?Sized>(old: &mut View<'_, S>, new: &mut View<'_, T>) -> Result<(), Stop> {
+    if old.elf.sections.len() != new.elf.sections.len() {
         return Err(refused("its sections are not the same"));
     }
-    for (one, other) in old.sections.iter().zip(&new.sections) {
-        if (&one.name, one.kind, one.address) != (&other.name, other.kind, other.address) || other.size > one.size {
+    let dynamic = room::dynamic(&mut new.window, &new.elf)?;
+    for (one, other) in old.elf.sections.iter().zip(&new.elf.sections) {
+        let named = one.address == other.address
+            || room::named(other, &dynamic).is_some()
+                && equal(&mut old.window, one.range(), &mut new.window, other.range())?;
+        if !named || (&one.name, one.kind) != (&other.name, other.kind) || other.size > one.size {
             return Err(refused(format!("its section `{}` has changed", one.name)));
         }
         // Where tools look for a section is where the loader takes it from.
         let loaded = other.address != 0 && other.has_content();
         if loaded
-            && new.offset_of(other.address) != Some(other.offset)
-            && old.offset_of(one.address) == Some(one.offset)
+            && new.elf.offset_of(other.address) != Some(other.offset)
+            && old.elf.offset_of(one.address) == Some(one.offset)
         {
             return Err(refused(format!("its section `{}` is mapped from somewhere else", one.name)));
         }
@@ -136,12 +219,31 @@ fn sections(old: &Elf, new: &Elf) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Tells if two ranges have the same content.
+pub(super) fn equal<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut Window<'_, S>,
+    one: Range<u64>,
+    new: &mut Window<'_, T>,
+    other: Range<u64>,
+) -> io::Result<bool> {
+    if one.end - one.start != other.end - other.start {
+        return Ok(false);
+    }
+    for at in (0..one.end - one.start).step_by(CHUNK) {
+        let most = usize::try_from(one.end - one.start - at).unwrap_or(CHUNK).min(CHUNK);
+        if old.bytes(one.start + at, most)? != new.bytes(other.start + at, most)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The entry without its position.
 fn content(entry: &Entry) -> Entry {
     Entry { offset: 0, ..*entry }
 }
 
-fn same(old: &Region, new: &Region, drops_all: bool, selection: &Selection) -> Result<(), Stop> {
+pub(super) fn same(old: &Region, new: &Region, drops_all: bool, selection: &Selection) -> Result<(), Stop> {
     let mut rest = old.entries.iter().map(content);
     if !new.entries.iter().map(content).all(|entry| rest.any(|known| known == entry)) {
         return Err(refused(format!("the region at {:#x} has entries that were not there", new.offset)));

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Fat, Placed, Stop, refused};
-use crate::elf::{Elf, Machine, Section, Segment};
+use super::room::{self, Dynamic};
+use super::{Fat, Placed, Stop, Way, refused};
+use crate::elf::{Elf, Machine, PROGRAM_HEADER, SECTION_HEADER, Section, Segment};
 
-pub(super) const PROGRAM_HEADER: u64 = 56;
 const PAGE: u64 = 4 << 10;
 /// The largest pages of aarch64, for which linkers lay files out.
 const LARGE_PAGE: u64 = 64 << 10;
@@ -25,15 +25,22 @@ pub(super) struct Layout {
     pub(super) cuts: Vec<Range<u64>>,
     /// The program headers, with offsets after cutting.
     pub(super) segments: Vec<Segment>,
-    /// The new place of the program headers.
+    /// The place of the program headers.
     pub(super) table: u64,
-    /// True if that is another place than before.
-    pub(super) is_moved: bool,
+    /// The place among what became free of program headers, or of what makes room for them.
+    pub(super) freed: Option<u64>,
+    /// The sections that make room for program headers.
+    pub(super) displaced: Option<Range<u64>>,
 }
 
 impl Layout {
     /// Lays the file out; `None` where no page becomes free.
-    pub(super) fn find(elf: &Elf, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Result<Option<Self>, Stop> {
+    pub(super) fn find(
+        elf: &Elf,
+        fats: &[Fat<'_>],
+        placed: &[Vec<Placed>],
+        dynamic: &Dynamic,
+    ) -> Result<Option<Self>, Stop> {
         let page = page(elf);
         let mut cuts = Vec::new();
         for (fat, placed) in fats.iter().zip(placed) {
@@ -54,35 +61,60 @@ impl Layout {
         if elf.segments.len() + cuts.len() > MOST_SEGMENTS {
             return Err(refused("it has more segments than its header can count"));
         }
+        let mut layout = Self { cuts, segments: Vec::new(), table: elf.program_headers, freed: None, displaced: None };
+        let Some(segments) = layout.make_room(elf, fats, placed, dynamic, page) else { return Ok(None) };
+        layout.check_apart(elf, fats)?;
+        layout.map(elf, &segments, page)?;
+        Ok(Some(layout))
+    }
+
+    /// Makes room for the program headers; returns those of the old ones that stay. Nothing where there is none.
+    fn make_room(
+        &mut self,
+        elf: &Elf,
+        fats: &[Fat<'_>],
+        placed: &[Vec<Placed>],
+        dynamic: &Dynamic,
+        page: u64,
+    ) -> Option<Vec<Segment>> {
+        let all = (elf.segments.len() + self.cuts.len()) as u64 * PROGRAM_HEADER;
         let mut segments = elf.segments.clone();
-        let needed = |segments: &[Segment]| (segments.len() + cuts.len()) as u64 * PROGRAM_HEADER;
-        // Notes are found by their sections too, and a table that keeps its place is one that GNU strip understands.
-        while !has_room(elf, needed(&segments)) {
+        let mut bytes = all;
+        // Notes are found by their sections too.
+        while !has_room(elf, bytes) {
             let Some(note) = segments.iter().rposition(|segment| segment.kind == Segment::NOTE) else { break };
             segments.remove(note);
+            bytes -= PROGRAM_HEADER;
         }
-        if !has_room(elf, needed(&segments)) {
-            segments.clone_from(&elf.segments);
+        if has_room(elf, bytes) {
+            return Some(segments);
         }
-        let bytes = needed(&segments);
-        let table = if has_room(elf, bytes) {
-            elf.program_headers
-        } else {
-            // The first pages that would become free are mapped already.
-            let Some(at) = cuts
-                .iter()
-                .position(|cut| is_behind_all(cut, fats, placed) && cut.end - cut.start > bytes.next_multiple_of(page))
-            else {
-                return Ok(None);
-            };
-            let table = cuts[at].start;
-            cuts[at].start += bytes.next_multiple_of(page);
-            table
+        // The first pages that would become free are mapped already.
+        let mut take = |bytes: u64| {
+            let fits = |cut: &Range<u64>| is_behind_all(cut, fats, placed) && cut.end - cut.start > bytes;
+            let cut = self.cuts.iter_mut().find(|cut| fits(cut))?;
+            let start = cut.start;
+            cut.start += bytes;
+            Some(start)
         };
-        let mut layout = Self { cuts, segments: Vec::new(), table, is_moved: table != elf.program_headers };
-        layout.check_apart(elf, fats)?;
-        layout.map(elf, &segments, page, bytes)?;
-        Ok(Some(layout))
+        if let Some(range) = room::behind(elf, dynamic, all) {
+            let shift = range.start % room::ALIGNMENT;
+            if let Some(start) = take((shift + range.end - range.start).next_multiple_of(page)) {
+                self.freed = Some(start + shift);
+                self.displaced = Some(range);
+                return Some(elf.segments.clone());
+            }
+        }
+        self.table = take(all.next_multiple_of(page))?;
+        self.freed = Some(self.table);
+        Some(elf.segments.clone())
+    }
+
+    /// The place, before cutting, of something that makes room for program headers: its offset and address.
+    pub(super) fn displaced(&self, elf: &Elf, offset: u64) -> Option<(u64, u64)> {
+        let range = self.displaced.as_ref().filter(|range| range.contains(&offset))?;
+        let place = self.freed? + (offset - range.start);
+        Some((place, elf.address_of(place)?))
     }
 
     /// The place after cutting of something in the file before.
@@ -106,7 +138,7 @@ impl Layout {
         }
         let other = elf.segments.iter().filter(|segment| !segment.is_loaded() && segment.size > 0);
         if other.into_iter().any(|segment| meets(headers(segment.offset, segment.size)))
-            || meets(headers(elf.section_headers, elf.sections.len() as u64 * 64))
+            || meets(headers(elf.section_headers, elf.sections.len() as u64 * SECTION_HEADER))
             || meets(headers(elf.program_headers, elf.segments.len() as u64 * PROGRAM_HEADER))
         {
             return Err(refused("GPU code overlaps with headers"));
@@ -115,15 +147,18 @@ impl Layout {
     }
 
     /// Splits segments where something is cut out, and moves all that lies behind.
-    fn map(&mut self, elf: &Elf, old: &[Segment], page: u64, table_bytes: u64) -> Result<(), Stop> {
+    fn map(&mut self, elf: &Elf, old: &[Segment], page: u64) -> Result<(), Stop> {
+        let table_bytes = (old.len() + self.cuts.len()) as u64 * PROGRAM_HEADER;
         let mut segments = Vec::new();
         for segment in old {
             if segment.kind == Segment::PROGRAM_HEADERS {
-                let address = elf.offset_of_table(self.table).ok_or_else(|| refused("its headers are not mapped"))?;
+                let address = elf.address_of(self.table).ok_or_else(|| refused("its headers are not mapped"))?;
                 let (offset, size) = (self.moved(self.table), table_bytes);
                 segments.push(Segment { offset, address, physical: address, size, memory: size, ..*segment });
             } else if segment.is_loaded() {
                 self.split(elf, segment, page, &mut segments);
+            } else if let Some((offset, address)) = self.displaced(elf, segment.offset).filter(|_| segment.size > 0) {
+                segments.push(Segment { offset: self.moved(offset), address, physical: address, ..*segment });
             } else {
                 segments.push(Segment { offset: self.moved(segment.offset), ..*segment });
             }
@@ -165,7 +200,7 @@ impl Layout {
 
 impl Elf {
     /// The address of a place in the file.
-    fn offset_of_table(&self, offset: u64) -> Option<u64> {
+    fn address_of(&self, offset: u64) -> Option<u64> {
         let loaded = self.segments.iter().filter(|segment| segment.is_loaded());
         loaded
             .filter_map(|segment| offset.checked_sub(segment.offset).map(|into| (segment, into)))
@@ -177,16 +212,16 @@ impl Elf {
 /// Pages of a section that hold nothing any more: behind its regions, and large holes between them, before a region that
 /// must stay where it is.
 fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Range<u64>> {
-    let end = fat.section.range().end;
+    let end = fat.range.end;
     let least = LEAST_HOLE.max(fat.section.size / LEAST_SHARE);
     let mut holes = Vec::new();
-    let mut free = fat.section.offset;
-    for next in placed {
+    let mut free = fat.range.start;
+    for (at, next) in placed.iter().enumerate() {
         let hole = free.next_multiple_of(page)..next.offset / page * page;
         if hole.start < hole.end && hole.end - hole.start >= least {
             holes.push(hole);
         }
-        free = next.offset + next.size;
+        free = next.offset + next.size + fat.padding(at);
     }
     let tail = free.next_multiple_of(page)..end / page * page;
     holes.extend((tail.start < tail.end).then_some(tail));
@@ -195,7 +230,7 @@ fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Range<u64>> {
 
 /// Tells if no region of its section lies behind a hole: what is put there is not in the section any more.
 fn is_behind_all(cut: &Range<u64>, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> bool {
-    let within = |fat: &Fat<'_>| fat.section.range().contains(&cut.start);
+    let within = |fat: &Fat<'_>| fat.way == Way::Wrapped && fat.range.contains(&cut.start);
     let last = fats.iter().zip(placed).find(|(fat, _)| within(fat)).and_then(|(_, placed)| placed.last());
     last.is_some_and(|last| last.offset + last.size <= cut.start)
 }

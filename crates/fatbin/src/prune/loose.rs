@@ -1,8 +1,8 @@
 //! Files that are nothing but regions (`.fatbin`): the regions follow one another in a smaller file.
 
 use super::rewrite::{Piece, Rewrite, copy_entries, region_header};
-use super::{ALIGNMENT, Decision, Placed, REGION_HEADER, Stop, refused, sums};
-use crate::region::{Region, Regions};
+use super::{Decision, Placed, Stop, refused, sums};
+use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
 
@@ -24,8 +24,7 @@ pub(super) fn plan<S: Source + ?Sized>(window: &mut Window<'_, S>, selection: &S
         return Ok(Decision::Needed);
     }
     let code = sums(regions.iter().zip(&placed));
-    pieces.retain(|piece| *piece != Piece::Zeros(0));
-    Ok(Decision::Rewrite(Box::new(Rewrite::of_regions(before, regions.len() as u64, code, pieces))))
+    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(before, (regions.len() as u64, 0), code, pieces))))
 }
 
 pub(super) fn regions<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Region>, Stop> {

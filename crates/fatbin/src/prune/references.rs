@@ -2,29 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Fat, Stop, refused};
+use super::embedded::Pointer;
+use super::{Fat, SYMBOL, SYMBOLS, Stop, refused};
 use crate::elf::{Elf, Section};
 use crate::relocation::{self, Relocation};
 use crate::source::{Fields, Source, Window};
 use crate::wrapper::{Wrapper, wrappers};
 
-/// `SHT_SYMTAB` and `SHT_DYNSYM`.
-const SYMBOLS: u32 = 2;
+/// `SHT_DYNSYM`.
 const DYNAMIC_SYMBOLS: u32 = 11;
-const SYMBOL: u64 = 24;
-/// `SHT_PROGBITS`.
-const PROGBITS: u32 = 1;
 /// Bytes of an address, and those of data that are read at once.
 const WORD: u64 = 8;
 const CHUNK: usize = 32 << 10;
 /// `STT_SECTION`.
 const SECTION_SYMBOL: u8 = 3;
 
-/// A symbol at the beginning of a region, of those that only debuggers read.
+/// A symbol.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Symbol {
     /// Its position in the file.
     pub(super) offset: u64,
-    /// The address of its region.
+    /// True if it is one that other libraries are linked against, rather than one that only debuggers read.
+    is_dynamic: bool,
+    /// True if it stands for a section.
+    pub(super) is_section: bool,
+    /// The index of its section.
+    pub(super) section: usize,
+    /// Its address.
     pub(super) address: u64,
     /// The size that it states.
     pub(super) size: u64,
@@ -36,6 +40,8 @@ pub(super) struct References {
     pub(super) wrappers: Vec<Wrapper>,
     /// Symbols that move with their regions.
     pub(super) symbols: Vec<Symbol>,
+    /// Pointers of tables to code in data.
+    pub(super) pointers: Vec<Pointer>,
     /// Addresses of regions that something besides wrappers points at, or nothing.
     pinned: BTreeSet<u64>,
 }
@@ -82,16 +88,12 @@ impl References {
                 }
             }
         }
-        let mut references = Self { wrappers, symbols: Vec::new(), pinned: BTreeSet::new() };
+        let mut references = Self { wrappers, symbols: Vec::new(), pointers: Vec::new(), pinned: BTreeSet::new() };
         for fat in fats {
             let addresses = fat.regions.iter().map(|region| fat.address(region));
             references.pinned.extend(addresses.filter(|address| users.get(address) != Some(&true)));
         }
-        for table in elf.sections.iter().filter(|section| section.has_content()) {
-            if matches!(table.kind, SYMBOLS | DYNAMIC_SYMBOLS) {
-                references.symbols(window, table, fats)?;
-            }
-        }
+        each_symbol(window, elf, |symbol| references.symbol(symbol, fats))?;
         Ok(references)
     }
 
@@ -100,41 +102,52 @@ impl References {
         self.pinned.contains(&address)
     }
 
-    fn symbols<S: Source + ?Sized>(
-        &mut self,
-        window: &mut Window<'_, S>,
-        table: &Section,
-        fats: &[Fat<'_>],
-    ) -> Result<(), Stop> {
-        let mut offset = table.offset;
-        while offset + SYMBOL <= table.range().end {
-            let Some(bytes) = window.array::<{ SYMBOL as usize }>(offset)? else { break };
-            let fields = Fields(&bytes);
-            let (section, address, size) = (usize::from(fields.u16(6)), fields.u64(8), fields.u64(16));
-            if let Some(fat) = fats.iter().find(|fat| fat.index == section)
-                && bytes[4] & 0xf != SECTION_SYMBOL
-            {
-                match fat.region_at(address) {
-                    // Other libraries may have been linked against what is said here.
-                    Some(_) if table.kind == DYNAMIC_SYMBOLS => _ = self.pinned.insert(address),
-                    Some(_) => self.symbols.push(Symbol { offset, address, size }),
-                    None if address == fat.section.address => {}
-                    None => return Err(refused(format!("a symbol points into a region, at {address:#x}"))),
-                }
-            }
-            offset += SYMBOL;
+    fn symbol(&mut self, symbol: Symbol, fats: &[Fat<'_>]) -> Result<(), Stop> {
+        let address = symbol.address;
+        let Some(fat) = fats.iter().find(|fat| fat.index == symbol.section && !symbol.is_section) else {
+            return Ok(());
+        };
+        match fat.region_at(address) {
+            // Other libraries may have been linked against what is said here.
+            Some(_) if symbol.is_dynamic => _ = self.pinned.insert(address),
+            Some(_) => self.symbols.push(symbol),
+            None if address == fat.section.address => {}
+            None => return Err(refused(format!("a symbol points into a region, at {address:#x}"))),
         }
         Ok(())
     }
 }
 
+/// Calls back for every symbol.
+pub(super) fn each_symbol<S: Source + ?Sized>(
+    window: &mut Window<'_, S>,
+    elf: &Elf,
+    mut found: impl FnMut(Symbol) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let is_table = |table: &&Section| table.has_content() && matches!(table.kind, SYMBOLS | DYNAMIC_SYMBOLS);
+    for table in elf.sections.iter().filter(is_table) {
+        let mut offset = table.offset;
+        while offset + SYMBOL <= table.range().end {
+            let Some(bytes) = window.array::<{ SYMBOL as usize }>(offset)? else { break };
+            let fields = Fields(&bytes);
+            found(Symbol {
+                offset,
+                is_dynamic: table.kind == DYNAMIC_SYMBOLS,
+                is_section: bytes[4] & 0xf == SECTION_SYMBOL,
+                section: usize::from(fields.u16(6)),
+                address: fields.u64(8),
+                size: fields.u64(16),
+            })?;
+            offset += SYMBOL;
+        }
+    }
+    Ok(())
+}
+
 /// Words of the data of a program at a fixed address that are addresses of regions: no relocation names them.
 fn words<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, fats: &[Fat<'_>]) -> Result<Vec<(u64, u64)>, Stop> {
     let mut found = Vec::new();
-    let is_data = |section: &&Section| {
-        let content = section.kind == PROGBITS && section.is_loaded() && section.has_content();
-        content && !section.is_executable() && within(fats, section.address).is_none()
-    };
+    let is_data = |section: &&Section| section.is_data() && within(fats, section.address).is_none();
     for section in elf.sections.iter().filter(is_data) {
         let mut at = section.offset.next_multiple_of(WORD);
         while at + WORD <= section.range().end {

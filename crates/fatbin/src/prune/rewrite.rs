@@ -1,16 +1,19 @@
 //! The pruned file as pieces of the old one, and what is new.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::layout::{Layout, PROGRAM_HEADER};
+use super::embedded::Pointer;
+use super::layout::Layout;
 use super::references::References;
-use super::{Cut, Fat, Placed, REGION_HEADER, Stop, cuts, refused};
-use crate::elf::{Elf, Segment};
+use super::{Cut, EMPTY_FRAME, Fat, File, Placed, Stop, Way, cuts, refused, room};
+use crate::elf::{Elf, PROGRAM_HEADER, Segment};
 use crate::entry::Entry;
-use crate::region::MAGIC;
+use crate::region::{MAGIC, REGION_HEADER};
 use crate::source::{Source, Window};
+use crate::wrapper::Wrapper;
 
 /// Bytes that are copied at once.
 const CHUNK: usize = 1 << 20;
@@ -47,14 +50,16 @@ pub struct Rewrite {
 impl Rewrite {
     pub(super) fn new<S: Source + ?Sized>(
         window: &mut Window<'_, S>,
-        elf: &Elf,
+        file: &File<'_>,
         fats: &[Fat<'_>],
         placed: &[Vec<Placed>],
         references: &References,
         layout: &Layout,
     ) -> Result<Self, Stop> {
-        let mut changes = Changes(Vec::new());
+        let mut changes = Changes::default();
+        let elf = file.elf;
         changes.headers(elf, fats, placed, layout);
+        changes.displaced(file, layout);
         changes.pointers(window, elf, fats, placed, references)?;
         changes.symbols(fats, placed, references);
         for (fat, placed) in fats.iter().zip(placed) {
@@ -72,10 +77,12 @@ impl Rewrite {
         })
     }
 
-    /// A file that is nothing but regions.
-    pub(super) fn of_regions(before: u64, regions: u64, code: Vec<Cut>, pieces: Vec<Piece>) -> Self {
+    /// A file without addresses: of so many regions, of which so many stay as they are.
+    pub(super) fn of_pieces(before: u64, regions: (u64, u64), code: Vec<Cut>, mut pieces: Vec<Piece>) -> Self {
+        pieces.retain(|piece| piece.size() > 0);
         let (pieces, after) = in_order(pieces);
-        Self { before, after, regions, pinned: 0, code, pieces }
+        let (regions, pinned) = regions;
+        Self { before, after, regions, pinned, code, pieces }
     }
 
     /// The pruned file, read out of the old one.
@@ -154,7 +161,15 @@ impl<S: Source + ?Sized> Source for Rewritten<'_, S> {
 }
 
 impl Piece {
-    fn size(&self) -> u64 {
+    /// The same piece of a file in which the old one lies at a position.
+    pub(super) fn shifted(&self, by: u64) -> Self {
+        match self {
+            Self::Copy { from, bytes } => Self::Copy { from: from + by, bytes: *bytes },
+            other => other.clone(),
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
         match self {
             Self::Copy { bytes, .. } | Self::Zeros(bytes) => *bytes,
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -182,12 +197,17 @@ impl Piece {
 }
 
 /// Ranges of the old file, and what takes their place.
-struct Changes(Vec<(std::ops::Range<u64>, Vec<Piece>)>);
+#[derive(Default)]
+pub(super) struct Changes(Vec<(std::ops::Range<u64>, Vec<Piece>)>);
 
 impl Changes {
-    fn put(&mut self, offset: u64, bytes: impl Into<Vec<u8>>) {
+    pub(super) fn put(&mut self, offset: u64, bytes: impl Into<Vec<u8>>) {
         let bytes = bytes.into();
         self.0.push((offset..offset + bytes.len() as u64, vec![Piece::Bytes(bytes)]));
+    }
+
+    pub(super) fn replace(&mut self, range: std::ops::Range<u64>, pieces: Vec<Piece>) {
+        self.0.push((range, pieces));
     }
 
     /// ELF header, section headers, and program headers where they stay.
@@ -196,15 +216,35 @@ impl Changes {
         self.put(40, layout.moved(elf.section_headers).to_le_bytes());
         self.put(56, (layout.segments.len() as u16).to_le_bytes());
         for section in elf.sections.iter().filter(|section| section.kind != 0) {
-            self.put(section.header + 24, layout.moved(section.offset).to_le_bytes());
+            let offset = layout.displaced(elf, section.offset).filter(|_| section.has_content());
+            let offset = offset.map_or(section.offset, |(offset, _)| offset);
+            self.put(section.header + 24, layout.moved(offset).to_le_bytes());
         }
+        let mut sizes = BTreeMap::new();
         for (fat, placed) in fats.iter().zip(placed) {
-            let end = placed.last().map_or(fat.section.offset, |last| last.offset + last.size);
-            let size = layout.moved(end) - layout.moved(fat.section.offset);
-            self.put(fat.section.header + 32, size.to_le_bytes());
+            let end = match (fat.way, placed.last()) {
+                (Way::Wrapped, Some(last)) => last.offset + last.size,
+                (Way::Wrapped, None) => fat.section.offset,
+                (Way::Paired | Way::Framed, _) => fat.section.range().end,
+            };
+            sizes.insert(fat.section.header + 32, layout.moved(end) - layout.moved(fat.section.offset));
+        }
+        for (place, size) in sizes {
+            self.put(place, size.to_le_bytes());
         }
         if layout.table == elf.program_headers {
             self.put(layout.table, table(&layout.segments));
+        }
+    }
+
+    /// The addresses of sections that make room for program headers.
+    fn displaced(&mut self, file: &File<'_>, layout: &Layout) {
+        for section in file.elf.sections.iter().filter(|section| section.has_content()) {
+            let Some((_, address)) = layout.displaced(file.elf, section.offset) else { continue };
+            self.put(section.header + 16, address.to_le_bytes());
+            if let Some(Some((value, _))) = room::named(section, file.dynamic) {
+                self.put(value, address.to_le_bytes());
+            }
         }
     }
 
@@ -217,18 +257,23 @@ impl Changes {
         placed: &[Vec<Placed>],
         references: &References,
     ) -> Result<(), Stop> {
-        for wrapper in &references.wrappers {
-            let Some((_, address)) = moved(fats, placed, wrapper.region) else { continue };
-            if address == wrapper.region {
+        let wrappers = references.wrappers.iter().map(|wrapper| {
+            let Wrapper { pointer: location, region: code, addend } = *wrapper;
+            Pointer { location, addend, code, behind: None }
+        });
+        for pointer in wrappers.chain(references.pointers.iter().copied()) {
+            let Some(code) = moved(fats, placed, pointer.code) else { continue };
+            let (target, address) = pointer.moves(&code);
+            if address == target {
                 continue;
             }
-            if let Some(addend) = wrapper.addend {
+            if let Some(addend) = pointer.addend {
                 self.put(addend, address.to_le_bytes());
             }
-            let outside = || refused("a wrapper lies outside of the file");
-            let word = elf.offset_of(wrapper.pointer).ok_or_else(outside)?;
+            let outside = || refused("a pointer to GPU code lies outside of the file");
+            let word = elf.offset_of(pointer.location).ok_or_else(outside)?;
             let written = window.array(word)?.map(u64::from_le_bytes).ok_or_else(outside)?;
-            if written == wrapper.region {
+            if written == target {
                 self.put(word, address.to_le_bytes());
             }
         }
@@ -237,7 +282,7 @@ impl Changes {
 
     fn symbols(&mut self, fats: &[Fat<'_>], placed: &[Vec<Placed>], references: &References) {
         for symbol in &references.symbols {
-            if let Some((size, address)) = moved(fats, placed, symbol.address) {
+            if let Some(Moved { size, address, .. }) = moved(fats, placed, symbol.address) {
                 self.put(symbol.offset + 8, address.to_le_bytes());
                 if symbol.size > size {
                     self.put(symbol.offset + 16, size.to_le_bytes());
@@ -248,21 +293,25 @@ impl Changes {
 
     /// The regions of a section, with zeros between them where nothing is cut out.
     fn section(&mut self, fat: &Fat<'_>, placed: &[Placed], layout: &Layout) {
-        let range = fat.section.range();
+        let range = fat.range.clone();
         let mut pieces = Vec::new();
         let mut at = range.start;
         for (region, placed) in fat.regions.iter().zip(placed) {
             gap(at, placed.offset, layout, &mut pieces);
-            pieces.push(Piece::Bytes(region_header(placed.size)));
+            match fat.way {
+                Way::Wrapped | Way::Paired => pieces.push(Piece::Bytes(region_header(placed.size))),
+                Way::Framed if placed.keeps.contains(&true) => {}
+                Way::Framed => pieces.push(Piece::Bytes(EMPTY_FRAME.to_vec())),
+            }
             copy_entries(&region.entries, &placed.keeps, &mut pieces);
             at = placed.offset + placed.size;
         }
         gap(at, range.end, layout, &mut pieces);
-        self.0.push((range, pieces));
+        self.replace(range, pieces);
     }
 
     /// The whole file. What is changed twice is a file whose parts overlap.
-    fn pieces(mut self, size: u64) -> Result<Vec<Piece>, Stop> {
+    pub(super) fn pieces(mut self, size: u64) -> Result<Vec<Piece>, Stop> {
         self.0.sort_by_key(|(range, _)| (range.start, range.end));
         let (mut pieces, mut at) = (Vec::new(), 0);
         for (range, new) in self.0 {
@@ -282,11 +331,14 @@ impl Changes {
 /// Zeros between two places of the old file, less what is cut out, and the program headers where they go there.
 fn gap(from: u64, to: u64, layout: &Layout, pieces: &mut Vec<Piece>) {
     let mut at = from;
-    if layout.is_moved && (from..to).contains(&layout.table) {
-        pieces.push(Piece::Zeros(layout.table - from));
-        let bytes = table(&layout.segments);
-        at = layout.table + bytes.len() as u64;
-        pieces.push(Piece::Bytes(bytes));
+    if let Some(freed) = layout.freed.filter(|freed| (from..to).contains(freed)) {
+        pieces.push(Piece::Zeros(freed - from));
+        let piece = match &layout.displaced {
+            Some(range) => Piece::Copy { from: range.start, bytes: range.end - range.start },
+            None => Piece::Bytes(table(&layout.segments)),
+        };
+        at = freed + piece.size();
+        pieces.push(piece);
     }
     for cut in layout.cuts.iter().filter(|cut| from <= cut.start && cut.end <= to) {
         pieces.push(Piece::Zeros(cut.start - at));
@@ -312,11 +364,19 @@ pub(super) fn copy_entries(entries: &[Entry], keeps: &[bool], pieces: &mut Vec<P
     }
 }
 
-/// Size and address of the region that lay at an address.
-fn moved(fats: &[Fat<'_>], placed: &[Vec<Placed>], address: u64) -> Option<(u64, u64)> {
+/// A region that lay at an address: the bytes that it had, those that it has now, and its new address.
+pub(super) struct Moved {
+    pub(super) before: u64,
+    pub(super) size: u64,
+    pub(super) address: u64,
+}
+
+fn moved(fats: &[Fat<'_>], placed: &[Vec<Placed>], address: u64) -> Option<Moved> {
     fats.iter().zip(placed).find_map(|(fat, placed)| {
-        let placed = &placed[fat.region_at(address)?];
-        Some((placed.size, fat.section.address + (placed.offset - fat.section.offset)))
+        let at = fat.region_at(address)?;
+        let placed = &placed[at];
+        let address = fat.section.address + (placed.offset - fat.section.offset);
+        Some(Moved { before: fat.regions[at].size, size: placed.size, address })
     })
 }
 

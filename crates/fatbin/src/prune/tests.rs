@@ -1,5 +1,7 @@
 //! Tests of pruning shared objects that are laid out as linkers do it.
 
+mod linked;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -171,10 +173,10 @@ fn symbols_move_with_their_regions() {
 
 #[test]
 fn what_is_not_as_it_is_known_to_be_is_refused() {
-    let mut object = library().finish();
-    object[16] = 1;
-    let Decision::Refused(reason) = prune(object.as_slice(), &selection(&["9.0"])).unwrap() else { panic!() };
-    assert!(reason.contains("it is an object file"), "{reason}");
+    let mut core = library().finish();
+    core[16] = 4;
+    let Decision::Refused(reason) = prune(core.as_slice(), &selection(&["9.0"])).unwrap() else { panic!() };
+    assert!(reason.contains("neither a library nor a program"), "{reason}");
     assert!(refusal(&library().pointer(1, 8)).contains("a relocation points into a region"));
     assert!(refusal(&library().symbol(1, 24)).contains("a symbol points into a region"));
     let mut broken = library().finish();
@@ -212,6 +214,86 @@ fn a_large_hole_before_a_region_that_stays_is_cut_out() {
     assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
     let Decision::Refused(reason) = prune(after.as_slice(), &selection(&["12.0"])).unwrap() else { panic!() };
     assert!(reason.ends_with("prune the original"), "{reason}");
+}
+
+/// A cubin in a frame of so many bytes and more, which does not become smaller.
+fn frame(number: u32, bytes: u32) -> (u32, Vec<u8>, u32) {
+    let mut file = crate::testing::cubin(number, "", &["add"]);
+    let mut noise = number.wrapping_mul(2_654_435_761) | 1;
+    file.extend((0..bytes).map(|_| {
+        noise = noise.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        (noise >> 16) as u8
+    }));
+    (number, zstd::bulk::compress(&file, 3).unwrap(), file.len() as u32)
+}
+
+fn with_tables() -> Library {
+    let frames = [75, 80, 90, 100].repeat(2).into_iter().map(|number| frame(number, 60_000));
+    let later = |payload| [entry(CUBIN, 100, 0x10_0000, payload), entry(CUBIN, 120, 0, payload)];
+    let library = library().tabled(&later(100_000)).tabled(&later(1_000)).tabled(&later(200_000));
+    frames.fold(library, |library, (number, frame, inflated)| library.framed(number, frame, inflated))
+}
+
+#[test]
+fn code_that_tables_of_data_name_is_cut_and_the_tables_are_told() {
+    let before = with_tables().finish();
+    for (gpu, stays) in [("9.0", "sm_90"), ("8.6", "sm_80"), ("7.5", "sm_75")] {
+        let after = pruned(&with_tables(), &[gpu]);
+        let framed = listing(&after).code.into_iter().find(|code| code.place.contains("frames")).unwrap();
+        assert_eq!((framed.regions, framed.groups[0].architecture.unwrap().to_string()), (2, stays.to_owned()));
+        // Two of eight frames stay, and no entry of a table.
+        assert!(after.len() < before.len() / 3, "{} of {}", after.len(), before.len());
+    }
+    // A row of regions of which something stays stays where it is.
+    let tabled = |file: &[u8]| listing(file).code.into_iter().find(|code| code.place == ".cask_resource").unwrap();
+    assert_eq!(tabled(&pruned(&with_tables(), &["12.0"])), tabled(&before));
+    assert_eq!(tabled(&pruned(&with_tables(), &["9.0"])).groups, []);
+}
+
+#[test]
+fn code_in_data_that_no_table_explains_stays() {
+    let code = |file: &[u8]| -> Vec<_> {
+        let places = listing(file).code.into_iter().filter(|code| code.place.starts_with(['.']));
+        places.filter(|code| code.place != ".nv_fatbin").map(|code| (code.place, code.bytes)).collect()
+    };
+    let (number, frame, inflated) = frame(80, 300_000);
+    let wrong = [
+        library().framed(75, frame.clone(), inflated),
+        library().framed(number, frame, inflated + 1),
+        library().read_only([region(&every(100_000)), vec![0; 64]].concat()),
+    ];
+    for library in wrong {
+        let before = library.finish();
+        assert_eq!(code(&pruned(&library, &["9.0"])), code(&before));
+    }
+    // A relocation of another kind at the pointer of a table.
+    let mut file = with_tables().finish();
+    let table = elf(&file).named(".rela.dyn").next().unwrap().clone();
+    let last = (table.range().end - 24) as usize;
+    file[last + 8] = 1;
+    let after = pruned_with(&file, &selection(&["9.0"]));
+    assert_eq!(code(&after).last(), code(&file).last());
+}
+
+#[test]
+fn what_the_dynamic_table_names_makes_room_for_program_headers() {
+    let library = library().hashed();
+    let (before, after) = (elf(&library.finish()), elf(&pruned(&library, &["9.0"])));
+    assert_eq!((after.program_headers, after.segments.len()), (before.program_headers, before.segments.len() + 1));
+    let bytes = pruned(&library, &["9.0"]);
+    let section = |name: &str| after.named(name).next().unwrap().clone();
+    let (hash, dynamic) = (section(".gnu.hash"), section(".dynamic"));
+    assert_ne!(hash.address, before.named(".gnu.hash").next().unwrap().address);
+    assert_eq!(after.offset_of(hash.address), Some(hash.offset));
+    assert_eq!(bytes[hash.range().start as usize..hash.range().end as usize], [5; 400]);
+    let value = dynamic.offset as usize + 8;
+    assert_eq!(bytes[value..value + 8], hash.address.to_le_bytes());
+    // A table that names something else names nothing that can move.
+    let mut file = library.finish();
+    let dynamic = before.named(".dynamic").next().unwrap().offset as usize;
+    file[dynamic + 8] ^= 1;
+    let moved = elf(&pruned_with(&file, &selection(&["9.0"])));
+    assert_ne!(moved.program_headers, before.program_headers);
 }
 
 #[test]
@@ -311,7 +393,9 @@ proptest! {
     fn damage_is_refused_or_harmless_and_never_a_panic(
         changes in proptest::collection::vec((0usize..2000, any::<u8>()), 1..6), from_end in any::<bool>(),
     ) {
-        let mut file = Library::new().region(&every(9_000)).relocatable(&every(9_000)).symbol(0, 0).pointer(0, 0).finish();
+        let library = Library::new().region(&every(9_000)).relocatable(&every(9_000)).symbol(0, 0).pointer(0, 0);
+        let tabled = library.clone().hashed().tabled(&[entry(CUBIN, 100, 0, 300_000)]);
+        let mut file = if changes.len() % 2 == 0 { library } else { tabled }.finish();
         for (at, byte) in changes {
             let at = if from_end { file.len() - 1 - at.min(file.len() - 1) } else { at };
             file[at] = byte;

@@ -95,6 +95,26 @@ fn a_cubin_tells_its_suffix() {
 }
 
 #[test]
+fn a_cubin_of_cuda_12_tells_its_suffix_in_its_header() {
+    // As ptxas 12.0 to 12.9 write code for sm_90 and sm_90a, and ptxas 12.9 for sm_100a.
+    for (abi, flags, name) in [
+        (7, 0x5a_055a, "sm_90"),
+        (7, 0x5a_0d5a, "sm_90a"),
+        (7, 0x3c_0d3c, "sm_60"),
+        (8, 0x0600_6402, "sm_100"),
+        (8, 0x0600_640a, "sm_100a"),
+    ] {
+        let mut file = cubin(90, "", &["add"]);
+        file[8] = abi;
+        file[48..52].copy_from_slice(&u32::to_le_bytes(flags));
+        assert_eq!(architectures(&listed(&file).unwrap()), [name]);
+        let mut data = vec![7; 4096];
+        data.extend(zstd(&file));
+        assert_eq!(architectures(&listed(&elf(&[(".rodata", data)])).unwrap()), [name], "in a frame");
+    }
+}
+
+#[test]
 fn compressed_cubins_without_code_are_no_code() {
     let empty = cubin(75, "", &[]);
     for (flags, payload) in [(0, empty.clone()), (ZSTD, zstd(&empty)), (LZ4, lz4(&empty))] {

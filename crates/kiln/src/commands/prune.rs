@@ -162,6 +162,11 @@ impl One<'_> {
             (false, _) => {
                 let outcome = match tools.file(input, &output)? {
                     None => uncut(input)?,
+                    Some(Cut::Loose { architecture, needed: false }) => {
+                        let reason = format!("it is code for {architecture} alone, which none of the GPUs runs");
+                        Some(Cut::Refused { reason })
+                    }
+                    Some(Cut::Loose { .. }) => Some(Cut::Needed),
                     outcome => outcome,
                 };
                 let stays = matches!(target, Target::InPlace);
@@ -213,10 +218,7 @@ fn uncut(path: &Path) -> Result<Option<Cut>, Failure> {
     let listing = kiln_fatbin::list(&fs_err::File::open(path)?).ok().flatten();
     let reason = match listing.filter(Listing::has_code).map(|listing| listing.format) {
         None => return Ok(None),
-        Some(Found::Archive) => {
-            "it is a static library, which is linked before anything runs: prune what it is linked into"
-        }
-        Some(Found::Cubin | Found::Ptx) => "all of it is code for one architecture",
+        Some(Found::Ptx) => "all of it is code for one architecture",
         Some(Found::Windows) => "libraries of Windows are not cut",
         Some(_) => "its GPU code lies among other data, and it is not known how that is found there",
     };
@@ -247,7 +249,7 @@ fn bytes_below(path: &Path) -> io::Result<u64> {
 
 impl Done {
     fn text(&self, verbose: bool) -> String {
-        let mut rows = Vec::new();
+        let (mut rows, mut loose) = (Vec::new(), [0, 0]);
         for file in &self.files {
             let path = file.path.display().to_string();
             match &file.outcome {
@@ -268,8 +270,13 @@ impl Done {
                     }
                 }
                 Cut::Needed => rows.push(vec![format!("  {path}"), "all of it is needed".into()]),
+                Cut::Loose { needed, .. } => loose[usize::from(*needed)] += 1,
                 Cut::Refused { reason } => rows.push(vec![format!("  {path}"), format!("stays as it is: {reason}")]),
             }
+        }
+        let others = if is_wheel(&self.input) { "left out" } else { "stay, though none of the GPUs runs them" };
+        for (number, fate) in loose.into_iter().zip([others, "needed"]).filter(|(number, _)| *number > 0) {
+            rows.push(vec![format!("  {}", count(number, "loose cubin")), fate.into()]);
         }
         format!(
             "{}{} -> {}: {} -> {} ({}), {} with GPU code\n",

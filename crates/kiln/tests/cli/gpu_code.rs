@@ -215,24 +215,62 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     environment.write("a.cubin", cubin(90, "a", &["add"]));
     environment.write("data.so", Library::new().read_only([vec![7; 9_000], cubin(90, "", &["add"])].concat()).finish());
     assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
-      a.cubin  stays as it is: all of it is code for one architecture
+      a.cubin  stays as it is: it is code for sm_90a alone, which none of the GPUs runs
     a.cubin -> out/a.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
       data.so  stays as it is: its GPU code lies among other data, and it is not known how that is found there
     data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
     [exit status: 1]
     ");
+    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: no table of a known form names it, or it is too little to free a page");
     let mut damaged = library();
     damaged[72] ^= 0x10;
     environment.write("damaged.so", damaged);
     assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
     damaged.so: 1 file with GPU code (1 native): it cannot run as it is
-      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find its GPU code; was it stripped after it was pruned? Strip it before
+      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
     [exit status: 1]
     ");
     environment.write("a.fatbin", region(&[entry(CUBIN, 80, 0, 800), entry(CUBIN, 90, 0, 800)]));
     assert_snapshot!(environment.kiln("prune a.fatbin -o out --gpus H100"), @r"
       a.fatbin    1.74 kB      880 B  -49.5%
     a.fatbin -> out/a.fatbin: 1.74 kB -> 880 B (-49.5%), 1 file with GPU code
+    ");
+}
+
+#[test]
+fn loose_cubins_for_other_gpus_are_left_out_of_a_wheel() {
+    let environment = TestEnvironment::new();
+    let cubins =
+        [("sm80", cubin(80, "", &["add"])), ("sm90a", cubin(90, "a", &["add"])), ("sm100f", cubin(100, "f", &["add"]))];
+    let wheel = cubins
+        .iter()
+        .fold(WheelBuilder::new("kernels", "1.0").file("kernels/__init__.py", ""), |wheel, (name, code)| {
+            wheel.file(&format!("kernels/add_{name}.cubin"), code)
+        });
+    environment.wheel(&wheel);
+    assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o out --gpus H100"), @r"
+      2 loose cubins  left out
+      1 loose cubin   needed
+    wheels/kernels-1.0-py3-none-any.whl -> out/kernels-1.0-1kiln90-py3-none-any.whl: 1.95 kB -> 1.34 kB (-31.5%), 3 files with GPU code
+    ");
+    let left = environment.succeed("inspect out/kernels-1.0-1kiln90-py3-none-any.whl");
+    assert!(left.contains("sm_90a") && !left.contains("sm_80") && !left.contains("sm_100"), "{left}");
+    assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o none --gpus T4"), @r"
+    ------- stderr -------
+    error: the wheel `kernels-1.0-py3-none-any.whl` has no GPU code for 7.5: nothing of it would be left
+
+    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
+    [exit status: 1]
+    ");
+    environment.write("one.cubin", &cubins[0].1);
+    assert_snapshot!(environment.kiln("prune one.cubin -o two.cubin --gpus H100"), @r"
+      one.cubin  stays as it is: it is code for sm_80 alone, which none of the GPUs runs
+    one.cubin -> two.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("prune one.cubin -o two.cubin --gpus A100"), @r"
+      one.cubin  all of it is needed
+    one.cubin -> two.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
     ");
 }
 

@@ -409,7 +409,8 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
               "driver": "550.54.14",
               "driver_for": "Zstandard"
             }
-          ]
+          ],
+          "uncut": []
         }
       ],
       "bytes": 176

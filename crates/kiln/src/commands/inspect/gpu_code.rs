@@ -4,7 +4,8 @@ use std::path::Path;
 
 use kiln_engine::FileCode;
 use kiln_fatbin::{
-    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Verdict, list_named, list_tree,
+    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Uncut, Verdict, list_named, list_tree,
+    uncut,
 };
 use kiln_plan::gpu::Capability;
 use kiln_plan::size;
@@ -17,6 +18,8 @@ use crate::surroundings::jobs;
 
 /// The GPU code of a file, or of all files of a directory.
 pub(super) fn of_path(path: &Path, gpus: &[Capability], global: &Global) -> Result<(String, Value), Failure> {
+    // Finding out what can be cut takes as long as listing does.
+    let asks_for_uncut = !path.is_dir() || global.verbose > 0;
     let found: Vec<Listed> = if path.is_dir() {
         list_tree(path, jobs(global))?
     } else {
@@ -28,22 +31,37 @@ pub(super) fn of_path(path: &Path, gpus: &[Capability], global: &Global) -> Resu
         listing: listed.map_err(|error| error.to_string()),
         cuda: None,
     };
-    Ok(of_files(&found.into_iter().map(file).collect::<Vec<_>>(), gpus))
+    let files: Vec<FileCode> = found.into_iter().map(file).collect();
+    let stays = |code: &FileCode| match (&code.listing, asks_for_uncut) {
+        (Ok(listing), true) => uncut(&fs_err::File::open(&code.path)?, listing),
+        _ => Ok(Vec::new()),
+    };
+    let uncut = files.iter().map(stays).collect::<Result<Vec<_>, _>>()?;
+    Ok(with_uncut(&files, &uncut, gpus))
 }
 
 /// The GPU code of files, as text and as JSON.
 pub(super) fn of_files(files: &[FileCode], gpus: &[Capability]) -> (String, Value) {
+    with_uncut(files, &vec![Vec::new(); files.len()], gpus)
+}
+
+/// The GPU code of files, and for each what of it is never cut.
+fn with_uncut(files: &[FileCode], uncut: &[Vec<Uncut>], gpus: &[Capability]) -> (String, Value) {
     let (mut text, mut values) = (String::new(), Vec::new());
     let (mut listed, mut bytes) = (0, 0);
-    let is_empty = |file: &&FileCode| file.listing.as_ref().is_ok_and(Listing::is_empty);
-    for FileCode { path, listing, cuda, .. } in files.iter().filter(|file| !is_empty(file)) {
+    let is_empty = |file: &FileCode| file.listing.as_ref().is_ok_and(Listing::is_empty);
+    for (file, uncut) in files.iter().zip(uncut).filter(|(file, _)| !is_empty(file)) {
+        let FileCode { path, listing, cuda, .. } = file;
         match listing {
             Ok(listing) => {
                 listed += 1;
                 bytes += listing.code.iter().map(|code| code.bytes).sum::<u64>();
                 text.push_str(&describe(path, listing, gpus));
+                for Uncut { place, bytes, reason } in uncut {
+                    text.push_str(&format!("  {} in {place} cannot be cut: {reason}\n", size::format(*bytes)));
+                }
                 let verdicts: Vec<Verdict> = gpus.iter().filter_map(|gpu| listing.verdict(*gpu, *cuda)).collect();
-                values.push(json!({ "file": path, "listing": listing, "verdicts": verdicts }));
+                values.push(json!({ "file": path, "listing": listing, "verdicts": verdicts, "uncut": uncut }));
             }
             Err(error) => {
                 text.push_str(&format!("{path}: {error}\n"));

@@ -1,0 +1,82 @@
+//! Code that pruning leaves in its place whatever GPUs are wanted, and why.
+
+use std::io;
+
+use serde::Serialize;
+
+use super::references::References;
+use super::{Decision, Stop, Way, embedded, fats, prune};
+use crate::elf::{Elf, ElfError};
+use crate::listing::{Found, Listing};
+use crate::read::REGION_SECTIONS;
+use crate::search::Form;
+use crate::selection::Selection;
+use crate::source::{Source, Window};
+
+/// Code of one place that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uncut {
+    /// The place, as listings name it.
+    pub place: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// A clause.
+    pub reason: String,
+}
+
+/// Finds the code of a listed file that is never cut.
+pub fn uncut<S: Source + ?Sized>(source: &S, listing: &Listing) -> io::Result<Vec<Uncut>> {
+    let all = |reason: &str| {
+        let places = listing.code.iter();
+        places.map(|code| Uncut { place: code.place.clone(), bytes: code.bytes, reason: reason.to_owned() }).collect()
+    };
+    match listing.format {
+        Found::Windows => return Ok(all("libraries of Windows are not cut")),
+        Found::Ptx => return Ok(all("it is code for one architecture")),
+        Found::Cubin | Found::Fatbin | Found::Compiler => return Ok(Vec::new()),
+        Found::Elf(_) | Found::Archive => {}
+    }
+    // No code is for no GPU, so that all that is understood would go.
+    let nothing = Selection { gpus: Vec::new(), keep_ptx: false, drop_relocatable: true };
+    if let Decision::Refused(reason) = prune(source, &nothing)? {
+        return Ok(all(&reason));
+    }
+    match (listing.format, places(source, listing)) {
+        (Found::Archive, _) => Ok(Vec::new()),
+        (_, Ok(places)) => Ok(places),
+        (_, Err(Stop::Refused(reason))) => Ok(all(&reason)),
+        (_, Err(Stop::Io(error))) => Err(error),
+    }
+}
+
+fn places<S: Source + ?Sized>(source: &S, listing: &Listing) -> Result<Vec<Uncut>, Stop> {
+    let mut window = Window::new(source)?;
+    let elf = match Elf::read(&mut window) {
+        Ok(elf) => elf,
+        Err(ElfError::Io(error)) => return Err(error.into()),
+        Err(_) => return Ok(Vec::new()),
+    };
+    let fats = fats(&mut window, &elf)?;
+    let references = References::find(&mut window, &elf, &fats)?;
+    let embedded = embedded::find(&mut window, &elf)?;
+    let mut uncut = Vec::new();
+    for code in &listing.code {
+        let (bytes, reason) = if REGION_SECTIONS.contains(&code.place.as_str()) {
+            let own = fats.iter().filter(|fat| fat.section.name == code.place);
+            let pinned = own.flat_map(|fat| fat.regions.iter().filter(|region| references.pins(fat.address(region))));
+            (pinned.map(|region| region.size).sum(), "something besides a wrapper points at it, or nothing")
+        } else {
+            let form = |way| if way == Way::Framed { Form::Frame } else { Form::Region };
+            let own = embedded.fats.iter().filter(|fat| form(fat.way).place(&fat.section.name) == code.place);
+            let known: u64 = own.flat_map(|fat| &fat.regions).map(|region| region.size).sum();
+            (
+                code.bytes - known.min(code.bytes),
+                "no table of a known form names it, or it is too little to free a page",
+            )
+        };
+        if bytes > 0 {
+            uncut.push(Uncut { place: code.place.clone(), bytes, reason: reason.to_owned() });
+        }
+    }
+    Ok(uncut)
+}
