@@ -313,6 +313,7 @@ fn texts(root: &Path) -> io::Result<Vec<Seed>> {
     Ok(vec![
         ("stack", "example", example),
         ("stack", "stack", STACK.into()),
+        ("ignore", "names", "\u{FEFF}# out\n*.log\n!keep/*.log\r\n/a/**/b[!c-d]\\ \n\nx.log\nkeep/x.log\na/x/be ".into()),
         ("requirements", "names", NAMES.into()),
         ("requirements", "wheels", WHEELS.into()),
     ])

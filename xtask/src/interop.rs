@@ -4,7 +4,8 @@
 //! else takes them for is not for kiln's own tests to say: here skopeo and umoci read them, uv installs the same wheels
 //! the usual way and the two results are compared file by file, and Python runs in what was unpacked. A registry and a
 //! Docker daemon run on this machine alone, and images go to and fro between them and kiln. What Docker, buildah, podman,
-//! umoci and containerd write and read is compared with what kiln does. GPU code that kiln lists and
+//! umoci and containerd write and read is compared with what kiln does, every path of every image under each of them with
+//! kiln's own picture, and what git and Docker leave out with kiln's ignore files. GPU code that kiln lists and
 //! cuts is looked at with NVIDIA's tools, binutils, elfutils and the dynamic loader, and what kiln says of links with ldd.
 //!
 //! Made for Debian 12 on x86-64, as root (owners, `chroot`, containers), with Debian's archive and PyPI in reach and
@@ -12,12 +13,16 @@
 //! installs for itself. Everything else happens in a directory that is removed at the end.
 
 mod awkward_wheel;
+mod base;
+mod copied;
 mod differences;
+mod docker26;
 mod foreign;
 mod gpu_code;
 mod gpu_set;
 mod gpu_wheels;
 mod hostile_wheels;
+mod ignored;
 mod kernels;
 mod links;
 mod packages;
@@ -28,6 +33,8 @@ pub(crate) mod report;
 mod reproducible;
 mod requirements;
 mod running;
+mod runtimes;
+mod seen;
 mod stack;
 mod tiers;
 mod transports;
@@ -59,6 +66,12 @@ pub(crate) struct Interop {
     /// Use this store of kiln rather than a fresh one, which saves downloading while the suite itself is worked on
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Check this program rather than building one
+    #[arg(long, value_name = "FILE")]
+    kiln: Option<PathBuf>,
+    /// Run the campaigns beside BuildKit in full
+    #[arg(long)]
+    long: bool,
     /// Only this part of the checks
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
@@ -79,6 +92,12 @@ enum Part {
     GpuSet,
     /// What the dynamic loader finds for the programs of this system
     Links,
+    /// Ignore files by git's rules and by Docker's
+    Ignored,
+    /// Images under every runtime, path by path
+    Runtimes,
+    /// Copies beside BuildKit's
+    Copied,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
 }
@@ -93,6 +112,8 @@ struct Suite {
     store: PathBuf,
     /// Whether everything that is made stays.
     keep: bool,
+    /// Campaigns are run in full.
+    long: bool,
 }
 
 impl Interop {
@@ -119,6 +140,15 @@ impl Interop {
             if wanted(Part::Links) {
                 links::check_system(&mut checks);
             }
+            if wanted(Part::Ignored) {
+                ignored::check(&suite, &mut checks);
+            }
+            if wanted(Part::Runtimes) {
+                runtimes::check(&suite, &mut checks);
+            }
+            if wanted(Part::Copied) {
+                copied::check(&suite, &mut checks);
+            }
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
             }
@@ -132,10 +162,13 @@ impl Interop {
 
     fn prepare(&self) -> Result<Suite> {
         programs::install_missing()?;
-        let (target, kiln) = programs::build_kiln()?;
+        let (target, kiln) = match &self.kiln {
+            Some(kiln) => (programs::target()?, fs_err::canonicalize(kiln)?),
+            None => programs::build_kiln()?,
+        };
         let work = tempfile::Builder::new().prefix("interop-").tempdir_in(target)?.keep();
         let store = self.store.clone().unwrap_or_else(|| work.join("store"));
-        Ok(Suite { work, kiln, store, keep: self.keep })
+        Ok(Suite { work, kiln, store, keep: self.keep, long: self.long })
     }
 }
 
@@ -159,6 +192,13 @@ impl Suite {
         }
         hostile_wheels::check(self, &built, checks);
         reproducible::check(self, checks);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let layouts = [
+            (built.layout, built.images.into_iter().map(|image| image.name).collect()),
+            (self.work.join("tiers/layout"), names(&["first", "second"])),
+            (self.work.join("reproducible/project/layout"), names(&["lower", "upper"])),
+        ];
+        runtimes::compare(self, &layouts, checks);
     }
 
     /// kiln with its store, in the directory of a stack.

@@ -4,6 +4,7 @@ mod bench;
 mod circles;
 mod generate;
 mod interop;
+mod random;
 mod setup;
 mod sources;
 mod torture;

@@ -21,7 +21,7 @@ mod kills;
 mod outcome;
 mod place;
 mod queue;
-mod random;
+
 mod scenario;
 mod servers;
 mod summary;

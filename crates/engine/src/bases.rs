@@ -19,8 +19,17 @@ pub fn name(from: &stack::From) -> Option<String> {
 }
 
 /// Returns the interpreter of a base for a Python version, or an error that says which there are.
-pub(crate) fn interpreter<'f>(facts: &'f BaseFacts, python: &str, base: &str) -> Result<&'f Interpreter> {
-    if let Some(found) = facts.interpreters.iter().find(|found| found.minor_version() == python) {
+/// A virtual environment of kiln's own stands on none of the base's virtual environments.
+pub(crate) fn interpreter<'f>(
+    facts: &'f BaseFacts,
+    python: &str,
+    base: &str,
+    environment: stack::Environment,
+) -> Result<&'f Interpreter> {
+    let fits = |found: &&Interpreter| {
+        found.minor_version() == python && (environment == stack::Environment::Base || !found.environment)
+    };
+    if let Some(found) = facts.interpreters.iter().find(fits) {
         return Ok(found);
     }
     let have: Vec<String> =

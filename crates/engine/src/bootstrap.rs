@@ -3,8 +3,9 @@
 use kiln_oci::debian::{self, Bootstrap};
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, to_json};
 use kiln_oci::layer::Layer;
-use kiln_oci::whole;
+use kiln_oci::{time, whole};
 use kiln_plan::base::BaseFacts;
+use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
@@ -30,11 +31,16 @@ pub(crate) fn bootstrap(workshop: &Workshop<'_>, name: String, wanted: &Bootstra
     fs_err::set_permissions(directory.path(), mode)?;
     let done = wanted.bootstrap(&program, directory.path(), &workshop.surroundings.environment, &work);
     let done = done.map_err(|error| failed(&name, error))?;
-    let layer = normalised(workshop, &name, &done.raw, directory.path(), &work)?;
+    let packages: Vec<String> = done
+        .packages
+        .iter()
+        .map(|package| {
+            format!("{} {} {} {}", package.name, package.version, package.architecture, package.sha256.hex())
+        })
+        .collect();
+    let time = time::packaged(&Digest::of(packages.join("\n").as_bytes()));
+    let layer = normalised(workshop, &name, (&done.raw, time), directory.path(), &work)?;
     let image = image(workshop, &name, wanted.platform, layer)?;
-    let packages = done.packages.iter().map(|package| {
-        format!("{} {} {} {}", package.name, package.version, package.architecture, package.sha256.hex())
-    });
     let locked = LockedBase {
         name,
         platform: wanted.platform,
@@ -43,7 +49,7 @@ pub(crate) fn bootstrap(workshop: &Workshop<'_>, name: String, wanted: &Bootstra
         // Nobody has looked into it yet.
         layers: None,
         snapshot: Some(now()),
-        packages: packages.collect(),
+        packages,
         facts: BaseFacts::default(),
     };
     Ok((locked, image))
@@ -67,13 +73,13 @@ fn failed(name: &str, error: debian::DebianError) -> BuildError {
 fn normalised(
     workshop: &Workshop<'_>,
     name: &str,
-    raw: &std::path::Path,
+    (raw, time): (&std::path::Path, u64),
     directory: &std::path::Path,
     work: &Work<'_>,
 ) -> Result<Layer> {
     let normal = directory.join("normal.tar");
     let out = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&normal)?);
-    debian::normalise(fs_err::File::open(raw)?.into_file(), out).map_err(|error| failed(name, error))?;
+    debian::normalise(fs_err::File::open(raw)?.into_file(), out, time).map_err(|error| failed(name, error))?;
     let tar = fs_err::File::open(&normal)?.into_file();
     Ok(whole::from_tar(workshop.store, tar, workshop.surroundings.jobs, work)?)
 }

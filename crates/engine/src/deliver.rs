@@ -21,7 +21,7 @@ use crate::history::Speed;
 use crate::node::NodeId;
 use crate::output::Output;
 use crate::project::Project;
-use crate::push::Pushed;
+use crate::push::{self, Pushed};
 use crate::remote::CacheReader;
 use crate::step::Level;
 
@@ -66,7 +66,9 @@ impl Build<'_> {
 impl Project<'_> {
     /// Builds images, writes them out, and pushes them. `names` are those that the command asked for; without names, all.
     pub fn deliver(&self, names: &[String], lock: &Lock, delivery: Delivery<'_>) -> Result<Delivered> {
-        let images = Images::new(self, &self.chosen(names)?, lock)?;
+        let chosen = self.chosen(names)?;
+        self.require_published(names, &delivery)?;
+        let images = Images::new(self, &chosen, lock)?;
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote).keep_going(delivery.keep_going);
         let build = Build { images: &images, driver: &driver, remote: &remote };
@@ -74,7 +76,9 @@ impl Project<'_> {
         let mut failed = self.failed_checks(&build)?;
         built.retain(|built| !failed.contains_key(&built.name));
         failure = failure.or_else(|| failed.pop_first().map(|(_, error)| error));
-        let is_wanted = |built: &&Built| names.is_empty() || names.contains(&built.name);
+        let is_published = |name: &str| self.stack.image(name).is_none_or(|image| image.publish);
+        let is_wanted =
+            |built: &&Built| if names.is_empty() { is_published(&built.name) } else { names.contains(&built.name) };
         let wanted: Vec<&Built> = built.iter().filter(is_wanted).collect();
         if !wanted.is_empty() {
             for output in delivery.outputs {
@@ -88,6 +92,16 @@ impl Project<'_> {
         let shared = if delivery.push { self.share(&build, &wanted, lock)? } else { Shared::default() };
         self.workshop.store.sync()?;
         Ok(Delivered { built, pushed, shared, failure })
+    }
+
+    /// Refuses to push or load an image by name that the stack file keeps from that.
+    fn require_published(&self, names: &[String], delivery: &Delivery<'_>) -> Result<()> {
+        let loads = delivery.outputs.iter().any(|output| matches!(output, Output::Docker));
+        if !delivery.push && !loads {
+            return Ok(());
+        }
+        let images = names.iter().filter_map(|name| self.stack.image(name));
+        images.filter(|image| !image.publish).try_for_each(|image| Err(push::not_published(image)))
     }
 
     /// Brings every image of a graph to where it is known and its bytes can be had. With `keep_going`, a failure stands

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use kiln_oci::FILE_TIME;
+use kiln_oci::time::CREATED;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, line_of_package};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, Compression, Environment, User, line_of};
+use kiln_plan::stack::{self, CommandLine, Compression, Environment, NewUser, line_of};
 use kiln_plan::step::StepKey;
 use serde::{Deserialize, Serialize};
 
@@ -197,7 +197,7 @@ impl Project<'_> {
                 settings.insert(key.to_owned(), value);
             }
         };
-        let words = |words: &Option<Vec<String>>| words.as_ref().map(|words| format!("{words:?}"));
+        let words = |command: &Option<CommandLine>| command.as_ref().map(shown);
         if let stack::From::Image(name) = &image.from {
             say("from", Some(name.clone()));
         }
@@ -216,14 +216,20 @@ impl Project<'_> {
             }
         }
         let created = self.workshop.surroundings.created;
-        say(EPOCH, (created != FILE_TIME).then(|| created.to_string()));
-        say("user", image.user.as_ref().map(user));
+        say(EPOCH, (created != CREATED).then(|| created.to_string()));
+        say("user", image.user.clone());
+        say("users", (!image.users.is_empty()).then(|| image.users.iter().map(user).collect::<Vec<_>>().join(", ")));
         say("timezone", image.timezone.clone());
         say("workdir", image.workdir.clone());
         say("entrypoint", words(&image.entrypoint));
         say("command", words(&image.command));
+        say("healthcheck", image.healthcheck.as_ref().map(|health| format!("{health:?}")));
+        let list = |list: &[String]| (!list.is_empty()).then(|| list.join(", "));
+        say("expose", list(&image.expose));
+        say("volumes", list(&image.volumes));
+        say("stop-signal", image.stop_signal.clone());
         for (name, value) in &image.env {
-            say(&format!("env.{name}"), Some(value.clone()));
+            say(&format!("env.{name}"), Some(value.to_string()));
         }
         for (name, value) in &image.labels {
             say(&format!("labels.{name}"), Some(value.clone()));
@@ -305,11 +311,19 @@ impl Project<'_> {
     }
 }
 
-fn user(user: &User) -> String {
-    match user {
-        User::Existing(name) => name.clone(),
-        User::Create { name, uid, gid, home, shell } => format!("{name} {uid}:{gid} {home} {shell}"),
+fn shown(command: &CommandLine) -> String {
+    match command {
+        CommandLine::Words(words) => format!("{words:?}"),
+        CommandLine::Shell(line) => line.clone(),
     }
+}
+
+fn user(user: &NewUser) -> String {
+    let number = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let NewUser { name, uid, gid, group, groups, home, shell, replace, .. } = user;
+    let group = group.clone().unwrap_or_else(|| number(*gid));
+    let replace = if *replace { " replace" } else { "" };
+    format!("{name} {}:{group} {} {home} {shell}{replace}", number(*uid), groups.join("+"))
 }
 
 /// Calls for every key whose values differ.

@@ -33,7 +33,8 @@ const TARGET: &str = "[stack]\nname = \"golden\"\n\n[target]\nplatforms = [\"lin
 const BASE: &str = "[images.base]\nfrom = \"scratch\"\ncopy = [{ from = \"root\", to = \"/\" }]\n";
 const APP: &str = "[images.app]\nfrom = { oci = \"layout\" }\npackages = [\"ops\", \"words\", \"more\"]\nprune = true\n\
                    timezone = \"UTC\"\nuser = { name = \"me\", uid = 1000, gid = 1000 }\nenv = { A = \"1\" }\n\
-                   copy = [{ from = \"src\", to = \"/opt/venv/share\" }]\nverify = { gpu-code = \"required\" }\n";
+                   copy = [{ from = \"src\", to = \"/opt/venv/share\" }]\nentrypoint = [\"serve\"]\n\
+                   files = [{ to = \"/etc/passwd\", append = \"x:x:7:7::/:/bin/sh\" }]\nverify = { gpu-code = \"required\" }\n";
 
 /// The machine code of NVIDIA's entries in fat binaries.
 const CUBIN: u16 = 2;
@@ -58,7 +59,10 @@ fn wheels() -> Vec<WheelBuilder> {
             false,
             noise(9 << 20, 1),
         ),
-        WheelBuilder::new("words", "1.0").file("words/__init__.py", "words = 1\n").file("shared/a.txt", "of words"),
+        WheelBuilder::new("words", "1.0")
+            .file("words/__init__.py", "words = 1\n")
+            .file("shared/a.txt", "of words")
+            .file("words-1.0.data/scripts/serve", "#!python\n"),
         WheelBuilder::new("more", "1.0").file("more/__init__.py", noise(40_000, 2)).file("shared/a.txt", "of more"),
     ]
 }
@@ -112,8 +116,12 @@ impl Place {
         let blobs = project.workshop.blobs();
         let layout = self.directory.path().join("layout");
         write_layout(&layout, &blobs, contents, &work).unwrap();
-        let interpreter =
-            Interpreter { path: "/usr/bin/python3.11".into(), version: "3.11.2".into(), site_packages: None };
+        let interpreter = Interpreter {
+            path: "/usr/bin/python3.11".into(),
+            version: "3.11.2".into(),
+            site_packages: None,
+            environment: false,
+        };
         LockedBase {
             name: "oci layout".into(),
             platform: image.platform,
@@ -122,7 +130,11 @@ impl Place {
             layers: Some(image.layers.len()),
             snapshot: None,
             packages: Vec::new(),
-            facts: BaseFacts { interpreters: vec![interpreter], ..BaseFacts::default() },
+            facts: BaseFacts {
+                interpreters: vec![interpreter],
+                programs: vec!["usr(bin(python3.11))".parse().unwrap()],
+                ..BaseFacts::default()
+            },
         }
     }
 

@@ -3,7 +3,9 @@
 //! A step is a value, and one file in `steps/`. Its key names the products that it reads. The driver finds out which
 //! products are known, performs the rest, and writes the records.
 
+mod accounts;
 mod bases;
+mod below;
 mod bootstrap;
 mod build;
 mod built;
@@ -28,10 +30,10 @@ mod history;
 mod installed;
 mod lanes;
 mod locking;
+mod members;
 mod mend;
 mod node;
 mod output;
-mod owners;
 mod plan;
 mod product;
 mod project;
@@ -39,6 +41,7 @@ mod prune;
 mod push;
 mod records;
 mod remote;
+mod settings;
 mod shelf;
 mod signing;
 mod snapshot;
@@ -60,11 +63,12 @@ pub use explain::{Change, Explanation};
 pub use fetch::Netrc;
 pub use locking::Upgrade;
 pub use output::Output;
-pub use plan::{ImagePlan, Needs, State, StepPlan};
+pub use plan::{CopiedFile, CopyPlan, ImagePlan, Needs, State, StepPlan};
 pub use project::Project;
 pub use prune::{FilePruner, KeptCode, PrunedFile, WheelPruner};
 pub use push::Pushed;
 pub use signing::{InvalidSecret, Signer};
+pub use snapshot::Decided;
 pub use step::Subject;
 pub use verify::{CompilerFinding, Judge, JudgedGpu, LinkFinding, Verification, VerifiedCode};
 pub use workshop::{Surroundings, Workshop};

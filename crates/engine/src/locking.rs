@@ -68,7 +68,7 @@ impl Project<'_> {
         for &platform in &self.stack.target.platforms {
             for image in &self.stack.images {
                 self.workshop.cancel.check()?;
-                self.lock_one(image, platform, &old, &mut new, upgrade, frozen)?;
+                self.lock_one(self.stack.on(image, platform), platform, &old, &mut new, upgrade, frozen)?;
             }
         }
         // Platforms that were left out on the command line keep what is locked for them.

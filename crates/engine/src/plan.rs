@@ -6,7 +6,7 @@ use kiln_oci::image::Image;
 use kiln_plan::lock::{Lock, LockedBase};
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Repository;
-use kiln_plan::stack::From;
+use kiln_plan::stack::{self, From};
 use kiln_plan::step::StepKey;
 use serde::Serialize;
 
@@ -22,6 +22,10 @@ use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::{Keep, Subject};
 use crate::workshop::Workshop;
+
+mod files;
+
+pub use files::{CopiedFile, CopyPlan};
 
 /// What a build would do for one image on one platform.
 #[derive(Debug, Clone, Serialize)]
@@ -96,9 +100,26 @@ impl State {
 }
 
 impl Project<'_> {
+    /// Says what declared facts of a base leave out: layers are made as if it was not there.
+    fn tell_of_declared_facts(&self, image: &stack::Image) {
+        let Some(facts) = image.base_facts.as_ref().filter(|_| image.from != From::Scratch) else { return };
+        let told = [("links", facts.links.is_empty()), ("directories", facts.directories.is_empty())];
+        let absent: Vec<String> =
+            told.iter().filter(|(_, absent)| *absent).map(|(key, _)| format!("`{key}`")).collect();
+        if !absent.is_empty() {
+            self.workshop.warn(format!(
+                "the `base-facts` of `{}` declare no {}: layers are made as if the base had none",
+                image.name,
+                absent.join(" and no ")
+            ));
+        }
+    }
+
     /// Plans a build. Nothing is done.
     pub fn plan(&self, names: &[String], lock: &Lock) -> Result<Vec<ImagePlan>> {
-        let images = Images::new(self, &self.chosen(names)?, lock)?;
+        let chosen = self.chosen(names)?;
+        chosen.iter().for_each(|image| self.tell_of_declared_facts(image));
+        let images = Images::new(self, &chosen, lock)?;
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };

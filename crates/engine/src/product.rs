@@ -64,6 +64,14 @@ pub(crate) struct Verdict {
     pub(crate) warnings: Vec<String>,
 }
 
+/// A file of text in an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TextFile {
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) text: String,
+}
+
 /// The oldest Linux driver that takes some GPU code; nothing where every driver for its GPUs does, or where it is not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OldestDriver(pub(crate) Option<DriverVersion>);
@@ -88,6 +96,8 @@ pub(crate) enum Product {
     Verdict(Verdict),
     /// The driver that GPU code needs.
     Driver(OldestDriver),
+    /// A file of text.
+    Text(TextFile),
 }
 
 impl Product {
@@ -101,7 +111,7 @@ impl Product {
             Self::Layers(layers) => layers.iter().map(|layer| blob(&layer.digest, Some(layer.size))).collect(),
             Self::Paths(paths) => vec![blob(&paths.list, Some(paths.size))],
             Self::Image(image) => vec![blob(&image.manifest, Some(image.manifest_size)), blob(&image.config, None)],
-            Self::Conflicts(_) | Self::Facts(_) | Self::Verdict(_) | Self::Driver(_) => Vec::new(),
+            Self::Conflicts(_) | Self::Facts(_) | Self::Verdict(_) | Self::Driver(_) | Self::Text(_) => Vec::new(),
         }
     }
 
@@ -150,6 +160,7 @@ product_kinds!(
     Image(Image),
     Verdict(Verdict),
     Driver(OldestDriver),
+    Text(TextFile),
 );
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub struct Pushed {
 impl Project<'_> {
     /// Where an image goes.
     pub fn repository(&self, image: &stack::Image) -> Result<Repository> {
+        if !image.publish {
+            return Err(not_published(image));
+        }
         image.repository.clone().ok_or_else(|| BuildError::Mistake {
             message: format!("where the image `{}` is to be pushed is not said", image.name),
             hint: "say it in the stack file: `[stack]` with `registry = \"ghcr.io/acme\"`, or `registry` for the image"
@@ -95,7 +98,9 @@ impl Project<'_> {
     ) -> Result<Upload> {
         let mut mounts: Vec<Repository> = self.workshop.places.repository(&digest).into_iter().collect();
         mounts.extend(self.workshop.store.recall::<Repository>(&pushed_key(&to.registry, &digest))?);
-        mounts.extend(image.and_then(|image| self.stack.ancestors(image).next()?.repository.clone()));
+        mounts.extend(
+            image.and_then(|image| self.stack.ancestors(image).find(|above| above.publish)?.repository.clone()),
+        );
         mounts.retain(|place| place.registry == to.registry && place != to);
         let mut seen = BTreeSet::new();
         mounts.retain(|place| seen.insert(place.clone()));
@@ -246,5 +251,16 @@ impl Pushed {
             mounted: bytes(Moved::Mounted),
             there: bytes(Moved::There),
         }
+    }
+}
+
+/// Returns the error about an image that is not pushed.
+pub(crate) fn not_published(image: &stack::Image) -> BuildError {
+    BuildError::Mistake {
+        message: format!(
+            "the image `{}` is neither pushed nor loaded: the stack file says `publish = false`",
+            image.name
+        ),
+        hint: "name an image that stands on it, or leave `publish` out".into(),
     }
 }

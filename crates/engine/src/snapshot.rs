@@ -6,14 +6,14 @@
 //! hide behind the same time stamp.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use kiln_oci::bytecode;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::stack::{self, Copy};
 use kiln_plan::step::StepKey;
@@ -21,13 +21,19 @@ use kiln_plan::whiteout;
 use kiln_store::open_regular;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{BuildError, ProjectError, Result};
+use crate::error::{BuildError, Result};
 use crate::project::Project;
+
+mod filter;
+mod secrets;
+mod walk;
+
+use walk::Walked;
 
 /// Files changed less than this long ago, in nanoseconds, may change again within one tick of the file system's clock.
 const TOO_YOUNG: i128 = 50_000_000;
 /// Raised when the same files would be recorded in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 3;
 const BUFFER: usize = 128 << 10;
 
 /// A file, directory or link that is copied.
@@ -42,11 +48,18 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Notes the digest that a file's content was found to have.
+    pub(crate) fn found(&mut self, content: String) {
+        if let SourceKind::File { digest, .. } = &mut self.kind {
+            *digest = Some(content);
+        }
+    }
+
     /// Returns true if a later change cannot hide behind the time stamp that was seen.
     fn is_old(&self, began: i128) -> bool {
         match &self.kind {
             SourceKind::File { seen, .. } => seen.changed() < began - TOO_YOUNG,
-            SourceKind::Directory | SourceKind::Symlink(_) => true,
+            SourceKind::Directory { .. } | SourceKind::Symlink(_) => true,
         }
     }
 }
@@ -54,9 +67,12 @@ impl Source {
 /// The kind of a [`Source`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SourceKind {
-    Directory,
+    /// Permission bits of all but links.
+    Directory {
+        mode: u32,
+    },
     File {
-        executable: bool,
+        mode: u32,
         seen: Stat,
         /// BLAKE3 of the content; `None` where the digest of the whole was known.
         digest: Option<String>,
@@ -81,6 +97,11 @@ impl Stat {
         ])
     }
 
+    /// Returns seconds since 1970.
+    pub(crate) fn modified(&self) -> u64 {
+        self.0[2]
+    }
+
     fn changed(&self) -> i128 {
         i128::from(self.0[4]) * 1_000_000_000 + i128::from(self.0[5])
     }
@@ -94,17 +115,45 @@ pub(crate) struct Copied {
     pub(crate) content: String,
     /// Bytes of content.
     pub(crate) bytes: u64,
+    /// Paths for which a rule decided.
+    pub(crate) decided: Vec<Decided>,
+}
+
+/// A path of the project for which a rule of an ignore file decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decided {
+    /// The path.
+    pub path: PathBuf,
+    /// True where it is copied, although an earlier rule leaves it out.
+    pub is_kept: bool,
+    /// The rule: its line, its file and its text.
+    pub rule: String,
 }
 
 impl Copied {
     /// Returns the place in the image, without a leading slash: a file that is copied into a directory keeps its name.
-    pub(crate) fn place(&self, copy: &Copy) -> String {
+    pub(crate) fn place(&self, copy: &Copy, is_directory: impl Fn(&str) -> bool) -> String {
         let to = copy.to.trim_matches('/');
-        let name = self.files.first().and_then(|file| file.from.file_name()).map(|name| name.to_string_lossy());
-        match (self.is_single() && copy.to.ends_with('/'), name) {
-            (true, Some(name)) => format!("{to}/{name}").trim_matches('/').to_owned(),
-            _ => to.to_owned(),
+        let named = || Path::new(&copy.from.first()?.path).file_name()?.to_str().map(str::to_owned);
+        match named().filter(|_| self.is_single() && (copy.to.ends_with('/') || is_directory(to))) {
+            Some(name) => format!("{to}/{name}").trim_matches('/').to_owned(),
+            None => to.to_owned(),
         }
+    }
+
+    /// Returns time and size, each modulo 2^32, of the sources of all files that are named as bytecode, by their paths.
+    pub(crate) fn bytecode(&self) -> HashMap<&str, (u32, u32)> {
+        let named = |file: &Source| bytecode::source_path(&file.path);
+        let wanted: HashSet<String> = self.files.iter().filter_map(named).collect();
+        let sources = self.files.iter().filter(|file| wanted.contains(&file.path));
+        let sources: HashMap<&str, (u32, u32)> = sources
+            .filter_map(|file| match &file.kind {
+                SourceKind::File { seen, .. } => Some((file.path.as_str(), (seen.modified() as u32, file.size as u32))),
+                _ => None,
+            })
+            .collect();
+        let found = |file: &'_ Source| sources.get(named(file)?.as_str()).copied();
+        self.files.iter().filter_map(|file| Some((file.path.as_str(), found(file)?))).collect()
     }
 
     /// Returns true if a file was copied, and no directory.
@@ -114,10 +163,12 @@ impl Copied {
 }
 
 /// What one copy takes: two with the same take the same files.
-type Taken = (String, Vec<String>, Option<String>);
+type Taken = (Vec<String>, Vec<String>, Option<String>, bool);
 
 fn taken(copy: &Copy) -> Taken {
-    (copy.from.clone(), copy.exclude.clone(), copy.ignore_file.clone())
+    let from = copy.from.iter().map(|source| source.path.clone()).collect();
+    let exclude = copy.exclude.iter().map(|pattern| pattern.text.clone()).collect();
+    (from, exclude, copy.ignore_file.clone(), copy.keeps_names)
 }
 
 /// All copied files of a command.
@@ -131,7 +182,9 @@ impl Snapshot {
     pub(crate) fn of(project: &Project<'_>, images: &[&stack::Image]) -> Result<Self> {
         let mut snapshot = Self::default();
         let mut seen = HashMap::new();
-        for copy in images.iter().flat_map(|image| &image.copy) {
+        let platforms = &project.stack.target.platforms;
+        let all = images.iter().flat_map(|image| platforms.iter().map(|platform| project.stack.on(image, *platform)));
+        for copy in all.flat_map(|image| &image.copy) {
             if let Entry::Vacant(place) = snapshot.copies.entry(taken(copy)) {
                 place.insert(Arc::new(look(project, copy, &mut seen)?));
             }
@@ -142,36 +195,26 @@ impl Snapshot {
     /// Returns the files of a copy of an image that was looked at.
     pub(crate) fn copied(&self, copy: &Copy) -> Result<Arc<Copied>> {
         let found = self.copies.get(&taken(copy)).cloned();
-        found.ok_or_else(|| BuildError::Unreachable(copy.from.clone()))
+        found.ok_or_else(|| BuildError::Unreachable(copy.shown()))
     }
 }
 
 /// What `lstat` told of a path in this command.
-type Seen = HashMap<PathBuf, std::fs::Metadata>;
+pub(crate) type Seen = HashMap<PathBuf, std::fs::Metadata>;
 
 fn look(project: &Project<'_>, copy: &Copy, seen: &mut Seen) -> Result<Copied> {
-    let root = project.path(&copy.from).map_err(|error| match error {
-        BuildError::Project(error) => {
-            Diagnostics::from(Diagnostic::at(copy.from_span.clone(), error.to_string())).into()
-        }
-        error => error,
-    })?;
-    let ignored = ignored(project, copy, &root)?;
     let store = project.workshop.store;
+    let (from, exclude, ignore_file, keeps_names) = taken(copy);
     let key = StepKey::of("snapshot", VERSION)
-        .bytes("root", root.as_os_str().as_encoded_bytes())
-        .list("exclude", &copy.exclude)
-        .option("ignore file", copy.ignore_file.as_deref())
+        .bytes("root", project.directory.as_os_str().as_encoded_bytes())
+        .list("from", &from)
+        .list("exclude", &exclude)
+        .option("ignore file", ignore_file.as_deref())
+        .number("keeps names", u64::from(keeps_names))
         .finish();
     let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
-    let mut walk = Walk { files: Vec::new(), ignored, seen };
-    let found = walk.stat(&root)?;
-    if found.is_dir() {
-        walk.directory(&root, "")?;
-    } else {
-        walk.one(&root, String::new(), &found)?;
-    }
-    let mut files = walk.files;
+    let Walked { mut files, decided, warnings } = walk::walk(project, copy, seen)?;
+    warnings.into_iter().for_each(|warning| project.workshop.warn(warning));
     let (whole, state) =
         (StepKey::of("snapshot of a whole", VERSION).text("files", &key.hex()).finish(), state(&files));
     let known: Option<(String, String)> = store.recall(&whole)?;
@@ -187,7 +230,7 @@ fn look(project: &Project<'_>, copy: &Copy, seen: &mut Seen) -> Result<Copied> {
         }
     };
     let bytes = files.iter().map(|file| file.size).sum();
-    let copied = Copied { content, files, bytes };
+    let copied = Copied { content, files, bytes, decided };
     require_no_whiteout(copy, &copied)?;
     Ok(copied)
 }
@@ -236,7 +279,7 @@ fn state(files: &[Source]) -> String {
         all.update(file.path.as_bytes());
         match &file.kind {
             // A directory's own times change when something is ignored in it; its files say all that matters.
-            SourceKind::Directory => all.update(b"directory"),
+            SourceKind::Directory { mode } => all.update(format!("directory {mode:o}").as_bytes()),
             SourceKind::Symlink(to) => all.update(format!("link {} {to}", to.len()).as_bytes()),
             SourceKind::File { seen, .. } => {
                 for number in seen.0 {
@@ -249,23 +292,6 @@ fn state(files: &[Source]) -> String {
     all.finalize().to_hex().to_string()
 }
 
-fn ignored(project: &Project<'_>, copy: &Copy, root: &Path) -> Result<Gitignore> {
-    let mut builder = GitignoreBuilder::new(root);
-    let bad = |error: ignore::Error| {
-        let message = format!("a pattern of what `{}` leaves out makes no sense: {error}", copy.from);
-        BuildError::from(Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message)))
-    };
-    if let Some(file) = &copy.ignore_file
-        && let Some(error) = builder.add(project.path(file)?)
-    {
-        return Err(bad(error));
-    }
-    for pattern in &copy.exclude {
-        builder.add_line(None, pattern).map_err(bad)?;
-    }
-    builder.build().map_err(bad)
-}
-
 /// Returns the hash of names, kinds and contents.
 pub(crate) fn content(files: &[Source]) -> String {
     let mut all = blake3::Hasher::new();
@@ -276,10 +302,10 @@ pub(crate) fn content(files: &[Source]) -> String {
     for file in files {
         field(file.path.as_bytes());
         match &file.kind {
-            SourceKind::Directory => field(b"directory"),
+            SourceKind::Directory { mode } => field(format!("directory {mode:o}").as_bytes()),
             SourceKind::Symlink(to) => field(format!("link {to}").as_bytes()),
-            SourceKind::File { executable, digest, .. } => {
-                field(if *executable { b"executable" } else { b"file" });
+            SourceKind::File { mode, digest, .. } => {
+                field(format!("file {mode:o}").as_bytes());
                 field(digest.as_deref().unwrap_or_default().as_bytes());
             }
         }
@@ -289,7 +315,7 @@ pub(crate) fn content(files: &[Source]) -> String {
 
 /// Refuses names that a layer would take for whiteouts.
 fn require_no_whiteout(copy: &Copy, copied: &Copied) -> Result<()> {
-    let to = copied.place(copy);
+    let to = copied.place(copy, |_| false);
     let own = whiteout::component(&to).map(|component| (to.clone(), component.to_owned()));
     let below = |file: &Source| {
         let component = whiteout::component(&file.path)?;
@@ -298,70 +324,7 @@ fn require_no_whiteout(copy: &Copy, copied: &Copied) -> Result<()> {
     let Some((path, component)) = own.or_else(|| copied.files.iter().find_map(below)) else { return Ok(()) };
     let message = format!("`/{path}` cannot be in a layer: {}", whiteout::problem(&component));
     let hint = "leave it out with `exclude`, or give it another name";
-    Err(Diagnostics::from(Diagnostic::at(copy.from_span.clone(), message).hint(hint)).into())
-}
-
-struct Walk<'w> {
-    files: Vec<Source>,
-    ignored: Gitignore,
-    seen: &'w mut Seen,
-}
-
-impl Walk<'_> {
-    fn stat(&mut self, path: &Path) -> Result<std::fs::Metadata> {
-        if let Some(found) = self.seen.get(path) {
-            return Ok(found.clone());
-        }
-        let found = fs_err::symlink_metadata(path).map_err(|error| vanished(path, error))?;
-        self.seen.insert(path.to_owned(), found.clone());
-        Ok(found)
-    }
-
-    /// Takes everything below a directory, sorted by name.
-    fn directory(&mut self, directory: &Path, path: &str) -> Result<()> {
-        let mut names = Vec::new();
-        for entry in fs_err::read_dir(directory).map_err(|error| vanished(directory, error))? {
-            names.push(entry?.file_name());
-        }
-        names.sort_unstable();
-        for name in names {
-            let Some(text) = name.to_str() else {
-                let shown = directory.join(&name);
-                return Err(not_copied(&shown, "has a name that is not UTF-8"));
-            };
-            let from = directory.join(text);
-            let below = if path.is_empty() { text.to_owned() } else { format!("{path}/{text}") };
-            let found = self.stat(&from)?;
-            if self.ignored.matched(Path::new(&below), found.is_dir()).is_ignore() {
-                continue;
-            }
-            self.one(&from, below.clone(), &found)?;
-            if found.is_dir() {
-                self.directory(&from, &below)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn one(&mut self, from: &Path, path: String, found: &std::fs::Metadata) -> Result<()> {
-        let kind = if found.is_dir() {
-            SourceKind::Directory
-        } else if found.is_symlink() {
-            let to = fs_err::read_link(from).map_err(|error| vanished(from, error))?;
-            let Some(to) = to.to_str().map(str::to_owned) else {
-                return Err(not_copied(from, "is a link to a path that is not UTF-8"));
-            };
-            SourceKind::Symlink(to)
-        } else if found.is_file() {
-            let (executable, seen) = (found.permissions().mode() & 0o111 != 0, Stat::of(found));
-            SourceKind::File { executable, seen, digest: None }
-        } else {
-            return Err(not_copied(from, "is neither file, directory nor link"));
-        };
-        let size = if found.is_file() { found.size() } else { 0 };
-        self.files.push(Source { path, from: from.to_owned(), kind, size });
-        Ok(())
-    }
+    Err(Diagnostics::from(Diagnostic::at(copy.span(), message).hint(hint)).into())
 }
 
 /// Returns the error about a file that is not as it was a moment ago.
@@ -377,8 +340,4 @@ pub(crate) fn vanished(path: &Path, error: io::Error) -> BuildError {
         NotFound | NotADirectory | IsADirectory | InvalidInput => changed(path),
         _ => error.into(),
     }
-}
-
-fn not_copied(path: &Path, problem: &'static str) -> BuildError {
-    ProjectError::NotCopied { path: path.display().to_string(), problem }.into()
 }

@@ -49,6 +49,14 @@ pub enum Subject {
         /// Its place in the image.
         to: String,
     },
+    /// Several copies in one layer, in words.
+    Copies(Vec<String>),
+    /// Files that the stack file holds: their places.
+    Files(Vec<String>),
+    /// A file of a base, by its path.
+    FileBelow(String),
+    /// The program that an image runs.
+    Program(String),
     /// The virtual environment.
     Environment,
     /// Users and the time zone of an image.
@@ -67,6 +75,13 @@ impl fmt::Display for Subject {
             Self::Wheel(file) => f.write_str(file),
             Self::Pruned(file) => write!(f, "pruning {file}"),
             Self::Copy { from, to } => write!(f, "copy {from} to {to}"),
+            Self::Copies(copies) => f.write_str(&copies.join(", ")),
+            Self::Files(places) => match places.as_slice() {
+                [first, second, _, ..] => write!(f, "files {first}, {second} and {} more", places.len() - 2),
+                few => write!(f, "files {}", few.join(", ")),
+            },
+            Self::FileBelow(path) => write!(f, "file {path} of what is below"),
+            Self::Program(name) => write!(f, "program {name}"),
             Self::Environment => f.write_str("virtual environment"),
             Self::Users(text) => f.write_str(text),
             Self::Base(name, _) => f.write_str(name),

@@ -24,7 +24,7 @@ mod tests {
     #[test]
     fn times_are_written_in_utc() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(kiln_oci::FILE_TIME), "1980-01-01T00:00:00Z");
+        assert_eq!(rfc3339(kiln_oci::time::CREATED), "1980-01-01T00:00:00Z");
         assert_eq!(rfc3339(1_709_210_096), "2024-02-29T12:34:56Z");
         assert_eq!(rfc3339(1_735_689_599), "2024-12-31T23:59:59Z");
         assert_eq!(rfc3339(LAST_SECOND), "9999-12-31T23:59:59Z");

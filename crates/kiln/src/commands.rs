@@ -157,6 +157,7 @@ fn with_reported_project<T>(
     let shared = SharedReporter::new(Arc::clone(&reporter));
     let surroundings = surroundings(global, stack.target.native_gpus, &shared, cancel)?;
     let workshop = Workshop::new(&store, reporter, cancel.clone(), surroundings);
+    stack.warnings.iter().for_each(|warning| workshop.warn(warning));
     let directory = fs_err::canonicalize(directory)?;
     let file = directory.join(global.file.file_name().unwrap_or_default());
     let project = Project { directory, file, stack, workshop };

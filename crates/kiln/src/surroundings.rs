@@ -142,7 +142,7 @@ pub(crate) fn jobs(global: &Global) -> usize {
 
 /// The time that images are said to be made at (reproducible-builds.org, "SOURCE_DATE_EPOCH").
 fn created(variable: Option<OsString>) -> Result<u64, Failure> {
-    let Some(value) = variable.filter(|value| !value.is_empty()) else { return Ok(kiln_oci::FILE_TIME) };
+    let Some(value) = variable.filter(|value| !value.is_empty()) else { return Ok(kiln_oci::time::CREATED) };
     let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds < 253_402_300_800);
     seconds.ok_or_else(|| {
         Failure::usage(format!("`SOURCE_DATE_EPOCH` is `{}`", value.display()))

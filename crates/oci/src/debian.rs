@@ -20,8 +20,8 @@ use kiln_programs::{Call, ChildEnvironment, Ended, LOCATIONS, NETWORK, Names, PA
 pub use normalise::{Normalised, normalise};
 pub use packages::Package;
 
-use crate::FILE_TIME;
 use crate::facts::TarError;
+use crate::time::CREATED;
 
 /// The variables that mmdebstrap needs: places of programs, of the home and of temporary files, and the way to the
 /// network. Its messages are in English, whatever the user's language is.
@@ -213,7 +213,7 @@ impl Bootstrap {
         let suite = checked("suite", &self.suite, |byte| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte))?;
         let mut call = Call::new(program, NEEDED)
             .variable("LC_ALL", "C")
-            .variable("SOURCE_DATE_EPOCH", FILE_TIME.to_string())
+            .variable("SOURCE_DATE_EPOCH", CREATED.to_string())
             .directory("/")
             .patience(PATIENCE)
             .secrets(Secrets::of(self.mirror.as_deref()))

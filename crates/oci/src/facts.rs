@@ -7,7 +7,9 @@
 //! Everything here comes from a registry: reads and memory are bounded, and what makes no sense is an error or no fact.
 
 mod contents;
+mod directories;
 pub(crate) mod entries;
+mod programs;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,7 @@ mod tests;
 use std::io::Read;
 
 use kiln_picture::Picture;
-use kiln_plan::base::BaseFacts;
+use kiln_plan::base::{Attributes, BaseFacts};
 
 use contents::{Content, ContentError, Interest};
 pub use entries::{Entries, Member, TarError};
@@ -23,10 +25,10 @@ pub use entries::{Entries, Member, TarError};
 /// What may be held of one base: far above what real ones need, far below what hurts.
 const MAX_HELD: usize = 256 * 1024 * 1024;
 /// Bytes that one node of the picture takes beyond its name, roughly.
-const NODE_COST: usize = 192;
+const NODE_COST: usize = 240;
 
 /// The content of a base: every directory and link, and files of interest.
-type Held = Picture<(), Content>;
+type Held = Picture<Attributes, Content>;
 
 /// A layer that facts cannot be read from. Layers count from 1, the lowest.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,8 @@ pub enum FactsError {
 pub struct FactsReader {
     held: Held,
     layers: usize,
+    /// `PATH` of the base's configuration.
+    path: Option<String>,
     /// Bytes of names and content that were ever held; what is replaced still counts, which keeps the bound simple.
     bytes: usize,
 }
@@ -71,9 +75,15 @@ impl Default for FactsReader {
 }
 
 impl FactsReader {
-    /// A reader that has seen no layer: the facts of `scratch`.
+    /// Returns a reader that has seen no layer: the facts of `scratch`.
     pub fn new() -> Self {
-        Self { held: Held::new(), layers: 0, bytes: 0 }
+        Self { held: Held::new(), layers: 0, path: None, bytes: 0 }
+    }
+
+    /// Looks for programs in the directories of a `PATH`.
+    #[must_use]
+    pub fn with_path(self, path: Option<&str>) -> Self {
+        Self { path: path.map(str::to_owned), ..self }
     }
 
     /// Reads the next layer upwards, an *uncompressed* tar stream (see [`crate::compression::decompress`]), to its end.
@@ -94,7 +104,7 @@ impl FactsReader {
 
     /// What all layers together say.
     pub fn finish(self) -> BaseFacts {
-        report::report(&self.held)
+        report::report(&self.held, self.path)
     }
 
     fn member(&mut self, member: &Member, data: &mut Entries<impl Read>) -> Result<(), FactsError> {
@@ -111,7 +121,9 @@ impl FactsReader {
         self.bytes = self.bytes.saturating_add(written.len() + member.link.len());
         let kind = member.kind;
         if kind.is_dir() {
-            self.held.put_directory(written, ());
+            let attributes = member.attributes();
+            self.bytes = self.bytes.saturating_add(attributes.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum());
+            self.held.put_directory(written, attributes);
         } else if kind.is_symlink() {
             self.held.put_symlink(written, &member.link);
         } else if let Some(path) = self.held.landing(written) {
@@ -141,14 +153,16 @@ impl FactsReader {
 
     /// A hard link is its target; where the target was of no interest, its existence is what is left to know.
     fn hard_link(&self, path: &[u8], target: &[u8]) -> Option<Content> {
-        Interest::in_path(path)?;
+        if Interest::in_path(path).is_none() && !programs::may_hold(self.path.as_deref(), path) {
+            return None;
+        }
         let target = self.held.entry(target).and_then(|target| self.held.file_of(target));
         Some(target.cloned().unwrap_or(Content::Presence))
     }
 
     fn file(&self, path: &[u8], member: &Member, data: &mut Entries<impl Read>) -> Result<Option<Content>, FactsError> {
         let Some(interest) = Interest::in_path(path) else {
-            return Ok(None);
+            return Ok(programs::may_hold(self.path.as_deref(), path).then_some(Content::Presence));
         };
         let is_regular = member.kind.is_file() || member.kind.is_contiguous();
         if member.sparse || !is_regular {
@@ -156,6 +170,8 @@ impl FactsReader {
         }
         let layer = self.layers;
         match interest.read(&mut *data) {
+            Ok(Content::Skeleton(_, text)) => Ok(Some(Content::Skeleton(member.mode, text))),
+            Ok(Content::Account(_, text)) => Ok(Some(Content::Account(member.attributes(), text))),
             Ok(content) => Ok(Some(content)),
             Err(ContentError::Read(error)) => Err(FactsError::Archive { layer, source: data.failed(error) }),
             Err(ContentError::TooLarge) => {

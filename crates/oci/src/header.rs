@@ -1,15 +1,13 @@
 //! Tar headers that depend on nothing but what is in them.
 //!
-//! Plain ustar (POSIX.1-2017, `pax`, "ustar Interchange Format") without user and group names and with one time for
-//! everything; a pax header stands before a member only where ustar cannot say what must be said. The prefix field of
+//! Plain ustar (POSIX.1-2017, `pax`, "ustar Interchange Format") without user and group names; a pax header stands before a member only where ustar cannot say what must be said. The prefix field of
 //! ustar is not used: two ways to write one name would be two layers.
 
 use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
-/// File times in layers: 1980-01-01T00:00:00Z, the oldest that Python's zip tools accept, in seconds since 1970.
-pub const FILE_TIME: u64 = 315_532_800;
+use crate::time::OLDEST;
 
 const BLOCK: usize = 512;
 /// The longest path or link name that a ustar field holds.
@@ -34,6 +32,8 @@ pub(crate) struct Member<'a> {
     pub(crate) mode: u32,
     pub(crate) uid: u64,
     pub(crate) gid: u64,
+    /// Seconds since 1970.
+    pub(crate) time: u64,
     /// Bytes of data, which follow.
     pub(crate) size: u64,
     /// Further pax records: extended attributes.
@@ -41,10 +41,10 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// A file, mode 0644, of root.
+    /// Returns a file of the oldest time, mode 0644, of root.
     pub(crate) fn file(path: &'a str, size: u64) -> Self {
         let (path, link, records) = (path.as_bytes(), b"".as_slice(), [].as_slice());
-        Self { path, link, kind: EntryType::Regular, mode: 0o644, uid: 0, gid: 0, size, records }
+        Self { path, link, kind: EntryType::Regular, mode: 0o644, uid: 0, gid: 0, time: OLDEST, size, records }
     }
 
     /// Appends the header.
@@ -69,7 +69,7 @@ impl<'a> Member<'a> {
         header.set_uid(field(self.uid, ID_LIMIT));
         header.set_gid(field(self.gid, ID_LIMIT));
         header.set_size(field(self.size, SIZE_LIMIT));
-        header.set_mtime(FILE_TIME);
+        header.set_mtime(self.time);
         header.set_cksum();
         header
     }
@@ -182,6 +182,7 @@ mod tests {
                 mode: 0o755,
                 uid: 3_000_000,
                 gid: 7,
+                time: OLDEST,
                 size: if link.is_empty() { 3 } else { 0 },
                 records: std::slice::from_ref(&attribute),
             };
@@ -213,8 +214,7 @@ mod tests {
 
     #[test]
     fn data_that_ends_early_is_an_error() {
-        let member =
-            Member { path: b"a", link: b"", kind: EntryType::Regular, mode: 0, uid: 0, gid: 0, size: 4, records: &[] };
+        let member = Member::file("a", 4);
         assert!(Writer::new(io::sink()).member(&member, b"abc".as_slice()).is_err());
     }
 }

@@ -284,27 +284,50 @@ impl Config {
         Self { architecture: platform.cpu.oci().into(), os: "linux".into(), ..Self::default() }
     }
 
-    /// Sets an environment variable, replacing one of the same name in its place.
+    /// Sets an environment variable, replacing those of the same name in the place of the first.
     pub fn set_env(&mut self, name: &str, value: &str) {
         let entry = format!("{name}={value}");
-        let same = |other: &&mut String| other.split('=').next() == Some(name);
-        match self.config.env.iter_mut().find(same) {
-            Some(other) => *other = entry,
+        let same = |other: &String| other.split('=').next() == Some(name);
+        match self.config.env.iter().position(same) {
+            Some(first) => {
+                let mut at = 0;
+                self.config.env.retain(|other| {
+                    at += 1;
+                    at == first + 1 || !same(other)
+                });
+                self.config.env[first] = entry;
+            }
             None => self.config.env.push(entry),
         }
     }
 
     /// The value of an environment variable.
     pub fn env(&self, name: &str) -> Option<&str> {
-        self.config.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+        self.config.env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// Gives every layer below a history entry where the base tells less: the two lists must agree from here on.
+    /// Gives every layer below one history entry, and every entry a time: tools that count the two lists, or that take no time
+    /// for the year 1, need both. Entries of more layers than there are go.
     pub fn complete_history(&mut self) {
-        let told = self.history.iter().filter(|entry| !entry.empty_layer).count();
-        for _ in told..self.rootfs.diff_ids.len() {
+        let layers = self.rootfs.diff_ids.len();
+        let mut told = 0;
+        self.history.retain(|entry| {
+            told += usize::from(!entry.empty_layer);
+            entry.empty_layer || told <= layers
+        });
+        for _ in told..layers {
             self.history.push(History { created_by: Some("(base)".into()), ..History::default() });
         }
+        for entry in &mut self.history {
+            entry.created =
+                entry.created.take().filter(|time| !time.starts_with("0001-")).or_else(|| self.created.clone());
+        }
+    }
+
+    /// Removes the instructions that a Dockerfile's build would run (`ONBUILD`); returns how many there are, if any.
+    pub fn clear_triggers(&mut self) -> Option<usize> {
+        let triggers = self.config.other.remove("OnBuild")?;
+        triggers.as_array().map(Vec::len).filter(|triggers| *triggers > 0)
     }
 }
 

@@ -8,6 +8,7 @@ use tar::EntryType;
 
 use crate::error::OciError;
 use crate::header::Member;
+use crate::{names, time};
 
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +50,16 @@ pub enum MediaType {
 /// One member of a layer that is to be made.
 #[derive(Debug, Clone)]
 pub struct LayerFile {
-    /// Path without a leading slash.
+    /// Path without a leading slash, as text (see [`crate::names`]).
     pub path: String,
     /// Permission bits.
     pub mode: u32,
     /// Owner and group.
     pub owner: (u32, u32),
+    /// Seconds since 1970 (see [`crate::time`]).
+    pub time: u64,
+    /// Extended attributes by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// What it is.
     pub body: Body,
 }
@@ -64,7 +69,7 @@ pub struct LayerFile {
 pub enum Body {
     /// A directory.
     Directory,
-    /// A symbolic link to this.
+    /// A symbolic link to this, as text (see [`crate::names`]).
     Symlink(String),
     /// A file of these bytes.
     Bytes(Vec<u8>),
@@ -87,37 +92,54 @@ impl Body {
 }
 
 impl LayerFile {
-    /// A directory, mode 0755, of root.
+    /// Returns a member of root with the oldest time.
+    pub fn new(path: impl Into<String>, mode: u32, body: Body) -> Self {
+        Self { path: path.into(), mode, owner: (0, 0), time: time::OLDEST, xattrs: Vec::new(), body }
+    }
+
+    /// Returns a directory, mode 0755, of root.
     pub fn directory(path: impl Into<String>) -> Self {
-        Self { path: path.into(), mode: 0o755, owner: (0, 0), body: Body::Directory }
+        Self::new(path, 0o755, Body::Directory)
     }
 
-    /// A symbolic link of root.
+    /// Returns a symbolic link of root.
     pub fn symlink(path: impl Into<String>, to: impl Into<String>) -> Self {
-        Self { path: path.into(), mode: 0o777, owner: (0, 0), body: Body::Symlink(to.into()) }
+        Self::new(path, 0o777, Body::Symlink(to.into()))
     }
 
-    /// A file, mode 0644, of root.
+    /// Returns a file, mode 0644, of root.
     pub fn bytes(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { path: path.into(), mode: 0o644, owner: (0, 0), body: Body::Bytes(bytes.into()) }
+        Self::new(path, 0o644, Body::Bytes(bytes.into()))
+    }
+
+    /// Gives files that kiln itself wrote the time of all their content together.
+    pub fn date(files: &mut [Self]) {
+        let content = files.iter().filter_map(|file| match &file.body {
+            Body::Bytes(bytes) => Some(bytes.as_slice()),
+            _ => None,
+        });
+        let time = time::packaged(&Digest::of(&content.collect::<Vec<_>>().concat()));
+        files.iter_mut().filter(|file| matches!(file.body, Body::Bytes(_))).for_each(|file| file.time = time);
     }
 
     /// Appends the tar header. Every member of every layer that kiln makes of files passes here; an error if no layer can
     /// hold its path.
     pub(crate) fn write_header(&self, out: &mut Vec<u8>) -> Result<(), OciError> {
         check_path(&self.path)?;
-        let slashed;
-        let (path, kind, link) = match &self.body {
+        let mut path = names::bytes(&self.path);
+        let (kind, link) = match &self.body {
             Body::Directory => {
-                slashed = format!("{}/", self.path);
-                (slashed.as_str(), EntryType::Directory, "")
+                path.push(b'/');
+                (EntryType::Directory, Vec::new())
             }
-            Body::Symlink(to) => (self.path.as_str(), EntryType::Symlink, to.as_str()),
-            Body::Bytes(_) | Body::File(_) | Body::Entry(..) => (self.path.as_str(), EntryType::Regular, ""),
+            Body::Symlink(to) => (EntryType::Symlink, names::bytes(to)),
+            Body::Bytes(_) | Body::File(_) | Body::Entry(..) => (EntryType::Regular, Vec::new()),
         };
         let (uid, gid) = (u64::from(self.owner.0), u64::from(self.owner.1));
-        let file = Member::file(path, self.body.size());
-        Member { kind, link: link.as_bytes(), mode: self.mode, uid, gid, ..file }.write(out);
+        let record = |(name, value): &(Vec<u8>, Vec<u8>)| ([b"SCHILY.xattr.", name.as_slice()].concat(), value.clone());
+        let records: Vec<_> = self.xattrs.iter().map(record).collect();
+        let (mode, time, file) = (self.mode, self.time, Member::file("", self.body.size()));
+        Member { path: &path, kind, link: &link, mode, uid, gid, time, records: &records, ..file }.write(out);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Images: layers made from wheels and files, manifests, layouts, archives, and the facts of a base.
 
 pub mod archive;
+pub mod bytecode;
 pub mod choose;
 pub mod compression;
 pub mod debian;
@@ -15,13 +16,14 @@ mod inflate;
 pub mod json;
 pub mod layer;
 pub mod layout;
+pub mod names;
 pub mod reach;
 mod splice;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod time;
 pub mod whole;
 
 pub use error::OciError;
-pub use header::FILE_TIME;
 pub use inflate::InflatePool;
 pub use splice::{AtHand, SPLICE_VERSION, Source, splice};

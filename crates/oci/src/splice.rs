@@ -28,7 +28,7 @@ use crate::inflate::{InflatePool, Inflated};
 use crate::layer::{Body, Layer, LayerFile, MediaType};
 
 /// Raised when the bytes of a spliced layer change for the same input: another threshold, batch, level or library.
-pub const SPLICE_VERSION: u32 = 1;
+pub const SPLICE_VERSION: u32 = 2;
 
 /// Files below this many bytes share a member: below, a member and its inflate cost more than compressing again.
 const SHARED_BELOW: u64 = 16 << 10;

@@ -60,7 +60,16 @@ pub fn with_site_packages(directory: &Path, distributions: &[(&str, &str)]) {
 /// Writes a base whose configs say that its layers have this diff id.
 pub fn with_other_diff_ids(directory: &Path, diff_id: &Digest) {
     fs_err::remove_dir_all(directory).unwrap();
-    layout_with(directory, &|platform| debian_files(platform, &[]), Some(*diff_id));
+    layout_with(directory, &|platform| debian_files(platform, &[]), 0, &|config| {
+        config.rootfs.diff_ids = vec![*diff_id]
+    });
+}
+
+/// Writes a base with so many further layers, and with a configuration that is changed.
+pub fn changed(directory: &Path, layers: usize, change: &dyn Fn(&mut Config)) {
+    fs_err::remove_dir_all(directory).unwrap();
+    let python = ("usr/bin/python3.11", b"python".to_vec());
+    layout_with(directory, &|platform| debian_files(platform, std::slice::from_ref(&python)), layers, change);
 }
 
 /// Deletes the bytes of all layers, so that only what is declared or locked is known of the base.
@@ -89,10 +98,10 @@ fn debian_files(platform: Platform, more: &[(&str, Vec<u8>)]) -> Vec<(String, Ve
 type Files = Vec<(String, Vec<u8>)>;
 
 fn layout(directory: &Path, files: &dyn Fn(Platform) -> Files) {
-    layout_with(directory, files, None);
+    layout_with(directory, files, 0, &|_| ());
 }
 
-fn layout_with(directory: &Path, files: &dyn Fn(Platform) -> Files, diff_id: Option<Digest>) {
+fn layout_with(directory: &Path, files: &dyn Fn(Platform) -> Files, more: usize, change: &dyn Fn(&mut Config)) {
     fs_err::create_dir_all(directory.join("blobs/sha256")).unwrap();
     let add = |bytes: &[u8]| {
         fs_err::write(directory.join("blobs/sha256").join(Digest::of(bytes).hex()), bytes).unwrap();
@@ -100,21 +109,27 @@ fn layout_with(directory: &Path, files: &dyn Fn(Platform) -> Files, diff_id: Opt
     let mut manifests = Vec::new();
     for cpu in [Cpu::Amd64, Cpu::Arm64] {
         let platform = Platform { cpu };
-        let tar = tar(&files(platform));
-        // Stored, so that no digest or size depends on the version of a compressor.
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
-        gzip.write_all(&tar).unwrap();
-        let blob = gzip.finish().unwrap();
-        add(&blob);
         let mut config = Config::scratch(platform);
         config.set_env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        let diff_id = diff_id.unwrap_or_else(|| Digest::of(&tar));
-        config.rootfs.diff_ids.push(diff_id);
+        let further = (0..more).map(|at| vec![(format!("srv/{at}"), at.to_string().into_bytes())]);
+        let layers: Vec<Layer> = std::iter::once(files(platform))
+            .chain(further)
+            .map(|files| {
+                let tar = tar(&files);
+                // Stored, so that no digest or size depends on the version of a compressor.
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+                gzip.write_all(&tar).unwrap();
+                let blob = gzip.finish().unwrap();
+                add(&blob);
+                let (diff_id, size) = (Digest::of(&tar), blob.len() as u64);
+                config.rootfs.diff_ids.push(diff_id);
+                Layer { media_type: MediaType::Gzip, digest: Digest::of(&blob), diff_id, size, urls: Vec::new() }
+            })
+            .collect();
+        change(&mut config);
         let config = to_json(&config).unwrap();
         add(&config);
-        let (media_type, size) = (MediaType::Gzip, blob.len() as u64);
-        let layer = Layer { media_type, digest: Digest::of(&blob), diff_id, size, urls: Vec::new() };
-        let manifest = to_json(&Manifest::new(Descriptor::of(CONFIG, &config), &[layer])).unwrap();
+        let manifest = to_json(&Manifest::new(Descriptor::of(CONFIG, &config), &layers)).unwrap();
         add(&manifest);
         let mut entry = Descriptor::of(MANIFEST, &manifest);
         entry.platform = Some(PlatformObject::new(platform));

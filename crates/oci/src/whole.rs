@@ -17,7 +17,7 @@ use crate::layer::{Body, Layer, LayerFile, MediaType};
 use crate::splice::{Source, gzip_member};
 
 /// Raised when the bytes of such a layer change for the same input.
-pub const WHOLE_VERSION: u32 = 1;
+pub const WHOLE_VERSION: u32 = 2;
 
 /// Bytes of tar in one gzip member: independent members are compressed on all cores.
 const MEMBER: usize = 1 << 20;

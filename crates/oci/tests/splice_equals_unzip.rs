@@ -8,7 +8,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
-use kiln_oci::{AtHand, FILE_TIME, Source};
+use kiln_oci::time::OLDEST;
+use kiln_oci::{AtHand, Source};
 use kiln_plan::digest::Digest;
 use kiln_store::Segment;
 use kiln_wheel::archive::Method;
@@ -171,7 +172,7 @@ fn untar(tar: &[u8]) -> Vec<Member> {
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
         let header = entry.header();
-        assert_eq!((header.uid().unwrap(), header.gid().unwrap(), header.mtime().unwrap()), (0, 0, FILE_TIME));
+        assert_eq!((header.uid().unwrap(), header.gid().unwrap(), header.mtime().unwrap()), (0, 0, OLDEST));
         assert!(matches!(header.entry_type(), EntryType::Directory | EntryType::Regular));
         let (directory, mode) = (header.entry_type().is_dir(), header.mode().unwrap());
         let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();

@@ -3,8 +3,11 @@
 //! They are extracted once per base by streaming its layers, or declared in the stack file as `base-facts`, and
 //! written to the lock. Everything is optional there, because a base may hold nothing at all (`scratch`).
 
+mod lines;
+
 use std::fmt;
 
+pub use lines::{Attributes, DirectoryLine, FolderLine, LinkLine};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +21,16 @@ pub struct BaseFacts {
     /// The C library.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub libc: Option<Libc>,
-    /// Python interpreters, by path.
+    /// `PATH` of its configuration, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `WorkingDir` of its configuration, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// `User` of its configuration, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Python interpreters, in the order in which `PATH` finds them; those that it does not find come last, by path.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interpreters: Vec<Interpreter>,
     /// Python distributions that the base's own environments hold, by location and name.
@@ -30,7 +42,37 @@ pub struct BaseFacts {
     /// The lines of `/etc/group` (group(5)).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub group: Vec<String>,
+    /// The lines of `/etc/shadow` (shadow(5)). None where one holds a password.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shadow: Vec<String>,
+    /// Owner and mode of `/etc/passwd`, `/etc/group` and `/etc/shadow`, as `/etc/passwd 0664 0:0`, where they are not the usual
+    /// ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub account_files: Vec<DirectoryLine>,
+    /// The files, directories and links of `/etc/skel`, which every new home gets (useradd(8)).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skeleton: Vec<SkeletonFile>,
+    /// Symbolic links that lead to directories, as `/bin -> usr/bin`: a layer goes through them, or it would replace them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkLine>,
+    /// Directories whose owner, mode or extended attributes are not root's, 0755 and none, as `/tmp 1777 0:0`: a layer with
+    /// something in them states them as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub directories: Vec<DirectoryLine>,
+    /// All directories, as deep as there is room, as `etc(apt cron.daily)`: nothing takes the place of one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub folders: Vec<FolderLine>,
+    /// Directories within directories that `folders` tells of, where the base has deeper ones for which there is no room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder_depth: Option<usize>,
+    /// The files of `/`, of `/etc` and of the directories of `PATH`, as `usr(bin(awk sh))`: what an image runs must be there.
+    /// None where there are too many for a lock.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<FolderLine>,
 }
+
+/// The `PATH` of an image whose configuration has none, as containerd and Docker set it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl BaseFacts {
     /// Whether facts that somebody else tells can be of a real base: paths are absolute and lead nowhere else, and
@@ -43,12 +85,38 @@ impl BaseFacts {
             path(&found.path) && line(&found.version) && found.site_packages.as_deref().is_none_or(path)
         };
         let distribution = |found: &Distribution| line(&found.name) && line(&found.version) && path(&found.location);
-        let texts = self.distribution.iter().chain(&self.passwd).chain(&self.group);
+        let texts = self
+            .distribution
+            .iter()
+            .chain(&self.path)
+            .chain(&self.user)
+            .chain(&self.workdir)
+            .chain(&self.passwd)
+            .chain(&self.group)
+            .chain(&self.shadow);
+        let below = |path: &str| line(path) && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         texts.into_iter().all(|text| line(text))
             && self.libc.as_ref().is_none_or(|libc| line(&libc.version))
             && self.interpreters.iter().all(interpreter)
             && self.distributions.iter().all(distribution)
+            && self.skeleton.iter().all(|file| below(&file.path))
     }
+}
+
+/// A file that a new home begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SkeletonFile {
+    /// Path below the home.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Content of a file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+    /// Target of a link. What has neither is a directory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub link: Option<String>,
 }
 
 /// A C library and its version.
@@ -92,6 +160,9 @@ pub struct Interpreter {
     /// Where the interpreter's own environment puts packages, such as `/usr/local/lib/python3.11/dist-packages`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub site_packages: Option<String>,
+    /// It belongs to a virtual environment of the base.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub environment: bool,
 }
 
 impl Interpreter {
@@ -118,16 +189,26 @@ pub struct Distribution {
 }
 
 impl BaseFacts {
-    /// The user and primary group ids of a login name.
-    pub fn user(&self, name: &str) -> Option<(u32, u32)> {
-        let line = self.passwd.iter().find(|line| line.split(':').next() == Some(name))?;
-        let mut fields = line.split(':').skip(2);
-        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    /// Returns the directories in which programs are looked for, as `PATH` has them.
+    pub fn search_path(&self) -> impl Iterator<Item = &str> {
+        self.path.as_deref().unwrap_or(DEFAULT_PATH).split(':').filter(|directory| directory.starts_with('/'))
     }
 
-    /// The id of a group name.
-    pub fn group_id(&self, name: &str) -> Option<u32> {
-        let line = self.group.iter().find(|line| line.split(':').next() == Some(name))?;
-        line.split(':').nth(2)?.parse().ok()
+    /// Returns true for a directory all of whose files are told of, where any are: `/`, `/etc`, and what is in `PATH` or named as
+    /// such directories are. Path without links and without a leading slash.
+    pub fn tells_files_of(path: Option<&str>, directory: &str) -> bool {
+        let last = directory.rsplit('/').next();
+        let in_path = || path.unwrap_or(DEFAULT_PATH).split(':').any(|other| other.trim_matches('/') == directory);
+        matches!(directory, "" | "etc") || matches!(last, Some("bin" | "sbin")) || in_path()
+    }
+
+    /// Puts interpreters whose directories are in `PATH` first, in its order.
+    pub fn sort_interpreters(&mut self) {
+        let path: Vec<String> =
+            self.search_path().map(|directory| directory.trim_end_matches('/').to_owned()).collect();
+        self.interpreters.sort_by_key(|found| {
+            let directory = found.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+            path.iter().position(|other| other == directory).unwrap_or(usize::MAX)
+        });
     }
 }

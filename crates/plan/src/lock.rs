@@ -13,9 +13,9 @@ use crate::digest::Digest;
 use crate::platform::Platform;
 
 /// The version of the format that this kiln writes.
-pub const VERSION: u32 = 2;
-/// The version before: it is read, and renewed with the same choices.
-const FORMER: u32 = 1;
+pub const VERSION: u32 = 3;
+/// The versions before: they are read, and renewed with the same choices.
+const FORMER: [u32; 2] = [1, 2];
 
 /// A lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -50,7 +50,7 @@ pub struct LockedBase {
     pub index: Option<Digest>,
     /// The digest of its manifest.
     pub manifest: Digest,
-    /// The number of its layers; `None` in a lock of the former version, whose facts are read again.
+    /// The number of its layers; `None` in a lock of a former version, whose facts are read again.
     #[serde(default)]
     pub layers: Option<usize>,
     /// When a Debian base was bootstrapped, in seconds since 1970: the state of the archive that has these packages.
@@ -150,7 +150,7 @@ impl Lock {
                 require_known_tables(text)?;
                 toml::from_str(text).map_err(damaged)?
             }
-            FORMER => former(toml::from_str(text).map_err(damaged)?)?,
+            version if FORMER.contains(&version) => former(toml::from_str(text).map_err(damaged)?)?,
             version => return Err(LockError::Version(version)),
         };
         lock.check()?;
@@ -229,11 +229,12 @@ fn require_known_tables(text: &str) -> Result<(), LockError> {
     }
 }
 
-/// Reads a lock of the former version without the facts of its bases, which had other fields.
+/// Reads a lock of a former version without the facts of its bases, which had other fields.
 fn former(mut table: toml::Table) -> Result<Lock, LockError> {
     if let Some(toml::Value::Array(bases)) = table.get_mut("base") {
         for base in bases.iter_mut().filter_map(toml::Value::as_table_mut) {
             base.remove("facts");
+            base.remove("layers");
         }
     }
     let damaged = |error: toml::de::Error| LockError::Damaged { line: 1, message: error.message().replace('\n', ", ") };
@@ -267,6 +268,11 @@ fn lines_of<'t>(text: &'t str, name: &str, platform: Platform) -> impl Iterator<
 
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
+}
+
+/// Returns text with line breaks as a string of one line. JSON's escapes are TOML's, but for DEL, which JSON leaves.
+fn one_line(text: &str) -> String {
+    serde_json::Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn list<T: AsRef<str>>(items: &[T]) -> String {
@@ -323,11 +329,34 @@ impl BaseFacts {
         }
         lines(out, "passwd", &self.passwd);
         lines(out, "group", &self.group);
+        lines(out, "shadow", &self.shadow);
+        lines(out, "account-files", &self.account_files.iter().map(ToString::to_string).collect::<Vec<_>>());
+        tables(out, "skeleton", &self.skeleton, |file| {
+            let field = |key: &str, text: &Option<String>| {
+                text.as_ref().map_or_else(String::new, |text| format!(", {key} = {}", one_line(text)))
+            };
+            let more = field("text", &file.text) + &field("link", &file.link);
+            format!("path = {}, mode = 0o{:o}{more}", quote(&file.path), file.mode)
+        });
+        lines(out, "links", &self.links.iter().map(ToString::to_string).collect::<Vec<_>>());
+        lines(out, "directories", &self.directories.iter().map(ToString::to_string).collect::<Vec<_>>());
+        lines(out, "folders", &self.folders.iter().map(ToString::to_string).collect::<Vec<_>>());
         let site = |path: &Option<String>| {
             path.as_ref().map_or_else(String::new, |path| format!(", site-packages = {}", quote(path)))
         };
+        if let Some(depth) = self.folder_depth {
+            let _ = writeln!(out, "folder-depth = {depth}");
+        }
+        lines(out, "programs", &self.programs.iter().map(ToString::to_string).collect::<Vec<_>>());
+        for (key, value) in [("path", &self.path), ("user", &self.user), ("workdir", &self.workdir)] {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key} = {}", quote(value));
+            }
+        }
         tables(out, "interpreters", &self.interpreters, |found| {
-            format!("path = {}, version = {}{}", quote(&found.path), quote(&found.version), site(&found.site_packages))
+            let environment = if found.environment { ", environment = true" } else { "" };
+            let (path, version) = (quote(&found.path), quote(&found.version));
+            format!("path = {path}, version = {version}{}{environment}", site(&found.site_packages))
         });
         tables(out, "distributions", &self.distributions, |found| {
             let size = found.size.map_or_else(String::new, |size| format!(", size = {size}"));
@@ -384,7 +413,7 @@ impl LockedWheel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Distribution, Interpreter, Libc, LibcFamily};
+    use crate::base::{Distribution, Interpreter, Libc, LibcFamily, SkeletonFile};
 
     fn example() -> Lock {
         let platform: Platform = "linux/amd64".parse().unwrap();
@@ -396,6 +425,7 @@ mod tests {
                 path: "/usr/bin/python3.11".into(),
                 version: "3.11.2".into(),
                 site_packages: None,
+                environment: false,
             }],
             distributions: vec![Distribution {
                 location: "/usr/lib/python3/dist-packages".into(),
@@ -404,6 +434,16 @@ mod tests {
                 size: Some(7),
             }],
             passwd: vec!["root:x:0:0:root:/root:/bin/bash".into()],
+            shadow: vec!["root:*:3652:0:99999:7:::".into()],
+            skeleton: vec![SkeletonFile {
+                path: ".profile".into(),
+                mode: 0o644,
+                text: Some("a\t'b'\n\"\u{7f}\n".into()),
+                link: None,
+            }],
+            links: vec!["/bin -> usr/bin".parse().unwrap()],
+            directories: vec!["/tmp 1777 0:0".parse().unwrap()],
+            folders: vec!["tmp".parse().unwrap(), "usr(bin lib(python3))".parse().unwrap()],
             ..BaseFacts::default()
         };
         Lock {
@@ -449,8 +489,8 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_before_anything_else_is_read() {
-        let error = Lock::parse("version = 3\nsomething-new = true\n").unwrap_err();
-        assert_eq!(error.to_string(), "the lock has format version 3, and this kiln reads version 2");
+        let error = Lock::parse("version = 9\nsomething-new = true\n").unwrap_err();
+        assert_eq!(error.to_string(), "the lock has format version 9, and this kiln reads version 3");
     }
 
     #[test]

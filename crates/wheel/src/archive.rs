@@ -4,7 +4,7 @@
 //! its content must sum to. The content itself is not looked at here; whoever inflates it checks size and CRC-32.
 //! Formats: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header) and 4.4.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
 pub use rawzip::FileReader;
@@ -122,6 +122,7 @@ impl<R: ReaderAt> Archive<R> {
         }
         let reader = archive.into_inner();
         check_local_headers(&reader, &mut entries, &mut headers, directory)?;
+        let entries = without_doubles(entries)?;
         let by_path = index(&entries)?;
         Ok(Self { reader, entries, by_path })
     }
@@ -293,14 +294,27 @@ fn check_local_header(header: &[u8], entry: &Entry, offset: u64) -> Result<u64, 
     Ok(offset + (LOCAL_HEADER + name) as u64 + extra)
 }
 
-/// No path twice, and no file where another entry needs a directory.
+/// Leaves one of several entries with one path and one content, as pip and uv do; with other content they are refused.
+fn without_doubles(entries: Vec<Entry>) -> Result<Vec<Entry>, ArchiveError> {
+    let mut places: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match places.get(&entry.path).map(|at| &kept[*at]) {
+            Some(same) if (same.crc, same.size) == (entry.crc, entry.size) => continue,
+            Some(_) => return Err(bad(entry.path.as_bytes(), "is there twice, with different content")),
+            None => places.insert(entry.path.clone(), kept.len()),
+        };
+        kept.push(entry);
+    }
+    Ok(kept)
+}
+
+/// No file where another entry needs a directory.
 fn index(entries: &[Entry]) -> Result<BTreeMap<String, usize>, ArchiveError> {
     let mut by_path = BTreeMap::new();
     let mut directories = HashSet::new();
     for (at, entry) in entries.iter().enumerate() {
-        if by_path.insert(entry.path.clone(), at).is_some() {
-            return Err(bad(entry.path.as_bytes(), "is there twice"));
-        }
+        by_path.insert(entry.path.clone(), at);
         for (slash, _) in entry.path.match_indices('/') {
             directories.insert(&entry.path[..slash]);
         }

@@ -18,7 +18,7 @@ use crate::name::WheelName;
 use crate::record::{self, Row};
 
 /// The version of the mapping; part of every key of a layer made from wheels.
-pub const MAPPING_VERSION: u32 = 2;
+pub const MAPPING_VERSION: u32 = 3;
 
 /// Bytes that a metadata file may have: the largest `RECORD` seen has 8 MB, for 60,000 files.
 const METADATA_LIMIT: u64 = 32 << 20;
@@ -84,6 +84,17 @@ impl Scheme {
             path.strip_prefix(link.as_str()).filter(|rest| rest.starts_with('/')).map(|rest| format!("{to}{rest}"))
         };
         self.links.iter().find_map(through).unwrap_or(path)
+    }
+
+    /// Returns the directories that everything goes into.
+    pub fn roots(&self) -> Vec<&str> {
+        let mut roots = vec![self.data.as_str()];
+        for root in [&self.site_packages, &self.scripts, &self.headers] {
+            if !root.strip_prefix(self.data.as_str()).is_some_and(|rest| rest.starts_with('/')) {
+                roots.push(root);
+            }
+        }
+        roots
     }
 
     /// Whether a directory gets no entry.
@@ -228,8 +239,8 @@ impl<R: ReaderAt> Wheel<R> {
     /// The files that an installer would write, in the order of the archive, with generated files last.
     pub fn install(&self, scheme: &Scheme) -> Result<Vec<InstalledFile>, InstallError> {
         let mut files = Vec::with_capacity(self.archive.entries().len() + 8);
-        let mut rows = self.rows()?;
-        let record_path = format!("{}/RECORD", self.dist_info);
+        let mut told: HashMap<String, Row> = self.record()?.into_iter().map(|row| (row.path.clone(), row)).collect();
+        let mut rows = HashMap::with_capacity(told.len());
         let generated = ["RECORD", "INSTALLER", "REQUESTED"].map(|file| format!("{}/{file}", self.dist_info));
         let mut rewritten = 0;
         for entry in self.archive.entries() {
@@ -237,28 +248,25 @@ impl<R: ReaderAt> Wheel<R> {
                 continue;
             }
             let file = self.place(entry, scheme)?;
-            if let Content::Bytes(bytes) = &file.content {
-                rewritten += bytes.len();
-                if rewritten > SCRIPTS_LIMIT {
-                    let problem = "is one of far too many scripts".into();
-                    return Err(InstallError::Metadata { file: entry.path.clone(), problem });
+            let path = relative(&file.path, &scheme.site_packages);
+            let row = match &file.content {
+                Content::Bytes(bytes) => {
+                    rewritten += bytes.len();
+                    record::row(&path, bytes)
                 }
+                // As pip has it: a file that the wheel's own list lacks has a row without a hash.
+                Content::Entry(_) => told.remove(&entry.path).unwrap_or_else(|| record::bare(&path)),
+            };
+            if rewritten > SCRIPTS_LIMIT {
+                let problem = "is one of far too many scripts".into();
+                return Err(InstallError::Metadata { file: entry.path.clone(), problem });
             }
-            let relative = relative(&file.path, &scheme.site_packages);
-            if relative != entry.path
-                && let Some(mut row) = rows.remove(&entry.path)
-            {
-                if let Content::Bytes(bytes) = &file.content {
-                    row = record::row(&relative, bytes);
-                }
-                row.path = relative.clone();
-                rows.insert(relative, row);
-            }
+            rows.insert(path.clone(), Row { path, ..row });
             files.push(file);
         }
         let site = |file: &str| format!("{}/{}/{file}", scheme.site_packages, self.dist_info);
         let mut extra: Vec<InstalledFile> = self
-            .scripts()?
+            .scripts(scheme)?
             .iter()
             .map(|point| InstalledFile {
                 path: format!("{}/{}", scheme.scripts, point.name),
@@ -276,8 +284,8 @@ impl<R: ReaderAt> Wheel<R> {
                 rows.insert(path.clone(), record::row(&path, bytes));
             }
         }
-        let own = Row { path: record_path.clone(), hash: String::new(), size: String::new() };
-        rows.insert(record_path, own);
+        let own = record::bare(&format!("{}/RECORD", self.dist_info));
+        rows.insert(own.path.clone(), own);
         let record = Content::Bytes(record::write(rows.into_values().collect()).into_bytes());
         files.extend(extra);
         files.push(InstalledFile { path: site("RECORD"), executable: false, content: record });
@@ -285,21 +293,15 @@ impl<R: ReaderAt> Wheel<R> {
         Ok(files)
     }
 
-    fn rows(&self) -> Result<HashMap<String, Row>, InstallError> {
-        let rows = self.record()?;
-        let generated = |row: &Row| {
-            row.path
-                .strip_prefix(self.dist_info.as_str())
-                .is_some_and(|file| matches!(file, "/RECORD" | "/INSTALLER" | "/REQUESTED"))
-        };
-        Ok(rows.into_iter().filter(|row| !generated(row)).map(|row| (row.path.clone(), row)).collect())
-    }
-
-    fn scripts(&self) -> Result<Vec<EntryPoint>, InstallError> {
+    fn scripts(&self, scheme: &Scheme) -> Result<Vec<EntryPoint>, InstallError> {
         let path = format!("{}/entry_points.txt", self.dist_info);
         let Some(entry) = self.archive.entry(&path) else { return Ok(Vec::new()) };
-        entry_points(&self.archive.read(entry, METADATA_LIMIT)?)
-            .map_err(|problem| InstallError::Metadata { file: path, problem })
+        let mut points = entry_points(&self.archive.read(entry, METADATA_LIMIT)?)
+            .map_err(|problem| InstallError::Metadata { file: path, problem })?;
+        if self.name.name.as_ref() == "pip" {
+            of_this_python(&mut points, scheme);
+        }
+        Ok(points)
     }
 
     /// Where one entry goes.
@@ -360,6 +362,19 @@ impl<R: ReaderAt> Wheel<R> {
         };
         Ok(read.is_ok() && start == prefix)
     }
+}
+
+/// Gives pip the names of the environment's Python: its wheel has `pip3.N` of the one that built it. As pip itself does.
+fn of_this_python(points: &mut Vec<EntryPoint>, scheme: &Scheme) {
+    let of_pip =
+        |name: &str| name.strip_prefix("pip").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'));
+    let python = scheme.site_packages.split('/').find_map(|part| part.strip_prefix("python3."));
+    let Some(pip) = points.iter().find(|point| of_pip(&point.name)).cloned() else { return };
+    points.retain(|point| !of_pip(&point.name));
+    let versioned = python.map(|minor| format!("pip3.{minor}"));
+    let names = ["pip".to_owned(), "pip3".to_owned()].into_iter().chain(versioned);
+    points.extend(names.map(|name| EntryPoint { name, ..pip.clone() }));
+    points.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 /// Returns the only `.dist-info` directory, which must be named like the package. Its version is not compared: pip and uv

@@ -49,6 +49,11 @@ fn quote(path: &str) -> String {
     if path.contains([',', '"', '\n', '\r']) { format!("\"{}\"", path.replace('"', "\"\"")) } else { path.to_owned() }
 }
 
+/// The row of a file without a hash.
+pub fn bare(path: &str) -> Row {
+    Row { path: path.to_owned(), hash: String::new(), size: String::new() }
+}
+
 /// The row of a file.
 pub fn row(path: &str, content: &[u8]) -> Row {
     summed(path, &Sha256::digest(content), content.len() as u64)

@@ -54,20 +54,25 @@ pub(crate) fn install_missing() -> Result<()> {
 
 /// Builds the product as it is released; cargo's target directory and the program.
 pub(crate) fn build_kiln() -> Result<(PathBuf, PathBuf)> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--release", "--package", "kiln"]).current_dir(workspace);
+    build.args(["build", "--release", "--package", "kiln"]).current_dir(workspace());
     if !build.stdout(Stdio::null()).status()?.success() {
         return Err("kiln cannot be built".into());
     }
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(said) => workspace.join(said),
-        None => workspace.join("target"),
-    };
-    let target = fs_err::canonicalize(target)?;
+    let target = target()?;
     let program = target.join("release/kiln");
     Ok((target, program))
+}
+
+/// cargo's target directory.
+pub(crate) fn target() -> Result<PathBuf> {
+    let said = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    Ok(fs_err::canonicalize(workspace().join(said))?)
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// Runs a program to its end; what it wrote to stdout, or an error with the end of what it wrote to stderr.

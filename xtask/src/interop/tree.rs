@@ -84,7 +84,8 @@ impl Tree {
     }
 }
 
-fn node(path: &Path) -> Result<Node> {
+/// Looks at what lies at a path; a symbolic link is not followed.
+pub(crate) fn node(path: &Path) -> Result<Node> {
     let found = fs_err::symlink_metadata(path)?;
     let kind = match found.file_type() {
         kind if kind.is_dir() => Kind::Directory,

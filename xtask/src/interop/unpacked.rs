@@ -1,23 +1,27 @@
 //! umoci unpacks images, and what lies there has the owners, modes and times that kiln promises.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kiln_oci::time;
+
 use super::report::{Checks, none};
-use super::stack::Built;
+use super::stack::{self, Built, Wheel};
 use super::tree::{Kind, Tree};
 use super::{Result, Suite, programs};
 
-/// The time of every file that comes from a wheel: 1 January 1980, the earliest that a zip archive can say.
-const FILE_TIME: i64 = 315_532_800;
+/// Directories of the environment that hold what wheels install.
+const PACKAGES: &str = "lib/python3.11/site-packages";
 
 /// Makes the checks; the root of the unpacked image.
 pub(crate) fn check(suite: &Suite, built: &Built, checks: &mut Checks) -> Option<PathBuf> {
     let rootfs =
         checks.check("umoci unpacks the image", || unpack(&built.layout, "torch", &suite.work.join("torch")))?;
     checks.check("unpacked files have the owners, modes and times of kiln", || {
-        none("paths are not as they should be", &wrong(&Tree::read(&rootfs.join("opt/venv"))?))
+        let wheels = stack::lock(&built.project)?.wheels;
+        none("paths are not as they should be", &wrong(&Tree::read(&rootfs.join("opt/venv"))?, &wheels)?)
     });
     Some(rootfs)
 }
@@ -46,17 +50,59 @@ fn devices(rootfs: &Path) -> Result<()> {
     Ok(())
 }
 
-fn wrong(environment: &Tree) -> Vec<String> {
+fn wrong(environment: &Tree, wheels: &[Wheel]) -> Result<Vec<String>> {
+    let times = times(environment, wheels)?;
+    let own: BTreeSet<i64> = environment
+        .nodes
+        .iter()
+        .filter(|(path, node)| matches!(node.kind, Kind::File(_)) && !times.contains_key(*path))
+        .map(|(_, node)| node.time)
+        .collect();
     let mut wrong = Vec::new();
+    if own.len() != 1 {
+        wrong.push(format!("the environment's own files have the times {own:?}"));
+    }
     for (path, node) in &environment.nodes {
         let mode = match node.kind {
             Kind::Directory => node.mode == 0o755,
             Kind::File(_) => matches!(node.mode, 0o644 | 0o755),
             Kind::Link(_) | Kind::Other => true,
         };
-        if node.kind == Kind::Other || !mode || node.owner != (0, 0) || node.time != FILE_TIME {
+        let time = match node.kind {
+            Kind::File(_) => times.get(path).is_none_or(|times| times.contains(&node.time)),
+            _ => node.time == i64::try_from(time::OLDEST)?,
+        };
+        if node.kind == Kind::Other || !mode || node.owner != (0, 0) || !time {
             wrong.push(format!("{path}: {node:?}"));
         }
     }
-    wrong
+    Ok(wrong)
+}
+
+/// The times of wheels by the files that they installed. A file may be of several wheels.
+fn times(environment: &Tree, wheels: &[Wheel]) -> Result<BTreeMap<String, BTreeSet<i64>>> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', '.'], "_");
+    let mut times: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+    for record in environment.nodes.keys().filter(|path| path.ends_with(".dist-info/RECORD")) {
+        let project = record.trim_start_matches(PACKAGES).trim_matches('/').trim_end_matches(".dist-info/RECORD");
+        let wheel = wheels.iter().find(|wheel| {
+            let mut parts = wheel.file.splitn(3, '-');
+            let (name, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            plain(&format!("{name}-{version}")) == plain(project)
+        });
+        let wheel = wheel.ok_or_else(|| format!("no wheel of the lock installed {project}"))?;
+        let time = i64::try_from(time::packaged(&wheel.sha256.parse()?))?;
+        for line in environment.text(record)?.lines() {
+            let path = match line.strip_prefix('"').and_then(|rest| rest.split_once("\",")) {
+                Some((quoted, _)) => quoted.replace("\"\"", "\""),
+                None => line.split(',').next().unwrap_or_default().to_owned(),
+            };
+            let path = match path.strip_prefix("../../../") {
+                Some(path) => path.to_owned(),
+                None => format!("{PACKAGES}/{path}"),
+            };
+            times.entry(path).or_default().insert(time);
+        }
+    }
+    Ok(times)
 }

@@ -3,9 +3,9 @@
 use clap::ValueEnum;
 
 use super::outcome::Problem;
-use super::random::Random;
 use super::world::World;
 use super::{Result, damages, groups, kills, servers};
+use crate::random::Random;
 
 /// A kind of disturbance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

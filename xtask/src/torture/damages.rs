@@ -7,10 +7,10 @@ use super::campaign::Report;
 use super::interposer::{Disturbance, Mode};
 use super::outcome::{Outcome, Problem, problem};
 use super::place::{Place, Registry, Start};
-use super::random::Random;
 use super::scenario::{is_archive, tags};
 use super::world::{Variant, World};
 use super::{Result, check};
+use crate::random::Random;
 
 /// A command whose result shows whether damage was noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

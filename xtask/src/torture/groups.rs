@@ -8,10 +8,10 @@ use super::interposer::{Disturbance, Mode};
 use super::kills::point;
 use super::outcome::{Outcome, Problem, finish, problem, start};
 use super::place::{Build, Place, Start};
-use super::random::Random;
 use super::scenario::{PRUNE, is_archive};
 use super::world::{Variant, World};
 use super::{Result, check};
+use crate::random::Random;
 
 /// What the processes do: arguments, and the scenario whose calls are about as many.
 const COMMANDS: [(&str, &str); 11] = [

@@ -5,9 +5,9 @@ use super::campaign::{Hit, Report};
 use super::interposer::{Calls, Disturbance, Mode};
 use super::outcome::{Outcome, Problem, problem};
 use super::place::Place;
-use super::random::Random;
 use super::scenario::{Scenario, draw};
 use super::world::World;
+use crate::random::Random;
 
 /// Of a hundred points, so many lie between the first write and the last rename; the rest may be anywhere.
 const BETWEEN: u64 = 75;

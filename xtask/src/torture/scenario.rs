@@ -4,9 +4,9 @@ use kiln_plan::digest::Digest;
 
 use super::outcome::{Outcome, Problem, problem};
 use super::place::{Place, Registry, Start};
-use super::random::Random;
 use super::world::{USER, Variant, World};
 use super::{Result, check};
+use crate::random::Random;
 
 /// Prunes the wheel with GPU code.
 pub(crate) const PRUNE: &str = "prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o pruned --gpus H100";

@@ -9,10 +9,10 @@ use super::campaign::Report;
 use super::damages::interrupt_download;
 use super::outcome::{Problem, problem};
 use super::place::{Place, Registry, Start};
-use super::random::Random;
 use super::scenario::tags;
 use super::world::{Variant, World};
 use super::{Result, check};
+use crate::random::Random;
 
 /// Of a hundred faults, so many last until the end; each costs the seconds that kiln is patient.
 const LASTING: u64 = 5;

@@ -13,8 +13,8 @@ use kiln_wheel::testing::index::Server;
 use super::Result;
 use super::interposer::{Calls, Interposer};
 use super::place::{Build, Place, Registry, Start};
-use super::random::Random;
 use super::scenario::{SCENARIOS, Scenario};
+use crate::random::Random;
 
 /// The user of the registry that asks for a password.
 pub(crate) const USER: (&str, &str) = ("alice", "secret");

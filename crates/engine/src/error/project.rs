@@ -64,8 +64,8 @@ pub enum ProjectError {
     NoGpu,
     /// An image has more layers than runtimes take.
     #[error(
-        "the image `{image}` would have {layers} layers, and {most} is the most that runtimes take: use fewer `copy` \
-         entries, or a larger `max-layer-size`"
+        "the image `{image}` would have {layers} layers, and {most} is the most that Docker takes: use a base with \
+         fewer layers, or a larger `max-layer-size`"
     )]
     TooManyLayers {
         /// The image.
@@ -74,18 +74,6 @@ pub enum ProjectError {
         layers: usize,
         /// The most that it may have.
         most: usize,
-    },
-    /// A user that is to be created is there with other ids.
-    #[error("the base of `{image}` has a user `{name}` already, with the ids {uid}:{gid}: take those, or another name")]
-    UserTaken {
-        /// The image.
-        image: String,
-        /// The login name.
-        name: String,
-        /// The base's user id.
-        uid: u32,
-        /// The base's group id.
-        gid: u32,
     },
     /// The directory of a base's packages is not known.
     #[error("where {0} of the base keeps packages is not known: declare its `site-packages` in `base-facts`")]

@@ -9,26 +9,28 @@ use kiln_oci::debian::Bootstrap;
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
 use kiln_plan::base::{BaseFacts, Interpreter};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedBase, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, Environment, From, GpuCode as Demand, User};
+use kiln_plan::stack::{self, Environment, From, GpuCode as Demand};
 use kiln_wheel::install::Scheme;
 
 use super::Graph;
+use crate::accounts::Accounts;
 use crate::bases::{self, interpreter};
+use crate::below::Below;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::node::{Node, NodeId};
-use crate::owners;
 use crate::product::{Conflicts as ConflictsProduct, OldestDriver, Paths as PathsProduct, Verdict, Wheel};
 use crate::project::Project;
+use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::step::Subject;
 use crate::steps::agreement::{Agreement, Content};
 use crate::steps::base::{Base, Source};
-use crate::steps::compose::{Compose, MAX_LAYERS, Made, Settings};
+use crate::steps::compose::{Compose, MAX_LAYERS, Made};
 use crate::steps::conflicts::Conflicts;
-use crate::steps::copy::Copy;
 use crate::steps::driver::Driver;
 use crate::steps::facts::Facts;
 use crate::steps::fetch::Fetch;
@@ -36,7 +38,9 @@ use crate::steps::gpu_code::GpuCode;
 use crate::steps::paths::Paths;
 use crate::steps::prune::Prune;
 use crate::steps::venv::Venv;
-use crate::steps::wheels::{LayerForm, Wheels};
+use crate::steps::wheels::{Around, LayerForm, Wheels};
+
+mod files;
 
 /// Wheels above this many compressed bytes get a layer of their own.
 const OWN_LAYER: u64 = 8 << 20;
@@ -99,11 +103,14 @@ type Tier = Vec<(String, Node<PathsProduct>)>;
 /// What images above need to know of one.
 struct Done {
     image: Node<Image>,
+    inherited: Inherited,
     /// Layers, by the steps that make them.
     layers: usize,
     /// Of the images below and its own, lowest first.
     tiers: Vec<Tier>,
     contents: Vec<Arc<Content>>,
+    below: Below,
+    accounts: Accounts,
 }
 
 struct Builder<'p> {
@@ -113,6 +120,17 @@ struct Builder<'p> {
     snapshot: Snapshot,
     graph: Graph,
     done: HashMap<(String, Platform), Done>,
+}
+
+/// Settings that an image has of the one below it.
+#[derive(Debug, Clone, Default)]
+struct Inherited {
+    /// `PATH`, where something sets it.
+    path: Option<String>,
+    user: Option<String>,
+    workdir: Option<String>,
+    /// `PATH` of login shells, where kiln sets it.
+    login_path: Option<String>,
 }
 
 /// A wheel of an image.
@@ -129,7 +147,6 @@ struct ImageWheel {
 }
 
 /// What an image stands on.
-#[derive(Default)]
 struct Ground {
     /// Its base and its node, where it stands on one.
     base: Option<(LockedBase, Node<Image>)>,
@@ -139,6 +156,9 @@ struct Ground {
     layers: usize,
     tiers: Vec<Tier>,
     contents: Vec<Arc<Content>>,
+    below: Below,
+    accounts: Accounts,
+    inherited: Inherited,
 }
 
 /// An image while its nodes are added.
@@ -159,6 +179,7 @@ impl Draft {
 
 impl Builder<'_> {
     fn image(&mut self, image: &stack::Image, platform: Platform) -> Result<ImageNodes> {
+        let image = self.project.stack.on(image, platform);
         let root = self.project.stack.root(image);
         let base_name = bases::name(&root.from);
         let facts = match &base_name {
@@ -166,7 +187,7 @@ impl Builder<'_> {
             None => root.base_facts.clone().unwrap_or_default(),
         };
         let base_name = base_name.unwrap_or_else(|| "scratch".into());
-        let ground = self.ground(image, platform)?;
+        let ground = self.ground(image, platform, &facts)?;
         let (base, below) = (ground.base.clone(), ground.image);
         let mut draft = Draft { platform, ground, layers: Vec::new(), made: Vec::new(), conflicts: Vec::new() };
         let wheels = self.image_wheels(image, platform)?;
@@ -174,13 +195,17 @@ impl Builder<'_> {
         let has_packages = !wheels.is_empty();
         if has_packages {
             let python = self.project.stack.target.python.as_deref().unwrap_or_default();
-            self.python(image, interpreter(&facts, python, &base_name)?, wheels, &mut draft)?;
+            self.python(image, interpreter(&facts, python, &base_name, image.environment)?, wheels, &mut draft)?;
         }
-        self.files(image, &facts, &mut draft)?;
+        let venv = image.environment == Environment::Venv && has_packages || self.has_venv_below(image, platform);
+        self.users(image, &facts, &mut draft)?;
+        self.copies(image, &mut draft)?;
+        let settings = Settings::of(image, venv, &draft.ground.accounts);
+        self.files(image, &settings, &mut draft)?;
+        let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);
         let agreement = Agreement::new(subject.clone(), &draft.ground.contents)?;
         let agreement = agreement.map(|agreement| self.graph.add(agreement)).transpose()?;
-        let venv = has_packages && image.environment == Environment::Venv;
         let drivers = match image.gpu_code {
             Demand::Any => Vec::new(),
             _ => self.drivers(&subject, &draft)?,
@@ -189,10 +214,11 @@ impl Builder<'_> {
             platform,
             below,
             made: draft.made,
-            settings: Settings::of(image, venv),
+            settings,
             created: self.project.workshop.surroundings.created,
             conflicts: draft.conflicts,
             agreement,
+            program,
             drivers,
             subject: subject.clone(),
         })?;
@@ -203,8 +229,9 @@ impl Builder<'_> {
                 Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
             }
         };
-        let Ground { layers, tiers, contents, .. } = draft.ground;
-        let done = Done { image: node, layers: layers + draft.layers.len(), tiers, contents };
+        let Ground { layers, tiers, contents, below, accounts, inherited, .. } = draft.ground;
+        let done =
+            Done { image: node, layers: layers + draft.layers.len(), tiers, contents, below, accounts, inherited };
         self.done.insert((image.name.clone(), platform), done);
         let facts = match (&base, &image.from, &image.base_facts) {
             (Some((locked, node)), From::Reference(_), None) => {
@@ -233,16 +260,35 @@ impl Builder<'_> {
         layers.map(|layer| self.graph.add(Driver::new(subject.clone(), layer.node, gpus.clone()))).collect()
     }
 
-    fn ground(&mut self, image: &stack::Image, platform: Platform) -> Result<Ground> {
+    fn ground(&mut self, image: &stack::Image, platform: Platform, facts: &BaseFacts) -> Result<Ground> {
         if let Some(done) = parent(image).and_then(|parent| self.done.get(&(parent.to_owned(), platform))) {
-            let (tiers, contents) = (done.tiers.clone(), done.contents.clone());
-            return Ok(Ground { base: None, image: Some(done.image), layers: done.layers, tiers, contents });
+            return Ok(Ground {
+                base: None,
+                image: Some(done.image),
+                layers: done.layers,
+                tiers: done.tiers.clone(),
+                contents: done.contents.clone(),
+                below: done.below.clone(),
+                accounts: done.accounts.clone(),
+                inherited: done.inherited.clone(),
+            });
         }
-        let locked = bases::name(&image.from).and_then(|name| self.lock.base(&name, platform));
-        let Some(locked) = locked else { return Ok(Ground::default()) };
-        let node = self.graph.add(base_step(self.project, image, locked)?)?;
-        let layers = locked.layers.unwrap_or(0);
-        Ok(Ground { base: Some((locked.clone(), node)), image: Some(node), layers, ..Ground::default() })
+        let (tiers, contents, accounts) = (Vec::new(), Vec::new(), Accounts::of(facts));
+        let (path, user, workdir) = (facts.path.clone(), facts.user.clone(), facts.workdir.clone());
+        let inherited = Inherited { path, user, workdir, login_path: None };
+        let Some(name) = bases::name(&image.from) else {
+            let below = Below::nothing();
+            return Ok(Ground { base: None, image: None, layers: 0, tiers, contents, below, accounts, inherited });
+        };
+        let below = Below::of(facts, &name);
+        let locked = self.lock.base(&name, platform);
+        let base = locked.map(|locked| {
+            Ok::<_, BuildError>((locked.clone(), self.graph.add(base_step(self.project, image, locked)?)?))
+        });
+        let base = base.transpose()?;
+        let layers = base.as_ref().and_then(|(locked, _)| locked.layers).unwrap_or(0);
+        let image = base.as_ref().map(|(_, node)| *node);
+        Ok(Ground { base, image, layers, tiers, contents, below, accounts, inherited })
     }
 
     /// Adds the wheels of an image as they go into layers, by name.
@@ -285,7 +331,8 @@ impl Builder<'_> {
         let python = self.project.stack.target.python.as_deref().unwrap_or_default();
         let scheme = scheme(image, python, interpreter)?;
         if image.environment == Environment::Venv && !self.has_venv_below(image, draft.platform) {
-            let venv = Venv::new(python, interpreter);
+            require_no_venv(image, &draft.ground)?;
+            let venv = Venv::new(python, interpreter, &mut draft.ground.below)?;
             let (history, files) = (venv.history(), venv.files());
             draft.ground.contents.push(Arc::new(Content::Files("virtual environment".into(), files)));
             let node = self.graph.add(venv)?;
@@ -296,9 +343,10 @@ impl Builder<'_> {
             let subject = Subject::Wheel(wheel.file.clone());
             tier.push((wheel.file.clone(), self.graph.add(Paths::new(subject, wheel.node, scheme.clone()))?));
         }
-        // The smallest large ones join the shared layer where the image would have too many layers.
-        let others = draft.ground.layers + draft.layers.len() + image.copy.len() + 1;
-        let (large, small) = layer_places(&wheels, MAX_LAYERS.saturating_sub(others + 1).max(1));
+        // The smallest large ones join the shared layer where the image would have too many layers: users, copies and files
+        // need one each at least.
+        let others = draft.ground.layers + draft.layers.len() + image.copy.len().min(1) + 2;
+        let (large, small) = layer_places(&wheels, MAX_LAYERS.saturating_sub(others + 1));
         let subject = Subject::Image(image.name.clone(), draft.platform);
         let below: Tier = draft.ground.tiers.iter().flatten().cloned().collect();
         let conflicts = match tier.len() {
@@ -309,8 +357,10 @@ impl Builder<'_> {
         if !below.is_empty() {
             draft.conflicts.push(self.graph.add(Conflicts::new(subject, &tier, &below, Vec::new()))?);
         }
-        let form =
-            LayerForm { scheme: scheme.clone(), compression: image.compression, max_layer_size: image.max_layer_size };
+        let (directories, links) = draft.ground.below.around(&scheme.roots());
+        let (compression, max_layer_size) = (image.compression, image.max_layer_size);
+        let around = Around { directories, links };
+        let form = LayerForm { scheme: scheme.clone(), around, compression, max_layer_size };
         for at in large {
             self.wheel_layer(&[&wheels[at]], &[&tier[at]], None, &form, draft)?;
         }
@@ -350,29 +400,6 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Adds the layers of copied files, and of users and time zone.
-    fn files(&mut self, image: &stack::Image, facts: &BaseFacts, draft: &mut Draft) -> Result<()> {
-        let project = self.project;
-        let above = created_above(project, image);
-        let created: Vec<&User> = above.iter().copied().chain(created(image)).collect();
-        for copy in &image.copy {
-            let owner = owners::of(copy, facts, &created)?;
-            let step = Copy::new(copy, self.snapshot.copied(copy)?, owner, image.compression);
-            let (history, bytes) = (step.history(), step.bytes());
-            let name = format!("copy {} to {}", copy.from, copy.to);
-            draft.ground.contents.push(Arc::new(Content::Files(name, step.files())));
-            let node = self.graph.add(step)?;
-            draft.layer(node, history, bytes);
-        }
-        if let Some(step) = crate::steps::users::Users::of(image, facts, &above)? {
-            let name = crate::step::Step::subject(&step).to_string();
-            draft.ground.contents.push(Arc::new(Content::Files(name.clone(), step.files())));
-            let node = self.graph.add(step)?;
-            draft.layer(node, format!("kiln: {name}"), 0);
-        }
-        Ok(())
-    }
-
     fn has_venv_below(&self, image: &stack::Image, platform: Platform) -> bool {
         self.project.stack.ancestors(image).any(|above| {
             above.environment == Environment::Venv
@@ -381,15 +408,14 @@ impl Builder<'_> {
     }
 }
 
-/// Returns the users that the images below create, the lowest first.
-fn created_above<'s>(project: &'s Project<'_>, image: &'s stack::Image) -> Vec<&'s User> {
-    let mut users: Vec<&User> = project.stack.ancestors(image).flat_map(created).collect();
-    users.reverse();
-    users
-}
-
-fn created(image: &stack::Image) -> impl Iterator<Item = &User> {
-    image.user.iter().filter(|user| matches!(user, User::Create { .. }))
+/// Refuses a base that has an `/opt/venv` of its own: two environments in one place are neither of the two.
+fn require_no_venv(image: &stack::Image, ground: &Ground) -> Result<()> {
+    if !ground.below.is_directory("opt/venv") {
+        return Ok(());
+    }
+    let message = "the base has an `/opt/venv` of its own, which is where kiln puts the packages of an image";
+    let hint = "install into the base's Python with `python.environment = \"base\"`, or choose a base without it";
+    Err(Diagnostics::from(Diagnostic::at(image.from_span.clone(), message).hint(hint)).into())
 }
 
 /// Returns the places of wheels with a layer of their own, at most so many, and of those that share one.

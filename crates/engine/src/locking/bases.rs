@@ -2,7 +2,7 @@
 
 use kiln_oci::OciError;
 use kiln_oci::debian::Bootstrap;
-use kiln_oci::image::Image;
+use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
@@ -62,22 +62,35 @@ impl Project<'_> {
 
     /// Completes a base with the number of its layers and its facts, where the lock does not have them.
     fn looked_into(&self, image: &stack::Image, mut locked: LockedBase) -> Result<LockedBase> {
-        if let Some(facts) = &image.base_facts {
-            locked.facts = facts.clone();
+        if let Some(declared) = &image.base_facts {
+            let before = std::mem::replace(&mut locked.facts, declared.clone());
+            let told = &mut locked.facts;
+            told.path = told.path.take().or(before.path);
+            told.user = told.user.take().or(before.user);
+            told.workdir = told.workdir.take().or(before.workdir);
         }
-        if locked.is_complete() {
-            return Ok(locked);
+        if !locked.is_complete() {
+            let mut graph = Graph::default();
+            let subject = Subject::Base(locked.name.clone(), locked.platform);
+            let base = graph.add(base_step(self, image, &locked)?)?;
+            let facts = graph.add(Facts::new(subject, base))?;
+            let remote = CacheReader::new(self);
+            let driver = Driver::new(&graph, &self.workshop, &remote);
+            if image.base_facts.is_none() {
+                locked.facts = *driver.get(facts, Level::Known)?;
+            }
+            let base = driver.get(base, Level::Known)?;
+            locked.layers = Some(base.layers.len());
+            let config: Config = from_json(&self.workshop.store.read(&base.config)?, "a config")?;
+            let told = &mut locked.facts;
+            told.path = told.path.take().or_else(|| config.env("PATH").map(str::to_owned));
+            let said = |text: String| Some(text).filter(|text| !text.is_empty());
+            told.user = told.user.take().or_else(|| said(config.config.user));
+            told.workdir = told.workdir.take().or_else(|| said(config.config.working_dir));
         }
-        let mut graph = Graph::default();
-        let subject = Subject::Base(locked.name.clone(), locked.platform);
-        let base = graph.add(base_step(self, image, &locked)?)?;
-        let facts = graph.add(Facts::new(subject, base))?;
-        let remote = CacheReader::new(self);
-        let driver = Driver::new(&graph, &self.workshop, &remote);
-        if image.base_facts.is_none() {
-            locked.facts = *driver.get(facts, Level::Known)?;
+        if image.base_facts.is_some() {
+            locked.facts.sort_interpreters();
         }
-        locked.layers = Some(driver.get(base, Level::Known)?.layers.len());
         Ok(locked)
     }
 

@@ -67,7 +67,7 @@ impl<'a> ImageQuestion<'a> {
 
     /// The base's interpreter.
     pub(super) fn interpreter(&self) -> Result<&Interpreter> {
-        bases::interpreter(&self.facts, self.python, &self.base)
+        bases::interpreter(&self.facts, self.python, &self.base, self.image.environment)
     }
 
     /// The version of the base's interpreter, as exactly as the base tells it.

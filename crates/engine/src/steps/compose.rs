@@ -1,23 +1,21 @@
 //! `compose`: config, history and manifest of an image, onto what it stands on. It takes no time and is never recorded.
 
-use std::collections::BTreeMap;
-
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, from_json, to_json};
 use kiln_oci::layer::Layer;
 use kiln_plan::gpu::DriverVersion;
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, User};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{ProjectError, Result};
 use crate::node::Node;
 use crate::product::{Conflicts, OldestDriver, Verdict, Wheel};
+use crate::settings::Settings;
 use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
 use crate::time::rfc3339;
 
-/// Layers that an image has at most, base included: Docker refuses more than 125.
-pub(crate) const MAX_LAYERS: usize = 100;
+/// Layers that an image has at most, base included (`maxLayerDepth` of Docker's layer store).
+pub(crate) const MAX_LAYERS: usize = 125;
 
 /// The label that names the oldest Linux driver that an image runs on.
 const DRIVER: &str = "kiln.driver.oldest";
@@ -29,67 +27,6 @@ pub(crate) struct Made {
     pub(crate) history: String,
     /// Its wheels whose GPU code may be cut.
     pub(crate) pruned: Vec<Node<Wheel>>,
-}
-
-/// The stack's settings for running an image.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Settings {
-    /// The image has a virtual environment.
-    pub(crate) venv: bool,
-    pub(crate) timezone: Option<String>,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) user: Option<String>,
-    pub(crate) workdir: Option<String>,
-    pub(crate) entrypoint: Option<Vec<String>>,
-    pub(crate) command: Option<Vec<String>>,
-    pub(crate) labels: BTreeMap<String, String>,
-}
-
-impl Settings {
-    pub(crate) fn of(image: &stack::Image, venv: bool) -> Self {
-        let user = image.user.as_ref().map(|user| match user {
-            User::Existing(name) | User::Create { name, .. } => name.clone(),
-        });
-        Self {
-            venv,
-            timezone: image.timezone.clone(),
-            env: image.env.clone(),
-            user,
-            workdir: image.workdir.clone(),
-            entrypoint: image.entrypoint.clone(),
-            command: image.command.clone(),
-            labels: image.labels.clone(),
-        }
-    }
-
-    fn apply(&self, config: &mut Config) {
-        if self.venv {
-            const BIN: &str = "/opt/venv/bin";
-            let path = config.env("PATH").unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-            if !path.split(':').any(|part| part == BIN) {
-                let path = format!("{BIN}:{path}");
-                config.set_env("PATH", &path);
-            }
-            config.set_env("VIRTUAL_ENV", "/opt/venv");
-        }
-        if let Some(zone) = &self.timezone {
-            config.set_env("TZ", zone);
-        }
-        for (name, value) in &self.env {
-            config.set_env(name, value);
-        }
-        let run = &mut config.config;
-        run.user = self.user.clone().unwrap_or_else(|| std::mem::take(&mut run.user));
-        run.working_dir = self.workdir.clone().unwrap_or_else(|| std::mem::take(&mut run.working_dir));
-        if let Some(entrypoint) = &self.entrypoint {
-            run.entrypoint.clone_from(entrypoint);
-            run.cmd.clear();
-        }
-        if let Some(command) = &self.command {
-            run.cmd.clone_from(command);
-        }
-        run.labels.extend(self.labels.clone());
-    }
 }
 
 /// An image on one platform.
@@ -106,6 +43,8 @@ pub(crate) struct Compose {
     /// Checks that fail where layers contradict one another.
     pub(crate) conflicts: Vec<Node<Conflicts>>,
     pub(crate) agreement: Option<Node<Verdict>>,
+    /// The check that the program that it runs is there.
+    pub(crate) program: Option<Node<Verdict>>,
     /// The drivers that its layers need, where its GPU code is looked at.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) drivers: Vec<Node<OldestDriver>>,
@@ -125,7 +64,7 @@ impl Step for Compose {
         let layers = self.made.iter().map(|made| made.layers.at(Level::Reachable));
         let pruned = self.made.iter().flat_map(|made| &made.pruned).map(|node| node.at(Level::Known));
         let checks = self.conflicts.iter().map(|node| node.at(Level::Known));
-        let checks = checks.chain(self.agreement.map(|node| node.at(Level::Known)));
+        let checks = checks.chain(self.agreement.iter().chain(&self.program).map(|node| node.at(Level::Known)));
         let checks = checks.chain(self.drivers.iter().map(|node| node.at(Level::Known)));
         self.below.map(|node| node.at(Level::Known)).into_iter().chain(layers).chain(pruned).chain(checks).collect()
     }
@@ -147,8 +86,8 @@ impl Step for Compose {
         };
         config.say_platform(self.platform);
         let mut layers = below.map_or_else(Vec::new, |image| image.layers.clone());
-        config.complete_history();
         config.created = Some(rfc3339(self.created));
+        config.complete_history();
         for made in &self.made {
             for layer in context.get(made.layers) {
                 config.rootfs.diff_ids.push(layer.diff_id);
@@ -169,6 +108,12 @@ impl Step for Compose {
             .into());
         }
         self.label(context, &mut config);
+        if let Some(triggers) = config.clear_triggers() {
+            context.workshop.warn(format!(
+                "`{}` stands on a base with {triggers} ONBUILD instructions, which only a Dockerfile's build runs: they are left out",
+                self.subject
+            ));
+        }
         self.settings.apply(&mut config);
         let config_bytes = to_json(&config)?;
         let manifest_bytes = to_json(&Manifest::new(Descriptor::of(CONFIG, &config_bytes), &layers))?;

@@ -5,89 +5,102 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_oci::layer::{Body, Directories, Layer, LayerFile, MediaType};
+use kiln_oci::layer::{Body, Layer, LayerFile, MediaType};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
+use kiln_oci::{bytecode as pyc, time};
+use kiln_plan::base::Attributes;
 use kiln_plan::stack::{Compression, Copy as Wanted};
 use kiln_store::open_regular;
 use serde::Serialize;
 
+use crate::below::{Below, Manner};
 use crate::context::Context;
 use crate::error::{BuildError, Result};
 use crate::snapshot::{Copied, Source, SourceKind, Stat, changed, content, vanished};
 use crate::step::{Cost, Kind, Step, Subject};
 
-/// Top-level directories and the like that a base has: an entry for one could replace a symbolic link.
-const STANDARD: [&str; 36] = [
-    "bin",
-    "boot",
-    "dev",
-    "etc",
-    "home",
-    "lib",
-    "lib32",
-    "lib64",
-    "libx32",
-    "media",
-    "mnt",
-    "opt",
-    "proc",
-    "root",
-    "run",
-    "sbin",
-    "srv",
-    "sys",
-    "tmp",
-    "usr",
-    "usr/bin",
-    "usr/include",
-    "usr/lib",
-    "usr/lib64",
-    "usr/local",
-    "usr/local/bin",
-    "usr/local/lib",
-    "usr/local/share",
-    "usr/sbin",
-    "usr/share",
-    "var",
-    "var/cache",
-    "var/lib",
-    "var/log",
-    "var/run",
-    "var/tmp",
-];
-
-/// Files of the project.
+/// Files of the project, as one layer.
 #[derive(Serialize)]
 pub(crate) struct Copy {
+    parts: Vec<Part>,
+    /// Lines on what is below otherwise than on nothing at all.
+    below: Vec<String>,
+    compression: Compression,
+    writer: u32,
+    /// The members of the layer, each with the part and the place of the file that its content comes from.
+    #[serde(skip)]
+    members: Vec<(LayerFile, Option<(usize, usize)>)>,
+    #[serde(skip)]
+    subject: Subject,
+}
+
+/// One copy of the stack file. Where a layer holds several, the later one wins.
+#[derive(Serialize)]
+struct Part {
     content: String,
     /// The place in the image, without a leading slash.
     to: String,
     owner: (u32, u32),
     mode: Option<u32>,
-    compression: Compression,
-    writer: u32,
-    /// The path in the project, for messages.
+    /// Directories that are there get this owner.
+    gives_owner: bool,
+    /// Directories that are there get this mode.
+    gives_mode: bool,
+    /// The paths in the project, for messages.
     #[serde(skip)]
     from: String,
     #[serde(skip)]
     copied: Arc<Copied>,
-    #[serde(skip)]
-    subject: Subject,
 }
 
 impl Copy {
-    pub(crate) fn new(copy: &Wanted, copied: Arc<Copied>, owner: (u32, u32), compression: Compression) -> Self {
-        Self {
-            content: copied.content.clone(),
-            to: copied.place(copy),
-            owner,
-            mode: copy.mode,
+    /// Fits copies, each with its files and their owner, to what is below them, and puts them there.
+    pub(crate) fn new(
+        copies: Vec<(&Wanted, Arc<Copied>, (u32, u32))>,
+        compression: Compression,
+        below: &mut Below,
+    ) -> Result<Self> {
+        let of = |(copy, ..): &(&Wanted, _, _)| Subject::Copy { from: copy.shown(), to: copy.to.clone() };
+        let subject = match copies.as_slice() {
+            [one] => of(one),
+            several => Subject::Copies(several.iter().map(|copy| of(copy).to_string()).collect()),
+        };
+        let mut copy = Self {
+            parts: Vec::new(),
+            below: Vec::new(),
             compression,
             writer: WHOLE_VERSION,
-            from: copy.from.clone(),
-            copied,
-            subject: Subject::Copy { from: copy.from.clone(), to: copy.to.clone() },
+            members: Vec::new(),
+            subject,
+        };
+        for (wanted, copied, owner) in copies {
+            copy.add(wanted, copied, owner, below)?;
         }
+        Ok(copy)
+    }
+
+    fn add(&mut self, wanted: &Wanted, copied: Arc<Copied>, owner: (u32, u32), below: &mut Below) -> Result<()> {
+        let to = copied.place(wanted, |path| below.is_directory(path));
+        let origin = Subject::Copy { from: wanted.shown(), to: wanted.to.clone() }.to_string();
+        let (gives_owner, gives_mode) = (wanted.owner.user.is_some(), wanted.mode.is_some());
+        let parents = Attributes { owner, ..Attributes::default() };
+        let manner = Manner { parents, gives_owner, gives_mode, target: to.clone() };
+        let laid = below.lay(&origin, &manner, members(&copied, &to, owner, wanted.mode))?;
+        let part = self.parts.len();
+        let files = laid.files.into_iter().map(|(file, at)| (file, at.flatten().map(|at| (part, at))));
+        self.below.extend(laid.notes);
+        match part {
+            0 => self.members = files.collect(),
+            _ => files.for_each(|(file, from)| {
+                match self.members.iter_mut().find(|(other, _)| other.path == file.path) {
+                    Some(other) => *other = (file, from),
+                    None => self.members.push((file, from)),
+                }
+            }),
+        }
+        let (content, mode, from) = (copied.content.clone(), wanted.mode, wanted.shown());
+        self.parts.push(Part { content, to, owner, mode, gives_owner, gives_mode, from, copied });
+        Ok(())
     }
 
     /// Returns the line of the image's history.
@@ -97,90 +110,136 @@ impl Copy {
 
     /// Bytes of content.
     pub(crate) fn bytes(&self) -> u64 {
-        self.copied.bytes
+        self.parts.iter().map(|part| part.copied.bytes).sum()
     }
 
     /// Returns the members of the layer without their content.
     pub(crate) fn files(&self) -> Vec<LayerFile> {
-        self.members().into_iter().map(|(file, _)| file).collect()
+        self.members.iter().map(|(file, _)| file.clone()).collect()
     }
+}
 
-    /// Returns the members of the layer, each with the file that its content comes from.
-    fn members(&self) -> Vec<(LayerFile, Option<&Source>)> {
-        let mut members = Vec::with_capacity(self.copied.files.len() + 1);
-        let mut directories = Directories::default();
-        let mut above = Vec::new();
-        // Of the directories above only the target of a directory is the copy's own.
-        if !self.copied.is_single() {
-            let foreign = |path: &str| path.is_empty() || path != self.to || STANDARD.contains(&path);
-            directories.above(&format!("{}/", self.to), foreign, &mut above);
-        }
-        members.extend(above.into_iter().map(|mut directory| {
-            directory.owner = self.owner;
-            (directory, None)
-        }));
-        for file in &self.copied.files {
-            let path = [self.to.as_str(), file.path.as_str()].into_iter().filter(|part| !part.is_empty());
-            let path = path.collect::<Vec<_>>().join("/");
-            let (mode, body, from) = match &file.kind {
-                SourceKind::Directory => (self.directory_mode(), Body::Directory, None),
-                SourceKind::Symlink(to) => (0o777, Body::Symlink(to.clone()), None),
-                SourceKind::File { executable, .. } => {
-                    let mode = self.mode.unwrap_or(if *executable { 0o755 } else { 0o644 });
-                    (mode, Body::File(file.size), Some(file))
-                }
-            };
-            members.push((LayerFile { path, mode, owner: self.owner, body }, from));
-        }
-        members
+/// Returns everything that is copied as members of a layer on nothing at all, each with the place of the file that its content
+/// comes from.
+fn members(copied: &Copied, to: &str, owner: (u32, u32), mode: Option<u32>) -> Vec<(LayerFile, Option<usize>)> {
+    let time = time::copied(&copied.content);
+    let mut members = Vec::with_capacity(copied.files.len() + 1);
+    if !copied.is_single() && !to.is_empty() {
+        members.push((LayerFile { owner, mode: directory_mode(0o755, mode), ..LayerFile::directory(to) }, None));
     }
+    for (at, file) in copied.files.iter().enumerate() {
+        let path = [to, file.path.as_str()].into_iter().filter(|part| !part.is_empty());
+        let path = path.collect::<Vec<_>>().join("/");
+        let member = match &file.kind {
+            SourceKind::Directory { mode: own } => {
+                (LayerFile { mode: directory_mode(*own, mode), ..LayerFile::directory(path) }, None)
+            }
+            SourceKind::Symlink(to) => (LayerFile::symlink(path, to), None),
+            SourceKind::File { mode: own, .. } => {
+                (LayerFile { time, ..LayerFile::new(path, mode.unwrap_or(*own), Body::File(file.size)) }, Some(at))
+            }
+        };
+        members.push((LayerFile { owner, ..member.0 }, member.1));
+    }
+    members
+}
 
-    /// Directories can be entered by whoever can read files.
-    fn directory_mode(&self) -> u32 {
-        self.mode.map_or(0o755, |mode| mode | (mode & 0o444) >> 2)
-    }
+/// Returns the mode of a directory: its own, or one in which whoever can read files can enter it.
+fn directory_mode(own: u32, mode: Option<u32>) -> u32 {
+    mode.map_or(own, |mode| mode | (mode & 0o444) >> 2)
 }
 
 impl Step for Copy {
     type Product = Vec<Layer>;
-    const KIND: Kind = Kind { name: "copy", version: 2 };
+    const KIND: Kind = Kind { name: "copy", version: 3 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
     }
 
     fn cost(&self) -> Cost {
-        Cost::Cpu(self.copied.bytes)
+        Cost::Cpu(self.bytes())
     }
 
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
-        let work = context.work("copy", self.subject.to_string(), Some(self.copied.bytes));
+        let work = context.work("copy", self.subject.to_string(), Some(self.bytes()));
         let media_type = match self.compression {
             Compression::Gzip => MediaType::Gzip,
             Compression::Zstd => MediaType::Zstd,
         };
         let mut out = LayerWriter::new(workshop.store, media_type, workshop.surroundings.jobs)?;
-        let mut copied = self.copied.files.clone();
-        let mut digests = copied.iter_mut().filter_map(|file| match &mut file.kind {
-            SourceKind::File { digest, .. } => Some(digest),
-            SourceKind::Directory | SourceKind::Symlink(_) => None,
-        });
-        for (member, source) in self.members() {
-            let Some(source) = source else {
-                out.small(&member)?;
+        let mut copied: Vec<Vec<Source>> = self.parts.iter().map(|part| part.copied.files.clone()).collect();
+        let bytecode: Vec<_> = self.parts.iter().map(|part| part.copied.bytecode()).collect();
+        for (member, from) in &self.members {
+            let found = from.and_then(|(part, at)| Some((part, at, self.parts.get(part)?.copied.files.get(at)?)));
+            let Some((part, at, source)) = found else {
+                out.small(member)?;
                 continue;
             };
             let mut file = Watched::open(source)?;
-            out.file(&member, &mut file).map_err(|error| file.explain(error.into()))?;
-            let found = file.end()?;
-            digests.next().into_iter().for_each(|digest| *digest = Some(found.clone()));
+            let written = match bytecode[part].get(source.path.as_str()) {
+                Some(&of) => out.file(member, &mut Dated::new(&mut file, of, member.time)),
+                None => out.file(member, &mut file),
+            };
+            written.map_err(|error| file.explain(error.into()))?;
+            copied[part][at].found(file.end()?);
             work.advance(source.size)?;
         }
-        // Where the snapshot knew the whole alone, the whole is what must be right.
-        match content(&copied) == self.content {
-            true => Ok(vec![out.end()?]),
+        for (part, files) in self.parts.iter().zip(&mut copied) {
+            part.require_content(files)?;
+        }
+        Ok(vec![out.end()?])
+    }
+}
+
+impl Part {
+    /// Compares the whole, which is all that is known where the snapshot did not look at each file. A file that a later copy
+    /// hides is read for it.
+    fn require_content(&self, files: &mut [Source]) -> Result<()> {
+        for file in files.iter_mut() {
+            if matches!(file.kind, SourceKind::File { digest: None, .. }) {
+                let mut hidden = Watched::open(file)?;
+                io::copy(&mut hidden, &mut io::sink())?;
+                file.found(hidden.end()?);
+            }
+        }
+        match content(files) == self.content {
+            true => Ok(()),
             false => Err(changed(Path::new(&self.from))),
+        }
+    }
+}
+
+/// Bytecode that gets the new time of its source, if it is of the state in which the source is.
+struct Dated<'f> {
+    head: io::Cursor<Vec<u8>>,
+    begun: bool,
+    file: &'f mut Watched,
+    source: (u32, u32),
+    time: u64,
+}
+
+impl<'f> Dated<'f> {
+    fn new(file: &'f mut Watched, source: (u32, u32), time: u64) -> Self {
+        Self { head: io::Cursor::default(), begun: false, file, source, time }
+    }
+}
+
+impl Read for Dated<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.begun {
+            self.begun = true;
+            let mut head = Vec::with_capacity(pyc::HEAD);
+            self.file.by_ref().take(pyc::HEAD as u64).read_to_end(&mut head)?;
+            if pyc::source(&head) == Some(self.source) {
+                pyc::date(&mut head, self.time);
+            }
+            self.head = io::Cursor::new(head);
+        }
+        match self.head.read(buffer)? {
+            0 => self.file.read(buffer),
+            read => Ok(read),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kiln_oci::OciError;
 use kiln_oci::compression::LayerTar;
 use kiln_oci::facts::FactsReader;
-use kiln_oci::image::Image;
+use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layer::Layer;
 use kiln_plan::base::BaseFacts;
 use serde::Serialize;
@@ -32,7 +32,7 @@ impl Facts {
 
 impl Step for Facts {
     type Product = Box<BaseFacts>;
-    const KIND: Kind = Kind { name: "facts", version: 3 };
+    const KIND: Kind = Kind { name: "facts", version: 4 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -61,7 +61,8 @@ impl Step for Facts {
         }
         let bytes = image.layers.iter().map(|layer| layer.size).sum();
         let work = context.work("inspect", name.as_str(), Some(bytes));
-        let mut reader = FactsReader::new();
+        let config: Config = from_json(&workshop.store.read(&image.config)?, "a config")?;
+        let mut reader = FactsReader::new().with_path(config.env("PATH"));
         for layer in &image.layers {
             let blob = workshop.open_anywhere(&layer.digest, layer.size).map_err(|error| match error {
                 BuildError::Oci(source @ OciError::NoBytes { .. }) => {

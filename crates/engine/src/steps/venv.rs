@@ -1,13 +1,25 @@
-//! `venv`: the virtual environment itself, a few links and `pyvenv.cfg` (PEP 405).
+//! `venv`: the virtual environment itself, a few links, scripts that activate it, and `pyvenv.cfg` (PEP 405).
 
 use kiln_oci::SPLICE_VERSION;
 use kiln_oci::layer::{Layer, LayerFile};
 use kiln_plan::base::Interpreter;
 use serde::Serialize;
 
+use crate::below::{Below, Manner};
 use crate::context::Context;
 use crate::error::Result;
 use crate::step::{Cost, Kind, Step, Subject};
+
+/// Read by login shells, which forget the environment.
+const LOGIN: &str = "# Programs of the virtual environment, which login shells forget.\n\
+                     case \":$PATH:\" in\n*:/opt/venv/bin:*) ;;\n*) PATH=/opt/venv/bin:$PATH ;;\nesac\nexport PATH\n";
+
+/// Scripts that entry points of images source, and people in their shells.
+const ACTIVATION: [(&str, &str); 3] = [
+    ("activate", include_str!("venv/activate.sh")),
+    ("activate.csh", include_str!("venv/activate.csh")),
+    ("activate.fish", include_str!("venv/activate.fish")),
+];
 
 /// The virtual environment of an image.
 #[derive(Serialize)]
@@ -16,39 +28,38 @@ pub(crate) struct Venv {
     python: String,
     interpreter: String,
     version: String,
+    /// Lines on what is below otherwise than on nothing at all.
+    below: Vec<String>,
+    /// Login shells find its programs.
+    login: bool,
     compressor: u32,
+    #[serde(skip)]
+    files: Vec<LayerFile>,
 }
 
 impl Venv {
-    pub(crate) fn new(python: &str, interpreter: &Interpreter) -> Self {
-        Self {
+    /// Fits an environment to what is below it, and puts it there.
+    pub(crate) fn new(python: &str, interpreter: &Interpreter, below: &mut Below) -> Result<Self> {
+        let mut files = files(python, interpreter);
+        let login = below.is_directory("etc/profile.d");
+        files.extend(login.then(|| LayerFile::bytes("etc/profile.d/kiln.sh", LOGIN)));
+        LayerFile::date(&mut files);
+        let files = files.into_iter().map(|file| (file, ())).collect();
+        let laid = below.lay("virtual environment", &Manner::default(), files)?;
+        Ok(Self {
             python: python.to_owned(),
             interpreter: interpreter.path.clone(),
             version: interpreter.version.clone(),
+            below: laid.notes,
+            login,
             compressor: SPLICE_VERSION,
-        }
+            files: laid.files.into_iter().map(|(file, _)| file).collect(),
+        })
     }
 
     /// Returns the members of the layer.
     pub(crate) fn files(&self) -> Vec<LayerFile> {
-        let Self { python, interpreter, version, .. } = self;
-        let home = interpreter.rsplit_once('/').map_or("/", |(home, _)| home);
-        let config = format!(
-            "home = {home}\nimplementation = CPython\nversion_info = {version}\ninclude-system-site-packages = false\n"
-        );
-        let site = format!("opt/venv/lib/python{python}");
-        let directories = ["opt/venv", "opt/venv/bin", "opt/venv/lib", &site, &format!("{site}/site-packages")]
-            .map(|path| LayerFile::directory(path.to_owned()));
-        let links = [
-            ("opt/venv/bin/python".to_owned(), interpreter.clone()),
-            ("opt/venv/bin/python3".to_owned(), "python".to_owned()),
-            (format!("opt/venv/bin/python{python}"), "python".to_owned()),
-            ("opt/venv/lib64".to_owned(), "lib".to_owned()),
-        ];
-        let mut files: Vec<LayerFile> = directories.into();
-        files.extend(links.into_iter().map(|(path, to)| LayerFile::symlink(path, to)));
-        files.push(LayerFile::bytes("opt/venv/pyvenv.cfg", config));
-        files
+        self.files.clone()
     }
 
     /// Returns the line of the image's history.
@@ -57,9 +68,31 @@ impl Venv {
     }
 }
 
+fn files(python: &str, interpreter: &Interpreter) -> Vec<LayerFile> {
+    let Interpreter { path: interpreter, version, .. } = interpreter;
+    let home = interpreter.rsplit_once('/').map_or("/", |(home, _)| home);
+    let config = format!(
+        "home = {home}\nimplementation = CPython\nversion_info = {version}\ninclude-system-site-packages = false\n"
+    );
+    let site = format!("opt/venv/lib/python{python}");
+    let directories = ["opt/venv", "opt/venv/bin", "opt/venv/lib", &site, &format!("{site}/site-packages")]
+        .map(|path| LayerFile::directory(path.to_owned()));
+    let links = [
+        ("opt/venv/bin/python".to_owned(), interpreter.clone()),
+        ("opt/venv/bin/python3".to_owned(), "python".to_owned()),
+        (format!("opt/venv/bin/python{python}"), "python".to_owned()),
+        ("opt/venv/lib64".to_owned(), "lib".to_owned()),
+    ];
+    let mut files: Vec<LayerFile> = directories.into();
+    files.extend(links.into_iter().map(|(path, to)| LayerFile::symlink(path, to)));
+    files.extend(ACTIVATION.map(|(name, text)| LayerFile::bytes(format!("opt/venv/bin/{name}"), text)));
+    files.push(LayerFile::bytes("opt/venv/pyvenv.cfg", config));
+    files
+}
+
 impl Step for Venv {
     type Product = Vec<Layer>;
-    const KIND: Kind = Kind { name: "venv", version: 1 };
+    const KIND: Kind = Kind { name: "venv", version: 3 };
 
     fn subject(&self) -> Subject {
         Subject::Environment

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile};
+use kiln_oci::time::packaged;
 use kiln_oci::{SPLICE_VERSION, Source, splice, whole};
+use kiln_plan::base::{DirectoryLine, LinkLine};
 use kiln_plan::event::Work;
 use kiln_plan::stack::Compression;
 use kiln_wheel::install::{Content, MAPPING_VERSION, Scheme};
 use serde::Serialize;
 
+use crate::below::{Below, Manner};
 use crate::context::Context;
 use crate::error::Result;
 use crate::installed;
@@ -26,6 +29,10 @@ pub(crate) struct Wheels {
     /// Paths that some of them leave out; a layer of one wheel is covered where it must be.
     conflicts: Option<Node<Conflicts>>,
     scheme: Scheme,
+    /// Directories and links around the environment that are not as they are made: none on most bases, so that a wheel has the
+    /// same layer there.
+    #[serde(skip_serializing_if = "Around::is_empty")]
+    around: Around,
     compression: Compression,
     /// Compressed bytes that one layer has at most.
     max_layer_size: Option<u64>,
@@ -37,10 +44,24 @@ pub(crate) struct Wheels {
     bytes: u64,
 }
 
+/// Directories and links below a layer.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Around {
+    pub(crate) directories: Vec<DirectoryLine>,
+    pub(crate) links: Vec<LinkLine>,
+}
+
+impl Around {
+    fn is_empty(&self) -> bool {
+        self.directories.is_empty() && self.links.is_empty()
+    }
+}
+
 /// The form of the layers of an image.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerForm {
     pub(crate) scheme: Scheme,
+    pub(crate) around: Around,
     pub(crate) compression: Compression,
     pub(crate) max_layer_size: Option<u64>,
 }
@@ -61,6 +82,7 @@ impl Wheels {
             wheels,
             conflicts,
             scheme: form.scheme.clone(),
+            around: form.around.clone(),
             compression: form.compression,
             max_layer_size: form.max_layer_size,
             mapping: MAPPING_VERSION,
@@ -73,7 +95,7 @@ impl Wheels {
 
 impl Step for Wheels {
     type Product = Vec<Layer>;
-    const KIND: Kind = Kind { name: "wheels", version: 2 };
+    const KIND: Kind = Kind { name: "wheels", version: 3 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -132,6 +154,7 @@ impl Wheels {
         let left_out = self.conflicts.map(|node| &context.get(node).left_out);
         let mut members = Vec::new();
         for (place, (wheel, source)) in wheels.iter().zip(sources).enumerate() {
+            let time = packaged(&wheel.digest);
             for file in installed::files(&wheel.file, source.file.try_clone()?, &self.scheme)? {
                 if left_out.and_then(|paths| paths.get(&file.path)).is_some_and(|places| places.contains(&place)) {
                     continue;
@@ -141,7 +164,7 @@ impl Wheels {
                     Content::Bytes(bytes) => Body::Bytes(bytes),
                 };
                 let mode = if file.executable { 0o755 } else { 0o644 };
-                members.push(LayerFile { path: file.path, mode, owner: (0, 0), body });
+                members.push(LayerFile { time, ..LayerFile::new(file.path, mode, body) });
             }
         }
         let parts = split(members, self.max_layer_size);
@@ -163,11 +186,25 @@ impl Wheels {
             directories.above(&file.path, |directory| self.scheme.exists(directory), &mut files);
             files.push(file);
         }
+        let files = self.fitted(files)?;
         let (store, crew) = (workshop.store, workshop.crew()?);
         Ok(match self.compression {
             Compression::Gzip => splice(store, crew, sources, files, work)?,
             Compression::Zstd => whole::recompress(store, crew, sources, &files, workshop.surroundings.jobs, work)?,
         })
+    }
+}
+
+impl Wheels {
+    /// Fits the files of a layer to what is below it.
+    fn fitted(&self, files: Vec<LayerFile>) -> Result<Vec<LayerFile>> {
+        if self.around.is_empty() {
+            return Ok(files);
+        }
+        let mut below = Below::of_lines(&self.around.directories, &self.around.links);
+        let files = files.into_iter().map(|file| (file, ())).collect();
+        let laid = below.lay(&self.subject.to_string(), &Manner::default(), files)?;
+        Ok(laid.files.into_iter().map(|(file, _)| file).collect())
     }
 }
 

@@ -47,7 +47,8 @@ impl Build {
         with_reported_project(global, &self.stack, cancel, reporter, |project| {
             for image in project.chosen(&self.images)? {
                 // Before anything is done: where it is to go must be known.
-                if self.push && (self.images.is_empty() || self.images.contains(&image.name)) {
+                let is_wanted = if self.images.is_empty() { image.publish } else { self.images.contains(&image.name) };
+                if self.push && is_wanted {
                     project.repository(image)?;
                 }
             }

@@ -1,7 +1,8 @@
 //! `kiln plan`
 
 use clap::Args;
-use kiln_engine::{ImagePlan, Needs, State, StepPlan, Upgrade};
+use kiln_engine::{CopyPlan, ImagePlan, Needs, State, StepPlan, Upgrade};
+use kiln_oci::names;
 use kiln_plan::event::Cancel;
 use kiln_plan::size;
 use serde_json::json;
@@ -14,12 +15,18 @@ use crate::arguments::{Global, StackOptions};
 pub(crate) struct Plan {
     /// Images [default: all]
     images: Vec<String>,
+    /// List the files that copies take instead, and those that they leave out, with the rules that say so
+    #[arg(long)]
+    files: bool,
     #[command(flatten)]
     stack: StackOptions,
 }
 
 impl Plan {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        if self.files {
+            return self.list_files(global, cancel);
+        }
         let plans = with_project(global, &self.stack, cancel, |project| {
             project.chosen(&self.images)?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
@@ -40,6 +47,32 @@ impl Plan {
         let summaries: Vec<String> = plans.iter().map(|plan| summary(plan, several)).collect();
         print(&format!("{}\n{}\n", table(&rows), summaries.join(" · ")))
     }
+}
+
+impl Plan {
+    fn list_files(&self, global: &Global, cancel: &Cancel) -> Outcome {
+        let plans = with_project(global, &self.stack, cancel, |project| Ok(project.plan_files(&self.images)?))?;
+        if global.json {
+            return print_json(&json!({ "copies": plans }));
+        }
+        print(&plans.iter().map(files).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Returns what a copy takes, a line for each path, and what it leaves out.
+fn files(plan: &CopyPlan) -> String {
+    let mut rows = Vec::new();
+    for file in &plan.files {
+        let size = if file.kind == "file" { size::format(file.size) } else { file.kind.to_owned() };
+        let path = if file.path.is_empty() { "." } else { file.path.as_str() };
+        let path = String::from_utf8_lossy(&names::bytes(path)).replace(char::is_control, "\u{fffd}");
+        rows.push(vec![format!("  {path}"), file.mode.clone().unwrap_or_default(), format!("{size:>9}")]);
+    }
+    let decided = plan.decided.iter().map(|decided| {
+        let verb = if decided.is_kept { "kept" } else { "left out" };
+        format!("  {verb}: {} by {}\n", decided.path.display(), decided.rule)
+    });
+    format!("{}: copy {} to {}\n{}{}", plan.image, plan.from, plan.to, table(&rows), decided.collect::<String>())
 }
 
 fn row(step: &StepPlan) -> Vec<String> {

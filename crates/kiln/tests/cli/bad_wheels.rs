@@ -207,7 +207,7 @@ fn conflicting_headers_are_refused() {
     assert_snapshot!(refused(&twice.finish()), @r"
     ------- stderr -------
     error: the wheel `broken-1.0-py3-none-any.whl` cannot be used
-      caused by: its entry `broken/a.py` is there twice
+      caused by: its entry `broken/a.py` is there twice, with different content
 
     hint: the file is damaged or not what it says it is: get it again, or report it to its author
     [exit status: 1]

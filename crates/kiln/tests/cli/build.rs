@@ -23,6 +23,7 @@ fn a_layout_holds_what_an_installer_would_have_written() {
     environment.succeed("build --output oci:out");
     let image = ReadBack::of(&environment.path("out"), "app", "amd64");
     assert_snapshot!(image.list(), @r"
+    d0755 0:0 opt
     d0755 0:0 opt/venv
     d0755 0:0 opt/venv/bin
     d0755 0:0 opt/venv/lib
@@ -32,6 +33,9 @@ fn a_layout_holds_what_an_installer_would_have_written() {
     l0777 0:0 opt/venv/bin/python3 -> python
     l0777 0:0 opt/venv/bin/python3.11 -> python
     l0777 0:0 opt/venv/lib64 -> lib
+    -0644 0:0 opt/venv/bin/activate
+    -0644 0:0 opt/venv/bin/activate.csh
+    -0644 0:0 opt/venv/bin/activate.fish
     -0644 0:0 opt/venv/pyvenv.cfg
     --
     d0755 0:0 opt/venv
@@ -83,8 +87,8 @@ fn a_layout_holds_what_an_installer_would_have_written() {
     assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/words/__init__.py"), "version = \"2.1\"\n");
     let record = image.text("opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/RECORD");
     assert!(record.contains("../../../bin/greet,sha256="), "{record}");
-    // 1980-01-01: Python's zip tools refuse older files.
-    assert!(image.added().all(|member| member.modified == 315_532_800));
+    // From 1980-01-02 on: Python's zip tools refuse files that are older anywhere on earth.
+    assert!(image.added().all(|member| member.modified >= 315_619_200));
 }
 
 #[test]
@@ -94,16 +98,16 @@ fn a_layout_keeps_the_images_that_other_builds_put_there() {
     environment.succeed("build app --output oci:out");
     environment.succeed("build other --output oci:out");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
-    app (linux/amd64)  sha256:<digest>  7.71 kB
+    app (linux/amd64)  sha256:<digest>  8.45 kB
       env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
       <digest>    6.17 kB  (base)
-      <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
-      <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
-    other (linux/amd64)  sha256:<digest>  7.71 kB
+      <digest>    1.06 kB  kiln: virtual environment for /usr/bin/python3.11
+      <digest>    1.22 kB  kiln: greeting 1.0, words 2.1
+    other (linux/amd64)  sha256:<digest>  8.45 kB
       env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
       <digest>    6.17 kB  (base)
-      <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
-      <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
+      <digest>    1.06 kB  kiln: virtual environment for /usr/bin/python3.11
+      <digest>    1.22 kB  kiln: greeting 1.0, words 2.1
     ");
 }
 
@@ -295,9 +299,16 @@ fn user_and_time_zone_are_a_layer_of_their_own() {
     environment.succeed("build --output oci:out");
     let image = ReadBack::of(&environment.path("out"), "app", "amd64");
     assert_snapshot!(image.list(), @r"
+    d0755 0:0 etc
     -0644 0:0 etc/passwd
     -0644 0:0 etc/group
+    d0755 0:0 home
     d0755 1000:1000 home/alice
+    d0755 0:0 usr
+    d0755 0:0 usr/share
+    d0755 0:0 usr/share/zoneinfo
+    d0755 0:0 usr/share/zoneinfo/Asia
+    -0644 0:0 usr/share/zoneinfo/Asia/Seoul
     l0777 0:0 etc/localtime -> /usr/share/zoneinfo/Asia/Seoul
     -0644 0:0 etc/timezone
     ");
@@ -314,18 +325,24 @@ fn user_and_time_zone_are_a_layer_of_their_own() {
     ");
     assert_eq!(image.text("etc/timezone"), "Asia/Seoul\n");
     let run = &image.config.config;
-    assert_eq!((run.user.as_str(), run.working_dir.as_str()), ("alice", "/home/alice"));
+    assert_eq!((run.user.as_str(), run.working_dir.as_str()), ("1000:1000", "/home/alice"));
     assert!(run.env.contains(&"TZ=Asia/Seoul".to_owned()));
 }
 
 #[test]
 fn a_user_whose_ids_the_base_has_otherwise_is_refused() {
     let environment = TestEnvironment::with_stack(&stack("user = { name = \"nobody\", uid = 1000 }"));
-    assert_snapshot!(environment.kiln("build"), @r"
+    assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    error: the base of `app` has a user `nobody` already, with the ids 65534:65534: take those, or another name
+    error: the base has a user `nobody` already, with the ids 65534:65534
+      --> kiln.toml:13:8
+       |
+    13 | user = { name = "nobody", uid = 1000 }
+       |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: take those ids, run as them with `user = "nobody"`, take another name, or say `replace = true`
     [exit status: 2]
-    ");
+    "#);
 }
 
 #[test]
@@ -333,7 +350,7 @@ fn settings_are_inherited_and_an_entry_point_clears_the_command() {
     let environment = TestEnvironment::with_stack(&stack(
         "env = { A = \"1\", B = \"2\" }\ncommand = [\"serve\"]\nlabels = { one = \"1\" }\nworkdir = \"/app\"\n\n\
          [images.below]\nfrom = \"app\"\nenv = { B = \"3\" }\nlabels = { two = \"2\" }\n\n\
-         [images.tool]\nfrom = \"app\"\nentrypoint = [\"tool\"]",
+         [images.tool]\nfrom = \"app\"\nentrypoint = [\"python3.11\"]",
     ));
     environment.succeed("build --output oci:out");
     let config = |name: &str| ReadBack::of(&environment.path("out"), name, "amd64").config.config;
@@ -342,7 +359,7 @@ fn settings_are_inherited_and_an_entry_point_clears_the_command() {
     assert_eq!((below.cmd, below.working_dir), (vec!["serve".to_owned()], "/app".to_owned()));
     assert_eq!(below.labels.len(), 2);
     let tool = config("tool");
-    assert_eq!((tool.entrypoint, tool.cmd), (vec!["tool".to_owned()], Vec::new()));
+    assert_eq!((tool.entrypoint, tool.cmd), (vec!["python3.11".to_owned()], Vec::new()));
 }
 
 #[test]
@@ -379,10 +396,10 @@ fn an_image_on_nothing_needs_no_base_at_all() {
         "[stack]\nname = \"demo\"\n[target]\nplatforms = [\"linux/arm64\"]\n[images.data]\nfrom = \"scratch\"\n\
          copy = [{ from = \"hello.txt\", to = \"/hello.txt\" }]\n",
     );
-    assert_snapshot!(environment.kiln("build --output oci:out"), @"data sha256:<digest> 95 B in 1 layer");
+    assert_snapshot!(environment.kiln("build --output oci:out"), @"data sha256:<digest> 94 B in 1 layer");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
-    data (linux/arm64)  sha256:<digest>  95 B
-      <digest>       95 B  kiln: copy hello.txt to /hello.txt
+    data (linux/arm64)  sha256:<digest>  94 B
+      <digest>       94 B  kiln: copy hello.txt to /hello.txt
     ");
 }
 

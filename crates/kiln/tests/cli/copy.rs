@@ -22,7 +22,7 @@ fn project(copy: &str) -> TestEnvironment {
 #[track_caller]
 fn copied(copy: &str) -> String {
     let environment = project(copy);
-    environment.write("ignored.txt", "*.md\n/deep/\n");
+    environment.write("ignored.txt", "*.md\n/src/deep/\n");
     environment.succeed("build --output oci:out");
     ReadBack::of(&environment.path("out"), "app", "amd64").list()
 }
@@ -33,7 +33,7 @@ fn a_directory_goes_with_its_content_and_only_execute_bits_of_its_modes() {
     d0755 0:0 app
     d0755 0:0 app/deep
     -0644 0:0 app/deep/tool.pyc
-    -0755 0:0 app/deep/tool.sh
+    -0700 0:0 app/deep/tool.sh
     l0777 0:0 app/link.py -> main.py
     -0644 0:0 app/main.py
     -0644 0:0 app/notes.md
@@ -45,7 +45,7 @@ fn patterns_leave_files_out() {
     assert_snapshot!(copied(r#"{ from = "src/", to = "/app/", exclude = ["**/*.pyc", "link.py"] }"#), @r"
     d0755 0:0 app
     d0755 0:0 app/deep
-    -0755 0:0 app/deep/tool.sh
+    -0700 0:0 app/deep/tool.sh
     -0644 0:0 app/main.py
     -0644 0:0 app/notes.md
     ");
@@ -59,7 +59,8 @@ fn patterns_leave_files_out() {
 #[test]
 fn owner_and_mode_are_set_on_all_that_is_copied() {
     assert_snapshot!(copied(r#"{ from = "src", to = "/srv/app", owner = "1000:50", mode = "0640" }"#), @r"
-    d0755 1000:50 srv/app
+    d0755 1000:50 srv
+    d0750 1000:50 srv/app
     d0750 1000:50 srv/app/deep
     -0640 1000:50 srv/app/deep/tool.pyc
     -0640 1000:50 srv/app/deep/tool.sh
@@ -99,8 +100,16 @@ fn an_owner_that_the_base_does_not_have_is_named_with_those_it_has() {
 
 #[test]
 fn a_file_goes_to_the_path_or_into_the_directory_that_ends_with_a_slash() {
-    assert_snapshot!(copied(r#"{ from = "src/main.py", to = "/usr/bin/start" }"#), @"-0644 0:0 usr/bin/start");
-    assert_snapshot!(copied(r#"{ from = "src/main.py", to = "/opt/tools/" }"#), @"-0644 0:0 opt/tools/main.py");
+    assert_snapshot!(copied(r#"{ from = "src/main.py", to = "/usr/bin/start" }"#), @r"
+    d0755 0:0 usr
+    d0755 0:0 usr/bin
+    -0644 0:0 usr/bin/start
+    ");
+    assert_snapshot!(copied(r#"{ from = "src/main.py", to = "/opt/tools/" }"#), @r"
+    d0755 0:0 opt
+    d0755 0:0 opt/tools
+    -0644 0:0 opt/tools/main.py
+    ");
     assert_snapshot!(copied(r#"{ from = "src/main.py", to = "/" }"#), @"-0644 0:0 main.py");
 }
 

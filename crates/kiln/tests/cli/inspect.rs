@@ -27,8 +27,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
       virtual environment              to do: never built, under a second
       solver 3.0            8.87 MB    to do: never built
       2 small packages      2.01 kB    depends on greeting-1.0-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, words-2.1-py3-none-any.whl: never built
-      copy src to /app          8 B    to do: never built
       time zone UTC                    to do: never built, under a second
+      copy src to /app          8 B    to do: never built
       image                            depends on virtual environment, solver 3.0, 2 small packages and 2 more
     empty (linux/amd64)
       image                            depends on app
@@ -42,8 +42,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
       virtual environment              in the store
       solver 3.0            8.87 MB    in the store
       2 small packages      2.01 kB    in the store
-      copy src to /app          8 B    in the store
       time zone UTC                    in the store
+      copy src to /app          8 B    in the store
     empty (linux/amd64)
 
     app: unchanged · empty: unchanged
@@ -116,9 +116,9 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               "reasons": []
             },
             {
-              "name": "copy src to /app",
+              "name": "time zone UTC",
               "key": "<digest>",
-              "bytes": 8,
+              "bytes": 0,
               "state": {
                 "state": "here"
               },
@@ -131,9 +131,9 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               "reasons": []
             },
             {
-              "name": "time zone UTC",
+              "name": "copy src to /app",
               "key": "<digest>",
-              "bytes": 0,
+              "bytes": 8,
               "state": {
                 "state": "here"
               },
@@ -179,14 +179,15 @@ fn an_image_of_the_stack_a_layout_and_a_wheel_can_be_looked_at() {
     ));
     environment.succeed("build --output oci:out");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
-    app (linux/amd64)  sha256:<digest>  7.71 kB
+    app (linux/amd64)  sha256:<digest>  8.53 kB
       user: nobody
       workdir: /tmp
       entrypoint: greet
       env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
       <digest>    6.17 kB  (base)
-      <digest>      342 B  kiln: virtual environment for /usr/bin/python3.11
-      <digest>    1.20 kB  kiln: greeting 1.0, words 2.1
+      <digest>    1.06 kB  kiln: virtual environment for /usr/bin/python3.11
+      <digest>    1.22 kB  kiln: greeting 1.0, words 2.1
+      <digest>       79 B  kiln: files /tmp
     ");
     assert_eq!(environment.succeed("inspect app"), environment.succeed("inspect oci:out"));
     assert_snapshot!(environment.kiln("inspect wheels/greeting-1.0-py3-none-any.whl"), @r"

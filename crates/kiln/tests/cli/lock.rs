@@ -62,7 +62,7 @@ fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
     assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: base (1 package), serve (1 package), serve-debug (2 packages), train (3 packages)");
     assert_snapshot!(environment.read("kiln.lock"), @r#"
     # Written by `kiln lock`; not meant to be edited.
-    version = 2
+    version = 3
 
     [[base]]
     name = "oci base"
@@ -82,6 +82,16 @@ fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
         "staff:x:50:",
         "nogroup:x:65534:",
     ]
+    folders = [
+        "etc",
+        "lib(x86_64-linux-gnu)",
+        "usr(bin)",
+    ]
+    programs = [
+        "etc(group os-release passwd)",
+        "usr(bin(python3.11))",
+    ]
+    path = "/usr/local/bin:/usr/bin:/bin"
     interpreters = [
         { path = "/usr/bin/python3.11", version = "3.11", site-packages = "/usr/local/lib/python3.11/dist-packages" },
     ]
@@ -104,6 +114,16 @@ fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
         "staff:x:50:",
         "nogroup:x:65534:",
     ]
+    folders = [
+        "etc",
+        "lib(aarch64-linux-gnu)",
+        "usr(bin)",
+    ]
+    programs = [
+        "etc(group os-release passwd)",
+        "usr(bin(python3.11))",
+    ]
+    path = "/usr/local/bin:/usr/bin:/bin"
     interpreters = [
         { path = "/usr/bin/python3.11", version = "3.11", site-packages = "/usr/local/lib/python3.11/dist-packages" },
     ]
@@ -461,13 +481,13 @@ fn a_lock_of_the_former_version_is_renewed_with_the_same_choices() {
     let environment = tiers();
     environment.succeed("lock");
     let lock = environment.read("kiln.lock");
-    // As the former version wrote it: no layers, and facts with fields that are gone.
-    let former = lock.replace("version = 2", "version = 1").replace("layers = 1\n", "");
+    // As the former version wrote it: facts with fields that are gone.
+    let former = lock.replace("version = 3", "version = 2");
     let former = former.replace("[base.facts]\n", "[base.facts]\npackage-manager = \"apt\"\n");
     environment.write("kiln.lock", &former);
     assert_snapshot!(environment.kiln("build --locked"), @r"
     ------- stderr -------
-    error: the lock does not fit the stack: it has format version 1, and this kiln writes 2
+    error: the lock does not fit the stack: it has format version 2, and this kiln writes 3
 
     hint: run `kiln lock`
     [exit status: 2]

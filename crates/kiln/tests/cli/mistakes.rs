@@ -46,15 +46,15 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
     help: did you mean `copy`?
     [exit status: 2]
     ");
-    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nvolumes = []\n"), @r"
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nprivileged = []\n"), @r"
     ------- stderr -------
-    error: unknown key `volumes`
+    error: unknown key `privileged`
       --> kiln.toml:10:1
        |
-    10 | volumes = []
-       | ^^^^^^^
+    10 | privileged = []
+       | ^^^^^^^^^^
        |
-    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`
+    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `python`, `copy`, `files`, `users`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `healthcheck`, `expose`, `volumes`, `stop-signal`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`, `publish`
     [exit status: 2]
     ");
     assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"base\", tag = \"x\" }\n"), @r#"

@@ -55,7 +55,7 @@ fn a_base_is_locked_to_digests_and_its_layers_are_read_once() {
     machine.succeed("build");
     machine.succeed("lock");
     assert_eq!(registry.log(), []);
-    assert_snapshot!(machine.kiln("du").stdout.lines().nth(2).unwrap(), @"recipes of layers         1.25 kB  2, for 989 B of layers");
+    assert_snapshot!(machine.kiln("du").stdout.lines().nth(2).unwrap(), @"recipes of layers         1.99 kB  2, for 1.72 kB of layers");
 }
 
 #[test]
@@ -77,19 +77,19 @@ fn on_the_same_registry_the_base_is_mounted_and_on_another_it_is_streamed_throug
     hub.log();
     assert_snapshot!(machine.kiln("build --push"), @r"
     app sha256:<digest> <size> in 3 layers for 2 platforms
-    pushed 127.0.0.1:<port>/acme/demo/app:<tag>, latest: 2.25 kB sent, 12.3 kB mounted
+    pushed 127.0.0.1:<port>/acme/demo/app:<tag>, latest: 3.05 kB sent, 12.3 kB mounted
     ");
     assert_eq!(requests(&hub, Request::GetBlob), 0);
     assert_eq!(hub.check(), Ok(()));
     let (machine, _) = project(&hub, &own);
     assert_snapshot!(machine.kiln("build --push"), @r"
     app sha256:<digest> <size> in 3 layers for 2 platforms
-    pushed 127.0.0.1:<port>/acme/demo/app:<tag>, latest: 14.6 kB sent
+    pushed 127.0.0.1:<port>/acme/demo/app:<tag>, latest: 15.4 kB sent
     ");
     assert_eq!(own.check(), Ok(()));
     let both = [&hub, &own].map(|registry| registry.manifest("acme/demo/app", "latest"));
     assert_eq!(both[0], both[1]);
-    assert_snapshot!(machine.kiln("du").stdout.lines().nth(1).unwrap(), @"wheels and other files    5.48 kB  11");
+    assert_snapshot!(machine.kiln("du").stdout.lines().nth(1).unwrap(), @"wheels and other files    5.55 kB  11");
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn the_plan_says_what_is_where_and_why() {
       virtual environment              in the registry
       2 small packages      7.98 MB    in the registry
     train (linux/amd64)
-      2 small packages      1.74 kB    depends on greeting-1.1-py3-none-any.whl: greeting 1.0 -> 1.1 (kiln.lock line 42)
+      2 small packages      1.74 kB    depends on greeting-1.1-py3-none-any.whl: greeting 1.0 -> 1.1 (kiln.lock line 52)
       copy src to /app         15 B    to do: src to /app changed (kiln.toml line 22)
       image                            depends on 2 small packages, copy src to /app
 
@@ -74,7 +74,7 @@ fn the_plan_says_what_is_where_and_why() {
     train:
       copy: src to /app changed (kiln.toml line 22)
       env.MODE: fast -> slow (kiln.toml line 23)
-      packages: greeting 1.0 -> 1.1 (kiln.lock line 42)
+      packages: greeting 1.0 -> 1.1 (kiln.lock line 52)
     everything above unchanged
     ");
     second.succeed("build");
@@ -82,7 +82,7 @@ fn the_plan_says_what_is_where_and_why() {
     train: nothing changed since it was built; before that
       copy: src to /app changed (kiln.toml line 22)
       env.MODE: fast -> slow (kiln.toml line 23)
-      packages: greeting 1.0 -> 1.1 (kiln.lock line 42)
+      packages: greeting 1.0 -> 1.1 (kiln.lock line 52)
     everything above unchanged
     ");
     assert_snapshot!(second.kiln("plan train"), @r"
@@ -270,7 +270,8 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     let mut sorted = without_ages.clone();
     sorted.sort_unstable();
     assert_snapshot!(sorted.join("\n"), @r"
-    129 B  copy       copy src to /app                                  arr/train linux/amd64
+    1.06 kB  venv       virtual environment                               arr/ml linux/amd64     persist
+    137 B  copy       copy src to /app                                  arr/train linux/amd64
     15 records, 7.98 MB
     179 B  paths      words-1.0-py3-none-any.whl                        arr/ml linux/amd64     persist
     180 B  paths      names-1.0-py3-none-any.whl                        arr/train linux/amd64
@@ -283,9 +284,8 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     2 B  conflicts  train                                             arr/train linux/amd64
     2 B  image      ml                                                arr/ml linux/amd64     persist
     2 B  image      train                                             arr/train linux/amd64
-    342 B  venv       virtual environment                               arr/ml linux/amd64     persist
     7.98 MB  wheels     2 small packages                                  arr/ml linux/amd64     persist
-    849 B  wheels     2 small packages                                  arr/train linux/amd64
+    871 B  wheels     2 small packages                                  arr/train linux/amd64
     ");
     assert_snapshot!(first.kiln("cache prune --remote --older-than 1d"), @"0 records removed, 15 kept");
     assert!(first.succeed("cache prune --remote --keep-storage 0GB --dry-run").contains("would go"));

@@ -3,7 +3,8 @@
 //! mmdebstrap is reproducible on one machine with one version of itself. What still differs between machines is undone
 //! here, and what a system only needs while it runs is left out:
 //!
-//! - Order, times and the names of owners are the file system's: sorted by path, 1980-01-01, numbers only.
+//! - Order, times and the names of owners are the file system's: sorted by path, one time for all files (see
+//!   [`crate::time`]), numbers only.
 //! - `/dev/*`, `/proc/*`, `/sys/*`, `/tmp/*`, files in `/run` and device nodes are dropped: the runtime mounts its own,
 //!   and an ordinary user could not make them.
 //! - `/etc/hostname` and `/etc/resolv.conf` are dropped: mmdebstrap copies them from the host.
@@ -16,8 +17,8 @@
 //!   not trust the archive anyway. The mirror's address stays: it is mmdebstrap's constant or the stack file's word,
 //!   not the machine's.
 //! - `99mmdebstrap` in the configuration of apt and dpkg is dropped: options that were for the bootstrap alone.
-//! - A `.pyc` holds the time of its source, which is a new one now: rewritten (PEP 552), or Python would compile it
-//!   again on every start.
+//! - A `.pyc` that holds the time and size of its source as they were gets the new time (PEP 552), or Python would compile it
+//!   again on every start; any other stays as it is.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -26,9 +27,10 @@ use kiln_plan::whiteout;
 use tar::EntryType;
 
 use super::DebianError;
-use crate::FILE_TIME;
+use crate::bytecode;
 use crate::facts::entries::Entries;
 use crate::header::{Member, Writer};
+use crate::time::OLDEST;
 
 /// What the index of an archive may take: some million members.
 const MAX_INDEX: usize = 512 * 1024 * 1024;
@@ -56,6 +58,8 @@ struct Inode {
     mode: u32,
     uid: u64,
     gid: u64,
+    /// Seconds since 1970.
+    time: u64,
     size: u64,
     offset: u64,
     /// Target of a symbolic link.
@@ -82,8 +86,9 @@ enum Treatment {
     Bytecode,
 }
 
-/// Reads the archive that mmdebstrap wrote, twice, and writes it deterministically (see the module's description).
-pub fn normalise(mut raw: impl Read + Seek, out: impl Write) -> Result<Normalised, DebianError> {
+/// Reads the archive that mmdebstrap wrote, twice, and writes it deterministically (see the module's description). Files get
+/// `time`, in seconds since 1970.
+pub fn normalise(mut raw: impl Read + Seek, out: impl Write, time: u64) -> Result<Normalised, DebianError> {
     let index = index(BufReader::with_capacity(BUFFER, &mut raw))?;
     let keyring = index.keyring();
     let mut writer = Writer::new(BufWriter::with_capacity(BUFFER, out));
@@ -100,7 +105,11 @@ pub fn normalise(mut raw: impl Read + Seek, out: impl Write) -> Result<Normalise
         }
         let earlier = first.get(id).copied();
         first.entry(*id).or_insert(path);
-        write(&mut writer, &mut raw, (path, inode), treatment, earlier, keyring)
+        let source = std::str::from_utf8(path).ok().filter(|_| treatment == Treatment::Bytecode);
+        let source = source.and_then(|path| index.inode(&bytecode::source_path(path)?));
+        let source = source.map(|source| (source.time as u32, source.size as u32));
+        let rewriting = Rewriting { treatment, earlier, keyring, source, time };
+        write(&mut writer, &mut raw, (path, inode), &rewriting)
             .map_err(|source| DebianError::Member { path: String::from_utf8_lossy(path).into_owned(), source })?;
         members += 1;
     }
@@ -139,6 +148,7 @@ fn index(raw: impl Read) -> Result<Index, DebianError> {
                 mode: member.mode,
                 uid: member.uid,
                 gid: member.gid,
+                time: member.time,
                 size: member.size,
                 offset: member.offset,
                 link: member.link,
@@ -167,6 +177,10 @@ fn clean(path: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Index {
+    fn inode(&self, path: &str) -> Option<&Inode> {
+        self.inodes.get(*self.paths.get(path.as_bytes())?)
+    }
+
     /// The keyring that `sources.list` has to name, where apt does not trust any key by default.
     fn keyring(&self) -> Option<&'static str> {
         let trusted = b"etc/apt/trusted.gpg.d/";
@@ -230,14 +244,26 @@ impl Treatment {
     }
 }
 
+/// The form of a member in a tar.
+struct Rewriting<'a> {
+    treatment: Treatment,
+    /// The path under which its content was written already.
+    earlier: Option<&'a [u8]>,
+    /// The keyring for `sources.list`.
+    keyring: Option<&'a str>,
+    /// Time and size of a bytecode's source as they were.
+    source: Option<(u32, u32)>,
+    /// The time of files.
+    time: u64,
+}
+
 fn write<R: Read + Seek>(
     writer: &mut Writer<impl Write>,
     raw: &mut R,
     (path, inode): (&[u8], &Inode),
-    treatment: Treatment,
-    earlier: Option<&[u8]>,
-    keyring: Option<&str>,
+    rewriting: &Rewriting<'_>,
 ) -> io::Result<()> {
+    let &Rewriting { treatment, earlier, keyring, source, time } = rewriting;
     let slashed = [path, b"/"].concat();
     let mut member = Member {
         path: if inode.kind.is_dir() { &slashed } else { path },
@@ -246,6 +272,7 @@ fn write<R: Read + Seek>(
         mode: inode.mode,
         uid: inode.uid,
         gid: inode.gid,
+        time: if inode.kind.is_file() { time } else { OLDEST },
         size: inode.size,
         records: &inode.records,
     };
@@ -271,8 +298,11 @@ fn write<R: Read + Seek>(
         }
         Treatment::Bytecode => {
             let mut start = Vec::with_capacity(16);
-            data.by_ref().take(16).read_to_end(&mut start)?;
-            rewrite_bytecode_time(&mut start);
+            data.by_ref().take(bytecode::HEAD as u64).read_to_end(&mut start)?;
+            // Bytecode of another state of its source is stale, and stays so.
+            if source.is_some() && bytecode::source(&start) == source {
+                bytecode::date(&mut start, time);
+            }
             writer.member(&member, start.as_slice().chain(data))
         }
         Treatment::Keep | Treatment::Drop => writer.member(&member, data),
@@ -331,19 +361,6 @@ fn sources(text: &str, keyring: Option<&str>) -> String {
         out.push_str(&format!(" {rest}\n"));
     }
     out
-}
-
-/// Rewrites the time of the source in the first 16 bytes of a `.pyc`: magic, flags, time, size (PEP 552). Those that
-/// name their source by hash, and those of Python before 3.7, are left alone.
-fn rewrite_bytecode_time(start: &mut [u8]) {
-    /// 3.7 has 3394; Python 2 counted from 20121 upwards.
-    const MAGIC: std::ops::Range<u16> = 3394..20_000;
-    if let [low, high, b'\r', b'\n', 0, 0, 0, 0, time @ .., _, _, _, _] = start
-        && MAGIC.contains(&u16::from_le_bytes([*low, *high]))
-        && time.len() == 4
-    {
-        time.copy_from_slice(&(FILE_TIME as u32).to_le_bytes());
-    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
+use kiln_plan::base::Attributes;
+
+use crate::names;
+
 /// The largest configuration file that is kept whole.
 const MAX_TEXT: u64 = 4 * 1024 * 1024;
+
+/// The largest file of a skeleton that is taken.
+const MAX_SKELETON: u64 = 16 * 1024;
 
 /// How much of a distribution's metadata is read: name and version stand at its start (PEP 566).
 const MAX_METADATA: u64 = 64 * 1024;
@@ -22,6 +29,8 @@ const MAX_PACKAGES: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
     Text,
+    Account,
+    Skeleton,
     DpkgStatus,
     ApkDatabase,
     Glibc,
@@ -36,6 +45,10 @@ pub(crate) enum Interest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
     Text(String),
+    /// Attributes and content of a file of users or groups. Bytes that are not UTF-8 are held as names are.
+    Account(Attributes, String),
+    /// Mode and content of a file of `/etc/skel`; no content where that is no text or large.
+    Skeleton(u32, Option<String>),
     /// Versions of the packages of a database that bring Python or musl.
     Packages(BTreeMap<String, String>),
     /// `MAJOR.MINOR` as the library tells it.
@@ -67,7 +80,8 @@ impl Interest {
         let path = std::str::from_utf8(path).ok()?;
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         match path {
-            "etc/passwd" | "etc/group" | "etc/ld.so.conf" => return Some(Self::Text),
+            "etc/ld.so.conf" => return Some(Self::Text),
+            _ if path.starts_with("etc/skel/") => return Some(Self::Skeleton),
             "var/lib/dpkg/status" => return Some(Self::DpkgStatus),
             "lib/apk/db/installed" | "usr/lib/apk/db/installed" => return Some(Self::ApkDatabase),
             _ => {}
@@ -77,6 +91,10 @@ impl Interest {
             location.is_some_and(is_environment)
         };
         match name {
+            // They may be links, or lie behind one: to `/usr/etc`, or to `/usr/lib` (nss-altfiles).
+            "passwd" | "group" | "shadow" if matches!(folder, "etc" | "usr/etc" | "lib" | "usr/lib") => {
+                Some(Self::Account)
+            }
             "os-release" => Some(Self::Text),
             _ if name.ends_with(".conf") && last(folder) == "ld.so.conf.d" => Some(Self::Text),
             _ if folder == "var/lib/dpkg/status.d" && !name.ends_with(".md5sums") => Some(Self::DpkgStatus),
@@ -87,6 +105,7 @@ impl Interest {
             "PKG-INFO" if folder.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "RECORD" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Record),
             _ if name.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
+            "pyvenv.cfg" => Some(Self::Presence),
             "apt-get" | "apk" | "dnf" | "microdnf" | "zypper" | "pacman" => Some(Self::Presence),
             // Interpreters, and what links named after an interpreter lead to.
             _ if ["python", "platform-python", "pypy"].iter().any(|start| name.starts_with(start)) => {
@@ -97,15 +116,19 @@ impl Interest {
     }
 
     /// Reads what is of interest.
-    pub(crate) fn read(self, mut reader: impl Read) -> Result<Content, ContentError> {
+    pub(crate) fn read(self, reader: impl Read) -> Result<Content, ContentError> {
         Ok(match self {
-            Self::Text => {
+            Self::Text => Content::Text(String::from_utf8_lossy(&whole(reader)?).into_owned()),
+            Self::Account => {
+                let bytes = whole(reader)?;
+                let text = names::text(&bytes).unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
+                Content::Account(Attributes::default(), text)
+            }
+            Self::Skeleton => {
                 let mut bytes = Vec::new();
-                reader.by_ref().take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
-                if bytes.len() as u64 > MAX_TEXT {
-                    return Err(ContentError::TooLarge);
-                }
-                Content::Text(String::from_utf8_lossy(&bytes).into_owned())
+                reader.take(MAX_SKELETON + 1).read_to_end(&mut bytes)?;
+                let small = bytes.len() as u64 <= MAX_SKELETON && !bytes.contains(&0);
+                Content::Skeleton(0, String::from_utf8(bytes).ok().filter(|_| small))
             }
             Self::DpkgStatus => Content::Packages(stanzas(reader, "Package: ", "Version: ")?),
             Self::ApkDatabase => Content::Packages(stanzas(reader, "P:", "V:")?),
@@ -119,11 +142,18 @@ impl Interest {
     }
 }
 
+/// Reads a file of text.
+fn whole(reader: impl Read) -> Result<Vec<u8>, ContentError> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_TEXT { Err(ContentError::TooLarge) } else { Ok(bytes) }
+}
+
 impl Content {
     /// Bytes that it takes in memory, roughly.
     pub(crate) fn cost(&self) -> usize {
         match self {
-            Self::Text(text) => text.len(),
+            Self::Text(text) | Self::Account(_, text) | Self::Skeleton(_, Some(text)) => text.len(),
             Self::Packages(packages) => packages.iter().map(|(name, version)| name.len() + version.len() + 64).sum(),
             Self::Metadata(Some((name, version))) => name.len() + version.len(),
             _ => 0,
@@ -327,6 +357,7 @@ mod tests {
             ("usr/lib/os-release", Some(Interest::Text)),
             ("etc/ld.so.conf.d/cuda.conf", Some(Interest::Text)),
             ("home/etc/passwd", None),
+            ("usr/etc/passwd", Some(Interest::Account)),
             ("lib/x86_64-linux-gnu/libc-2.31.so", Some(Interest::Glibc)),
             ("lib/x86_64-linux-gnu/libc-client.so", None),
             ("usr/lib/python3/dist-packages/six-1.16.0.egg-info", Some(Interest::Metadata)),

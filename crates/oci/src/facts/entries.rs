@@ -73,6 +73,8 @@ pub struct Member {
     pub(crate) mode: u32,
     pub(crate) uid: u64,
     pub(crate) gid: u64,
+    /// Seconds since 1970; 0 where the field makes no sense.
+    pub(crate) time: u64,
     /// Bytes of data in the archive.
     pub size: u64,
     /// Where the data starts.
@@ -168,6 +170,7 @@ impl<R: Read> Entries<R> {
             mode: number(&old.mode, header.mode()).ok_or(invalid("mode"))? & 0o7777,
             uid: number(&old.uid, header.uid()).ok_or(invalid("user id"))?,
             gid: number(&old.gid, header.gid()).ok_or(invalid("group id"))?,
+            time: header.mtime().unwrap_or(0),
             size,
             offset: 0,
             sparse: kind.is_gnu_sparse(),

@@ -3,22 +3,34 @@
 use std::collections::BTreeMap;
 
 use kiln_picture::{Node, ROOT};
-use kiln_plan::base::{BaseFacts, Distribution, Interpreter, Libc, LibcFamily};
+use kiln_plan::base::{
+    Attributes, BaseFacts, DirectoryLine, Distribution, Interpreter, Libc, LibcFamily, SkeletonFile,
+};
 
-use super::Held;
 use super::contents::{Content, glibc_version_in_name, is_glibc, major_minor, release};
+use super::{Held, directories, programs};
 
 /// Everything that can be told about a base.
-pub(super) fn report(held: &Held) -> BaseFacts {
+pub(super) fn report(held: &Held, path: Option<String>) -> BaseFacts {
     let os = OsRelease::read(held);
     let packages = Packages::read(held);
+    let (folders, folder_depth) = directories::folders(held);
+    let mut facts = BaseFacts { path, folders, folder_depth, ..BaseFacts::default() };
+    facts.programs = programs::programs(held, &facts);
+    let search: Vec<Vec<u8>> = facts.search_path().filter_map(|path| held.resolve(path.as_bytes())).collect();
     BaseFacts {
         distribution: os.name(),
         libc: libc(held, &os, &packages),
-        interpreters: interpreters(held, &os, &packages),
+        interpreters: interpreters(held, &os, &packages, &search),
         distributions: distributions(held),
-        passwd: lines(held, b"etc/passwd").filter(|line| line.contains(':')).map(str::to_owned).collect(),
-        group: lines(held, b"etc/group").filter(|line| line.contains(':')).map(str::to_owned).collect(),
+        passwd: account_lines(held, b"etc/passwd"),
+        group: account_lines(held, b"etc/group"),
+        shadow: shadow(held),
+        account_files: account_files(held),
+        skeleton: skeleton(held),
+        links: directories::links(held),
+        directories: directories::unusual(held),
+        ..facts
     }
 }
 
@@ -109,8 +121,49 @@ fn text<'a>(held: &'a Held, path: &[u8]) -> Option<&'a str> {
     }
 }
 
-fn lines<'a>(held: &'a Held, path: &[u8]) -> impl Iterator<Item = &'a str> {
-    text(held, path).unwrap_or_default().lines()
+/// Returns the lines of a file of users or groups, comments too.
+fn account_lines(held: &Held, path: &[u8]) -> Vec<String> {
+    match held.file(path) {
+        Some(Content::Account(_, text)) => text.lines().map(|line| line.replace(char::is_control, " ")).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the files of users and groups whose owner or mode is not the usual one.
+fn account_files(held: &Held) -> Vec<DirectoryLine> {
+    let line = |path: &&str| match held.file(path.as_bytes()) {
+        Some(Content::Account(attributes, _)) => {
+            Some(DirectoryLine { path: path.as_bytes().to_vec(), below: false, attributes: attributes.clone() })
+        }
+        _ => None,
+    };
+    let usual = Attributes { mode: 0o644, ..Attributes::default() };
+    ["etc/group", "etc/passwd", "etc/shadow"].iter().filter_map(line).filter(|line| line.attributes != usual).collect()
+}
+
+/// Returns the lines of `/etc/shadow`, unless one holds a password: locks are read by many.
+fn shadow(held: &Held) -> Vec<String> {
+    let found = account_lines(held, b"etc/shadow");
+    let password = |line: &String| line.split(':').nth(1).is_some_and(|field| field.len() > 2);
+    if found.iter().any(password) { Vec::new() } else { found }
+}
+
+/// Returns what is in `/etc/skel`, each directory before what is in it.
+fn skeleton(held: &Held) -> Vec<SkeletonFile> {
+    let mut found = Vec::new();
+    let Some(node) = held.find(b"etc/skel") else { return found };
+    held.visit(node, |path, node| {
+        let Ok(path) = std::str::from_utf8(path).map(str::to_owned) else { return };
+        let file = |mode, text, link| SkeletonFile { path, mode, text, link };
+        found.extend(match held.node(node) {
+            Node::Directory(told) => Some(file(told.map_or(0o755, |attributes| attributes.mode), None, None)),
+            Node::Symlink(to) => Some(file(0o777, None, Some(String::from_utf8_lossy(to).into_owned()))),
+            Node::File(Content::Skeleton(mode, Some(text))) => Some(file(*mode, Some(text.clone()), None)),
+            Node::File(_) => None,
+        });
+    });
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
 }
 
 /// The C library of the system's own folders: another one elsewhere serves some program, not the base.
@@ -173,9 +226,19 @@ fn interpreter_version(name: &str) -> Option<&str> {
     (!minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit())).then_some(version)
 }
 
-fn interpreters(held: &Held, os: &OsRelease, packages: &Packages<'_>) -> Vec<Interpreter> {
+/// An interpreter while its names are looked for.
+struct Named {
+    path: String,
+    version: String,
+    /// Its place in `PATH`.
+    place: usize,
+    is_environment: bool,
+}
+
+/// Returns the interpreters, in the order in which the directories of `search` have them.
+fn interpreters(held: &Held, os: &OsRelease, packages: &Packages<'_>, search: &[Vec<u8>]) -> Vec<Interpreter> {
     // Keyed by what the links lead to, so that an interpreter with three names is listed once.
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, Named> = BTreeMap::new();
     for path in paths(held) {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
         let in_bin = folder == "bin" || folder.ends_with("/bin");
@@ -185,26 +248,36 @@ fn interpreters(held: &Held, os: &OsRelease, packages: &Packages<'_>) -> Vec<Int
         let Some(real) = held.resolve(path.as_bytes()).filter(|real| held.file(real).is_some()) else {
             continue;
         };
-        let Ok(real) = String::from_utf8(real) else {
+        let Ok(mut real) = String::from_utf8(real) else {
             continue;
         };
+        // The interpreter of a virtual environment (PEP 405) is one of its own, with its own packages.
+        let is_environment = folder.strip_suffix("/bin").is_some_and(|prefix| has_file(held, prefix, "pyvenv.cfg"));
+        if is_environment {
+            real.clone_from(&path);
+        }
+        let place = search.iter().position(|directory| directory == folder.as_bytes()).unwrap_or(usize::MAX);
         let real_version = real.rsplit('/').next().and_then(interpreter_version).map(str::to_owned);
         let (path, version) = match real_version {
             Some(version) => (real.clone(), version),
             None => (path.clone(), version.to_owned()),
         };
-        found.entry(real).or_insert((path, version));
+        let named = found.entry(real).or_insert(Named { path, version, place, is_environment });
+        named.place = named.place.min(place);
     }
-    let mut interpreters: Vec<Interpreter> = found
-        .into_values()
-        .map(|(path, version)| Interpreter {
-            version: patch_version(held, packages, &path, &version).unwrap_or_else(|| version.clone()),
-            site_packages: site_packages(&path, &version, os),
-            path: format!("/{path}"),
-        })
-        .collect();
-    interpreters.sort_by(|a, b| a.path.cmp(&b.path));
-    interpreters
+    let mut found: Vec<Named> = found.into_values().collect();
+    found.sort_by(|a, b| (a.place, &a.path).cmp(&(b.place, &b.path)));
+    let interpreter = |Named { path, version, is_environment, .. }: Named| Interpreter {
+        environment: is_environment,
+        version: patch_version(held, packages, &path, &version).unwrap_or_else(|| version.clone()),
+        site_packages: site_packages(&path, &version, os),
+        path: format!("/{path}"),
+    };
+    found.into_iter().map(interpreter).collect()
+}
+
+fn has_file(held: &Held, directory: &str, name: &str) -> bool {
+    held.find(format!("{directory}/{name}").as_bytes()).is_some()
 }
 
 /// `/usr` of `/usr/bin/python3.11`, without the leading slash.

@@ -98,9 +98,11 @@ fn a_debian_base_is_told_by_its_files() {
     let facts = facts([debian()]);
     assert_eq!(facts.distribution.as_deref(), Some("debian 12"));
     assert_eq!(facts.libc.as_ref().unwrap().to_string(), "glibc 2.36");
-    assert_eq!(facts.user("root"), Some((0, 0)));
-    assert_eq!(facts.user("nobody"), Some((65534, 65534)));
-    assert_eq!((facts.group_id("root"), facts.group_id("staff")), (Some(0), Some(50)));
+    let ids = |lines: &[String]| -> Vec<String> {
+        lines.iter().map(|line| line.split(':').take(3).collect::<Vec<_>>().join(":")).collect()
+    };
+    assert_eq!(ids(&facts.passwd), ["root:x:0", "broken", "nobody:x:65534"]);
+    assert_eq!(ids(&facts.group), ["root:x:0", "staff:x:50"]);
 }
 
 #[test]
@@ -162,8 +164,52 @@ fn an_interpreter_with_many_names_is_listed_once() {
     assert_eq!(
         interpreters(&facts),
         [
-            ("/usr/bin/python3.6", "3.6", "/usr/local/lib/python3.6/dist-packages"),
             ("/usr/local/bin/python3.12", "3.12.4", "/usr/local/lib/python3.12/site-packages"),
+            ("/usr/bin/python3.6", "3.6", "/usr/local/lib/python3.6/dist-packages"),
+        ]
+    );
+}
+
+#[test]
+fn interpreters_come_in_the_order_in_which_path_finds_them() {
+    let base = || {
+        debian()
+            .file("usr/bin/python3.11", "")
+            .file("opt/python/bin/python3.11", "")
+            .link("usr/local/bin/python3.11", "/opt/python/bin/python3.11")
+    };
+    let first = |path: &str| {
+        let mut reader = FactsReader::new().with_path(Some(path));
+        reader.layer(base().bytes().as_slice()).unwrap();
+        reader.finish().interpreters[0].path.clone()
+    };
+    assert_eq!(first("/usr/local/bin:/usr/bin"), "/opt/python/bin/python3.11", "by the name in /usr/local/bin");
+    assert_eq!(first("/bin:/usr/local/bin"), "/usr/bin/python3.11", "/bin is a link");
+    assert_eq!(first("/nowhere:/usr/bin/"), "/usr/bin/python3.11");
+}
+
+#[test]
+fn the_programs_of_path_are_told_with_the_files_of_the_root() {
+    let mut reader = FactsReader::new().with_path(Some("/opt/tool/bin:/bin:/opt/empty/bin"));
+    let layer = debian()
+        .file("usr/bin/sh", "")
+        .link("usr/bin/awk", "/etc/alternatives/awk")
+        .file("opt/tool/bin/run me", "")
+        .file("usr/sbin/init", "")
+        .file("entrypoint.sh", "")
+        .folder("opt/empty/bin/");
+    reader.layer(layer.bytes().as_slice()).unwrap();
+    let facts = reader.finish();
+    let lines: Vec<String> = facts.programs.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "bin",
+            "entrypoint.sh",
+            "etc(group os-release passwd)",
+            "lib",
+            "opt(empty(bin) tool(bin(run%20me)))",
+            "usr(bin(apt-get awk sh))"
         ]
     );
 }
@@ -229,7 +275,7 @@ fn a_folder_in_the_place_of_a_link_is_a_folder_of_its_own() {
     let facts =
         facts([debian().file("usr/bin/python3.11", ""), Layer::new().folder("bin/").file("bin/python3.12", "")]);
     let paths: Vec<_> = interpreters(&facts).iter().map(|found| found.0).collect();
-    assert_eq!(paths, ["/bin/python3.12", "/usr/bin/python3.11"]);
+    assert_eq!(paths, ["/usr/bin/python3.11", "/bin/python3.12"]);
 }
 
 #[test]
@@ -253,7 +299,8 @@ fn links_without_end_and_paths_out_of_the_root_do_no_harm() {
     header.set_cksum();
     let mut layer = Layer::new().link("a", "b").link("b", "a").file("a/bin/python3.11", "");
     layer.0.append(&header, std::io::empty()).unwrap();
-    assert_eq!(facts([layer]), BaseFacts::default());
+    let programs = ["a", "b"].map(|name| name.parse().unwrap()).to_vec();
+    assert_eq!(facts([layer]), BaseFacts { programs, ..BaseFacts::default() });
 }
 
 #[test]
@@ -291,6 +338,6 @@ proptest::proptest! {
         let _ = reader.layer(bytes.as_slice());
         let _ = reader.layer(bytes.as_slice());
         reader.finish();
-        let _ = crate::debian::normalise(std::io::Cursor::new(bytes), std::io::sink());
+        let _ = crate::debian::normalise(std::io::Cursor::new(bytes), std::io::sink(), 7);
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn members(wheels: &[Vec<InstalledFile>]) -> Vec<LayerFile> {
                 Content::Bytes(bytes) => Body::Bytes(bytes.clone()),
             };
             let mode = if file.executable { 0o755 } else { 0o644 };
-            members.push(LayerFile { path: file.path.clone(), mode, owner: (0, 0), body });
+            members.push(LayerFile::new(file.path.clone(), mode, body));
         }
     }
     members

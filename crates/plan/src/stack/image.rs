@@ -24,14 +24,24 @@ pub struct Stack {
     pub cache: Option<Cache>,
     /// Wheels compiled from source, by normalised name.
     pub recipes: BTreeMap<PackageName, Recipe>,
-    /// The images; each stands after the one it is built from.
+    /// The images on the first platform; each stands after the one it is built from.
     pub images: Vec<Image>,
+    /// The images on each other platform.
+    pub elsewhere: BTreeMap<Platform, Vec<Image>>,
+    /// Remarks on what may be meant otherwise.
+    pub warnings: Vec<String>,
 }
 
 impl Stack {
     /// The image of this name.
     pub fn image(&self, name: &str) -> Option<&Image> {
         self.images.iter().find(|image| image.name == name)
+    }
+
+    /// Returns an image as it is on a platform.
+    pub fn on<'a>(&'a self, image: &'a Image, platform: Platform) -> &'a Image {
+        let same = |other: &&Image| other.name == image.name;
+        self.elsewhere.get(&platform).and_then(|images| images.iter().find(same)).unwrap_or(image)
     }
 
     /// The images that an image stands on, the nearest first.
@@ -120,18 +130,34 @@ pub struct Image {
     pub environment: Environment,
     /// Files from the project.
     pub copy: Vec<Copy>,
-    /// The user that the image runs as.
-    pub user: Option<User>,
+    /// Files, directories and links that the stack file holds.
+    pub files: Vec<File>,
+    /// Users that the image creates.
+    pub users: Vec<NewUser>,
+    /// The user that the image runs as: a name, or an id, each with a group or without.
+    pub user: Option<String>,
+    /// The place of `user`, or of the image's name.
+    pub user_span: Span,
     /// IANA time zone.
     pub timezone: Option<String>,
     /// Environment variables.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, Value>,
     /// Working directory.
     pub workdir: Option<String>,
     /// What is run.
-    pub entrypoint: Option<Vec<String>>,
+    pub entrypoint: Option<CommandLine>,
+    /// The place of `entrypoint`.
+    pub entrypoint_span: Option<Span>,
     /// Its arguments.
-    pub command: Option<Vec<String>>,
+    pub command: Option<CommandLine>,
+    /// The check that says if a container is healthy.
+    pub healthcheck: Option<Healthcheck>,
+    /// Ports, as `8080/tcp`.
+    pub expose: Vec<String>,
+    /// Directories whose content outlives a container.
+    pub volumes: Vec<String>,
+    /// The signal that ends a container.
+    pub stop_signal: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Garbage collection leaves it.
@@ -150,6 +176,129 @@ pub struct Image {
     pub repository: Option<Repository>,
     /// Tags.
     pub tags: Vec<String>,
+    /// It is pushed, loaded and tagged.
+    pub publish: bool,
+}
+
+/// The value of an environment variable: parts that follow one another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Value(pub Vec<Part>);
+
+/// A part of a [`Value`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Text.
+    Text(String),
+    /// The value that the image below has for this name.
+    Inherited(String),
+}
+
+impl Value {
+    /// Returns the text, with the inherited values that `inherited` knows. An unknown one is empty, and so is a colon that
+    /// would stand beside nothing.
+    pub fn text<'a>(&self, inherited: impl Fn(&str) -> Option<&'a str>) -> String {
+        let mut text = String::new();
+        let mut dangling = false;
+        for part in &self.0 {
+            match part {
+                Part::Text(part) if dangling => text.push_str(part.strip_prefix(':').unwrap_or(part)),
+                Part::Text(part) => text.push_str(part),
+                Part::Inherited(name) => match inherited(name).filter(|value| !value.is_empty()) {
+                    Some(value) => text.push_str(value),
+                    None if text.is_empty() => {
+                        dangling = true;
+                        continue;
+                    }
+                    None => text.truncate(text.strip_suffix(':').map_or(text.len(), str::len)),
+                },
+            }
+            dangling = false;
+        }
+        text
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::Inherited(name) => write!(f, "${{{name}}}"),
+        })
+    }
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommandLine {
+    /// A program and its arguments.
+    Words(Vec<String>),
+    /// A line for the image's shell.
+    Shell(String),
+}
+
+impl std::fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(&words.join(" ")),
+            Self::Shell(line) => f.write_str(line),
+        }
+    }
+}
+
+/// The check that says if a container is healthy. Times are in nanoseconds; 0 is the runtime's default.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Healthcheck {
+    /// Not at all, whatever the image below says.
+    Disabled,
+    /// Status 0 of a command.
+    Check {
+        /// The command.
+        command: CommandLine,
+        /// Between checks.
+        interval: u64,
+        /// After which a check has failed.
+        timeout: u64,
+        /// In which failed checks do not count.
+        start_period: u64,
+        /// Between checks in the start period.
+        start_interval: u64,
+        /// Failed checks after which the container is unhealthy; 0 is the runtime's default.
+        retries: u32,
+    },
+}
+
+/// A file, directory or link that the stack file holds.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Absolute path in the image.
+    pub to: String,
+    /// The place of `to`.
+    pub to_span: Span,
+    /// Its content.
+    pub content: FileContent,
+    /// User and group.
+    pub owner: Owner,
+    /// The place of `owner`.
+    pub owner_span: Option<Span>,
+    /// Its mode.
+    pub mode: Option<u32>,
+}
+
+/// The content of a [`File`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileContent {
+    /// A file with this text.
+    Text(String),
+    /// A file of the image with this text at its end.
+    Append(String),
+    /// A symbolic link to this.
+    Link(String),
+    /// A directory.
+    Directory,
 }
 
 impl Image {
@@ -159,7 +308,7 @@ impl Image {
     }
 }
 
-/// How GPU code is cut.
+/// Options of cutting GPU code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prune {
     /// Whether all PTX stays.
@@ -226,7 +375,7 @@ pub struct Requirement {
     pub text: String,
     /// The normalised name of what is required.
     pub name: PackageName,
-    /// Where it stands.
+    /// Its place in the stack file.
     pub span: Span,
 }
 
@@ -242,7 +391,7 @@ impl Requirement {
 pub struct RequirementsFile {
     /// Relative path.
     pub path: String,
-    /// Where it stands.
+    /// Its place in the stack file.
     pub span: Span,
 }
 
@@ -268,22 +417,60 @@ pub enum Compression {
 /// Files from the project.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// Relative to the stack file, inside its directory.
-    pub from: String,
-    /// Where `from` stands.
-    pub from_span: Span,
+    /// The sources, at least one.
+    pub from: Vec<Source>,
+    /// Sources keep their names in `to`, which is a directory: they were written as a list or as a pattern.
+    pub keeps_names: bool,
     /// Absolute path in the image.
     pub to: String,
     /// Patterns of what is left out.
-    pub exclude: Vec<String>,
+    pub exclude: Vec<Pattern>,
     /// A file with such patterns.
     pub ignore_file: Option<String>,
     /// Whose the files are.
     pub owner: Owner,
-    /// Where `owner` stands.
+    /// The place of `owner`.
     pub owner_span: Option<Span>,
     /// Mode of files.
     pub mode: Option<u32>,
+}
+
+impl Copy {
+    /// Returns the sources as written, with commas between.
+    pub fn shown(&self) -> String {
+        self.from.iter().map(|source| source.path.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns where the sources stand.
+    pub fn span(&self) -> Span {
+        let start = self.from.iter().map(|source| source.span.start).min().unwrap_or(0);
+        start..self.from.iter().map(|source| source.span.end).max().unwrap_or(start)
+    }
+}
+
+/// A pattern of files that a copy leaves out, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    /// As in `.gitignore`.
+    pub text: String,
+    /// Its place in the stack file.
+    pub span: Span,
+}
+
+/// A file or directory of the project, or a pattern of some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Relative to the stack file, inside its directory; with a final `/` the content of a directory.
+    pub path: String,
+    /// Its place in the stack file.
+    pub span: Span,
+}
+
+impl Source {
+    /// Returns true for a pattern.
+    pub fn is_pattern(&self) -> bool {
+        self.path.contains(['*', '?', '['])
+    }
 }
 
 /// A user and a group, each by id or by a name that the base facts know.
@@ -295,22 +482,25 @@ pub struct Owner {
     pub group: Option<String>,
 }
 
-/// The user that an image runs as.
+/// A user that an image creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum User {
-    /// One that the base has, or an id.
-    Existing(String),
-    /// One that the image creates.
-    Create {
-        /// Login name.
-        name: String,
-        /// User id.
-        uid: u32,
-        /// Group id.
-        gid: u32,
-        /// Home directory.
-        home: String,
-        /// Login shell.
-        shell: String,
-    },
+pub struct NewUser {
+    /// Login name.
+    pub name: String,
+    /// The place of its declaration.
+    pub span: Span,
+    /// User id; `None` for the first free one.
+    pub uid: Option<u32>,
+    /// Id of the user's own group; `None` for the user id's.
+    pub gid: Option<u32>,
+    /// Name of the user's own group, which the base has.
+    pub group: Option<String>,
+    /// Names of further groups.
+    pub groups: Vec<String>,
+    /// Home directory.
+    pub home: String,
+    /// Login shell.
+    pub shell: String,
+    /// The user takes the place of one who has the name or the id.
+    pub replace: bool,
 }

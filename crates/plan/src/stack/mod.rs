@@ -13,8 +13,8 @@ mod vars;
 pub mod written;
 
 pub use image::{
-    Cache, Compression, Copy, Environment, From, GpuCode, Image, Index, Owner, Prune, Recipe, Requirement,
-    RequirementsFile, Stack, Target, Trust, User,
+    Cache, CommandLine, Compression, Copy, Environment, File, FileContent, From, GpuCode, Healthcheck, Image, Index,
+    NewUser, Owner, Part, Pattern, Prune, Recipe, Requirement, RequirementsFile, Source, Stack, Target, Trust, Value,
 };
 pub use lines::line_of;
 pub use read::{Overrides, read, schema};

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+
 use super::image::Stack;
 use super::resolve;
 use super::written::StackFile;
@@ -9,6 +12,22 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 
 /// Keys that the stack file's design has and this release does not act on: refused rather than ignored.
 const LATER: [&str; 5] = ["run", "system", "bytecode", "imports", "compiler"];
+
+/// Words of Dockerfiles and of compose files, with kiln's.
+const FOREIGN: [(&str, &str); 12] = [
+    ("cmd", "command"),
+    ("ports", "expose"),
+    ("chown", "owner"),
+    ("chmod", "mode"),
+    ("src", "from"),
+    ("source", "from"),
+    ("dst", "to"),
+    ("dest", "to"),
+    ("target", "to"),
+    ("environment", "env"),
+    ("working_dir", "workdir"),
+    ("stop_signal", "stop-signal"),
+];
 
 /// What the command line puts in the place of what the file says.
 #[derive(Debug, Clone, Default)]
@@ -21,10 +40,51 @@ pub struct Overrides {
     pub platforms: Option<Vec<String>>,
 }
 
+/// Unknown keys that are reported of one file.
+const MOST_UNKNOWN: usize = 50;
+
 /// Reads a stack file. Every mistake that can be found in one reading is returned.
 pub fn read(text: &str, overrides: &Overrides) -> Result<Stack, Diagnostics> {
-    let written: StackFile = toml::from_str(text).map_err(|error| syntax(&error, text))?;
-    resolve::resolve(&written, overrides)
+    resolve::resolve(&written(text)?, overrides)
+}
+
+/// Reads the tables of a stack file. An unknown key is noted and left out, so that all of them are found.
+fn written(text: &str) -> Result<StackFile, Diagnostics> {
+    let mut document = DeTable::parse(text).map_err(|error| syntax(&error, text))?;
+    let mut wrong = Diagnostics::default();
+    loop {
+        match StackFile::deserialize(toml::de::Deserializer::from(document.clone())) {
+            Ok(file) => return wrong.or(file),
+            Err(error) => {
+                let is_unknown = error.message().starts_with("unknown field");
+                // What is missing may be what a key that is left out was meant to be.
+                if is_unknown || wrong.0.is_empty() || !error.message().starts_with("missing field") {
+                    wrong.0.extend(syntax(&error, text).0);
+                }
+                let span = error.span().filter(|_| is_unknown && wrong.0.len() < MOST_UNKNOWN);
+                if !span.is_some_and(|span| remove_key(document.get_mut(), &span)) {
+                    return Err(wrong);
+                }
+            }
+        }
+    }
+}
+
+/// Removes the key at a place from a table or from those in it; false where there is none.
+fn remove_key(table: &mut DeTable<'_>, span: &Span) -> bool {
+    let key = table.keys().find(|key| key.span() == *span).cloned();
+    match key {
+        Some(key) => table.remove(&key).is_some(),
+        None => table.iter_mut().any(|(_, value)| remove_key_in(value.get_mut(), span)),
+    }
+}
+
+fn remove_key_in(value: &mut DeValue<'_>, span: &Span) -> bool {
+    match value {
+        DeValue::Table(table) => remove_key(table, span),
+        DeValue::Array(values) => values.iter_mut().any(|value| remove_key_in(value.get_mut(), span)),
+        _ => false,
+    }
 }
 
 /// The JSON schema of the stack file, for editors.
@@ -55,7 +115,8 @@ fn unknown_key(key: &str, rest: &str, span: Span) -> Diagnostic {
         return Diagnostic::at(span, format!("this release of kiln cannot do `{key}` yet"))
             .hint("it is refused rather than ignored, so that an image is never less than its stack file says");
     }
-    let hint = match closest(key, valid.iter().copied()) {
+    let meant = FOREIGN.iter().find(|(word, ours)| *word == key && valid.contains(ours)).map(|(_, ours)| *ours);
+    let hint = match meant.or_else(|| closest(key, valid.iter().copied())) {
         Some(close) => format!("did you mean `{close}`?"),
         None => format!("valid here: {}", valid.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")),
     };

@@ -21,7 +21,11 @@ pub(super) fn requirements(
 ) -> Vec<Requirement> {
     let mut found = Vec::new();
     for text in written {
-        match text.strip_prefix('@') {
+        let expanded = match text.starts_with('@') {
+            true => vars.expand(text).map_err(|diagnostic| wrong.push(diagnostic)).ok(),
+            false => None,
+        };
+        match expanded.as_deref().and_then(|text| text.strip_prefix('@')) {
             Some(name) => match groups.iter().find(|(group, _)| group.get() == name) {
                 Some((_, members)) => {
                     for member in members {
@@ -35,6 +39,7 @@ pub(super) fn requirements(
                 }
                 None => wrong.push(unknown_group(name, text.span(), groups)),
             },
+            None if text.starts_with('@') => {}
             None => one(text, vars, wrong, &mut found),
         }
     }

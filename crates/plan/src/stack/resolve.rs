@@ -1,5 +1,6 @@
 //! From the stack as written to the stack as meant.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use url::Url;
@@ -7,17 +8,20 @@ use url::Url;
 use super::image::{Cache, From, Image, Index, Recipe, Stack, Target, Trust};
 use super::read::Overrides;
 use super::requirement;
-use super::vars::Vars;
+use super::vars::{BuiltIn, Vars};
 use super::written::{CacheTable, FromWritten, IndexTable, StackFile, TargetTable, Text, TrustWritten, WheelTable};
 use crate::diagnostic::{Diagnostic, Diagnostics, Label, closest};
-use crate::gpu::{Architecture, CudaRelease, GpuNames, GpuRequest};
+use crate::gpu::{Architecture, CudaRelease, Form, GpuNames, GpuRequest};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{InvalidReference, Repository};
 use crate::secret;
 use crate::stack::Spanned;
 
+mod config;
+mod files;
 mod images;
+mod users;
 
 pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stack, Diagnostics> {
     let mut wrong = Diagnostics::default();
@@ -28,11 +32,8 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let index = index(&written.index, &vars, &mut wrong);
     let cache = written.cache.as_ref().and_then(|table| cache(table, &vars, &mut wrong));
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
-    let mut images: Vec<Image> = written
-        .images
-        .iter()
-        .map(|(key, table)| images::image(key, table, written, &name, &target, &vars, &mut wrong))
-        .collect();
+    let warnings = RefCell::default();
+    let (images, elsewhere) = images_on_platforms(written, &name, &target, &vars, &warnings, &mut wrong);
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(
             Diagnostic::nowhere("the stack has no image")
@@ -40,9 +41,83 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
         );
     }
     images::no_tag_is_taken_twice(&images, &mut wrong);
-    order(&mut images, &mut wrong);
     python_is_said(&images, &target, &mut wrong);
-    wrong.or(Stack { name, target, index, cache, recipes, images })
+    wrong.or(Stack { name, target, index, cache, recipes, images, elsewhere, warnings: warnings.into_inner() })
+}
+
+/// The images as they are on each platform but the first.
+type Elsewhere = BTreeMap<Platform, Vec<Image>>;
+
+/// Reads all images for the first platform, and for each other one: `${arch}` differs.
+fn images_on_platforms(
+    written: &StackFile,
+    stack: &str,
+    target: &Target,
+    vars: &Vars,
+    warnings: &RefCell<Vec<String>>,
+    wrong: &mut Diagnostics,
+) -> (Vec<Image>, Elsewhere) {
+    let mut all = Vec::new();
+    for platform in &target.platforms {
+        let vars = vars.with_built_in(built_in(target, *platform));
+        let context = images::Context { file: written, stack, target, vars: &vars, warnings };
+        // What is wrong on every platform is said once.
+        let mut found = Diagnostics::default();
+        let before = std::mem::take(&mut wrong.0);
+        found.0.clone_from(&before);
+        let read = written.images.iter().map(|(key, table)| images::image(key, table, &context, &mut found));
+        let mut images: Vec<Image> = read.collect();
+        order(&mut images, &mut found);
+        wrong.0 = found.0;
+        all.push((*platform, images));
+        if wrong.0.len() > before.len() {
+            break;
+        }
+    }
+    let mut all = all.into_iter();
+    let first = all.next().map(|(_, images)| images).unwrap_or_default();
+    (first, all.collect())
+}
+
+/// Returns the variables that every stack file has.
+fn built_in(target: &Target, platform: Platform) -> [(&'static str, BuiltIn); 4] {
+    let gpus = |list: fn(&Target) -> String| match (target.native_gpus, target.gpus.is_empty()) {
+        (true, _) => Err("`native` GPUs are known when the stack is locked"),
+        (false, true) => Err("`target.gpus` names none"),
+        (false, false) => Ok(list(target)),
+    };
+    let cuda = match (target.cuda, target.cpu_only) {
+        (_, true) => Ok("cpu".to_owned()),
+        (Some(release), _) => Ok(format!("cu{}", release.to_string().replace('.', ""))),
+        (None, _) => Err("`target.cuda` names no release"),
+    };
+    [
+        ("arch", Ok(platform.cpu.machine().to_owned())),
+        ("cuda.tag", cuda),
+        ("gpus.cmake", gpus(cmake_list)),
+        ("gpus.torch", gpus(torch_list)),
+    ]
+}
+
+/// `80-real;90a-real;90-virtual`: CMake's `CMAKE_CUDA_ARCHITECTURES`.
+fn cmake_list(target: &Target) -> String {
+    let one = |architecture: &Architecture| {
+        let form = if architecture.form == Form::Real { "real" } else { "virtual" };
+        format!("{}{}-{form}", architecture.capability.number(), architecture.suffix)
+    };
+    target.gpus.iter().map(one).collect::<Vec<_>>().join(";")
+}
+
+/// `8.0;9.0a;9.0+PTX`: PyTorch's `TORCH_CUDA_ARCH_LIST`, where an entry with PTX has the machine code too.
+fn torch_list(target: &Target) -> String {
+    let has = |architecture: &Architecture, form| target.gpus.contains(&architecture.with_form(form));
+    let real =
+        target.gpus.iter().filter(|architecture| architecture.form == Form::Real || !has(architecture, Form::Real));
+    let one = |architecture: &Architecture| {
+        let ptx = if has(architecture, Form::Virtual) { "+PTX" } else { "" };
+        format!("{}{}{ptx}", architecture.capability, architecture.suffix)
+    };
+    real.map(one).collect::<Vec<_>>().join(";")
 }
 
 fn variables(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics) -> Vars {

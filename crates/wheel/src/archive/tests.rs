@@ -33,8 +33,10 @@ fn paths_that_leave_the_directory_are_refused() {
 
 #[test]
 fn a_path_cannot_be_there_twice_nor_be_file_and_directory() {
-    let twice = ZipBuilder::new().stored("a", []).stored("a", []).finish();
-    assert_eq!(refusal(&twice), "its entry `a` is there twice");
+    let twice = ZipBuilder::new().stored("a", *b"1").stored("a", *b"2").finish();
+    assert_eq!(refusal(&twice), "its entry `a` is there twice, with different content");
+    let same = ZipBuilder::new().stored("a", *b"1").stored("a", *b"1").finish();
+    assert_eq!(Archive::open(same.as_slice(), same.len() as u64).unwrap().entries().len(), 1);
     let both = ZipBuilder::new().stored("a", []).stored("a/b", []).finish();
     assert_eq!(refusal(&both), "its entry `a` is a file, and other entries lie below it");
 }

@@ -212,3 +212,42 @@ fn paths_are_relative_to_site_packages() {
     assert_eq!(relative("opt/venv/bin/x", "opt/venv/lib/python3.11/site-packages"), "../../../bin/x");
     assert_eq!(relative("a/b/c", "a/b"), "c");
 }
+
+#[test]
+fn the_record_has_a_row_for_each_file_and_for_nothing_else() {
+    let wheel = crate::testing::ZipBuilder::new()
+        .stored("a/__init__.py", "x")
+        .stored("a/unlisted.py", "y")
+        .stored("a-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: a\nVersion: 1\n")
+        .stored("a-1.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        .stored(
+            "a-1.dist-info/RECORD",
+            "a/__init__.py,sha256=x,1\na/,,\na/gone.py,sha256=z,3\n../../../../etc/passwd,,\n",
+        )
+        .finish();
+    let wheel = Wheel::open("a-1-py3-none-any.whl".parse().unwrap(), wheel.as_slice(), wheel.len() as u64).unwrap();
+    let files = wheel.install(&Scheme::venv("3.11")).unwrap();
+    let Content::Bytes(record) = &files.last().unwrap().content else { panic!() };
+    let paths: Vec<&str> =
+        std::str::from_utf8(record).unwrap().lines().map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(
+        paths,
+        [
+            "a-1.dist-info/INSTALLER",
+            "a-1.dist-info/METADATA",
+            "a-1.dist-info/RECORD",
+            "a-1.dist-info/WHEEL",
+            "a/__init__.py",
+            "a/unlisted.py"
+        ]
+    );
+}
+
+#[test]
+fn pip_is_named_after_the_python_of_the_environment() {
+    let points = "[console_scripts]\npip = pip._internal:main\npip3 = pip._internal:main\npip3.10 = pip._internal:main\npipe = pip:x\n";
+    let wheel = WheelBuilder::new("pip", "24.0").file("pip-24.0.dist-info/entry_points.txt", points);
+    let files = install_with(&wheel, &Scheme::venv("3.11")).unwrap();
+    let scripts: Vec<&str> = files.iter().filter_map(|file| file.path.strip_prefix("opt/venv/bin/")).collect();
+    assert_eq!(scripts, ["pip", "pip3", "pip3.11", "pipe"]);
+}

@@ -1,19 +1,14 @@
 //! Archives that kiln writes, in Docker, podman and containerd: every tag is there, under the name by which the program
 //! knows it. k3s imports archives into containerd's namespace `k8s.io`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use super::Fixture;
 use crate::interop::registries::machine::Machine;
-use crate::interop::registries::server;
 use crate::interop::report::{Checks, same};
+use crate::interop::runtimes::Containerd;
 use crate::interop::{Result, programs};
 
-/// Questions whether containerd answers by now, and the pause before each.
-const QUESTIONS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(50);
 /// An image without a registry, one of Docker Hub, and one of another registry, with two tags each.
 const STACK: &str = "[stack]\nname = \"t\"\ntags = [\"1\", \"latest\"]\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n\
      [images.a]\nfrom = \"scratch\"\ncopy = [{ from = \"f\", to = \"/f\" }]\n\n\
@@ -110,56 +105,4 @@ fn all_are_there(listed: &str, names: [&str; 3]) -> Result<()> {
     found.sort_unstable();
     expected.sort_unstable();
     same("the list of images", found.join(" "), expected.join(" "))
-}
-
-/// containerd with files of its own, which ends when this is dropped.
-struct Containerd {
-    daemon: Child,
-    /// Sockets: the path of one has hardly more than 100 bytes.
-    run: tempfile::TempDir,
-}
-
-impl Containerd {
-    fn start(directory: &Path) -> Result<Self> {
-        let (root, run) =
-            (directory.join("containerd"), tempfile::Builder::new().prefix("interop-containerd-").tempdir()?);
-        fs_err::create_dir_all(&root)?;
-        let configuration = root.join("config.toml");
-        fs_err::write(&configuration, "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")?;
-        let (log, _) = fs_err::File::create(root.join("log"))?.into_parts();
-        let program = programs::find("containerd").ok_or("there is no containerd")?;
-        let mut command = server::ending_with_the_suite(&program);
-        command.arg("--config").arg(configuration).arg("--root").arg(root.join("root"));
-        command.arg("--state").arg(run.path().join("state")).arg("--address").arg(socket(run.path()));
-        let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut containerd = Self { daemon, run };
-        for _ in 0..QUESTIONS {
-            std::thread::sleep(PAUSE);
-            if let Some(status) = containerd.daemon.try_wait()? {
-                return Err(format!("containerd ended at once: {status}").into());
-            }
-            if programs::output(containerd.client("interop").arg("version")).is_ok() {
-                return Ok(containerd);
-            }
-        }
-        Err("containerd does not answer".into())
-    }
-
-    fn client(&self, namespace: &str) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(socket(self.run.path())).args(["--namespace", namespace]);
-        command
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = programs::output(Command::new("kill").arg(self.daemon.id().to_string()));
-        let _ = self.daemon.wait();
-    }
-}
-
-fn socket(directory: &Path) -> PathBuf {
-    directory.join("containerd.sock")
 }

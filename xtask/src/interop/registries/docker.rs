@@ -22,23 +22,34 @@ pub(crate) struct Docker {
     run: tempfile::TempDir,
     /// Where its client keeps what it keeps.
     home: PathBuf,
+    /// Its client.
+    client: PathBuf,
 }
 
 impl Docker {
     /// Starts one that keeps images in a directory.
     pub(crate) fn start(directory: &Path) -> Result<Self> {
+        let daemon = programs::find("dockerd").unwrap_or_else(|| DAEMON.into());
+        Self::start_programs(&daemon, Path::new(PROGRAMS).join("docker"), directory)
+    }
+
+    /// Starts one whose programs lie in `bin` and `sbin` of a directory.
+    pub(crate) fn start_with(programs: &Path, directory: &Path) -> Result<Self> {
+        Self::start_programs(&programs.join("sbin/dockerd"), programs.join("bin/docker"), directory)
+    }
+
+    fn start_programs(daemon: &Path, client: PathBuf, directory: &Path) -> Result<Self> {
         let home = directory.join("home");
         fs_err::create_dir_all(&home)?;
         let run = tempfile::Builder::new().prefix("interop-docker-").tempdir()?;
         let log = fs_err::File::create(directory.join("log"))?;
         let (log, _) = log.into_parts();
-        let daemon = programs::find("dockerd").unwrap_or_else(|| DAEMON.into());
-        let mut command = server::ending_with_the_suite(&daemon);
+        let mut command = server::ending_with_the_suite(daemon);
         command.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(run.path().join("exec"));
         command.arg("--pidfile").arg(run.path().join("pid")).arg("--host").arg(socket(run.path()));
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
         let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut docker = Self { daemon, run, home };
+        let mut docker = Self { daemon, run, home, client };
         for _ in 0..QUESTIONS {
             std::thread::sleep(PAUSE);
             if let Some(status) = docker.daemon.try_wait()? {
@@ -58,9 +69,17 @@ impl Docker {
 
     /// Its client.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(Path::new(PROGRAMS).join("docker"));
+        let mut command = Command::new(&self.client);
         command.arg("--host").arg(self.host()).env("HOME", &self.home).env_remove("DOCKER_CONFIG");
         command
+    }
+
+    /// Gives its client a plugin.
+    pub(crate) fn add_plugin(&self, program: &Path) -> Result<()> {
+        let plugins = self.home.join(".docker/cli-plugins");
+        fs_err::create_dir_all(&plugins)?;
+        let name = program.file_name().ok_or("a plugin is a program")?;
+        Ok(fs_err::os::unix::fs::symlink(program, plugins.join(name))?)
     }
 
     /// Does something with an image of which nothing is said: what the client prints.

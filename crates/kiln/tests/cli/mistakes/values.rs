@@ -89,7 +89,7 @@ fn bad_owners_modes_users_and_sizes_are_explained() {
     );
     assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nuser = { name = \"a\", uid = -1 }\n"), @r#"
     ------- stderr -------
-    error: invalid value: integer `-1`, expected u32
+    error: invalid value: integer `-1`, expected a number from 0 to 4294967295, or a string with one
       --> kiln.toml:10:28
        |
     10 | user = { name = "a", uid = -1 }
@@ -347,72 +347,72 @@ fn what_no_program_could_be_given_is_refused() {
                  entrypoint = [\"a\\u0000\"]\n\
                  copy = [{ from = \"a\", to = \"/a\\u0000/b\" }, { from = \"a\\u0000\", to = \"/a\" }]\n"),
         @r#"
-        ------- stderr -------
-        error: `/a\0/b` holds a NUL
-          --> kiln.toml:13:28
-           |
-        13 | copy = [{ from = "a", to = "/a\u0000/b" }, { from = "a\u0000", to = "/a" }]
-           |                            ^^^^^^^^^^^^
-           |
-        help: paths, variables and arguments end at the first NUL
+    ------- stderr -------
+    error: `/a\0/b` holds a NUL
+      --> kiln.toml:13:28
+       |
+    13 | copy = [{ from = "a", to = "/a\u0000/b" }, { from = "a\u0000", to = "/a" }]
+       |                            ^^^^^^^^^^^^
+       |
+    help: paths, variables and arguments end at the first NUL
 
-        error: `a\0` holds a NUL
-          --> kiln.toml:13:53
-           |
-        13 | copy = [{ from = "a", to = "/a\u0000/b" }, { from = "a\u0000", to = "/a" }]
-           |                                                     ^^^^^^^^^
-           |
-        help: paths, variables and arguments end at the first NUL
+    error: `a\0` holds a NUL
+      --> kiln.toml:13:53
+       |
+    13 | copy = [{ from = "a", to = "/a\u0000/b" }, { from = "a\u0000", to = "/a" }]
+       |                                                     ^^^^^^^^^
+       |
+    help: paths, variables and arguments end at the first NUL
 
-        error: `` cannot be the name of an environment variable
-          --> kiln.toml:11:9
-           |
-        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
-           |         ^^
-           |
-        help: a name is not empty and holds neither `=` nor NUL
+    error: `` cannot be the name of an environment variable
+      --> kiln.toml:11:9
+       |
+    11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+       |         ^^
+       |
+    help: a name is not empty and holds neither `=` nor NUL
 
-        error: `A\0` cannot be the name of an environment variable
-          --> kiln.toml:11:32
-           |
-        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
-           |                                ^^^^^^^^^
-           |
-        help: a name is not empty and holds neither `=` nor NUL
+    error: `a\0` holds a NUL
+      --> kiln.toml:11:53
+       |
+    11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+       |                                                     ^^^^^^^^^
+       |
+    help: paths, variables and arguments end at the first NUL
 
-        error: `A=B` cannot be the name of an environment variable
-          --> kiln.toml:11:19
-           |
-        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
-           |                   ^^^^^
-           |
-        help: a name is not empty and holds neither `=` nor NUL
+    error: `A\0` cannot be the name of an environment variable
+      --> kiln.toml:11:32
+       |
+    11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+       |                                ^^^^^^^^^
+       |
+    help: a name is not empty and holds neither `=` nor NUL
 
-        error: `a\0` holds a NUL
-          --> kiln.toml:11:53
-           |
-        11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
-           |                                                     ^^^^^^^^^
-           |
-        help: paths, variables and arguments end at the first NUL
+    error: `A=B` cannot be the name of an environment variable
+      --> kiln.toml:11:19
+       |
+    11 | env = { "" = "a", "A=B" = "a", "A\u0000" = "a", A = "a\u0000" }
+       |                   ^^^^^
+       |
+    help: a name is not empty and holds neither `=` nor NUL
 
-        error: `/a\0b` holds a NUL
-          --> kiln.toml:10:11
-           |
-        10 | workdir = "/a\u0000b"
-           |           ^^^^^^^^^^^
-           |
-        help: paths, variables and arguments end at the first NUL
+    error: `/a\0b` holds a NUL
+      --> kiln.toml:10:11
+       |
+    10 | workdir = "/a\u0000b"
+       |           ^^^^^^^^^^^
+       |
+    help: paths, variables and arguments end at the first NUL
 
-        error: `a\0` holds a NUL
-          --> kiln.toml:12:15
-           |
-        12 | entrypoint = ["a\u0000"]
-           |               ^^^^^^^^^
-           |
-        help: paths, variables and arguments end at the first NUL
-        [exit status: 2]
-        "#
+    error: `a\0` holds a NUL
+      --> kiln.toml:12:15
+       |
+    12 | entrypoint = ["a\u0000"]
+       |               ^^^^^^^^^
+       |
+    help: paths, variables and arguments end at the first NUL
+    [exit status: 2]
+    "#
     );
 }
 

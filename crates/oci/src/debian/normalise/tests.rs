@@ -4,6 +4,9 @@ use tar::{Builder, Header};
 
 use super::*;
 
+/// The time of files.
+const TIME: u64 = 400_000_000;
+
 fn header(kind: EntryType, size: usize, time: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -42,7 +45,7 @@ fn raw(time: u64, files: &[(&str, &[u8])]) -> Vec<u8> {
 
 fn normal(raw: Vec<u8>) -> Vec<u8> {
     let mut out = Vec::new();
-    let normalised = normalise(Cursor::new(raw), &mut out).unwrap();
+    let normalised = normalise(Cursor::new(raw), &mut out, TIME).unwrap();
     assert_eq!(normalised.size, out.len() as u64);
     out
 }
@@ -53,7 +56,9 @@ fn listing(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
-        assert_eq!(entry.header().mtime().unwrap(), FILE_TIME);
+        let is_file = matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Link);
+        let expected = if is_file { TIME } else { OLDEST };
+        assert_eq!(entry.header().mtime().unwrap(), expected);
         assert_eq!(entry.header().username().unwrap(), Some(""));
         let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
         let mut content = match entry.header().entry_type() {
@@ -150,7 +155,7 @@ fn a_hard_link_outlives_a_dropped_target() {
 
 #[test]
 fn a_hard_link_to_nothing_and_a_path_out_of_the_root_are_refused() {
-    let error = normalise(Cursor::new(raw(1, &[("a", b"=>b")])), io::sink()).unwrap_err();
+    let error = normalise(Cursor::new(raw(1, &[("a", b"=>b")])), io::sink(), TIME).unwrap_err();
     assert_eq!(error.to_string(), "`a` in the archive of mmdebstrap is a hard link to nothing");
     assert_eq!(clean(b"usr/../../etc"), None);
     assert_eq!(clean(b".//usr/./bin/"), Some(b"usr/bin".to_vec()));
@@ -160,7 +165,7 @@ fn a_hard_link_to_nothing_and_a_path_out_of_the_root_are_refused() {
 fn a_truncated_archive_is_an_error() {
     let mut bytes = raw(1, &[("a", &[7; 2000])]);
     bytes.truncate(1500);
-    let error = normalise(Cursor::new(bytes), io::sink()).unwrap_err();
+    let error = normalise(Cursor::new(bytes), io::sink(), TIME).unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(source, "the archive ends at byte 1500, inside `a`");
 }
@@ -171,15 +176,27 @@ fn bytecode_agrees_with_the_new_time_of_its_source() {
         let mut bytes = 3495_u16.to_le_bytes().to_vec();
         bytes.extend_from_slice(&[b'\r', b'\n', flags, 0, 0, 0]);
         bytes.extend_from_slice(&time.to_le_bytes());
-        bytes.extend_from_slice(b"sizecode");
+        bytes.extend_from_slice(b"\x04\0\0\0code");
         bytes
     };
     let checked = bytecode(1, 7);
-    let one = normal(raw(1, &[("a.pyc", &bytecode(0, 7)), ("b.pyc", &checked), ("c.pyc", b"short")]));
-    let found = listing(&one);
-    assert_eq!(found[0].1, bytecode(0, FILE_TIME as u32));
-    assert_eq!(found[1].1, checked);
-    assert_eq!(found[2].1, b"short");
+    let stale = bytecode(0, 8);
+    let members: &[(&str, &[u8])] = &[
+        ("a.py", b"4444"),
+        ("a.pyc", &bytecode(0, 7)),
+        ("b.py", b"4444"),
+        ("b.pyc", &checked),
+        ("c.pyc", b"short"),
+        ("d.py", b"4444"),
+        ("d.pyc", &stale),
+        ("e.pyc", &bytecode(0, 7)),
+    ];
+    let found = listing(&normal(raw(7, members)));
+    let content = |name: &str| found.iter().find(|(path, _)| path == name).unwrap().1.clone();
+    assert_eq!(content("a.pyc"), bytecode(0, TIME as u32));
+    assert_eq!(content("b.pyc"), checked);
+    assert_eq!(content("c.pyc"), b"short");
+    assert_eq!((content("d.pyc"), content("e.pyc")), (stale, bytecode(0, 7)), "no source of that time");
 }
 
 #[test]
@@ -245,5 +262,5 @@ fn the_bytes_of_a_normalised_archive_are_pinned() {
         ("usr/bin/other", b"->tool"),
     ];
     let digest = kiln_plan::digest::Digest::of(&normal(raw(1_700_000_000, &files)));
-    assert_eq!(digest.to_string(), "sha256:6c387972c2a8b3ab4dde7b5ad4813a99312781f5821f3902a6af43a6f4c858de");
+    assert_eq!(digest.to_string(), "sha256:d32e18790ff736adfa59d9643f8669f27f9453ca0fc66a65e50b8adb717a9a10");
 }

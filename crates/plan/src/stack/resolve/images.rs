@@ -1,30 +1,56 @@
 //! One image table, resolved.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use super::{expand, expand_all, from, reference_component};
+use super::{config, expand, files, from, reference_component, users};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::gpu::Form;
 use crate::reference::{Reference, Repository, says_registry};
-use crate::stack::image::{
-    Compression, Copy, Environment, From, GpuCode, Image, Owner, Prune, RequirementsFile, Target, User,
-};
+use crate::stack::image::{Compression, Environment, From, GpuCode, Image, Prune, RequirementsFile, Target};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
-use crate::stack::written::{CopyTable, ImageTable, PruneWritten, StackFile, Text, UserWritten};
+use crate::stack::written::{ImageTable, PruneWritten, StackFile, Text};
 use crate::whiteout;
+
+/// The surroundings in which the images of a stack are read.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) file: &'a StackFile,
+    /// The stack's name.
+    pub(super) stack: &'a str,
+    pub(super) target: &'a Target,
+    pub(super) vars: &'a Vars,
+    pub(super) warnings: &'a RefCell<Vec<String>>,
+}
+
+impl Context<'_> {
+    /// Warns of names that are left to a shell or to the image below, and that are nearly those of variables.
+    pub(super) fn warn_of_names(&self, text: &str) {
+        for (name, near) in self.vars.nearly_declared(text) {
+            self.warn(format!(
+                "`${{{name}}}` is no variable of the stack file and is left as it is: `${{{near}}}` is one"
+            ));
+        }
+    }
+
+    /// Warns, once.
+    pub(super) fn warn(&self, warning: String) {
+        if !self.warnings.borrow().contains(&warning) {
+            self.warnings.borrow_mut().push(warning);
+        }
+    }
+}
 
 pub(super) fn image(
     name: &Spanned<String>,
     table: &ImageTable,
-    file: &StackFile,
-    stack: &str,
-    target: &Target,
-    vars: &Vars,
+    context: &Context<'_>,
     wrong: &mut Diagnostics,
 ) -> Image {
+    let Context { file, stack, target, vars, .. } = *context;
     reference_component(name.get(), name, "an image's name", wrong);
     let from_resolved = from(&table.from, file, vars, wrong);
     if table.base_facts.is_some() && matches!(from_resolved, From::Image(_)) {
@@ -34,6 +60,7 @@ pub(super) fn image(
         );
     }
     let tags = table.tags.as_ref().or(file.stack.tags.as_ref());
+    let (users, user) = users::users(table, vars, wrong);
     Image {
         name: name.get().clone(),
         span: name.span(),
@@ -46,13 +73,21 @@ pub(super) fn image(
             .as_ref()
             .map(|text| RequirementsFile { path: project_path(text, vars, wrong), span: text.span() }),
         environment: environment(table, vars, wrong),
-        copy: table.copy.iter().map(|table| copy(table, vars, wrong)).collect(),
-        user: table.user.as_ref().map(|written| user(written, vars, wrong)),
-        timezone: table.timezone.as_ref().map(|text| timezone(text, vars, wrong)),
-        env: variables(&table.env, vars, wrong),
+        copy: table.copy.iter().map(|table| files::copy(table, vars, wrong)).collect(),
+        files: table.files.iter().filter_map(|table| files::file(table, context, wrong)).collect(),
+        users,
+        user,
+        user_span: table.user.as_ref().map_or_else(|| name.span(), Spanned::span),
+        timezone: table.timezone.as_ref().and_then(|text| config::timezone(text, vars, wrong)),
+        env: config::variables(&table.env, context, wrong),
         workdir: table.workdir.as_ref().map(|text| absolute(text, vars, wrong)),
-        entrypoint: table.entrypoint.as_ref().map(|texts| words(texts, vars, wrong)),
-        command: table.command.as_ref().map(|texts| words(texts, vars, wrong)),
+        entrypoint: table.entrypoint.as_ref().map(|text| config::command(text, context, wrong)),
+        entrypoint_span: table.entrypoint.as_ref().map(Spanned::span),
+        command: table.command.as_ref().map(|text| config::command(text, context, wrong)),
+        healthcheck: table.healthcheck.as_ref().and_then(|health| config::healthcheck(health, context, wrong)),
+        expose: table.expose.iter().flat_map(|port| config::ports(port, vars, wrong)).collect(),
+        volumes: table.volumes.iter().map(|text| absolute(text, vars, wrong)).collect(),
+        stop_signal: table.stop_signal.as_ref().and_then(|text| config::signal(text, vars, wrong)),
         labels: expand_map(&table.labels, vars, wrong),
         persist: table.persist,
         compression: compression(table, vars, wrong),
@@ -65,6 +100,7 @@ pub(super) fn image(
             || vec!["latest".to_owned()],
             |texts| texts.iter().map(|text| tag(text, vars, wrong)).collect(),
         ),
+        publish: table.publish,
     }
 }
 
@@ -101,8 +137,8 @@ fn repository(
 /// Finds images that would take one another's tags.
 pub(super) fn no_tag_is_taken_twice(images: &[Image], wrong: &mut Diagnostics) {
     for (at, image) in images.iter().enumerate() {
-        let Some(repository) = &image.repository else { continue };
-        let taken = |other: &&Image| other.repository.as_ref() == Some(repository);
+        let Some(repository) = image.repository.as_ref().filter(|_| image.publish) else { continue };
+        let taken = |other: &&Image| other.publish && other.repository.as_ref() == Some(repository);
         for other in images[..at].iter().filter(taken) {
             if let Some(tag) = image.tags.iter().find(|tag| other.tags.contains(tag)) {
                 let (first, second) = (&other.name, &image.name);
@@ -151,30 +187,26 @@ fn expand_map(map: &BTreeMap<String, Text>, vars: &Vars, wrong: &mut Diagnostics
     map.iter().map(|(key, text)| (key.clone(), expand(text, vars, wrong))).collect()
 }
 
-/// Environment variables. A program gets each as `NAME=VALUE`, ended by NUL (POSIX, "Environment Variables").
-fn variables(map: &BTreeMap<Spanned<String>, Text>, vars: &Vars, wrong: &mut Diagnostics) -> BTreeMap<String, String> {
-    for name in map.keys() {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            let message = format!("`{}` cannot be the name of an environment variable", name.escape_debug());
-            wrong.push(Diagnostic::at(name.span(), message).hint("a name is not empty and holds neither `=` nor NUL"));
-        }
-    }
-    map.iter().map(|(name, text)| (name.get().clone(), without_nul(text, vars, wrong))).collect()
-}
-
-/// The words of a command line.
-fn words(texts: &[Text], vars: &Vars, wrong: &mut Diagnostics) -> Vec<String> {
-    texts.iter().map(|text| without_nul(text, vars, wrong)).collect()
-}
-
 /// The text of a path, a variable or an argument, none of which can hold NUL.
-fn without_nul(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
-    let expanded = expand(text, vars, wrong);
-    if expanded.contains('\0') {
-        let message = format!("`{}` holds a NUL", expanded.escape_debug());
-        wrong.push(Diagnostic::at(text.span(), message).hint("paths, variables and arguments end at the first NUL"));
-    }
+pub(super) fn without_nul(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    without_nul_in(text, text.span(), vars, wrong)
+}
+
+fn without_nul_in(text: &str, span: Span, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let expanded = vars.expand_str(text, span.clone()).unwrap_or_else(|diagnostic| {
+        wrong.push(diagnostic);
+        text.to_owned()
+    });
+    refuse_nul(&expanded, span, wrong);
     expanded
+}
+
+/// Refuses a text that would end where it holds a NUL.
+pub(super) fn refuse_nul(text: &str, span: Span, wrong: &mut Diagnostics) {
+    if text.contains('\0') {
+        let message = format!("`{}` holds a NUL", text.escape_debug());
+        wrong.push(Diagnostic::at(span, message).hint("paths, variables and arguments end at the first NUL"));
+    }
 }
 
 fn environment(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Environment {
@@ -259,18 +291,23 @@ fn choice<T: Clone>(text: Option<&Text>, valid: &[(&str, T)], what: &str, vars: 
 
 /// A path inside the project: relative, and never above the stack file's directory.
 pub(super) fn project_path(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
-    let path = without_nul(text, vars, wrong);
+    project_path_in(text, text.span(), vars, wrong)
+}
+
+/// As [`project_path`], of a text that stands somewhere.
+pub(super) fn project_path_in(text: &str, span: Span, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let path = without_nul_in(text, span.clone(), vars, wrong);
     let outside = Path::new(&path).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
     if path.is_empty() || outside {
         wrong.push(
-            Diagnostic::at(text.span(), format!("`{path}` is outside the project"))
+            Diagnostic::at(span, format!("`{path}` is outside the project"))
                 .hint("paths are relative to the stack file and stay below its directory"),
         );
     }
     path
 }
 
-fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+pub(super) fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
     let path = without_nul(text, vars, wrong);
     let bad = Path::new(&path).components().any(|part| matches!(part, Component::ParentDir));
     if !path.starts_with('/') || bad {
@@ -286,37 +323,6 @@ fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
     path
 }
 
-fn copy(table: &CopyTable, vars: &Vars, wrong: &mut Diagnostics) -> Copy {
-    Copy {
-        from: project_path(&table.from, vars, wrong),
-        from_span: table.from.span(),
-        to: absolute(&table.to, vars, wrong),
-        exclude: expand_all(&table.exclude, vars, wrong),
-        ignore_file: table.ignore_file.as_ref().map(|text| project_path(text, vars, wrong)),
-        owner: table.owner.as_ref().map_or_else(Owner::default, |text| owner(&expand(text, vars, wrong))),
-        owner_span: table.owner.as_ref().map(Spanned::span),
-        mode: table.mode.as_ref().and_then(|text| mode(text, vars, wrong)),
-    }
-}
-
-fn owner(text: &str) -> Owner {
-    let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group.to_owned())),
-        None => (text, None),
-    };
-    Owner { user: Some(user.to_owned()), group }
-}
-
-fn mode(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u32> {
-    let digits = expand(text, vars, wrong);
-    let mode = u32::from_str_radix(&digits, 8).ok().filter(|mode| *mode <= 0o7777);
-    if mode.is_none() {
-        let message = format!("`{digits}` is not an octal mode");
-        wrong.push(Diagnostic::at(text.span(), message).hint("such as `\"0644\"` or `\"0755\"`"));
-    }
-    mode
-}
-
 /// A size: a number of bytes, with an optional unit.
 fn size(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u64> {
     let written = expand(text, vars, wrong);
@@ -330,48 +336,8 @@ fn size(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u64> {
     parsed
 }
 
-fn timezone(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
-    let zone = expand(text, vars, wrong);
-    let part = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+'))
-    };
-    if !zone.split('/').all(part) {
-        wrong.push(
-            Diagnostic::at(text.span(), format!("`{zone}` is not the name of a time zone"))
-                .hint("an IANA name: `Asia/Seoul`, `America/Los_Angeles`, `UTC`"),
-        );
-    }
-    zone
-}
-
-fn user(written: &Spanned<UserWritten>, vars: &Vars, wrong: &mut Diagnostics) -> User {
-    let table = match written.get() {
-        UserWritten::Name(name) => {
-            let name = vars.expand_str(name, written.span()).unwrap_or_else(|diagnostic| {
-                wrong.push(diagnostic);
-                name.clone()
-            });
-            return User::Existing(name);
-        }
-        UserWritten::Table(table) => table,
-    };
-    let name = expand(&table.name, vars, wrong);
+/// Returns true for the name of a user or a group (useradd(8)).
+pub(super) fn is_user_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
-    if name.is_empty() || !name.chars().all(allowed) || !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-    {
-        wrong.push(
-            Diagnostic::at(table.name.span(), format!("`{name}` is not a user name"))
-                .hint("lower-case letters, digits, `_`, `-`, `.`, beginning with a letter"),
-        );
-    }
-    let home = table.home.as_ref().map_or_else(|| format!("/home/{name}"), |text| absolute(text, vars, wrong));
-    let shell = table.shell.as_ref().map_or_else(|| "/bin/sh".to_owned(), |text| absolute(text, vars, wrong));
-    for (text, value) in [(&table.home, &home), (&table.shell, &shell)] {
-        if value.contains([':', '\n']) {
-            let span = text.as_ref().map_or_else(|| written.span(), Spanned::span);
-            wrong.push(Diagnostic::at(span, "a path in /etc/passwd cannot hold `:` or a line break"));
-        }
-    }
-    let uid = *table.uid.get();
-    User::Create { uid, gid: table.gid.as_ref().map_or(uid, |gid| *gid.get()), home, shell, name }
+    name.chars().all(allowed) && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
 }

@@ -1,0 +1,132 @@
+//! Every image is the same under every runtime: kind, owner, mode and target of every path, directories included.
+//!
+//! Docker and podman apply a layer without those below it and let the kernel put them over one another, containerd applies
+//! it onto what is below, umoci unpacks all into one directory. Where a layer leaves something open, they decide
+//! differently. What each of them shows is compared with kiln's own picture of the layers.
+
+mod awkward;
+mod containerd;
+mod docker;
+mod podman;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::registries::docker::Docker;
+use super::report::{Checks, eprint, none};
+use super::seen::{self, Seen};
+use super::tree::{self, Kind, Tree};
+use super::{Result, Suite, programs, transports};
+pub(crate) use containerd::Containerd;
+
+/// The name under which the runtimes know the image that is looked at.
+const NAME: &str = "looked/at:1";
+
+/// The runtimes, each with files of its own.
+pub(crate) struct Runtimes {
+    directory: PathBuf,
+    docker: Docker,
+    podman: podman::Podman,
+    containerd: Containerd,
+}
+
+/// Builds images of its own, and compares them.
+pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
+    let Some(layout) = checks.check("kiln builds images with awkward copies", || awkward::build(suite)) else { return };
+    compare(suite, &[(layout, awkward::IMAGES.map(str::to_owned).to_vec())], checks);
+    suite.remove("runtimes");
+}
+
+/// Compares the images of some layouts.
+pub(crate) fn compare(suite: &Suite, layouts: &[(PathBuf, Vec<String>)], checks: &mut Checks) {
+    let directory = suite.work.join("runtimes/run");
+    let Some(runtimes) = checks.check("Docker, podman and containerd run", || Runtimes::start(&directory)) else {
+        return;
+    };
+    for (layout, images) in layouts {
+        for image in images {
+            let name =
+                format!("`{image}` is the same under Docker, podman, containerd and umoci, and in kiln's picture");
+            checks.check(&name, || runtimes.compare(layout, image));
+        }
+    }
+    drop(runtimes);
+    suite.remove("runtimes/run");
+}
+
+impl Runtimes {
+    fn start(directory: &Path) -> Result<Self> {
+        fs_err::create_dir_all(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            docker: Docker::start(&directory.join("docker"))?,
+            podman: podman::Podman::new(&directory.join("podman"))?,
+            containerd: Containerd::start(directory)?,
+        })
+    }
+
+    fn compare(&self, layout: &Path, image: &str) -> Result<()> {
+        let picture = seen::image(layout, image)?;
+        let from = transports::in_layout(layout, image);
+        let mut wrong = Vec::new();
+        let mut look = |runtime: &str, root: &Path| {
+            let found = differences(&picture, root)?;
+            wrong.extend(found.into_iter().map(|difference| format!("{runtime}: {difference}")));
+            Ok(())
+        };
+        let archive = self.archive("oci-archive", &from)?;
+        self.podman.look(&archive, |root| look("podman", root))?;
+        let mounted = self.directory.join("mounted");
+        self.containerd.look(&archive, &mounted, |root| look("containerd", root))?;
+        drop(archive);
+        if !has_zstd(&from)? {
+            let archive = self.archive("docker-archive", &from)?;
+            docker::look(&self.docker, &archive, |root| look("Docker", root))?;
+            let bundle = self.directory.join("bundle");
+            programs::output(Command::new("umoci").args(["unpack", "--image", &from["oci:".len()..]]).arg(&bundle))?;
+            look("umoci", &bundle.join("rootfs"))?;
+            fs_err::remove_dir_all(bundle)?;
+        }
+        eprint(&format!("{} paths of `{image}`", picture.len()));
+        none("paths are otherwise", &wrong)
+    }
+
+    fn archive(&self, kind: &str, from: &str) -> Result<tempfile::TempPath> {
+        // skopeo adds to an archive that is there.
+        let archive = tempfile::Builder::new().suffix(".tar").tempfile_in(&self.directory)?.into_temp_path();
+        fs_err::remove_file(&archive)?;
+        let to = format!("{kind}:{}:{NAME}", archive.display());
+        programs::output(transports::skopeo().args(["copy", "--quiet", from, &to]))?;
+        Ok(archive)
+    }
+}
+
+/// Returns true if an image has layers that Debian's Docker and umoci do not read.
+fn has_zstd(from: &str) -> Result<bool> {
+    Ok(programs::text(transports::skopeo().args(["inspect", "--raw", from]))?.contains("+zstd"))
+}
+
+/// The differences between a picture and what lies at a root. Where no layer tells of the root, it has mode 0555 under
+/// podman and 0755 elsewhere, and nobody can do anything about it.
+fn differences(picture: &Seen, root: &Path) -> Result<Vec<String>> {
+    let mut tree = Tree::read(root)?;
+    if picture.contains_key(&b""[..]) {
+        tree.nodes.insert(String::new(), tree::node(root)?);
+    }
+    let mut wrong = Vec::new();
+    for (path, (node, _)) in picture {
+        let path = std::str::from_utf8(path)?;
+        match tree.nodes.remove(path) {
+            None => wrong.push(format!("/{path} is not there")),
+            Some(found) => {
+                let mode = if matches!(found.kind, Kind::Link(_)) { node.mode } else { found.mode };
+                if (&found.kind, mode, found.owner) != (&node.kind, node.mode, node.owner) {
+                    let show = |node: &tree::Node| format!("{:?} {:o} {:?}", node.kind, node.mode, node.owner);
+                    wrong.push(format!("/{path} is {}, in the picture {}", show(&found), show(node)));
+                }
+            }
+        }
+    }
+    wrong.extend(tree.nodes.into_keys().map(|path| format!("/{path} is in no layer")));
+    Ok(wrong)
+}
