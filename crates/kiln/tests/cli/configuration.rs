@@ -498,3 +498,22 @@ fn values_that_look_like_those_of_a_dockerfile_are_warned_of() {
     [exit status: 2]
     "#);
 }
+
+#[test]
+fn the_layer_of_a_wheel_is_the_same_on_every_base() {
+    let environment = greeting();
+    bases::debian_with(&environment.path("other"), &[("opt/tools/x", Vec::new()), ("usr/share/doc/x", Vec::new())]);
+    let scratch = "from = \"scratch\"\nbase-facts = { libc = { family = \"glibc\", version = \"2.39\" }, interpreters = \
+                   [{ path = \"/usr/bin/python3.11\", version = \"3.11.2\" }] }";
+    environment.stack(&format!(
+        "{}\n[images.other]\nfrom = {{ oci = \"other\" }}\npackages = [\"greeting\"]\n\n[images.scratch]\n{scratch}\n\
+         packages = [\"greeting\"]\n",
+        stack("packages = [\"greeting\"]")
+    ));
+    environment.succeed("build --output oci:out");
+    let layer = |image: &str| {
+        let image = ReadBack::of(&environment.path("out"), image, "amd64");
+        *image.config.rootfs.diff_ids.last().unwrap()
+    };
+    assert_eq!((layer("app"), layer("app")), (layer("other"), layer("scratch")));
+}
