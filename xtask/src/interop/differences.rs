@@ -29,7 +29,7 @@ enum Rule {
 /// Compares what kiln's and uv's file hold.
 type Agreement = fn(&Facts, &str, &str) -> Result<()>;
 
-const INTENDED: [Intended; 12] = [
+const INTENDED: [Intended; 13] = [
     // It names the installer.
     Intended {
         what: "INSTALLER",
@@ -62,10 +62,24 @@ const INTENDED: [Intended; 12] = [
         applies: |facts, path| facts.scripts.by_path.contains_key(path),
         rule: Rule::Agree(|_, ours, theirs| same("what is called", Scripts::call(ours)?, Scripts::call(theirs)?)),
     },
-    // For shells of people; an image has `PATH` and `VIRTUAL_ENV` in its config.
+    // kiln's own are shorter: they know their place.
     Intended {
         what: "activation scripts",
-        applies: |_, path| path.starts_with("bin/activate") || matches!(path, "bin/deactivate.bat" | "bin/pydoc.bat"),
+        applies: |_, path| matches!(path, "bin/activate" | "bin/activate.csh" | "bin/activate.fish"),
+        rule: Rule::Agree(|_, ours, theirs| {
+            let names = ["VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PATH", "deactivate"];
+            let sets =
+                |text: &str| names.iter().filter(|name| text.contains(**name)).copied().collect::<Vec<_>>().join(" ");
+            same("what an activation script sets", sets(ours), sets(theirs))
+        }),
+    },
+    // For other shells.
+    Intended {
+        what: "activation scripts that kiln does not write",
+        applies: |_, path| {
+            path.starts_with("bin/activate.")
+                || matches!(path, "bin/activate_this.py" | "bin/deactivate.bat" | "bin/pydoc.bat")
+        },
         rule: Rule::UvAlone,
     },
     // It keeps old versions of distutils, which nobody runs in an image, from installing elsewhere.

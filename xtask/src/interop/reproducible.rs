@@ -237,7 +237,7 @@ fn config(layout: &Path) -> Result<()> {
     let found: Value =
         programs::json(inspect.args(["inspect", "--config"]).arg(transports::in_layout(layout, "upper")))?;
     let config = &found["config"];
-    same("the user", &config["User"], &Value::from("alice"))?;
+    same("the user", &config["User"], &Value::from("1234:1235"))?;
     same("the working directory", &config["WorkingDir"], &Value::from("/app"))?;
     same("the entry point", &config["Entrypoint"], &Value::from(vec!["python", "-m", "train"]))?;
     same("the command", &config["Cmd"], &Value::Null)?;

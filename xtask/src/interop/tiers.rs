@@ -1,4 +1,5 @@
-//! A layout that kiln wrote is read back as a base, and images stand on it and on one another.
+//! A layout that kiln wrote is read back as a base, and images stand on it and on one another: their packages go into its
+//! environment, which its `PATH` finds first.
 
 use std::path::Path;
 
@@ -35,8 +36,8 @@ fn build(suite: &Suite, built: &Built) -> Result<Vec<Image>> {
     let project = suite.work.join("tiers");
     let text = format!(
         "[stack]\nname = \"tiers\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n\n\
-         [images.second]\nfrom = \"first\"\npackages = [\"{}\"]\n\n\
-         [images.first]\nfrom = {{ oci = \"base\" }}\npackages = [\"{}\"]\n",
+         [images.second]\nfrom = \"first\"\npackages = [\"{}\"]\npython.environment = \"base\"\n\n\
+         [images.first]\nfrom = {{ oci = \"base\" }}\npackages = [\"{}\"]\npython.environment = \"base\"\n",
         packages::SECOND_MORE,
         packages::FIRST_MORE,
     );

@@ -83,8 +83,12 @@ fn wrong(environment: &Tree, wheels: &[Wheel]) -> Result<Vec<String>> {
 fn times(environment: &Tree, wheels: &[Wheel]) -> Result<BTreeMap<String, BTreeSet<i64>>> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '.'], "_");
     let mut times: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
-    for record in environment.nodes.keys().filter(|path| path.ends_with(".dist-info/RECORD")) {
-        let project = record.trim_start_matches(PACKAGES).trim_matches('/').trim_end_matches(".dist-info/RECORD");
+    let installed = environment.nodes.keys().filter_map(|path| {
+        let project = path.strip_prefix(PACKAGES)?.strip_prefix('/')?.strip_suffix(".dist-info/RECORD")?;
+        // Packages may bring others inside of them, with their lists.
+        (!project.contains('/')).then_some((path, project))
+    });
+    for (record, project) in installed {
         let wheel = wheels.iter().find(|wheel| {
             let mut parts = wheel.file.splitn(3, '-');
             let (name, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

@@ -302,13 +302,16 @@ fn source(from: &Path, path: String, found: &std::fs::Metadata) -> Result<Source
     Ok(Source { path, from: from.to_owned(), kind, size })
 }
 
-/// Returns the permission bits that a file or directory gets: its own. A checkout is one image under the two usual umasks, 022 and
-/// 002: what only the second gives, writing for the group, goes.
+/// Returns the permission bits that a file or directory gets. A mode that a umask may have made is that of no umask in
+/// particular: 0644, and 0755 for directories and what its owner may execute, or the same checkout would be another image under
+/// another umask. A mode that no umask makes is kept: one that takes writing from the owner, or that sets the user, the group or
+/// the sticky bit.
 fn mode(found: &std::fs::Metadata) -> u32 {
-    match found.permissions().mode() & 0o7777 {
-        0o664 => 0o644,
-        0o775 => 0o755,
-        mode => mode,
+    let mode = found.permissions().mode() & 0o7777;
+    match mode & 0o7200 {
+        0o200 if found.is_dir() || mode & 0o100 != 0 => 0o755,
+        0o200 => 0o644,
+        _ => mode,
     }
 }
 

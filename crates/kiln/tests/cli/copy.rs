@@ -33,7 +33,7 @@ fn a_directory_goes_with_its_content_and_only_execute_bits_of_its_modes() {
     d0755 0:0 app
     d0755 0:0 app/deep
     -0644 0:0 app/deep/tool.pyc
-    -0700 0:0 app/deep/tool.sh
+    -0755 0:0 app/deep/tool.sh
     l0777 0:0 app/link.py -> main.py
     -0644 0:0 app/main.py
     -0644 0:0 app/notes.md
@@ -45,7 +45,7 @@ fn patterns_leave_files_out() {
     assert_snapshot!(copied(r#"{ from = "src/", to = "/app/", exclude = ["**/*.pyc", "link.py"] }"#), @r"
     d0755 0:0 app
     d0755 0:0 app/deep
-    -0700 0:0 app/deep/tool.sh
+    -0755 0:0 app/deep/tool.sh
     -0644 0:0 app/main.py
     -0644 0:0 app/notes.md
     ");

@@ -34,7 +34,7 @@ fn store_directory_umask_time_zone_and_threads_do_not_matter() {
     {
         // Another directory with files of other modes and times, and another store.
         let other = project();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode([0o664, 0o644, 0o664][at]);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode([0o600, 0o666, 0o640][at]);
         fs_err::set_permissions(other.path("src/3.txt"), mode).unwrap();
         let outcome = other.shell(script);
         assert_eq!(outcome.status, Some(0), "{outcome}");
