@@ -30,7 +30,9 @@ impl Member {
 pub(super) fn links(held: &Held) -> Vec<LinkLine> {
     let mut found = Vec::new();
     held.visit(ROOT, |path, node| {
+        // No system makes a link to nothing; an archive can hold one.
         if let Node::Symlink(target) = held.node(node)
+            && !target.is_empty()
             && held.find(path).is_some_and(|end| matches!(held.node(end), Node::Directory(_)))
         {
             found.push(LinkLine { path: path.to_owned(), target: target.to_owned() });

@@ -304,6 +304,19 @@ fn links_without_end_and_paths_out_of_the_root_do_no_harm() {
 }
 
 #[test]
+fn a_link_to_nothing_is_no_line_of_the_lock() {
+    let mut header = Layer::header(EntryType::Symlink, 0);
+    header.as_old_mut().name[..4].copy_from_slice(b"none");
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    let mut layer = Layer::new().link("bin", "usr/bin").folder("usr/bin/");
+    layer.0.append(&header, std::io::empty()).unwrap();
+    let links: Vec<String> = facts([layer]).links.iter().map(ToString::to_string).collect();
+    assert_eq!(links, ["/bin -> usr/bin"]);
+}
+
+#[test]
 fn a_truncated_layer_is_an_error_that_says_where() {
     let bytes = debian().bytes();
     let mut reader = FactsReader::new();
