@@ -9,16 +9,15 @@ use std::process::Command;
 use super::registries::docker::Docker;
 use super::{Result, programs};
 
-/// The packages, and where they come from.
+/// The packages.
 const PACKAGES: &str = "docker.io,docker-cli,docker-buildx";
-const SOURCE: &str = "deb http://deb.debian.org/debian trixie main";
 
 /// Unpacks it below a directory, and starts it there. Its programs run with the libraries of this system.
 pub(crate) fn start(directory: &Path) -> Result<Docker> {
     let root = directory.join("debian13");
     fs_err::create_dir_all(directory)?;
     let mut unpack = Command::new("mmdebstrap");
-    unpack.args(["--quiet", "--variant=extract", "--include", PACKAGES, "trixie"]).arg(&root).arg(SOURCE);
+    unpack.args(["--quiet", "--variant=extract", "--include", PACKAGES, "trixie"]).arg(&root);
     programs::output(&mut unpack)?;
     let docker = Docker::start_with(&root.join("usr"), &directory.join("docker26"))?;
     let plugin = root.join("usr/libexec/docker/cli-plugins/docker-buildx");
