@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::project::Project;
 use crate::snapshot::{Decided, Snapshot, SourceKind};
+use crate::steps::copy::directory_mode;
 
 /// The files of one copy of an image.
 #[derive(Debug, Clone, Serialize)]
@@ -56,12 +57,11 @@ impl Project<'_> {
         let copied = snapshot.copied(copy)?;
         let files = copied.files.iter().map(|file| {
             let (kind, mode) = match &file.kind {
-                SourceKind::Directory { mode } => ("directory", Some(*mode)),
-                SourceKind::File { mode, .. } => ("file", Some(*mode)),
+                SourceKind::Directory { mode } => ("directory", Some(directory_mode(*mode, copy.mode))),
+                SourceKind::File { mode, .. } => ("file", Some(copy.mode.unwrap_or(*mode))),
                 SourceKind::Symlink(_) => ("link", None),
             };
-            let said = copy.mode.map(|said| if kind == "directory" { said | (said & 0o444) >> 2 } else { said });
-            let mode = mode.map(|mode| format!("{:04o}", said.unwrap_or(mode)));
+            let mode = mode.map(|mode| format!("{mode:04o}"));
             CopiedFile { path: file.path.clone(), kind, mode, size: file.size }
         });
         let decided = copied.decided.iter().map(|decided| {

@@ -145,7 +145,7 @@ fn members(copied: &Copied, to: &str, owner: (u32, u32), mode: Option<u32>) -> V
 }
 
 /// Returns the mode of a directory: its own, or one in which whoever can read files can enter it.
-fn directory_mode(own: u32, mode: Option<u32>) -> u32 {
+pub(crate) fn directory_mode(own: u32, mode: Option<u32>) -> u32 {
     mode.map_or(own, |mode| mode | (mode & 0o444) >> 2)
 }
 
