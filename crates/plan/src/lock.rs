@@ -77,6 +77,9 @@ pub struct LockedImage {
     /// The requirements that were resolved, to say what changed.
     #[serde(default)]
     pub requirements: Vec<String>,
+    /// Packages whose version gave way to what an image upon this one requires, as `PACKAGE for IMAGE`.
+    #[serde(default)]
+    pub gives_way: Vec<String>,
     /// The packages, by name.
     #[serde(default)]
     pub packages: Vec<LockedPackage>,
@@ -389,6 +392,9 @@ impl LockedImage {
         if !self.requirements.is_empty() {
             let _ = writeln!(out, "requirements = {}", list(&self.requirements));
         }
+        if !self.gives_way.is_empty() {
+            let _ = writeln!(out, "gives-way = {}", list(&self.gives_way));
+        }
         tables(out, "packages", &self.packages, |package| {
             let (name, version) = (quote(&package.name), quote(&package.version));
             format!("name = {name}, version = {version}, wheel = \"{}\"", package.wheel)
@@ -464,6 +470,7 @@ mod tests {
                 platform,
                 inputs: "00".into(),
                 requirements: vec!["six".into(), "a ; sys_platform == \"linux\"".into()],
+                gives_way: vec!["numpy for train".into()],
                 packages: vec![LockedPackage { name: "six".into(), version: "1.17.0".into(), wheel }],
             }],
             wheels: vec![LockedWheel {

@@ -21,7 +21,10 @@ use crate::stack::Spanned;
 mod config;
 mod files;
 mod images;
+mod python;
 mod users;
+
+pub use python::last_moment;
 
 pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stack, Diagnostics> {
     let mut wrong = Diagnostics::default();

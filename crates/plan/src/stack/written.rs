@@ -10,8 +10,12 @@ use serde::Deserialize;
 use super::spanned::Spanned;
 
 mod image;
+mod python;
+mod scalar;
 
 pub use image::*;
+pub use python::*;
+use scalar::scalar_or_table;
 
 /// A string of the stack file, in which `${name}` stands for a variable.
 pub type Text = Spanned<String>;
@@ -31,6 +35,9 @@ pub struct StackFile {
     /// Where Python packages come from; the default is uv's.
     #[serde(default)]
     pub index: IndexTable,
+    /// The choice of versions of Python packages, for every image.
+    #[serde(default)]
+    pub resolution: ResolutionTable,
     /// What machines share with one another.
     pub cache: Option<CacheTable>,
     /// Lists of requirements that images share as `"@name"`.
