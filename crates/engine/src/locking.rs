@@ -208,7 +208,7 @@ impl Project<'_> {
         let part = Part::of(self, question, listed.as_ref())?;
         let given = question.above.iter().chain(&question.in_base).cloned();
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
-        let found = self.resolve(&[part], &pins, stay)?;
+        let found = self.resolve_paired(&part, &pins, &stay)?;
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
         let mut wrong = Diagnostics::default();

@@ -120,9 +120,9 @@ impl Project<'_> {
         let packages = |image: &LockedImage| -> Vec<(String, String)> {
             image.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
         };
-        let preferences = locked.clone().flat_map(packages).collect();
+        let preferences: Vec<(String, String)> = locked.clone().flat_map(packages).collect();
         let in_base = questions.first().map(|question| question.in_base.clone()).unwrap_or_default();
-        let found = self.resolve(&parts, &in_base, preferences)?;
+        let found = self.resolve(&parts, &in_base, &[], &preferences)?;
         together.versions = found.into_iter().filter_map(|package| Some((package.name, package.version?))).collect();
         for below in locked {
             for (name, version) in packages(below) {

@@ -303,7 +303,7 @@ fn every_tier_installs_the_difference_alone_for_every_platform() {
     (base)
     kiln: virtual environment for /usr/bin/python3.11
     kiln: solver 3.0
-    kiln: rich 1.2, scatter 2.1, typer 0.5
+    kiln: typer 0.5, scatter 2.1, rich 1.2
     kiln: server 5.0
     ");
     assert_eq!(serve.config.config.cmd, ["serve"]);

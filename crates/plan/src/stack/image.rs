@@ -128,6 +128,8 @@ pub struct Image {
     pub requirements_files: Vec<RequirementsFile>,
     /// The choice of versions: the stack's, and then the image's own.
     pub resolution: Resolution,
+    /// Packages whose files win where another package brings them too, the strongest last.
+    pub winners: Vec<PackageName>,
     /// How packages are installed.
     pub environment: Environment,
     /// Files from the project.

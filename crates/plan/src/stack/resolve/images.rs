@@ -70,6 +70,7 @@ pub(super) fn image(
         requirements: requirement::requirements(&table.packages, &file.groups, vars, wrong),
         requirements_files: python::requirements_files(table.requirements.as_ref(), vars, wrong),
         resolution: python::resolution(&file.resolution, &table.resolution, vars, wrong),
+        winners: python::winners(table.overlaps.as_ref(), vars, wrong),
         environment: environment(table, vars, wrong),
         copy: table.copy.iter().map(|table| files::copy(table, vars, wrong)).collect(),
         files: table.files.iter().filter_map(|table| files::file(table, context, wrong)).collect(),

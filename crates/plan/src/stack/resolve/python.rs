@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::{Component, Path};
 
+use pep508_rs::PackageName;
+
 use super::images::without_nul_in;
 use super::{expand, expand_all};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
@@ -11,7 +13,7 @@ use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
 use crate::stack::written::{
-    RequirementsFileWritten, RequirementsTable, RequirementsWritten, ResolutionTable, Text, TextOrList,
+    OverlapsTable, RequirementsFileWritten, RequirementsTable, RequirementsWritten, ResolutionTable, Text, TextOrList,
 };
 
 /// Returns the files of requirements of an image.
@@ -120,6 +122,30 @@ fn requirements(texts: &[Text], key: &str, vars: &Vars, wrong: &mut Diagnostics)
                     .hint("name the file in `packages`"),
             ),
             Ok(requirement) => found.push(requirement),
+            Err(diagnostic) => wrong.push(diagnostic),
+        }
+    }
+    found
+}
+
+/// Returns the packages whose files win, the strongest last.
+pub(super) fn winners(table: Option<&OverlapsTable>, vars: &Vars, wrong: &mut Diagnostics) -> Vec<PackageName> {
+    let Some(OverlapsTable { winner }) = table else { return Vec::new() };
+    let mut names = match winner.get() {
+        TextOrList::Text(text) => match vars.expand_str(text, winner.span()) {
+            Ok(text) => vec![(text, winner.span())],
+            Err(diagnostic) => {
+                wrong.push(diagnostic);
+                Vec::new()
+            }
+        },
+        TextOrList::List(texts) => texts.iter().map(|text| (expand(text, vars, wrong), text.span())).collect(),
+    };
+    names.reverse();
+    let mut found = Vec::new();
+    for (name, span) in names {
+        match requirement::name(&name, span) {
+            Ok(name) => found.push(name),
             Err(diagnostic) => wrong.push(diagnostic),
         }
     }

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 
-use super::{RequirementsWritten, ResolutionTable, Text, scalar_or_table};
+use super::{OverlapsTable, RequirementsWritten, ResolutionTable, Text, scalar_or_table};
 use crate::base::BaseFacts;
 use crate::stack::spanned::Spanned;
 
@@ -27,6 +27,8 @@ pub struct ImageTable {
     /// The choice of versions, beside what `[resolution]` says for every image.
     #[serde(default)]
     pub resolution: ResolutionTable,
+    /// The package whose file is in the image where several bring one.
+    pub overlaps: Option<OverlapsTable>,
     /// The environment of Python packages.
     #[serde(default)]
     pub python: PythonTable,

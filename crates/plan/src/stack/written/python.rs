@@ -43,6 +43,14 @@ pub struct RequirementsTable {
     pub package: Option<Text>,
 }
 
+/// Files that several packages bring.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OverlapsTable {
+    /// The package whose file is in the image, or several, the strongest first. Default: the first name, as pip has it.
+    pub winner: Spanned<super::TextOrList>,
+}
+
 /// The choice of versions.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
