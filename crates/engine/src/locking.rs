@@ -6,7 +6,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Image, Requirement};
+use kiln_plan::stack::{Image, Requirement, Stack};
 use kiln_plan::torch_family;
 use kiln_store::Root;
 use kiln_wheel::pylock;
@@ -87,8 +87,10 @@ impl Project<'_> {
         keep_other_platforms(&self.stack.target.platforms, &self.stack.images, &old, &mut new);
         if !frozen {
             self.fill_in_sizes(&mut new)?;
-            self.write_lock(&new)?;
-            self.remember_bases(&new)?;
+            let mut written = new.clone();
+            keep_other_choices(&self.stack, &old, &mut written);
+            self.write_lock(&written)?;
+            self.remember_bases(&written)?;
         }
         Ok(new)
     }
@@ -151,21 +153,25 @@ impl Project<'_> {
         }
         let question = self.question(image, platform, new)?;
         let inputs = question.inputs();
-        let known = old.image(&image.name, platform);
+        let mut known: Vec<&LockedImage> = old.images_of(&image.name, platform).collect();
+        known.retain(|known| known.variant.is_empty() || known.variant == self.stack.variant);
+        // What is locked for this very choice comes first.
+        known.sort_by_key(|known| known.variant != self.stack.variant);
         let holds = |known: &&LockedImage| {
             known.inputs == inputs
                 && !touches(upgrade, known)
                 && self.gives_way_to_images(known)
                 && together.agrees(known)
         };
-        let decision = match known.filter(holds) {
+        let nearest = known.first().copied();
+        let decision = match known.into_iter().find(holds) {
             Some(known) => {
                 let wheels = old.wheels_by_digest();
                 let wheels = known.packages.iter().filter_map(|package| wheels.get(&package.wheel).copied().cloned());
                 Decision { wheels: wheels.collect(), image: known.clone() }
             }
-            None if frozen => return Err(BuildError::LockOutdated(question.difference(known)).into()),
-            None => self.decide(&question, known, how, inputs)?,
+            None if frozen => return Err(BuildError::LockOutdated(question.difference(nearest)).into()),
+            None => self.decide(&question, nearest, how, inputs)?,
         };
         self.check_family(image, &decision.image, new, platform)?;
         for wheel in decision.wheels {
@@ -189,6 +195,7 @@ impl Project<'_> {
             image: LockedImage {
                 name: image.name.clone(),
                 platform,
+                variant: self.stack.variant.clone(),
                 inputs,
                 requirements: image.requirements.iter().map(Requirement::redacted).collect(),
                 gives_way: how.together.given_way(&image.name),
@@ -356,6 +363,30 @@ fn check_upgrade(upgrade: &Upgrade, old: &Lock) -> Result<()> {
     Err(BuildError::Mistake { message: format!("no image has the package `{unknown}`"), hint })
 }
 
+/// Keeps what is locked for other choices of the stack: its variants, and variables of the command line.
+fn keep_other_choices(stack: &Stack, old: &Lock, new: &mut Lock) {
+    let is_choice = |variant: &str| match variant.split(' ').next() {
+        _ if variant == stack.variant => false,
+        Some("") => true,
+        Some(first) => first.contains('=') || stack.variants.iter().any(|name| name == first),
+        None => false,
+    };
+    let is_new = |one: &LockedImage| {
+        new.images_of(&one.name, one.platform).any(|other| other.variant == one.variant)
+            || !stack.images.iter().any(|image| image.name == one.name)
+    };
+    let kept: Vec<LockedImage> =
+        old.images.iter().filter(|one| is_choice(&one.variant) && !is_new(one)).cloned().collect();
+    if kept.is_empty() {
+        return;
+    }
+    // Which bases they stand on is not told.
+    let bases = old.bases.iter().filter(|base| new.base(&base.name, base.platform).is_none()).cloned();
+    let bases: Vec<_> = bases.collect();
+    new.bases.extend(bases);
+    add_images(kept, old, new);
+}
+
 fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, new: &mut Lock) {
     let other = |platform: &Platform| !platforms.contains(platform);
     new.bases.extend(old.bases.iter().filter(|base| other(&base.platform)).cloned());
@@ -365,6 +396,11 @@ fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, ne
         .filter(|image| other(&image.platform) && images.iter().any(|known| known.name == image.name))
         .cloned()
         .collect();
+    add_images(kept, old, new);
+}
+
+/// Adds images of an old lock, with their wheels.
+fn add_images(kept: Vec<LockedImage>, old: &Lock, new: &mut Lock) {
     let wheels = old.wheels_by_digest();
     let needed: BTreeSet<Digest> = kept.iter().flat_map(|image| image.packages.iter().map(|p| p.wheel)).collect();
     for digest in needed {

@@ -72,6 +72,9 @@ pub struct LockedImage {
     pub name: String,
     /// For this platform.
     pub platform: Platform,
+    /// The choice of the stack that it belongs to; empty for the stack as it stands in its file.
+    #[serde(default)]
+    pub variant: String,
     /// The hash of everything that resolution depended on: a lock fits a stack if this is the same.
     pub inputs: String,
     /// The requirements that were resolved, to say what changed.
@@ -197,7 +200,7 @@ impl Lock {
 
     fn sort(&mut self) {
         self.bases.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
-        self.images.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
+        self.images.sort_by(|a, b| (&a.name, a.platform, &a.variant).cmp(&(&b.name, b.platform, &b.variant)));
         for image in &mut self.images {
             image.packages.sort();
         }
@@ -208,6 +211,11 @@ impl Lock {
     /// A base on a platform.
     pub fn base(&self, name: &str, platform: Platform) -> Option<&LockedBase> {
         self.bases.iter().find(|base| base.name == name && base.platform == platform)
+    }
+
+    /// The images of a name on a platform, one for each choice of the stack.
+    pub fn images_of(&self, name: &str, platform: Platform) -> impl Iterator<Item = &LockedImage> {
+        self.images.iter().filter(move |image| image.name == name && image.platform == platform)
     }
 
     /// An image on a platform.
@@ -382,13 +390,11 @@ fn tables<T>(out: &mut String, key: &str, items: &[T], fields: impl Fn(&T) -> St
 
 impl LockedImage {
     fn write(&self, out: &mut String) {
-        let _ = write!(
-            out,
-            "\n[[image]]\nname = {}\nplatform = \"{}\"\ninputs = {}\n",
-            quote(&self.name),
-            self.platform,
-            quote(&self.inputs)
-        );
+        let _ = write!(out, "\n[[image]]\nname = {}\nplatform = \"{}\"\n", quote(&self.name), self.platform,);
+        if !self.variant.is_empty() {
+            let _ = writeln!(out, "variant = {}", quote(&self.variant));
+        }
+        let _ = writeln!(out, "inputs = {}", quote(&self.inputs));
         if !self.requirements.is_empty() {
             let _ = writeln!(out, "requirements = {}", list(&self.requirements));
         }
@@ -468,6 +474,7 @@ mod tests {
             images: vec![LockedImage {
                 name: "torch".into(),
                 platform,
+                variant: "cu126".into(),
                 inputs: "00".into(),
                 requirements: vec!["six".into(), "a ; sys_platform == \"linux\"".into()],
                 gives_way: vec!["numpy for train".into()],

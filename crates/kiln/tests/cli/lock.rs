@@ -402,7 +402,10 @@ fn variables_and_markers_choose_versions() {
     environment.succeed("lock");
     assert_snapshot!(versions(&environment), @r#"name = "alpha", version = "1.0""#);
     environment.succeed("lock --var alpha=2.0");
-    assert_snapshot!(versions(&environment), @r#"name = "alpha", version = "2.0""#);
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "1.0"
+    name = "alpha", version = "2.0"
+    "#);
 }
 
 #[test]
@@ -463,6 +466,7 @@ fn json_lists_what_was_locked() {
         {
           "name": "app",
           "platform": "linux/amd64",
+          "variant": "",
           "packages": [
             {
               "name": "alpha",

@@ -165,3 +165,85 @@ fn requirements_of_siblings_that_contradict_one_another_are_shown_with_their_lin
     [exit status: 2]
     "#);
 }
+
+/// A stack whose variable chooses a version, with a variant for the older one.
+fn variants() -> TestEnvironment {
+    let text = stack("packages = [\"numbers==${numbers}\"]\ntags = [\"1-${variant}\"]");
+    let environment = TestEnvironment::with_stack(&format!(
+        "{text}\n[vars]\nnumbers = \"2.1\"\n\n[variants.old]\ncuda = \"none\"\nvars = {{ numbers = \"1.26\" }}\n"
+    ));
+    for version in ["1.26", "2.1"] {
+        environment.wheel(&pure("numbers", version));
+    }
+    environment
+}
+
+#[test]
+fn a_lock_holds_the_choices_of_a_stack_beside_one_another() {
+    let environment = variants();
+    assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: app (1 package)");
+    environment.succeed("build --locked --output oci:out");
+    let image = |directory: &str| crate::images::ReadBack::of(&environment.path(directory), "app", "amd64");
+    image("out").file("opt/venv/lib/python3.11/site-packages/numbers-2.1.dist-info/METADATA");
+    environment.succeed("build --variant old --locked --output oci:old");
+    image("old").file("opt/venv/lib/python3.11/site-packages/numbers-1.26.dist-info/METADATA");
+    // A variable that changes no package needs no lock of its own; one that does has one.
+    let lock = environment.read("kiln.lock");
+    environment.succeed("build --var numbers=2.1 --locked");
+    assert!(environment.kiln("build --var numbers=2.01 --locked").stderr.contains("does not fit the stack"));
+    environment.succeed("build --var numbers=1.26");
+    assert_ne!(environment.read("kiln.lock"), lock);
+    for command in
+        ["build --locked", "build --variant old --locked", "build --var numbers=1.26 --locked", "lock --check"]
+    {
+        environment.succeed(command);
+    }
+    // What is no longer declared goes.
+    environment.stack(&environment.read("kiln.toml").replace("[variants.old]", "[variants.older]"));
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    assert!(lock.contains("variant = \"older\"") && !lock.contains("variant = \"old\""), "{lock}");
+}
+
+#[test]
+fn mistakes_in_variants_are_shown() {
+    let environment = variants();
+    assert_snapshot!(environment.kiln("build --variant odl"), @r"
+    ------- stderr -------
+    error: the stack has no variant `odl`
+     |
+    help: did you mean `old`?
+    [exit status: 2]
+    ");
+    let text = environment.read("kiln.toml");
+    environment.stack(
+        &text.replace("{ numbers = \"1.26\" }", "{ number = \"1.26\" }").replace("1-${variant}", "1-${variants}"),
+    );
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the stack declares no variable `number`
+      --> kiln.toml:21:10
+       |
+    21 | vars = { number = "1.26" }
+       |          ^^^^^^
+       |
+    help: did you mean `numbers`?
+
+    error: the variable `variants` is not declared under `[vars]`
+      --> kiln.toml:14:9
+       |
+    14 | tags = ["1-${variants}"]
+       |         ^^^^^^^^^^^^^^^
+       |
+    help: did you mean `${variant}`?
+
+    error: `1-${variants}` cannot be a tag
+      --> kiln.toml:14:9
+       |
+    14 | tags = ["1-${variants}"]
+       |         ^^^^^^^^^^^^^^^
+       |
+    help: letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128
+    [exit status: 2]
+    "#);
+}

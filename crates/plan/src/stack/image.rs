@@ -16,6 +16,11 @@ use crate::reference::{Reference, Repository};
 pub struct Stack {
     /// A component of image references.
     pub name: String,
+    /// The choice that this is, as the lock names it: a variant, variables of the command line, or both. Empty for the
+    /// stack as it stands in its file.
+    pub variant: String,
+    /// The variants that the file declares.
+    pub variants: Vec<String>,
     /// What everything is built for.
     pub target: Target,
     /// Where Python packages come from.
