@@ -27,6 +27,7 @@ mod kernels;
 mod links;
 mod packages;
 pub(crate) mod programs;
+mod projects;
 mod pruned;
 mod registries;
 pub(crate) mod report;
@@ -151,6 +152,7 @@ impl Interop {
             }
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
+                projects::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {

@@ -20,6 +20,7 @@ use crate::project::Project;
 mod answer;
 mod bases;
 mod files;
+mod links;
 mod listed;
 mod question;
 mod sizes;
