@@ -108,7 +108,7 @@ fn the_digest_of_a_file_elsewhere_is_read_once_and_again_after_a_change() {
     assert_eq!(read.get(), before);
     // Neither the size nor the time of the content tell of this change.
     fs_err::write(&file, "other").unwrap();
-    std::fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+    fs_err::OpenOptions::new().write(true).open(&file).unwrap().set_modified(old).unwrap();
     assert_eq!(digest(), Digest::of(b"other"));
     assert!(store.file_digest(&place.root, &|_| Ok(())).is_err());
 }

@@ -2,8 +2,12 @@
 //! same versions. And what only the real resolver can show: tiers that must agree, overrides, variants.
 
 use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use kiln_plan::digest::Digest;
 
 use super::report::Checks;
 use super::requirements::uv;
@@ -194,10 +198,16 @@ fn beside_poetry(suite: &Suite, project: &Path) -> Result<()> {
     let project = project.join("poetry");
     fs_err::create_dir_all(&project)?;
     let tool = tool(&project, POETRY)?;
-    let text = "[project]\nname = \"demo\"\nversion = \"1\"\nrequires-python = \">=3.11,<4\"\n\
+    // Poetry asks PyPI in another way than installers do, so that it gets an index of its own.
+    let index = Served::start(&project, &["rich<14", "pyyaml", "iniconfig>=2,<3", "colorama"])?;
+    let text = format!(
+        "[project]\nname = \"demo\"\nversion = \"1\"\nrequires-python = \">=3.11,<4\"\n\
                 dependencies = [\"rich (<14)\", \"colorama ; sys_platform == 'win32'\"]\n\n[project.optional-dependencies]\n\
                 yaml = [\"pyyaml\"]\n\n[tool.poetry]\npackage-mode = false\n\n\
-                [tool.poetry.group.dev.dependencies]\niniconfig = \"^2\"\n";
+                [tool.poetry.group.dev.dependencies]\niniconfig = \"^2\"\n\n\
+                [[tool.poetry.source]]\nname = \"local\"\nurl = \"{}\"\npriority = \"primary\"\n",
+        index.url()
+    );
     fs_err::write(project.join("pyproject.toml"), text)?;
     programs::output(Command::new(tool.join("poetry")).current_dir(&project).args(["lock", "--no-interaction"]))?;
     for (choice, expected, absent) in [
@@ -218,6 +228,53 @@ fn beside_poetry(suite: &Suite, project: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An index of some packages and what they need, on loopback.
+struct Served {
+    server: Child,
+    port: u16,
+}
+
+impl Served {
+    fn start(project: &Path, requirements: &[&str]) -> Result<Self> {
+        let (wheels, pages) = (project.join("served/files"), project.join("served/simple"));
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest"]).arg(&wheels);
+        programs::output(pip.args(requirements))?;
+        for entry in fs_err::read_dir(&wheels)? {
+            let file = entry?.file_name().to_string_lossy().into_owned();
+            let name = file.split('-').next().unwrap_or_default().replace('_', "-").to_lowercase();
+            let digest = Digest::of(&fs_err::read(wheels.join(&file))?).hex();
+            fs_err::create_dir_all(pages.join(&name))?;
+            let page = format!("<a href=\"../../files/{file}#sha256={digest}\">{file}</a>\n");
+            fs_err::write(pages.join(name).join("index.html"), page)?;
+        }
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut server = Command::new("python3");
+        server.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]).arg(project.join("served"));
+        let server = server.arg(port.to_string()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let served = Self { server, port };
+        for _ in 0..200 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Ok(served);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err("the index does not answer".into())
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/simple", self.port)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
 }
 
 /// The chain of a platform team: torch brings the newest fsspec into the base, and datasets needs one before 2024.6.
@@ -247,8 +304,11 @@ fn overrides(suite: &Suite, project: &Path) -> Result<()> {
 
 fn blockers(suite: &Suite, project: &Path) -> Result<()> {
     let images = "packages = [\"pycocotools==2.0.0\", \"omegaconf==2.3.0\", \"tensorflow==2.5.0\"]";
-    let error =
-        lock(suite, &project.join("blockers"), images, "a").err().map(|error| error.to_string()).unwrap_or_default();
+    let project = project.join("blockers");
+    if lock(suite, &project, images, "a").is_ok() {
+        return Err("they have wheels".into());
+    }
+    let error = String::from_utf8_lossy(&suite.kiln(&project).arg("lock").output()?.stderr).into_owned();
     for name in
         ["no wheel of pycocotools", "no wheel of antlr4-python3-runtime", "no wheel of tensorflow", "for cp36m, cp37m"]
     {

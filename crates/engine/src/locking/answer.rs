@@ -20,7 +20,7 @@ pub(super) struct Part<'q> {
     pub(super) locked: Vec<LockedPackage>,
 }
 
-/// Why there is no answer.
+/// A question without an answer.
 pub(super) enum Failed {
     /// Requirements and pins contradict one another: without the pins there may be an answer.
     Conflict(BuildError),

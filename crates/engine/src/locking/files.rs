@@ -89,7 +89,7 @@ impl Project<'_> {
         let path = fs_err::canonicalize(path)?;
         let mut files = vec![(file.path.clone(), digest_of(&path)?)];
         let project = path.with_file_name("pyproject.toml");
-        if kind == LockKind::Uv && project.is_file() {
+        if kind != LockKind::Pylock && project.is_file() {
             let beside = Path::new(&file.path).with_file_name("pyproject.toml");
             files.push((beside.display().to_string(), digest_of(&project)?));
         }
@@ -199,7 +199,8 @@ impl Project<'_> {
         let text = fs_err::read_to_string(&source.path)?;
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         let (path, choice, dev) = (&source.written.path, source.groups_and_extras(), source.written.dev);
-        let found = poetry::read(&text, path, directory, environment, choice, dev)?;
+        let project = fs_err::read_to_string(directory.join("pyproject.toml")).ok();
+        let found = poetry::read(&text, (path, project.as_deref()), directory, environment, choice, dev)?;
         let listed = Listed::new(&found, environment, &self.directory)?;
         let mut index = self.absolute_index();
         listed.add_indexes(&mut index, environment, &self.directory)?;
