@@ -41,7 +41,7 @@ fn documents(root: &Path) -> io::Result<()> {
 
 /// Copies the folder `seeds`: texts, and what `seeds/make.sh` compiled; shared objects go to all targets that read them.
 fn compiled(root: &Path) -> io::Result<()> {
-    let texts = ["challenge", "credentials", "facts", "history", "lock", "pylock", "record", "uv"];
+    let texts = ["challenge", "credentials", "facts", "history", "lock", "project", "pylock", "record", "uv"];
     let texts = texts.each_ref().map(|text| (*text, std::slice::from_ref(text)));
     for (from, targets) in
         [("fatbin", &["fatbin"][..]), ("prune", &["fatbin", "prune", "link"])].into_iter().chain(texts)
@@ -313,7 +313,11 @@ fn texts(root: &Path) -> io::Result<Vec<Seed>> {
     Ok(vec![
         ("stack", "example", example),
         ("stack", "stack", STACK.into()),
-        ("ignore", "names", "\u{FEFF}# out\n*.log\n!keep/*.log\r\n/a/**/b[!c-d]\\ \n\nx.log\nkeep/x.log\na/x/be ".into()),
+        (
+            "ignore",
+            "names",
+            "\u{FEFF}# out\n*.log\n!keep/*.log\r\n/a/**/b[!c-d]\\ \n\nx.log\nkeep/x.log\na/x/be ".into(),
+        ),
         ("requirements", "names", NAMES.into()),
         ("requirements", "wheels", WHEELS.into()),
     ])

@@ -49,7 +49,14 @@ fuzz_target!(|bytes: &[u8]| {
     let replacement = Replacement { content: new.as_slice(), size: new.len() as u64, kept, blocks: &blocks };
     let replaced = BTreeMap::from([("a".to_owned(), replacement)]);
     let mut out = Vec::new();
-    let repack = Repack { replaced: &replaced, left_out: &Default::default(), tag: "t", note: ("K", "v"), threads: 1, advance: &|_| Ok(()) };
+    let repack = Repack {
+        replaced: &replaced,
+        left_out: &Default::default(),
+        tag: "t",
+        note: ("K", "v"),
+        threads: 1,
+        advance: &|_| Ok(()),
+    };
     repack.write(&open(old), &mut out).expect("memory can be written");
     let wheel = open(out);
     let entry = wheel.archive.entry("a").expect("it was there");

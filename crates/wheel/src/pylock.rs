@@ -2,12 +2,13 @@
 
 use kiln_plan::digest::Digest;
 use pep440_rs::VersionSpecifiers;
-use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder, MarkerTree};
+use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder};
 use serde::Deserialize;
 
 use kiln_plan::platform::Platform;
 
 use crate::name::WheelName;
+use crate::requirements::requirement::read_marker;
 use crate::tags::Tags;
 
 /// A package that a lock names, with the wheels there are of it.
@@ -220,7 +221,7 @@ impl Chosen {
             text.push_str(if is_in != negated { "python_version >= '0' " } else { "python_version < '0' " });
             rest = after;
         }
-        let tree: MarkerTree = text.parse().map_err(|_| ())?;
+        let tree = read_marker(&text).map_err(|_| ())?;
         let extras: Vec<ExtraName> = self.extras.iter().filter_map(|extra| extra.parse().ok()).collect();
         Ok(tree.evaluate(environment, &extras))
     }

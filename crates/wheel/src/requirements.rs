@@ -9,7 +9,7 @@ mod lines;
 mod options;
 pub mod poetry;
 pub mod pyproject;
-mod requirement;
+pub(crate) mod requirement;
 #[cfg(test)]
 mod tests;
 

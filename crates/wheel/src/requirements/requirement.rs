@@ -64,7 +64,7 @@ pub enum Source {
 
 /// A requirement that is not taken: a message, a few words at the place, and what to do.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     pub(super) message: String,
     pub(super) label: String,
     pub(super) hint: String,
@@ -290,7 +290,7 @@ impl pep508_rs::Reporter for Dropped {
     }
 }
 
-pub(super) fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
+pub(crate) fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
     let parentheses = text.matches('(').count();
     let unordered = text.matches(" in ").count() + text.matches("extra").count();
     if text.len() > LONGEST_MARKER || parentheses > DEEPEST_MARKER || unordered > COMPARISONS {
