@@ -474,7 +474,7 @@ fn uv_reads_what_kiln_writes_and_sees_nothing_of_the_user() {
     assert_snapshot!(seen("uv.files").replace(wheels.to_str().unwrap(), "<wheels>"), @r#"
     no-build = true
     no-index = false
-    find-links = ["<wheels>"]
+    find-links = ["file://<root>/store/temporary/.tmp<n>/links-0.html"]
     constraint-dependencies = []
     prerelease = "allow"
     [project]
