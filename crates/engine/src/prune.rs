@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use files::{FilePruner, PrunedFile};
-use kiln_fatbin::{BEGINNING, Cut, Kind, Outcome, Rewrite, Selection, check, may_be_pruned, prune};
+use kiln_fatbin::{BEGINNING, Kind, Outcome, Rewrite, Selection, check, may_be_pruned, prune};
 use kiln_inflate::{Blocks, Kept, Replacement};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
@@ -170,19 +170,10 @@ impl PrunedWheel {
         self.libraries.values().any(|library| library.rewrite().is_some() || library.is_left_out())
     }
 
-    /// Tells if GPU code was cut out of all libraries with such, and none for a GPU is left in any.
+    /// Tells if there is GPU code, and none for a GPU is left in any library.
     fn is_emptied(&self) -> bool {
-        let loadable = |code: &&Cut| matches!(code.kind, Kind::Cubin | Kind::Ptx);
-        let bytes = |rewrite: &Rewrite, of: fn(&Cut) -> u64| rewrite.code.iter().filter(loadable).map(of).sum::<u64>();
-        let mut outcomes = self.libraries.values().filter_map(|library| library.outcome.as_ref());
-        let empty = |outcome: &Outcome| match outcome {
-            Outcome::Pruned(rewrite) => {
-                bytes(rewrite, |code| code.before) > 0 && bytes(rewrite, |code| code.after) == 0
-            }
-            Outcome::Loose { needed, .. } => !needed,
-            Outcome::Needed | Outcome::Refused { .. } => false,
-        };
-        self.is_changed() && outcomes.all(empty)
+        let mut outcomes = self.libraries.values().filter_map(|library| library.outcome.as_ref()).peekable();
+        outcomes.peek().is_some() && outcomes.all(Outcome::is_emptied)
     }
 
     /// The libraries with GPU code.

@@ -83,6 +83,9 @@ pub struct Code {
     pub place: String,
     /// Regions.
     pub regions: u64,
+    /// The number of regions that were emptied by a cut.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub emptied: u64,
     /// Bytes that the regions take up.
     pub bytes: u64,
     /// By what the code is.
@@ -208,6 +211,7 @@ impl Listing {
 impl Code {
     fn add(&mut self, other: Self) {
         self.regions += other.regions;
+        self.emptied += other.emptied;
         self.bytes += other.bytes;
         for group in other.groups {
             let same = |known: &&mut Group| {
@@ -242,9 +246,10 @@ impl Code {
         }
     }
 
-    /// Counts of regions by the way in which they serve a GPU. Empty regions serve nobody and need not.
+    /// Counts of regions by the way in which they serve a GPU: those that were emptied by a cut serve none, and those in
+    /// which nothing was ever to be loaded need not.
     pub fn coverage(&self, gpu: Capability) -> Tally {
-        let mut tally = Tally::default();
+        let mut tally = Tally { missing: self.emptied, ..Tally::default() };
         for alike in &self.alike {
             if alike.lto {
                 tally.unknown += alike.regions;

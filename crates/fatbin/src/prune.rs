@@ -29,11 +29,11 @@ use serde::Serialize;
 
 use crate::cubin;
 use crate::elf::{Elf, ElfError, Machine, Section};
-use crate::entry::Kind;
+use crate::entry::{Entry, Kind};
 use crate::listing::RELOCATABLE;
 use crate::read::{ARCHIVE, REGION_SECTIONS};
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
-use crate::selection::Selection;
+use crate::selection::{Selection, serves};
 use crate::source::{Source, Window};
 
 pub use check::check;
@@ -45,7 +45,7 @@ use room::Dynamic;
 pub use uncut::{Uncut, uncut};
 
 /// Raised when the same file would be pruned to other bytes.
-pub const PRUNE_VERSION: u32 = 3;
+pub const PRUNE_VERSION: u32 = 4;
 /// `SHT_SYMTAB`, and bytes of a symbol.
 const SYMBOLS: u32 = 2;
 const SYMBOL: u64 = 24;
@@ -58,15 +58,22 @@ const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
 const FRAME_ALIGNMENT: u64 = 32;
 /// The frame that takes the place of one that is cut: it holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
 /// last block without any).
-const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
+pub(crate) const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// The result of planning for a file.
 #[derive(Debug)]
 pub enum Decision {
     /// There is no GPU code that could be cut.
     NoCode,
-    /// All of it stays, or so much that no page becomes free.
-    Needed,
+    /// The file stays as it is, because all of it is needed, or so much that no page becomes free.
+    Stays {
+        /// True if all code stays that can be cut.
+        needed: bool,
+        /// True unless there is code, and none for any of the GPUs.
+        serves: bool,
+        /// Bytes of code that is never cut.
+        uncut: u64,
+    },
     /// It is machine code for one architecture, which is needed or not.
     Loose(Architecture, bool),
     /// The file stays as it is, because it is not as files are known to be: a clause.
@@ -81,8 +88,20 @@ pub enum Decision {
 pub enum Outcome {
     /// Some was cut.
     Pruned(Box<Rewrite>),
-    /// All of it is needed, or so much that no page becomes free.
-    Needed,
+    /// All code that can be cut is needed.
+    Needed {
+        /// Bytes of code that is never cut.
+        #[serde(skip_serializing_if = "is_zero")]
+        uncut: u64,
+    },
+    /// So little can be cut that no page becomes free.
+    Small {
+        /// True unless none of the code is for any of the GPUs.
+        serves: bool,
+        /// Bytes of code that is never cut.
+        #[serde(skip_serializing_if = "is_zero")]
+        uncut: u64,
+    },
     /// It is machine code for one architecture. A wheel leaves out what no GPU needs; elsewhere it stays.
     Loose {
         /// The architecture that it is for.
@@ -106,7 +125,8 @@ impl Outcome {
     ) -> io::Result<Option<Self>> {
         Ok(Some(match decision {
             Decision::NoCode => return Ok(None),
-            Decision::Needed => Self::Needed,
+            Decision::Stays { needed: true, serves: true, uncut } => Self::Needed { uncut },
+            Decision::Stays { serves, uncut, .. } => Self::Small { serves, uncut },
             Decision::Loose(architecture, needed) => Self::Loose { architecture, needed },
             Decision::Refused(reason) => Self::Refused { reason },
             Decision::Rewrite(rewrite) => match check(&rewrite)? {
@@ -114,6 +134,56 @@ impl Outcome {
                 Err(problem) => Self::Refused { reason: format!("the pruned file was not sound: {problem}") },
             },
         }))
+    }
+}
+
+impl Decision {
+    /// Tells if a file has code, and none for any of the GPUs would be left.
+    pub fn is_emptied(&self) -> bool {
+        match self {
+            Self::Stays { serves, .. } => !serves,
+            Self::Rewrite(rewrite) => !rewrite.serves,
+            Self::Loose(_, needed) => !needed,
+            Self::NoCode | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl Outcome {
+    /// Tells if a file has code, and none for any of the GPUs is left.
+    pub fn is_emptied(&self) -> bool {
+        match self {
+            Self::Pruned(rewrite) => !rewrite.serves,
+            Self::Small { serves, .. } => !serves,
+            Self::Loose { needed, .. } => !needed,
+            Self::Needed { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// True if any code that a driver loads is left; nothing where there was none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Served(Option<bool>);
+
+impl Served {
+    fn add(&mut self, region: &Region, keeps: &[bool]) {
+        if region.entries.iter().any(Entry::is_loadable) {
+            self.0 = Some(self.0 == Some(true) || serves(region, keeps));
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.0 = self.0.max(other.0);
+    }
+
+    /// False if all of it is gone.
+    fn holds(self) -> bool {
+        self.0 != Some(false)
     }
 }
 
@@ -241,19 +311,44 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     fats.extend(embedded.fats);
     let dynamic = room::dynamic(&mut window, &elf)?;
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
-    let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else { return Ok(Decision::Needed) };
-    let rewrite =
-        Rewrite::new(&mut window, &File { elf: &elf, dynamic: &dynamic }, &fats, &placed, &references, &layout)?;
+    let uncut = embedded.rest.iter().map(|region| region.size).sum();
+    let serves = served(&fats, &placed, &embedded.rest, selection).holds();
+    let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else {
+        let needed = placed.iter().flatten().flat_map(|placed| &placed.keeps).all(|keep| *keep);
+        return Ok(Decision::Stays { needed, serves, uncut });
+    };
+    let file = File { elf: &elf, dynamic: &dynamic };
+    let mut rewrite = Rewrite::new(&mut window, &file, &fats, &placed, &references, &layout)?;
+    (rewrite.serves, rewrite.uncut) = (serves, uncut);
     Ok(Decision::Rewrite(Box::new(rewrite)))
+}
+
+/// True if any code is left for the GPUs; code for the linker that was asked to go apart.
+fn served(fats: &[Fat<'_>], placed: &[Vec<Placed>], rest: &[Region], selection: &Selection) -> Served {
+    let mut served = Served::default();
+    for (fat, placed) in fats.iter().zip(placed).filter(|(fat, _)| !drops_all(&fat.section.name, selection)) {
+        fat.regions.iter().zip(placed).for_each(|(region, placed)| served.add(region, &placed.keeps));
+    }
+    rest.iter().for_each(|region| served.add(region, &selection.keeps(region)));
+    served
+}
+
+/// Tells if all code of a section goes.
+fn drops_all(section: &str, selection: &Selection) -> bool {
+    selection.drop_relocatable && section == RELOCATABLE
 }
 
 fn object<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, selection: &Selection) -> Result<Decision, Stop> {
     if fats(window, elf)?.is_empty() {
         return Ok(Decision::NoCode);
     }
-    let Some(object) = object::plan(window, elf, selection)? else { return Ok(Decision::Needed) };
+    let object::Planned { object, needed, served } = object::plan(window, elf, selection)?;
+    let serves = served.holds();
+    let Some(object) = object else { return Ok(Decision::Stays { needed, serves, uncut: 0 }) };
     let Object { pieces, regions, pinned, code } = object;
-    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces))))
+    let mut rewrite = Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces);
+    rewrite.serves = serves;
+    Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
 fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Vec<Fat<'e>>, Stop> {
@@ -279,7 +374,7 @@ fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Res
 
 /// Packs regions to the front of their row, in order, around those that must stay where they are.
 fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<Placed> {
-    let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
+    let drops_all = drops_all(&fat.section.name, selection);
     let mut free = fat.aligned(fat.range.start);
     let mut placed = Vec::new();
     // All code that was found in such a table is for Blackwell, and none of it was run from a new place yet.

@@ -33,6 +33,7 @@ struct Sum {
 pub(crate) struct Summary {
     depth: Depth,
     regions: u64,
+    emptied: u64,
     bytes: u64,
     groups: BTreeMap<Key, Sum>,
     alike: BTreeMap<(Vec<Architecture>, bool), (u64, Kernels)>,
@@ -46,6 +47,10 @@ impl Summary {
     pub(crate) fn add<S: Source + ?Sized>(&mut self, region: &Region, source: &mut Window<'_, S>) -> io::Result<()> {
         self.regions += 1;
         self.bytes += region.size;
+        if region.entries.is_empty() {
+            self.emptied += 1;
+            return Ok(());
+        }
         for entry in &region.entries {
             let sum = self.groups.entry((entry.kind, entry.architecture(), entry.compression())).or_default();
             sum.entries += 1;
@@ -83,6 +88,7 @@ impl Summary {
         (self.regions > 0).then(|| Code {
             place: place.to_owned(),
             regions: self.regions,
+            emptied: self.emptied,
             bytes: self.bytes,
             groups: self.groups.into_iter().map(group).collect(),
             alike: self.alike.into_iter().map(alike).collect(),

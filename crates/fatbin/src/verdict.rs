@@ -23,6 +23,9 @@ pub struct Verdict {
     pub extent: Extent,
     /// Counts of regions by the way in which they serve it.
     pub regions: Tally,
+    /// The number of regions that were emptied by a cut, which are among those that do not serve it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub emptied: u64,
     /// Counts of kernels, where those were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Tally>,
@@ -43,6 +46,11 @@ pub struct Verdict {
     /// The change that helps, where it is missing or slow to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Listing {
@@ -77,7 +85,10 @@ impl Listing {
         let (driver, driver_for) = driver(&used, ptx, cuda).unzip();
         let extent = self.extent(gpu);
         let missing = coverage == Coverage::Missing || extent == Extent::Thin;
-        let advice = advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda);
+        let advice = match self.emptied() {
+            1.. if missing => Some("it was cut to other GPUs: cut the original for this one too".to_owned()),
+            _ => advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda),
+        };
         let absent = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| alike.absent(gpu));
         let absent = absent.take(MOST_NAMES).collect();
         Some(Verdict {
@@ -85,6 +96,7 @@ impl Listing {
             coverage,
             extent,
             regions,
+            emptied: self.emptied(),
             kernels,
             absent,
             architectures,
@@ -111,7 +123,13 @@ impl Listing {
         self.loadable().map(|code| code.coverage(gpu)).reduce(|one, other| one + other)
     }
 
-    /// Judges the share of the file that serves a GPU, in kernels where they were looked at, else in regions.
+    /// Regions that were emptied by a cut.
+    fn emptied(&self) -> u64 {
+        self.loadable().map(|code| code.emptied).sum()
+    }
+
+    /// Judges the share of the file that serves a GPU, in kernels where they were looked at, else in regions. Regions that
+    /// were emptied by a cut are taken to have served another GPU, since their kernels are gone.
     fn extent(&self, gpu: Capability) -> Extent {
         let served = |gpu| {
             let kernels =
@@ -121,7 +139,10 @@ impl Listing {
         };
         let all = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| &alike.architectures);
         let capabilities: BTreeSet<Capability> = all.map(|architecture| architecture.capability).collect();
-        Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0))
+        let extent = Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0));
+        let regions = self.regions_for(gpu).unwrap_or_default().served();
+        let before = Extent::of(regions, regions + self.emptied());
+        if before == Extent::Thin { before } else { extent }
     }
 }
 
@@ -213,6 +234,7 @@ impl std::fmt::Display for Verdict {
         match self.coverage {
             Coverage::Native => write!(f, "native ({names}) in {by_code} of {total}")?,
             Coverage::Ptx => write!(f, "through PTX ({names}) in {ptx} of {total}, compiled at the first start")?,
+            Coverage::Missing if names.is_empty() => write!(f, "missing in {total}")?,
             Coverage::Missing => write!(f, "missing in {total}: it has {names}")?,
         }
         if native && ptx > 0 {
@@ -220,6 +242,9 @@ impl std::fmt::Display for Verdict {
         }
         if unknown > 0 {
             write!(f, ", {unknown} with code for the linker alone")?;
+        }
+        if self.emptied > 0 && self.regions.missing > 0 {
+            write!(f, ", {} emptied by a cut", self.emptied)?;
         }
         if let Some(kernels) = self.kernels.as_ref().filter(|kernels| kernels.total() + kernels.unknown > 0) {
             write!(f, "; kernels: {} native, {} through PTX, {} absent", kernels.native, kernels.ptx, kernels.missing)?;

@@ -173,7 +173,7 @@ fn bytes(path: &Path) -> Result<(u64, u64)> {
         Decision::Rewrite(rewrite) => rewrite.code.iter().map(|code| code.before).sum(),
         // A wheel leaves it out.
         Decision::Loose(..) => stored,
-        Decision::NoCode | Decision::Needed | Decision::Refused(_) => 0,
+        Decision::NoCode | Decision::Stays { .. } | Decision::Refused(_) => 0,
     };
     Ok((stored, cut))
 }

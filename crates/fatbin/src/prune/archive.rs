@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::object::{self, Object};
+use super::object::{self, Object, Planned};
 use super::rewrite::{Piece, Rewrite};
-use super::{Cut, Decision, Stop, refused};
+use super::{Cut, Decision, Served, Stop, refused};
 use crate::elf::{Elf, Machine};
 use crate::read::{ARCHIVE, MEMBER, Part};
 use crate::selection::Selection;
@@ -36,21 +36,26 @@ pub(super) fn plan<S: Source + ?Sized>(
 ) -> Result<Decision, Stop> {
     let members = members(window)?;
     let mut cut: BTreeMap<u64, Object> = BTreeMap::new();
-    let (mut has_code, mut refusal) = (false, None);
+    let (mut has_code, mut needs_all, mut refusal) = (false, true, None);
+    let mut served = Served::default();
     for member in &members {
-        match object(source, member, selection) {
-            Ok(None) => {}
-            Ok(Some(None)) => has_code = true,
-            Ok(Some(Some(object))) => _ = cut.insert(member.at, object),
+        match object(source, member, selection)? {
+            None => {}
+            Some(Ok(planned)) => {
+                has_code = true;
+                needs_all &= planned.needed;
+                served.merge(planned.served);
+                planned.object.and_then(|object| cut.insert(member.at, object));
+            }
             // The others can be cut still.
-            Err(Stop::Refused(reason)) => refusal = Some(reason),
-            Err(stop) => return Err(stop),
+            Some(Err(reason)) => refusal = Some(reason),
         }
     }
+    let serves = served.holds();
     if cut.is_empty() {
         return match refusal {
             Some(reason) => Err(refused(reason)),
-            None if has_code => Ok(Decision::Needed),
+            None if has_code => Ok(Decision::Stays { needed: needs_all, serves, uncut: 0 }),
             None => Ok(Decision::NoCode),
         };
     }
@@ -72,7 +77,9 @@ pub(super) fn plan<S: Source + ?Sized>(
     }
     let (regions, pinned) = cut.values().fold((0, 0), |sum, own| (sum.0 + own.regions, sum.1 + own.pinned));
     let code = cuts(cut.into_values().flat_map(|object| object.code));
-    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces))))
+    let mut rewrite = Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces);
+    rewrite.serves = serves;
+    Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
 /// The members of an archive.
@@ -94,12 +101,12 @@ fn members<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Member>
     Ok(members)
 }
 
-/// The object file of a member as it will be. Nothing where it has no code, and nothing inside where all of it stays.
+/// The plan for a member, or why it stays as it is; nothing where it has no code.
 fn object<S: Source + ?Sized>(
     source: &S,
     member: &Member,
     selection: &Selection,
-) -> Result<Option<Option<Object>>, Stop> {
+) -> Result<Option<Result<Planned, String>>, Stop> {
     let part = Part { source, from: member.from, size: member.size };
     let mut window = Window::new(&part)?;
     let Ok(elf) = Elf::read(&mut window) else { return Ok(None) };
@@ -107,7 +114,11 @@ fn object<S: Source + ?Sized>(
     if !known || super::fats(&mut window, &elf)?.is_empty() {
         return Ok(None);
     }
-    object::plan(&mut window, &elf, selection).map(Some)
+    match object::plan(&mut window, &elf, selection) {
+        Ok(planned) => Ok(Some(Ok(planned))),
+        Err(Stop::Refused(reason)) => Ok(Some(Err(reason))),
+        Err(stop) => Err(stop),
+    }
 }
 
 fn bytes(object: &Object) -> u64 {

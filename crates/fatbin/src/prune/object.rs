@@ -5,10 +5,9 @@ use std::ops::Range;
 
 use super::check::{equal, same};
 use super::rewrite::{Changes, Piece, copy_entries, region_header};
-use super::{Cut, Fat, Placed, SYMBOL, SYMBOLS, Stop, fats, refused, sums};
+use super::{Cut, Fat, Placed, SYMBOL, SYMBOLS, Served, Stop, drops_all, fats, refused, sums};
 use crate::elf::Elf;
-use crate::listing::RELOCATABLE;
-use crate::region::REGION_HEADER;
+use crate::region::{REGION_HEADER, Region};
 use crate::selection::Selection;
 use crate::source::{Fields, Source, Window};
 
@@ -37,20 +36,38 @@ pub(super) struct Object {
     pub(super) code: Vec<Cut>,
 }
 
+/// The plan for an object file.
+pub(super) struct Planned {
+    /// Nothing where the file stays as it is.
+    pub(super) object: Option<Object>,
+    /// True if all of its code is for the GPUs.
+    pub(super) needed: bool,
+    /// True if any of its code is for the GPUs.
+    pub(super) served: Served,
+}
+
 /// Tells if a file is one that is linked before anything runs.
 pub(super) fn is_object(elf: &Elf) -> bool {
     elf.kind == OBJECT
 }
 
-/// Finds out how to cut an object file; nothing where all of it stays.
+/// Finds out how to cut an object file.
 pub(super) fn plan<S: Source + ?Sized>(
     window: &mut Window<'_, S>,
     elf: &Elf,
     selection: &Selection,
-) -> Result<Option<Object>, Stop> {
+) -> Result<Planned, Stop> {
     let fats = fats(window, elf)?;
     if elf.sections.iter().any(|section| section.kind == REL && section.has_content()) {
         return Err(refused("it has relocations without addends"));
+    }
+    let (mut served, mut needed) = (Served::default(), true);
+    for (fat, region) in fats.iter().flat_map(|fat| fat.regions.iter().map(move |region| (fat, region))) {
+        let keeps = keeps(fat, region, selection);
+        needed &= keeps.iter().all(|keep| *keep);
+        if !drops_all(&fat.section.name, selection) {
+            served.add(region, &keeps);
+        }
     }
     let mut shrunk = Vec::new();
     for fat in &fats {
@@ -60,7 +77,7 @@ pub(super) fn plan<S: Source + ?Sized>(
     }
     shrunk.retain(|(_, shrunk)| shrunk.cut.start < shrunk.cut.end);
     if shrunk.is_empty() {
-        return Ok(None);
+        return Ok(Planned { object: None, needed, served });
     }
     let moved = |offset: u64| {
         let gone = shrunk.iter().map(|(_, shrunk)| offset.min(shrunk.cut.end).saturating_sub(shrunk.cut.start));
@@ -80,12 +97,17 @@ pub(super) fn plan<S: Source + ?Sized>(
     }
     symbols(window, elf, &shrunk, &mut changes)?;
     let regions = fats.iter().map(|fat| fat.regions.len() as u64).sum();
-    Ok(Some(Object {
+    let object = Object {
         pieces: changes.pieces(window.size())?,
         regions,
         pinned: regions - shrunk.len() as u64,
         code: sums(shrunk.iter().map(|(fat, shrunk)| (&fat.regions[0], &shrunk.placed))),
-    }))
+    };
+    Ok(Planned { object: Some(object), needed, served })
+}
+
+fn keeps(fat: &Fat<'_>, region: &Region, selection: &Selection) -> Vec<bool> {
+    if drops_all(&fat.section.name, selection) { vec![false; region.entries.len()] } else { selection.keeps(region) }
 }
 
 /// A region that shrinks, and what is cut out behind it.
@@ -100,9 +122,8 @@ fn shrink<S: Source + ?Sized>(
     fat: &Fat<'_>,
     selection: &Selection,
 ) -> Result<Shrunk, Stop> {
-    let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
     let region = &fat.regions[0];
-    let keeps = if drops_all { vec![false; region.entries.len()] } else { selection.keeps(region) };
+    let keeps = keeps(fat, region, selection);
     let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
     let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
     let placed = Placed { offset: region.offset, size, keeps };
@@ -196,7 +217,7 @@ pub(super) fn check<S: Source + ?Sized, T: Source + ?Sized>(
         }
     }
     for (one, other) in old_fats.iter().zip(&new_fats) {
-        let drops_all = selection.drop_relocatable && one.section.name == RELOCATABLE;
+        let drops_all = drops_all(&one.section.name, selection);
         if one.regions.len() != other.regions.len() {
             return Err(refused("there are fewer regions"));
         }

@@ -42,6 +42,10 @@ pub struct Rewrite {
     pub pinned: u64,
     /// By kind and architecture.
     pub code: Vec<Cut>,
+    /// False if no code for any of the GPUs is left.
+    pub serves: bool,
+    /// Bytes of code that is never cut.
+    pub uncut: u64,
     /// Each behind where it begins in the pruned file.
     #[serde(skip)]
     pieces: Vec<(u64, Piece)>,
@@ -73,6 +77,8 @@ impl Rewrite {
             regions: regions.clone().count() as u64,
             pinned: regions.filter(|address| references.pins(*address)).count() as u64,
             code: cuts(fats, placed),
+            serves: true,
+            uncut: 0,
             pieces,
         })
     }
@@ -82,7 +88,7 @@ impl Rewrite {
         pieces.retain(|piece| piece.size() > 0);
         let (pieces, after) = in_order(pieces);
         let (regions, pinned) = regions;
-        Self { before, after, regions, pinned, code, pieces }
+        Self { before, after, regions, pinned, code, serves: true, uncut: 0, pieces }
     }
 
     /// The pruned file, read out of the old one.

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use kiln_engine::{FilePruner, PrunedFile, WheelPruner};
-use kiln_fatbin::{Found, Listing, Outcome as Cut, Selection};
+use kiln_engine::{BuildError, FilePruner, PrunedFile, WheelPruner};
+use kiln_fatbin::{Found, Listing, Outcome as Cut, Rewrite, Selection};
 use kiln_oci::InflatePool;
 use kiln_plan::event::{Cancel, Work};
+use kiln_plan::gpu::{Capability, GpuNames};
 use kiln_plan::size;
 use kiln_store::AtomicFile;
 use serde_json::{Value, json};
@@ -71,13 +72,14 @@ impl Prune {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let asked = Asked::read(&self.gpus, global, cancel)?;
         let keep_ptx = self.keep_ptx || asked.ptx;
+        let names = asked.names;
         let selection = Selection { gpus: asked.gpus, keep_ptx, drop_relocatable: self.drop_relocatable };
         let terminal = Terminal::new(global);
         let mut all = Vec::new();
         for input in &self.inputs {
             let name = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy();
             let work = Work::start(&terminal, cancel, "prune", name, None);
-            let one = One { selection: &selection, threads: jobs(global), cancel, work: &work };
+            let one = One { selection: &selection, names: &names, threads: jobs(global), cancel, work: &work };
             all.push(one.prune(input, &self.target(input)?)?);
         }
         if global.json || self.report.is_some() {
@@ -134,6 +136,7 @@ enum Target {
 /// What one input is pruned with.
 struct One<'a> {
     selection: &'a Selection,
+    names: &'a GpuNames,
     threads: usize,
     cancel: &'a Cancel,
     work: &'a Work<'a>,
@@ -148,7 +151,8 @@ impl One<'_> {
             return self.wheel(input, target);
         }
         let advance = |bytes| self.work.advance(bytes).map_err(io::Error::from);
-        let tools = FilePruner { selection: self.selection, threads: self.threads, advance: &advance };
+        let tools =
+            FilePruner { selection: self.selection, names: self.names, threads: self.threads, advance: &advance };
         let before = bytes_below(input)?;
         let output = match target {
             // What a link leads to is replaced, not the link.
@@ -161,12 +165,8 @@ impl One<'_> {
             (true, _) => tools.tree_to(input, &output)?,
             (false, _) => {
                 let outcome = match tools.file(input, &output)? {
-                    None => uncut(input)?,
-                    Some(Cut::Loose { architecture, needed: false }) => {
-                        let reason = format!("it is code for {architecture} alone, which none of the GPUs runs");
-                        Some(Cut::Refused { reason })
-                    }
-                    Some(Cut::Loose { .. }) => Some(Cut::Needed),
+                    None => uncut(input, &self.selection.gpus)?,
+                    Some(Cut::Loose { .. }) => Some(Cut::Needed { uncut: 0 }),
                     outcome => outcome,
                 };
                 let stays = matches!(target, Target::InPlace);
@@ -194,7 +194,13 @@ impl One<'_> {
         let pruner = WheelPruner { selection, pool: &pool, threads: self.threads, temporary: directory, work };
         let opened = Arc::new(fs_err::File::open(input)?);
         let before = opened.metadata()?.len();
-        let cut = pruner.cut(&name, opened)?;
+        let cut = pruner.cut(&name, opened).map_err(|error| match error {
+            BuildError::NothingLeft { file, .. } => {
+                let gpus = self.selection.gpus.iter().map(|gpu| self.names.label(*gpu)).collect();
+                BuildError::NothingLeft { file, gpus }
+            }
+            error => error,
+        })?;
         let new_name = if cut.is_changed() { cut.file_name(&name) } else { name };
         let output = file.unwrap_or_else(|| directory.join(new_name));
         if cut.is_changed() {
@@ -214,13 +220,15 @@ impl One<'_> {
 }
 
 /// Says of a file with GPU code, none of which can be cut, why that is.
-fn uncut(path: &Path) -> Result<Option<Cut>, Failure> {
+fn uncut(path: &Path, gpus: &[Capability]) -> Result<Option<Cut>, Failure> {
     let listing = kiln_fatbin::list(&fs_err::File::open(path)?).ok().flatten();
-    let reason = match listing.filter(Listing::has_code).map(|listing| listing.format) {
-        None => return Ok(None),
-        Some(Found::Ptx) => "all of it is code for one architecture",
-        Some(Found::Windows) => "libraries of Windows are not cut",
-        Some(_) => "its GPU code lies among other data, and it is not known how that is found there",
+    let Some(listing) = listing.filter(Listing::has_code) else { return Ok(None) };
+    let serves = |gpu: &Capability| listing.code.iter().any(|code| code.coverage(*gpu).served() > 0);
+    let reason = match listing.format {
+        Found::Ptx if gpus.iter().any(serves) => return Ok(Some(Cut::Needed { uncut: 0 })),
+        Found::Ptx => "it is PTX, which none of the GPUs can run",
+        Found::Windows => "libraries of Windows are not cut",
+        _ => "its GPU code lies among other data, and it is not known how that is found there",
     };
     Ok(Some(Cut::Refused { reason: reason.into() }))
 }
@@ -258,7 +266,7 @@ impl Done {
                         format!("  {path}"),
                         format!("{:>9}", size::format(cut.before)),
                         format!("{:>9}", size::format(cut.after)),
-                        change(cut.before, cut.after),
+                        change(cut.before, cut.after) + &note(cut),
                     ]);
                     for code in cut.code.iter().filter(|_| verbose) {
                         let architecture = code.architecture.map_or_else(|| "?".into(), |known| known.to_string());
@@ -269,7 +277,12 @@ impl Done {
                         ]);
                     }
                 }
-                Cut::Needed => rows.push(vec![format!("  {path}"), "all of it is needed".into()]),
+                Cut::Needed { uncut } => rows.push(vec![format!("  {path}"), stays("all of it is needed", *uncut)]),
+                Cut::Small { serves, uncut } => {
+                    let served = if *serves { "" } else { ", though none of it is for the GPUs" };
+                    let text = format!("stays as it is{served}: too little can be cut to free a page");
+                    rows.push(vec![format!("  {path}"), stays(&text, *uncut)]);
+                }
                 Cut::Loose { needed, .. } => loose[usize::from(*needed)] += 1,
                 Cut::Refused { reason } => rows.push(vec![format!("  {path}"), format!("stays as it is: {reason}")]),
             }
@@ -296,6 +309,23 @@ impl Done {
             "files": self.files,
         })
     }
+}
+
+/// Says of a file that stays as it is why, and how much of its code is never cut.
+fn stays(text: &str, uncut: u64) -> String {
+    match uncut {
+        0 => text.to_owned(),
+        bytes => format!("{text}, but for {} among other data, which cannot be cut", size::format(bytes)),
+    }
+}
+
+/// Says what is to be known of a file that was cut.
+fn note(cut: &Rewrite) -> String {
+    let mut note = if cut.serves { String::new() } else { ", nothing is left: none of it is for the GPUs".to_owned() };
+    if cut.uncut > 0 {
+        note.push_str(&format!(", {} among other data cannot be cut", size::format(cut.uncut)));
+    }
+    note
 }
 
 /// By how much something changed: `-32.7%`.

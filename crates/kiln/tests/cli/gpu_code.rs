@@ -34,6 +34,19 @@ pub(crate) fn ops() -> WheelBuilder {
         .file_with("ops/old.so", true, true, old)
 }
 
+/// A static library of these members.
+fn archive(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = b"!<arch>\n".to_vec();
+    for (name, content) in members {
+        bytes.extend(
+            format!("{:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", format!("{name}/"), 0, 0, 0, 644, content.len()).bytes(),
+        );
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(2), b'\n');
+    }
+    bytes
+}
+
 fn stack(gpus: &str, image: &str) -> String {
     format!(
         "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\ngpus = [{gpus}]\n\n\
@@ -206,7 +219,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     let environment = project("", "");
     assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus V100"), @r"
     ------- stderr -------
-    error: the wheel `ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for 7.0: nothing of it would be left
+    error: the wheel `ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for V100 (7.0): nothing of it would be left
 
     hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
     [exit status: 1]
@@ -238,6 +251,56 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
 }
 
 #[test]
+fn files_and_directories_of_which_no_code_would_be_left_stay_as_they_are() {
+    let environment = TestEnvironment::new();
+    environment.write("lib/a.so", library());
+    environment.write("lib/b.so", library());
+    environment
+        .write("libk.a", archive(&[("k.o", Library::new().object().region(&[entry(CUBIN, 80, 0, 30_000)]).finish())]));
+    environment
+        .write("k.ptx", ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry add() { ret; }\n".repeat(2));
+    assert_snapshot!(environment.kiln("prune lib/a.so libk.a k.ptx -o out --gpus V100"), @r"
+      lib/a.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
+    lib/a.so -> out/a.so: 120 kB -> 120 kB (unchanged), 1 file with GPU code
+      libk.a  stays as it is: it has no code for V100 (7.0): nothing of it would be left
+    libk.a -> out/libk.a: 33.6 kB -> 33.6 kB (unchanged), 1 file with GPU code
+      k.ptx  stays as it is: it is PTX, which none of the GPUs can run
+    k.ptx -> out/k.ptx: 150 B -> 150 B (unchanged), 1 file with GPU code
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("prune lib -o small --gpus V100"), @r"
+      a.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
+      b.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
+    lib -> small: 239 kB -> 239 kB (unchanged), 2 files with GPU code
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("prune lib --in-place --gpus V100"), @r"
+      a.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
+      b.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
+    lib -> lib: 239 kB -> 239 kB (unchanged), 2 files with GPU code
+    [exit status: 1]
+    ");
+    assert!(fs_err::read(environment.path("lib/a.so")).unwrap() == library());
+    // Where others have code, a variant may lose all of its own.
+    environment.write("lib/old.so", Library::new().region(&[entry(CUBIN, 70, 0, 30_000)]).finish());
+    assert_snapshot!(environment.kiln("prune lib -o old --gpus V100"), @r"
+      a.so       120 kB              13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
+      b.so       120 kB              13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
+      old.so  all of it is needed
+    lib -> old: 273 kB -> 59.7 kB (-78.1%), 3 files with GPU code
+    ");
+    assert_snapshot!(environment.kiln("verify old/a.so --gpus A100"), @r"
+    old/a.so: 1 file with GPU code (1 missing): it cannot run as it is
+      old/a.so  A100 (8.0): missing in 2 regions, 2 emptied by a cut; it was cut to other GPUs: cut the original for this one too
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("prune k.ptx -o out --gpus H100"), @r"
+      k.ptx  all of it is needed
+    k.ptx -> out/k.ptx: 150 B -> 150 B (unchanged), 1 file with GPU code
+    ");
+}
+
+#[test]
 fn loose_cubins_for_other_gpus_are_left_out_of_a_wheel() {
     let environment = TestEnvironment::new();
     let cubins =
@@ -257,7 +320,7 @@ fn loose_cubins_for_other_gpus_are_left_out_of_a_wheel() {
     assert!(left.contains("sm_90a") && !left.contains("sm_80") && !left.contains("sm_100"), "{left}");
     assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o none --gpus T4"), @r"
     ------- stderr -------
-    error: the wheel `kernels-1.0-py3-none-any.whl` has no GPU code for 7.5: nothing of it would be left
+    error: the wheel `kernels-1.0-py3-none-any.whl` has no GPU code for T4 (7.5): nothing of it would be left
 
     hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
     [exit status: 1]

@@ -103,7 +103,8 @@ fn describe(file: &str, listing: &Listing, gpus: &[Capability]) -> String {
 
 fn place(code: &Code, gpus: &[Capability]) -> String {
     let regions = count(usize::try_from(code.regions).unwrap_or(usize::MAX), "region");
-    let mut text = format!("  {}: {regions}, {}\n", code.place, size::format(code.bytes));
+    let emptied = if code.emptied > 0 { format!(" ({} emptied by a cut)", code.emptied) } else { String::new() };
+    let mut text = format!("  {}: {regions}{emptied}, {}\n", code.place, size::format(code.bytes));
     let rows: Vec<Vec<String>> = code.groups.iter().map(row).collect();
     text.push_str(&table(&rows));
     for gpu in gpus {
