@@ -2,6 +2,7 @@
 //! libraries need against what is there.
 
 mod compilers;
+mod drivers;
 mod excuses;
 mod pattern;
 
@@ -22,6 +23,7 @@ use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
 pub use compilers::CompilerFinding;
+pub use drivers::DriverFinding;
 use pattern::matches;
 
 /// The measures by which things are judged.
@@ -64,9 +66,18 @@ pub struct Verification {
     /// Bundled compilers that cannot compile for one of the GPUs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub compilers: Vec<CompilerFinding>,
-    /// The oldest Linux driver that takes all of the code, where that is known.
+    /// The oldest Linux driver that runs the GPUs and takes all of the code, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<DriverVersion>,
+    /// The last branch of the driver that runs all of the GPUs, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_driver: Option<DriverVersion>,
+    /// GPUs that the driver is not for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drivers: Vec<DriverFinding>,
+    /// The driver that it was to run on.
+    #[serde(skip)]
+    pub asked_driver: Option<DriverVersion>,
 }
 
 /// A GPU that something is judged for.
@@ -116,7 +127,7 @@ pub struct LinkFinding {
 }
 
 impl Verification {
-    fn new(subject: &str, code: &[FileCode], judge: &Judge) -> Self {
+    pub(crate) fn new(subject: &str, code: &[FileCode], judge: &Judge) -> Self {
         let judged = |gpu: &Capability| JudgedGpu {
             capability: *gpu,
             names: judge.names.of(*gpu).to_vec(),
@@ -127,10 +138,19 @@ impl Verification {
         let summed = excuses::sum_loose(code);
         let mut code: Vec<VerifiedCode> = summed.iter().filter_map(|file| VerifiedCode::of(file, judge)).collect();
         excuses::excuse(&mut code, judge);
-        let drivers = code.iter().flat_map(|file| &file.verdicts).filter_map(|verdict| verdict.driver.clone());
-        let driver = drivers.max();
-        let gpus = judge.gpus.iter().map(judged).collect();
-        Self { subject: subject.to_owned(), platform: None, gpus, code, links: Vec::new(), compilers, driver }
+        let drivers = drivers::judge(&mut code, judge);
+        Self {
+            subject: subject.to_owned(),
+            platform: None,
+            gpus: judge.gpus.iter().map(judged).collect(),
+            code,
+            links: Vec::new(),
+            compilers,
+            driver: drivers.oldest.filter(|_| !drivers.unknown),
+            last_driver: drivers.newest,
+            drivers: drivers.findings,
+            asked_driver: judge.driver.clone(),
+        }
     }
 
     /// Returns a GPU as it was asked for: `H100 (9.0)`.
@@ -155,7 +175,9 @@ impl Verification {
 
     /// Tells if everything can run as it is.
     pub fn is_sound(&self) -> bool {
-        self.missing().next().is_none() && self.links.iter().all(|link| link.severity < Severity::Error)
+        self.missing().next().is_none()
+            && self.drivers.is_empty()
+            && self.links.iter().all(|link| link.severity < Severity::Error)
     }
 }
 
@@ -173,15 +195,22 @@ impl VerifiedCode {
             }
             Err(error) => problems.push(error.clone()),
         }
-        let newer = |verdict: &Verdict| judge.driver.is_some() && verdict.driver > judge.driver;
         let damaged = file.listing.as_ref().as_ref().is_ok_and(|listing| listing.damaged);
-        let driver_too_old = verdicts.iter().any(newer);
-        Some(Self { path, verdicts, problems, excuses: BTreeMap::new(), files: file.files, damaged, driver_too_old })
+        let (excuses, files, driver_too_old) = (BTreeMap::new(), file.files, false);
+        Some(Self { path, verdicts, problems, excuses, files, damaged, driver_too_old })
     }
 
     /// Tells if it has code, and none or too little for one of the GPUs, without an excuse.
     pub fn is_missing(&self) -> bool {
         self.verdicts.iter().any(|verdict| !is_served(verdict) && !self.excuses.contains_key(&verdict.gpu.to_string()))
+    }
+}
+
+impl Verification {
+    /// Tells why a file cannot run on the driver that it was to run on, of its verdict for a GPU.
+    pub fn too_old(&self, file: &VerifiedCode, verdict: &Verdict) -> Option<&DriverVersion> {
+        let driver = self.asked_driver.as_ref()?;
+        (file.driver_too_old && drivers::is_too_old(driver, verdict)).then_some(driver)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::read::list_with;
 use crate::source::{Source, WINDOW, Window};
 
 /// The text before the release: `Cuda compilation tools, release 12.4, V12.4.131`.
-const BEFORE: &[u8] = b"Cuda compilation tools, release ";
+pub(crate) const BEFORE: &[u8] = b"Cuda compilation tools, release ";
 /// Bytes of a release: `12.10`.
 const LONGEST: usize = 8;
 

@@ -11,6 +11,7 @@ use std::io;
 use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
 use memchr::memmem;
 
+use crate::compiler::BEFORE as RELEASE;
 use crate::elf::{ALLOCATED, HEADER, NOBITS, PROGRAM_HEADER, SECTION_HEADER};
 use crate::source::{Fields, Source, Window};
 
@@ -113,6 +114,15 @@ pub(crate) fn architecture(start: &[u8]) -> Option<Architecture> {
     let options = memmem::find(start, OPTION)?;
     let suffix = of_options(start.get(options..options + SMALL).unwrap_or(&start[options..]));
     Some(Architecture { suffix, ..architecture })
+}
+
+/// The major version of CUDA whose assembler made a cubin, as its note says (`.note.nv.tkinfo`: `Cuda compilation tools,
+/// release 13.0, V13.0.79`; seen in code of ABI 8). Nothing where the beginning does not reach as far, or says nothing.
+pub(crate) fn cuda(start: &[u8]) -> Option<u8> {
+    let at = memmem::find(start, RELEASE)? + RELEASE.len();
+    let digits = start[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let followed = start.get(at + digits) == Some(&b'.');
+    std::str::from_utf8(&start[at..at + digits]).ok()?.parse().ok().filter(|_| followed)
 }
 
 /// Tells if some bytes begin like a cubin.

@@ -12,6 +12,9 @@ pub(crate) const LEAST_HEADER: u64 = 48;
 /// Bytes of a header that are read; longer ones hold what is of no interest here.
 pub(crate) const HEADER: usize = 64;
 
+/// The first architecture of Blackwell, from which on code of CUDA 12 and 13 has the same version.
+pub(crate) const FIRST_OF_BLACKWELL: u32 = 100;
+
 /// Bytes of options or of an identifier that are of interest.
 const LONGEST_TEXT: usize = 256;
 
@@ -243,7 +246,7 @@ impl Entry {
     /// before, seen in all releases from 11.2 to 13.5), and PTX version 9.
     pub fn is_of_cuda_13(&self) -> bool {
         match self.kind {
-            Kind::Cubin => self.version >= (1, 8) && self.number < 100,
+            Kind::Cubin => self.version >= (1, 8) && self.number < FIRST_OF_BLACKWELL,
             Kind::Ptx => self.version >= (9, 0),
             _ => false,
         }

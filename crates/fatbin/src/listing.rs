@@ -1,6 +1,6 @@
 //! The GPU code of one file, as it is listed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use kiln_plan::gpu::{Architecture, Capability, CudaRelease, Form, PtxVersion, runs_on};
@@ -102,6 +102,9 @@ pub struct Alike {
     /// True if there is intermediate code for the linker alone (LTO-IR).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lto: bool,
+    /// The latest version of the language, by the architecture of the PTX.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub languages: BTreeMap<Architecture, PtxVersion>,
     /// Their number.
     pub regions: u64,
     /// Their kernels, where those were looked at.
@@ -145,8 +148,14 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Alike {
-    /// The architecture whose code the driver takes for a GPU: the latest machine code that runs, else the latest PTX.
-    pub(crate) fn chosen(&self, gpu: Capability) -> Option<usize> {
+    /// The architecture whose code the driver takes for a GPU.
+    pub(crate) fn choice(&self, gpu: Capability) -> Option<Architecture> {
+        self.chosen(gpu).map(|at| self.architectures[at])
+    }
+
+    /// The place of the architecture whose code the driver takes for a GPU: the latest machine code that runs, else the
+    /// latest PTX.
+    fn chosen(&self, gpu: Capability) -> Option<usize> {
         let runs = |form| {
             let places = self.architectures.iter().enumerate();
             places.rev().find(|(_, code)| code.form == form && runs_on(**code, gpu)).map(|(at, _)| at)
@@ -236,6 +245,10 @@ impl Code {
             match self.alike.iter_mut().find(same) {
                 Some(known) => {
                     known.regions += more.regions;
+                    for (architecture, version) in more.languages {
+                        let latest = known.languages.entry(architecture).or_insert(version);
+                        *latest = version.max(*latest);
+                    }
                     match (&mut known.kernels, more.kernels) {
                         (Some(own), Some(kernels)) => own.merge(kernels),
                         (own, kernels) => *own = own.take().or(kernels),

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use kiln_plan::gpu::{Architecture, Capability, CudaRelease, DriverVersion, Form, GpuTable, PtxVersion, runs_on};
+use kiln_plan::gpu::{
+    Architecture, Capability, CudaRelease, DriverVersion, Form, GpuTable, PtxDriver, PtxVersion, runs_on,
+};
 use serde::Serialize;
 
 use crate::coverage::{Coverage, Extent, Tally};
 use crate::entry::Compression;
-use crate::listing::{Code, Group, Listing, RELOCATABLE};
+use crate::listing::{Alike, Code, Group, Listing, RELOCATABLE};
 
 /// Kernels without code that are named.
 const MOST_NAMES: usize = 3;
@@ -40,6 +42,9 @@ pub struct Verdict {
     /// The oldest Linux driver that takes the code; nothing where every driver for the GPU does, or where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<DriverVersion>,
+    /// The newest driver that is known to be too old, where the oldest that takes the code is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_after: Option<DriverVersion>,
     /// The reason for that driver: `CUDA 13`, `Zstandard`, `PTX 8.7`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_for: Option<String>,
@@ -74,22 +79,23 @@ impl Listing {
                     Coverage::Missing => false,
                 }
         };
-        let used: Vec<&Group> = groups().filter(serves).collect();
-        let named: Vec<&Group> = if used.is_empty() { groups().collect() } else { used.clone() };
+        let serving: Vec<&Group> = groups().filter(serves).collect();
+        let named: Vec<&Group> = if serving.is_empty() { groups().collect() } else { serving };
         let architectures: BTreeSet<Architecture> = named.iter().filter_map(|group| group.architecture).collect();
         let kernels = self.loadable().map(|code| code.kernels(gpu)).reduce(|one, other| Some(one? + other?)).flatten();
-        let ptx =
-            if compiles(&kernels.unwrap_or(regions)) { used.iter().filter_map(|group| group.ptx).max() } else { None };
+        let ptx = if compiles(&regions) { self.language(gpu) } else { None };
         // What it is linked with says it best: the runtime that registers the code is of the release that made it.
         let cuda = cuda.or_else(|| named.iter().any(|group| group.cuda_13).then_some(13));
-        let (driver, driver_for) = driver(&used, ptx, cuda).unzip();
+        let taken: BTreeSet<Architecture> = self.alike().filter_map(|alike| alike.choice(gpu)).collect();
+        let taken = |group: &&Group| group.architecture.is_some_and(|architecture| taken.contains(&architecture));
+        let needs = Needs::of(&groups().filter(taken).collect::<Vec<_>>(), ptx, cuda);
         let extent = self.extent(gpu);
         let missing = coverage == Coverage::Missing || extent == Extent::Thin;
         let advice = match self.emptied() {
             1.. if missing => Some("it was cut to other GPUs: cut the original for this one too".to_owned()),
             _ => advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda),
         };
-        let absent = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| alike.absent(gpu));
+        let absent = self.alike().flat_map(|alike| alike.absent(gpu));
         let absent = absent.take(MOST_NAMES).collect();
         Some(Verdict {
             gpu,
@@ -101,8 +107,9 @@ impl Listing {
             absent,
             architectures,
             ptx,
-            driver,
-            driver_for,
+            driver: needs.driver,
+            driver_after: needs.after,
+            driver_for: needs.reason,
             advice,
         })
     }
@@ -117,6 +124,16 @@ impl Listing {
     /// Places whose code a driver loads.
     fn loadable(&self) -> impl Iterator<Item = &Code> {
         self.code.iter().filter(|code| code.place != RELOCATABLE)
+    }
+
+    fn alike(&self) -> impl Iterator<Item = &Alike> {
+        self.loadable().flat_map(|code| &code.alike)
+    }
+
+    /// The latest version of the PTX language among what the driver compiles for a GPU.
+    fn language(&self, gpu: Capability) -> Option<PtxVersion> {
+        let choices = self.alike().filter_map(|alike| alike.languages.get(&alike.choice(gpu)?));
+        choices.max().copied()
     }
 
     fn regions_for(&self, gpu: Capability) -> Option<Tally> {
@@ -137,7 +154,7 @@ impl Listing {
             let kernels = kernels.filter(|kernels| kernels.total() > 0);
             kernels.or_else(|| self.regions_for(gpu)).unwrap_or_default().served()
         };
-        let all = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| &alike.architectures);
+        let all = self.alike().flat_map(|alike| &alike.architectures);
         let capabilities: BTreeSet<Capability> = all.map(|architecture| architecture.capability).collect();
         let extent = Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0));
         let regions = self.regions_for(gpu).unwrap_or_default().served();
@@ -152,21 +169,38 @@ fn compiles(tally: &Tally) -> bool {
     tally.ptx > 0 && tally.ptx * 20 >= tally.served()
 }
 
-/// The oldest driver that takes some code, and what for.
-fn driver(used: &[&Group], ptx: Option<PtxVersion>, cuda: Option<u8>) -> Option<(DriverVersion, String)> {
-    let zstandard = used.iter().any(|group| group.compression == Compression::Zstd);
-    let of_major = || Some((DriverVersion::of_cuda(cuda?)?, format!("CUDA {}", cuda?)));
-    let of_compression = || Some((DriverVersion::of_zstandard(cuda)?, "Zstandard".to_owned()));
-    let of_language = || {
-        let driver = ptx?.release().and_then(CudaRelease::toolkit_driver)?.parse().ok()?;
-        Some((driver, format!("PTX {}", ptx?)))
-    };
-    let needs = [
-        of_language(),
-        if zstandard { of_compression() } else { None },
-        if used.is_empty() { None } else { of_major() },
-    ];
-    needs.into_iter().flatten().max_by(|one, other| one.0.cmp(&other.0))
+/// The drivers that take some code.
+#[derive(Debug, Default)]
+struct Needs {
+    /// The oldest.
+    driver: Option<DriverVersion>,
+    /// The newest that is known not to, where the oldest is not known.
+    after: Option<DriverVersion>,
+    reason: Option<String>,
+}
+
+impl Needs {
+    /// Those of code that the driver takes: with the language of what it compiles, and the CUDA release that made it.
+    fn of(taken: &[&Group], ptx: Option<PtxVersion>, cuda: Option<u8>) -> Self {
+        let language = ptx.map(|version| (version.driver(), format!("PTX {version}")));
+        if let Some((PtxDriver::After(after), reason)) = language {
+            return Self { driver: None, after: Some(after), reason: Some(reason) };
+        }
+        let of_language = language.and_then(|(driver, reason)| match driver {
+            PtxDriver::From(driver) => Some((driver, reason)),
+            _ => None,
+        });
+        let zstandard = taken.iter().any(|group| group.compression == Compression::Zstd);
+        let of_major = || Some((DriverVersion::of_cuda(cuda?)?, format!("CUDA {}", cuda?)));
+        let of_compression = || Some((DriverVersion::of_zstandard(cuda)?, "Zstandard".to_owned()));
+        let needs = [
+            of_language,
+            if zstandard { of_compression() } else { None },
+            if taken.is_empty() { None } else { of_major() },
+        ];
+        let (driver, reason) = needs.into_iter().flatten().max_by(|one, other| one.0.cmp(&other.0)).unzip();
+        Self { driver, after: None, reason }
+    }
 }
 
 fn advice(coverage: Coverage, gpu: Capability, has: &BTreeSet<Architecture>, cuda: Option<u8>) -> Option<String> {
@@ -258,8 +292,11 @@ impl std::fmt::Display for Verdict {
         }
         if let Some(driver) = &self.driver {
             write!(f, "; needs driver {driver}")?;
-            self.driver_for.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
         }
+        if let Some(after) = &self.driver_after {
+            write!(f, "; needs a driver newer than {after}, the newest that this kiln knows of")?;
+        }
+        self.driver_for.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
         if self.extent == Extent::Partial {
             write!(f, "; most of it has no code for this GPU")?;
         }

@@ -77,10 +77,7 @@ fn folder_of(path: &str) -> String {
 
 /// Says of files that lack code for a GPU why they may.
 pub(super) fn excuse(code: &mut [VerifiedCode], judge: &Judge) {
-    let mut families: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (at, file) in code.iter().enumerate() {
-        families.entry(family(&file.path)).or_default().push(at);
-    }
+    let families = families(code);
     let known = Known::all();
     for gpu in &judge.gpus {
         let served: BTreeMap<&String, String> = families
@@ -108,6 +105,15 @@ pub(super) fn excuse(code: &mut [VerifiedCode], judge: &Judge) {
             file.excuses.extend(excuse.map(|excuse| (gpu.to_string(), excuse)));
         }
     }
+}
+
+/// Files by what they are variants of.
+pub(super) fn families(code: &[VerifiedCode]) -> BTreeMap<String, Vec<usize>> {
+    let mut families: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, file) in code.iter().enumerate() {
+        families.entry(family(&file.path)).or_default().push(at);
+    }
+    families
 }
 
 /// Tells if a file has any code for a GPU.

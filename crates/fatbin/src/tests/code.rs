@@ -214,3 +214,56 @@ fn the_driver_follows_from_the_release_the_compression_and_the_language() {
     assert_eq!(driver(version(ptx(), 8, 7), Some(12)).as_deref(), Some("570.26 PTX 8.7"));
     assert_eq!(driver(version(ptx(), 9, 0), None).as_deref(), Some("580.65.06 PTX 9.0"));
 }
+
+#[test]
+fn the_driver_is_that_of_the_code_which_is_taken_whatever_else_there_is() {
+    let version = |mut entry: Vec<u8>, major: u8, minor: u8| {
+        entry[24..28].copy_from_slice(&[minor, 0, major, 0]);
+        entry
+    };
+    let ptx = |number, major, minor| {
+        let text = b".version 8.0\n.target sm_80\n.visible .entry add(\n)\n{ ret; }\n";
+        version(entry_of(PTX, number, 0, text), major, minor)
+    };
+    let verdict = |entries: &[Vec<u8>], depth| {
+        let file = elf(&[(".nv_fatbin", region(entries))]);
+        list_with(file.as_slice(), depth).unwrap().unwrap().verdict(gpu("9.0"), None).unwrap()
+    };
+    // The driver compiles the latest of two, or none where there is machine code.
+    let [old, new] = [ptx(80, 9, 0), ptx(90, 8, 0)];
+    let native = entry_of(CUBIN, 90, 0, &cubin(90, "", &["add"]));
+    for depth in [Depth::Headers, Depth::Kernels] {
+        assert_eq!(verdict(&[old.clone(), new.clone()], depth).ptx.unwrap().to_string(), "8.0");
+        assert_eq!(verdict(&[old.clone(), native.clone()], depth).ptx, None);
+    }
+    // Code for earlier minors that is not taken is compressed as it likes.
+    let packed = entry_of(CUBIN, 80, ZSTD, &zstd(&cubin(80, "", &["add"])));
+    let later = entry_of(CUBIN, 89, 0, &cubin(89, "", &["add"]));
+    let file = elf(&[(".nv_fatbin", region(&[packed, later]))]);
+    let listing = with_kernels(&file);
+    assert_eq!(listing.verdict(gpu("8.9"), None).unwrap().driver, None);
+    assert_eq!(listing.verdict(gpu("8.0"), None).unwrap().driver_for.as_deref(), Some("Zstandard"));
+    // A language newer than all that is known.
+    let unknown = verdict(&[ptx(90, 9, 99)], Depth::Headers);
+    assert_eq!((unknown.driver, unknown.driver_for.as_deref()), (None, Some("PTX 9.99")));
+    assert!(unknown.driver_after.is_some());
+}
+
+#[test]
+fn code_for_blackwell_says_in_its_note_that_it_is_of_cuda_13() {
+    for (suffix, flag) in [("", 0), ("a", 0x10_0000), ("f", 0x20_0000)] {
+        for (release, driver) in [("13.0", Some("580 CUDA 13")), ("12.9", None)] {
+            let mut code = cubin(100, suffix, &["add"]);
+            code.extend(format!("Cuda compilation tools, release {release}, V{release}.48\0").bytes());
+            let said = |file: &[u8]| {
+                let verdict = with_kernels(file).verdict(gpu("10.0"), None).unwrap();
+                Some(format!("{} {}", verdict.driver?, verdict.driver_for?))
+            };
+            let mut entry = entry_of(CUBIN, 100, flag | ZSTD, &zstd(&code));
+            entry[24..28].copy_from_slice(&[8, 0, 1, 0]);
+            let of_zstandard = driver.or(Some("550.54.14 Zstandard"));
+            assert_eq!(said(&elf(&[(".nv_fatbin", region(&[entry]))])).as_deref(), of_zstandard, "{release}{suffix}");
+            assert_eq!(said(&code).as_deref(), driver, "{release}{suffix}");
+        }
+    }
+}

@@ -41,6 +41,7 @@ impl Gpus {
                         "architecture": gpu.architecture(),
                         "generation": gpu.generation,
                         "class": gpu.class,
+                        "first-driver": known.first_driver(gpu.capability),
                         "last-driver": known.last_driver(gpu.capability),
                     })
                 })
@@ -57,10 +58,21 @@ impl Gpus {
                 gpu.generation.clone(),
                 gpu.class.to_string(),
                 releases(gpu),
-                known.last_driver(gpu.capability).map(|last| format!("up to {last}")).unwrap_or_default(),
+                drivers(gpu),
             ]
         }));
         print(&table(&rows))
+    }
+}
+
+/// The branches of the driver that run a GPU: `570 and newer`, `up to 580`.
+fn drivers(gpu: &Gpu) -> String {
+    let known = GpuTable::get();
+    match (known.first_driver(gpu.capability), known.last_driver(gpu.capability)) {
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        (Some(first), None) => format!("{first} and newer"),
+        (None, Some(last)) => format!("up to {last}"),
+        (None, None) => String::new(),
     }
 }
 

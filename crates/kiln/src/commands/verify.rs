@@ -109,7 +109,13 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
                 Some(excuse) => format!("{}, as it may: {excuse}", Verdict { advice: None, ..verdict.clone() }),
                 None => verdict.to_string(),
             };
-            format!("{}: {said}", verification.label(verdict.gpu))
+            let too_old = verification.too_old(file, verdict).map(|driver| match &verdict.driver {
+                Some(needed) if driver.is_branch() && needed.branch() == *driver => {
+                    format!("; {driver} may be older: name its whole version")
+                }
+                _ => format!("; {driver} is too old"),
+            });
+            format!("{}: {said}{}", verification.label(verdict.gpu), too_old.unwrap_or_default())
         });
         let said: Vec<String> = verdicts.chain(file.problems.iter().cloned()).collect();
         let said =
@@ -125,6 +131,9 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
             Severity::Note => continue,
         };
         text.push_str(&format!("  {word}: {}\n", link.finding));
+    }
+    for driver in &verification.drivers {
+        text.push_str(&format!("  error: {driver}\n"));
     }
     for compiler in &verification.compilers {
         text.push_str(&format!("  warning: {compiler}\n"));
@@ -180,7 +189,8 @@ fn summary(verification: &Verification) -> String {
         text.push_str(&format!(" ({})", parts.join(", ")));
     }
     if let Some(driver) = &verification.driver {
-        text.push_str(&format!("; driver {driver} or later"));
+        let last = verification.last_driver.as_ref().map(|last| format!(", up to {last}"));
+        text.push_str(&format!("; driver {driver} or later{}", last.unwrap_or_default()));
     }
     let (errors, warnings) = (number(Severity::Error), number(Severity::Warning));
     if errors + warnings > 0 {

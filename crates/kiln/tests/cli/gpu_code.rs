@@ -71,7 +71,7 @@ fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
     ");
     let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
     assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"
-    ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing): it cannot run as it is
+    ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing); driver 570 or later: it cannot run as it is
       ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; B200 (10.0): missing in 2 regions: it has sm_90; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take a newer release of it, or compile it for sm_100 or with PTX
       ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
     [exit status: 1]
@@ -119,7 +119,7 @@ fn ptx_that_is_asked_for_stays_and_a_request_for_code_is_said_to_stand_for_gpus(
         assert_eq!(environment.succeed("inspect out.so").contains("compute_120"), kept, "{gpus}");
     }
     assert_snapshot!(environment.kiln("verify a.so --gpus 12.0a"), @r"
-    a.so: 1 file with GPU code (1 native)
+    a.so: 1 file with GPU code (1 native); driver 570 or later
       a.so  12.0: native (sm_120) in 1 of 1 region
     ------- stderr -------
     warning: `12.0a` names code: it is taken for all GPUs of capability 12.0
@@ -135,9 +135,9 @@ fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_h
     let half = [entry_of(CUBIN, 90, 0, &both), entry_of(CUBIN, 120, 0, &one)];
     environment.write("half.so", elf_of(&region(&half)));
     assert_snapshot!(environment.kiln("verify thin.so half.so --gpus RTX5090 --kernels"), @r"
-    thin.so: 1 file with GPU code (1 missing): it cannot run as it is
+    thin.so: 1 file with GPU code (1 missing); driver 570 or later: it cannot run as it is
       thin.so  RTX5090 (12.0): too little: native (sm_120) in 1 of 22 regions; kernels: 1 native, 0 through PTX, 42 absent (add, mul); take a newer release of it, or compile it for sm_120 or with PTX
-    half.so: 1 file with GPU code (1 native)
+    half.so: 1 file with GPU code (1 native); driver 570 or later
       half.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region; kernels: 1 native, 0 through PTX, 1 absent (mul)
     [exit status: 1]
     ");
@@ -150,12 +150,33 @@ fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_h
     environment.write("new.so", elf_of(&region(&[new])));
     assert_snapshot!(environment.kiln("verify new.so half.so --gpus H100 --driver 535.104"), @r"
     new.so: 1 file with GPU code (1 with too old a driver); driver 580 or later: it cannot run as it is
-      new.so  H100 (9.0): native (sm_90) in 1 of 1 region; needs driver 580 (CUDA 13)
-    half.so: 1 file with GPU code (1 native)
+      new.so  H100 (9.0): native (sm_90) in 1 of 1 region; needs driver 580 (CUDA 13); 535.104 is too old
+    half.so: 1 file with GPU code (1 native); driver 520 or later
       half.so  H100 (9.0): native (sm_90) in 1 of 1 region
     [exit status: 1]
     ");
     assert_eq!(environment.kiln("verify new.so --gpus H100 --driver 580.65.06").status, Some(0));
+    let code = |major: u8, minor: u8| {
+        let mut ptx = entry(PTX, 70, 0, 9_000);
+        ptx[24..28].copy_from_slice(&[minor, 0, major, 0]);
+        Library::new().region(&[ptx]).finish()
+    };
+    environment.write("ptx.so", code(8, 7));
+    environment.write("newer.so", code(9, 99));
+    assert_snapshot!(environment.kiln("verify ptx.so newer.so --gpus V100,H100 --driver 570"), @r"
+    ptx.so: 1 file with GPU code (1 with too old a driver); driver 570.26 or later, up to 580: it cannot run as it is
+      ptx.so  V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_70 to save the time that the driver takes at the first start; 570 may be older: name its whole version; H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_90 to save the time that the driver takes at the first start; 570 may be older: name its whole version
+    newer.so: 1 file with GPU code (1 with too old a driver): it cannot run as it is
+      newer.so  V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_70 to save the time that the driver takes at the first start; 570 is too old; H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_90 to save the time that the driver takes at the first start; 570 is too old
+      error: newer.so needs a driver newer than 610.43.02, and none runs V100 (7.0): 580 is the last that does
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("verify ptx.so --gpus V100,B200 --driver 590.44.01"), @r"
+    ptx.so: 1 file with GPU code (1 through PTX); driver 570.26 or later, up to 580: it cannot run as it is
+      ptx.so  V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_70 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_100 to save the time that the driver takes at the first start
+      error: driver 590.44.01 does not run V100 (7.0): 580 is the last that does
+    [exit status: 1]
+    ");
     assert_snapshot!(environment.kiln("verify new.so --gpus H100 --driver r580"), @r"
     ------- stderr -------
     error: invalid value 'r580' for '--driver <VERSION>': `r580` is not a version of NVIDIA's driver: write it as `nvidia-smi` does: `550.54.14`
@@ -177,7 +198,7 @@ fn variants_of_a_library_stand_in_for_one_another_and_others_are_excepted() {
         environment.write(&format!("site/cubins/gemm/{at}.cubin"), cubin(number, "a", &["gemm"]));
     }
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
-    site: 5 files with GPU code (2 native, 2 may do without, 1 missing): it cannot run as it is
+    site: 5 files with GPU code (2 native, 2 may do without, 1 missing); driver 570 or later: it cannot run as it is
       cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a; take a newer release of it, or compile it for sm_120 or with PTX
       ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
       ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
@@ -186,7 +207,7 @@ fn variants_of_a_library_stand_in_for_one_another_and_others_are_excepted() {
     [exit status: 1]
     ");
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090 --except cubins/gemm*"), @r"
-    site: 5 files with GPU code (2 native, 3 may do without)
+    site: 5 files with GPU code (2 native, 3 may do without); driver 570 or later
       cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a, as it may: excepted by `cubins/gemm*`
       ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
       ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
@@ -206,7 +227,7 @@ fn a_compiler_that_cannot_compile_for_a_gpu_is_said() {
     };
     environment.write("site/triton/backends/nvidia/bin/ptxas", release("12.4"));
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
-    site: 1 file with GPU code (1 native)
+    site: 1 file with GPU code (1 native); driver 570 or later
       triton/backends/nvidia/bin/ptxas  RTX5090 (12.0): native (sm_120) in 1 of 1 region
       warning: triton/backends/nvidia/bin/ptxas compiles with CUDA 12.4, which cannot compile for RTX5090 (12.0): CUDA 12.8 and later can; take a newer release of the package that brings it
     ");
@@ -239,7 +260,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     damaged[72] ^= 0x10;
     environment.write("damaged.so", damaged);
     assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
-    damaged.so: 1 file with GPU code (1 native): it cannot run as it is
+    damaged.so: 1 file with GPU code (1 native); driver 520 or later: it cannot run as it is
       damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
     [exit status: 1]
     ");
@@ -290,7 +311,7 @@ fn files_and_directories_of_which_no_code_would_be_left_stay_as_they_are() {
     lib -> old: 273 kB -> 59.7 kB (-78.1%), 3 files with GPU code
     ");
     assert_snapshot!(environment.kiln("verify old/a.so --gpus A100"), @r"
-    old/a.so: 1 file with GPU code (1 missing): it cannot run as it is
+    old/a.so: 1 file with GPU code (1 missing); driver 450 or later: it cannot run as it is
       old/a.so  A100 (8.0): missing in 2 regions, 2 emptied by a cut; it was cut to other GPUs: cut the original for this one too
     [exit status: 1]
     ");
@@ -362,7 +383,7 @@ fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twic
     let environment = project("\"H100\"", "prune = true");
     let first = environment.digests("");
     assert_snapshot!(environment.kiln("verify app"), @r"
-    app (linux/amd64): 2 files with GPU code (1 native, 1 through PTX)
+    app (linux/amd64): 2 files with GPU code (1 native, 1 through PTX); driver 520 or later
       opt/venv/lib/python3.11/site-packages/ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start
       opt/venv/lib/python3.11/site-packages/ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown
     ");
@@ -500,9 +521,9 @@ fn a_layout_a_library_and_a_directory_are_verified() {
     ");
     environment.write("site/a.so", library());
     assert_snapshot!(environment.kiln("verify site site/a.so --gpus H100"), @r"
-    site: 1 file with GPU code (1 native)
+    site: 1 file with GPU code (1 native); driver 520 or later
       a.so  H100 (9.0): native (sm_90) in 2 of 2 regions
-    site/a.so: 1 file with GPU code (1 native)
+    site/a.so: 1 file with GPU code (1 native); driver 520 or later
       site/a.so  H100 (9.0): native (sm_90) in 2 of 2 regions
     ");
     assert_snapshot!(environment.kiln("verify nothing"), @r"

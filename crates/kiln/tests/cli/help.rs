@@ -252,7 +252,7 @@ fn gpus_lists_what_is_known() {
     let environment = TestEnvironment::new();
     assert_snapshot!(environment.kiln("gpus h100"), @r"
     GPU   CAPABILITY  CODE   GENERATION  CLASS        CUDA            DRIVER
-    H100  9.0         sm_90  Hopper      data centre  11.8 and newer
+    H100  9.0         sm_90  Hopper      data centre  11.8 and newer  520 and newer
     ");
     let all = environment.succeed("gpus --json");
     let all: serde_json::Value = serde_json::from_str(&all).unwrap();

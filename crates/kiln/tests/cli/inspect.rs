@@ -386,6 +386,9 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
                       "compute_80",
                       "sm_90"
                     ],
+                    "languages": {
+                      "compute_80": "0.0"
+                    },
                     "regions": 1
                   }
                 ]

@@ -100,7 +100,8 @@ struct CapabilityEntry {
     #[serde(default)]
     apart: bool,
     renamed_to: Option<Capability>,
-    last_driver: Option<String>,
+    first_driver: Option<DriverVersion>,
+    last_driver: Option<DriverVersion>,
     last_cuda: Option<String>,
 }
 
@@ -224,9 +225,14 @@ impl GpuTable {
         Some((name, members.iter().map(|entry| entry.number).collect()))
     }
 
+    /// Returns the first branch of the Linux driver that runs GPUs of a capability; nothing where that is not known.
+    pub fn first_driver(&self, capability: Capability) -> Option<&DriverVersion> {
+        self.capabilities.get(&capability)?.first_driver.as_ref()
+    }
+
     /// Returns the last branch of the Linux driver that runs GPUs of a capability; nothing where current ones do.
-    pub fn last_driver(&self, capability: Capability) -> Option<&str> {
-        self.capabilities.get(&capability)?.last_driver.as_deref()
+    pub fn last_driver(&self, capability: Capability) -> Option<&DriverVersion> {
+        self.capabilities.get(&capability)?.last_driver.as_ref()
     }
 
     /// Returns the last CUDA release that compiles for a capability, where it is older than those of the table.
