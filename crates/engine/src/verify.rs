@@ -42,6 +42,11 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// Tells if a file is one that may lack what it needs.
+    fn excepts(&self, path: &str) -> bool {
+        self.except.iter().any(|pattern| matches(pattern, path))
+    }
+
     /// The depth to which a file is looked at, by what its headers say.
     fn depth(&self, listing: &Listing) -> Depth {
         let partly = || self.gpus.iter().any(|gpu| listing.is_partly_for(*gpu));
@@ -108,7 +113,7 @@ pub struct VerifiedCode {
     /// Loose cubins that it stands for, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<usize>,
-    /// True if the loader does not find a section where it lies.
+    /// True if it, or code in it, is not as it can be read: `problems` say what is wrong.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
     /// True if it asks for a newer driver than the one that it is to run on.
@@ -160,7 +165,7 @@ impl Verification {
     }
 
     fn linked(mut self, tree: &Tree, settings: &Settings, judge: &Judge) -> Self {
-        let excepted = |finding: &Finding| judge.except.iter().any(|pattern| matches(pattern, &finding.object));
+        let excepted = |finding: &Finding| judge.excepts(&finding.object);
         let severity = |finding: &Finding| if excepted(finding) { Severity::Note } else { finding.severity() };
         let findings = tree.check(settings).into_iter();
         self.links = findings.map(|finding| LinkFinding { severity: severity(&finding), finding }).collect();
@@ -195,7 +200,8 @@ impl VerifiedCode {
             }
             Err(error) => problems.push(error.clone()),
         }
-        let damaged = file.listing.as_ref().as_ref().is_ok_and(|listing| listing.damaged);
+        let sound = |listing: &Listing| !listing.damaged && listing.malformed.is_empty();
+        let damaged = !file.listing.as_ref().as_ref().is_ok_and(sound) && !judge.excepts(&path);
         let (excuses, files, driver_too_old) = (BTreeMap::new(), file.files, false);
         Some(Self { path, verdicts, problems, excuses, files, damaged, driver_too_old })
     }
@@ -225,7 +231,7 @@ fn problems(listing: &Listing) -> Vec<String> {
             .to_owned()
     });
     let hip = listing.hip.then(|| "code for AMD's GPUs is not looked into".to_owned());
-    listing.malformed.iter().cloned().chain(hip).chain(damage).collect()
+    listing.malformed.iter().chain(&listing.unseen).cloned().chain(hip).chain(damage).collect()
 }
 
 impl Workshop<'_> {

@@ -69,6 +69,9 @@ pub struct Listing {
     pub damaged: bool,
     /// Places that make no sense: section and what is wrong.
     pub malformed: Vec<String>,
+    /// Places that were not looked into, or not to the end, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
     /// The CUDA release that it compiles with, where it is a compiler for GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiler: Option<CudaRelease>,
@@ -190,12 +193,22 @@ impl Alike {
 impl Listing {
     /// A file without code.
     pub fn new(format: Found, depth: Depth) -> Self {
-        Self { format, code: Vec::new(), hip: false, damaged: false, malformed: Vec::new(), compiler: None, depth }
+        Self {
+            format,
+            code: Vec::new(),
+            hip: false,
+            damaged: false,
+            malformed: Vec::new(),
+            unseen: Vec::new(),
+            compiler: None,
+            depth,
+        }
     }
 
     /// Tells if there is neither code nor anything that could be some.
     pub fn is_empty(&self) -> bool {
-        self.code.is_empty() && self.malformed.is_empty() && !self.hip && self.compiler.is_none()
+        let silent = self.malformed.is_empty() && self.unseen.is_empty();
+        self.code.is_empty() && silent && !self.hip && self.compiler.is_none()
     }
 
     /// Tells if there is code of any kind, empty cubins apart.
@@ -208,6 +221,7 @@ impl Listing {
         self.hip |= other.hip;
         self.damaged |= other.damaged;
         self.malformed.extend(other.malformed);
+        self.unseen.extend(other.unseen);
         for code in other.code {
             match self.code.iter_mut().find(|known| known.place == code.place) {
                 Some(known) => known.add(code),

@@ -27,11 +27,11 @@ use std::ops::Range;
 use kiln_plan::gpu::{Architecture, runs_on};
 use serde::Serialize;
 
-use crate::cubin;
+use crate::cubin::{self, Cubin};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::{Entry, Kind};
 use crate::listing::RELOCATABLE;
-use crate::read::{ARCHIVE, REGION_SECTIONS};
+use crate::read::{ARCHIVE, REGION_SECTIONS, THIN};
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::{Selection, serves};
 use crate::source::{Source, Window};
@@ -259,7 +259,10 @@ pub const BEGINNING: usize = 20;
 /// Tells if a file that begins so may have GPU code that can be cut: ELF files of so many bytes and more, cubins of any size,
 /// static libraries, and regions alone.
 pub fn may_be_pruned(start: &[u8], size: u64) -> bool {
-    let large = start.starts_with(b"\x7fELF") || start.starts_with(ARCHIVE) || start.starts_with(&MAGIC);
+    let large = start.starts_with(b"\x7fELF")
+        || start.starts_with(ARCHIVE)
+        || start.starts_with(THIN)
+        || start.starts_with(&MAGIC);
     large && size >= LEAST || cubin::is_cubin(start)
 }
 
@@ -283,13 +286,17 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     if window.bytes(0, ARCHIVE.len())? == ARCHIVE {
         return archive::plan(source, &mut window, selection);
     }
+    if window.bytes(0, THIN.len())? == THIN {
+        return Err(refused("it is a thin archive: cut its members, which are files of their own"));
+    }
     let elf = match Elf::read(&mut window) {
         Ok(elf) if matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) => elf,
         Ok(elf) if elf.machine == Machine::Cuda => {
-            let end = window.size();
-            let Some(cubin) = cubin::read(&mut window, 0, end)? else { return Ok(Decision::NoCode) };
-            let needed = selection.gpus.iter().any(|gpu| runs_on(cubin.architecture, *gpu));
-            return Ok(Decision::Loose(cubin.architecture, needed || cubin.hollow));
+            let cubins = crate::loose::cubins(&mut window)?;
+            let Some((_, first)) = cubins.first() else { return Err(refused("its headers make no sense")) };
+            let runs = |cubin: &Cubin| selection.gpus.iter().any(|gpu| runs_on(cubin.architecture, *gpu));
+            let needed = cubins.iter().any(|(_, cubin)| runs(cubin) || cubin.hollow);
+            return Ok(Decision::Loose(first.architecture, needed));
         }
         Ok(_) | Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(Decision::NoCode),
         Err(ElfError::Damaged(problem)) => return Err(refused(format!("it is damaged: {problem}"))),
@@ -342,7 +349,7 @@ fn object<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, selection: 
     if fats(window, elf)?.is_empty() {
         return Ok(Decision::NoCode);
     }
-    let object::Planned { object, needed, served } = object::plan(window, elf, selection)?;
+    let object::Planned { object, needed, served, .. } = object::plan(window, elf, selection)?;
     let serves = served.holds();
     let Some(object) = object else { return Ok(Decision::Stays { needed, serves, uncut: 0 }) };
     let Object { pieces, regions, pinned, code } = object;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use kiln_fatbin::{Decision, Outcome, Selection, check, prune};
 use kiln_plan::gpu::GpuNames;
 use kiln_plan::parallel;
-use kiln_store::{AtomicFile, replace_by_link};
+use kiln_store::{AtomicFile, TemporaryDirectory, is_temporary, parent, replace_by_link, sync_directory};
 use serde::Serialize;
 
 /// Bytes that are written at once.
@@ -20,10 +20,16 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug, Serialize)]
 pub struct PrunedFile {
     /// Where it is: below the directory that was pruned, or as it was given.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// What became of it.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// Writes a path, whatever bytes it has.
+fn shown<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// What directories are pruned with.
@@ -101,9 +107,21 @@ impl FilePruner<'_> {
         })
     }
 
-    /// Copies a directory to a new one and prunes every file on the way.
+    /// Copies a directory to a new one and prunes every file on the way. The new one has its name when it is whole.
     pub fn tree_to(&self, directory: &Path, target: &Path) -> io::Result<Vec<PrunedFile>> {
         let tree = Tree::read(directory)?;
+        let staging = TemporaryDirectory::create(parent(target))?;
+        let staged = staging.path().join("tree");
+        let mut pruned = self.copy(directory, &tree, &staged)?;
+        fs_err::rename(&staged, target)?;
+        sync_directory(parent(target))?;
+        let reason = || "it is a pipe, a socket or a device, which is not copied".to_owned();
+        let refused = |path| PrunedFile { path, outcome: Outcome::Refused { reason: reason() } };
+        pruned.extend(tree.others.into_iter().map(refused));
+        Ok(pruned)
+    }
+
+    fn copy(&self, directory: &Path, tree: &Tree, target: &Path) -> io::Result<Vec<PrunedFile>> {
         fs_err::create_dir(target)?;
         for path in &tree.directories {
             fs_err::create_dir(target.join(path))?;
@@ -165,6 +183,8 @@ struct Tree {
     /// Each before what is in it.
     directories: Vec<PathBuf>,
     links: Vec<PathBuf>,
+    /// Pipes, sockets and devices.
+    others: Vec<PathBuf>,
     /// Each with all its names, the largest first.
     files: Vec<Vec<Named>>,
 }
@@ -177,6 +197,10 @@ impl Tree {
         while let Some(directory) = left.pop() {
             for entry in fs_err::read_dir(root.join(&directory))? {
                 let entry = entry?;
+                // What a dead process left goes as soon as something is written beside it.
+                if is_temporary(&entry.file_name()) {
+                    continue;
+                }
                 let path = directory.join(entry.file_name());
                 let metadata = entry.metadata()?;
                 if metadata.is_dir() {
@@ -186,6 +210,8 @@ impl Tree {
                     tree.links.push(path);
                 } else if metadata.is_file() {
                     files.entry((metadata.dev(), metadata.ino())).or_default().push(Named { path, metadata });
+                } else {
+                    tree.others.push(path);
                 }
             }
         }

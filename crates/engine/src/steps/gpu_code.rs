@@ -41,7 +41,7 @@ impl GpuCode {
 
 impl Step for GpuCode {
     type Product = Verdict;
-    const KIND: Kind = Kind { name: "gpu-code", version: 2 };
+    const KIND: Kind = Kind { name: "gpu-code", version: 3 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -70,6 +70,9 @@ impl Step for GpuCode {
         let mut verdict = Verdict::default();
         let mut compiled = false;
         for file in &found.code {
+            if file.damaged {
+                verdict.failures.push(format!("{}: {}", file.path, file.problems.join("; ")));
+            }
             for code in &file.verdicts {
                 let excused = file.excuses.contains_key(&code.gpu.to_string());
                 compiled |= code.coverage == Coverage::Ptx;

@@ -6,7 +6,6 @@ use kiln_fatbin::Verdict;
 use kiln_plan::gpu::{Capability, DriverVersion, GpuTable};
 use serde::Serialize;
 
-use super::pattern::matches;
 use super::{Judge, VerifiedCode, excuses, is_served};
 
 /// The drivers that take all of some code.
@@ -74,8 +73,7 @@ pub(super) fn judge(code: &mut [VerifiedCode], judge: &Judge) -> Drivers {
     for gpu in &judge.gpus {
         let mut newest_need: Option<Need> = None;
         for members in families.values() {
-            let excepted = |file: &VerifiedCode| judge.except.iter().any(|pattern| matches(pattern, &file.path));
-            let serving = members.iter().filter(|at| !excepted(&code[**at])).filter_map(|at| {
+            let serving = members.iter().filter(|at| !judge.excepts(&code[**at].path)).filter_map(|at| {
                 let verdict = code[*at].verdicts.iter().find(|verdict| verdict.gpu == *gpu && is_served(verdict));
                 Some((*at, verdict?))
             });

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::object::{self, Object, Planned};
 use super::rewrite::{Piece, Rewrite};
 use super::{Cut, Decision, Served, Stop, refused};
-use crate::elf::{Elf, Machine};
+use crate::elf::{Elf, ElfError, Machine};
 use crate::read::{ARCHIVE, MEMBER, Part};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
@@ -82,11 +82,25 @@ pub(super) fn plan<S: Source + ?Sized>(
     Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
+/// The code of a static library that stays whatever GPUs are wanted: sections of its object files, and bytes.
+pub(super) fn uncut<S: Source + ?Sized>(source: &S, nothing: &Selection) -> Result<Vec<(String, u64)>, Stop> {
+    let mut pinned = Vec::new();
+    for member in members(&mut Window::new(source)?)? {
+        if let Some(Ok(planned)) = object(source, &member, nothing)? {
+            pinned.extend(planned.pinned);
+        }
+    }
+    Ok(pinned)
+}
+
 /// The members of an archive.
 fn members<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Member>, Stop> {
     let mut members = Vec::new();
     let mut at = ARCHIVE.len() as u64;
-    while let Some(header) = window.array::<{ MEMBER as usize }>(at)? {
+    while at < window.size() {
+        let Some(header) = window.array::<{ MEMBER as usize }>(at)? else {
+            return Err(refused(format!("at byte {at:#x} the archive is cut off")));
+        };
         let size = std::str::from_utf8(&header[SIZE]).ok().and_then(|text| text.trim().parse::<u64>().ok());
         let from = at + MEMBER;
         let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
@@ -109,7 +123,12 @@ fn object<S: Source + ?Sized>(
 ) -> Result<Option<Result<Planned, String>>, Stop> {
     let part = Part { source, from: member.from, size: member.size };
     let mut window = Window::new(&part)?;
-    let Ok(elf) = Elf::read(&mut window) else { return Ok(None) };
+    let elf = match Elf::read(&mut window) {
+        Ok(elf) => elf,
+        Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(None),
+        Err(ElfError::Io(error)) => return Err(error.into()),
+        Err(error) => return Err(refused(format!("at byte {:#x} a member of the archive {error}", member.at))),
+    };
     let known = matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) && object::is_object(&elf);
     if !known || super::fats(&mut window, &elf)?.is_empty() {
         return Ok(None);

@@ -44,6 +44,8 @@ pub(super) struct Planned {
     pub(super) needed: bool,
     /// True if any of its code is for the GPUs.
     pub(super) served: Served,
+    /// Sections whose code stays as it is, and its bytes.
+    pub(super) pinned: Vec<(String, u64)>,
 }
 
 /// Tells if a file is one that is linked before anything runs.
@@ -70,14 +72,17 @@ pub(super) fn plan<S: Source + ?Sized>(
         }
     }
     let mut shrunk = Vec::new();
+    let mut pinned = Vec::new();
     for fat in &fats {
         if is_alone(window, elf, fat)? {
             shrunk.push((fat, shrink(window, elf, fat, selection)?));
+        } else {
+            pinned.push((fat.section.name.clone(), fat.regions.iter().map(|region| region.size).sum()));
         }
     }
     shrunk.retain(|(_, shrunk)| shrunk.cut.start < shrunk.cut.end);
     if shrunk.is_empty() {
-        return Ok(Planned { object: None, needed, served });
+        return Ok(Planned { object: None, needed, served, pinned });
     }
     let moved = |offset: u64| {
         let gone = shrunk.iter().map(|(_, shrunk)| offset.min(shrunk.cut.end).saturating_sub(shrunk.cut.start));
@@ -103,7 +108,7 @@ pub(super) fn plan<S: Source + ?Sized>(
         pinned: regions - shrunk.len() as u64,
         code: sums(shrunk.iter().map(|(fat, shrunk)| (&fat.regions[0], &shrunk.placed))),
     };
-    Ok(Planned { object: Some(object), needed, served })
+    Ok(Planned { object: Some(object), needed, served, pinned })
 }
 
 fn keeps(fat: &Fat<'_>, region: &Region, selection: &Selection) -> Vec<bool> {

@@ -267,3 +267,46 @@ fn code_for_blackwell_says_in_its_note_that_it_is_of_cuda_13() {
         }
     }
 }
+
+#[test]
+fn ptx_is_known_whatever_stands_before_its_first_directive() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry add() { ret; }\n";
+    let before =
+        ["", "\u{feff}", "\n\n  ", "// by hand\n", "/* a\n banner */ // and\n", "\u{feff}//\n// Generated\n\n"];
+    for start in before {
+        for file in [format!("{start}{text}"), format!("{start}{text}").replace('\n', "\r\n")] {
+            let listing = listed(file.as_bytes()).unwrap();
+            assert_eq!(
+                (listing.format, architectures(&listing)),
+                (Found::Ptx, vec!["compute_80".to_owned()]),
+                "{file}"
+            );
+        }
+    }
+    for other in ["// a program\nint main() {}\n", "/* .version 8.0 */", "        ", "/*"] {
+        assert_eq!(list_with(other.as_bytes(), Depth::Headers).unwrap(), None, "{other}");
+    }
+}
+
+#[test]
+fn cubins_one_after_the_other_and_archives_in_archives_are_seen() {
+    let cubins = [cubin(80, "", &["add"]), vec![0; 24], cubin(90, "a", &["add", "mul"])].concat();
+    let listing = with_kernels(&cubins);
+    assert_eq!(
+        (listing.format, architectures(&listing)),
+        (Found::Cubin, vec!["sm_80".to_owned(), "sm_90a".to_owned()])
+    );
+    assert_eq!(listing.code[0].kernels(gpu("9.0")).unwrap().native, 2);
+    let member = |content: &[u8]| {
+        let mut bytes = format!("{:<48}{:<10}`\n", "a.o/", content.len()).into_bytes();
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(2), b'\n');
+        [b"!<arch>\n".to_vec(), bytes].concat()
+    };
+    let object = crate::testing::Library::new().object().region(&[entry_of(CUBIN, 90, 0, &cubin(90, "", &["add"]))]);
+    let nested = member(&member(&object.finish()));
+    assert_eq!(architectures(&listed(&nested).unwrap()), ["sm_90"]);
+    let deep = (0..8).fold(object.finish(), |file, _| member(&file));
+    assert!(listed(&deep).unwrap().unseen[0].contains("there is an archive in 4 others"));
+    assert!(listed(b"!<thin>\n").unwrap().unseen[0].contains("files of their own"));
+}

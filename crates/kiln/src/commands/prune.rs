@@ -1,5 +1,6 @@
 //! `kiln prune`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,10 +14,11 @@ use kiln_oci::InflatePool;
 use kiln_plan::event::{Cancel, Work};
 use kiln_plan::gpu::{Capability, GpuNames};
 use kiln_plan::size;
-use kiln_store::AtomicFile;
+use kiln_store::{AtomicFile, parent};
 use serde_json::{Value, json};
 
-use super::{Asked, Outcome, count, print, print_json, table};
+use super::inspect::is_wheel;
+use super::{Asked, Outcome, count, print, print_json, require_file, table};
 use crate::arguments::Global;
 use crate::progress::Terminal;
 use crate::render::Failure;
@@ -76,11 +78,11 @@ impl Prune {
         let selection = Selection { gpus: asked.gpus, keep_ptx, drop_relocatable: self.drop_relocatable };
         let terminal = Terminal::new(global);
         let mut all = Vec::new();
-        for input in &self.inputs {
+        for (input, target) in self.targets()? {
             let name = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy();
             let work = Work::start(&terminal, cancel, "prune", name, None);
             let one = One { selection: &selection, names: &names, threads: jobs(global), cancel, work: &work };
-            all.push(one.prune(input, &self.target(input)?)?);
+            all.push(one.prune(input, &target)?);
         }
         if global.json || self.report.is_some() {
             print_json(&json!({ "gpus": selection.gpus, "inputs": all.iter().map(Done::value).collect::<Vec<_>>() }))?;
@@ -91,38 +93,71 @@ impl Prune {
         Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
+    /// Finds the places of the results, of which no two are the same.
+    fn targets(&self) -> Result<Vec<(&Path, Target)>, Failure> {
+        let (mut targets, mut taken) = (Vec::new(), BTreeMap::new());
+        for input in &self.inputs {
+            require_file(input)?;
+            let target = self.target(input)?;
+            let place = match &target {
+                Target::InPlace => fs_err::canonicalize(input)?,
+                Target::At(path) => path.clone(),
+                Target::Into(directory) => directory.join(input.file_name().unwrap_or_default()),
+            };
+            if let Some(other) = taken.insert(place, input).filter(|other| !is_same(other, input)) {
+                let message = format!("`{}` and `{}` have one name", other.display(), input.display());
+                return Err(Failure::usage(message).hint("prune them to two directories, one after the other"));
+            }
+            targets.push((input.as_path(), target));
+        }
+        Ok(targets)
+    }
+
     /// Where the result of an input goes; a directory for a wheel, whose new name is not known yet.
     fn target(&self, input: &Path) -> Result<Target, Failure> {
         let found = fs_err::metadata(input)?;
-        let is_wheel = is_wheel(input);
         let Some(output) = &self.output else {
             return Ok(match input.parent() {
-                Some(parent) if is_wheel => Target::Into(parent.to_owned()),
+                Some(parent) if is_wheel(input) => Target::Into(parent.to_owned()),
                 _ => Target::InPlace,
             });
         };
         if found.is_dir() {
+            require_outside(input, output)?;
             if self.inputs.len() > 1 {
-                let name = input.file_name().ok_or_else(|| Failure::usage("an input has no name"))?;
-                fs_err::create_dir_all(output)?;
-                return Ok(Target::At(output.join(name)));
+                // `.` has a name too.
+                let whole = fs_err::canonicalize(input)?;
+                let name = whole.file_name().ok_or_else(|| Failure::usage("an input has no name"))?;
+                return new_directory(output.join(name));
             }
-            if output.exists() {
-                let message = format!("`{}` is there already", output.display());
-                return Err(Failure::usage(message).hint("name a new directory, or prune with `--in-place`"));
-            }
-            return Ok(Target::At(output.clone()));
+            return new_directory(output.clone());
         }
         let as_directory = output.is_dir()
             || self.inputs.len() > 1
             || output.to_string_lossy().ends_with('/')
-            || (is_wheel && !self::is_wheel(output));
+            || (is_wheel(input) && !is_wheel(output));
         Ok(if as_directory { Target::Into(output.clone()) } else { Target::At(output.clone()) })
     }
 }
 
-fn is_wheel(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "whl")
+fn new_directory(path: PathBuf) -> Result<Target, Failure> {
+    if path.symlink_metadata().is_ok() {
+        let message = format!("`{}` is there already", path.display());
+        return Err(Failure::usage(message).hint("name a new directory, or prune with `--in-place`"));
+    }
+    Ok(Target::At(path))
+}
+
+/// Refuses to write what a directory is pruned to into that directory.
+fn require_outside(input: &Path, output: &Path) -> Result<(), Failure> {
+    let input = fs_err::canonicalize(input)?;
+    let absolute = std::path::absolute(output)?;
+    let there = absolute.ancestors().find_map(|above| fs_err::canonicalize(above).ok());
+    if there.is_some_and(|there| there.starts_with(&input)) {
+        let message = format!("`{}` lies in what is pruned", output.display());
+        return Err(Failure::usage(message).hint("name a directory outside of it, or prune with `--in-place`"));
+    }
+    Ok(())
 }
 
 enum Target {
@@ -162,7 +197,10 @@ impl One<'_> {
         };
         let files = match (input.is_dir(), target) {
             (true, Target::InPlace) => tools.tree_in_place(&output)?,
-            (true, _) => tools.tree_to(input, &output)?,
+            (true, _) => {
+                fs_err::create_dir_all(parent(&output))?;
+                tools.tree_to(input, &output)?
+            }
             (false, _) => {
                 let outcome = match tools.file(input, &output)? {
                     None => uncut(input, &self.selection.gpus)?,
@@ -305,7 +343,7 @@ impl Done {
 
     fn value(&self) -> Value {
         json!({
-            "input": self.input, "output": self.output, "before": self.before, "after": self.after,
+            "input": self.input.display().to_string(), "output": self.output.display().to_string(), "before": self.before, "after": self.after,
             "files": self.files,
         })
     }

@@ -1,5 +1,6 @@
 //! `kiln verify`
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,8 +12,8 @@ use kiln_plan::event::Cancel;
 use kiln_plan::gpu::{Capability, DriverVersion, GpuError, GpuNames};
 use serde_json::json;
 
-use super::inspect::{is_path, not_built};
-use super::{Asked, Outcome, count, print, print_json, with_project, with_workshop};
+use super::inspect::{Named, is_wheel, named, not_built};
+use super::{Asked, Outcome, count, print, print_json, require_file, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
@@ -25,7 +26,7 @@ use crate::render::Failure;
 pub(crate) struct Verify {
     /// Images of the stack, `oci:DIR`, wheels, directories, libraries
     #[arg(required = true, value_name = "WHAT")]
-    what: Vec<String>,
+    what: Vec<OsString>,
     /// Count kernels in all code, rather than in code that is partly for a GPU
     #[arg(long)]
     kernels: bool,
@@ -63,18 +64,22 @@ impl Verify {
         Judge { gpus, names, kernels: self.kernels, driver: self.driver.clone(), except }
     }
 
-    fn one(&self, what: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
+    fn one(&self, what: &OsStr, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         let path = Path::new(what);
-        let layout = what.strip_prefix("oci:");
-        if layout.is_none() && !is_path(what) {
-            return self.image(what, asked, global, cancel);
-        }
+        let layout = match named(what) {
+            Named::Image(name) => return self.image(name, asked, global, cancel),
+            Named::Layout(layout) => Some(layout),
+            Named::Path => {
+                require_file(path)?;
+                None
+            }
+        };
         let judge = self.judge(asked.gpus.clone(), asked.names.clone(), &[]);
         with_workshop(global, cancel, |workshop| {
             Ok(match layout {
-                Some(layout) => workshop.verify_layout(Path::new(layout), &judge)?,
+                Some(layout) => workshop.verify_layout(layout, &judge)?,
                 None if path.is_dir() => vec![workshop.verify_directory(path, &judge)?],
-                None if what.ends_with(".whl") => vec![workshop.verify_wheel(path, &judge)?],
+                None if is_wheel(path) => vec![workshop.verify_wheel(path, &judge)?],
                 None => vec![workshop.verify_file(path, &judge)?],
             })
         })
@@ -154,6 +159,7 @@ enum Rank {
     Excused,
     Driver,
     Missing,
+    Damaged,
 }
 
 fn worst(file: &VerifiedCode) -> Option<Rank> {
@@ -165,7 +171,8 @@ fn worst(file: &VerifiedCode) -> Option<Rank> {
         (Coverage::Ptx, _) => Rank::Ptx,
         (Coverage::Native, _) => Rank::Native,
     };
-    file.verdicts.iter().map(rank).max()
+    let damaged = file.damaged.then_some(Rank::Damaged);
+    file.verdicts.iter().map(rank).chain(damaged).max()
 }
 
 fn summary(verification: &Verification) -> String {
@@ -178,6 +185,7 @@ fn summary(verification: &Verification) -> String {
         (Rank::Excused, "may do without"),
         (Rank::Driver, "with too old a driver"),
         (Rank::Missing, "missing"),
+        (Rank::Damaged, "damaged"),
     ] {
         let files = verification.code.iter().filter(|file| worst(file) == Some(rank)).count();
         if files > 0 {

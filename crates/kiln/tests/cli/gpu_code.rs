@@ -19,7 +19,7 @@ fn elf_of(regions: &[u8]) -> Vec<u8> {
 }
 
 /// A library with code for Ampere, Hopper and Blackwell.
-fn library() -> Vec<u8> {
+pub(crate) fn library() -> Vec<u8> {
     let code = |payload| [80, 90, 100].map(|number| entry(CUBIN, number, 0, payload));
     Library::new().region(&code(30_000)).region(&code(8_000)).finish()
 }
@@ -34,19 +34,6 @@ pub(crate) fn ops() -> WheelBuilder {
         .file_with("ops/old.so", true, true, old)
 }
 
-/// A static library of these members.
-fn archive(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
-    let mut bytes = b"!<arch>\n".to_vec();
-    for (name, content) in members {
-        bytes.extend(
-            format!("{:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", format!("{name}/"), 0, 0, 0, 644, content.len()).bytes(),
-        );
-        bytes.extend(content);
-        bytes.resize(bytes.len().next_multiple_of(2), b'\n');
-    }
-    bytes
-}
-
 fn stack(gpus: &str, image: &str) -> String {
     format!(
         "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\ngpus = [{gpus}]\n\n\
@@ -55,58 +42,11 @@ fn stack(gpus: &str, image: &str) -> String {
     )
 }
 
-fn project(gpus: &str, image: &str) -> TestEnvironment {
+pub(crate) fn project(gpus: &str, image: &str) -> TestEnvironment {
     let environment = TestEnvironment::with_stack(&stack(gpus, image));
     environment.wheel(&ops());
     environment.wheel(&pure("words", "1.0"));
     environment
-}
-
-#[test]
-fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
-    let environment = project("", "");
-    assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus H100"), @r"
-      ops/_C.so     120 kB    50.0 kB  -58.2%
-    wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -> out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2.26 kB -> 2.32 kB (+2.4%), 1 file with GPU code
-    ");
-    let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
-    assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"
-    ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing); driver 570 or later: it cannot run as it is
-      ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; B200 (10.0): missing in 2 regions: it has sm_90; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take a newer release of it, or compile it for sm_100 or with PTX
-      ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
-    [exit status: 1]
-    ");
-    // Nothing is left to cut: what lies there of another time makes room for the same wheel.
-    environment.write("again/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl", "stale");
-    let report = environment.succeed(&format!("prune {pruned} -o again --gpus H100 --report json"));
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["inputs"][0]["files"][0]["outcome"], "needed");
-    assert_eq!(report["inputs"][0]["before"], report["inputs"][0]["after"]);
-}
-
-#[test]
-fn files_and_directories_are_pruned_to_a_copy_or_in_place() {
-    let environment = TestEnvironment::new();
-    environment.write("lib/a.so", library());
-    environment.write("lib/notes.txt", "notes");
-    assert_snapshot!(environment.kiln("prune lib -o small --gpus H100,L4"), @r"
-      a.so     120 kB    86.8 kB  -27.4%
-    lib -> small: 120 kB -> 86.8 kB (-27.4%), 1 file with GPU code
-    ");
-    assert_eq!(environment.read("small/notes.txt"), "notes");
-    assert_snapshot!(environment.kiln("prune lib -o small --gpus H100"), @r"
-    ------- stderr -------
-    error: `small` is there already
-
-    hint: name a new directory, or prune with `--in-place`
-    [exit status: 2]
-    ");
-    environment.succeed("prune lib/a.so -o one.so --gpus 9.0");
-    std::os::unix::fs::symlink("a.so", environment.path("lib/link.so")).unwrap();
-    environment.succeed("prune lib/link.so --in-place --gpus H100");
-    assert!(environment.path("lib/link.so").is_symlink());
-    let read = |path: &str| fs_err::read(environment.path(path)).unwrap();
-    assert!(read("one.so") == read("lib/a.so") && read("one.so").len() < library().len());
 }
 
 #[test]
@@ -236,149 +176,6 @@ fn a_compiler_that_cannot_compile_for_a_gpu_is_said() {
 }
 
 #[test]
-fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
-    let environment = project("", "");
-    assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus V100"), @r"
-    ------- stderr -------
-    error: the wheel `ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for V100 (7.0): nothing of it would be left
-
-    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
-    [exit status: 1]
-    ");
-    assert!(fs_err::read_dir(environment.path("out")).unwrap().next().is_none());
-    environment.write("a.cubin", cubin(90, "a", &["add"]));
-    environment.write("data.so", Library::new().read_only([vec![7; 9_000], cubin(90, "", &["add"])].concat()).finish());
-    assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
-      a.cubin  stays as it is: it is code for sm_90a alone, which none of the GPUs runs
-    a.cubin -> out/a.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-      data.so  stays as it is: its GPU code lies among other data, and it is not known how that is found there
-    data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: no table of a known form names it, or it is too little to free a page");
-    let mut damaged = library();
-    damaged[72] ^= 0x10;
-    environment.write("damaged.so", damaged);
-    assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
-    damaged.so: 1 file with GPU code (1 native); driver 520 or later: it cannot run as it is
-      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
-    [exit status: 1]
-    ");
-    environment.write("a.fatbin", region(&[entry(CUBIN, 80, 0, 800), entry(CUBIN, 90, 0, 800)]));
-    assert_snapshot!(environment.kiln("prune a.fatbin -o out --gpus H100"), @r"
-      a.fatbin    1.74 kB      880 B  -49.5%
-    a.fatbin -> out/a.fatbin: 1.74 kB -> 880 B (-49.5%), 1 file with GPU code
-    ");
-}
-
-#[test]
-fn files_and_directories_of_which_no_code_would_be_left_stay_as_they_are() {
-    let environment = TestEnvironment::new();
-    environment.write("lib/a.so", library());
-    environment.write("lib/b.so", library());
-    environment
-        .write("libk.a", archive(&[("k.o", Library::new().object().region(&[entry(CUBIN, 80, 0, 30_000)]).finish())]));
-    environment
-        .write("k.ptx", ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry add() { ret; }\n".repeat(2));
-    assert_snapshot!(environment.kiln("prune lib/a.so libk.a k.ptx -o out --gpus V100"), @r"
-      lib/a.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
-    lib/a.so -> out/a.so: 120 kB -> 120 kB (unchanged), 1 file with GPU code
-      libk.a  stays as it is: it has no code for V100 (7.0): nothing of it would be left
-    libk.a -> out/libk.a: 33.6 kB -> 33.6 kB (unchanged), 1 file with GPU code
-      k.ptx  stays as it is: it is PTX, which none of the GPUs can run
-    k.ptx -> out/k.ptx: 150 B -> 150 B (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert_snapshot!(environment.kiln("prune lib -o small --gpus V100"), @r"
-      a.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
-      b.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
-    lib -> small: 239 kB -> 239 kB (unchanged), 2 files with GPU code
-    [exit status: 1]
-    ");
-    assert_snapshot!(environment.kiln("prune lib --in-place --gpus V100"), @r"
-      a.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
-      b.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
-    lib -> lib: 239 kB -> 239 kB (unchanged), 2 files with GPU code
-    [exit status: 1]
-    ");
-    assert!(fs_err::read(environment.path("lib/a.so")).unwrap() == library());
-    // Where others have code, a variant may lose all of its own.
-    environment.write("lib/old.so", Library::new().region(&[entry(CUBIN, 70, 0, 30_000)]).finish());
-    assert_snapshot!(environment.kiln("prune lib -o old --gpus V100"), @r"
-      a.so       120 kB              13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
-      b.so       120 kB              13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
-      old.so  all of it is needed
-    lib -> old: 273 kB -> 59.7 kB (-78.1%), 3 files with GPU code
-    ");
-    assert_snapshot!(environment.kiln("verify old/a.so --gpus A100"), @r"
-    old/a.so: 1 file with GPU code (1 missing); driver 450 or later: it cannot run as it is
-      old/a.so  A100 (8.0): missing in 2 regions, 2 emptied by a cut; it was cut to other GPUs: cut the original for this one too
-    [exit status: 1]
-    ");
-    assert_snapshot!(environment.kiln("prune k.ptx -o out --gpus H100"), @r"
-      k.ptx  all of it is needed
-    k.ptx -> out/k.ptx: 150 B -> 150 B (unchanged), 1 file with GPU code
-    ");
-}
-
-#[test]
-fn loose_cubins_for_other_gpus_are_left_out_of_a_wheel() {
-    let environment = TestEnvironment::new();
-    let cubins =
-        [("sm80", cubin(80, "", &["add"])), ("sm90a", cubin(90, "a", &["add"])), ("sm100f", cubin(100, "f", &["add"]))];
-    let wheel = cubins
-        .iter()
-        .fold(WheelBuilder::new("kernels", "1.0").file("kernels/__init__.py", ""), |wheel, (name, code)| {
-            wheel.file(&format!("kernels/add_{name}.cubin"), code)
-        });
-    environment.wheel(&wheel);
-    assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o out --gpus H100"), @r"
-      2 loose cubins  left out
-      1 loose cubin   needed
-    wheels/kernels-1.0-py3-none-any.whl -> out/kernels-1.0-1kiln90-py3-none-any.whl: 1.95 kB -> 1.34 kB (-31.5%), 3 files with GPU code
-    ");
-    let left = environment.succeed("inspect out/kernels-1.0-1kiln90-py3-none-any.whl");
-    assert!(left.contains("sm_90a") && !left.contains("sm_80") && !left.contains("sm_100"), "{left}");
-    assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o none --gpus T4"), @r"
-    ------- stderr -------
-    error: the wheel `kernels-1.0-py3-none-any.whl` has no GPU code for T4 (7.5): nothing of it would be left
-
-    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
-    [exit status: 1]
-    ");
-    environment.write("one.cubin", &cubins[0].1);
-    assert_snapshot!(environment.kiln("prune one.cubin -o two.cubin --gpus H100"), @r"
-      one.cubin  stays as it is: it is code for sm_80 alone, which none of the GPUs runs
-    one.cubin -> two.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert_snapshot!(environment.kiln("prune one.cubin -o two.cubin --gpus A100"), @r"
-      one.cubin  all of it is needed
-    one.cubin -> two.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-    ");
-}
-
-#[test]
-fn what_cannot_be_pruned_stays_and_is_a_failure_that_says_why() {
-    let environment = TestEnvironment::new();
-    let odd = Library::new().region(&[entry(CUBIN, 80, 0, 9_000)]).pointer(0, 8).finish();
-    environment.write("odd.so", &odd);
-    assert_snapshot!(environment.kiln("prune odd.so -o out.so --gpus H100"), @r"
-      odd.so  stays as it is: a relocation points into a region, at 0x128
-    odd.so -> out.so: 13.1 kB -> 13.1 kB (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert!(fs_err::read(environment.path("out.so")).unwrap() == odd);
-    assert_snapshot!(environment.kiln("prune odd.so -o out.so --gpus H10O"), @r"
-    ------- stderr -------
-    error: `H10O` is not a GPU that kiln knows
-
-    hint: did you mean `H100`?
-    [exit status: 2]
-    ");
-}
-
-#[test]
 fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twice() {
     let environment = project("\"H100\"", "prune = true");
     let first = environment.digests("");
@@ -388,11 +185,11 @@ fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twic
       opt/venv/lib/python3.11/site-packages/ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown
     ");
     assert_snapshot!(environment.succeed("inspect app").lines().skip(8).collect::<Vec<_>>().join("\n"), @r"
-        9.0: regions: 2 native
+        H100 (9.0): regions: 2 native
     opt/venv/lib/python3.11/site-packages/ops/old.so (x86-64)  9.08 kB of GPU code
       .nv_fatbin: 1 region, 9.08 kB
         compute_80  PTX        1    9.06 kB
-        9.0: regions: 1 through PTX
+        H100 (9.0): regions: 1 through PTX
     2 files with 47.2 kB of GPU code
     ");
     // What it is judged for may be another GPU than what it was cut for.
@@ -581,7 +378,7 @@ fn pruned_wheels_are_shared_so_that_another_machine_needs_neither_the_wheel_nor_
 }
 
 /// The lines that have some text in them.
-fn lines_with(text: &str, part: &str) -> String {
+pub(crate) fn lines_with(text: &str, part: &str) -> String {
     text.lines().filter(|line| line.contains(part)).map(|line| format!("{line}\n")).collect()
 }
 

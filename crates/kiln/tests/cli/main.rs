@@ -36,6 +36,7 @@ mod lock;
 mod lock_refusals;
 mod mistakes;
 mod programs;
+mod pruned;
 mod python;
 mod references;
 mod registry;
