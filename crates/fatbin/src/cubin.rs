@@ -11,7 +11,6 @@ use std::io;
 use kiln_plan::gpu::{Architecture, Capability, Form, Suffix};
 use memchr::memmem;
 
-use crate::compiler::BEFORE as RELEASE;
 use crate::elf::{ALLOCATED, HEADER, NOBITS, PROGRAM_HEADER, SECTION_HEADER};
 use crate::source::{Fields, Source, Window};
 
@@ -34,6 +33,8 @@ const EXACT_BEFORE_NOTES: u32 = 0x800;
 const EXACT_WITH_NOTES: u32 = 0x8;
 /// The first architecture that code with a suffix is for: `sm_90a`.
 const FIRST_WITH_SUFFIX: u32 = 90;
+/// The text of a compiler of NVIDIA's before its release: `Cuda compilation tools, release 12.4, V12.4.131`.
+pub(crate) const RELEASE: &[u8] = b"Cuda compilation tools, release ";
 /// The option of the assembler that names the architecture.
 const OPTION: &[u8] = b"-arch";
 /// The directive of PTX before a kernel's name.

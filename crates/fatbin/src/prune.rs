@@ -30,6 +30,7 @@ use serde::Serialize;
 use crate::cubin::{self, Cubin};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::{Entry, Kind};
+use crate::inflate::EMPTY_FRAME;
 use crate::listing::RELOCATABLE;
 use crate::read::{ARCHIVE, REGION_SECTIONS, THIN};
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
@@ -56,9 +57,6 @@ const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
 
 /// Frames begin at multiples of this.
 const FRAME_ALIGNMENT: u64 = 32;
-/// The frame that takes the place of one that is cut: it holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
-/// last block without any).
-pub(crate) const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// The result of planning for a file.
 #[derive(Debug)]

@@ -10,8 +10,7 @@ use memchr::memmem::Finder;
 
 use crate::cubin;
 use crate::entry::Entry;
-use crate::inflate::{self, ZSTD_MAGIC};
-use crate::prune::EMPTY_FRAME;
+use crate::inflate::{self, EMPTY_FRAME, ZSTD_MAGIC};
 use crate::region::{self, MAGIC, Malformed, Region};
 use crate::source::{Source, WINDOW, Window};
 
