@@ -27,6 +27,7 @@ use kiln_wheel::name::WheelName;
 use kiln_wheel::repack::Repack;
 
 use crate::error::{BuildError, Result};
+use crate::verify::may_lack;
 
 /// What wheels are pruned with.
 pub struct WheelPruner<'a> {
@@ -40,6 +41,8 @@ pub struct WheelPruner<'a> {
     pub temporary: &'a Path,
     /// Told of bytes.
     pub work: &'a Work<'a>,
+    /// Patterns of files that may lack code for the GPUs; with them those that are known to. Nothing where no file may.
+    pub except: Option<&'a [String]>,
 }
 
 /// A wheel whose libraries have been cut.
@@ -73,12 +76,25 @@ impl WheelPruner<'_> {
         let cut = parallel::each(&entries, self.threads, |(entry, old)| {
             Ok::<_, BuildError>((entry.path.clone(), self.cut_one(file_name, &file, entry, old.clone())?))
         })?;
-        let cut = PrunedWheel { name, wheel, libraries: cut.into_iter().collect() };
-        if cut.is_emptied() {
+        let mut cut = PrunedWheel { name, wheel, libraries: cut.into_iter().collect() };
+        if cut.is_emptied() && self.may_lack_all(&cut) {
+            let reason = || "it may lack code for the GPUs".to_owned();
+            for library in cut.libraries.values_mut().filter(|library| library.outcome.is_some()) {
+                library.outcome = Some(Outcome::Refused { reason: reason() });
+            }
+        } else if cut.is_emptied() {
             let gpus = self.selection.gpus.iter().map(ToString::to_string).collect();
             return Err(BuildError::NothingLeft { file: file_name.to_owned(), gpus });
         }
         Ok(cut)
+    }
+
+    /// Tells if all code of a wheel is such that its package does without it on the GPUs. It stays whole then.
+    fn may_lack_all(&self, cut: &PrunedWheel) -> bool {
+        let gpus = &self.selection.gpus;
+        let mut code = cut.libraries.iter().filter(|(_, library)| library.outcome.is_some());
+        let may = |except, path: &str| gpus.iter().all(|gpu| may_lack(path, *gpu, except));
+        self.except.is_some_and(|except| code.all(|(path, _)| may(except, path)))
     }
 
     fn cut_one(&self, wheel: &str, file: &Arc<fs_err::File>, entry: &Entry, old: Inflated) -> Result<Library> {

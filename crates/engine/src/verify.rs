@@ -24,6 +24,7 @@ use crate::workshop::Workshop;
 
 pub use compilers::CompilerFinding;
 pub use drivers::DriverFinding;
+pub(crate) use excuses::may_lack;
 use pattern::matches;
 
 /// The measures by which things are judged.
@@ -80,6 +81,9 @@ pub struct Verification {
     /// GPUs that the driver is not for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drivers: Vec<DriverFinding>,
+    /// Patterns of files that may lack code which are like no file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
     /// The driver that it was to run on.
     #[serde(skip)]
     pub asked_driver: Option<DriverVersion>,
@@ -140,7 +144,10 @@ impl Verification {
         };
         let known = code.iter().filter_map(|file| Some((file.path.clone(), file.listing.as_ref().ok()?.compiler?)));
         let compilers = compilers::check(&known.collect::<Vec<_>>(), judge);
+        let unmatched = judge.except.iter().filter(|pattern| !code.iter().any(|file| matches(pattern, &file.path)));
+        let mut unmatched: Vec<String> = unmatched.cloned().collect();
         let summed = excuses::sum_loose(code);
+        unmatched.retain(|pattern| !summed.iter().any(|file| matches(pattern, &file.path)));
         let mut code: Vec<VerifiedCode> = summed.iter().filter_map(|file| VerifiedCode::of(file, judge)).collect();
         excuses::excuse(&mut code, judge);
         let drivers = drivers::judge(&mut code, judge);
@@ -154,6 +161,7 @@ impl Verification {
             driver: drivers.oldest.filter(|_| !drivers.unknown),
             last_driver: drivers.newest,
             drivers: drivers.findings,
+            unmatched,
             asked_driver: judge.driver.clone(),
         }
     }
@@ -169,6 +177,8 @@ impl Verification {
         let severity = |finding: &Finding| if excepted(finding) { Severity::Note } else { finding.severity() };
         let findings = tree.check(settings).into_iter();
         self.links = findings.map(|finding| LinkFinding { severity: severity(&finding), finding }).collect();
+        let objects = tree.objects();
+        self.unmatched.retain(|pattern| !objects.iter().any(|(path, _)| matches(pattern, path)));
         self.links.sort_by_key(|link| std::cmp::Reverse(link.severity));
         self
     }

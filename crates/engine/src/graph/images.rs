@@ -305,7 +305,10 @@ impl Builder<'_> {
             let fetch = self.graph.add(self.fetch(subject, wheel))?;
             let prune = selection.as_ref().filter(|_| Prune::concerns(&file, size));
             let node = match prune {
-                Some(selection) => self.graph.add(Prune::new(Subject::Pruned(file.clone()), fetch, size, selection))?,
+                Some(selection) => {
+                    let subject = Subject::Pruned(file.clone());
+                    self.graph.add(Prune::new(subject, fetch, size, selection, &image.except))?
+                }
                 None => fetch,
             };
             let (name, version) = (package.name.clone(), package.version.clone());

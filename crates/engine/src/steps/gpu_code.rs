@@ -82,6 +82,10 @@ impl Step for GpuCode {
                 }
             }
         }
+        let unmatched = found.unmatched.iter();
+        verdict.warnings.extend(
+            unmatched.map(|pattern| format!("the pattern `{pattern}` of `except` is like no file of {}", self.subject)),
+        );
         if compiled && verdict.failures.is_empty() {
             verdict.warnings.push(format!(
                 "GPU code is there as PTX alone, which the driver compiles at the first start: `kiln verify {}` names \

@@ -107,6 +107,15 @@ pub(super) fn excuse(code: &mut [VerifiedCode], judge: &Judge) {
     }
 }
 
+/// Tells if a file may lack code for a GPU: by patterns, or because it is known to be for others.
+pub(crate) fn may_lack(path: &str, gpu: Capability, except: &[String]) -> bool {
+    let folder = folder_of(path);
+    let either = |fits: &dyn Fn(&str) -> bool| fits(path) || fits(&folder);
+    let known = Known::all();
+    except.iter().any(|pattern| either(&|path| matches(pattern, path)))
+        || known.iter().any(|known| either(&|path| known.excuse(path, gpu).is_some()))
+}
+
 /// Files by what they are variants of.
 pub(super) fn families(code: &[VerifiedCode]) -> BTreeMap<String, Vec<usize>> {
     let mut families: BTreeMap<String, Vec<usize>> = BTreeMap::new();

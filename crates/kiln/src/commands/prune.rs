@@ -229,7 +229,8 @@ impl One<'_> {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         let pool = InflatePool::new(self.threads, self.cancel)?;
         let (selection, work) = (self.selection, self.work);
-        let pruner = WheelPruner { selection, pool: &pool, threads: self.threads, temporary: directory, work };
+        let pruner =
+            WheelPruner { selection, pool: &pool, threads: self.threads, temporary: directory, work, except: None };
         let opened = Arc::new(fs_err::File::open(input)?);
         let before = opened.metadata()?.len();
         let cut = pruner.cut(&name, opened).map_err(|error| match error {

@@ -8,13 +8,14 @@ use clap::Args;
 use kiln_engine::{Judge, Upgrade, Verification, VerifiedCode};
 use kiln_fatbin::{Coverage, Extent, Verdict};
 use kiln_link::Severity;
-use kiln_plan::event::Cancel;
+use kiln_plan::event::{Cancel, Event, Reporter as _};
 use kiln_plan::gpu::{Capability, DriverVersion, GpuError, GpuNames};
 use serde_json::json;
 
 use super::inspect::{Named, is_wheel, named, not_built};
 use super::{Asked, Outcome, count, print, print_json, require_file, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
+use crate::progress::Terminal;
 use crate::render::Failure;
 
 /// Prove that something can run, without running it
@@ -50,6 +51,11 @@ impl Verify {
         let mut all = Vec::new();
         for what in &self.what {
             all.extend(self.one(what, &asked, global, cancel)?);
+        }
+        let mistyped = |pattern: &&String| all.iter().all(|found: &Verification| found.unmatched.contains(pattern));
+        for pattern in all.first().into_iter().flat_map(|found| &found.unmatched).filter(mistyped) {
+            let message = format!("the pattern `{pattern}` of `except` is like no file");
+            Terminal::new(global).event(Event::Warning { message });
         }
         if global.json {
             print_json(&json!(all))?;

@@ -237,6 +237,44 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
 }
 
 #[test]
+fn a_package_that_may_lack_code_is_pruned_and_a_mistyped_pattern_is_said() {
+    let environment = project("\"RTX 5090\"", "prune = true");
+    let kernels = [("80", cubin(80, "", &["add"])), ("90a", cubin(90, "a", &["add"]))];
+    let wheel = kernels.iter().fold(
+        WheelBuilder::new("ops", "2.0").tag("cp311-cp311-manylinux_2_28_x86_64").file("ops/__init__.py", ""),
+        |wheel, (name, code)| wheel.file(&format!("ops/kernels/add_{name}.cubin"), code),
+    );
+    environment.wheel(&wheel);
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: the wheel `ops-2.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for 12.0: nothing of it would be left
+
+    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has; a stack names files that may lack code in `verify.except`
+    [exit status: 1]
+    ");
+    let verify = |except: &str| format!("prune = true\nverify = {{ gpu-code = \"required\", except = [{except}] }}");
+    environment.stack(&stack("\"RTX 5090\"", &verify("\"ops/kernels*\", \"ops/kernel/*\"")));
+    assert_snapshot!(environment.kiln("build"), @r"
+    app sha256:<digest> <size> in 3 layers
+    ------- stderr -------
+    warning: the pattern `ops/kernel/*` of `except` is like no file of app
+    ");
+    assert_snapshot!(environment.kiln("verify app"), @r"
+    app (linux/amd64): 1 file with GPU code (1 may do without); driver 570 or later
+      opt/venv/lib/python3.11/site-packages/ops/kernels/ (2 cubins)  RTX 5090 (12.0): missing in 2 regions: it has sm_80, sm_90a; kernels: 0 native, 0 through PTX, 2 absent, as it may: excepted by `ops/kernels*`
+    ------- stderr -------
+    warning: the pattern `ops/kernel/*` of `except` is like no file
+    ");
+    assert_snapshot!(environment.kiln("verify app --except nowhere"), @r"
+    app (linux/amd64): 1 file with GPU code (1 may do without); driver 570 or later
+      opt/venv/lib/python3.11/site-packages/ops/kernels/ (2 cubins)  RTX 5090 (12.0): missing in 2 regions: it has sm_80, sm_90a; kernels: 0 native, 0 through PTX, 2 absent, as it may: excepted by `ops/kernels*`
+    ------- stderr -------
+    warning: the pattern `nowhere` of `except` is like no file
+    warning: the pattern `ops/kernel/*` of `except` is like no file
+    ");
+}
+
+#[test]
 fn what_a_stack_says_wrongly_about_gpu_code_is_explained() {
     let environment = project("", "prune = true");
     assert_snapshot!(environment.kiln("build"), @r#"

@@ -76,7 +76,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     ------- stderr -------
     error: the wheel `ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for V100 (7.0): nothing of it would be left
 
-    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
+    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has; a stack names files that may lack code in `verify.except`
     [exit status: 1]
     ");
     assert!(fs_err::read_dir(environment.path("out")).unwrap().next().is_none());
@@ -177,7 +177,7 @@ fn loose_cubins_for_other_gpus_are_left_out_of_a_wheel() {
     ------- stderr -------
     error: the wheel `kernels-1.0-py3-none-any.whl` has no GPU code for T4 (7.5): nothing of it would be left
 
-    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
+    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has; a stack names files that may lack code in `verify.except`
     [exit status: 1]
     ");
     environment.write("one.cubin", &cubins[0].1);
