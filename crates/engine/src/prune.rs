@@ -208,7 +208,7 @@ impl PrunedWheel {
     pub fn kept(&self) -> KeptCode {
         let mut kept = KeptCode::default();
         for rewrite in self.libraries.values().filter_map(Library::rewrite) {
-            for code in rewrite.code.iter().filter(|code| code.after > 0) {
+            for code in rewrite.code.iter().filter(|code| code.loads) {
                 let Some(architecture) = code.architecture else { continue };
                 match code.kind {
                     Kind::Ptx => drop(kept.ptx.insert(architecture.capability.number())),

@@ -4,6 +4,7 @@
 mod compilers;
 mod drivers;
 mod excuses;
+mod hosts;
 mod pattern;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::workshop::Workshop;
 pub use compilers::CompilerFinding;
 pub use drivers::DriverFinding;
 pub(crate) use excuses::may_lack;
+pub use hosts::HostFinding;
 use pattern::matches;
 
 /// The measures by which things are judged.
@@ -81,6 +83,9 @@ pub struct Verification {
     /// GPUs that the driver is not for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drivers: Vec<DriverFinding>,
+    /// GPUs whose machines have another processor than the libraries are for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostFinding>,
     /// Patterns of files that may lack code which are like no file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unmatched: Vec<String>,
@@ -148,6 +153,7 @@ impl Verification {
         let mut unmatched: Vec<String> = unmatched.cloned().collect();
         let summed = excuses::sum_loose(code);
         unmatched.retain(|pattern| !summed.iter().any(|file| matches(pattern, &file.path)));
+        let hosts = hosts::check(&summed, judge);
         let mut code: Vec<VerifiedCode> = summed.iter().filter_map(|file| VerifiedCode::of(file, judge)).collect();
         excuses::excuse(&mut code, judge);
         let drivers = drivers::judge(&mut code, judge);
@@ -161,6 +167,7 @@ impl Verification {
             driver: drivers.oldest.filter(|_| !drivers.unknown),
             last_driver: drivers.newest,
             drivers: drivers.findings,
+            hosts,
             unmatched,
             asked_driver: judge.driver.clone(),
         }
@@ -192,6 +199,7 @@ impl Verification {
     pub fn is_sound(&self) -> bool {
         self.missing().next().is_none()
             && self.drivers.is_empty()
+            && self.hosts.is_empty()
             && self.links.iter().all(|link| link.severity < Severity::Error)
     }
 }
@@ -223,11 +231,29 @@ impl VerifiedCode {
 }
 
 impl Verification {
+    /// Says of what kiln has cut itself that no release of it will help.
+    fn of_cut(mut self, cut: bool) -> Self {
+        let verdicts = self.code.iter_mut().flat_map(|file| &mut file.verdicts);
+        for verdict in verdicts.filter(|verdict| cut && !is_served(verdict)) {
+            verdict.advice = Some("it was cut to other GPUs: cut the original for this one too".into());
+        }
+        self
+    }
+
     /// Tells why a file cannot run on the driver that it was to run on, of its verdict for a GPU.
     pub fn too_old(&self, file: &VerifiedCode, verdict: &Verdict) -> Option<&DriverVersion> {
         let driver = self.asked_driver.as_ref()?;
         (file.driver_too_old && drivers::is_too_old(driver, verdict)).then_some(driver)
     }
+}
+
+/// The words of an image's history before the code that was left of a wheel.
+pub(crate) const CUT: &str = "GPU code cut to";
+
+/// Tells if a wheel is called like one that kiln cut: `torch-2.11.0-1kiln90-...`.
+fn is_cut(wheel: &str) -> bool {
+    let build = wheel.split('-').nth(2).unwrap_or_default();
+    build.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("kiln")
 }
 
 /// Tells if a file has enough code for a GPU.
@@ -273,7 +299,7 @@ impl Workshop<'_> {
     pub fn verify_wheel(&self, path: &Path, judge: &Judge) -> Result<Verification> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let contents = self.wheel_contents(&name, fs_err::File::open(path)?)?;
-        Ok(Verification::new(&name, &contents.code, judge))
+        Ok(Verification::new(&name, &contents.code, judge).of_cut(is_cut(&name)))
     }
 
     /// Verifies a directory: one with a C library as a root, any other as part of a system.
@@ -317,5 +343,7 @@ fn verify_image(name: &str, image: &Image, config: &Config, contents: Vec<Conten
     let library_path = library_path.unwrap_or_default().split([':', ';']).map(str::to_owned).collect();
     let settings = Settings { library_path, ..Settings::default() };
     let platform = Some(image.platform);
-    Verification { platform, ..Verification::new(name, &code, judge) }.linked(&tree, &settings, judge)
+    let cut = config.history.iter().filter_map(|entry| entry.created_by.as_deref()).any(|line| line.contains(CUT));
+    let verification = Verification { platform, ..Verification::new(name, &code, judge) };
+    verification.of_cut(cut).linked(&tree, &settings, judge)
 }

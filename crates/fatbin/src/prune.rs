@@ -196,6 +196,9 @@ pub struct Cut {
     pub before: u64,
     /// Bytes after.
     pub after: u64,
+    /// True if any of what stays is loaded: linkers leave empty cubins.
+    #[serde(skip)]
+    pub loads: bool,
 }
 
 /// The reasons for which planning ends early.
@@ -305,7 +308,7 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     }
     let mut fats = fats(&mut window, &elf)?;
     let embedded = embedded::find(&mut window, &elf)?;
-    if fats.is_empty() && embedded.fats.is_empty() {
+    if fats.is_empty() && embedded.fats.is_empty() && embedded.rest.is_empty() {
         return Ok(Decision::NoCode);
     }
     if elf.kind != SHARED && !elf.is_fixed() {
@@ -431,12 +434,14 @@ fn cuts(fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Vec<Cut> {
 }
 
 fn sums<'r>(regions: impl Iterator<Item = (&'r Region, &'r Placed)>) -> Vec<Cut> {
-    let mut sums: BTreeMap<(Kind, Option<Architecture>), (u64, u64)> = BTreeMap::new();
+    let mut sums: BTreeMap<(Kind, Option<Architecture>), Cut> = BTreeMap::new();
     for (entry, keep) in regions.flat_map(|(region, placed)| region.entries.iter().zip(&placed.keeps)) {
-        let (before, after) = sums.entry((entry.kind, entry.architecture())).or_default();
-        *before += entry.size();
-        *after += if *keep { entry.size() } else { 0 };
+        let (kind, architecture) = (entry.kind, entry.architecture());
+        let none = Cut { architecture, kind, before: 0, after: 0, loads: false };
+        let sum = sums.entry((kind, architecture)).or_insert(none);
+        sum.before += entry.size();
+        sum.after += if *keep { entry.size() } else { 0 };
+        sum.loads |= *keep && entry.is_loadable();
     }
-    let cut = |((kind, architecture), (before, after))| Cut { architecture, kind, before, after };
-    sums.into_iter().map(cut).collect()
+    sums.into_values().collect()
 }

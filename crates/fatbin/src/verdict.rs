@@ -13,6 +13,8 @@ use crate::listing::{Alike, Code, Group, Listing, RELOCATABLE};
 
 /// Kernels without code that are named.
 const MOST_NAMES: usize = 3;
+/// Characters of a name that are shown to a person.
+const LONGEST_NAME: usize = 60;
 
 /// The way in which a file serves a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -158,8 +160,7 @@ impl Listing {
         let capabilities: BTreeSet<Capability> = all.map(|architecture| architecture.capability).collect();
         let extent = Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0));
         let regions = self.regions_for(gpu).unwrap_or_default().served();
-        let before = Extent::of(regions, regions + self.emptied());
-        if before == Extent::Thin { before } else { extent }
+        extent.max(Extent::after_cut(regions, self.emptied()))
     }
 }
 
@@ -231,11 +232,11 @@ fn older(gpu: Capability, cuda: Option<u8>) -> String {
     match (last, cuda) {
         // CUDA 13 has no code for GPUs before Turing, so that no later release will help.
         (Some(last), Some(cuda)) if last.major < cuda => format!(
-            "take its build for CUDA {} (another wheel or index of the same release has it), an older release, or compile \
-             it for {wanted}",
+            "its build for CUDA {} may have it (another wheel or index of the same release), or an older release; if there is \
+             none, compile it for {wanted}",
             last.major
         ),
-        _ => format!("take an older release of it, or compile it for {wanted}"),
+        _ => format!("an older release of it may have it; if there is none, compile it for {wanted}"),
     }
 }
 
@@ -245,10 +246,32 @@ fn newer(gpu: Capability, cuda: Option<u8>) -> String {
     let first = CudaRelease::known().find(|release| release.can_compile(&wanted));
     match (first, cuda) {
         (Some(first), Some(cuda)) if first.major >= cuda && first > CudaRelease { major: cuda, minor: 0 } => format!(
-            "take its build for CUDA {first} or later (another wheel or index of the same release may have it), a newer \
-             release, or compile it for {wanted} or with PTX"
+            "its build for CUDA {first} or later may have it (another wheel or index of the same release), or a newer \
+             release; if there is none, compile it for {wanted} or with PTX"
         ),
-        _ => format!("take a newer release of it, or compile it for {wanted} or with PTX"),
+        _ => format!("a newer release of it may have it; if there is none, compile it for {wanted} or with PTX"),
+    }
+}
+
+impl Verdict {
+    /// The driver that it needs, with the reason, behind a semicolon; empty where any will do.
+    pub fn drivers(&self) -> String {
+        let reason = self.driver_for.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        match (&self.driver, &self.driver_after) {
+            (Some(driver), _) => format!("; needs driver {driver}{reason}"),
+            (None, Some(after)) => {
+                format!("; needs a driver newer than {after}, the newest that this kiln knows of{reason}")
+            }
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// The beginning of a name, which C++ makes very long.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        Some((at, _)) => format!("{}...", &name[..at]),
+        None => name.to_owned(),
     }
 }
 
@@ -286,17 +309,11 @@ impl std::fmt::Display for Verdict {
                 write!(f, ", {} unknown", kernels.unknown)?;
             }
             if !self.absent.is_empty() && self.coverage != Coverage::Missing {
-                let names: Vec<&str> = self.absent.iter().map(String::as_str).collect();
+                let names: Vec<String> = self.absent.iter().map(|name| shortened(name)).collect();
                 write!(f, " ({})", names.join(", "))?;
             }
         }
-        if let Some(driver) = &self.driver {
-            write!(f, "; needs driver {driver}")?;
-        }
-        if let Some(after) = &self.driver_after {
-            write!(f, "; needs a driver newer than {after}, the newest that this kiln knows of")?;
-        }
-        self.driver_for.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
+        f.write_str(&self.drivers())?;
         if self.extent == Extent::Partial {
             write!(f, "; most of it has no code for this GPU")?;
         }

@@ -225,7 +225,7 @@ impl Builder<'_> {
         let gate = match image.gpu_code {
             Demand::Any => None,
             demand => {
-                let gpus = self.project.gpus(self.lock);
+                let gpus = (self.project.gpus(self.lock), self.project.stack.target.gpu_names.clone());
                 Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
             }
         };

@@ -15,6 +15,7 @@ use crate::product::{Conflicts, OldestDriver, Verdict, Wheel};
 use crate::settings::Settings;
 use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
 use crate::time::rfc3339;
+use crate::verify::CUT;
 
 /// Layers that an image has at most, base included (`maxLayerDepth` of Docker's layer store).
 pub(crate) const MAX_LAYERS: usize = 125;
@@ -155,7 +156,7 @@ impl Compose {
         kept.dedup();
         match kept.is_empty() {
             true => made.history.clone(),
-            false => format!("{}; GPU code cut to {}", made.history, kept.join("; ")),
+            false => format!("{}; {CUT} {}", made.history, kept.join("; ")),
         }
     }
 }

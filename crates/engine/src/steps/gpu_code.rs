@@ -3,7 +3,7 @@
 
 use kiln_fatbin::Coverage;
 use kiln_oci::image::Image;
-use kiln_plan::gpu::Capability;
+use kiln_plan::gpu::{Capability, GpuNames};
 use kiln_plan::stack::GpuCode as Demand;
 use serde::Serialize;
 
@@ -23,6 +23,9 @@ pub(crate) struct GpuCode {
     native: bool,
     /// Patterns of files that may lack code.
     except: Vec<String>,
+    /// The names that its GPUs were asked for under.
+    #[serde(skip)]
+    names: GpuNames,
     #[serde(skip)]
     subject: Subject,
 }
@@ -31,11 +34,11 @@ impl GpuCode {
     pub(crate) fn new(
         subject: Subject,
         image: Node<Image>,
-        gpus: Vec<Capability>,
+        (gpus, names): (Vec<Capability>, GpuNames),
         demand: Demand,
         except: Vec<String>,
     ) -> Self {
-        Self { image, gpus, native: demand == Demand::Native, except, subject }
+        Self { image, gpus, native: demand == Demand::Native, except, names, subject }
     }
 }
 
@@ -78,7 +81,7 @@ impl Step for GpuCode {
                 compiled |= code.coverage == Coverage::Ptx;
                 let refused = !is_served(code) || (self.native && code.coverage == Coverage::Ptx);
                 if refused && !excused {
-                    verdict.failures.push(format!("{}: {}: {code}", file.path, code.gpu));
+                    verdict.failures.push(format!("{}: {}: {code}", file.path, self.names.label(code.gpu)));
                 }
             }
         }

@@ -208,13 +208,18 @@ fn number(bytes: &[u8]) -> u64 {
 
 /// Adds up what members have of each kind.
 fn cuts(all: impl Iterator<Item = Cut>) -> Vec<Cut> {
-    let mut sums: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    for Cut { architecture, kind, before, after } in all {
-        let sum = sums.entry((kind, architecture)).or_default();
-        *sum = (sum.0 + before, sum.1 + after);
+    let mut sums: BTreeMap<_, Cut> = BTreeMap::new();
+    for cut in all {
+        match sums.get_mut(&(cut.kind, cut.architecture)) {
+            Some(sum) => {
+                sum.before += cut.before;
+                sum.after += cut.after;
+                sum.loads |= cut.loads;
+            }
+            None => _ = sums.insert((cut.kind, cut.architecture), cut),
+        }
     }
-    let cut = |((kind, architecture), (before, after))| Cut { architecture, kind, before, after };
-    sums.into_iter().map(cut).collect()
+    sums.into_values().collect()
 }
 
 /// Compares an archive with what it was cut to.

@@ -267,7 +267,7 @@ fn uncut(path: &Path, gpus: &[Capability]) -> Result<Option<Cut>, Failure> {
         Found::Ptx if gpus.iter().any(serves) => return Ok(Some(Cut::Needed { uncut: 0 })),
         Found::Ptx => "it is PTX, which none of the GPUs can run",
         Found::Windows => "libraries of Windows are not cut",
-        _ => "its GPU code lies among other data, and it is not known how that is found there",
+        _ => "its GPU code is of a kind that is not cut",
     };
     Ok(Some(Cut::Refused { reason: reason.into() }))
 }
@@ -316,11 +316,12 @@ impl Done {
                         ]);
                     }
                 }
-                Cut::Needed { uncut } => rows.push(vec![format!("  {path}"), stays("all of it is needed", *uncut)]),
+                Cut::Needed { uncut } => rows.push(vec![format!("  {path}"), needed(*uncut)]),
                 Cut::Small { serves, uncut } => {
                     let served = if *serves { "" } else { ", though none of it is for the GPUs" };
-                    let text = format!("stays as it is{served}: too little can be cut to free a page");
-                    rows.push(vec![format!("  {path}"), stays(&text, *uncut)]);
+                    let rest = if *uncut > 0 { format!("; {}", of_uncut(*uncut)) } else { String::new() };
+                    let text = format!("stays as it is{served}: too little can be cut to free a page{rest}");
+                    rows.push(vec![format!("  {path}"), text]);
                 }
                 Cut::Loose { needed, .. } => loose[usize::from(*needed)] += 1,
                 Cut::Refused { reason } => rows.push(vec![format!("  {path}"), format!("stays as it is: {reason}")]),
@@ -350,19 +351,23 @@ impl Done {
     }
 }
 
-/// Says of a file that stays as it is why, and how much of its code is never cut.
-fn stays(text: &str, uncut: u64) -> String {
+/// Says of a file that it stays as it is, and how much of its code is never cut.
+fn needed(uncut: u64) -> String {
     match uncut {
-        0 => text.to_owned(),
-        bytes => format!("{text}, but for {} among other data, which cannot be cut", size::format(bytes)),
+        0 => "all of it is needed".to_owned(),
+        bytes => format!("what can be cut is needed; {}", of_uncut(bytes)),
     }
+}
+
+fn of_uncut(bytes: u64) -> String {
+    format!("{} among other data cannot be cut", size::format(bytes))
 }
 
 /// Says what is to be known of a file that was cut.
 fn note(cut: &Rewrite) -> String {
     let mut note = if cut.serves { String::new() } else { ", nothing is left: none of it is for the GPUs".to_owned() };
     if cut.uncut > 0 {
-        note.push_str(&format!(", {} among other data cannot be cut", size::format(cut.uncut)));
+        note.push_str(&format!(", {}", of_uncut(cut.uncut)));
     }
     note
 }

@@ -115,24 +115,22 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     code.sort_by_key(|file| (std::cmp::Reverse(worst(file)), &file.path));
     let mut text = String::new();
     for file in &code {
-        let verdicts = file.verdicts.iter().map(|verdict| {
-            let said = match file.excuses.get(&verdict.gpu.to_string()) {
-                Some(excuse) => format!("{}, as it may: {excuse}", Verdict { advice: None, ..verdict.clone() }),
-                None => verdict.to_string(),
-            };
-            let too_old = verification.too_old(file, verdict).map(|driver| match &verdict.driver {
-                Some(needed) if driver.is_branch() && needed.branch() == *driver => {
-                    format!("; {driver} may be older: name its whole version")
-                }
-                _ => format!("; {driver} is too old"),
-            });
-            format!("{}: {said}{}", verification.label(verdict.gpu), too_old.unwrap_or_default())
-        });
-        let said: Vec<String> = verdicts.chain(file.problems.iter().cloned()).collect();
-        let said =
-            if said.is_empty() { "has GPU code; name GPUs with `--gpus` to hear more".into() } else { said.join("; ") };
         let files = file.files.map(|files| format!(" ({})", count(files, "cubin"))).unwrap_or_default();
-        text.push_str(&format!("  {}{files}  {said}\n", file.path));
+        let mut said: Vec<String> = Vec::new();
+        for (ranked, labels) in by_text(verification, file, verbose) {
+            said.push(format!("{}: {ranked}", labels.join(", ")));
+        }
+        said.extend(file.problems.iter().cloned());
+        match said.as_slice() {
+            [] => {
+                text.push_str(&format!("  {}{files}  has GPU code; name GPUs with `--gpus` to hear more\n", file.path))
+            }
+            [one] => text.push_str(&format!("  {}{files}  {one}\n", file.path)),
+            several => {
+                text.push_str(&format!("  {}{files}\n", file.path));
+                several.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+            }
+        }
     }
     for link in &verification.links {
         let word = match link.severity {
@@ -142,6 +140,9 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
             Severity::Note => continue,
         };
         text.push_str(&format!("  {word}: {}\n", link.finding));
+    }
+    for host in &verification.hosts {
+        text.push_str(&format!("  error: {host}\n"));
     }
     for driver in &verification.drivers {
         text.push_str(&format!("  error: {driver}\n"));
@@ -154,6 +155,40 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
         None => verification.subject.clone(),
     };
     format!("{subject}: {}\n{text}", summary(verification))
+}
+
+/// The GPUs of which the same is to be said of a file, worst first. Of several, those that it serves natively are together,
+/// unless all is to be told.
+fn by_text(verification: &Verification, file: &VerifiedCode, verbose: bool) -> Vec<(String, Vec<String>)> {
+    let mut verdicts: Vec<&Verdict> = file.verdicts.iter().collect();
+    verdicts.sort_by_key(|verdict| (std::cmp::Reverse(rank(file, verdict)), verdict.gpu));
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for verdict in verdicts {
+        let said = match file.excuses.get(&verdict.gpu.to_string()) {
+            Some(excuse) => format!("{}, as it may: {excuse}", Verdict { advice: None, ..verdict.clone() }),
+            None if verdict.coverage == Coverage::Native && rank(file, verdict) == Rank::Native => {
+                let brief = file.verdicts.len() > 1 && !verbose;
+                if brief { format!("native{}", verdict.drivers()) } else { verdict.to_string() }
+            }
+            None if rank(file, verdict) == Rank::Ptx && file.verdicts.len() > 1 && !verbose => {
+                Verdict { advice: None, ..verdict.clone() }.to_string()
+            }
+            None => verdict.to_string(),
+        };
+        let too_old = verification.too_old(file, verdict).map(|driver| match &verdict.driver {
+            Some(needed) if driver.is_branch() && needed.branch() == *driver => {
+                format!("; {driver} may be older: name its whole version")
+            }
+            _ => format!("; {driver} is too old"),
+        });
+        let said = said + &too_old.unwrap_or_default();
+        let label = verification.label(verdict.gpu);
+        match groups.iter_mut().find(|(known, _)| *known == said) {
+            Some((_, labels)) => labels.push(label),
+            None => groups.push((said, vec![label])),
+        }
+    }
+    groups
 }
 
 /// The way in which a file serves the GPU that it serves worst.
@@ -169,16 +204,19 @@ enum Rank {
 }
 
 fn worst(file: &VerifiedCode) -> Option<Rank> {
-    let rank = |verdict: &Verdict| match (verdict.coverage, verdict.extent) {
+    let damaged = file.damaged.then_some(Rank::Damaged);
+    file.verdicts.iter().map(|verdict| rank(file, verdict)).chain(damaged).max()
+}
+
+fn rank(file: &VerifiedCode, verdict: &Verdict) -> Rank {
+    match (verdict.coverage, verdict.extent) {
         _ if file.excuses.contains_key(&verdict.gpu.to_string()) => Rank::Excused,
         (Coverage::Missing, _) | (_, Extent::Thin) => Rank::Missing,
         _ if file.driver_too_old => Rank::Driver,
         (_, Extent::Partial) => Rank::Partial,
         (Coverage::Ptx, _) => Rank::Ptx,
         (Coverage::Native, _) => Rank::Native,
-    };
-    let damaged = file.damaged.then_some(Rank::Damaged);
-    file.verdicts.iter().map(rank).chain(damaged).max()
+    }
 }
 
 fn summary(verification: &Verification) -> String {

@@ -76,7 +76,7 @@ fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_h
     environment.write("half.so", elf_of(&region(&half)));
     assert_snapshot!(environment.kiln("verify thin.so half.so --gpus RTX5090 --kernels"), @r"
     thin.so: 1 file with GPU code (1 missing); driver 570 or later: it cannot run as it is
-      thin.so  RTX5090 (12.0): too little: native (sm_120) in 1 of 22 regions; kernels: 1 native, 0 through PTX, 42 absent (add, mul); take a newer release of it, or compile it for sm_120 or with PTX
+      thin.so  RTX5090 (12.0): too little: native (sm_120) in 1 of 22 regions; kernels: 1 native, 0 through PTX, 42 absent (add, mul); a newer release of it may have it; if there is none, compile it for sm_120 or with PTX
     half.so: 1 file with GPU code (1 native); driver 570 or later
       half.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region; kernels: 1 native, 0 through PTX, 1 absent (mul)
     [exit status: 1]
@@ -105,15 +105,19 @@ fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_h
     environment.write("newer.so", code(9, 99));
     assert_snapshot!(environment.kiln("verify ptx.so newer.so --gpus V100,H100 --driver 570"), @r"
     ptx.so: 1 file with GPU code (1 with too old a driver); driver 570.26 or later, up to 580: it cannot run as it is
-      ptx.so  V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_70 to save the time that the driver takes at the first start; 570 may be older: name its whole version; H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_90 to save the time that the driver takes at the first start; 570 may be older: name its whole version
+      ptx.so
+        V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_70 to save the time that the driver takes at the first start; 570 may be older: name its whole version
+        H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_90 to save the time that the driver takes at the first start; 570 may be older: name its whole version
     newer.so: 1 file with GPU code (1 with too old a driver): it cannot run as it is
-      newer.so  V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_70 to save the time that the driver takes at the first start; 570 is too old; H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_90 to save the time that the driver takes at the first start; 570 is too old
+      newer.so
+        V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_70 to save the time that the driver takes at the first start; 570 is too old
+        H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_90 to save the time that the driver takes at the first start; 570 is too old
       error: newer.so needs a driver newer than 610.43.02, and none runs V100 (7.0): 580 is the last that does
     [exit status: 1]
     ");
     assert_snapshot!(environment.kiln("verify ptx.so --gpus V100,B200 --driver 590.44.01"), @r"
     ptx.so: 1 file with GPU code (1 through PTX); driver 570.26 or later, up to 580: it cannot run as it is
-      ptx.so  V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_70 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_100 to save the time that the driver takes at the first start
+      ptx.so  V100 (7.0), B200 (10.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7)
       error: driver 590.44.01 does not run V100 (7.0): 580 is the last that does
     [exit status: 1]
     ");
@@ -139,7 +143,7 @@ fn variants_of_a_library_stand_in_for_one_another_and_others_are_excepted() {
     }
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
     site: 5 files with GPU code (2 native, 2 may do without, 1 missing); driver 570 or later: it cannot run as it is
-      cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a; take a newer release of it, or compile it for sm_120 or with PTX
+      cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a; a newer release of it may have it; if there is none, compile it for sm_120 or with PTX
       ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
       ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
       ops/libops_cuda128.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region
@@ -219,8 +223,8 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
     error: `app` (linux/amd64) lacks GPU code that its stack file requires
-      caused by: opt/venv/lib/python3.11/site-packages/ops/_C.so: 7.0: missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take an older release of it, or compile it for sm_70
-        opt/venv/lib/python3.11/site-packages/ops/old.so: 7.0: missing in 1 region: it has compute_80; take an older release of it, or compile it for sm_70
+      caused by: opt/venv/lib/python3.11/site-packages/ops/_C.so: V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; an older release of it may have it; if there is none, compile it for sm_70
+        opt/venv/lib/python3.11/site-packages/ops/old.so: V100 (7.0): missing in 1 region: it has compute_80; an older release of it may have it; if there is none, compile it for sm_70
     [exit status: 1]
     ");
     environment.stack(&stack("\"H100\"", "verify = { gpu-code = \"required\" }"));
@@ -350,8 +354,8 @@ fn a_layout_a_library_and_a_directory_are_verified() {
     environment.succeed("build -o oci:out");
     assert_snapshot!(environment.kiln("verify oci:out --gpus V100"), @r"
     app (linux/amd64): 2 files with GPU code (2 missing): it cannot run as it is
-      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take an older release of it, or compile it for sm_70
-      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing in 1 region: it has compute_80; take an older release of it, or compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; an older release of it may have it; if there is none, compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing in 1 region: it has compute_80; an older release of it may have it; if there is none, compile it for sm_70
     [exit status: 1]
     ");
     environment.write("site/a.so", library());

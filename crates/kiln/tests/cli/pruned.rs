@@ -32,8 +32,10 @@ fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
     let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
     assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"
     ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing); driver 570 or later: it cannot run as it is
-      ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; B200 (10.0): missing in 2 regions: it has sm_90; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take a newer release of it, or compile it for sm_100 or with PTX
-      ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
+      ops/_C.so
+        B200 (10.0): missing in 2 regions: it has sm_90; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; it was cut to other GPUs: cut the original for this one too
+        H100 (9.0): native
+      ops/old.so  H100 (9.0), B200 (10.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start
     [exit status: 1]
     ");
     // Nothing is left to cut: what lies there of another time makes room for the same wheel.
@@ -85,7 +87,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
       a.cubin  stays as it is: it is code for sm_90a alone, which none of the GPUs runs
     a.cubin -> out/a.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-      data.so  stays as it is: its GPU code lies among other data, and it is not known how that is found there
+      data.so  stays as it is: it has no code for V100 (7.0): nothing of it would be left
     data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
     [exit status: 1]
     ");
@@ -95,7 +97,9 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     environment.write("damaged.so", damaged);
     assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
     damaged.so: 1 file with GPU code (1 damaged); driver 520 or later: it cannot run as it is
-      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
+      damaged.so
+        H100 (9.0): native (sm_90) in 2 of 2 regions
+        it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
     [exit status: 1]
     ");
     environment.write("a.fatbin", region(&[entry(CUBIN, 80, 0, 800), entry(CUBIN, 90, 0, 800)]));
@@ -363,9 +367,13 @@ fn damaged_code_is_a_failure_of_every_command() {
     region.so: 1 file with GPU code (1 damaged): it cannot run as it is
       region.so  .nv_fatbin: at byte 0x100 an entry is longer than its region
     cut.a: 1 file with GPU code (1 damaged); driver 520 or later: it cannot run as it is
-      cut.a  H100 (9.0): native (sm_90) in 1 of 1 region; at byte 0x834c a member of the archive is cut off
+      cut.a
+        H100 (9.0): native (sm_90) in 1 of 1 region
+        at byte 0x834c a member of the archive is cut off
     member.a: 1 file with GPU code (1 damaged); driver 520 or later: it cannot run as it is
-      member.a  H100 (9.0): native (sm_90) in 1 of 1 region; at byte 0x834c a member of the archive is a damaged ELF file: its section headers are cut off
+      member.a
+        H100 (9.0): native (sm_90) in 1 of 1 region
+        at byte 0x834c a member of the archive is a damaged ELF file: its section headers are cut off
     [exit status: 1]
     ");
     environment.write("tree/cut.so", &library()[..60_000]);

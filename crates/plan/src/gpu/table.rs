@@ -47,9 +47,17 @@ pub struct Gpu {
     pub generation: String,
     /// What it is sold for.
     pub class: Class,
+    /// True if it is part of a module with a processor of aarch64 (Grace).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aarch64: bool,
 }
 
 impl Gpu {
+    /// Tells if its machine has a processor of aarch64: with Grace, and in systems on a chip.
+    pub fn has_aarch64(&self) -> bool {
+        self.aarch64 || self.class == Class::Jetson
+    }
+
     /// The plain real architecture for it: H100 is `sm_90`, never `sm_90a`, and no PTX.
     pub fn architecture(&self) -> Architecture {
         self.capability.architecture()
@@ -130,6 +138,8 @@ struct Model {
     name: String,
     #[serde(default)]
     aliases: Vec<String>,
+    #[serde(default)]
+    aarch64: bool,
 }
 
 static TABLE: LazyLock<GpuTable> = LazyLock::new(|| {
@@ -155,6 +165,7 @@ impl GpuTable {
                 capability: models.capability,
                 generation: generation.clone().unwrap_or_default(),
                 class: models.class,
+                aarch64: model.aarch64,
             }));
         }
         let names =
