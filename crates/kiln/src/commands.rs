@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Inspect(command) => command.run(global, cancel),
         Command::Verify(command) => command.run(global, cancel),
         Command::Prune(command) => command.run(global, cancel),
-        Command::Gpus(command) => command.run(global),
+        Command::Gpus(command) => command.run(global, cancel),
         Command::Du(command) => command.run(global, cancel),
         Command::Gc(command) => command.run(global, cancel),
         Command::Schema(command) => command.run(),
