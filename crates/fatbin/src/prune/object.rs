@@ -6,22 +6,13 @@ use std::ops::Range;
 use super::check::{equal, same};
 use super::rewrite::{Changes, Piece, copy_entries, region_header};
 use super::{Cut, Fat, Placed, SYMBOL, SYMBOLS, Served, Stop, drops_all, fats, refused, sums};
-use crate::elf::Elf;
+use crate::elf::{Elf, REL, RELA, RELA_ENTRY, field};
 use crate::region::{REGION_HEADER, Region};
 use crate::selection::Selection;
 use crate::source::{Fields, Source, Window};
 
 /// `ET_REL`.
 const OBJECT: u16 = 1;
-/// `SHT_RELA`, `SHT_REL`, and bytes of an entry of the first.
-const RELA: u32 = 4;
-const REL: u32 = 9;
-const RELA_ENTRY: u64 = 24;
-/// Places in a section's header: `sh_offset`, `sh_size`, `sh_info`, `sh_addralign`.
-const OFFSET: u64 = 24;
-const SIZE: u64 = 32;
-const INFO: u64 = 44;
-const ALIGNMENT: u64 = 48;
 /// Sections are moved by multiples of this at least.
 const LEAST: u64 = 8;
 /// Alignments above this are not kept.
@@ -38,7 +29,7 @@ pub(super) struct Object {
 
 /// The plan for an object file.
 pub(super) struct Planned {
-    /// Nothing where the file stays as it is.
+    /// The file as it will be; nothing where it stays as it is.
     pub(super) object: Option<Object>,
     /// True if all of its code is for the GPUs.
     pub(super) needed: bool,
@@ -89,12 +80,12 @@ pub(super) fn plan<S: Source + ?Sized>(
         offset - gone.sum::<u64>()
     };
     let mut changes = Changes::default();
-    changes.put(40, moved(elf.section_headers).to_le_bytes());
+    changes.put(field::SECTION_HEADERS, moved(elf.section_headers).to_le_bytes());
     for section in elf.sections.iter().filter(|section| section.kind != 0) {
-        changes.put(section.header + OFFSET, moved(section.offset).to_le_bytes());
+        changes.put(section.header + field::OFFSET, moved(section.offset).to_le_bytes());
     }
     for (fat, Shrunk { placed, cut }) in &shrunk {
-        changes.put(fat.section.header + SIZE, placed.size.to_le_bytes());
+        changes.put(fat.section.header + field::SIZE, placed.size.to_le_bytes());
         let mut pieces = vec![Piece::Bytes(region_header(placed.size))];
         copy_entries(&fat.regions[0].entries, &placed.keeps, &mut pieces);
         pieces.push(Piece::Zeros(cut.start - (placed.offset + placed.size)));
@@ -134,7 +125,7 @@ fn shrink<S: Source + ?Sized>(
     let placed = Placed { offset: region.offset, size, keeps };
     let mut alignment = LEAST;
     for section in elf.sections.iter().filter(|section| section.offset > fat.section.offset) {
-        let wanted = window.array(section.header + ALIGNMENT)?.map_or(0, u64::from_le_bytes);
+        let wanted = window.array(section.header + field::ALIGNMENT)?.map_or(0, u64::from_le_bytes);
         alignment = alignment.max(wanted);
     }
     if !alignment.is_power_of_two() || alignment > MOST {
@@ -151,7 +142,7 @@ fn is_alone<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, fat: &Fat
         return Ok(false);
     }
     for section in elf.sections.iter().filter(|section| section.kind == RELA && section.has_content()) {
-        let target = window.array(section.header + INFO)?.map_or(0, u32::from_le_bytes);
+        let target = window.array(section.header + field::INFO)?.map_or(0, u32::from_le_bytes);
         if target as usize == fat.index {
             return Ok(false);
         }

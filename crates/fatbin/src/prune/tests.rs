@@ -339,6 +339,25 @@ fn what_the_dynamic_table_names_makes_room_for_program_headers() {
 }
 
 #[test]
+fn symbols_of_sections_that_move_are_told_the_new_address() {
+    let mut file = library().hashed().symbol(0, 0).symbol(0, 0).finish();
+    let old = elf(&file);
+    let (symbols, hash) = (old.sections.iter().find(|section| section.kind == SYMBOLS).unwrap(), &old.sections[1]);
+    assert_eq!(hash.name, ".gnu.hash");
+    for (at, kind, into) in [(symbols.offset as usize, 3, 0), (symbols.offset as usize + 24, 1, 16)] {
+        file[at + 4] = kind;
+        file[at + 6..at + 8].copy_from_slice(&1u16.to_le_bytes());
+        file[at + 8..at + 16].copy_from_slice(&(hash.address + into).to_le_bytes());
+    }
+    let after = pruned_with(&file, &selection(&["9.0"]));
+    let new = elf(&after);
+    let table = new.sections.iter().find(|section| section.kind == SYMBOLS).unwrap().offset as usize;
+    let address = |at: usize| u64::from_le_bytes(after[at + 8..at + 16].try_into().unwrap());
+    assert_ne!(new.sections[1].address, hash.address);
+    assert_eq!((address(table), address(table + 24)), (new.sections[1].address, new.sections[1].address + 16));
+}
+
+#[test]
 fn notes_make_room_for_program_headers() {
     let after = elf(&pruned(&library().note(), &["9.0"]));
     assert_eq!((after.program_headers, after.segments.len()), (64, 3));
