@@ -82,10 +82,16 @@ impl FilePruner<'_> {
         rewrite.write(&source, &mut out, self.advance)?;
         out.flush()?;
         drop(out);
-        let checked = check(&source, new.file(), self.selection)?;
+        // What goes into a pipe or a device cannot be read again.
+        let checked = match new.file().metadata()?.is_file() {
+            true => check(&source, new.file(), self.selection)?,
+            false => check(&source, &rewrite.of(&source), self.selection)?,
+        };
         if checked.is_ok() {
             let old = source.metadata()?;
-            take_over(new.file(), &old)?;
+            if new.file().metadata()?.is_file() {
+                take_over(new.file(), &old)?;
+            }
             new.set_mode(old.permissions().mode() & 0o7777);
             new.commit_in_group()?;
         }

@@ -214,7 +214,12 @@ impl One<'_> {
                 outcome.map(|outcome| PrunedFile { path: input.to_owned(), outcome }).into_iter().collect()
             }
         };
-        let after = bytes_below(&output)?;
+        let after = match files.as_slice() {
+            // A pipe or a device has no size.
+            [PrunedFile { outcome: Cut::Pruned(cut), .. }] if !input.is_dir() => cut.after,
+            _ if !input.is_dir() => before,
+            _ => bytes_below(&output)?,
+        };
         let output = if matches!(target, Target::InPlace) { input.to_owned() } else { output };
         Ok(Done { input: input.to_owned(), output, before, after, files })
     }
@@ -280,7 +285,8 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// Bytes of all files below a path, those with several names once.
 fn bytes_below(path: &Path) -> io::Result<u64> {
-    let (mut bytes, mut seen, mut left) = (0, std::collections::HashSet::new(), vec![path.to_owned()]);
+    // Of a link, the size of what it leads to.
+    let (mut bytes, mut seen, mut left) = (0, std::collections::HashSet::new(), vec![fs_err::canonicalize(path)?]);
     while let Some(path) = left.pop() {
         let found = fs_err::symlink_metadata(&path)?;
         if found.is_dir() {

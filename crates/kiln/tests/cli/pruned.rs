@@ -337,6 +337,26 @@ fn pipes_and_names_of_any_bytes_are_no_trouble() {
 }
 
 #[test]
+fn sizes_are_those_of_the_content_where_links_lead_to_it_and_devices_take_it() {
+    let environment = TestEnvironment::new();
+    environment.write("lib/a.so", library());
+    std::os::unix::fs::symlink("lib/a.so", environment.path("link.so")).unwrap();
+    std::os::unix::fs::symlink("lib", environment.path("links")).unwrap();
+    assert_snapshot!(environment.kiln("prune link.so -o one.so --gpus H100"), @r"
+      link.so     120 kB    50.0 kB  -58.2%
+    link.so -> one.so: 120 kB -> 50.0 kB (-58.2%), 1 file with GPU code
+    ");
+    assert_snapshot!(environment.kiln("prune links -o copy --gpus H100"), @r"
+      a.so     120 kB    50.0 kB  -58.2%
+    links -> copy: 120 kB -> 50.0 kB (-58.2%), 1 file with GPU code
+    ");
+    assert_snapshot!(environment.kiln("prune lib/a.so -o /dev/null --gpus H100"), @r"
+      lib/a.so     120 kB    50.0 kB  -58.2%
+    lib/a.so -> /dev/null: 120 kB -> 50.0 kB (-58.2%), 1 file with GPU code
+    ");
+}
+
+#[test]
 fn damaged_code_is_a_failure_of_every_command() {
     let environment = TestEnvironment::new();
     let two = || [region(&[entry(CUBIN, 80, 0, 9_000)]), region(&[entry(CUBIN, 90, 0, 9_000)])].concat();
