@@ -78,7 +78,7 @@ pub(crate) struct Torture {
     /// This program rather than one that is built
     #[arg(long, value_name = "FILE")]
     kiln: Option<PathBuf>,
-    /// This stand-in for uv (`crates/kiln/examples/fake-uv.rs`) rather than one that is built
+    /// This stand-in for uv (`crates/kiln/examples/fake-uv`) rather than one that is built
     #[arg(long, value_name = "FILE")]
     uv: Option<PathBuf>,
     /// Where everything is made [default: the system's directory for temporary files]

@@ -153,7 +153,15 @@ impl Place {
             .collect();
         packages.sort();
         let (name, inputs, requirements) = ("app".into(), String::new(), Vec::new());
-        let image = LockedImage { name, platform, inputs, requirements, packages };
+        let image = LockedImage {
+            name,
+            platform,
+            variant: String::new(),
+            inputs,
+            requirements,
+            gives_way: Vec::new(),
+            packages,
+        };
         Lock { bases: vec![base], images: vec![image], wheels, ..Lock::default() }
     }
 }

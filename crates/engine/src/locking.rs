@@ -6,7 +6,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Image, Requirement};
+use kiln_plan::stack::{Image, Requirement, Stack};
 use kiln_plan::torch_family;
 use kiln_store::Root;
 use kiln_wheel::pylock;
@@ -17,11 +17,16 @@ use crate::documents;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
+mod answer;
 mod bases;
 mod files;
 mod listed;
 mod question;
 mod sizes;
+mod tiers;
+
+use answer::{Failed, Part};
+use tiers::Together;
 
 /// What may change in a lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +50,16 @@ impl Upgrade {
     }
 }
 
+/// The manner of locking.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    upgrade: &'a Upgrade,
+    /// A change is an error.
+    frozen: bool,
+    /// Versions that images were chosen for together.
+    together: &'a Together,
+}
+
 /// What was decided for one image.
 struct Decision {
     image: LockedImage,
@@ -66,17 +81,16 @@ impl Project<'_> {
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
         for &platform in &self.stack.target.platforms {
-            for image in &self.stack.images {
-                self.workshop.cancel.check()?;
-                self.lock_one(self.stack.on(image, platform), platform, &old, &mut new, upgrade, frozen)?;
-            }
+            self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
         }
         // Platforms that were left out on the command line keep what is locked for them.
         keep_other_platforms(&self.stack.target.platforms, &self.stack.images, &old, &mut new);
         if !frozen {
             self.fill_in_sizes(&mut new)?;
-            self.write_lock(&new)?;
-            self.remember_bases(&new)?;
+            let mut written = new.clone();
+            keep_other_choices(&self.stack, &old, &mut written);
+            self.write_lock(&written)?;
+            self.remember_bases(&written)?;
         }
         Ok(new)
     }
@@ -112,15 +126,16 @@ impl Project<'_> {
         Ok(self.workshop.surroundings.native_gpus.clone())
     }
 
+    /// Locks one image, those below it being in `new`.
     fn lock_one(
         &self,
         image: &Image,
         platform: Platform,
         old: &Lock,
         new: &mut Lock,
-        upgrade: &Upgrade,
-        frozen: bool,
-    ) -> Result<()> {
+        how: How<'_>,
+    ) -> std::result::Result<(), Failed> {
+        let How { upgrade, frozen, together } = how;
         if let Some(name) = names::name(&image.from)
             && new.base(&name, platform).is_none()
         {
@@ -128,25 +143,35 @@ impl Project<'_> {
             let nothing = Upgrade::Nothing;
             let upgrade_base = *if frozen { &nothing } else { upgrade } == Upgrade::Everything;
             if frozen && locked.is_none() {
-                return Err(BuildError::LockOutdated(format!("it has no base `{name}` for {platform}")));
+                return Err(BuildError::LockOutdated(format!("it has no base `{name}` for {platform}")).into());
             }
             let base = self.lock_base(image, platform, locked, upgrade_base)?;
             if frozen && base.as_ref() != locked {
-                return Err(BuildError::LockOutdated(format!("the base `{name}` is another than is locked")));
+                return Err(BuildError::LockOutdated(format!("the base `{name}` is another than is locked")).into());
             }
             new.bases.extend(base);
         }
         let question = self.question(image, platform, new)?;
         let inputs = question.inputs();
-        let known = old.image(&image.name, platform);
-        let decision = match known.filter(|known| known.inputs == inputs && !touches(upgrade, known)) {
+        let mut known: Vec<&LockedImage> = old.images_of(&image.name, platform).collect();
+        known.retain(|known| known.variant.is_empty() || known.variant == self.stack.variant);
+        // What is locked for this very choice comes first.
+        known.sort_by_key(|known| known.variant != self.stack.variant);
+        let holds = |known: &&LockedImage| {
+            known.inputs == inputs
+                && !touches(upgrade, known)
+                && self.gives_way_to_images(known)
+                && together.agrees(known)
+        };
+        let nearest = known.first().copied();
+        let decision = match known.into_iter().find(holds) {
             Some(known) => {
                 let wheels = old.wheels_by_digest();
                 let wheels = known.packages.iter().filter_map(|package| wheels.get(&package.wheel).copied().cloned());
                 Decision { wheels: wheels.collect(), image: known.clone() }
             }
-            None if frozen => return Err(BuildError::LockOutdated(question.difference(known))),
-            None => self.decide(image, platform, &question, known, upgrade, inputs)?,
+            None if frozen => return Err(BuildError::LockOutdated(question.difference(nearest)).into()),
+            None => self.decide(&question, nearest, how, inputs)?,
         };
         self.check_family(image, &decision.image, new, platform)?;
         for wheel in decision.wheels {
@@ -160,19 +185,20 @@ impl Project<'_> {
 
     fn decide(
         &self,
-        image: &Image,
-        platform: Platform,
         question: &question::ImageQuestion<'_>,
         known: Option<&LockedImage>,
-        upgrade: &Upgrade,
+        how: How<'_>,
         inputs: String,
-    ) -> Result<Decision> {
+    ) -> std::result::Result<Decision, Failed> {
+        let (image, platform) = (question.image, question.platform);
         let mut decision = Decision {
             image: LockedImage {
                 name: image.name.clone(),
                 platform,
+                variant: self.stack.variant.clone(),
                 inputs,
                 requirements: image.requirements.iter().map(Requirement::redacted).collect(),
+                gives_way: how.together.given_way(&image.name),
                 packages: Vec::new(),
             },
             wheels: Vec::new(),
@@ -182,31 +208,40 @@ impl Project<'_> {
         }
         let interpreter = question.interpreter()?;
         let stay = known.map_or_else(Vec::new, |known| {
-            let stays = |package: &&LockedPackage| !upgrade.includes(&package.name);
+            let stays = |package: &&LockedPackage| !how.upgrade.includes(&package.name);
             known.packages.iter().filter(stays).map(|package| (package.name.clone(), package.version.clone())).collect()
         });
         let listed = question.listed(self)?;
-        let found = self.resolve(image, platform, question, listed.as_ref(), stay)?;
+        let part = Part::of(self, question, listed.as_ref())?;
+        let given = question.above.iter().chain(&question.in_base).cloned();
+        let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
+        let found = self.resolve_paired(&part, &pins, &stay)?;
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
+        let mut wrong = Diagnostics::default();
         for package in found {
             let present = |(name, _): &(String, String)| *name == package.name;
             if question.above.iter().chain(&question.in_base).any(present) {
                 continue;
             }
-            let wheel = self.choose(image, &package, &tags, question, listed.as_ref())?;
-            let version = package.version.clone().unwrap_or_default();
-            decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
-            decision.wheels.push(wheel);
+            match self.choose(&package, &tags, question, listed.as_ref()) {
+                Ok(wheel) => {
+                    let version = package.version.clone().unwrap_or_default();
+                    decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
+                    decision.wheels.push(wheel);
+                }
+                // All packages without a fitting wheel are told at once.
+                Err(BuildError::Stack(more)) => wrong.0.extend(more.0),
+                Err(error) => return Err(error.into()),
+            }
         }
         decision.image.packages.sort();
-        Ok(decision)
+        wrong.or(decision).map_err(|wrong| Failed::Other(wrong.into()))
     }
 
     /// The best wheel of a package for an image.
     fn choose(
         &self,
-        image: &Image,
         package: &pylock::LockedPackage,
         tags: &Tags,
         question: &question::ImageQuestion<'_>,
@@ -225,12 +260,9 @@ impl Project<'_> {
             None => package.wheels.clone(),
         };
         let Some(best) = pylock::best(&wheels, tags) else {
-            let place = question.place_of(&package.name, listed).unwrap_or_else(|| image.span.clone().into());
+            let place = question.place_of(&package.name, listed).unwrap_or_else(|| question.image.span.clone().into());
             let have: Vec<&str> = package.wheels.iter().map(|wheel| wheel.file.as_str()).take(3).collect();
-            let libc = question.facts.libc.as_ref().map_or_else(|| "an unknown C library".into(), ToString::to_string);
-            let python = self.stack.target.python.as_deref().unwrap_or("?");
-            let message =
-                format!("no wheel of {} {version} fits Python {python} on {platform} with {libc}", package.name);
+            let message = format!("no wheel of {} {version} fits {}", package.name, question.system());
             let hint = match have.is_empty() {
                 true => format!("it has none at all: compile it, with a recipe `[wheels.{}]`", package.name),
                 false => {
@@ -331,6 +363,30 @@ fn check_upgrade(upgrade: &Upgrade, old: &Lock) -> Result<()> {
     Err(BuildError::Mistake { message: format!("no image has the package `{unknown}`"), hint })
 }
 
+/// Keeps what is locked for other choices of the stack: its variants, and variables of the command line.
+fn keep_other_choices(stack: &Stack, old: &Lock, new: &mut Lock) {
+    let is_choice = |variant: &str| match variant.split(' ').next() {
+        _ if variant == stack.variant => false,
+        Some("") => true,
+        Some(first) => first.contains('=') || stack.variants.iter().any(|name| name == first),
+        None => false,
+    };
+    let is_new = |one: &LockedImage| {
+        new.images_of(&one.name, one.platform).any(|other| other.variant == one.variant)
+            || !stack.images.iter().any(|image| image.name == one.name)
+    };
+    let kept: Vec<LockedImage> =
+        old.images.iter().filter(|one| is_choice(&one.variant) && !is_new(one)).cloned().collect();
+    if kept.is_empty() {
+        return;
+    }
+    // Which bases they stand on is not told.
+    let bases = old.bases.iter().filter(|base| new.base(&base.name, base.platform).is_none()).cloned();
+    let bases: Vec<_> = bases.collect();
+    new.bases.extend(bases);
+    add_images(kept, old, new);
+}
+
 fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, new: &mut Lock) {
     let other = |platform: &Platform| !platforms.contains(platform);
     new.bases.extend(old.bases.iter().filter(|base| other(&base.platform)).cloned());
@@ -340,6 +396,11 @@ fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, ne
         .filter(|image| other(&image.platform) && images.iter().any(|known| known.name == image.name))
         .cloned()
         .collect();
+    add_images(kept, old, new);
+}
+
+/// Adds images of an old lock, with their wheels.
+fn add_images(kept: Vec<LockedImage>, old: &Lock, new: &mut Lock) {
     let wheels = old.wheels_by_digest();
     let needed: BTreeSet<Digest> = kept.iter().flat_map(|image| image.packages.iter().map(|p| p.wheel)).collect();
     for digest in needed {

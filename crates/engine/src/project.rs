@@ -69,6 +69,20 @@ impl Project<'_> {
         Err(ProjectError::Outside(relative.to_owned()).into())
     }
 
+    /// A path of the stack file that may lead above its directory, within the repository: up to the nearest directory with a
+    /// `.git`.
+    pub(crate) fn repository_path(&self, relative: &str) -> Result<PathBuf> {
+        let absent =
+            || ProjectError::Absent { path: relative.to_owned(), directory: self.directory.display().to_string() };
+        let real = fs_err::canonicalize(self.directory.join(relative)).map_err(|_| absent())?;
+        let directory = fs_err::canonicalize(&self.directory)?;
+        let repository = directory.ancestors().find(|above| above.join(".git").exists());
+        if real.starts_with(repository.unwrap_or(&directory)) {
+            return Ok(self.directory.join(relative));
+        }
+        Err(ProjectError::OutsideRepository(relative.to_owned()).into())
+    }
+
     /// Returns the directory of a layout that the stack file names, `DIR` or `DIR:NAME`, and the name of an image in it.
     pub(crate) fn layout(&self, text: &str) -> Result<(PathBuf, Option<String>)> {
         let (directory, name) = split_name(text, |directory| self.directory.join(directory).is_dir());

@@ -64,6 +64,9 @@ impl Global {
 /// Arguments of the commands that read the stack.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct StackOptions {
+    /// A variant that the stack declares
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
     /// Set a variable of the stack
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) vars: Vec<(String, String)>,

@@ -126,6 +126,7 @@ fn read_stack(global: &Global, options: &StackOptions) -> Result<(String, Stack)
         }
     })?;
     let overrides = Overrides {
+        variant: options.variant.clone(),
         vars: options.vars.iter().cloned().collect(),
         gpus: options.gpus.clone(),
         platforms: options.platform.clone(),

@@ -72,11 +72,17 @@ pub struct LockedImage {
     pub name: String,
     /// For this platform.
     pub platform: Platform,
+    /// The choice of the stack that it belongs to; empty for the stack as it stands in its file.
+    #[serde(default)]
+    pub variant: String,
     /// The hash of everything that resolution depended on: a lock fits a stack if this is the same.
     pub inputs: String,
     /// The requirements that were resolved, to say what changed.
     #[serde(default)]
     pub requirements: Vec<String>,
+    /// Packages whose version gave way to what an image upon this one requires, as `PACKAGE for IMAGE`.
+    #[serde(default)]
+    pub gives_way: Vec<String>,
     /// The packages, by name.
     #[serde(default)]
     pub packages: Vec<LockedPackage>,
@@ -194,7 +200,7 @@ impl Lock {
 
     fn sort(&mut self) {
         self.bases.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
-        self.images.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
+        self.images.sort_by(|a, b| (&a.name, a.platform, &a.variant).cmp(&(&b.name, b.platform, &b.variant)));
         for image in &mut self.images {
             image.packages.sort();
         }
@@ -205,6 +211,11 @@ impl Lock {
     /// A base on a platform.
     pub fn base(&self, name: &str, platform: Platform) -> Option<&LockedBase> {
         self.bases.iter().find(|base| base.name == name && base.platform == platform)
+    }
+
+    /// The images of a name on a platform, one for each choice of the stack.
+    pub fn images_of(&self, name: &str, platform: Platform) -> impl Iterator<Item = &LockedImage> {
+        self.images.iter().filter(move |image| image.name == name && image.platform == platform)
     }
 
     /// An image on a platform.
@@ -379,15 +390,16 @@ fn tables<T>(out: &mut String, key: &str, items: &[T], fields: impl Fn(&T) -> St
 
 impl LockedImage {
     fn write(&self, out: &mut String) {
-        let _ = write!(
-            out,
-            "\n[[image]]\nname = {}\nplatform = \"{}\"\ninputs = {}\n",
-            quote(&self.name),
-            self.platform,
-            quote(&self.inputs)
-        );
+        let _ = write!(out, "\n[[image]]\nname = {}\nplatform = \"{}\"\n", quote(&self.name), self.platform,);
+        if !self.variant.is_empty() {
+            let _ = writeln!(out, "variant = {}", quote(&self.variant));
+        }
+        let _ = writeln!(out, "inputs = {}", quote(&self.inputs));
         if !self.requirements.is_empty() {
             let _ = writeln!(out, "requirements = {}", list(&self.requirements));
+        }
+        if !self.gives_way.is_empty() {
+            let _ = writeln!(out, "gives-way = {}", list(&self.gives_way));
         }
         tables(out, "packages", &self.packages, |package| {
             let (name, version) = (quote(&package.name), quote(&package.version));
@@ -462,8 +474,10 @@ mod tests {
             images: vec![LockedImage {
                 name: "torch".into(),
                 platform,
+                variant: "cu126".into(),
                 inputs: "00".into(),
                 requirements: vec!["six".into(), "a ; sys_platform == \"linux\"".into()],
+                gives_way: vec!["numpy for train".into()],
                 packages: vec![LockedPackage { name: "six".into(), version: "1.17.0".into(), wheel }],
             }],
             wheels: vec![LockedWheel {

@@ -24,11 +24,13 @@ pub struct Mismatch {
     /// The versions that do pair, as words: `0.21.0`, `0.0.31 or 0.0.31.post1`, `2.11.0 or later`. Empty where no
     /// release of the package pairs with this torch.
     pub expected: String,
+    /// The same as a requirement of the newest that pairs, such as `torchaudio==2.7.1`.
+    pub requirement: Option<String>,
 }
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { package, version, torch, expected } = self;
+        let Self { package, version, torch, expected, .. } = self;
         write!(f, "{package} {version} does not pair with torch {torch}; ")?;
         if expected.is_empty() { write!(f, "no {package} does") } else { write!(f, "{package} {expected} does") }
     }
@@ -54,6 +56,7 @@ pub fn check(packages: &[(&str, &str)]) -> Vec<Mismatch> {
             version: version.to_string(),
             torch: torch.to_string(),
             expected: paired.iter().map(Paired::words).collect::<Vec<_>>().join(" or "),
+            requirement: paired.last().map(|newest| format!("{name}{}", newest.0)),
         })
     };
     packages.iter().filter_map(mismatch).collect()
@@ -121,6 +124,15 @@ mod tests {
             complaints(&[("torch", "2.7.1"), ("torchaudio", "2.11.0")]),
             ["torchaudio 2.11.0 does not pair with torch 2.7.1; torchaudio 2.7.1 does"]
         );
+    }
+
+    #[test]
+    fn what_pairs_is_a_requirement_too() {
+        let requirement =
+            |torch, package, version| check(&[("torch", torch), (package, version)])[0].requirement.clone();
+        assert_eq!(requirement("2.7.1", "torchaudio", "2.11.0").as_deref(), Some("torchaudio==2.7.1"));
+        assert_eq!(requirement("2.7.1", "xformers", "0.0.30").as_deref(), Some("xformers==0.0.31.post1"));
+        assert_eq!(requirement("2.4.0", "torchtext", "0.18.0"), None);
     }
 
     #[test]

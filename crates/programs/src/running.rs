@@ -31,11 +31,20 @@ impl Call<'_> {
     /// error are events of the work. A program that a request to stop has ended counts as interrupted: such signals
     /// reach a whole session, and the program may get them first.
     pub fn run(self, environment: &ChildEnvironment, work: &Work<'_>) -> Result<Vec<u8>, ProgramError> {
-        run(self, environment, work)
+        run(self, environment, work).map(|(captured, _)| captured)
+    }
+
+    /// As [`Call::run`], and returns the last lines of its standard error, without secrets. Their number and length are
+    /// bounded.
+    pub fn run_for_lines(self, environment: &ChildEnvironment, work: &Work<'_>) -> Result<Vec<String>, ProgramError> {
+        run(self, environment, work).map(|(_, lines)| lines)
     }
 }
 
-fn run(mut call: Call<'_>, environment: &ChildEnvironment, work: &Work<'_>) -> Result<Vec<u8>, ProgramError> {
+/// Standard output as captured, and the last lines of standard error.
+type Said = (Vec<u8>, Vec<String>);
+
+fn run(mut call: Call<'_>, environment: &ChildEnvironment, work: &Work<'_>) -> Result<Said, ProgramError> {
     work.cancel().check().map_err(|_| ProgramError::Interrupted)?;
     let shown = call.program.display().to_string();
     let program = environment.find(&call.program).ok_or(ProgramError::NotFound { program: shown })?;
@@ -249,7 +258,7 @@ impl<'w> Output<'w> {
     }
 
     /// Turns the end of a program into a result.
-    fn judge(mut self, end: (ExitStatus, Option<Stop>), program: &Path) -> Result<Vec<u8>, ProgramError> {
+    fn judge(mut self, end: (ExitStatus, Option<Stop>), program: &Path) -> Result<Said, ProgramError> {
         self.cut_stdout.finish(&mut |line| self.work.output(&self.secrets.redact(line)));
         self.cut_stderr.finish(&mut |line| keep(line, &self.secrets, self.work, &mut self.tail));
         let program = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
@@ -259,7 +268,7 @@ impl<'w> Output<'w> {
             Some(Stop::Input(_)) if self.work.cancel().check().is_err() => Err(ProgramError::Interrupted),
             Some(Stop::Input(source)) => Err(ProgramError::Input { program, source }),
             Some(Stop::TooMuch) => Err(ProgramError::TooMuch { program, limit: self.limit.unwrap_or_default() }),
-            None if status.success() => Ok(self.captured),
+            None if status.success() => Ok((self.captured, self.tail.into_lines())),
             None => match Ended::of(status) {
                 ended if ended.is_request() => Err(ProgramError::Interrupted),
                 ended => Err(ProgramError::Failed(Box::new(Failed {

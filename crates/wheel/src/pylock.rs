@@ -1,7 +1,8 @@
 //! `pylock.toml` (PEP 751): what uv writes when it resolves, and what users may already have.
 
 use kiln_plan::digest::Digest;
-use pep508_rs::{MarkerEnvironment, MarkerEnvironmentBuilder, MarkerTree};
+use pep440_rs::VersionSpecifiers;
+use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder, MarkerTree};
 use serde::Deserialize;
 
 use kiln_plan::platform::Platform;
@@ -38,9 +39,28 @@ pub struct WheelFile {
 #[error("{0}")]
 pub struct PylockError(pub String);
 
+/// The part of a lock that is installed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice<'a> {
+    /// Dependency groups; nothing for those that the lock takes by default.
+    pub groups: Option<&'a [String]>,
+    /// Extras.
+    pub extras: &'a [String],
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct File {
+    lock_version: Option<String>,
+    #[serde(default)]
+    environments: Vec<String>,
+    requires_python: Option<String>,
+    #[serde(default)]
+    extras: Vec<String>,
+    #[serde(default)]
+    dependency_groups: Vec<String>,
+    #[serde(default)]
+    default_groups: Vec<String>,
     #[serde(default)]
     packages: Vec<Package>,
 }
@@ -51,9 +71,12 @@ struct Package {
     name: String,
     version: Option<String>,
     marker: Option<String>,
+    requires_python: Option<String>,
     #[serde(default)]
     wheels: Vec<Wheel>,
     archive: Option<Wheel>,
+    vcs: Option<toml::Table>,
+    directory: Option<toml::Table>,
 }
 
 #[derive(Deserialize)]
@@ -67,24 +90,157 @@ struct Wheel {
     hashes: std::collections::BTreeMap<String, String>,
 }
 
-/// Reads the packages whose markers hold in an environment.
-pub fn parse(text: &str, environment: &MarkerEnvironment) -> Result<Vec<LockedPackage>, PylockError> {
+/// Reads the packages whose markers hold in an environment, by the specification's rules for installers.
+pub fn parse(
+    text: &str,
+    environment: &MarkerEnvironment,
+    choice: Choice<'_>,
+) -> Result<Vec<LockedPackage>, PylockError> {
     let file: File = toml::from_str(text).map_err(|error| PylockError(error.message().to_owned()))?;
-    let mut packages = Vec::new();
+    let chosen = chosen(&file, environment, choice)?;
+    let mut packages: Vec<LockedPackage> = Vec::new();
     for package in file.packages {
-        if let Some(marker) = &package.marker {
-            let tree: MarkerTree = marker
-                .parse()
-                .map_err(|_| PylockError(format!("`{}` has the unreadable marker `{marker}`", package.name)))?;
-            if !tree.evaluate(environment, &[]) {
-                continue;
-            }
+        if let Some(marker) = &package.marker
+            && !chosen
+                .holds(marker, environment)
+                .map_err(|()| PylockError(format!("`{}` has the unreadable marker `{marker}`", package.name)))?
+        {
+            continue;
         }
-        let files = package.wheels.iter().chain(package.archive.as_ref());
-        let wheels = files.filter_map(|wheel| wheel_file(wheel).transpose()).collect::<Result<_, _>>()?;
-        packages.push(LockedPackage { name: normalise(&package.name)?, version: package.version, wheels });
+        let locked = locked(&package, environment)?;
+        if let Some(other) = packages.iter().find(|other| other.name == locked.name) {
+            let [one, two] = [other, &locked].map(|package| package.version.as_deref().unwrap_or("?"));
+            return Err(PylockError(format!("it has {} twice for this environment: {one} and {two}", locked.name)));
+        }
+        packages.push(locked);
     }
     Ok(packages)
+}
+
+/// Checks that a lock is for an environment, and finds what of it is installed.
+fn chosen(file: &File, environment: &MarkerEnvironment, choice: Choice<'_>) -> Result<Chosen, PylockError> {
+    match file.lock_version.as_deref().map(|version| version.split('.').next()) {
+        Some(Some("1")) => {}
+        Some(_) => {
+            let version = file.lock_version.as_deref().unwrap_or_default();
+            return Err(PylockError(format!("its `lock-version` is {version}, and this kiln reads 1.x")));
+        }
+        None => return Err(PylockError("it has no `lock-version`, so that it is no `pylock.toml`".into())),
+    }
+    let python = &environment.python_full_version().version;
+    requires_python(file.requires_python.as_deref(), python).map_err(|problem| PylockError(format!("it {problem}")))?;
+    let none = Chosen { groups: Vec::new(), extras: Vec::new() };
+    let fits = |marker: &String| none.holds(marker, environment).unwrap_or(false);
+    if !file.environments.is_empty() && !file.environments.iter().any(fits) {
+        let all = file.environments.iter().map(|marker| format!("`{marker}`")).collect::<Vec<_>>().join(", ");
+        return Err(PylockError(format!("it is for other environments: {all}")));
+    }
+    let groups = choice.groups.unwrap_or(&file.default_groups);
+    for (names, declared, kind) in
+        [(choice.extras, &file.extras, "extra"), (choice.groups.unwrap_or_default(), &file.dependency_groups, "group")]
+    {
+        for name in names {
+            if !declared.iter().any(|other| same(other, name)) {
+                let declared = declared.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                let has = if declared.is_empty() { "none".to_owned() } else { declared };
+                return Err(PylockError(format!("it has no {kind} `{name}`; there is {has}")));
+            }
+        }
+    }
+    Ok(Chosen { groups: groups.to_vec(), extras: choice.extras.to_vec() })
+}
+
+fn same(one: &str, other: &str) -> bool {
+    one == other || crate::name_of(one).is_some_and(|one| crate::name_of(other) == Some(one))
+}
+
+fn requires_python(specifiers: Option<&str>, python: &pep440_rs::Version) -> Result<(), String> {
+    let Some(text) = specifiers else { return Ok(()) };
+    match text.parse::<VersionSpecifiers>() {
+        Ok(specifiers) if specifiers.contains(python) => Ok(()),
+        Ok(_) => Err(format!("needs Python {text}, and the image has {python}")),
+        Err(_) => Err(format!("has the unreadable `requires-python` `{text}`")),
+    }
+}
+
+fn locked(package: &Package, environment: &MarkerEnvironment) -> Result<LockedPackage, PylockError> {
+    let name = normalise(&package.name)?;
+    requires_python(package.requires_python.as_deref(), &environment.python_full_version().version)
+        .map_err(|problem| PylockError(format!("`{name}` {problem}")))?;
+    let files = package.wheels.iter().chain(package.archive.as_ref());
+    let wheels: Vec<WheelFile> = files.filter_map(|wheel| wheel_file(wheel).transpose()).collect::<Result<_, _>>()?;
+    let source = match (&package.vcs, &package.directory, &package.archive) {
+        (Some(_), ..) => Some("a repository"),
+        (None, Some(_), _) => Some("a directory"),
+        (None, None, Some(_)) if wheels.is_empty() => Some("an archive of its source"),
+        _ => None,
+    };
+    if let Some(source) = source {
+        let what = "names a wheel for it, or leaves it out";
+        return Err(PylockError(format!(
+            "`{name}` is built from {source}, and kiln does not build sources yet: use a lock that {what}"
+        )));
+    }
+    // A lock may leave it out for what is not on an index.
+    let told = || Some(wheels.first()?.file.parse::<WheelName>().ok()?.version.to_string());
+    Ok(LockedPackage { name, version: package.version.clone().or_else(told), wheels })
+}
+
+/// Groups and extras that are installed.
+struct Chosen {
+    groups: Vec<String>,
+    extras: Vec<String>,
+}
+
+impl Chosen {
+    /// Returns true if a marker holds. The library does not know the sets `extras` and `dependency_groups` (PEP 751): a
+    /// comparison with one of them becomes one that has its value.
+    fn holds(&self, marker: &str, environment: &MarkerEnvironment) -> Result<bool, ()> {
+        let words = words(marker);
+        let mut text = String::new();
+        let mut rest = words.as_slice();
+        while let Some((word, tail)) = rest.split_first() {
+            let (negated, set, after) = match tail {
+                ["in", set, after @ ..] => (false, *set, after),
+                ["not", "in", set, after @ ..] => (true, *set, after),
+                _ => (false, "", tail),
+            };
+            let names = match set {
+                "extras" => &self.extras,
+                "dependency_groups" => &self.groups,
+                _ => {
+                    text.push_str(word);
+                    text.push(' ');
+                    rest = tail;
+                    continue;
+                }
+            };
+            let name = word.trim_matches(['\'', '"']);
+            let is_in = names.iter().any(|other| same(other, name));
+            text.push_str(if is_in != negated { "python_version >= '0' " } else { "python_version < '0' " });
+            rest = after;
+        }
+        let tree: MarkerTree = text.parse().map_err(|_| ())?;
+        let extras: Vec<ExtraName> = self.extras.iter().filter_map(|extra| extra.parse().ok()).collect();
+        Ok(tree.evaluate(environment, &extras))
+    }
+}
+
+/// The words of a marker: names and operators, quoted strings with their quotes, and parentheses.
+fn words(marker: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = marker.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '\'' | '"' => rest[1..].find(first).map_or(rest.len(), |end| end + 2),
+            '(' | ')' => 1,
+            _ => rest.find(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | '\'' | '"')).unwrap_or(rest.len()),
+        };
+        let (word, tail) = rest.split_at(length);
+        words.push(word);
+        rest = tail.trim_start();
+    }
+    words
 }
 
 fn normalise(name: &str) -> Result<String, PylockError> {
@@ -207,7 +363,7 @@ wheels = []
     #[test]
     fn only_packages_whose_markers_hold_are_read() {
         let text = TEXT.replace("\"00\"", &format!("\"{}\"", "0".repeat(64)));
-        let packages = parse(&text, &linux()).unwrap();
+        let packages = parse(&text, &linux(), Choice::default()).unwrap();
         assert_eq!(packages.len(), 1);
         assert_eq!((packages[0].name.as_str(), packages[0].wheels[0].size), ("awk-ward", Some(5)));
         assert_eq!(packages[0].wheels[0].file, "awk_ward-1.0+cu130-py3-none-any.whl");
@@ -215,7 +371,7 @@ wheels = []
 
     #[test]
     fn a_wheel_without_a_sha256_is_refused() {
-        assert!(parse(TEXT, &linux()).unwrap_err().0.contains("has no sha256"));
+        assert!(parse(TEXT, &linux(), Choice::default()).unwrap_err().0.contains("has no sha256"));
     }
 
     #[test]
@@ -230,5 +386,79 @@ wheels = []
         let tags = Tags::new(11, "linux/amd64".parse().unwrap(), Some(&libc));
         let wheels = [file("https://example.org/a"), file("file:///a")];
         assert_eq!(best(&wheels, &tags), Some(&wheels[1]));
+    }
+
+    /// A lock with these lines before its packages, and one package for each marker.
+    fn lock(head: &str, packages: &[(&str, &str)]) -> String {
+        let hash = "0".repeat(64);
+        let mut text = format!("lock-version = \"1.0\"\ncreated-by = \"t\"\n{head}\n");
+        for (name, marker) in packages {
+            text += &format!(
+                "[[packages]]\nname = \"{name}\"\nmarker = {marker:?}\n[[packages.wheels]]\n\
+                 path = \"{name}-1.5-py3-none-any.whl\"\nhashes = {{ sha256 = \"{hash}\" }}\n"
+            );
+        }
+        text
+    }
+
+    fn names(text: &str, choice: Choice<'_>) -> Vec<String> {
+        parse(text, &linux(), choice).unwrap().into_iter().map(|package| package.name).collect()
+    }
+
+    const GROUPS: &str =
+        "extras = [\"gpu\"]\ndependency-groups = [\"default\", \"dev\"]\ndefault-groups = [\"default\"]";
+
+    #[test]
+    fn groups_and_extras_choose_packages() {
+        let text = lock(
+            GROUPS,
+            &[
+                ("a", "'default' in dependency_groups"),
+                ("d", "\"dev\" in dependency_groups and python_version >= '3'"),
+                ("g", "('gpu' in extras)"),
+                ("n", "'gpu' not in extras"),
+                ("always", "sys_platform == 'linux'"),
+            ],
+        );
+        assert_eq!(names(&text, Choice::default()), ["a", "n", "always"]);
+        let (dev, gpu) = (["dev".to_owned()], ["GPU".to_owned()]);
+        assert_eq!(names(&text, Choice { groups: Some(&dev), extras: &gpu }), ["d", "g", "always"]);
+        let unknown = ["deev".to_owned()];
+        let error = parse(&text, &linux(), Choice { groups: Some(&unknown), extras: &[] }).unwrap_err().0;
+        assert_eq!(error, "it has no group `deev`; there is `default`, `dev`");
+    }
+
+    #[test]
+    fn a_lock_for_something_else_is_refused() {
+        for (head, expected) in [
+            ("requires-python = \">=3.12\"", "it needs Python >=3.12, and the image has 3.11.2"),
+            ("environments = [\"sys_platform == 'win32'\"]", "it is for other environments: `sys_platform == 'win32'`"),
+        ] {
+            assert_eq!(parse(&lock(head, &[]), &linux(), Choice::default()).unwrap_err().0, expected);
+        }
+        let text = lock("requires-python = \">=3.11.1\"", &[]);
+        assert!(parse(&text, &linux(), Choice::default()).is_ok());
+        let other = text.replace("\"1.0\"", "\"2.0\"");
+        assert_eq!(
+            parse(&other, &linux(), Choice::default()).unwrap_err().0,
+            "its `lock-version` is 2.0, and this kiln reads 1.x"
+        );
+        let twice = lock("", &[("a", "os_name == 'posix'"), ("A", "os_name != 'nt'")]);
+        assert_eq!(
+            parse(&twice, &linux(), Choice::default()).unwrap_err().0,
+            "it has a twice for this environment: 1.5 and 1.5"
+        );
+    }
+
+    #[test]
+    fn a_version_that_is_left_out_is_the_one_of_the_wheel() {
+        let packages = parse(&lock("", &[("a", "os_name == 'posix'")]), &linux(), Choice::default()).unwrap();
+        assert_eq!(packages[0].version.as_deref(), Some("1.5"));
+    }
+
+    #[test]
+    fn sources_are_refused_by_name() {
+        let text = lock("", &[]) + "[[packages]]\nname = \"a\"\ndirectory = { path = \".\" }\n";
+        assert!(parse(&text, &linux(), Choice::default()).unwrap_err().0.starts_with("`a` is built from a directory"));
     }
 }

@@ -7,6 +7,8 @@
 mod decode;
 mod lines;
 mod options;
+pub mod poetry;
+pub mod pyproject;
 mod requirement;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Place, SourceFile};
 use kiln_plan::digest::Digest;
+use pep440_rs::VersionSpecifiers;
+use pep508_rs::{MarkerTree, PackageName};
 
 use decode::Undecodable;
 use lines::Line;
@@ -63,6 +67,61 @@ pub struct Requirements {
     pub prereleases: Option<Place>,
     /// `--require-hashes`.
     pub require_hashes: Option<Place>,
+    /// Requirements that replace every other one of their packages.
+    pub overrides: Vec<Placed<FileRequirement>>,
+    /// Packages that are not installed, whoever requires them.
+    pub exclude: Vec<Placed<PackageName>>,
+    /// Packages that come from one index only.
+    pub bound: Vec<Bound>,
+    /// Versions of Python that the file is for.
+    pub python: Option<Placed<VersionSpecifiers>>,
+    /// An RFC 3339 time: nothing that the indexes got later.
+    pub exclude_newer: Option<Placed<String>>,
+}
+
+/// A package that comes from one index only.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// Its name.
+    pub name: PackageName,
+    /// The index, and the place where it is said.
+    pub index: Placed<String>,
+    /// The environments for which that holds; all where there is none.
+    pub marker: Option<MarkerTree>,
+}
+
+impl Requirements {
+    /// Adds what another file says. There is one default index, and one time that bounds both.
+    pub fn append(&mut self, mut other: Self) -> Result<(), Diagnostics> {
+        let mut wrong = Diagnostics::default();
+        let differs = |a: &Option<Placed<String>>, b: &Option<Placed<String>>| match (a, b) {
+            (Some(a), Some(b)) if a.value != b.value => Some((a.place.clone(), b.place.clone())),
+            _ => None,
+        };
+        for (one, another, message) in [
+            (&self.index, &other.index, "there are two default indexes"),
+            (&self.exclude_newer, &other.exclude_newer, "there are two times after which packages are left out"),
+        ] {
+            if let Some((one, another)) = differs(one, another) {
+                wrong.push(Diagnostic::at(another, message).also(one, "the other one").hint("keep one of the two"));
+            }
+        }
+        self.files.append(&mut other.files);
+        self.requirements.append(&mut other.requirements);
+        self.constraints.append(&mut other.constraints);
+        self.extra_indexes.append(&mut other.extra_indexes);
+        self.find_links.append(&mut other.find_links);
+        self.overrides.append(&mut other.overrides);
+        self.exclude.append(&mut other.exclude);
+        self.bound.append(&mut other.bound);
+        self.index = self.index.take().or(other.index);
+        self.no_index = self.no_index.take().or(other.no_index);
+        self.prereleases = self.prereleases.take().or(other.prereleases);
+        self.require_hashes = self.require_hashes.take().or(other.require_hashes);
+        self.exclude_newer = self.exclude_newer.take().or(other.exclude_newer);
+        self.python = self.python.take().or(other.python);
+        wrong.or(())
+    }
 }
 
 /// Reads a requirements file and those that it includes. Paths in messages are relative to `project`.

@@ -7,22 +7,26 @@
 //! compiled from source takes part as a wheel of metadata alone, which uv reads and nobody installs.
 
 mod environment;
+mod files;
 mod interpreter;
+mod said;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use kiln_plan::base::Libc;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::Secrets;
-use kiln_plan::stack::Index;
+use kiln_plan::stack::{Index, Prerelease};
 use kiln_programs::{Call, ChildEnvironment, Ended, ProgramError, Stdout};
 use pep508_rs::PackageName;
 
 pub use environment::{IndexVariable, index_variable};
+use files::{configuration, lines, metadata_wheel, preferences, project};
 pub use interpreter::description;
+pub use said::Blocker;
+pub(crate) use said::explain;
 
 use crate::pylock::{self, LockedPackage, PylockError};
 
@@ -60,7 +64,7 @@ pub struct Target<'a> {
 }
 
 /// A resolution: requirements, and where packages come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Question<'a> {
     /// Interpreter and system.
     pub target: Target<'a>,
@@ -76,8 +80,16 @@ pub struct Question<'a> {
     pub index: &'a Index,
     /// Searches find-links alone.
     pub no_index: bool,
-    /// Chooses pre-releases like releases.
-    pub prereleases: bool,
+    /// Requirements that replace every other one of their packages.
+    pub overrides: Vec<String>,
+    /// Packages that are not chosen, whoever requires them.
+    pub exclude: Vec<String>,
+    /// Pre-releases that are chosen like releases.
+    pub prerelease: Prerelease,
+    /// An RFC 3339 time: nothing that the indexes got later.
+    pub exclude_newer: Option<String>,
+    /// Takes the requirements alone, without those that they have.
+    pub alone: bool,
     /// Wheels compiled from source: name, version, requirements.
     pub recipes: Vec<(String, String, Vec<String>)>,
     /// Versions to stay with where they fit.
@@ -86,12 +98,50 @@ pub struct Question<'a> {
     pub offline: bool,
 }
 
+impl<'a> Question<'a> {
+    /// Returns the question for nothing at all.
+    pub fn about(target: Target<'a>, index: &'a Index) -> Self {
+        Self {
+            target,
+            requirements: Vec::new(),
+            listed: Vec::new(),
+            listed_constraints: Vec::new(),
+            constraints: Vec::new(),
+            index,
+            no_index: false,
+            overrides: Vec::new(),
+            exclude: Vec::new(),
+            prerelease: Prerelease::Necessary,
+            exclude_newer: None,
+            alone: false,
+            recipes: Vec::new(),
+            preferences: Vec::new(),
+            offline: false,
+        }
+    }
+}
+
+/// Packages that go together, and what is to be said about them.
+#[derive(Debug)]
+pub struct Answer {
+    /// The packages.
+    pub packages: Vec<LockedPackage>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
 /// Why uv gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UvError {
     /// The requirements contradict one another, or something does not exist.
     #[error("{0}")]
     Unsatisfiable(String),
+    /// No wheel of these packages fits.
+    #[error("no wheel fits of {}", .0.iter().map(|blocker| blocker.name.as_str()).collect::<Vec<_>>().join(", "))]
+    NoWheels(Vec<Blocker>),
+    /// A `uv.lock` does not hold what its project asks for.
+    #[error("it does not fit its `pyproject.toml`")]
+    Stale,
     /// The index cannot be reached.
     #[error("{0}")]
     Index(String),
@@ -120,16 +170,57 @@ pub enum UvError {
     Answer(#[from] PylockError),
 }
 
+/// Packages without a fitting wheel that are looked for.
+const MOST_BLOCKERS: usize = 40;
+
 /// Asks uv. `directory` is empty and for this question alone.
 ///
-/// uv binds a package to an index of its own only where the project names the package. So what turns out to be needed is
-/// named, and uv is asked again.
+/// uv ends at the first package that has no fitting wheel. A wheel of metadata then stands for it, and uv is asked again, so
+/// that the error names all of them.
 pub fn resolve(
     programs: Programs<'_>,
     question: &Question<'_>,
     directory: &Path,
     work: &Work<'_>,
-) -> Result<Vec<LockedPackage>, UvError> {
+) -> Result<Answer, UvError> {
+    let python = interpreter::pretend(directory, programs.kiln, &question.target)?;
+    let mut blockers: Vec<Blocker> = Vec::new();
+    let mut asked = question.clone();
+    loop {
+        let error = match ask_for_all(programs, &asked, &python, directory, work) {
+            Ok(answer) if blockers.is_empty() => return Ok(answer),
+            Ok(_) => return Err(UvError::NoWheels(blockers)),
+            Err(error @ UvError::Interrupted) => return Err(error),
+            Err(error) => error,
+        };
+        let mut more = match &error {
+            UvError::Unsatisfiable(text) => said::blockers(text),
+            _ => Vec::new(),
+        };
+        more.retain(|one| !asked.recipes.iter().any(|(name, ..)| *name == one.name));
+        let none = more.is_empty();
+        for one in &more {
+            asked.recipes.push((one.name.clone(), one.version().unwrap_or("9999").to_owned(), Vec::new()));
+        }
+        blockers.extend(more);
+        match (none, blockers.is_empty()) {
+            (true, true) => return Err(error),
+            (true, false) => return Err(UvError::NoWheels(blockers)),
+            (false, _) if blockers.len() >= MOST_BLOCKERS => return Err(UvError::NoWheels(blockers)),
+            (false, _) => {}
+        }
+    }
+}
+
+/// Asks uv for everything. uv binds a package to an index of its own only where the project names the package. So what
+/// turns out to be needed is named, and uv is asked again.
+fn ask_for_all(
+    programs: Programs<'_>,
+    question: &Question<'_>,
+    python: &Path,
+    directory: &Path,
+    work: &Work<'_>,
+) -> Result<Answer, UvError> {
     let recipes = directory.join("recipes");
     fs_err::create_dir_all(&recipes)?;
     for (name, version, requires) in &question.recipes {
@@ -142,14 +233,13 @@ pub fn resolve(
             fs_err::write(directory.join(file), lines(written))?;
         }
     }
-    let python = interpreter::pretend(directory, programs.kiln, &question.target)?;
     let named = |name: &PackageName| question.requirements.iter().any(|text| requires(text, name));
     let mut bound: BTreeSet<&PackageName> = question.index.packages.keys().filter(|name| named(name)).collect();
     loop {
-        let answer = ask(programs, question, &bound, &python, directory, work);
+        let answer = ask(programs, question, &bound, python, directory, work);
         let more: Vec<&PackageName> = question.index.packages.keys().filter(|name| !bound.contains(name)).collect();
         let more: Vec<&PackageName> = match &answer {
-            Ok(packages) => {
+            Ok(Answer { packages, .. }) => {
                 more.into_iter().filter(|name| packages.iter().any(|package| package.name == name.as_ref())).collect()
             }
             Err(UvError::Unsatisfiable(text)) => {
@@ -172,7 +262,7 @@ fn ask(
     python: &Path,
     directory: &Path,
     work: &Work<'_>,
-) -> Result<Vec<LockedPackage>, UvError> {
+) -> Result<Answer, UvError> {
     fs_err::write(directory.join("pyproject.toml"), project(question, bound))?;
     let answer = directory.join(ANSWER);
     match question.preferences.is_empty() {
@@ -193,41 +283,79 @@ fn ask(
     if !question.listed_constraints.is_empty() {
         call = call.args(["--constraints", CONSTRAINTS]);
     }
+    if question.alone {
+        call = call.arg("--no-deps");
+    }
     if question.offline {
         call = call.arg("--offline");
     }
-    if let Some(stderr) = run(call, programs, work)? {
-        return Err(explain(&stderr));
-    }
-    let mut packages = pylock::parse(&fs_err::read_to_string(&answer)?, &question.target.markers()?)?;
+    let warnings = said::warnings(&run(call, programs, work)?);
+    let mut packages =
+        pylock::parse(&fs_err::read_to_string(&answer)?, &question.target.markers()?, pylock::Choice::default())?;
     for wheel in packages.iter_mut().flat_map(|package| &mut package.wheels) {
         if !wheel.location.contains("://") {
             wheel.location = directory.join(&wheel.location).display().to_string();
         }
     }
-    Ok(packages.into_iter().filter(|package| package.name != PROJECT).collect())
+    packages.retain(|package| package.name != PROJECT);
+    Ok(Answer { packages, warnings })
 }
 
-/// Turns the `uv.lock` of a project into `pylock.toml`. uv reads the project's `pyproject.toml` for that, and no more.
-/// `directory` is empty and for this question alone.
+/// A project with a `uv.lock`, and the part of it that is installed.
+#[derive(Debug)]
+pub struct Export<'a> {
+    /// Its directory.
+    pub project: &'a Path,
+    /// The project's settings for uv, as a configuration file; nothing where its requirements are only known once it is
+    /// built, so that the lock cannot be compared with them.
+    pub settings: Option<&'a str>,
+    /// Dependency groups.
+    pub groups: &'a [String],
+    /// Extras.
+    pub extras: &'a [String],
+    /// The groups that are installed by default, too.
+    pub dev: bool,
+    /// A member of its workspace.
+    pub package: Option<&'a str>,
+}
+
+/// Turns the `uv.lock` of a project into `pylock.toml`. uv reads the project's `pyproject.toml` for that, and no more, and
+/// compares the two. `directory` is empty and for this question alone.
 pub fn export(
     programs: Programs<'_>,
     target: &Target<'_>,
-    project: &Path,
+    export: &Export<'_>,
     directory: &Path,
     work: &Work<'_>,
 ) -> Result<String, UvError> {
     let python = interpreter::pretend(directory, programs.kiln, target)?;
-    let call = call(programs, directory)
-        .args(["export", "--quiet", "--color", "never", "--frozen", "--no-emit-project", "--no-header"])
-        .args(["--no-config", "--offline", "--no-build", "--no-python-downloads", "--python"])
-        .arg(python)
-        .args(["--format", "pylock.toml", "--output-file", ANSWER, "--project"])
-        .arg(project);
-    match run(call, programs, work)? {
-        Some(stderr) => Err(explain(&stderr)),
-        None => Ok(fs_err::read_to_string(directory.join(ANSWER))?),
+    let configuration = directory.join(CONFIGURATION);
+    fs_err::write(&configuration, export.settings.unwrap_or_default())?;
+    let call = |how: &str| {
+        let mut call = call(programs, directory)
+            .args(["export", "--quiet", "--color", "never", how, "--no-emit-project", "--no-header", "--offline"])
+            .args(["--no-build", "--no-python-downloads", "--config-file"])
+            .arg(&configuration)
+            .arg("--python")
+            .arg(&python)
+            .args(["--format", "pylock.toml", "--output-file", ANSWER, "--project"])
+            .arg(export.project);
+        if !export.dev {
+            call = call.arg("--no-default-groups");
+        }
+        call = export.groups.iter().fold(call, |call, group| call.arg("--group").arg(group));
+        call = export.extras.iter().fold(call, |call, extra| call.arg("--extra").arg(extra));
+        export.package.iter().fold(call, |call, package| call.arg("--package").arg(package))
+    };
+    run(call("--frozen"), programs, work)?;
+    let answer = fs_err::read_to_string(directory.join(ANSWER))?;
+    if export.settings.is_some() {
+        run(call("--locked"), programs, work).map_err(|error| match error {
+            UvError::Interrupted | UvError::Program(_) | UvError::Io(_) => error,
+            _ => UvError::Stale,
+        })?;
     }
+    Ok(answer)
 }
 
 fn call(programs: Programs<'_>, directory: &Path) -> Call<'static> {
@@ -271,218 +399,14 @@ fn secrets(question: &Question<'_>) -> Secrets {
     Secrets::of(addresses.chain(&question.requirements).map(String::as_str))
 }
 
-/// Runs uv. Returns its messages if it failed.
-fn run(call: Call<'_>, programs: Programs<'_>, work: &Work<'_>) -> Result<Option<String>, UvError> {
-    match call.run(programs.environment, work) {
-        Ok(_) => Ok(None),
-        Err(ProgramError::Interrupted) => Err(UvError::Interrupted),
-        Err(ProgramError::Failed(failed)) => match failed.ended {
-            Ended::Status(_) => Ok(Some(failed.text())),
-            ended => Err(UvError::Failed(format!("{ended} ended it {}", failed.text()).trim().to_owned())),
+/// Runs uv, and returns its messages.
+fn run(call: Call<'_>, programs: Programs<'_>, work: &Work<'_>) -> Result<Vec<String>, UvError> {
+    call.run_for_lines(programs.environment, work).map_err(|error| match error {
+        ProgramError::Interrupted => UvError::Interrupted,
+        ProgramError::Failed(failed) => match failed.ended {
+            Ended::Status(_) => explain(&failed.text()),
+            ended => UvError::Failed(format!("{ended} ended it {}", failed.text()).trim().to_owned()),
         },
-        Err(error) => Err(UvError::Program(error)),
-    }
-}
-
-fn quote(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
-fn list(items: &[String]) -> String {
-    items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", ")
-}
-
-fn lines(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
-/// The settings: where packages come from, and what holds for all of them.
-fn configuration(question: &Question<'_>, recipes: &Path) -> String {
-    let index = question.index;
-    let mut links = index.find_links.clone();
-    let mut constraints = question.constraints.clone();
-    if !question.recipes.is_empty() {
-        links.push(recipes.display().to_string());
-        constraints.extend(question.recipes.iter().map(|(name, version, _)| format!("{name}=={version}")));
-    }
-    let mut text = format!(
-        "no-build = true\nno-index = {}\nfind-links = [{}]\nconstraint-dependencies = [{}]\n",
-        question.no_index,
-        list(&links),
-        list(&constraints),
-    );
-    if question.prereleases {
-        text.push_str("prerelease = \"allow\"\n");
-    }
-    if !question.recipes.is_empty() {
-        text.push_str("dependency-metadata = [\n");
-        for (name, version, requires) in &question.recipes {
-            let (name, version) = (quote(name), quote(version));
-            let _ = writeln!(text, "  {{ name = {name}, version = {version}, requires-dist = [{}] }},", list(requires));
-        }
-        text.push_str("]\n");
-    }
-    for (at, url) in index.extra.iter().enumerate() {
-        let _ = write!(text, "\n[[index]]\nname = \"extra-{at}\"\nurl = {}\n", quote(url));
-    }
-    if let Some(url) = &index.default {
-        let _ = write!(text, "\n[[index]]\nname = \"default\"\nurl = {}\ndefault = true\n", quote(url));
-    }
-    text
-}
-
-/// The project: the stack's requirements, and the packages that have an index of their own. It is the root of its
-/// workspace, so that uv looks for none above.
-fn project(question: &Question<'_>, bound: &BTreeSet<&PackageName>) -> String {
-    let mut requirements = question.requirements.clone();
-    let stated = |name: &PackageName| question.requirements.iter().any(|text| requires(text, name));
-    requirements.extend(bound.iter().filter(|name| !stated(name)).map(ToString::to_string));
-    let mut text = format!(
-        "[project]\nname = \"{PROJECT}\"\nversion = \"0\"\nrequires-python = \">={}\"\ndependencies = [{}]\n\n\
-         [tool.uv.workspace]\nmembers = []\n",
-        question.target.full_version(),
-        list(&requirements),
-    );
-    let mut indexes = String::new();
-    let mut sources = String::new();
-    for (at, (package, url)) in question.index.packages.iter().enumerate() {
-        let _ =
-            write!(indexes, "\n[[tool.uv.index]]\nname = \"package-{at}\"\nurl = {}\nexplicit = true\n", quote(url));
-        let _ = writeln!(sources, "{package} = {{ index = \"package-{at}\" }}");
-    }
-    if !sources.is_empty() {
-        let _ = write!(text, "\n[tool.uv.sources]\n{sources}");
-    }
-    text + &indexes
-}
-
-fn preferences(versions: &[(String, String)]) -> String {
-    let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"kiln\"\n");
-    for (name, version) in versions {
-        let _ = write!(text, "\n[[packages]]\nname = {}\nversion = {}\n", quote(name), quote(version));
-    }
-    text
-}
-
-/// A wheel that holds its metadata and nothing else. uv reads it from its beginning to its end, for which an entry whose
-/// size follows its data must be deflated.
-fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> std::io::Result<(String, Vec<u8>)> {
-    let stem = format!("{}-{version}", name.replace('-', "_"));
-    let mut metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
-    for requirement in requires {
-        let _ = writeln!(metadata, "Requires-Dist: {requirement}");
-    }
-    let wheel = "Wheel-Version: 1.0\nGenerator: kiln\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
-    let files = [("METADATA", metadata.as_bytes()), ("WHEEL", wheel.as_bytes()), ("RECORD", b"")];
-    let mut bytes = Vec::new();
-    let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
-    for (file, content) in files {
-        let path = format!("{stem}.dist-info/{file}");
-        let file = archive.new_file(&path).compression_method(rawzip::CompressionMethod::DEFLATE);
-        let (mut entry, config) = file.start().map_err(std::io::Error::other)?;
-        let mut writer = config.wrap(flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::default()));
-        std::io::Write::write_all(&mut writer, content)?;
-        let (encoder, descriptor) = writer.finish().map_err(std::io::Error::other)?;
-        encoder.finish()?;
-        entry.finish(descriptor).map_err(std::io::Error::other)?;
-    }
-    archive.finish().map_err(std::io::Error::other)?;
-    Ok((format!("{stem}-py3-none-any.whl"), bytes))
-}
-
-/// uv's explanation without what only concerns its own command line.
-pub(crate) fn explain(stderr: &str) -> UvError {
-    let unreachable = ["Failed to fetch", "error sending request", "Network connectivity is disabled", "dns error"];
-    let lines: Vec<&str> = stderr
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("hint:") && !line.starts_with("warning:"))
-        .collect();
-    let text = lines.join(" ").replace("`kiln-image`", "this image").replace("kiln-image", "this image");
-    let text = text.trim_start_matches("error: ").to_owned();
-    if let Some((_, cause)) = text.split_once("No solution found when resolving dependencies") {
-        // Where packages cannot be seen, uv says that there are none, and only in a hint why.
-        if let Some(refused) =
-            stderr.lines().find_map(refused).filter(|_| cause.contains("not found in the package registry"))
-        {
-            return refused;
-        }
-        let cause = cause.trim_start_matches([':', ' ']).trim_start_matches("cause:").trim();
-        return UvError::Unsatisfiable(sentences(cause));
-    }
-    if unreachable.iter().any(|sign| text.contains(sign)) {
-        return UvError::Index(text);
-    }
-    UvError::Failed(text)
-}
-
-/// Reads uv's hint about an index that it may not ask.
-fn refused(line: &str) -> Option<UvError> {
-    let (_, rest) = line.trim().strip_prefix("hint: An index")?.split_once('(')?;
-    let (index, rest) = rest.split_once(')')?;
-    let status = [401, 403].into_iter().find(|status| rest.contains(&status.to_string()))?;
-    Some(UvError::Refused { index: index.to_owned(), status })
-}
-
-/// One clause a line, without the conclusion that everybody knows.
-fn sentences(cause: &str) -> String {
-    let cause = cause.replace(", we can conclude that your requirements are unsatisfiable", "");
-    let cause = cause.replace("╰─▶", "").replace("  ", " ");
-    cause.trim().trim_end_matches('.').replace(". And because ", ",\nand because ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::install::Wheel;
-
-    #[test]
-    fn a_wheel_of_metadata_alone_is_a_wheel_that_can_be_read_from_its_beginning() {
-        let (file, bytes) = metadata_wheel("torch-scatter", "2.1.2", &["torch>=2".into()]).unwrap();
-        // APPNOTE.TXT, section 4.3.7: flag 3 says that the size follows the data, method 8 is deflate.
-        let (flags, method) = (bytes[6], bytes[8]);
-        assert!(flags & 8 == 0 || method == 8, "flags {flags}, method {method}");
-        let wheel = Wheel::open(file.parse().unwrap(), bytes.as_slice(), bytes.len() as u64).unwrap();
-        let metadata = wheel.metadata().unwrap();
-        assert_eq!((metadata.version.as_str(), metadata.requires), ("2.1.2", vec!["torch>=2".to_owned()]));
-    }
-
-    #[test]
-    fn a_conflict_is_shortened_to_what_conflicts() {
-        let stderr = "error: No solution found when resolving dependencies\n  cause: Because torch==2.7.1 depends on \
-                      sympy>=1.13.3 and kiln-image depends on torch==2.7.1, we can conclude that kiln-image depends \
-                      on sympy>=1.13.3.\n         And because kiln-image depends on sympy<1.10, we can conclude that \
-                      your requirements are unsatisfiable.\n\nhint: something about uv\n";
-        let UvError::Unsatisfiable(text) = explain(stderr) else { panic!() };
-        insta::assert_snapshot!(text);
-    }
-
-    #[test]
-    fn an_index_that_refuses_is_told_apart() {
-        let error = "error: No solution found when resolving dependencies\n  cause: Because torch was not found in the \
-                     package registry and kiln-image depends on torch==2, we can conclude that your requirements are \
-                     unsatisfiable.\n\nhint: ";
-        for (hint, expected) in [
-            (
-                "An index URL (http://a.example/simple) could not be queried due to a lack of valid authentication \
-                 credentials (401 Unauthorized)",
-                401,
-            ),
-            (
-                "An index (http://a.example/simple) returned a 403 Forbidden error. Check that the index URL is \
-                 correct and the credentials are valid.",
-                403,
-            ),
-        ] {
-            let UvError::Refused { index, status } = explain(&format!("{error}{hint}\n")) else { panic!("{hint}") };
-            assert_eq!((index.as_str(), status), ("http://a.example/simple", expected));
-        }
-        assert!(matches!(explain(error), UvError::Unsatisfiable(_)));
-    }
-
-    #[test]
-    fn an_unreachable_index_is_told_apart() {
-        let stderr = "error: Failed to fetch: `http://127.0.0.1:1/simple/six/`\n  Caused by: error sending request\n";
-        assert!(matches!(explain(stderr), UvError::Index(_)));
-    }
+        error => UvError::Program(error),
+    })
 }

@@ -17,6 +17,11 @@ pub enum ProjectError {
     /// A path of the stack file leaves the project.
     #[error("`{0}` leads out of the project by a symbolic link")]
     Outside(String),
+    /// A file of requirements lies outside the repository.
+    #[error(
+        "`{0}` lies outside the repository: files of requirements lie below the nearest directory with a `.git`, or below the stack file's"
+    )]
+    OutsideRepository(String),
     /// A file that cannot be copied.
     #[error("`{path}` {problem}")]
     NotCopied {

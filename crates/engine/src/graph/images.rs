@@ -292,7 +292,8 @@ impl Builder<'_> {
         Ok(Ground { base, image, layers, tiers, contents, below, accounts, inherited })
     }
 
-    /// Adds the wheels of an image as they go into layers, by name.
+    /// Adds the wheels of an image in the order in which they go into layers: of two that bring one file, the later has it. pip
+    /// installs packages on which none depends by name, the last name first; those that the stack names come last.
     fn image_wheels(&mut self, image: &stack::Image, platform: Platform) -> Result<Vec<ImageWheel>> {
         let selection = self.project.selection(image, self.lock);
         let packages = self.lock.image(&image.name, platform).into_iter().flat_map(|locked| &locked.packages);
@@ -315,6 +316,8 @@ impl Builder<'_> {
             let (locked, prunable) = (fetch.id(), prune.is_some());
             all.push(ImageWheel { name, version, file, size, locked, node, prunable });
         }
+        let winner = |wheel: &ImageWheel| image.winners.iter().position(|name| name.as_ref() == wheel.name);
+        all.sort_by(|one, other| winner(one).cmp(&winner(other)).then_with(|| other.name.cmp(&one.name)));
         Ok(all)
     }
 

@@ -10,30 +10,35 @@ use kiln_plan::stack::{Recipe, RequirementsFile};
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
 use kiln_wheel::pylock::{self, LockedPackage, WheelFile};
-use kiln_wheel::requirements::{self, Requirements};
+use kiln_wheel::requirements::{self, Requirements, poetry, pyproject};
 use kiln_wheel::tags::{Fit, Tags};
 use kiln_wheel::uv::{self, Programs, Target, UvError};
+use pep508_rs::MarkerEnvironment;
 use url::Url;
 
+use super::listed::Listed;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
-/// A requirements file of the project.
-pub(super) struct RequirementsSource {
+/// A file of requirements, and the part of it that is installed.
+pub(super) struct RequirementsSource<'a> {
     /// Absolute path.
     path: PathBuf,
+    written: &'a RequirementsFile,
     /// The files that its meaning depends on, by their paths relative to the project, with digests of their content.
     pub(super) files: Vec<(String, Digest)>,
     /// Its content.
     pub(super) content: Content,
 }
 
-/// Content of a requirements file.
+/// Content of a file of requirements.
 pub(super) enum Content {
     /// A list of requirements, which is resolved.
     List(Box<Requirements>),
     /// A lock of another tool, taken as it is.
     Locked(LockKind),
+    /// Somebody else's.
+    Taken,
 }
 
 /// Locks of other tools.
@@ -43,34 +48,73 @@ pub(super) enum LockKind {
     Pylock,
     /// `uv.lock`, which uv itself turns into the former.
     Uv,
+    /// `poetry.lock`, which names versions and digests, and no addresses.
+    Poetry,
+}
+
+impl RequirementsSource<'_> {
+    /// Returns the part that is installed, as a pin of the lock's inputs; nothing where all of it is.
+    pub(super) fn choice(&self) -> Option<String> {
+        let RequirementsFile { groups, extras, dev, package, .. } = self.written;
+        self.written.chooses().then(|| format!("{groups:?} {extras:?} {dev} {package:?}"))
+    }
+
+    fn groups_and_extras(&self) -> pylock::Choice<'_> {
+        pylock::Choice { groups: self.written.groups.as_deref(), extras: &self.written.extras }
+    }
 }
 
 impl Project<'_> {
-    pub(super) fn requirements_source(&self, file: &RequirementsFile) -> Result<RequirementsSource> {
-        let path = self.path(&file.path)?;
+    pub(super) fn requirements_source<'a>(&self, file: &'a RequirementsFile) -> Result<RequirementsSource<'a>> {
+        let path = self.repository_path(&file.path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kind = if name == "uv.lock" {
             LockKind::Uv
+        } else if name == "poetry.lock" {
+            LockKind::Poetry
         } else if name.starts_with("pylock.") && name.ends_with(".toml") {
             LockKind::Pylock
         } else {
-            let list = requirements::read(&self.directory, &path, &mut read_bounded)?;
+            let list = self.list(file, &path, name == "pyproject.toml")?;
             let files = list.files.clone();
-            return Ok(RequirementsSource { path, files, content: Content::List(Box::new(list)) });
+            return Ok(RequirementsSource { path, written: file, files, content: Content::List(Box::new(list)) });
         };
+        if let (Some(_), false) = (&file.package, kind == LockKind::Uv) {
+            return Err(wrong_choice(file, "`package` chooses a member of a workspace, which `uv.lock` alone has"));
+        }
         let path = fs_err::canonicalize(path)?;
         let mut files = vec![(file.path.clone(), digest_of(&path)?)];
         let project = path.with_file_name("pyproject.toml");
         if kind == LockKind::Uv && project.is_file() {
-            files.push(("pyproject.toml".to_owned(), digest_of(&project)?));
+            let beside = Path::new(&file.path).with_file_name("pyproject.toml");
+            files.push((beside.display().to_string(), digest_of(&project)?));
         }
-        Ok(RequirementsSource { path, files, content: Content::Locked(kind) })
+        Ok(RequirementsSource { path, written: file, files, content: Content::Locked(kind) })
+    }
+
+    /// Reads a requirements.txt or a `pyproject.toml`.
+    fn list(&self, file: &RequirementsFile, path: &Path, is_project: bool) -> Result<Requirements> {
+        if is_project {
+            if file.package.is_some() {
+                return Err(wrong_choice(
+                    file,
+                    "a `pyproject.toml` is one member of its workspace: name the member's own",
+                ));
+            }
+            let groups = file.groups.as_deref().unwrap_or_default();
+            let choice = pyproject::Choice { groups, extras: &file.extras, dev: file.dev };
+            return Ok(pyproject::read(&self.directory, path, choice, &mut read_bounded)?);
+        }
+        if file.chooses() {
+            return Err(wrong_choice(file, "a list of requirements has no groups and no extras"));
+        }
+        Ok(requirements::read(&self.directory, path, &mut read_bounded)?)
     }
 
     /// The packages of a lock of another tool. Its wheels must have the digests that it says.
     pub(super) fn locked_requirements(
         &self,
-        source: &RequirementsSource,
+        source: &RequirementsSource<'_>,
         kind: LockKind,
         target: &Target<'_>,
     ) -> Result<Vec<LockedPackage>> {
@@ -78,12 +122,13 @@ impl Project<'_> {
             path: source.path.display().to_string(),
             source: error,
         };
-        let text = match kind {
-            LockKind::Uv => self.export_uv_lock(&source.path, target)?,
-            LockKind::Pylock => fs_err::read_to_string(&source.path)?,
-        };
         let environment = target.markers().map_err(|error| unusable(error.into()))?;
-        let mut packages = pylock::parse(&text, &environment).map_err(|error| unusable(error.into()))?;
+        let (text, choice) = match kind {
+            LockKind::Uv => (self.export_uv_lock(source, target)?, pylock::Choice::default()),
+            LockKind::Pylock => (fs_err::read_to_string(&source.path)?, source.groups_and_extras()),
+            LockKind::Poetry => return self.ask_for_poetry(source, target, &environment),
+        };
+        let mut packages = pylock::parse(&text, &environment, choice).map_err(|error| unusable(error.into()))?;
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         for wheel in packages.iter_mut().flat_map(|package| &mut package.wheels) {
             if !wheel.location.contains("://") {
@@ -93,18 +138,59 @@ impl Project<'_> {
         Ok(packages)
     }
 
-    fn export_uv_lock(&self, path: &Path, target: &Target<'_>) -> Result<String> {
-        let directory = path.parent().unwrap_or(Path::new("/"));
+    fn export_uv_lock(&self, source: &RequirementsSource<'_>, target: &Target<'_>) -> Result<String> {
+        let directory = source.path.parent().unwrap_or(Path::new("/"));
         let temporary = self.workshop.store.temporary_directory()?;
-        let work = self.workshop.work("resolve", path.display().to_string(), None);
+        let work = self.workshop.work("resolve", source.path.display().to_string(), None);
         let program = self.workshop.uv()?;
-        uv::export(self.uv_programs(&program), target, directory, temporary.path(), &work).map_err(
-            |error| match error {
-                UvError::Interrupted => BuildError::Interrupted,
-                UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
-                source => BuildError::Export { path: path.display().to_string(), source },
-            },
-        )
+        let project = fs_err::read_to_string(directory.join("pyproject.toml"));
+        let settings = project.ok().and_then(|text| pyproject::settings(&text, directory));
+        let export = uv::Export {
+            project: directory,
+            settings: settings.as_deref(),
+            groups: source.written.groups.as_deref().unwrap_or_default(),
+            extras: &source.written.extras,
+            dev: source.written.dev,
+            package: source.written.package.as_deref(),
+        };
+        uv::export(self.uv_programs(&program), target, &export, temporary.path(), &work).map_err(|error| match error {
+            UvError::Interrupted => BuildError::Interrupted,
+            UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
+            UvError::Stale => Diagnostics::from(
+                Diagnostic::at(
+                    source.written.span.clone(),
+                    format!("`{}` does not fit its `pyproject.toml`", source.written.path),
+                )
+                .hint("the project asks for something else than is locked: run `uv lock` there"),
+            )
+            .into(),
+            error => BuildError::Export { path: source.path.display().to_string(), source: error },
+        })
+    }
+
+    /// The packages of a `poetry.lock`, from the indexes, without what they require.
+    fn ask_for_poetry(
+        &self,
+        source: &RequirementsSource<'_>,
+        target: &Target<'_>,
+        environment: &MarkerEnvironment,
+    ) -> Result<Vec<LockedPackage>> {
+        let text = fs_err::read_to_string(&source.path)?;
+        let directory = source.path.parent().unwrap_or(Path::new("/"));
+        let (path, choice, dev) = (&source.written.path, source.groups_and_extras(), source.written.dev);
+        let found = poetry::read(&text, path, directory, environment, choice, dev)?;
+        let listed = Listed::new(&found, environment, &self.directory)?;
+        let mut index = self.absolute_index();
+        listed.add_indexes(&mut index, environment, &self.directory)?;
+        let (lines, _) = listed.lines();
+        let question = uv::Question { listed: lines, alone: true, ..uv::Question::about(*target, &index) };
+        let mut packages = self.ask(&question, path)?.map_err(|error| self.unresolved(path, error))?;
+        let minor = target.python.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
+        let tags = Tags::new(minor, target.platform, target.libc);
+        for package in &mut packages {
+            package.wheels = listed.allowed(package, &tags)?;
+        }
+        Ok(packages)
     }
 
     /// The programs that take part in resolving.
@@ -213,6 +299,15 @@ impl Project<'_> {
     }
 }
 
+/// The error about a choice that a file of requirements does not offer.
+fn wrong_choice(file: &RequirementsFile, message: &str) -> BuildError {
+    Diagnostics::from(
+        Diagnostic::at(file.span.clone(), message)
+            .hint("groups and extras are chosen from `pyproject.toml`, `uv.lock`, `pylock.toml` and `poetry.lock`"),
+    )
+    .into()
+}
+
 pub(super) fn local_path(location: &str) -> Result<PathBuf> {
     if !location.starts_with("file:") {
         return Ok(PathBuf::from(location));
@@ -233,6 +328,6 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn digest_of(path: &Path) -> Result<Digest> {
+pub(super) fn digest_of(path: &Path) -> Result<Digest> {
     Ok(kiln_store::digest_of(fs_err::File::open(path)?, &|_| Ok(()))?)
 }

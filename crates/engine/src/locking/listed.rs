@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Place};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
-use kiln_plan::stack::Index;
+use kiln_plan::stack::{Index, Prerelease};
 use kiln_wheel::pylock::{self, LockedPackage, WheelFile};
 use kiln_wheel::requirements::{FileRequirement, Placed, Requirements, Source};
 use kiln_wheel::tags::Tags;
+use kiln_wheel::uv;
 use pep508_rs::MarkerEnvironment;
 use url::Url;
 
@@ -39,6 +40,16 @@ impl<'a> Listed<'a> {
         };
         let (requirements, constraints) = (applying(&file.requirements), applying(&file.constraints));
         let mut wrong = Diagnostics::default();
+        let python = &environment.python_full_version().version;
+        if let Some(said) = file.python.as_ref().filter(|said| !said.value.contains(python)) {
+            wrong.push(
+                Diagnostic::at(
+                    said.place.clone(),
+                    format!("the project is for another Python than the image's {python}"),
+                )
+                .hint("change `target.python`, the base, or the project"),
+            );
+        }
         let mut bound: BTreeMap<String, Bound> = BTreeMap::new();
         for line in requirements.iter().chain(&constraints) {
             if let Source::File(path) = &line.value.source {
@@ -86,14 +97,32 @@ impl<'a> Listed<'a> {
         self.requirements.is_empty()
     }
 
-    /// Returns true if pre-releases are chosen like releases.
-    pub(super) fn prereleases(&self) -> bool {
-        self.file.prereleases.is_some()
+    /// Adds to a question what the file says of the choice of versions; what the stack says comes first.
+    pub(super) fn choose(&self, question: &mut uv::Question<'_>) {
+        question.overrides.extend(self.file.overrides.iter().map(|line| line.value.to_string()));
+        question.exclude.extend(self.file.exclude.iter().map(|name| name.value.to_string()));
+        if self.file.prereleases.is_some() {
+            question.prerelease = Prerelease::All;
+        }
+        if question.exclude_newer.is_none() {
+            question.exclude_newer = self.file.exclude_newer.as_ref().map(|time| time.value.clone());
+        }
     }
 
     /// Adds the file's indexes to those of the stack; returns true if find-links alone are searched.
-    pub(super) fn add_indexes(&self, index: &mut Index, project: &Path) -> Result<bool> {
+    pub(super) fn add_indexes(
+        &self,
+        index: &mut Index,
+        environment: &MarkerEnvironment,
+        project: &Path,
+    ) -> Result<bool> {
         let mut wrong = Diagnostics::default();
+        for bound in &self.file.bound {
+            if bound.marker.as_ref().is_none_or(|marker| marker.evaluate(environment, &[])) {
+                // What the stack says of a package holds.
+                index.packages.entry(bound.name.clone()).or_insert_with(|| bound.index.value.clone());
+            }
+        }
         if let Some(place) = &self.file.no_index {
             if index.default.is_some() || !index.extra.is_empty() || !index.packages.is_empty() {
                 wrong.push(

@@ -1,19 +1,21 @@
 //! What is asked of the resolver for one image, and when an old answer still holds.
 
 use kiln_plan::base::{BaseFacts, Interpreter};
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
+use kiln_plan::diagnostic::Label;
 use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::redact_address;
-use kiln_plan::stack::{Environment, Image, Index, Requirement};
+use kiln_plan::stack::{Environment, Image, Index, Prerelease, Requirement, Resolution};
 use kiln_plan::step::StepKey;
-use kiln_wheel::pylock::LockedPackage;
-use kiln_wheel::uv::{self, Target, UvError};
+use kiln_wheel::requirements::Requirements;
+use kiln_wheel::uv::Target;
+use pep508_rs::MarkerEnvironment;
 
-use super::files::{Content, RequirementsSource};
+use super::answer::Part;
+use super::files::{Content, LockKind, RequirementsSource, digest_of};
 use super::listed::Listed;
 use crate::bases;
-use crate::error::{BuildError, ProjectError, Result};
+use crate::error::{ProjectError, Result};
 use crate::project::Project;
 
 /// Raised when the same question would be answered in another way.
@@ -21,10 +23,10 @@ const QUESTION_VERSION: u32 = 2;
 
 /// What is asked for one image on one platform.
 pub(super) struct ImageQuestion<'a> {
-    image: &'a Image,
+    pub(super) image: &'a Image,
     ancestors: Vec<&'a Image>,
     python: &'a str,
-    platform: Platform,
+    pub(super) platform: Platform,
     base: String,
     /// What is inside the base.
     pub(super) facts: BaseFacts,
@@ -32,9 +34,14 @@ pub(super) struct ImageQuestion<'a> {
     pub(super) above: Vec<(String, String)>,
     /// Packages of the base, where they count.
     pub(super) in_base: Vec<(String, String)>,
-    file: Option<RequirementsSource>,
+    /// Requirements of its files, all together.
+    list: Option<Requirements>,
+    /// Its files that are locks of other tools.
+    pub(super) locks: Vec<(RequirementsSource<'a>, LockKind)>,
+    /// Its files: the paths that their meaning depends on with digests, and what of them is installed.
+    files: Vec<String>,
     index: &'a Index,
-    recipes: Vec<(String, String, Vec<String>)>,
+    pub(super) recipes: Vec<(String, String, Vec<String>)>,
 }
 
 impl<'a> ImageQuestion<'a> {
@@ -48,10 +55,7 @@ impl<'a> ImageQuestion<'a> {
             .text("libc", &self.facts.libc.as_ref().map(ToString::to_string).unwrap_or_default())
             .list("above", pins(&self.above))
             .list("in base", pins(&self.in_base))
-            .list(
-                "files",
-                self.file.iter().flat_map(|file| &file.files).map(|(path, digest)| format!("{digest} {path}")),
-            )
+            .list("files", &self.files)
             .option("default index", self.index.default.as_deref().map(redact_address).as_deref())
             .list("extra indexes", self.index.extra.iter().map(|url| redact_address(url)))
             .list("find-links", self.index.find_links.iter().map(|url| redact_address(url)))
@@ -59,10 +63,32 @@ impl<'a> ImageQuestion<'a> {
                 "index packages",
                 self.index.packages.iter().map(|(name, url)| format!("{name} {}", redact_address(url))),
             );
+        for (name, of) in self.resolution() {
+            key = key.list(name, of);
+        }
         for (name, version, requires) in &self.recipes {
             key = key.text("recipe", &format!("{name}=={version}")).list("requires", requires);
         }
         key.finish().hex()[..32].to_owned()
+    }
+
+    /// The image's choice of versions: what it says, by name.
+    fn resolution(&self) -> impl Iterator<Item = (&'static str, Vec<String>)> {
+        let Resolution { overrides, constraints, exclude, prerelease, exclude_newer } = &self.image.resolution;
+        let texts = |list: &[Requirement]| list.iter().map(Requirement::redacted).collect::<Vec<_>>();
+        let prerelease = match prerelease {
+            Prerelease::Necessary => Vec::new(),
+            Prerelease::Of(names) => names.iter().map(ToString::to_string).collect(),
+            Prerelease::All => vec!["*".to_owned()],
+        };
+        let said = [
+            ("overrides", texts(overrides)),
+            ("constraints", texts(constraints)),
+            ("exclude", exclude.iter().map(ToString::to_string).collect()),
+            ("prerelease", prerelease),
+            ("exclude newer", exclude_newer.iter().cloned().collect()),
+        ];
+        said.into_iter().filter(|(_, list)| !list.is_empty())
     }
 
     /// The base's interpreter.
@@ -80,11 +106,33 @@ impl<'a> ImageQuestion<'a> {
         Target { python: self.full_version(), platform: self.platform, libc: self.facts.libc.as_ref() }
     }
 
-    /// The part of the image's requirements file that applies; none where it has no such file.
+    /// The environment that markers are evaluated in.
+    pub(super) fn markers(&self) -> Result<MarkerEnvironment> {
+        Ok(self.target().markers().map_err(|error| ProjectError::Python(error.to_string()))?)
+    }
+
+    /// The part of the image's requirement files that applies; none where it has no such file.
     pub(super) fn listed(&self, project: &Project<'_>) -> Result<Option<Listed<'_>>> {
-        let Some(RequirementsSource { content: Content::List(list), .. }) = &self.file else { return Ok(None) };
-        let environment = self.target().markers().map_err(|error| ProjectError::Python(error.to_string()))?;
-        Listed::new(list, &environment, &project.directory).map(Some)
+        let Some(list) = &self.list else { return Ok(None) };
+        Listed::new(list, &self.markers()?, &project.directory).map(Some)
+    }
+
+    /// The requirements of the image, of those above it, and of other parts, with the names of their images.
+    pub(super) fn requirements<'q>(
+        &'q self,
+        parts: &'q [Part<'q>],
+    ) -> impl Iterator<Item = (&'q Requirement, &'q String)> {
+        let own = std::iter::once(self.image).chain(self.ancestors.iter().copied());
+        let others = parts.iter().map(|part| part.question.image).filter(|other| {
+            other.name != self.image.name && !self.ancestors.iter().any(|above| above.name == other.name)
+        });
+        own.chain(others).flat_map(|image| image.requirements.iter().map(move |one| (one, &image.name)))
+    }
+
+    /// Python, platform and C library, in words.
+    pub(super) fn system(&self) -> String {
+        let libc = self.facts.libc.as_ref().map_or_else(|| "an unknown C library".into(), ToString::to_string);
+        format!("Python {} on {} with {libc}", self.python, self.platform)
     }
 
     /// Why an old answer does not hold.
@@ -101,7 +149,7 @@ impl<'a> ImageQuestion<'a> {
             known.requirements.iter().filter(|text| !now.contains(*text)).map(|text| format!("`{text}` is gone"));
         let changes: Vec<String> = added.into_iter().chain(gone).collect();
         if changes.is_empty() {
-            let file = if self.file.is_some() { "its requirements file, " } else { "" };
+            let file = if self.files.is_empty() { "" } else { "its requirements file, " };
             return format!("{file}indexes, recipes, Python, or what stands above `{name}` ({platform}) changed");
         }
         format!("in `{name}` ({platform}) {}", changes.join(", "))
@@ -116,32 +164,6 @@ impl<'a> ImageQuestion<'a> {
             let place = listed.and_then(|listed| listed.places(package).next().cloned());
             place.map(Label::from)
         })
-    }
-
-    /// Points at every requirement that an explanation mentions.
-    fn conflict(&self, explanation: &str, listed: Option<&Listed<'_>>) -> Diagnostics {
-        let mentions = |name: &str| uv::mentions(explanation, name);
-        let own = self.image.requirements.iter().map(|requirement| (requirement, self.image));
-        let above = self.ancestors.iter().flat_map(|image| image.requirements.iter().map(move |r| (r, *image)));
-        let mut labels: Vec<Label> = Vec::new();
-        for (requirement, image) in own.chain(above).filter(|(r, _)| mentions(r.name.as_ref())) {
-            let text = if image.name == self.image.name { String::new() } else { format!("in `{}`", image.name) };
-            labels.push(Label { text, ..requirement.span.clone().into() });
-        }
-        let listed = listed.iter().flat_map(|listed| listed.named());
-        labels.extend(listed.filter(|(name, _)| mentions(name)).map(|(_, place)| place.clone().into()));
-        let problem = if labels.len() > 1 { "contradict one another" } else { "cannot be resolved" };
-        let message = format!("the packages of `{}` {problem} on {}", self.image.name, self.platform);
-        if labels.is_empty() {
-            labels.push(self.image.span.clone().into());
-        }
-        let diagnostic = Diagnostic { message, labels, hint: None };
-        let no_wheels = explanation.contains("no usable wheels") || explanation.contains("no wheels");
-        let mut hint = explanation.to_owned();
-        if no_wheels {
-            hint.push_str("\na package without wheels must be built elsewhere: put its wheel into a directory of `[index] find-links`");
-        }
-        diagnostic.hint(hint).into()
     }
 }
 
@@ -168,7 +190,24 @@ impl Project<'_> {
         }
         above.sort();
         let in_base = self.base_packages(image, &facts);
-        let file = image.requirements_file.as_ref().map(|file| self.requirements_source(file)).transpose()?;
+        let mut list: Option<Requirements> = None;
+        let (mut locks, mut files) = (Vec::new(), Vec::new());
+        for file in &image.requirements_files {
+            let mut source = self.requirements_source(file)?;
+            files.extend(source.files.iter().map(|(path, digest)| format!("{digest} {path}")));
+            files.extend(source.choice());
+            match std::mem::replace(&mut source.content, Content::Taken) {
+                Content::Locked(kind) => locks.push((source, kind)),
+                Content::List(more) => match &mut list {
+                    Some(list) => list.append(*more)?,
+                    None => list = Some(*more),
+                },
+                Content::Taken => {}
+            }
+        }
+        for wheel in image.requirements.iter().filter_map(|requirement| requirement.wheel.as_deref()) {
+            files.push(format!("{} {wheel}", digest_of(&self.path(wheel)?)?));
+        }
         let recipes = self
             .stack
             .recipes
@@ -187,7 +226,9 @@ impl Project<'_> {
             facts,
             above,
             in_base,
-            file,
+            list,
+            locks,
+            files,
             index: &self.stack.index,
             recipes,
         })
@@ -216,106 +257,5 @@ impl Project<'_> {
             ));
         }
         Vec::new()
-    }
-
-    /// Asks uv, or takes what a locked requirements file says.
-    pub(super) fn resolve(
-        &self,
-        image: &Image,
-        platform: Platform,
-        question: &ImageQuestion<'_>,
-        listed: Option<&Listed<'_>>,
-        preferences: Vec<(String, String)>,
-    ) -> Result<Vec<LockedPackage>> {
-        let locked = match &question.file {
-            Some(source) => match source.content {
-                Content::Locked(kind) => self.locked_requirements(source, kind, &question.target())?,
-                Content::List(_) => Vec::new(),
-            },
-            None => Vec::new(),
-        };
-        if image.requirements.is_empty() && listed.is_none_or(Listed::is_empty) {
-            return Ok(locked);
-        }
-        for requirement in &image.requirements {
-            if let Some(recipe) = self.stack.recipes.get(&requirement.name)
-                && (recipe.version.is_none() || recipe.dependencies.is_none())
-            {
-                let message = format!("`{}` is compiled from source, and its metadata is not known", requirement.name);
-                let hint = "declare `version` and `dependencies` in its recipe: wheels cannot be compiled yet";
-                let diagnostic =
-                    Diagnostic::at(requirement.span.clone(), message).also(recipe.span.clone(), "its recipe");
-                return Err(Diagnostics::from(diagnostic.hint(hint)).into());
-            }
-        }
-        let pins = question.above.iter().chain(&question.in_base).map(|(name, version)| format!("{name}=={version}"));
-        let locked_pins = locked.iter().filter_map(|p| Some(format!("{}=={}", p.name, p.version.as_ref()?)));
-        let mut index = self.absolute_index();
-        let no_index = match listed {
-            Some(listed) => listed.add_indexes(&mut index, &self.directory)?,
-            None => false,
-        };
-        if !no_index && index.default.is_none() && index.extra.is_empty() && index.packages.is_empty() {
-            self.hint_index();
-        }
-        let (lines, constraints) = listed.map(Listed::lines).unwrap_or_default();
-        let asked = uv::Question {
-            target: question.target(),
-            requirements: image.requirements.iter().map(|requirement| requirement.text.clone()).collect(),
-            listed: lines,
-            listed_constraints: constraints,
-            constraints: pins.chain(locked_pins).collect(),
-            index: &index,
-            no_index,
-            prereleases: listed.is_some_and(Listed::prereleases),
-            recipes: question.recipes.clone(),
-            preferences,
-            offline: self.workshop.surroundings.offline,
-        };
-        let program = self.workshop.uv()?;
-        let directory = self.workshop.store.temporary_directory()?;
-        let work = self.workshop.work("resolve", format!("{} ({platform})", image.name), None);
-        let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
-        let answer = answer.map_err(|error| match error {
-            UvError::Unsatisfiable(explanation) => question.conflict(&explanation, listed).into(),
-            UvError::Interrupted => BuildError::Interrupted,
-            UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
-            UvError::Index(text) => BuildError::Index(text.into()),
-            UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
-            source => BuildError::Resolve { image: image.name.clone(), source },
-        })?;
-        let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
-        let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
-        Ok(locked.into_iter().chain(more).collect())
-    }
-
-    /// Warns of an index that a variable of another tool names, which kiln does not read.
-    fn hint_index(&self) {
-        if let Some(variable) = uv::index_variable(&self.workshop.surroundings.environment) {
-            let credentials = if variable.has_credentials { "; its credentials belong in `~/.netrc`" } else { "" };
-            self.workshop.warn(format!(
-                "`{}` is not read, and the stack names no index: if packages come from there, write \
-                 `default = \"{}\"` below `[index]`{credentials}",
-                variable.name, variable.url
-            ));
-        }
-    }
-
-    /// The stack's indexes with relative paths made absolute.
-    fn absolute_index(&self) -> Index {
-        let absolute = |text: &String| {
-            if text.contains("://") { text.clone() } else { self.directory.join(text).display().to_string() }
-        };
-        let file = |text: &String| match text.strip_prefix("file:") {
-            Some(path) if !path.starts_with('/') => format!("file://{}", self.directory.join(path).display()),
-            _ => text.clone(),
-        };
-        let index = &self.stack.index;
-        Index {
-            default: index.default.as_ref().map(file),
-            extra: index.extra.iter().map(file).collect(),
-            packages: index.packages.iter().map(|(name, url)| (name.clone(), file(url))).collect(),
-            find_links: index.find_links.iter().map(absolute).collect(),
-        }
     }
 }

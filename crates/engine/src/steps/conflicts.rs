@@ -1,5 +1,5 @@
-//! `conflicts`: paths that several wheels of an image install. The last wheel by name wins, as where they are installed one
-//! after another; different content is warned of. A file in one wheel where another has a directory is an error, also
+//! `conflicts`: paths that several wheels of an image install. The last wheel wins, as where they are installed one after
+//! another; different content is warned of. A file in one wheel where another has a directory is an error, also
 //! between the wheels of an image and those of the images below it: that is a step of its own, on which no layer depends,
 //! and there the upper image wins.
 
@@ -18,7 +18,7 @@ use crate::step::{Cost, Kind, Level, Read, Step, Subject};
 /// The wheels of an image.
 #[derive(Serialize)]
 pub(crate) struct Conflicts {
-    /// Of the wheels of the image, by name.
+    /// Of the wheels of the image, in the order of their layers.
     own: Vec<Node<Paths>>,
     /// Of the wheels of the images below. With them, the two are compared with one another, and neither with itself.
     below: Vec<Node<Paths>>,
@@ -63,14 +63,26 @@ impl Step for Conflicts {
 
     fn warnings(&self, product: &Product) -> Vec<String> {
         let file = |place: usize| self.files.get(place).map_or("?", String::as_str);
-        let warn = |(path, lost, wins): &(String, usize, usize)| {
+        let mut pairs: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
+        for (path, lost, wins) in &product.differing {
+            pairs.entry((*lost, *wins)).or_default().push(path);
+        }
+        let warn = |((lost, wins), paths): ((usize, usize), Vec<&str>)| {
+            let more = match paths.len() {
+                1 => String::new(),
+                2 => " and another file".to_owned(),
+                number => format!(" and {} more files", number - 1),
+            };
             format!(
-                "`{}` and `{}` both bring `{path}` with different content; the latter wins",
-                file(*lost),
-                file(*wins)
+                "`{}` and `{}` both bring `{}`{more} with different content, and the latter's is in the image: what the \
+                 former needs of its own may be gone. `overlaps = {{ winner = \"NAME\" }}` chooses the other, \
+                 `resolution = {{ exclude = [\"NAME\"] }}` leaves one out",
+                file(lost),
+                file(wins),
+                paths[0],
             )
         };
-        product.differing.iter().map(warn).collect()
+        pairs.into_iter().map(warn).collect()
     }
 
     fn perform(&self, context: &Context<'_>) -> Result<Product> {

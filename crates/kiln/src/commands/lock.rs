@@ -31,9 +31,19 @@ impl LockCommand {
                 Upgrade::Packages(names.iter().map(normal).collect())
             }
         };
-        let (lock, path) = with_project(global, &self.stack, cancel, |project| {
-            Ok((project.workshop.mending(|| project.lock(&upgrade, self.check))?, project.lock_path()))
-        })?;
+        let locked = |options: &StackOptions| {
+            with_project(global, options, cancel, |project| {
+                let lock = project.workshop.mending(|| project.lock(&upgrade, self.check))?;
+                Ok((lock, project.lock_path(), project.stack.variants.clone()))
+            })
+        };
+        let (mut lock, path, variants) = locked(&self.stack)?;
+        if self.stack.variant.is_none() && self.stack.vars.is_empty() {
+            for variant in variants {
+                let (more, ..) = locked(&StackOptions { variant: Some(variant), ..self.stack.clone() })?;
+                lock.images.extend(more.images.into_iter().filter(|image| !image.variant.is_empty()));
+            }
+        }
         let packages = |name: &str| {
             let named = lock.images.iter().filter(|image| image.name == name);
             named.map(|image| image.packages.len()).max().unwrap_or(0)
@@ -42,7 +52,10 @@ impl LockCommand {
             let images: Vec<_> = lock
                 .images
                 .iter()
-                .map(|image| json!({ "name": image.name, "platform": image.platform, "packages": image.packages }))
+                .map(|image| {
+                    let (name, platform, variant) = (&image.name, image.platform, &image.variant);
+                    json!({ "name": name, "platform": platform, "variant": variant, "packages": image.packages })
+                })
                 .collect();
             return print_json(&json!({ "lock": path, "images": images }));
         }

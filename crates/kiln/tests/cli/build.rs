@@ -42,6 +42,13 @@ fn a_layout_holds_what_an_installer_would_have_written() {
     d0755 0:0 opt/venv/lib
     d0755 0:0 opt/venv/lib/python3.11
     d0755 0:0 opt/venv/lib/python3.11/site-packages
+    d0755 0:0 opt/venv/lib/python3.11/site-packages/words
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words/__init__.py
+    d0755 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/METADATA
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/WHEEL
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/INSTALLER
+    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/RECORD
     d0755 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info
     -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/entry_points.txt
     d0755 0:0 opt/venv/lib/python3.11/site-packages/greeting
@@ -52,18 +59,11 @@ fn a_layout_holds_what_an_installer_would_have_written() {
     -0755 0:0 opt/venv/bin/greet
     -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/INSTALLER
     -0644 0:0 opt/venv/lib/python3.11/site-packages/greeting-1.0.dist-info/RECORD
-    d0755 0:0 opt/venv/lib/python3.11/site-packages/words
-    -0644 0:0 opt/venv/lib/python3.11/site-packages/words/__init__.py
-    d0755 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info
-    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/METADATA
-    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/WHEEL
-    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/INSTALLER
-    -0644 0:0 opt/venv/lib/python3.11/site-packages/words-2.1.dist-info/RECORD
     ");
     assert_snapshot!(image.history().join("\n"), @r"
     (base)
     kiln: virtual environment for /usr/bin/python3.11
-    kiln: greeting 1.0, words 2.1
+    kiln: words 2.1, greeting 1.0
     ");
     assert_snapshot!(image.config.config.env.join("\n"), @r"
     PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin
@@ -98,16 +98,16 @@ fn a_layout_keeps_the_images_that_other_builds_put_there() {
     environment.succeed("build app --output oci:out");
     environment.succeed("build other --output oci:out");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
-    app (linux/amd64)  sha256:<digest>  8.45 kB
+    app (linux/amd64)  sha256:<digest>  8.46 kB
       env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
       <digest>    6.17 kB  (base)
       <digest>    1.06 kB  kiln: virtual environment for /usr/bin/python3.11
-      <digest>    1.22 kB  kiln: greeting 1.0, words 2.1
-    other (linux/amd64)  sha256:<digest>  8.45 kB
+      <digest>    1.23 kB  kiln: words 2.1, greeting 1.0
+    other (linux/amd64)  sha256:<digest>  8.46 kB
       env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
       <digest>    6.17 kB  (base)
       <digest>    1.06 kB  kiln: virtual environment for /usr/bin/python3.11
-      <digest>    1.22 kB  kiln: greeting 1.0, words 2.1
+      <digest>    1.23 kB  kiln: words 2.1, greeting 1.0
     ");
 }
 
@@ -274,22 +274,29 @@ fn spans_are_shown_where_they_are_asked_for_and_nowhere_else() {
 }
 
 #[test]
-fn of_two_wheels_with_the_same_path_the_last_by_name_wins_with_a_warning() {
+fn of_two_wheels_with_the_same_path_the_first_by_name_wins_as_with_pip_or_the_one_that_the_stack_names() {
     let environment = TestEnvironment::with_stack(&stack("packages = [\"zebra\", \"aardvark\", \"middle\"]"));
-    for (name, text) in [("zebra", "of zebra, the last"), ("aardvark", "of aardvark"), ("middle", "of middle")] {
+    for (name, text) in [("zebra", "of zebra"), ("aardvark", "of aardvark, the first"), ("middle", "of middle")] {
         environment.wheel(&pure(name, "1.0").file("shared/data.txt", text).file("shared/same.txt", "same"));
     }
     let outcome = environment.kiln("build --output oci:out");
-    assert_snapshot!(outcome, @r"
+    assert_snapshot!(outcome, @r#"
     app sha256:<digest> <size> in 3 layers
     ------- stderr -------
-    warning: `aardvark-1.0-py3-none-any.whl` and `zebra-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
-    warning: `middle-1.0-py3-none-any.whl` and `zebra-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
-    ");
+    warning: `zebra-1.0-py3-none-any.whl` and `aardvark-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content, and the latter's is in the image: what the former needs of its own may be gone. `overlaps = { winner = "NAME" }` chooses the other, `resolution = { exclude = ["NAME"] }` leaves one out
+    warning: `middle-1.0-py3-none-any.whl` and `aardvark-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content, and the latter's is in the image: what the former needs of its own may be gone. `overlaps = { winner = "NAME" }` chooses the other, `resolution = { exclude = ["NAME"] }` leaves one out
+    "#);
     let image = ReadBack::of(&environment.path("out"), "app", "amd64");
-    assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/shared/data.txt"), "of zebra, the last");
+    assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/shared/data.txt"), "of aardvark, the first");
     let brought = image.added().filter(|member| member.path.ends_with("shared/data.txt"));
     assert_eq!(brought.count(), 1, "a layer must not hold a path twice");
+    for (winner, expected) in [("\"zebra\"", "of zebra"), ("[\"middle\", \"zebra\"]", "of middle")] {
+        let packages = "packages = [\"zebra\", \"aardvark\", \"middle\"]";
+        environment.stack(&stack(&format!("{packages}\noverlaps = {{ winner = {winner} }}")));
+        environment.succeed("build --output oci:out");
+        let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+        assert_eq!(image.text("opt/venv/lib/python3.11/site-packages/shared/data.txt"), expected);
+    }
 }
 
 #[test]

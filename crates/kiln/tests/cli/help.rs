@@ -108,6 +108,9 @@ fn the_help_is_pinned() {
           --keep-going
               After a failure, make and deliver what does not depend on it
 
+          --variant <NAME>
+              A variant that the stack declares
+
           --var <NAME=VALUE>
               Set a variable of the stack
 
@@ -168,6 +171,7 @@ fn the_help_is_pinned() {
     Options:
           --upgrade [<PACKAGE>...]  Choose anew: everything, or only these packages
           --check                   Fail if the lock does not fit the stack, and write nothing
+          --variant <NAME>          A variant that the stack declares
           --var <NAME=VALUE>        Set a variable of the stack
           --gpus <GPUS>             GPUs instead of the stack's: names, generations or capabilities,
                                     separated by commas
@@ -300,7 +304,7 @@ fn the_schema_describes_every_table_of_the_stack_file() {
     let environment = TestEnvironment::new();
     let schema: serde_json::Value = serde_json::from_str(&environment.succeed("schema")).unwrap();
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_snapshot!(format!("{keys:?}"), @r#"["stack", "vars", "target", "index", "cache", "groups", "wheels", "images"]"#);
+    assert_snapshot!(format!("{keys:?}"), @r#"["stack", "vars", "target", "variants", "index", "resolution", "cache", "groups", "wheels", "images"]"#);
     assert_eq!(schema["additionalProperties"], false);
 }
 

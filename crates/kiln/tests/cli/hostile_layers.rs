@@ -188,12 +188,12 @@ fn a_file_with_other_content_than_below_is_warned_of_and_the_upper_image_has_its
     let environment = TestEnvironment::with_stack(&stack(lines));
     environment.wheel(&pure("zebra", "1.0").file("shared/data.txt", "below"));
     environment.wheel(&pure("aardvark", "1.0").file("shared/data.txt", "above"));
-    assert_snapshot!(environment.kiln("build"), @r"
+    assert_snapshot!(environment.kiln("build"), @r#"
     app sha256:<digest> <size> in 3 layers
     top sha256:<digest> <size> in 4 layers
     ------- stderr -------
-    warning: `zebra-1.0-py3-none-any.whl` and `aardvark-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content; the latter wins
-    ");
+    warning: `zebra-1.0-py3-none-any.whl` and `aardvark-1.0-py3-none-any.whl` both bring `opt/venv/lib/python3.11/site-packages/shared/data.txt` with different content, and the latter's is in the image: what the former needs of its own may be gone. `overlaps = { winner = "NAME" }` chooses the other, `resolution = { exclude = ["NAME"] }` leaves one out
+    "#);
     // It is a warning each time: nobody looks for one in the logs of the first build.
     let again = environment.kiln("build");
     assert!(again.stderr.contains("both bring"), "{again}");

@@ -26,7 +26,7 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
       oci base                         in the store
       virtual environment              to do: never built, under a second
       solver 3.0            8.87 MB    to do: never built
-      2 small packages      2.01 kB    depends on greeting-1.0-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, words-2.1-py3-none-any.whl: never built
+      2 small packages      2.01 kB    depends on words-2.1-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, greeting-1.0-py3-none-any.whl: never built
       time zone UTC                    to do: never built, under a second
       copy src to /app          8 B    to do: never built
       image                            depends on virtual environment, solver 3.0, 2 small packages and 2 more
@@ -179,14 +179,14 @@ fn an_image_of_the_stack_a_layout_and_a_wheel_can_be_looked_at() {
     ));
     environment.succeed("build --output oci:out");
     assert_snapshot!(environment.kiln("inspect oci:out"), @r"
-    app (linux/amd64)  sha256:<digest>  8.53 kB
+    app (linux/amd64)  sha256:<digest>  8.54 kB
       user: nobody
       workdir: /tmp
       entrypoint: greet
       env: PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=/opt/venv
       <digest>    6.17 kB  (base)
       <digest>    1.06 kB  kiln: virtual environment for /usr/bin/python3.11
-      <digest>    1.22 kB  kiln: greeting 1.0, words 2.1
+      <digest>    1.23 kB  kiln: words 2.1, greeting 1.0
       <digest>       79 B  kiln: files /tmp
     ");
     assert_eq!(environment.succeed("inspect app"), environment.succeed("inspect oci:out"));

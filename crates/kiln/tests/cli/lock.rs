@@ -303,7 +303,7 @@ fn every_tier_installs_the_difference_alone_for_every_platform() {
     (base)
     kiln: virtual environment for /usr/bin/python3.11
     kiln: solver 3.0
-    kiln: rich 1.2, scatter 2.1, typer 0.5
+    kiln: typer 0.5, scatter 2.1, rich 1.2
     kiln: server 5.0
     ");
     assert_eq!(serve.config.config.cmd, ["serve"]);
@@ -402,7 +402,10 @@ fn variables_and_markers_choose_versions() {
     environment.succeed("lock");
     assert_snapshot!(versions(&environment), @r#"name = "alpha", version = "1.0""#);
     environment.succeed("lock --var alpha=2.0");
-    assert_snapshot!(versions(&environment), @r#"name = "alpha", version = "2.0""#);
+    assert_snapshot!(versions(&environment), @r#"
+    name = "alpha", version = "1.0"
+    name = "alpha", version = "2.0"
+    "#);
 }
 
 #[test]
@@ -463,6 +466,7 @@ fn json_lists_what_was_locked() {
         {
           "name": "app",
           "platform": "linux/amd64",
+          "variant": "",
           "packages": [
             {
               "name": "alpha",

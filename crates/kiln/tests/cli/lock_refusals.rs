@@ -26,7 +26,7 @@ fn a_child_that_contradicts_what_it_stands_on_is_shown_with_both_lines() {
     20 | packages = ["frames", "numbers>=2"]
        |                       ^^^^^^^^^^^^
        |
-    help: Because you require numbers==1.26 and this image depends on numbers>=2
+    help: Because the stack requires numbers>=2 and the stack requires numbers<2
     [exit status: 2]
     "#);
 }
@@ -49,7 +49,7 @@ fn a_package_below_that_needs_another_version_than_above_is_shown_with_both_line
     17 | packages = ["frames"]
        |             ^^^^^^^^
        |
-    help: Because only numbers==1.26 is available and frames==1.0 depends on numbers>=2
+    help: Because the stack requires numbers and frames==1.0 depends on numbers>=2
     [exit status: 2]
     "#);
 }
@@ -77,14 +77,13 @@ fn a_package_without_a_wheel_for_the_platform_is_to_be_brought() {
     environment.wheel(&native("solver", "3.0", "x86_64", 100));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    error: the packages of `app` cannot be resolved on linux/arm64
+    error: no wheel of solver==3.0 fits Python 3.11 on linux/arm64 with glibc 2.36
       --> kiln.toml:13:13
        |
     13 | packages = ["solver"]
        |             ^^^^^^^^
        |
-    help: Because solver==3.0 has no usable wheels and this image depends on solver
-          a package without wheels must be built elsewhere: put its wheel into a directory of `[index] find-links`
+    help: it has no wheel at all, only its source; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and put it into a directory of `[index] find-links`
     [exit status: 2]
     "#);
 }

@@ -1,5 +1,5 @@
 //! The command line from end to end: the real program with its own home, store and `PATH`, and snapshots of what it
-//! says. Nothing here needs a network, Python or uv: `examples/fake-uv.rs` resolves over wheels that the tests make.
+//! says. Nothing here needs a network, Python or uv: `examples/fake-uv` resolves over wheels that the tests make.
 //!
 //! Logic is tested below the command line, where a test costs a hundredth. Here stands what only the whole can show:
 //! messages, exit statuses, what lies in the images, and what survives damage, interruption and a killed process.
@@ -36,11 +36,13 @@ mod lock;
 mod lock_refusals;
 mod mistakes;
 mod programs;
+mod projects;
 mod pruned;
 mod python;
 mod references;
 mod registry;
 mod remote;
 mod requirements;
+mod resolution;
 mod secrets;
 mod trust;

@@ -47,6 +47,7 @@ fn a_requirement_that_the_bases_distributions_do_not_meet_is_an_error() {
        |             ^^^^^^^^^^^
        |
     help: Because you require six==1.16.0 and this image depends on six>=1.17
+          six 1.16.0 is one of the base's own packages, which stay as they are: take a base with another version, or leave out `python.environment = "base"`, so that the image has an environment of its own
     [exit status: 2]
     "#);
 }

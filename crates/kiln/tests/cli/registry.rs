@@ -26,7 +26,7 @@ fn tiers_are_pushed_in_order_and_pushing_again_moves_nothing() {
     ml sha256:<digest> 7.99 MB in 3 layers
     train sha256:<digest> 7.99 MB in 5 layers
     pushed 127.0.0.1:<port>/acme/arr/ml:<tag>, latest: 7.99 MB sent
-    pushed 127.0.0.1:<port>/acme/arr/train:<tag>, latest: 1.99 kB sent, 7.99 MB mounted
+    pushed 127.0.0.1:<port>/acme/arr/train:<tag>, latest: 2.00 kB sent, 7.99 MB mounted
     ");
     assert_eq!(team.registry.check(), Ok(()));
     let (digest, train) = (machine.digests("")[1].1.clone(), "acme/arr/train");
@@ -85,7 +85,7 @@ fn two_platforms_become_one_index_and_machines_can_share_the_work() {
     assert_snapshot!(one.kiln("build train --platform linux/amd64 --push"), @r"
     ml sha256:<digest> <size> in 3 layers
     train sha256:<digest> <size> in 5 layers
-    pushed 127.0.0.1:<port>/acme/arr/train@sha256:<digest> (linux/amd64) without a tag, for `kiln index train`: 9.86 kB sent
+    pushed 127.0.0.1:<port>/acme/arr/train@sha256:<digest> (linux/amd64) without a tag, for `kiln index train`: 9.87 kB sent
     ");
     assert_eq!(team.registry.tags("acme/arr/train"), [""; 0]);
     assert_snapshot!(first.kiln("index train"), @r"

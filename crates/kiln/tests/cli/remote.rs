@@ -102,10 +102,10 @@ fn the_plan_says_what_is_where_and_why() {
     ml (linux/amd64)
       oci base                         in the store
       virtual environment              to do: never built, under a second
-      2 small packages      7.98 MB    depends on solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, words-1.0-py3-none-any.whl: never built
+      2 small packages      7.98 MB    depends on words-1.0-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl: never built
       image                            depends on virtual environment, 2 small packages
     train (linux/amd64)
-      2 small packages      1.74 kB    depends on greeting-1.0-py3-none-any.whl, names-1.0-py3-none-any.whl: never built
+      2 small packages      1.74 kB    depends on names-1.0-py3-none-any.whl, greeting-1.0-py3-none-any.whl: never built
       copy src to /app         15 B    to do: never built
       image                            depends on ml, 2 small packages, copy src to /app
 
@@ -285,7 +285,7 @@ fn records_are_listed_and_pruned_and_those_of_persistent_images_stay() {
     2 B  image      ml                                                arr/ml linux/amd64     persist
     2 B  image      train                                             arr/train linux/amd64
     7.98 MB  wheels     2 small packages                                  arr/ml linux/amd64     persist
-    871 B  wheels     2 small packages                                  arr/train linux/amd64
+    875 B  wheels     2 small packages                                  arr/train linux/amd64
     ");
     assert_snapshot!(first.kiln("cache prune --remote --older-than 1d"), @"0 records removed, 15 kept");
     assert!(first.succeed("cache prune --remote --keep-storage 0GB --dry-run").contains("would go"));

@@ -17,6 +17,9 @@ pub struct CudaRelease {
 
 serde_as_string!(CudaRelease);
 
+/// The first major release for which wheels of today's frameworks were published.
+const OLDEST_MAJOR: u8 = 9;
+
 impl CudaRelease {
     /// The releases of the table, oldest first.
     pub fn known() -> impl DoubleEndedIterator<Item = Self> + Clone {
@@ -77,7 +80,9 @@ impl CudaRelease {
         // At most one major ahead, so that `130.0` is still seen as a slip.
         let plausible = |newest: Self| newest < self && self.major <= newest.major.saturating_add(1);
         let newest = toolkits.last().filter(|newest| plausible(newest.release));
-        toolkits.iter().find(|toolkit| toolkit.release == self).or(newest)
+        // Older ones than the table's compile for no more than its first; those between never were.
+        let older = toolkits.first().filter(|first| self < first.release && self.major >= OLDEST_MAJOR);
+        toolkits.iter().find(|toolkit| toolkit.release == self).or(older).or(newest)
     }
 
     fn name_of_same_hardware(self, architecture: &Architecture) -> Option<Architecture> {
@@ -168,8 +173,7 @@ impl FromStr for CudaRelease {
     /// Reads `13.0`. `none`, which a stack file may say as well, is not a release.
     ///
     /// # Errors
-    /// [`GpuError::MalformedRelease`]; [`GpuError::UnknownRelease`] for one that is not in the table, unless it is
-    /// newer than the whole table.
+    /// [`GpuError::MalformedRelease`]; [`GpuError::UnknownRelease`] for one that cannot be meant.
     fn from_str(text: &str) -> Result<Self, GpuError> {
         let release = Self::numbers(text).ok_or_else(|| GpuError::MalformedRelease(text.to_owned()))?;
         if release.toolkit().is_none() { Err(GpuError::UnknownRelease(release)) } else { Ok(release) }
@@ -304,7 +308,10 @@ mod tests {
         for text in ["", "13", "13.0.1", "v13.0", "13.", ".0", "13.00", "none", "+13.0", "cu130"] {
             assert_eq!(text.parse::<CudaRelease>(), Err(GpuError::MalformedRelease(text.into())));
         }
-        assert!(matches!("10.2".parse::<CudaRelease>(), Err(GpuError::UnknownRelease(_))));
+        for old in ["11.7", "11.1", "10.2", "9.0"] {
+            assert_eq!(release(old).to_string(), old);
+        }
+        assert!(matches!("1.17".parse::<CudaRelease>(), Err(GpuError::UnknownRelease(_))));
     }
 
     #[test]

@@ -16,6 +16,11 @@ use crate::reference::{Reference, Repository};
 pub struct Stack {
     /// A component of image references.
     pub name: String,
+    /// The choice that this is, as the lock names it: a variant, variables of the command line, or both. Empty for the
+    /// stack as it stands in its file.
+    pub variant: String,
+    /// The variants that the file declares.
+    pub variants: Vec<String>,
     /// What everything is built for.
     pub target: Target,
     /// Where Python packages come from.
@@ -124,8 +129,12 @@ pub struct Image {
     pub base_facts: Option<BaseFacts>,
     /// Python requirements, groups unfolded.
     pub requirements: Vec<Requirement>,
-    /// A file of requirements.
-    pub requirements_file: Option<RequirementsFile>,
+    /// Files of requirements.
+    pub requirements_files: Vec<RequirementsFile>,
+    /// The choice of versions: the stack's, and then the image's own.
+    pub resolution: Resolution,
+    /// Packages whose files win where another package brings them too, the strongest last.
+    pub winners: Vec<PackageName>,
     /// How packages are installed.
     pub environment: Environment,
     /// Files from the project.
@@ -304,7 +313,7 @@ pub enum FileContent {
 impl Image {
     /// Whether it installs Python packages of its own.
     pub fn has_packages(&self) -> bool {
-        !self.requirements.is_empty() || self.requirements_file.is_some()
+        !self.requirements.is_empty() || !self.requirements_files.is_empty()
     }
 }
 
@@ -375,6 +384,8 @@ pub struct Requirement {
     pub text: String,
     /// The normalised name of what is required.
     pub name: PackageName,
+    /// The path of the wheel that is required, relative to the stack file; nothing where indexes or a URL have it.
+    pub wheel: Option<String>,
     /// Its place in the stack file.
     pub span: Span,
 }
@@ -386,13 +397,55 @@ impl Requirement {
     }
 }
 
-/// A file of requirements, relative to the stack file.
+/// A file of requirements, and the part of it that is installed.
 #[derive(Debug, Clone)]
 pub struct RequirementsFile {
-    /// Relative path.
+    /// Path relative to the stack file; it may lead above its directory, within the repository.
     pub path: String,
     /// Its place in the stack file.
     pub span: Span,
+    /// Names of dependency groups; nothing for those that the file takes by default.
+    pub groups: Option<Vec<String>>,
+    /// Names of extras.
+    pub extras: Vec<String>,
+    /// A project's groups for its developers count, too.
+    pub dev: bool,
+    /// The member of a workspace whose requirements they are.
+    pub package: Option<String>,
+}
+
+impl RequirementsFile {
+    /// Returns true if it says which part of the file is installed.
+    pub fn chooses(&self) -> bool {
+        self.groups.is_some() || !self.extras.is_empty() || self.dev || self.package.is_some()
+    }
+}
+
+/// The choice of versions.
+#[derive(Debug, Clone, Default)]
+pub struct Resolution {
+    /// Requirements that replace every other one of their packages.
+    pub overrides: Vec<Requirement>,
+    /// Requirements that hold for what is installed anyhow.
+    pub constraints: Vec<Requirement>,
+    /// Packages that are not installed.
+    pub exclude: Vec<PackageName>,
+    /// Pre-releases that are chosen like releases.
+    pub prerelease: Prerelease,
+    /// An RFC 3339 time: nothing that the indexes got later.
+    pub exclude_newer: Option<String>,
+}
+
+/// Pre-releases that are chosen like releases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Prerelease {
+    /// Those that a requirement names, and those of packages without a release.
+    #[default]
+    Necessary,
+    /// Those of these packages, too.
+    Of(Vec<PackageName>),
+    /// All.
+    All,
 }
 
 /// Where Python packages are installed.

@@ -32,6 +32,8 @@ const FOREIGN: [(&str, &str); 12] = [
 /// What the command line puts in the place of what the file says.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
+    /// `--variant`, where given.
+    pub variant: Option<String>,
     /// `--var name=value`.
     pub vars: BTreeMap<String, String>,
     /// `--gpus`, where given.

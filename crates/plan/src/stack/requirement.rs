@@ -1,6 +1,7 @@
 //! Requirements of an image: PEP 508 strings, with `"@group"` unfolded.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path};
 use std::str::FromStr;
 
 use pep508_rs::{PackageName, VerbatimUrl};
@@ -55,6 +56,9 @@ fn one(text: &Text, vars: &Vars, wrong: &mut Diagnostics, found: &mut Vec<Requir
 
 /// Checks one requirement.
 pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
+    if let Some(wheel) = local_wheel(text) {
+        return of_wheel(text, wheel, span);
+    }
     // The parser takes for granted that names and extras end as they may, and panics where they do not.
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let rest = text.trim_start().trim_start_matches(of_name);
@@ -64,7 +68,7 @@ pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
         name(extra, span.clone())?;
     }
     match pep508_rs::Requirement::<VerbatimUrl>::from_str(text) {
-        Ok(parsed) => Ok(Requirement { text: text.to_owned(), name: parsed.name, span }),
+        Ok(parsed) => Ok(Requirement { text: text.to_owned(), name: parsed.name, wheel: None, span }),
         Err(error) => {
             let reason = error.message.to_string();
             let reason = reason.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
@@ -74,6 +78,35 @@ pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
                 .hint("a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`"))
         }
     }
+}
+
+/// Finds the path in `./dist/x-1.0-py3-none-any.whl` and in `x @ ./dist/x-1.0-py3-none-any.whl`.
+fn local_wheel(text: &str) -> Option<&str> {
+    let (head, location) = text.split_once('@').map_or(("", text), |(head, location)| (head.trim(), location));
+    let location = location.trim();
+    let is_path = !location.contains("://") && !location.starts_with("file:");
+    (is_path && (location.ends_with(".whl") || location.starts_with("./") || head.is_empty() && location == "."))
+        .then_some(location)
+}
+
+/// The requirement of a wheel of the project: named by its file, whose name begins with the package's.
+fn of_wheel(text: &str, path: &str, span: Span) -> Result<Requirement, Diagnostic> {
+    let hint = "such as `./dist/NAME-1.0-py3-none-any.whl`, relative to the stack file and below its directory";
+    let Some(file) = path.rsplit('/').next().filter(|file| file.ends_with(".whl")) else {
+        let message = format!("`{text}` is not a wheel, and kiln does not build sources yet");
+        return Err(Diagnostic::at(span, message).hint(format!("build a wheel elsewhere and name it, {hint}")));
+    };
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !plain {
+        return Err(Diagnostic::at(span, format!("`{path}` is outside the project")).hint(hint));
+    }
+    let name = name(file.split('-').next().unwrap_or_default(), span.clone())?;
+    let asked = text.split_once('@').map(|(asked, _)| asked.trim().split('[').next().unwrap_or_default());
+    if let Some(asked) = asked.filter(|asked| PackageName::new((*asked).to_owned()).is_ok_and(|asked| asked != name)) {
+        let message = format!("the wheel is one of `{name}`, and `{asked}` is asked for");
+        return Err(Diagnostic::at(span, message).hint("name the wheel's package before the `@`"));
+    }
+    Ok(Requirement { text: text.to_owned(), name, wheel: Some(path.to_owned()), span })
 }
 
 /// Checks a package name.

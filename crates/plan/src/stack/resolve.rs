@@ -21,10 +21,16 @@ use crate::stack::Spanned;
 mod config;
 mod files;
 mod images;
+mod python;
 mod users;
+mod variants;
+
+pub use python::last_moment;
 
 pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stack, Diagnostics> {
     let mut wrong = Diagnostics::default();
+    let chosen = variants::chosen(written, overrides, &mut wrong);
+    let written = chosen.as_ref().unwrap_or(written);
     let vars = variables(written, overrides, &mut wrong);
     let name = expand(&written.stack.name, &vars, &mut wrong);
     reference_component(&name, &written.stack.name, "the stack's name", &mut wrong);
@@ -33,7 +39,9 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let cache = written.cache.as_ref().and_then(|table| cache(table, &vars, &mut wrong));
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
     let warnings = RefCell::default();
-    let (images, elsewhere) = images_on_platforms(written, &name, &target, &vars, &warnings, &mut wrong);
+    let (images, elsewhere) =
+        images_on_platforms(written, (&name, overrides.variant.as_deref()), &target, &vars, &warnings, &mut wrong);
+    let (variant, variants) = (variants::key(overrides), variants::declared(written));
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(
             Diagnostic::nowhere("the stack has no image")
@@ -42,7 +50,18 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     }
     images::no_tag_is_taken_twice(&images, &mut wrong);
     python_is_said(&images, &target, &mut wrong);
-    wrong.or(Stack { name, target, index, cache, recipes, images, elsewhere, warnings: warnings.into_inner() })
+    wrong.or(Stack {
+        name,
+        variant,
+        variants,
+        target,
+        index,
+        cache,
+        recipes,
+        images,
+        elsewhere,
+        warnings: warnings.into_inner(),
+    })
 }
 
 /// The images as they are on each platform but the first.
@@ -51,7 +70,7 @@ type Elsewhere = BTreeMap<Platform, Vec<Image>>;
 /// Reads all images for the first platform, and for each other one: `${arch}` differs.
 fn images_on_platforms(
     written: &StackFile,
-    stack: &str,
+    (stack, chosen): (&str, Option<&str>),
     target: &Target,
     vars: &Vars,
     warnings: &RefCell<Vec<String>>,
@@ -59,7 +78,7 @@ fn images_on_platforms(
 ) -> (Vec<Image>, Elsewhere) {
     let mut all = Vec::new();
     for platform in &target.platforms {
-        let vars = vars.with_built_in(built_in(target, *platform));
+        let vars = vars.with_built_in(built_in(target, chosen, *platform));
         let context = images::Context { file: written, stack, target, vars: &vars, warnings };
         // What is wrong on every platform is said once.
         let mut found = Diagnostics::default();
@@ -80,7 +99,7 @@ fn images_on_platforms(
 }
 
 /// Returns the variables that every stack file has.
-fn built_in(target: &Target, platform: Platform) -> [(&'static str, BuiltIn); 4] {
+fn built_in(target: &Target, variant: Option<&str>, platform: Platform) -> [(&'static str, BuiltIn); 5] {
     let gpus = |list: fn(&Target) -> String| match (target.native_gpus, target.gpus.is_empty()) {
         (true, _) => Err("`native` GPUs are known when the stack is locked"),
         (false, true) => Err("`target.gpus` names none"),
@@ -96,6 +115,7 @@ fn built_in(target: &Target, platform: Platform) -> [(&'static str, BuiltIn); 4]
         ("cuda.tag", cuda),
         ("gpus.cmake", gpus(cmake_list)),
         ("gpus.torch", gpus(torch_list)),
+        ("variant", Ok(variant.unwrap_or("default").to_owned())),
     ]
 }
 

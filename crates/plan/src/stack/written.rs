@@ -10,8 +10,12 @@ use serde::Deserialize;
 use super::spanned::Spanned;
 
 mod image;
+mod python;
+mod scalar;
 
 pub use image::*;
+pub use python::*;
+use scalar::scalar_or_table;
 
 /// A string of the stack file, in which `${name}` stands for a variable.
 pub type Text = Spanned<String>;
@@ -28,9 +32,15 @@ pub struct StackFile {
     /// What everything is built for.
     #[serde(default)]
     pub target: TargetTable,
+    /// Other choices of the same stack, built with `--variant NAME` and locked beside one another.
+    #[serde(default)]
+    pub variants: BTreeMap<Spanned<String>, VariantTable>,
     /// Where Python packages come from; the default is uv's.
     #[serde(default)]
     pub index: IndexTable,
+    /// The choice of versions of Python packages, for every image.
+    #[serde(default)]
+    pub resolution: ResolutionTable,
     /// What machines share with one another.
     pub cache: Option<CacheTable>,
     /// Lists of requirements that images share as `"@name"`.
@@ -90,6 +100,21 @@ pub struct TargetTable {
     /// GPU names (`L4`, `H100`), capabilities (`9.0a`, `8.0+PTX`), or `native` for this machine's GPUs.
     #[serde(default)]
     pub gpus: Vec<Text>,
+}
+
+/// Another choice of the same stack: what it says takes the place of what stands in `[target]` and `[vars]`.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VariantTable {
+    /// CUDA release, or `none`.
+    pub cuda: Option<Text>,
+    /// Python version.
+    pub python: Option<Text>,
+    /// GPUs.
+    pub gpus: Option<Vec<Text>>,
+    /// Variables that `[vars]` declares.
+    #[serde(default)]
+    pub vars: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
 /// Where Python packages come from.

@@ -290,7 +290,7 @@ impl pep508_rs::Reporter for Dropped {
     }
 }
 
-fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
+pub(super) fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
     let parentheses = text.matches('(').count();
     let unordered = text.matches(" in ").count() + text.matches("extra").count();
     if text.len() > LONGEST_MARKER || parentheses > DEEPEST_MARKER || unordered > COMPARISONS {

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use super::{config, expand, files, from, reference_component, users};
+use super::{config, expand, files, from, python, reference_component, users};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::gpu::Form;
 use crate::reference::{Reference, Repository, says_registry};
-use crate::stack::image::{Compression, Environment, From, GpuCode, Image, Prune, RequirementsFile, Target};
+use crate::stack::image::{Compression, Environment, From, GpuCode, Image, Prune, Target};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
@@ -68,10 +68,9 @@ pub(super) fn image(
         from_span: table.from.span(),
         base_facts: table.base_facts.clone(),
         requirements: requirement::requirements(&table.packages, &file.groups, vars, wrong),
-        requirements_file: table
-            .requirements
-            .as_ref()
-            .map(|text| RequirementsFile { path: project_path(text, vars, wrong), span: text.span() }),
+        requirements_files: python::requirements_files(table.requirements.as_ref(), vars, wrong),
+        resolution: python::resolution(&file.resolution, &table.resolution, vars, wrong),
+        winners: python::winners(table.overlaps.as_ref(), vars, wrong),
         environment: environment(table, vars, wrong),
         copy: table.copy.iter().map(|table| files::copy(table, vars, wrong)).collect(),
         files: table.files.iter().filter_map(|table| files::file(table, context, wrong)).collect(),
@@ -192,7 +191,7 @@ pub(super) fn without_nul(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> 
     without_nul_in(text, text.span(), vars, wrong)
 }
 
-fn without_nul_in(text: &str, span: Span, vars: &Vars, wrong: &mut Diagnostics) -> String {
+pub(super) fn without_nul_in(text: &str, span: Span, vars: &Vars, wrong: &mut Diagnostics) -> String {
     let expanded = vars.expand_str(text, span.clone()).unwrap_or_else(|diagnostic| {
         wrong.push(diagnostic);
         text.to_owned()

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::value::SeqAccessDeserializer;
 
-use super::Text;
+use super::{OverlapsTable, RequirementsWritten, ResolutionTable, Text, scalar_or_table};
 use crate::base::BaseFacts;
 use crate::stack::spanned::Spanned;
 
@@ -21,8 +21,14 @@ pub struct ImageTable {
     /// Python requirements (PEP 508) and `"@group"`.
     #[serde(default)]
     pub packages: Vec<Text>,
-    /// A requirements.txt, `pylock.toml` or `uv.lock` beside the stack file.
-    pub requirements: Option<Text>,
+    /// A requirements.txt, `pyproject.toml`, `pylock.toml`, `uv.lock` or `poetry.lock`, or a list of them. A table says
+    /// which groups and extras are installed: `{ file = "uv.lock", groups = ["serve"], extras = ["cuda"] }`.
+    pub requirements: Option<Spanned<RequirementsWritten>>,
+    /// The choice of versions, beside what `[resolution]` says for every image.
+    #[serde(default)]
+    pub resolution: ResolutionTable,
+    /// The package whose file is in the image where several bring one.
+    pub overlaps: Option<OverlapsTable>,
     /// The environment of Python packages.
     #[serde(default)]
     pub python: PythonTable,
@@ -327,49 +333,6 @@ impl JsonSchema for NumberWritten {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0, "maximum": u32::MAX }, { "type": "string" }] })
     }
-}
-
-/// A string or a flag, or a table that is read as `T` with the places of its values kept: serde's untagged enums lose both the
-/// places and the names of unknown keys.
-macro_rules! scalar_or_table {
-    (@visit string, $type:ty, $scalar:path) => {
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
-            Ok($scalar(text.to_owned()))
-        }
-    };
-    (@visit boolean, $type:ty, $scalar:path) => {
-        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<$type, E> {
-            Ok($scalar(value))
-        }
-    };
-    ($kind:ident, $type:ty, $scalar:path, $table:path, $inner:ty, $expected:literal) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Visitor;
-                impl<'de> serde::de::Visitor<'de> for Visitor {
-                    type Value = $type;
-                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                        f.write_str($expected)
-                    }
-                    scalar_or_table!(@visit $kind, $type, $scalar);
-                    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$type, A::Error> {
-                        <$inner>::deserialize(MapAccessDeserializer::new(map)).map($table)
-                    }
-                }
-                deserializer.deserialize_any(Visitor)
-            }
-        }
-
-        impl JsonSchema for $type {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($type).into()
-            }
-            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-                let table = generator.subschema_for::<$inner>();
-                json_schema!({ "anyOf": [{ "type": stringify!($kind) }, table] })
-            }
-        }
-    };
 }
 
 scalar_or_table!(

@@ -10,6 +10,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
+mod export;
+
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::TcpStream;
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     }
     let done = Arguments::read(&arguments).and_then(|arguments| match arguments.command.as_str() {
         "pip compile" => compile(&arguments),
-        "export" => export(&arguments),
+        "export" => export::export(&arguments),
         other => Err(format!("unrecognized subcommand '{other}'").into()),
     });
     match done {
@@ -64,22 +66,27 @@ fn beside(name: &str) -> Option<String> {
 }
 
 /// Options that have a value, and those that have none.
-const VALUED: [&str; 9] = [
+const VALUED: [&str; 12] = [
     "--cache-dir",
     "--color",
     "--config-file",
     "--constraints",
+    "--extra",
     "--format",
+    "--group",
     "--only-binary",
     "--output-file",
+    "--package",
     "--project",
     "--python",
 ];
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 12] = [
     "--frozen",
+    "--locked",
     "--no-annotate",
     "--no-build",
-    "--no-config",
+    "--no-default-groups",
+    "--no-deps",
     "--no-emit-project",
     "--no-header",
     "--no-progress",
@@ -92,17 +99,27 @@ const FLAGS: [&str; 10] = [
 struct Arguments {
     command: String,
     values: BTreeMap<String, String>,
+    /// Values of `--extra` and `--group`, which may be given several times.
+    lists: Vec<(String, String)>,
     flags: Vec<String>,
     files: Vec<String>,
 }
 
 impl Arguments {
     fn read(all: &[String]) -> Result<Self> {
-        let mut read = Self { command: String::new(), values: BTreeMap::new(), flags: Vec::new(), files: Vec::new() };
+        let mut read = Self {
+            command: String::new(),
+            values: BTreeMap::new(),
+            lists: Vec::new(),
+            flags: Vec::new(),
+            files: Vec::new(),
+        };
         let mut rest = all.iter();
         while let Some(argument) = rest.next() {
             if VALUED.contains(&argument.as_str()) {
-                read.values.insert(argument.clone(), rest.next().ok_or("a value is required")?.clone());
+                let value = rest.next().ok_or("a value is required")?.clone();
+                read.lists.push((argument.clone(), value.clone()));
+                read.values.insert(argument.clone(), value);
             } else if FLAGS.contains(&argument.as_str()) {
                 read.flags.push(argument.clone());
             } else if argument.starts_with('-') {
@@ -120,14 +137,30 @@ impl Arguments {
         Ok(self.values.get(name).ok_or_else(|| format!("`{name}` is missing"))?)
     }
 
+    /// The values of an option that may be given several times.
+    fn all(&self, name: &str) -> Vec<&str> {
+        self.lists.iter().filter(|(option, _)| option == name).map(|(_, value)| value.as_str()).collect()
+    }
+
     fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|given| given == flag)
     }
 }
 
 /// Settings that uv knows, of those that kiln writes.
-const SETTINGS: [&str; 7] =
-    ["constraint-dependencies", "dependency-metadata", "find-links", "index", "no-build", "no-index", "prerelease"];
+const SETTINGS: [&str; 11] = [
+    "constraint-dependencies",
+    "dependency-metadata",
+    "exclude-dependencies",
+    "exclude-newer",
+    "find-links",
+    "index",
+    "no-build",
+    "no-index",
+    "override-dependencies",
+    "prerelease",
+    "prerelease-package",
+];
 
 fn compile(arguments: &Arguments) -> Result<()> {
     let interpreter = Interpreter::ask(Path::new(arguments.value("--python")?))?;
@@ -162,6 +195,10 @@ fn compile(arguments: &Arguments) -> Result<()> {
         environment: interpreter.environment,
         offline: arguments.has("--offline"),
         prereleases: settings.get("prerelease").and_then(toml::Value::as_str) == Some("allow"),
+        prereleases_of: settings.get("prerelease-package").and_then(toml::Value::as_table).cloned().unwrap_or_default(),
+        overrides: requirements(list("override-dependencies"))?,
+        exclude: list("exclude-dependencies"),
+        alone: arguments.has("--no-deps"),
         links: list("find-links").iter().map(|link| local(link)).collect(),
         indexes,
         constraints,
@@ -182,28 +219,6 @@ fn lines(file: &str) -> Result<Vec<Requirement<VerbatimUrl>>> {
     let text = fs_err::read_to_string(file)?;
     let line = |line: &str| line.split(" --hash=").next().unwrap_or(line).to_owned();
     requirements(text.lines().map(line).collect())
-}
-
-/// The packages of a `uv.lock` that come from an index.
-fn export(arguments: &Arguments) -> Result<()> {
-    Interpreter::ask(Path::new(arguments.value("--python")?))?;
-    if !["--frozen", "--no-config", "--no-build", "--offline"].iter().all(|flag| arguments.has(flag)) {
-        return Err("it would resolve or build".into());
-    }
-    let project = Path::new(arguments.value("--project")?);
-    fs_err::metadata(project.join("pyproject.toml")).map_err(|_| "No `pyproject.toml` found")?;
-    let table: toml::Table = fs_err::read_to_string(project.join("uv.lock"))?.parse()?;
-    let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"uv\"\n");
-    for package in table.get("package").and_then(toml::Value::as_array).into_iter().flatten() {
-        let Some(wheels) = package.get("wheels").and_then(toml::Value::as_array) else { continue };
-        text.push_str(&format!("\n[[packages]]\nname = {}\nversion = {}\n", package["name"], package["version"]));
-        let wheel = |wheel: &toml::Value| {
-            let hash = wheel["hash"].as_str().unwrap_or_default().trim_start_matches("sha256:").to_owned();
-            format!("{{ url = {}, hashes = {{ sha256 = {hash:?} }} }}", wheel["url"])
-        };
-        text.push_str(&format!("wheels = [{}]\n", wheels.iter().map(wheel).collect::<Vec<_>>().join(", ")));
-    }
-    Ok(fs_err::write(arguments.value("--output-file")?, text)?)
 }
 
 /// What uv learns from the program under `--python`.
@@ -338,6 +353,10 @@ struct Question {
     environment: MarkerEnvironment,
     offline: bool,
     prereleases: bool,
+    prereleases_of: toml::Table,
+    overrides: Vec<Requirement<VerbatimUrl>>,
+    exclude: Vec<String>,
+    alone: bool,
     links: Vec<PathBuf>,
     indexes: Vec<Index>,
     constraints: Vec<Requirement<VerbatimUrl>>,
@@ -352,6 +371,12 @@ impl Question {
         mut chosen: BTreeMap<PackageName, Chosen>,
     ) -> Result<BTreeMap<PackageName, Chosen>> {
         demands.retain(|demand| demand.requirement.marker.evaluate(&self.environment, &[]));
+        demands.retain(|demand| !self.exclude.contains(&demand.requirement.name.to_string()));
+        for demand in &mut demands {
+            if let Some(over) = self.overrides.iter().find(|over| over.name == demand.requirement.name) {
+                demand.requirement = over.clone();
+            }
+        }
         if demands.is_empty() {
             return Ok(chosen);
         }
@@ -366,7 +391,7 @@ impl Question {
         let mut problem = None;
         for (version, wheels) in self.candidates(&demand)? {
             let by = format!("{}=={version}", demand.requirement.name);
-            let more = requirements(metadata(&wheels[0])?.requires)?;
+            let more = if self.alone { Vec::new() } else { requirements(metadata(&wheels[0])?.requires)? };
             let more = more.into_iter().map(|requirement| Demand { by: by.clone(), requirement });
             let mut chosen = chosen.clone();
             let name = demand.requirement.name.clone();
@@ -419,7 +444,8 @@ impl Question {
             }
             _ => false,
         };
-        if !self.prereleases && versions.keys().any(|version| !version.any_prerelease()) {
+        let allowed = self.prereleases || self.prereleases_of.contains_key(&name.to_string());
+        if !allowed && versions.keys().any(|version| !version.any_prerelease()) {
             versions.retain(|version, _| !version.any_prerelease() || explicit(version));
         }
         let first = versions.keys().next_back().cloned();

@@ -1,0 +1,324 @@
+//! The resolver's answer for an image, or for several that must agree: asked for, and translated where there is none.
+
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
+use kiln_plan::stack::{Index, Prerelease, Requirement};
+use kiln_plan::torch_family;
+use kiln_wheel::pylock::LockedPackage;
+use kiln_wheel::uv::{self, Blocker, UvError};
+use url::Url;
+
+use super::listed::Listed;
+use super::question::ImageQuestion;
+use crate::error::{BuildError, Result};
+use crate::project::Project;
+
+/// An image as it takes part in a resolution.
+pub(super) struct Part<'q> {
+    pub(super) question: &'q ImageQuestion<'q>,
+    pub(super) listed: Option<&'q Listed<'q>>,
+    /// Packages that its locks of other tools name.
+    pub(super) locked: Vec<LockedPackage>,
+}
+
+/// Why there is no answer.
+pub(super) enum Failed {
+    /// Requirements and pins contradict one another: without the pins there may be an answer.
+    Conflict(BuildError),
+    /// Another reason.
+    Other(BuildError),
+}
+
+impl From<BuildError> for Failed {
+    fn from(error: BuildError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Failed> for BuildError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Conflict(error) | Failed::Other(error) => error,
+        }
+    }
+}
+
+impl<'q> Part<'q> {
+    /// Returns the part of an image.
+    pub(super) fn of(
+        project: &Project<'_>,
+        question: &'q ImageQuestion<'q>,
+        listed: Option<&'q Listed<'q>>,
+    ) -> Result<Self> {
+        let mut locked: Vec<LockedPackage> = Vec::new();
+        for (source, kind) in &question.locks {
+            for package in project.locked_requirements(source, *kind, &question.target())? {
+                match locked.iter().find(|other| other.name == package.name) {
+                    Some(other) if other.version != package.version => {
+                        return Err(differently(question, &package, other));
+                    }
+                    Some(_) => {}
+                    None => locked.push(package),
+                }
+            }
+        }
+        Ok(Self { question, listed, locked })
+    }
+
+    fn asks_nothing(&self) -> bool {
+        self.question.image.requirements.is_empty() && self.listed.is_none_or(Listed::is_empty)
+    }
+}
+
+fn differently(question: &ImageQuestion<'_>, one: &LockedPackage, other: &LockedPackage) -> BuildError {
+    let [first, second] = [other, one].map(|package| package.version.as_deref().unwrap_or("?"));
+    let message = format!("two locks of `{}` name {} {first} and {second}", question.image.name, one.name);
+    Diagnostics::from(Diagnostic::at(question.image.span.clone(), message).hint("lock them together, or take one"))
+        .into()
+}
+
+impl Project<'_> {
+    /// Asks uv for what images need together, beside versions that are given and requirements that bound the choice. The first
+    /// part is the image that it is asked for.
+    pub(super) fn resolve(
+        &self,
+        parts: &[Part<'_>],
+        pins: &[(String, String)],
+        bounds: &[String],
+        preferences: &[(String, String)],
+    ) -> std::result::Result<Vec<LockedPackage>, Failed> {
+        let Some(first) = parts.first() else { return Ok(Vec::new()) };
+        let locked: Vec<LockedPackage> = parts.iter().flat_map(|part| part.locked.iter().cloned()).collect();
+        if parts.iter().all(Part::asks_nothing) {
+            return Ok(locked);
+        }
+        let mut index = self.absolute_index();
+        let mut no_index = false;
+        let environment = first.question.markers()?;
+        for listed in parts.iter().filter_map(|part| part.listed) {
+            no_index |= listed.add_indexes(&mut index, &environment, &self.directory)?;
+        }
+        if !no_index && index.default.is_none() && index.extra.is_empty() && index.packages.is_empty() {
+            self.hint_index();
+        }
+        let mut asked = uv::Question {
+            no_index,
+            preferences: preferences.to_vec(),
+            recipes: first.question.recipes.clone(),
+            ..uv::Question::about(first.question.target(), &index)
+        };
+        let pin = |name: &str, version: &str| format!("{name}=={version}");
+        // No index knows the builds that bases have.
+        let held = first.question.in_base.iter();
+        asked.recipes.extend(held.map(|(name, version)| (name.clone(), version.clone(), Vec::new())));
+        asked.constraints.extend(bounds.iter().cloned());
+        asked.constraints.extend(pins.iter().map(|(name, version)| pin(name, version)));
+        asked
+            .constraints
+            .extend(locked.iter().filter_map(|package| Some(pin(&package.name, package.version.as_ref()?))));
+        for part in parts {
+            self.add_part(part, &mut asked)?;
+        }
+        let name = format!("{} ({})", first.question.image.name, first.question.platform);
+        let answer = self.ask(&asked, &name)?.map_err(|error| match error {
+            UvError::Unsatisfiable(explanation) => Failed::Conflict(conflict(parts, &explanation).into()),
+            UvError::NoWheels(blockers) => Failed::Conflict(no_wheels(parts, &blockers).into()),
+            error => Failed::Other(self.unresolved(&first.question.image.name, error)),
+        })?;
+        let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
+        let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
+        Ok(locked.into_iter().chain(more).collect())
+    }
+
+    /// As [`Project::resolve`] for one image. Where the resolver chose a member of torch's family that does not pair with the
+    /// torch, which nothing in the packages forbids, it is asked for the one that does.
+    pub(super) fn resolve_paired(
+        &self,
+        part: &Part<'_>,
+        pins: &[(String, String)],
+        preferences: &[(String, String)],
+    ) -> std::result::Result<Vec<LockedPackage>, Failed> {
+        let parts = std::slice::from_ref(part);
+        let first = self.resolve(parts, pins, &[], preferences)?;
+        let versions = first.iter().filter_map(|package| Some((package.name.as_str(), package.version.as_deref()?)));
+        let above = pins.iter().map(|(name, version)| (name.as_str(), version.as_str()));
+        let all: Vec<(&str, &str)> = above.chain(versions).collect();
+        let pairs: Vec<String> =
+            torch_family::check(&all).into_iter().filter_map(|mismatch| mismatch.requirement).collect();
+        if pairs.is_empty() {
+            return Ok(first);
+        }
+        match self.resolve(parts, pins, &pairs, preferences) {
+            // Somebody asks for what does not pair, which is said later.
+            Err(Failed::Conflict(_)) => Ok(first),
+            paired => paired,
+        }
+    }
+
+    /// Adds what an image says to a question.
+    fn add_part(&self, part: &Part<'_>, asked: &mut uv::Question<'_>) -> Result<()> {
+        let image = part.question.image;
+        for requirement in &image.requirements {
+            self.metadata_is_declared(requirement)?;
+            asked.requirements.push(self.absolute_requirement(requirement)?);
+        }
+        let texts = |list: &[Requirement]| list.iter().map(|one| one.text.clone()).collect::<Vec<_>>();
+        asked.overrides.extend(texts(&image.resolution.overrides));
+        asked.constraints.extend(texts(&image.resolution.constraints));
+        asked.exclude.extend(image.resolution.exclude.iter().map(ToString::to_string));
+        if image.resolution.prerelease != Prerelease::Necessary {
+            asked.prerelease = image.resolution.prerelease.clone();
+        }
+        asked.exclude_newer = asked.exclude_newer.take().or_else(|| image.resolution.exclude_newer.clone());
+        if let Some(listed) = part.listed {
+            let (lines, constraints) = listed.lines();
+            asked.listed.extend(lines);
+            asked.listed_constraints.extend(constraints);
+            listed.choose(asked);
+        }
+        Ok(())
+    }
+
+    /// A requirement with the absolute address of its wheel, where that lies in the project.
+    fn absolute_requirement(&self, requirement: &Requirement) -> Result<String> {
+        let Some(wheel) = &requirement.wheel else { return Ok(requirement.text.clone()) };
+        let path = fs_err::canonicalize(self.path(wheel)?)?;
+        let url = Url::from_file_path(&path).map_or_else(|()| path.display().to_string(), String::from);
+        let extras = requirement.text.split_once('@').and_then(|(head, _)| head.trim().split_once('['));
+        let extras = extras.map_or_else(String::new, |(_, extras)| format!("[{extras}"));
+        Ok(format!("{}{extras} @ {url}", requirement.name))
+    }
+
+    fn metadata_is_declared(&self, requirement: &Requirement) -> Result<()> {
+        let Some(recipe) = self.stack.recipes.get(&requirement.name) else { return Ok(()) };
+        if recipe.version.is_some() && recipe.dependencies.is_some() {
+            return Ok(());
+        }
+        let message = format!("`{}` is compiled from source, and its metadata is not known", requirement.name);
+        let hint = "declare `version` and `dependencies` in its recipe: wheels cannot be compiled yet";
+        let diagnostic = Diagnostic::at(requirement.span.clone(), message).also(recipe.span.clone(), "its recipe");
+        Err(Diagnostics::from(diagnostic.hint(hint)).into())
+    }
+
+    /// Asks uv; its warnings are told.
+    pub(super) fn ask(
+        &self,
+        question: &uv::Question<'_>,
+        name: &str,
+    ) -> Result<std::result::Result<Vec<LockedPackage>, UvError>> {
+        let asked = uv::Question { offline: self.workshop.surroundings.offline, ..question.clone() };
+        let program = self.workshop.uv()?;
+        let directory = self.workshop.store.temporary_directory()?;
+        let work = self.workshop.work("resolve", name.to_owned(), None);
+        let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
+        Ok(answer.map(|answer| {
+            answer.warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
+            answer.packages
+        }))
+    }
+
+    /// The error about packages that uv does not resolve for another reason than their versions.
+    pub(super) fn unresolved(&self, image: &str, error: UvError) -> BuildError {
+        match error {
+            UvError::Interrupted => BuildError::Interrupted,
+            UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
+            UvError::Index(text) => BuildError::Index(text.into()),
+            UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
+            source => BuildError::Resolve { image: image.to_owned(), source },
+        }
+    }
+
+    /// Warns of an index that a variable of another tool names, which kiln does not read.
+    fn hint_index(&self) {
+        if let Some(variable) = uv::index_variable(&self.workshop.surroundings.environment) {
+            let credentials = if variable.has_credentials { "; its credentials belong in `~/.netrc`" } else { "" };
+            self.workshop.warn(format!(
+                "`{}` is not read, and the stack names no index: if packages come from there, write \
+                 `default = \"{}\"` below `[index]`{credentials}",
+                variable.name, variable.url
+            ));
+        }
+    }
+
+    /// The stack's indexes with relative paths made absolute.
+    pub(super) fn absolute_index(&self) -> Index {
+        let absolute = |text: &String| {
+            if text.contains("://") { text.clone() } else { self.directory.join(text).display().to_string() }
+        };
+        let file = |text: &String| match text.strip_prefix("file:") {
+            Some(path) if !path.starts_with('/') => format!("file://{}", self.directory.join(path).display()),
+            _ => text.clone(),
+        };
+        let place = |text: &String| if text.starts_with("file:") { file(text) } else { absolute(text) };
+        let index = &self.stack.index;
+        Index {
+            default: index.default.as_ref().map(file),
+            extra: index.extra.iter().map(file).collect(),
+            packages: index.packages.iter().map(|(name, url)| (name.clone(), place(url))).collect(),
+            find_links: index.find_links.iter().map(absolute).collect(),
+        }
+    }
+}
+
+/// The places of all requirements that an explanation mentions.
+fn mentioned(parts: &[Part<'_>], explanation: &str) -> Vec<Label> {
+    let mentions = |name: &str| uv::mentions(explanation, name);
+    let Some(first) = parts.first() else { return Vec::new() };
+    let mut labels: Vec<Label> = Vec::new();
+    for (requirement, image) in first.question.requirements(parts).filter(|(r, _)| mentions(r.name.as_ref())) {
+        let text = if *image == first.question.image.name { String::new() } else { format!("in `{image}`") };
+        labels.push(Label { text, ..requirement.span.clone().into() });
+    }
+    for listed in parts.iter().filter_map(|part| part.listed) {
+        labels.extend(listed.named().filter(|(name, _)| mentions(name)).map(|(_, place)| place.clone().into()));
+    }
+    labels
+}
+
+/// The error about requirements that contradict one another.
+fn conflict(parts: &[Part<'_>], explanation: &str) -> Diagnostics {
+    let Some(first) = parts.first() else { return Diagnostics::default() };
+    let mut labels = mentioned(parts, explanation);
+    let problem = if labels.len() > 1 { "contradict one another" } else { "cannot be resolved" };
+    let message = format!("the packages of `{}` {problem} on {}", first.question.image.name, first.question.platform);
+    if labels.is_empty() {
+        labels.push(first.question.image.span.clone().into());
+    }
+    let explanation = match parts.len() {
+        1 => explanation.to_owned(),
+        _ => explanation.replace("this image depends on", "the stack requires"),
+    };
+    let held = first.question.in_base.iter().find(|(name, _)| uv::mentions(&explanation, name));
+    let explanation = match held {
+        Some((name, version)) => format!(
+            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are: take a base with \
+             another version, or leave out `python.environment = \"base\"`, so that the image has an environment of its own"
+        ),
+        None => explanation,
+    };
+    Diagnostic { message, labels, hint: None }.hint(explanation).into()
+}
+
+/// The errors about packages of which no wheel fits, all at once.
+fn no_wheels(parts: &[Part<'_>], blockers: &[Blocker]) -> Diagnostics {
+    let mut wrong = Diagnostics::default();
+    let Some(first) = parts.first() else { return wrong };
+    let question = first.question;
+    for (at, Blocker { name, versions, reason, explanation }) in blockers.iter().enumerate() {
+        let message = format!("no wheel of {name}{versions} fits {}", question.system());
+        let mut labels = mentioned(parts, explanation);
+        let place = parts.iter().find_map(|part| part.question.place_of(name, part.listed));
+        labels.retain(|label| {
+            place.as_ref().is_none_or(|place| (&label.file, &label.span) != (&place.file, &place.span))
+        });
+        labels.splice(0..0, place.or_else(|| labels.is_empty().then(|| question.image.span.clone().into())));
+        let mut hint = reason.clone();
+        if at + 1 == blockers.len() {
+            hint.push_str(
+                "; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and \
+                 put it into a directory of `[index] find-links`",
+            );
+        }
+        wrong.push(Diagnostic { message, labels, hint: Some(hint) });
+    }
+    wrong
+}

@@ -1,0 +1,306 @@
+//! Requirements of projects: `pyproject.toml`, `uv.lock`, `poetry.lock`, several files, and files above the stack.
+
+use crate::environment::TestEnvironment;
+use crate::wheels::{pure, stack};
+use insta::assert_snapshot;
+use kiln_plan::digest::Digest;
+
+/// A stack with these requirements, and wheels of alpha, beta, gamma and delta in two versions.
+fn project(requirements: &str) -> TestEnvironment {
+    let environment = TestEnvironment::with_stack(&stack(&format!("requirements = {requirements}")));
+    for name in ["alpha", "beta", "gamma", "delta"] {
+        for version in ["1.0", "2.0"] {
+            environment.wheel(&pure(name, version));
+        }
+    }
+    environment
+}
+
+/// The packages of the image `app`, as the lock names them.
+fn locked(environment: &TestEnvironment) -> Vec<String> {
+    let lock: toml::Table = environment.read("kiln.lock").parse().unwrap();
+    let packages = lock["image"][0]["packages"].as_array().unwrap().clone();
+    let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap().to_owned();
+    packages.iter().map(|package| format!("{}=={}", text(package, "name"), text(package, "version"))).collect()
+}
+
+const PYPROJECT: &str = r#"
+[project]
+name = "demo"
+version = "1"
+requires-python = ">=3.10"
+dependencies = ["alpha", "delta<2 ; python_version >= '3.12'"]
+
+[project.optional-dependencies]
+fast = ["beta==1.0", "demo[more]"]
+more = ["gamma"]
+cpu = ["delta==1.0"]
+gpu = ["delta==2.0"]
+
+[dependency-groups]
+dev = ["delta"]
+serve = [{ include-group = "dev" }, "beta<2"]
+
+[tool.uv]
+constraint-dependencies = ["alpha<2"]
+conflicts = [[{ extra = "cpu" }, { extra = "gpu" }]]
+"#;
+
+#[test]
+fn a_project_asks_for_its_dependencies_and_for_chosen_extras_and_groups() {
+    for (choice, expected) in [
+        ("", vec!["alpha==1.0"]),
+        (", extras = [\"fast\"]", vec!["alpha==1.0", "beta==1.0", "gamma==2.0"]),
+        (", groups = [\"serve\"]", vec!["alpha==1.0", "beta==1.0", "delta==2.0"]),
+        (", dev = true", vec!["alpha==1.0", "delta==2.0"]),
+    ] {
+        let environment = project(&format!("{{ file = \"pyproject.toml\"{choice} }}"));
+        environment.write("pyproject.toml", PYPROJECT);
+        environment.succeed("lock");
+        assert_eq!(locked(&environment), expected, "{choice}");
+    }
+}
+
+#[test]
+fn sources_of_a_project_say_where_packages_come_from() {
+    let environment = project("\"pyproject.toml\"");
+    environment.write(
+        "pyproject.toml",
+        "[project]\nname = \"demo\"\nversion = \"1\"\ndependencies = [\"alpha\", \"beta\"]\n\n[tool.uv.sources]\n\
+         alpha = { path = \"wheels/alpha-1.0-py3-none-any.whl\" }\n\
+         beta = [{ path = \"wheels/beta-1.0-py3-none-any.whl\", marker = \"sys_platform == 'win32'\" }]\n",
+    );
+    environment.succeed("lock");
+    assert_eq!(locked(&environment), ["alpha==1.0", "beta==2.0"]);
+}
+
+#[test]
+fn what_a_project_cannot_give_is_shown_at_its_line() {
+    let environment = project("{ file = \"pyproject.toml\", extras = [\"cpu\", \"gpu\", \"fasd\"] }");
+    environment.write("pyproject.toml", PYPROJECT.replace(">=3.10", ">=3.12"));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the extra `cpu` and the extra `gpu` contradict one another
+      --> pyproject.toml:20:14
+       |
+    20 | conflicts = [[{ extra = "cpu" }, { extra = "gpu" }]]
+       |              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: choose one of them
+
+    error: the project has no extra `fasd`
+     --> pyproject.toml:8:1
+      |
+    8 | [project.optional-dependencies]
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: did you mean `fast`?
+    [exit status: 2]
+    "#);
+    environment.stack(&stack("requirements = \"pyproject.toml\""));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the project is for another Python than the image's 3.11.0
+     --> pyproject.toml:5:19
+      |
+    5 | requires-python = ">=3.12"
+      |                   ^^^^^^^^
+      |
+    help: change `target.python`, the base, or the project
+    [exit status: 2]
+    "#);
+    environment.write(
+        "pyproject.toml",
+        "[project]\nname = \"demo\"\nversion = \"1\"\ndependencies = [\"alpha\", \"beta @ git+https://example.org/b\"]\n\n\
+         [tool.uv.sources]\nalpha = { workspace = true }\n\n[dependency-groups]\na = [{ include-group = \"a\" }]\n",
+    );
+    environment.stack(&stack("requirements = { file = \"pyproject.toml\", groups = [\"a\"] }"));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: `alpha` is built from source here, and kiln does not build sources yet
+     --> pyproject.toml:7:9
+      |
+    7 | alpha = { workspace = true }
+      |         ^^^^^^^^^^^^^^^^^^^^
+      |
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+
+    error: a repository is not taken: it is source
+     --> pyproject.toml:4:26
+      |
+    4 | dependencies = ["alpha", "beta @ git+https://example.org/b"]
+      |                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+
+    error: the group `a` includes itself
+      --> pyproject.toml:10:6
+       |
+    10 | a = [{ include-group = "a" }]
+       |      ^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: remove one of the `include-group`
+    [exit status: 2]
+    "#);
+}
+
+/// A `uv.lock` of [`UV_PROJECT`].
+fn uv_lock(environment: &TestEnvironment) -> String {
+    let mut text = String::from(
+        "version = 1\n[[package]]\nname = \"demo\"\nversion = \"1\"\nsource = { virtual = \".\" }\n\
+         dependencies = [{ name = \"alpha\" }]\n[package.optional-dependencies]\nfast = [{ name = \"beta\" }]\n\
+         [package.dev-dependencies]\ndev = [{ name = \"gamma\" }]\nserve = [{ name = \"delta\" }]\n\
+         [package.metadata]\nrequires-dist = [{ name = \"alpha\", specifier = \"==1.0\" }]\n",
+    );
+    for name in ["alpha", "beta", "gamma", "delta"] {
+        let file = format!("wheels/{name}-1.0-py3-none-any.whl");
+        let bytes = fs_err::read(environment.path(&file)).unwrap();
+        let (path, hash) = (environment.path(&file).display().to_string(), Digest::of(&bytes).hex());
+        text += &format!(
+            "[[package]]\nname = \"{name}\"\nversion = \"1.0\"\n\
+             wheels = [{{ url = \"file://{path}\", hash = \"sha256:{hash}\" }}]\n"
+        );
+    }
+    text
+}
+
+const UV_PROJECT: &str = "[project]\nname = \"demo\"\nversion = \"1\"\ndependencies = [\"alpha==1.0\"]\n";
+
+#[test]
+fn groups_and_extras_of_a_uv_lock_are_chosen_and_developers_groups_left_out() {
+    for (choice, expected) in [
+        ("", vec!["alpha==1.0"]),
+        (", dev = true", vec!["alpha==1.0", "gamma==1.0"]),
+        (", groups = [\"serve\"], extras = [\"fast\"]", vec!["alpha==1.0", "beta==1.0", "delta==1.0"]),
+    ] {
+        let environment = project(&format!("{{ file = \"uv.lock\"{choice} }}"));
+        environment.write("pyproject.toml", UV_PROJECT);
+        environment.write("uv.lock", uv_lock(&environment));
+        environment.succeed("lock");
+        assert_eq!(locked(&environment), expected, "{choice}");
+    }
+}
+
+#[test]
+fn a_uv_lock_that_does_not_fit_its_project_is_refused() {
+    let environment = project("\"uv.lock\"");
+    environment.write("pyproject.toml", UV_PROJECT.replace("==1.0\"", "==1.0\", \"beta\""));
+    environment.write("uv.lock", uv_lock(&environment));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: `uv.lock` does not fit its `pyproject.toml`
+      --> kiln.toml:13:16
+       |
+    13 | requirements = "uv.lock"
+       |                ^^^^^^^^^
+       |
+    help: the project asks for something else than is locked: run `uv lock` there
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_poetry_lock_names_versions_and_hashes_and_the_indexes_the_rest() {
+    let environment = project("\"poetry.lock\"");
+    let lock = |hash: &str| {
+        let package = |name: &str, group: &str, hash: &str| {
+            format!(
+                "[[package]]\nname = \"{name}\"\nversion = \"1.0\"\ngroups = [\"{group}\"]\n\
+                 files = [{{ file = \"{name}-1.0-py3-none-any.whl\", hash = \"sha256:{hash}\" }}]\n"
+            )
+        };
+        let metadata = "[metadata]\nlock-version = \"2.1\"\npython-versions = \"^3.10\"\n";
+        package("alpha", "main", hash) + &package("beta", "dev", hash) + metadata
+    };
+    let wheel = fs_err::read(environment.path("wheels/alpha-1.0-py3-none-any.whl")).unwrap();
+    environment.write("poetry.lock", lock(&Digest::of(&wheel).hex()));
+    environment.succeed("lock");
+    assert_eq!(locked(&environment), ["alpha==1.0"]);
+    environment.write("poetry.lock", lock(&"0".repeat(64)));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: no wheel of alpha 1.0 has a hash that is given
+     --> poetry.lock:2:8
+      |
+    2 | name = "alpha"
+      |        ^^^^^^^
+      |
+    help: `alpha-1.0-py3-none-any.whl` has sha256:<digest>: find out which of the two is wrong; where the hashes belong to another version, pin it with `==`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn several_files_count_together_and_may_lie_above_the_stack_in_its_repository() {
+    let environment = project("[\"requirements.txt\", { file = \"../shared/more.txt\" }]");
+    environment.write("requirements.txt", "alpha==1.0\n");
+    fs_err::create_dir_all(environment.path("../shared")).unwrap();
+    fs_err::write(environment.path("../shared/more.txt"), "beta==1.0\n").unwrap();
+    assert_snapshot!(environment.kiln("lock"), @r"
+    ------- stderr -------
+    error: `../shared/more.txt` lies outside the repository: files of requirements lie below the nearest directory with a `.git`, or below the stack file's
+    [exit status: 2]
+    ");
+    fs_err::create_dir_all(environment.path("../.git")).unwrap();
+    environment.succeed("lock");
+    assert_eq!(locked(&environment), ["alpha==1.0", "beta==1.0"]);
+    assert_snapshot!(environment.kiln("build"), @"app sha256:<digest> <size> in 3 layers");
+}
+
+#[test]
+fn a_choice_that_a_file_does_not_offer_is_refused() {
+    let environment = project("{ file = \"requirements.txt\", groups = [\"a\"] }");
+    environment.write("requirements.txt", "alpha\n");
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: a list of requirements has no groups and no extras
+      --> kiln.toml:13:25
+       |
+    13 | requirements = { file = "requirements.txt", groups = ["a"] }
+       |                         ^^^^^^^^^^^^^^^^^^
+       |
+    help: groups and extras are chosen from `pyproject.toml`, `uv.lock`, `pylock.toml` and `poetry.lock`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn a_wheel_of_the_project_is_a_package() {
+    let environment = project("\"requirements.txt\"\npackages = [\"./dist/epsilon-1.0-py3-none-any.whl\"]");
+    environment.write("requirements.txt", "alpha==1.0\n");
+    let wheel = pure("epsilon", "1.0").requires("beta<2").finish();
+    fs_err::create_dir_all(environment.path("dist")).unwrap();
+    fs_err::write(environment.path("dist/epsilon-1.0-py3-none-any.whl"), wheel).unwrap();
+    environment.succeed("lock");
+    assert_eq!(locked(&environment), ["alpha==1.0", "beta==1.0", "epsilon==1.0"]);
+    environment.stack(&stack(
+        "packages = [\"./dist\", \"other @ ./dist/epsilon-1.0-py3-none-any.whl\", \"../x-1-py3-none-any.whl\"]",
+    ));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: `./dist` is not a wheel, and kiln does not build sources yet
+      --> kiln.toml:13:13
+       |
+    13 | packages = ["./dist", "other @ ./dist/epsilon-1.0-py3-none-any.whl", "../x-1-py3-none-any.whl"]
+       |             ^^^^^^^^
+       |
+    help: build a wheel elsewhere and name it, such as `./dist/NAME-1.0-py3-none-any.whl`, relative to the stack file and below its directory
+
+    error: the wheel is one of `epsilon`, and `other` is asked for
+      --> kiln.toml:13:23
+       |
+    13 | packages = ["./dist", "other @ ./dist/epsilon-1.0-py3-none-any.whl", "../x-1-py3-none-any.whl"]
+       |                       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: name the wheel's package before the `@`
+
+    error: `../x-1-py3-none-any.whl` is outside the project
+      --> kiln.toml:13:70
+       |
+    13 | packages = ["./dist", "other @ ./dist/epsilon-1.0-py3-none-any.whl", "../x-1-py3-none-any.whl"]
+       |                                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: such as `./dist/NAME-1.0-py3-none-any.whl`, relative to the stack file and below its directory
+    [exit status: 2]
+    "#);
+}

@@ -1,0 +1,249 @@
+//! The choice of versions: overrides, constraints, exclusions, pre-releases; and tiers that must agree.
+
+use crate::environment::TestEnvironment;
+use crate::wheels::{pure, stack};
+use insta::assert_snapshot;
+
+/// The packages of an image, as the lock names them.
+fn locked(environment: &TestEnvironment, image: &str) -> Vec<String> {
+    let lock: toml::Table = environment.read("kiln.lock").parse().unwrap();
+    let images = lock["image"].as_array().unwrap().clone();
+    let image = images.iter().find(|one| one["name"].as_str() == Some(image)).unwrap();
+    let packages = image.get("packages").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+    let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap().to_owned();
+    packages.iter().map(|package| format!("{}=={}", text(package, "name"), text(package, "version"))).collect()
+}
+
+/// A stack for `frames`, which needs `numbers>=2`, beside `solver`, which needs `numbers<2` and `extra`.
+fn contradiction(resolution: &str, image: &str) -> TestEnvironment {
+    let text = stack(&format!("packages = [\"frames\", \"solver\"]\n{image}"));
+    let environment = TestEnvironment::with_stack(&format!("{text}\n[resolution]\n{resolution}\n"));
+    for version in ["1.26", "2.1", "3.0rc1"] {
+        environment.wheel(&pure("numbers", version));
+    }
+    environment.wheel(&pure("extra", "1.0"));
+    environment.wheel(&pure("frames", "1.0").requires("numbers>=2"));
+    environment.wheel(&pure("solver", "1.0").requires("numbers<2").requires("extra"));
+    environment
+}
+
+#[test]
+fn an_override_replaces_every_other_requirement_of_its_package() {
+    assert!(contradiction("", "").kiln("lock").stderr.contains("contradict"));
+    let environment = contradiction("overrides = [\"numbers>=2\"]", "");
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["extra==1.0", "frames==1.0", "numbers==2.1", "solver==1.0"]);
+    // An image may say more than the stack.
+    let environment = contradiction("overrides = [\"numbers>=2\"]", "resolution = { exclude = [\"extra\"] }");
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["frames==1.0", "numbers==2.1", "solver==1.0"]);
+}
+
+#[test]
+fn constraints_and_pre_releases_bound_the_choice() {
+    let environment = contradiction("overrides = [\"numbers\"]\nconstraints = [\"numbers<2\"]", "");
+    environment.succeed("lock");
+    assert!(locked(&environment, "app").contains(&"numbers==1.26".to_owned()));
+    for prerelease in ["[\"numbers\"]", "\"allow\""] {
+        let environment = contradiction(&format!("overrides = [\"numbers\"]\nprerelease = {prerelease}"), "");
+        environment.succeed("lock");
+        assert!(locked(&environment, "app").contains(&"numbers==3.0rc1".to_owned()), "{prerelease}");
+    }
+}
+
+#[test]
+fn a_changed_choice_makes_the_lock_outdated() {
+    let environment = contradiction("overrides = [\"numbers>=2\"]", "");
+    environment.succeed("lock");
+    let text = environment.read("kiln.toml");
+    environment.stack(&text.replace("numbers>=2", "numbers<2"));
+    assert!(environment.kiln("build --locked").stderr.contains("the lock does not fit the stack"));
+    environment.succeed("lock");
+    assert!(locked(&environment, "app").contains(&"numbers==1.26".to_owned()));
+}
+
+#[test]
+fn mistakes_in_the_choice_of_versions_are_shown() {
+    let environment = contradiction(
+        "overrides = [\"./a-1-py3-none-any.whl\"]\nexclude = [\"numbers<2\"]\nprerelease = \"yes\"\nexclude-newer = \"7 days\"",
+        "",
+    );
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: `overrides` takes requirements, and this is a file
+      --> kiln.toml:17:14
+       |
+    17 | overrides = ["./a-1-py3-none-any.whl"]
+       |              ^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: name the file in `packages`
+
+    error: `numbers<2` is not a package name
+      --> kiln.toml:18:12
+       |
+    18 | exclude = ["numbers<2"]
+       |            ^^^^^^^^^^^
+       |
+    help: `exclude` takes names of packages, without versions
+
+    error: `yes` is not a value of `prerelease`
+      --> kiln.toml:19:14
+       |
+    19 | prerelease = "yes"
+       |              ^^^^^
+       |
+    help: `"allow"`, or a list of packages
+
+    error: `7 days` is not a date
+      --> kiln.toml:20:17
+       |
+    20 | exclude-newer = "7 days"
+       |                 ^^^^^^^^
+       |
+    help: such as `2026-01-31`, which counts to its end in UTC, or `2026-01-31T12:00:00Z`
+    [exit status: 2]
+    "#);
+}
+
+/// The tiers of a platform team: the resolver brings `files` 2 into the base through `torch`, and `data` needs an older one.
+fn tiers(child: &str) -> TestEnvironment {
+    let environment = TestEnvironment::with_stack(&stack(&format!(
+        "packages = [\"torch\"]\n\n[images.middle]\nfrom = \"app\"\npackages = [\"tools\"]\n\n[images.child]\n\
+         from = \"middle\"\npackages = [{child}]\n\n[images.sibling]\nfrom = \"app\"\npackages = [\"tools\"]"
+    )));
+    for version in ["1.5", "2.0"] {
+        environment.wheel(&pure("files", version));
+    }
+    environment.wheel(&pure("torch", "1.0").requires("files"));
+    environment.wheel(&pure("tools", "1.0"));
+    environment.wheel(&pure("data", "1.0").requires("files<2"));
+    environment.wheel(&pure("other", "1.0").requires("files>=2"));
+    environment
+}
+
+#[test]
+fn a_version_that_nobody_wrote_gives_way_to_an_image_further_up() {
+    let environment = tiers("\"data\"");
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["files==1.5", "torch==1.0"]);
+    assert_eq!(locked(&environment, "middle"), ["tools==1.0"]);
+    assert_eq!(locked(&environment, "child"), ["data==1.0"]);
+    let text = environment.read("kiln.lock");
+    assert!(text.contains("gives-way = [\"files for child\"]"), "{text}");
+    // The lock stands, also for those who may not change it.
+    environment.succeed("build --locked");
+    environment.succeed("lock");
+    assert_eq!(environment.read("kiln.lock"), text);
+    // Once nobody asks for it any more, the newest version comes back.
+    let stack = environment.read("kiln.toml");
+    environment.stack(&stack.replace("\"data\"", "\"tools\""));
+    environment.succeed("lock --upgrade");
+    assert_eq!(locked(&environment, "app"), ["files==2.0", "torch==1.0"]);
+}
+
+#[test]
+fn requirements_of_siblings_that_contradict_one_another_are_shown_with_their_lines() {
+    let environment = tiers("\"data\"");
+    let text = environment.read("kiln.toml");
+    let text = text.replace(
+        "[images.sibling]\nfrom = \"app\"\npackages = [\"tools\"]",
+        "[images.sibling]\nfrom = \"app\"\npackages = [\"other\"]",
+    );
+    environment.stack(&text);
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the packages of `sibling` contradict one another on linux/amd64
+      --> kiln.toml:25:13
+       |
+    21 | packages = ["data"]
+       |             ------ in `child`
+    ...
+    25 | packages = ["other"]
+       |             ^^^^^^^
+       |
+    help: Because other==1.0 depends on files>=2 and data==1.0 depends on files<2
+    [exit status: 2]
+    "#);
+}
+
+/// A stack whose variable chooses a version, with a variant for the older one.
+fn variants() -> TestEnvironment {
+    let text = stack("packages = [\"numbers==${numbers}\"]\ntags = [\"1-${variant}\"]");
+    let environment = TestEnvironment::with_stack(&format!(
+        "{text}\n[vars]\nnumbers = \"2.1\"\n\n[variants.old]\ncuda = \"none\"\nvars = {{ numbers = \"1.26\" }}\n"
+    ));
+    for version in ["1.26", "2.1"] {
+        environment.wheel(&pure("numbers", version));
+    }
+    environment
+}
+
+#[test]
+fn a_lock_holds_the_choices_of_a_stack_beside_one_another() {
+    let environment = variants();
+    assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: app (1 package)");
+    environment.succeed("build --locked --output oci:out");
+    let image = |directory: &str| crate::images::ReadBack::of(&environment.path(directory), "app", "amd64");
+    image("out").file("opt/venv/lib/python3.11/site-packages/numbers-2.1.dist-info/METADATA");
+    environment.succeed("build --variant old --locked --output oci:old");
+    image("old").file("opt/venv/lib/python3.11/site-packages/numbers-1.26.dist-info/METADATA");
+    // A variable that changes no package needs no lock of its own; one that does has one.
+    let lock = environment.read("kiln.lock");
+    environment.succeed("build --var numbers=2.1 --locked");
+    assert!(environment.kiln("build --var numbers=2.01 --locked").stderr.contains("does not fit the stack"));
+    environment.succeed("build --var numbers=1.26");
+    assert_ne!(environment.read("kiln.lock"), lock);
+    for command in
+        ["build --locked", "build --variant old --locked", "build --var numbers=1.26 --locked", "lock --check"]
+    {
+        environment.succeed(command);
+    }
+    // What is no longer declared goes.
+    environment.stack(&environment.read("kiln.toml").replace("[variants.old]", "[variants.older]"));
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    assert!(lock.contains("variant = \"older\"") && !lock.contains("variant = \"old\""), "{lock}");
+}
+
+#[test]
+fn mistakes_in_variants_are_shown() {
+    let environment = variants();
+    assert_snapshot!(environment.kiln("build --variant odl"), @r"
+    ------- stderr -------
+    error: the stack has no variant `odl`
+     |
+    help: did you mean `old`?
+    [exit status: 2]
+    ");
+    let text = environment.read("kiln.toml");
+    environment.stack(
+        &text.replace("{ numbers = \"1.26\" }", "{ number = \"1.26\" }").replace("1-${variant}", "1-${variants}"),
+    );
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the stack declares no variable `number`
+      --> kiln.toml:21:10
+       |
+    21 | vars = { number = "1.26" }
+       |          ^^^^^^
+       |
+    help: did you mean `numbers`?
+
+    error: the variable `variants` is not declared under `[vars]`
+      --> kiln.toml:14:9
+       |
+    14 | tags = ["1-${variants}"]
+       |         ^^^^^^^^^^^^^^^
+       |
+    help: did you mean `${variant}`?
+
+    error: `1-${variants}` cannot be a tag
+      --> kiln.toml:14:9
+       |
+    14 | tags = ["1-${variants}"]
+       |         ^^^^^^^^^^^^^^^
+       |
+    help: letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128
+    [exit status: 2]
+    "#);
+}

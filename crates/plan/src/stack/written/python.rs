@@ -1,0 +1,115 @@
+//! Python requirements of an image as written: files of them, and the choice of versions.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+
+use super::{Text, scalar_or_table};
+use crate::stack::spanned::Spanned;
+
+/// Files of requirements: one, or a list.
+#[derive(Debug, Clone)]
+pub enum RequirementsWritten {
+    /// One.
+    One(RequirementsFileWritten),
+    /// Any number.
+    List(Vec<Spanned<RequirementsFileWritten>>),
+}
+
+/// A file of requirements, as written.
+#[derive(Debug, Clone)]
+pub enum RequirementsFileWritten {
+    /// Its path.
+    Path(String),
+    /// Its path, and what of it is installed.
+    Table(RequirementsTable),
+}
+
+/// A file of requirements, and the part of it that is installed.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RequirementsTable {
+    /// Path relative to the stack file.
+    pub file: Text,
+    /// Dependency groups, in the place of those that the file takes by default.
+    pub groups: Option<Vec<Text>>,
+    /// Extras of the project.
+    #[serde(default)]
+    pub extras: Vec<Text>,
+    /// `true`: the groups that a project installs for its developers, too.
+    #[serde(default)]
+    pub dev: bool,
+    /// The member of a workspace whose requirements they are. Default: its root.
+    pub package: Option<Text>,
+}
+
+/// Files that several packages bring.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OverlapsTable {
+    /// The package whose file is in the image, or several, the strongest first. Default: the first name, as pip has it.
+    pub winner: Spanned<super::TextOrList>,
+}
+
+/// The choice of versions.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ResolutionTable {
+    /// Requirements that replace every other one of their packages, whoever has it.
+    #[serde(default)]
+    pub overrides: Vec<Text>,
+    /// Versions that hold for what is installed anyhow.
+    #[serde(default)]
+    pub constraints: Vec<Text>,
+    /// Packages that are not installed, whoever requires them.
+    #[serde(default)]
+    pub exclude: Vec<Text>,
+    /// `allow`: pre-releases are chosen like releases. Or the packages for which they are. Default: only where a
+    /// requirement names one, or where there is no release.
+    pub prerelease: Option<Spanned<super::TextOrList>>,
+    /// A date, or a time with its zone: nothing that the indexes got later. A date counts to its end, in UTC.
+    pub exclude_newer: Option<Text>,
+}
+
+scalar_or_table!(
+    string,
+    RequirementsFileWritten,
+    RequirementsFileWritten::Path,
+    RequirementsFileWritten::Table,
+    RequirementsTable,
+    "a path, or `{ file = PATH, groups, extras, dev, package }`"
+);
+
+impl<'de> Deserialize<'de> for RequirementsWritten {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = RequirementsWritten;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path, `{ file = PATH, groups, extras, dev, package }`, or a list of them")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RequirementsWritten, E> {
+                Ok(RequirementsWritten::One(RequirementsFileWritten::Path(text.to_owned())))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RequirementsWritten, A::Error> {
+                let table = RequirementsTable::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RequirementsWritten::One(RequirementsFileWritten::Table(table)))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<RequirementsWritten, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(RequirementsWritten::List)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for RequirementsWritten {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Requirements".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<RequirementsFileWritten>();
+        json_schema!({ "anyOf": [one.clone(), { "type": "array", "items": one }] })
+    }
+}

@@ -1,0 +1,325 @@
+//! `poetry.lock`: exact versions with their digests, and no addresses: the indexes tell those.
+//!
+//! Poetry documents no format; what is read here is what Poetry 2 writes (`lock-version` 2.1), where every package names its
+//! groups and its marker. Older locks do not tell which packages are for developers alone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Place, SourceFile};
+use kiln_plan::digest::Digest;
+use pep440_rs::{Version, VersionSpecifier, VersionSpecifiers};
+use pep508_rs::{ExtraName, MarkerEnvironment};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::requirement::{BUILD_IT, Refused, read_marker};
+use super::{Bound, FileRequirement, Placed, Requirements, Source, index_url, without_secrets};
+use crate::pylock::Choice;
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    package: Vec<Package>,
+    #[serde(default)]
+    extras: BTreeMap<String, Vec<String>>,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Metadata {
+    lock_version: Spanned<String>,
+    python_versions: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: Spanned<String>,
+    version: String,
+    #[serde(default)]
+    groups: Vec<String>,
+    markers: Option<Markers>,
+    #[serde(default)]
+    files: Vec<Listed>,
+    source: Option<Origin>,
+}
+
+/// One marker, or one for each group.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Markers {
+    One(String),
+    ByGroup(BTreeMap<String, String>),
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    hash: String,
+}
+
+#[derive(Deserialize)]
+struct Origin {
+    #[serde(rename = "type")]
+    kind: String,
+    url: String,
+}
+
+/// The group of what a project itself needs.
+const MAIN: &str = "main";
+
+/// Reads the packages that an environment needs. The text's path in messages is `path`; wheels lie relative to `directory`.
+pub fn read(
+    text: &str,
+    path: &str,
+    directory: &Path,
+    environment: &MarkerEnvironment,
+    choice: Choice<'_>,
+    dev: bool,
+) -> Result<Requirements, Diagnostics> {
+    let source = Arc::new(SourceFile { path: path.to_owned(), text: without_secrets(text) });
+    let place = |span| Place { file: Arc::clone(&source), span };
+    let file: File = toml::from_str(text)
+        .map_err(|error| Diagnostic::at(place(error.span().unwrap_or(0..0)), error.message().trim().to_owned()))?;
+    check(&file, environment, &place)?;
+    let groups = groups(&file, choice, dev).map_err(|problem| Diagnostic::at(place(0..0), problem))?;
+    let extras: Vec<ExtraName> = choice.extras.iter().filter_map(|extra| extra.parse().ok()).collect();
+    let mut found = Requirements::default();
+    let mut wrong = Diagnostics::default();
+    for package in &file.package {
+        let at = place(package.name.span());
+        let taken = package.applies(&groups, environment, &extras).and_then(|applies| match applies {
+            true => package.pinned(directory).map(Some),
+            false => Ok(None),
+        });
+        match taken {
+            Ok(Some((value, index))) => {
+                if let Some(index) = index {
+                    let index = Placed { value: index, place: at.clone() };
+                    found.bound.push(Bound { name: value.name.clone(), index, marker: None });
+                }
+                found.requirements.push(Placed { value, place: at });
+            }
+            Ok(None) => {}
+            Err(Refused { message, hint, .. }) => wrong.push(Diagnostic::at(at, message).hint(hint)),
+        }
+    }
+    wrong.or(found)
+}
+
+fn check(
+    file: &File,
+    environment: &MarkerEnvironment,
+    place: &dyn Fn(std::ops::Range<usize>) -> Place,
+) -> Result<(), Diagnostic> {
+    let version = &file.metadata.lock_version;
+    let mut numbers = version.get_ref().split('.').map(|number| number.parse::<u32>().ok());
+    if (numbers.next().flatten(), numbers.next().flatten().is_some_and(|minor| minor >= 1)) != (Some(2), true) {
+        let message =
+            format!("this lock has version {}, which does not tell the groups of its packages", version.get_ref());
+        return Err(Diagnostic::at(place(version.span()), message)
+            .hint("write it anew with Poetry 2.0 or later: `poetry lock`; kiln reads version 2.1"));
+    }
+    let python = &environment.python_full_version().version;
+    if let Some(said) = &file.metadata.python_versions
+        && !allows(said.get_ref(), python)
+    {
+        let message = format!("this lock is for Python {}, and the image has {python}", said.get_ref());
+        return Err(Diagnostic::at(place(said.span()), message)
+            .hint("lock the project for this Python, or change `target.python`"));
+    }
+    Ok(())
+}
+
+/// Groups that are installed: those that are asked for, else the project's own.
+fn groups(file: &File, choice: Choice<'_>, dev: bool) -> Result<Vec<String>, String> {
+    let known = |name: &String| file.package.iter().any(|package| package.groups.contains(name));
+    let mut groups = choice.groups.map_or_else(|| vec![MAIN.to_owned()], <[String]>::to_vec);
+    if let Some(unknown) = groups.iter().find(|name| *name != MAIN && !known(name)) {
+        return Err(format!("no package of this lock is of the group `{unknown}`"));
+    }
+    if let Some(unknown) = choice.extras.iter().find(|extra| !file.extras.contains_key(*extra)) {
+        return Err(format!("this lock has no extra `{unknown}`"));
+    }
+    if dev {
+        groups.extend(["dev".to_owned(), MAIN.to_owned()]);
+    }
+    Ok(groups)
+}
+
+impl Package {
+    fn applies(
+        &self,
+        groups: &[String],
+        environment: &MarkerEnvironment,
+        extras: &[ExtraName],
+    ) -> Result<bool, Refused> {
+        let holds = |text: &str| Ok(read_marker(text)?.evaluate(environment, extras));
+        let mut own = self.groups.iter().filter(|group| groups.contains(group));
+        match &self.markers {
+            None => Ok(own.next().is_some()),
+            Some(Markers::One(text)) => Ok(own.next().is_some() && holds(text)?),
+            Some(Markers::ByGroup(by_group)) => {
+                for group in own {
+                    if by_group.get(group).map_or(Ok(true), |text| holds(text))? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Returns the requirement of exactly this version or wheel, and the index that it comes from.
+    fn pinned(&self, directory: &Path) -> Result<(FileRequirement, Option<String>), Refused> {
+        let name = self.name.get_ref();
+        let refused = |problem: &str, hint: &str| Refused::new(format!("`{name}` {problem}"), hint);
+        let package = crate::name_of(name).ok_or_else(|| refused("is not a package name", "mend the lock"))?;
+        let mut index = None;
+        let source = match &self.source {
+            None => None,
+            Some(origin) if origin.kind == "legacy" => {
+                index = Some(index_url(&origin.url, directory)?);
+                None
+            }
+            Some(origin) if matches!(origin.kind.as_str(), "url" | "file") && origin.url.ends_with(".whl") => {
+                Some(FileRequirement::read(&format!("{name} @ {}", origin.url), directory)?.source)
+            }
+            Some(_) => return Err(refused("is built from source, and kiln does not build sources yet", BUILD_IT)),
+        };
+        let source = match source {
+            Some(source) => source,
+            None => {
+                let version: Version =
+                    self.version.parse().map_err(|_| refused("has an unreadable version", "mend the lock"))?;
+                let exactly = VersionSpecifier::equals_version(version);
+                Source::Index(VersionSpecifiers::from_iter([exactly]))
+            }
+        };
+        let hashes: Vec<Digest> =
+            self.files.iter().filter_map(|file| Digest::from_hex(file.hash.strip_prefix("sha256:")?).ok()).collect();
+        if hashes.is_empty() {
+            return Err(refused(
+                "has no sha256, so that nothing could be checked against it",
+                "lock it with a newer Poetry",
+            ));
+        }
+        Ok((FileRequirement { name: package, extras: Vec::new(), source, marker: None, hashes }, index))
+    }
+}
+
+/// Returns true if a version fits Poetry's constraint, or if that cannot be read: PEP 440 with `^`, and `||` between
+/// alternatives.
+fn allows(constraint: &str, python: &Version) -> bool {
+    constraint.split("||").any(|one| {
+        let clauses: Option<Vec<String>> = one.split(',').map(|clause| clause_of(clause.trim())).collect();
+        let specifiers = clauses.and_then(|clauses| clauses.join(",").parse::<VersionSpecifiers>().ok());
+        specifiers.is_none_or(|specifiers| specifiers.contains(python))
+    })
+}
+
+/// A clause in the words of PEP 440: `^3.8` is `>=3.8,<4`, and `~3.8` is `>=3.8,<3.9`.
+fn clause_of(clause: &str) -> Option<String> {
+    let numbers = |text: &str| text.split('.').map(|number| number.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
+    if let Some(version) = clause.strip_prefix('^') {
+        return Some(format!(">={version},<{}", numbers(version)?.first()? + 1));
+    }
+    if let Some(version) = clause.strip_prefix('~').filter(|rest| !rest.starts_with('=')) {
+        let numbers = numbers(version)?;
+        return Some(match numbers.as_slice() {
+            [major] => format!(">={version},<{}", major + 1),
+            [major, minor, ..] => format!(">={version},<{major}.{}", minor + 1),
+            [] => return None,
+        });
+    }
+    match clause.chars().next()? {
+        '*' => Some(String::new()),
+        first if first.is_ascii_digit() => Some(format!("=={clause}")),
+        _ => Some(clause.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pylock::environment;
+
+    const LOCK: &str = r#"
+[[package]]
+name = "six"
+version = "1.16.0"
+groups = ["main", "dev"]
+files = [{file = "six-1.16.0-py2.py3-none-any.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "colorama"
+version = "0.4.6"
+groups = ["main", "dev"]
+markers = {main = "sys_platform == \"win32\"", dev = "python_version >= \"3.8\""}
+files = [{file = "colorama-0.4.6-py2.py3-none-any.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "torch"
+version = "2.7.1+cpu"
+groups = ["main"]
+markers = "extra == \"nn\""
+files = [{file = "torch.whl", hash = "sha256:HASH"}]
+
+[package.source]
+type = "legacy"
+url = "https://example.org/whl/cpu"
+reference = "cpu"
+
+[extras]
+nn = ["torch"]
+
+[metadata]
+lock-version = "2.1"
+python-versions = "^3.9"
+content-hash = "0"
+"#;
+
+    fn names(choice: Choice<'_>, dev: bool) -> Vec<String> {
+        let text = LOCK.replace("HASH", &"0".repeat(64));
+        let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
+        let found = read(&text, "poetry.lock", Path::new("/p"), &environment, choice, dev).unwrap();
+        let bound: Vec<&str> = found.bound.iter().map(|bound| bound.index.value.as_str()).collect();
+        assert!(bound.is_empty() || bound == ["https://example.org/whl/cpu"]);
+        found.requirements.iter().map(|requirement| requirement.value.to_string()).collect()
+    }
+
+    #[test]
+    fn groups_extras_and_markers_choose_packages() {
+        assert_eq!(names(Choice::default(), false), ["six==1.16.0"]);
+        assert_eq!(names(Choice::default(), true), ["six==1.16.0", "colorama==0.4.6"]);
+        let nn = ["nn".to_owned()];
+        assert_eq!(names(Choice { groups: None, extras: &nn }, false), ["six==1.16.0", "torch==2.7.1+cpu"]);
+    }
+
+    #[test]
+    fn poetrys_constraints_are_those_of_its_documentation() {
+        let python: Version = "3.11.2".parse().unwrap();
+        for (constraint, fits) in [
+            ("^3.9", true),
+            ("^2.7 || ^3.6", true),
+            ("~3.11", true),
+            ("~3.10", false),
+            (">=3.12", false),
+            (">=3.8,<3.12", true),
+            ("*", true),
+            ("3.11.*", true),
+            ("3.10", false),
+        ] {
+            assert_eq!(allows(constraint, &python), fits, "{constraint}");
+        }
+    }
+
+    #[test]
+    fn locks_that_do_not_tell_groups_are_refused() {
+        let text = LOCK.replace("\"2.1\"", "\"2.0\"");
+        let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
+        let error = read(&text, "poetry.lock", Path::new("/p"), &environment, Choice::default(), false).unwrap_err();
+        assert!(error.to_string().contains("does not tell the groups"), "{error}");
+    }
+}
