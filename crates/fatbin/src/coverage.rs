@@ -4,6 +4,7 @@ use kiln_plan::gpu::{Architecture, Capability, Form, runs_on};
 
 use serde::Serialize;
 
+use crate::entry::{Entry, Kind};
 use crate::region::Region;
 
 /// The way in which a region serves a GPU.
@@ -76,8 +77,9 @@ impl Extent {
 impl Region {
     /// Architectures of the code that a driver takes, ascending, each once. What it holds for the linker alone is left out.
     pub fn architectures(&self) -> Vec<Architecture> {
-        let loadable = self.entries.iter().filter(|entry| entry.is_loadable());
-        let mut architectures: Vec<Architecture> = loadable.filter_map(|entry| entry.architecture()).collect();
+        let loadable = self.code().map(|(entry, _)| entry).filter(|entry| entry.is_loadable());
+        let loadable = loadable.filter(|entry| entry.kind != Kind::Concatenated);
+        let mut architectures: Vec<Architecture> = loadable.filter_map(Entry::architecture).collect();
         architectures.sort_unstable();
         architectures.dedup();
         architectures

@@ -41,7 +41,7 @@ pub enum Kind {
     RelocatablePtx,
     /// Intermediate code of tiles.
     TileIr,
-    /// Several entries that share a payload (CUDA 13, `-concat`).
+    /// Several entries that share a payload (CUDA 13.4, `--concat`).
     Concatenated,
     /// Something that is not known here: its number.
     #[serde(untagged)]
@@ -166,6 +166,26 @@ impl Entry {
         }
     }
 
+    /// A piece of a concatenated entry: its record at a position, and its share of the payload.
+    pub(crate) fn part(&self, offset: u64, record: &[u8], share: u64) -> Self {
+        let fields = Fields(record);
+        let compression = self.flags & (FLAG_ZLIB | FLAG_LZ4 | FLAG_LZ4_FRAME | FLAG_ZSTD);
+        Self {
+            offset,
+            kind: Kind::of(fields.u16(0)),
+            header: 0,
+            payload: share,
+            version: (fields.u16(26), fields.u16(24)),
+            number: fields.u32(28),
+            flags: fields.u64(40) | compression,
+            options: 0,
+            identifier: (0, 0),
+            uncompressed: u64::from(fields.u32(8)),
+            compressed: 0,
+            hollow: false,
+        }
+    }
+
     /// PTX that is all of a file.
     pub(crate) fn of_text(architecture: Architecture, version: Option<PtxVersion>, size: u64) -> Self {
         let cubin = Cubin { architecture, size, hollow: false };
@@ -223,7 +243,8 @@ impl Entry {
             Kind::Ptx | Kind::RelocatablePtx => Form::Virtual,
             _ => Form::Real,
         };
-        Some(Architecture { capability: Capability::from_number(self.number)?, suffix, form })
+        let capability = Capability::from_number(self.number).filter(|_| self.number > 0)?;
+        Some(Architecture { capability, suffix, form })
     }
 
     /// The version of its language, where it is PTX that a driver compiles.

@@ -435,13 +435,21 @@ fn cuts(fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Vec<Cut> {
 
 fn sums<'r>(regions: impl Iterator<Item = (&'r Region, &'r Placed)>) -> Vec<Cut> {
     let mut sums: BTreeMap<(Kind, Option<Architecture>), Cut> = BTreeMap::new();
-    for (entry, keep) in regions.flat_map(|(region, placed)| region.entries.iter().zip(&placed.keeps)) {
-        let (kind, architecture) = (entry.kind, entry.architecture());
-        let none = Cut { architecture, kind, before: 0, after: 0, loads: false };
-        let sum = sums.entry((kind, architecture)).or_insert(none);
-        sum.before += entry.size();
-        sum.after += if *keep { entry.size() } else { 0 };
-        sum.loads |= *keep && entry.is_loadable();
+    for (region, placed) in regions {
+        let mut add = |entry: &Entry, keep: bool| {
+            let (kind, architecture) = (entry.kind, entry.architecture());
+            let none = Cut { architecture, kind, before: 0, after: 0, loads: false };
+            let sum = sums.entry((kind, architecture)).or_insert(none);
+            sum.before += entry.size();
+            sum.after += if keep { entry.size() } else { 0 };
+            sum.loads |= keep && entry.is_loadable();
+        };
+        for (at, (entry, keep)) in region.entries.iter().zip(&placed.keeps).enumerate() {
+            match region.parts_of(at).next() {
+                Some(_) => region.parts_of(at).for_each(|part| add(&part.entry, *keep)),
+                None => add(entry, *keep),
+            }
+        }
     }
     sums.into_values().collect()
 }

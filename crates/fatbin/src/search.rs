@@ -108,7 +108,7 @@ fn code<S: Source + ?Sized>(
         Form::Frame => {
             let Some(size) = inflate::zstd_frame(window, at, end)? else { return Ok(none) };
             if window.bytes(at, EMPTY_FRAME.len())? == EMPTY_FRAME {
-                return Ok(Ok(Region { offset: at, size, entries: Vec::new() }));
+                return Ok(Ok(Region { offset: at, size, entries: Vec::new(), parts: Vec::new() }));
             }
             Ok(framed(window, at, size)?.map_or(none, |entry| Ok(Region::bare(entry))))
         }

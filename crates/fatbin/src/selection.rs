@@ -28,10 +28,18 @@ impl Selection {
             return vec![true; region.entries.len()];
         }
         let mut keeps: Vec<bool> = region.entries.iter().map(|entry| self.stays_by_itself(entry)).collect();
+        // Of pieces that share a payload all stay or none.
+        for (at, keep) in keeps.iter_mut().enumerate().filter(|(at, _)| region.parts_of(*at).next().is_some()) {
+            *keep = region.parts_of(at).any(|part| self.stays_by_itself(&part.entry));
+        }
         for gpu in &self.gpus {
             let runs = |entry: &Entry| entry.architecture().is_some_and(|architecture| runs_on(architecture, *gpu));
-            if region.entries.iter().any(|entry| entry.kind == Kind::Cubin && !entry.hollow && runs(entry)) {
+            if region.code().any(|(entry, _)| entry.kind == Kind::Cubin && !entry.hollow && runs(entry)) {
                 continue;
+            }
+            // PTX among such pieces.
+            for part in region.parts.iter().filter(|part| part.entry.kind == Kind::Ptx && runs(&part.entry)) {
+                keeps[part.of] = true;
             }
             let ptx = || region.entries.iter().filter(|entry| entry.kind == Kind::Ptx && runs(entry));
             // The driver takes the latest that it can compile; there may be several pieces of it.
@@ -86,7 +94,7 @@ mod tests {
     }
 
     fn region(entries: Vec<Entry>) -> Region {
-        Region { offset: 0, size: 16, entries }
+        Region { offset: 0, size: 16, entries, parts: Vec::new() }
     }
 
     fn kept(entries: &[(Kind, u32)], gpus: &[&str]) -> Vec<u32> {

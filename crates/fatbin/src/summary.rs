@@ -63,17 +63,17 @@ impl Summary {
             self.emptied += 1;
             return Ok(());
         }
-        for entry in &region.entries {
+        for (entry, is_part) in region.code() {
             let sum = self.groups.entry((entry.kind, entry.architecture(), entry.compression())).or_default();
             sum.entries += 1;
             sum.hollow += u64::from(entry.hollow);
             sum.bytes += entry.size();
             sum.ptx = sum.ptx.max(entry.ptx());
             // Code of one kind in a file is of one release: one that says so is enough.
-            if sum.entries == sum.hollow + 1 && !entry.hollow {
+            if sum.entries == sum.hollow + 1 && !entry.hollow && !is_part {
                 sum.cuda_13 |= is_said_to_be_of_cuda_13(entry, source)?;
             }
-            sum.cuda_13 |= entry.is_of_cuda_13();
+            sum.cuda_13 |= is_part || entry.is_of_cuda_13();
             if sum.options.len() < MOST_TEXTS {
                 sum.options.extend(entry.options_text(source)?);
             }
@@ -85,7 +85,7 @@ impl Summary {
         let only_lto = architectures.is_empty() && region.entries.iter().any(|entry| entry.kind == Kind::Lto);
         let same = self.alike.entry((architectures.clone(), only_lto)).or_default();
         same.regions += 1;
-        for entry in &region.entries {
+        for (entry, _) in region.code() {
             if let (Some(version), Some(architecture)) = (entry.ptx(), entry.architecture()) {
                 let latest = same.languages.entry(architecture).or_insert(version);
                 *latest = version.max(*latest);

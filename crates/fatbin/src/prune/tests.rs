@@ -130,6 +130,18 @@ fn regions_in_which_nothing_is_loaded_stay_as_they_are() {
 }
 
 #[test]
+fn pieces_that_share_a_payload_stay_or_go_together() {
+    let both = |one, other| {
+        let [one, other]: [(u32, Vec<u8>); 2] = [(one, vec![1; 20_000]), (other, vec![2; 20_000])];
+        crate::testing::concatenated(&[(CUBIN, one.0, 0, &one.1), (CUBIN, other.0, 0, &other.1)])
+    };
+    let library = Library::new().region(&[both(80, 90), both(100, 120), ptx(9_000)]);
+    assert_eq!(code(&pruned(&library, &["9.0"])), [("sm_80".to_owned(), 1), ("sm_90".to_owned(), 1)]);
+    let kept: Vec<String> = code(&pruned(&library, &["11.0"])).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(kept, ["compute_100"]);
+}
+
+#[test]
 fn code_for_the_linker_is_dropped_on_demand_alone() {
     let library = library().relocatable(&[entry(LTO, 90, 0, 40_000), entry(CUBIN, 80, 0, 40_000)]);
     let kept = |file: &[u8]| listing(file).code.iter().map(|code| code.groups.len()).collect::<Vec<_>>();
@@ -431,9 +443,13 @@ proptest! {
         gpu in 0usize..5,
         (pinned, packed, room, keep_ptx) in (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
-        let build = |(kind, number, flags, payload): (usize, usize, usize, usize)| entry(
-            [CUBIN, PTX, LTO, 0x100][kind], [75, 80, 86, 90, 100, 120][number], [0, 0x10_0000, 0x20_0000][flags],
-            payload * 8);
+        let build = |(kind, number, flags, payload): (usize, usize, usize, usize)| {
+            let (number, flags) = ([75, 80, 86, 90, 100, 120][number], [0, 0x10_0000, 0x20_0000][flags]);
+            match kind {
+                3 => crate::testing::concatenated(&[(CUBIN, number, flags, &vec![number as u8; payload * 8])]),
+                kind => entry([CUBIN, PTX, LTO][kind], number, flags, payload * 8),
+            }
+        };
         let mut library = Library::new();
         for region in regions {
             library = library.region(&region.into_iter().map(build).collect::<Vec<_>>());

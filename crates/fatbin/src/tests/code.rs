@@ -3,7 +3,7 @@
 use kiln_plan::gpu::Capability;
 
 use super::{elf, listed};
-use crate::testing::{cubin, entry_of, region};
+use crate::testing::{concatenated, cubin, entry_of, region};
 use crate::{Coverage, Depth, Extent, Found, Listing, Tally, list_with};
 
 const CUBIN: u16 = 2;
@@ -310,4 +310,28 @@ fn cubins_one_after_the_other_and_archives_in_archives_are_seen() {
     let deep = (0..8).fold(object.finish(), |file, _| member(&file));
     assert!(listed(&deep).unwrap().unseen[0].contains("there is an archive in 4 others"));
     assert!(listed(b"!<thin>\n").unwrap().unseen[0].contains("files of their own"));
+}
+
+#[test]
+fn pieces_that_share_a_payload_are_code_of_their_own() {
+    let [old, exact, family] = [cubin(80, "", &["add"]), cubin(90, "a", &["add", "mul"]), cubin(100, "f", &["add"])];
+    let ptx = b".version 9.4\n.target sm_120\n.visible .entry add(\n)\n{ ret; }\n";
+    let entry = concatenated(&[
+        (CUBIN, 80, 0, &old),
+        (CUBIN, 90, 0x10_0000, &exact),
+        (CUBIN, 100, 0x120_0000, &family),
+        (PTX, 120, 0, ptx),
+    ]);
+    let file = elf(&[(".nv_fatbin", region(std::slice::from_ref(&entry)))]);
+    let listing = with_kernels(&file);
+    assert_eq!(architectures(&listing), ["compute_120", "sm_80", "sm_90a", "sm_100f"]);
+    let verdict = |text| listing.verdict(gpu(text), None).unwrap();
+    assert_eq!(verdict("9.0").kernels.unwrap().native, 2);
+    assert_eq!((verdict("10.3").coverage, verdict("12.1").coverage), (Coverage::Native, Coverage::Ptx));
+    assert_eq!(verdict("7.5").coverage, Coverage::Missing);
+    assert_eq!(verdict("8.0").driver_for.as_deref(), Some("CUDA 13"));
+    let mut damaged = entry;
+    damaged[64..68].copy_from_slice(&900u32.to_le_bytes());
+    let listing = listed(&elf(&[(".nv_fatbin", region(&[damaged]))])).unwrap();
+    assert!(listing.malformed[0].contains("a table of code is longer than its header"), "{:?}", listing.malformed);
 }

@@ -18,7 +18,7 @@ pub enum GpuRequest {
         name: String,
         /// Its capability.
         capability: Capability,
-        /// Whether PTX is wanted in addition to machine code.
+        /// True if PTX is wanted in addition to machine code.
         ptx: bool,
     },
     /// `Ampere`, `Ampere+PTX`: the capabilities of a generation's GPUs, those of systems on a chip (`Ampere+Tegra`) apart.
