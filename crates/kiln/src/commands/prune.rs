@@ -302,7 +302,8 @@ fn bytes_below(path: &Path) -> io::Result<u64> {
 
 impl Done {
     fn text(&self, verbose: bool) -> String {
-        let (mut rows, mut loose) = (Vec::new(), [0, 0]);
+        // Text is as long as it likes, and would make columns of numbers as wide.
+        let (mut rows, mut stay, mut loose) = (Vec::new(), Vec::new(), [0, 0]);
         for file in &self.files {
             let path = file.path.display().to_string();
             match &file.outcome {
@@ -322,24 +323,25 @@ impl Done {
                         ]);
                     }
                 }
-                Cut::Needed { uncut } => rows.push(vec![format!("  {path}"), needed(*uncut)]),
+                Cut::Needed { uncut } => stay.push(vec![format!("  {path}"), needed(*uncut)]),
                 Cut::Small { serves, uncut } => {
                     let served = if *serves { "" } else { ", though none of it is for the GPUs" };
                     let rest = if *uncut > 0 { format!("; {}", of_uncut(*uncut)) } else { String::new() };
                     let text = format!("stays as it is{served}: too little can be cut to free a page{rest}");
-                    rows.push(vec![format!("  {path}"), text]);
+                    stay.push(vec![format!("  {path}"), text]);
                 }
                 Cut::Loose { needed, .. } => loose[usize::from(*needed)] += 1,
-                Cut::Refused { reason } => rows.push(vec![format!("  {path}"), format!("stays as it is: {reason}")]),
+                Cut::Refused { reason } => stay.push(vec![format!("  {path}"), format!("stays as it is: {reason}")]),
             }
         }
         let others = if is_wheel(&self.input) { "left out" } else { "stay, though none of the GPUs runs them" };
         for (number, fate) in loose.into_iter().zip([others, "needed"]).filter(|(number, _)| *number > 0) {
-            rows.push(vec![format!("  {}", count(number, "loose cubin")), fate.into()]);
+            stay.push(vec![format!("  {}", count(number, "loose cubin")), fate.into()]);
         }
         format!(
-            "{}{} -> {}: {} -> {} ({}), {} with GPU code\n",
+            "{}{}{} -> {}: {} -> {} ({}), {} with GPU code\n",
             table(&rows),
+            table(&stay),
             self.input.display(),
             self.output.display(),
             size::format(self.before),

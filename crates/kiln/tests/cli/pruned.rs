@@ -143,8 +143,8 @@ fn files_and_directories_of_which_no_code_would_be_left_stay_as_they_are() {
     // Where others have code, a variant may lose all of its own.
     environment.write("lib/old.so", Library::new().region(&[entry(CUBIN, 70, 0, 30_000)]).finish());
     assert_snapshot!(environment.kiln("prune lib -o old --gpus V100"), @r"
-      a.so       120 kB              13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
-      b.so       120 kB              13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
+      a.so     120 kB    13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
+      b.so     120 kB    13.1 kB  -89.1%, nothing is left: none of it is for the GPUs
       old.so  all of it is needed
     lib -> old: 273 kB -> 59.7 kB (-78.1%), 3 files with GPU code
     ");
