@@ -17,6 +17,7 @@ mod base;
 mod copied;
 mod differences;
 mod docker26;
+mod environments;
 mod foreign;
 mod gpu_code;
 mod gpu_set;
@@ -27,6 +28,7 @@ mod kernels;
 mod links;
 mod packages;
 pub(crate) mod programs;
+mod projects;
 mod pruned;
 mod registries;
 pub(crate) mod report;
@@ -100,6 +102,8 @@ enum Part {
     Copied,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
+    /// The environment of an image beside one that pip filled
+    Environments,
 }
 
 /// What the checks work with.
@@ -149,8 +153,12 @@ impl Interop {
             if wanted(Part::Copied) {
                 copied::check(&suite, &mut checks);
             }
+            if wanted(Part::Environments) {
+                environments::check(&suite, &mut checks);
+            }
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
+                projects::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {

@@ -6,13 +6,14 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Image, Requirement, Stack};
+use kiln_plan::stack::{Environment, Image, Requirement, Stack};
 use kiln_plan::torch_family;
 use kiln_store::Root;
 use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
 
 use crate::bases as names;
+use crate::below::{Below, Presence};
 use crate::documents;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
@@ -20,6 +21,7 @@ use crate::project::Project;
 mod answer;
 mod bases;
 mod files;
+mod links;
 mod listed;
 mod question;
 mod sizes;
@@ -236,7 +238,27 @@ impl Project<'_> {
             }
         }
         decision.image.packages.sort();
+        self.warn_of_pip(question, &decision.image);
         wrong.or(decision).map_err(|wrong| Failed::Other(wrong.into()))
+    }
+
+    /// Warns of a `pip` on `PATH` that is the base's, and would install beside the environment.
+    fn warn_of_pip(&self, question: &question::ImageQuestion<'_>, image: &LockedImage) {
+        let is_pip = |name: &str| name == "pip";
+        let has_pip = image.packages.iter().any(|package| is_pip(&package.name))
+            || question.above.iter().any(|(name, _)| is_pip(name));
+        if has_pip || question.image.environment == Environment::Base {
+            return;
+        }
+        let below = Below::of(&question.facts, "base");
+        let mut places = question.facts.search_path().map(|directory| format!("{}/pip", directory.trim_matches('/')));
+        if let Some(path) = places.find(|path| below.holds(path) == Presence::File) {
+            self.workshop.warn(format!(
+                "`pip` in `{}` is the base's (/{path}), which does not see /opt/venv: add `pip` to its packages if \
+                 somebody installs with it",
+                image.name
+            ));
+        }
     }
 
     /// The best wheel of a package for an image.

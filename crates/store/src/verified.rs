@@ -90,6 +90,26 @@ impl Store {
         self.verify_with(path, digest, |file| Ok(digest_of(file, &|_| Ok(()))? == *digest))
     }
 
+    /// Returns the digest of a file, in the store or elsewhere: known from before, or read now. It is an error if the file
+    /// changes while it is read.
+    pub fn file_digest(&self, path: &Path, advance: &dyn Fn(u64) -> io::Result<()>) -> Result<Digest> {
+        let file = open_regular(path)?;
+        let before = file.metadata()?;
+        if let Ok(Some(known)) = self.verified(&Identity::of(&before)) {
+            return Ok(known);
+        }
+        let digest = digest_of(&file, advance)?;
+        let after = file.metadata()?;
+        if !Identity::of(&before).has_content_of(&Identity::of(&after)) {
+            return Err(io::Error::other(format!("{} changed while it was read", path.display())).into());
+        }
+        if Identity::of(&before) == Identity::of(&after) && !is_fresh(&after) {
+            // Not recorded, it is read again the next time.
+            let _ = self.remember_verified(&Identity::of(&after), &digest);
+        }
+        Ok(digest)
+    }
+
     /// Records that a file, which this process has just written, has this digest: it is not read again while it is unchanged.
     pub fn note_verified(&self, path: &Path, digest: &Digest) -> Result<()> {
         self.remember_verified(&Identity::of(&fs_err::metadata(path)?), digest)

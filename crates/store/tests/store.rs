@@ -85,6 +85,35 @@ fn a_linked_file_is_not_trusted_any_more_once_it_was_changed() {
 }
 
 #[test]
+fn the_digest_of_a_file_elsewhere_is_read_once_and_again_after_a_change() {
+    let place = place();
+    let store = Store::open(&place.root).unwrap();
+    let file = place.root.with_file_name("a.whl");
+    fs_err::write(&file, "first").unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let read = std::cell::Cell::new(0);
+    let digest = || {
+        let count = |bytes| {
+            read.set(read.get() + bytes);
+            Ok(())
+        };
+        store.file_digest(&file, &count).unwrap()
+    };
+    // A file that was changed just now may change again without a trace, so that it is read again.
+    assert_eq!(digest(), Digest::of(b"first"));
+    std::thread::sleep(std::time::Duration::from_millis(120));
+    assert_eq!(digest(), Digest::of(b"first"));
+    let before = read.get();
+    assert_eq!(digest(), Digest::of(b"first"));
+    assert_eq!(read.get(), before);
+    // Neither the size nor the time of the content tell of this change.
+    fs_err::write(&file, "other").unwrap();
+    fs_err::OpenOptions::new().write(true).open(&file).unwrap().set_modified(old).unwrap();
+    assert_eq!(digest(), Digest::of(b"other"));
+    assert!(store.file_digest(&place.root, &|_| Ok(())).is_err());
+}
+
+#[test]
 fn a_file_of_another_digest_is_not_linked() {
     let place = place();
     let store = Store::open(&place.root).unwrap();

@@ -139,9 +139,6 @@ pub enum UvError {
     /// No wheel of these packages fits.
     #[error("no wheel fits of {}", .0.iter().map(|blocker| blocker.name.as_str()).collect::<Vec<_>>().join(", "))]
     NoWheels(Vec<Blocker>),
-    /// A `uv.lock` does not hold what its project asks for.
-    #[error("it does not fit its `pyproject.toml`")]
-    Stale,
     /// The index cannot be reached.
     #[error("{0}")]
     Index(String),
@@ -306,9 +303,10 @@ fn ask(
 pub struct Export<'a> {
     /// Its directory.
     pub project: &'a Path,
-    /// The project's settings for uv, as a configuration file; nothing where its requirements are only known once it is
-    /// built, so that the lock cannot be compared with them.
+    /// The project's settings for uv, as a configuration file.
     pub settings: Option<&'a str>,
+    /// The workspace has a project at its root, which is what is locked. Without one, all its members are.
+    pub has_root: bool,
     /// Dependency groups.
     pub groups: &'a [String],
     /// Extras.
@@ -319,8 +317,19 @@ pub struct Export<'a> {
     pub package: Option<&'a str>,
 }
 
-/// Turns the `uv.lock` of a project into `pylock.toml`. uv reads the project's `pyproject.toml` for that, and no more, and
-/// compares the two. `directory` is empty and for this question alone.
+/// The relation of a `uv.lock` to its project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fit {
+    /// It holds what the project asks for.
+    Fits,
+    /// It does not.
+    Stale,
+    /// That cannot be told, for this reason: some member must be built before its requirements are known.
+    Unknown(String),
+}
+
+/// Turns the `uv.lock` of a project into `pylock.toml`. uv reads the project's `pyproject.toml` for that, and no more.
+/// `directory` is for this question alone.
 pub fn export(
     programs: Programs<'_>,
     target: &Target<'_>,
@@ -328,34 +337,56 @@ pub fn export(
     directory: &Path,
     work: &Work<'_>,
 ) -> Result<String, UvError> {
-    let python = interpreter::pretend(directory, programs.kiln, target)?;
-    let configuration = directory.join(CONFIGURATION);
-    fs_err::write(&configuration, export.settings.unwrap_or_default())?;
-    let call = |how: &str| {
+    run(export.call("--frozen", programs, target, directory)?, programs, work)?;
+    Ok(fs_err::read_to_string(directory.join(ANSWER))?)
+}
+
+/// Compares a `uv.lock` with its project, without a network: one that is right needs none.
+pub fn compare(
+    programs: Programs<'_>,
+    target: &Target<'_>,
+    export: &Export<'_>,
+    directory: &Path,
+    work: &Work<'_>,
+) -> Result<Fit, UvError> {
+    match run(export.call("--locked", programs, target, directory)?, programs, work) {
+        Ok(_) => Ok(Fit::Fits),
+        Err(UvError::Unsatisfiable(_)) => Ok(Fit::Stale),
+        Err(UvError::Failed(text) | UvError::Index(text)) => {
+            let is_stale = text.contains("needs to be updated") && !text.contains("Failed to build");
+            Ok(if is_stale { Fit::Stale } else { Fit::Unknown(text) })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Export<'_> {
+    fn call(
+        &self,
+        how: &str,
+        programs: Programs<'_>,
+        target: &Target<'_>,
+        directory: &Path,
+    ) -> Result<Call<'static>, UvError> {
+        let python = interpreter::pretend(directory, programs.kiln, target)?;
+        let configuration = directory.join(CONFIGURATION);
+        fs_err::write(&configuration, self.settings.unwrap_or_default())?;
         let mut call = call(programs, directory)
-            .args(["export", "--quiet", "--color", "never", how, "--no-emit-project", "--no-header", "--offline"])
+            .args(["export", "--quiet", "--color", "never", how, "--no-header", "--offline"])
+            .arg(if self.has_root || self.package.is_some() { "--no-emit-project" } else { "--no-emit-workspace" })
             .args(["--no-build", "--no-python-downloads", "--config-file"])
             .arg(&configuration)
             .arg("--python")
             .arg(&python)
             .args(["--format", "pylock.toml", "--output-file", ANSWER, "--project"])
-            .arg(export.project);
-        if !export.dev {
+            .arg(self.project);
+        if !self.dev {
             call = call.arg("--no-default-groups");
         }
-        call = export.groups.iter().fold(call, |call, group| call.arg("--group").arg(group));
-        call = export.extras.iter().fold(call, |call, extra| call.arg("--extra").arg(extra));
-        export.package.iter().fold(call, |call, package| call.arg("--package").arg(package))
-    };
-    run(call("--frozen"), programs, work)?;
-    let answer = fs_err::read_to_string(directory.join(ANSWER))?;
-    if export.settings.is_some() {
-        run(call("--locked"), programs, work).map_err(|error| match error {
-            UvError::Interrupted | UvError::Program(_) | UvError::Io(_) => error,
-            _ => UvError::Stale,
-        })?;
+        call = self.groups.iter().fold(call, |call, group| call.arg("--group").arg(group));
+        call = self.extras.iter().fold(call, |call, extra| call.arg("--extra").arg(extra));
+        Ok(self.package.iter().fold(call, |call, package| call.arg("--package").arg(package)))
     }
-    Ok(answer)
 }
 
 fn call(programs: Programs<'_>, directory: &Path) -> Call<'static> {

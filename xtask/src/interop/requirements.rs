@@ -19,6 +19,8 @@ const PIP: &str = "pip==25.3";
 /// A way to ask for a build.
 struct Way {
     name: &'static str,
+    /// The name of the file of requirements.
+    file: &'static str,
     /// What the requirements file says; `SRC` is the source's directory, `SDIST` its archive.
     requirements: &'static str,
     /// The `[index]` table.
@@ -30,9 +32,17 @@ struct Way {
 }
 
 const LOCAL: &str = "default = \"file:index\"";
-const PLAIN: Way = Way { name: "", requirements: "", index: LOCAL, environment: &[], says: "requirements.txt:1" };
+const PLAIN: Way = Way {
+    name: "",
+    file: "requirements.txt",
+    requirements: "",
+    index: LOCAL,
+    environment: &[],
+    says: "requirements.txt:1",
+};
+const PROJECT: Way = Way { file: "pyproject.toml", says: "pyproject.toml:4", ..PLAIN };
 
-const WAYS: [Way; 15] = [
+const WAYS: [Way; 21] = [
     Way { name: "--no-binary NAME", requirements: "--no-binary evil\nevil\n", ..PLAIN },
     Way { name: "--no-binary :all:", requirements: "--no-binary=:all:\nevil\n", ..PLAIN },
     Way { name: "-e ./x", requirements: "-e ./src\n", ..PLAIN },
@@ -47,19 +57,19 @@ const WAYS: [Way; 15] = [
     },
     Way { name: "a repository", requirements: "evil @ git+file://SRC\n", ..PLAIN },
     Way { name: "a file that is included", requirements: "-r deep/more.txt\n", says: "deep/more.txt:2", ..PLAIN },
-    Way { name: "a package without wheels", requirements: "evil\n", says: "no usable wheels", ..PLAIN },
+    Way { name: "a package without wheels", requirements: "evil\n", says: "no wheel of evil", ..PLAIN },
     Way {
         name: "uv.toml of the user",
         requirements: "evil\n",
         environment: &[("XDG_CONFIG_HOME", "CONFIG")],
-        says: "no usable wheels",
+        says: "no wheel of evil",
         ..PLAIN
     },
     Way {
         name: "uv.toml of the machine",
         requirements: "evil\n",
         environment: &[("XDG_CONFIG_DIRS", "CONFIG")],
-        says: "no usable wheels",
+        says: "no wheel of evil",
         ..PLAIN
     },
     Way {
@@ -73,7 +83,47 @@ const WAYS: [Way; 15] = [
             ("UV_PYTHON", "python3"),
             ("PIP_NO_BINARY", ":all:"),
         ],
-        says: "no usable wheels",
+        says: "no wheel of evil",
+        ..PLAIN
+    },
+    Way {
+        name: "a project that requires a source by its URL",
+        requirements: "[project]\nname = 'p'\nversion = '1'\ndependencies = ['evil @ file://SRC']\n",
+        ..PROJECT
+    },
+    Way {
+        name: "a project with a source of uv",
+        requirements: "[project]\nname = 'p'\nversion = '1'\ndependencies = ['evil']\n[tool.uv.sources]\nevil = { path = 'src' }\n",
+        says: "`evil` is built from source here",
+        ..PROJECT
+    },
+    Way {
+        name: "a project whose requirements are made by its build backend",
+        requirements: "[project]\nname = 'p'\nversion = '1'\ndynamic = ['dependencies']\n[build-system]\n\
+                       requires = []\nbuild-backend = 'backend'\nbackend-path = ['src']\n",
+        says: "only known once it is built",
+        ..PROJECT
+    },
+    Way {
+        name: "a project that lets uv build",
+        requirements: "[project]\nname = 'p'\nversion = '1'\ndependencies = ['evil']\n[tool.uv]\nno-build = false\n\
+                       no-binary-package = ['evil']\n",
+        says: "no wheel of evil",
+        ..PROJECT
+    },
+    Way {
+        name: "a lock with a directory",
+        file: "pylock.toml",
+        requirements: "lock-version = '1.0'\ncreated-by = 't'\n[[packages]]\nname = 'evil'\ndirectory = { path = 'src' }\n",
+        says: "`evil` is built from a directory",
+        ..PLAIN
+    },
+    Way {
+        name: "a lock of Poetry with a directory",
+        file: "poetry.lock",
+        requirements: "[[package]]\nname = 'evil'\nversion = '1.0'\ngroups = ['main']\nfiles = []\n[package.source]\n\
+                       type = 'directory'\nurl = 'src'\n[metadata]\nlock-version = '2.1'\n",
+        says: "`evil` is built from source",
         ..PLAIN
     },
     Way { name: "a wheel that requires a source", requirements: "needs\n", says: "URL dependencies must be", ..PLAIN },
@@ -112,7 +162,7 @@ fn beside_pip(suite: &Suite) -> Result<()> {
 }
 
 /// The uv that kiln uses; kiln installs it where something is resolved.
-fn uv(suite: &Suite, project: &Path) -> Result<PathBuf> {
+pub(super) fn uv(suite: &Suite, project: &Path) -> Result<PathBuf> {
     fs_err::create_dir_all(project)?;
     if let Ok(found) = super::uv::program(suite) {
         return Ok(found);
@@ -228,8 +278,8 @@ impl Trap {
 
     /// kiln refuses, says why, and nothing ran.
     fn refuses(&self, suite: &Suite, way: &Way, uv: Option<&Path>) -> Result<()> {
-        fs_err::write(self.project.join("requirements.txt"), self.text(way.requirements))?;
-        stack(&self.project, "requirements.txt", way.index)?;
+        fs_err::write(self.project.join(way.file), self.text(way.requirements))?;
+        stack(&self.project, way.file, way.index)?;
         let mut command = self.lock(suite, uv);
         command.envs(way.environment.iter().map(|(name, value)| (*name, self.text(value))));
         let output = command.output()?;

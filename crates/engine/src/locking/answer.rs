@@ -20,7 +20,7 @@ pub(super) struct Part<'q> {
     pub(super) locked: Vec<LockedPackage>,
 }
 
-/// Why there is no answer.
+/// A question without an answer.
 pub(super) enum Failed {
     /// Requirements and pins contradict one another: without the pins there may be an answer.
     Conflict(BuildError),
@@ -205,9 +205,11 @@ impl Project<'_> {
         question: &uv::Question<'_>,
         name: &str,
     ) -> Result<std::result::Result<Vec<LockedPackage>, UvError>> {
-        let asked = uv::Question { offline: self.workshop.surroundings.offline, ..question.clone() };
         let program = self.workshop.uv()?;
-        let directory = self.workshop.store.temporary_directory()?;
+        let (directory, pages) =
+            (self.workshop.store.temporary_directory()?, self.workshop.store.temporary_directory()?);
+        let index = self.with_pages(question.index, pages.path())?;
+        let asked = uv::Question { index: &index, offline: self.workshop.surroundings.offline, ..question.clone() };
         let work = self.workshop.work("resolve", name.to_owned(), None);
         let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
         Ok(answer.map(|answer| {

@@ -9,10 +9,10 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Recipe, RequirementsFile};
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
-use kiln_wheel::pylock::{self, LockedPackage, WheelFile};
+use kiln_wheel::pylock::{self, LockedPackage, PylockError, WheelFile};
 use kiln_wheel::requirements::{self, Requirements, poetry, pyproject};
-use kiln_wheel::tags::{Fit, Tags};
-use kiln_wheel::uv::{self, Programs, Target, UvError};
+use kiln_wheel::tags::{self, Tags};
+use kiln_wheel::uv::{self, Fit, Programs, Target, UvError};
 use pep508_rs::MarkerEnvironment;
 use url::Url;
 
@@ -59,6 +59,10 @@ impl RequirementsSource<'_> {
         self.written.chooses().then(|| format!("{groups:?} {extras:?} {dev} {package:?}"))
     }
 
+    fn unusable(&self, error: PylockError) -> BuildError {
+        BuildError::Requirements { path: self.path.display().to_string(), source: error.into() }
+    }
+
     fn groups_and_extras(&self) -> pylock::Choice<'_> {
         pylock::Choice { groups: self.written.groups.as_deref(), extras: &self.written.extras }
     }
@@ -85,7 +89,7 @@ impl Project<'_> {
         let path = fs_err::canonicalize(path)?;
         let mut files = vec![(file.path.clone(), digest_of(&path)?)];
         let project = path.with_file_name("pyproject.toml");
-        if kind == LockKind::Uv && project.is_file() {
+        if kind != LockKind::Pylock && project.is_file() {
             let beside = Path::new(&file.path).with_file_name("pyproject.toml");
             files.push((beside.display().to_string(), digest_of(&project)?));
         }
@@ -118,17 +122,16 @@ impl Project<'_> {
         kind: LockKind,
         target: &Target<'_>,
     ) -> Result<Vec<LockedPackage>> {
-        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Requirements {
-            path: source.path.display().to_string(),
-            source: error,
-        };
-        let environment = target.markers().map_err(|error| unusable(error.into()))?;
-        let (text, choice) = match kind {
-            LockKind::Uv => (self.export_uv_lock(source, target)?, pylock::Choice::default()),
-            LockKind::Pylock => (fs_err::read_to_string(&source.path)?, source.groups_and_extras()),
+        let environment = target.markers().map_err(|error| source.unusable(error))?;
+        let mut packages = match kind {
+            LockKind::Uv => self.uv_lock(source, target, &environment)?,
+            LockKind::Pylock => {
+                let text = fs_err::read_to_string(&source.path)?;
+                pylock::parse(&text, &environment, source.groups_and_extras())
+                    .map_err(|error| source.unusable(error))?
+            }
             LockKind::Poetry => return self.ask_for_poetry(source, target, &environment),
         };
-        let mut packages = pylock::parse(&text, &environment, choice).map_err(|error| unusable(error.into()))?;
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         for wheel in packages.iter_mut().flat_map(|package| &mut package.wheels) {
             if !wheel.location.contains("://") {
@@ -138,34 +141,52 @@ impl Project<'_> {
         Ok(packages)
     }
 
-    fn export_uv_lock(&self, source: &RequirementsSource<'_>, target: &Target<'_>) -> Result<String> {
+    /// The packages of a `uv.lock`, which must be what its project asks for.
+    fn uv_lock(
+        &self,
+        source: &RequirementsSource<'_>,
+        target: &Target<'_>,
+        environment: &MarkerEnvironment,
+    ) -> Result<Vec<LockedPackage>> {
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         let temporary = self.workshop.store.temporary_directory()?;
         let work = self.workshop.work("resolve", source.path.display().to_string(), None);
-        let program = self.workshop.uv()?;
+        let uv = self.workshop.uv()?;
         let project = fs_err::read_to_string(directory.join("pyproject.toml"));
-        let settings = project.ok().and_then(|text| pyproject::settings(&text, directory));
+        let settings = project.as_ref().ok().and_then(|text| pyproject::settings(text, directory));
+        let has_root = project.is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("[project]")));
         let export = uv::Export {
             project: directory,
             settings: settings.as_deref(),
+            has_root,
             groups: source.written.groups.as_deref().unwrap_or_default(),
             extras: &source.written.extras,
             dev: source.written.dev,
             package: source.written.package.as_deref(),
         };
-        uv::export(self.uv_programs(&program), target, &export, temporary.path(), &work).map_err(|error| match error {
+        let failed = |error| match error {
             UvError::Interrupted => BuildError::Interrupted,
             UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
-            UvError::Stale => Diagnostics::from(
-                Diagnostic::at(
-                    source.written.span.clone(),
-                    format!("`{}` does not fit its `pyproject.toml`", source.written.path),
-                )
-                .hint("the project asks for something else than is locked: run `uv lock` there"),
-            )
-            .into(),
             error => BuildError::Export { path: source.path.display().to_string(), source: error },
-        })
+        };
+        let programs = self.uv_programs(&uv);
+        let text = uv::export(programs, target, &export, temporary.path(), &work).map_err(failed)?;
+        let packages = pylock::parse(&text, environment, pylock::Choice::default());
+        let packages = packages.map_err(|error| source.unusable(error))?;
+        let path = &source.written.path;
+        match uv::compare(programs, target, &export, temporary.path(), &work).map_err(failed)? {
+            Fit::Fits => Ok(packages),
+            Fit::Stale => {
+                let message = format!("`{path}` does not fit its `pyproject.toml`");
+                let hint = "the project asks for something else than is locked: run `uv lock` there";
+                Err(Diagnostics::from(Diagnostic::at(source.written.span.clone(), message).hint(hint)).into())
+            }
+            Fit::Unknown(reason) => {
+                let reason = reason.lines().next().unwrap_or_default().to_owned();
+                self.workshop.warn(format!("that `{path}` fits its `pyproject.toml` cannot be told: {reason}"));
+                Ok(packages)
+            }
+        }
     }
 
     /// The packages of a `poetry.lock`, from the indexes, without what they require.
@@ -178,7 +199,8 @@ impl Project<'_> {
         let text = fs_err::read_to_string(&source.path)?;
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         let (path, choice, dev) = (&source.written.path, source.groups_and_extras(), source.written.dev);
-        let found = poetry::read(&text, path, directory, environment, choice, dev)?;
+        let project = fs_err::read_to_string(directory.join("pyproject.toml")).ok();
+        let found = poetry::read(&text, (path, project.as_deref()), directory, environment, choice, dev)?;
         let listed = Listed::new(&found, environment, &self.directory)?;
         let mut index = self.absolute_index();
         listed.add_indexes(&mut index, environment, &self.directory)?;
@@ -236,7 +258,7 @@ impl Project<'_> {
         let wrong = |message: String, hint: String| -> BuildError {
             Diagnostics::from(Diagnostic::at(recipe.span.clone(), message).hint(hint)).into()
         };
-        let mut best: Option<(Fit, PathBuf, WheelName)> = None;
+        let mut best: Option<(tags::Fit, PathBuf, WheelName)> = None;
         for directory in &self.stack.index.find_links {
             let directory = self.directory.join(directory.strip_prefix("file://").unwrap_or(directory));
             let Ok(entries) = fs_err::read_dir(&directory) else { continue };

@@ -80,7 +80,7 @@ const VALUED: [&str; 12] = [
     "--project",
     "--python",
 ];
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 13] = [
     "--frozen",
     "--locked",
     "--no-annotate",
@@ -88,6 +88,7 @@ const FLAGS: [&str; 12] = [
     "--no-default-groups",
     "--no-deps",
     "--no-emit-project",
+    "--no-emit-workspace",
     "--no-header",
     "--no-progress",
     "--no-python-downloads",
@@ -475,14 +476,18 @@ impl Question {
 
     fn wheels(&self, name: &PackageName) -> Result<Vec<Found>> {
         let mut found = Vec::new();
-        for directory in &self.links {
-            found.extend(wheels_in(directory, name, &|path| format!("file://{}", path.display()))?);
+        for link in &self.links {
+            found.extend(match link.is_file() {
+                true => wheels_on(link, name)?,
+                false => wheels_in(link, name, &|path| format!("file://{}", path.display()))?,
+            });
         }
         for index in &self.indexes {
             if index.explicit.as_ref().is_some_and(|names| !names.contains(name)) {
                 continue;
             }
             let more = match index.url.strip_prefix("file:") {
+                Some(path) if path.ends_with(".html") => wheels_on(&local(path.trim_start_matches("//")), name)?,
                 Some(path) => {
                     let directory = local(path.trim_start_matches("//")).join(name.to_string());
                     let page = fs_err::read_to_string(directory.join("index.html")).unwrap_or_default();
@@ -546,6 +551,26 @@ fn wheels_in(directory: &Path, name: &PackageName, address: &dyn Fn(&Path) -> St
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// The wheels that a page of links names.
+fn wheels_on(page: &Path, name: &PackageName) -> Result<Vec<Found>> {
+    let text = fs_err::read_to_string(page)?;
+    let mut found = Vec::new();
+    for link in text.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        let (address, hash) = link.split_once("#sha256=").ok_or("a link has no digest")?;
+        let path = address.parse::<Url>()?.to_file_path().map_err(|()| "it is no file")?;
+        let wheel = path.file_name().unwrap_or_default().to_string_lossy().parse::<WheelName>();
+        if let Ok(wheel) = wheel
+            && wheel.name == *name
+        {
+            if Digest::of(&fs_err::read(&path)?).hex() != hash {
+                return Err(format!("the digest of {} is wrong", path.display()).into());
+            }
+            found.push(Found { name: wheel, address: address.to_owned(), path, direct: false });
+        }
+    }
     Ok(found)
 }
 

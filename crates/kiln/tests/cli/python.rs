@@ -117,3 +117,19 @@ fn a_locked_requirements_file_is_taken_as_it_is() {
     environment.succeed("build");
     assert!(environment.read("kiln.lock").contains("name = \"alpha\", version = \"1.0\""));
 }
+
+#[test]
+fn a_pip_that_is_the_bases_is_warned_of() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"greeting\"]"));
+    fs_err::remove_dir_all(environment.path("base")).unwrap();
+    bases::debian_with(&environment.path("base"), &[("usr/bin/pip", b"#!/usr/bin/python3\n".to_vec())]);
+    environment.wheel(&pure("greeting", "1.0"));
+    environment.wheel(&pure("pip", "25.3"));
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (1 package)
+    ------- stderr -------
+    warning: `pip` in `app` is the base's (/usr/bin/pip), which does not see /opt/venv: add `pip` to its packages if somebody installs with it
+    ");
+    environment.stack(&stack("packages = [\"greeting\", \"pip\"]"));
+    assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: app (2 packages)");
+}

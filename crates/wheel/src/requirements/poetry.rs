@@ -1,7 +1,9 @@
 //! `poetry.lock`: exact versions with their digests, and no addresses: the indexes tell those.
 //!
 //! Poetry documents no format; what is read here is what Poetry 2 writes (`lock-version` 2.1), where every package names its
-//! groups and its marker. Older locks do not tell which packages are for developers alone.
+//! groups and its marker, and what Poetry 1.5 to 1.8 write (2.0), where the project tells which packages are needed.
+
+mod walk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,6 +46,8 @@ struct Package {
     #[serde(default)]
     files: Vec<Listed>,
     source: Option<Origin>,
+    #[serde(default)]
+    dependencies: BTreeMap<String, toml::Value>,
 }
 
 /// One marker, or one for each group.
@@ -69,10 +73,11 @@ struct Origin {
 /// The group of what a project itself needs.
 const MAIN: &str = "main";
 
-/// Reads the packages that an environment needs. The text's path in messages is `path`; wheels lie relative to `directory`.
+/// Reads the packages that an environment needs. The text's path in messages is `path`; wheels, and the `pyproject.toml` that
+/// a lock of version 2.0 belongs to, lie relative to `directory`.
 pub fn read(
     text: &str,
-    path: &str,
+    (path, project): (&str, Option<&str>),
     directory: &Path,
     environment: &MarkerEnvironment,
     choice: Choice<'_>,
@@ -82,14 +87,26 @@ pub fn read(
     let place = |span| Place { file: Arc::clone(&source), span };
     let file: File = toml::from_str(text)
         .map_err(|error| Diagnostic::at(place(error.span().unwrap_or(0..0)), error.message().trim().to_owned()))?;
-    check(&file, environment, &place)?;
-    let groups = groups(&file, choice, dev).map_err(|problem| Diagnostic::at(place(0..0), problem))?;
+    let minor = check(&file, environment, &place)?;
+    let wrong_choice = |problem: String| Diagnostic::at(place(0..0), problem);
+    let needed = match minor {
+        0 => Some(walk::needed(&file.package, project, environment, choice, dev).map_err(wrong_choice)?),
+        _ => None,
+    };
+    let groups = match needed {
+        Some(_) => Vec::new(),
+        None => groups(&file, choice, dev).map_err(wrong_choice)?,
+    };
     let extras: Vec<ExtraName> = choice.extras.iter().filter_map(|extra| extra.parse().ok()).collect();
     let mut found = Requirements::default();
     let mut wrong = Diagnostics::default();
-    for package in &file.package {
+    for (number, package) in file.package.iter().enumerate() {
         let at = place(package.name.span());
-        let taken = package.applies(&groups, environment, &extras).and_then(|applies| match applies {
+        let applies = match &needed {
+            Some(needed) => Ok(needed.contains(&number)),
+            None => package.applies(&groups, environment, &extras),
+        };
+        let taken = applies.and_then(|applies| match applies {
             true => package.pinned(directory).map(Some),
             false => Ok(None),
         });
@@ -108,19 +125,20 @@ pub fn read(
     wrong.or(found)
 }
 
+/// Checks that a lock can be read and is for this Python; the number after the dot of its version 2.
 fn check(
     file: &File,
     environment: &MarkerEnvironment,
     place: &dyn Fn(std::ops::Range<usize>) -> Place,
-) -> Result<(), Diagnostic> {
+) -> Result<u32, Diagnostic> {
     let version = &file.metadata.lock_version;
     let mut numbers = version.get_ref().split('.').map(|number| number.parse::<u32>().ok());
-    if (numbers.next().flatten(), numbers.next().flatten().is_some_and(|minor| minor >= 1)) != (Some(2), true) {
-        let message =
-            format!("this lock has version {}, which does not tell the groups of its packages", version.get_ref());
-        return Err(Diagnostic::at(place(version.span()), message)
-            .hint("write it anew with Poetry 2.0 or later: `poetry lock`; kiln reads version 2.1"));
-    }
+    let (Some(2), Some(minor)) = (numbers.next().flatten(), numbers.next().flatten()) else {
+        let message = format!("this lock has version {}, and kiln reads 2.0 and 2.1", version.get_ref());
+        return Err(
+            Diagnostic::at(place(version.span()), message).hint("write it anew with a newer Poetry: `poetry lock`")
+        );
+    };
     let python = &environment.python_full_version().version;
     if let Some(said) = &file.metadata.python_versions
         && !allows(said.get_ref(), python)
@@ -129,7 +147,7 @@ fn check(
         return Err(Diagnostic::at(place(said.span()), message)
             .hint("lock the project for this Python, or change `target.python`"));
     }
-    Ok(())
+    Ok(minor)
 }
 
 /// Groups that are installed: those that are asked for, else the project's own.
@@ -283,7 +301,7 @@ content-hash = "0"
     fn names(choice: Choice<'_>, dev: bool) -> Vec<String> {
         let text = LOCK.replace("HASH", &"0".repeat(64));
         let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
-        let found = read(&text, "poetry.lock", Path::new("/p"), &environment, choice, dev).unwrap();
+        let found = read(&text, ("poetry.lock", None), Path::new("/p"), &environment, choice, dev).unwrap();
         let bound: Vec<&str> = found.bound.iter().map(|bound| bound.index.value.as_str()).collect();
         assert!(bound.is_empty() || bound == ["https://example.org/whl/cpu"]);
         found.requirements.iter().map(|requirement| requirement.value.to_string()).collect()
@@ -315,11 +333,75 @@ content-hash = "0"
         }
     }
 
+    const OLDER: &str = r#"
+[[package]]
+name = "rich"
+version = "13.0"
+files = [{file = "rich.whl", hash = "sha256:HASH"}]
+
+[package.dependencies]
+pygments = ">=2.13,<3"
+colorama = {version = "*", markers = "sys_platform == \"win32\""}
+ipywidgets = {version = "*", optional = true, markers = "extra == \"jupyter\""}
+
+[[package]]
+name = "pygments"
+version = "2.18"
+files = [{file = "pygments.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "colorama"
+version = "0.4"
+files = [{file = "colorama.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "ipywidgets"
+version = "8.0"
+files = [{file = "ipywidgets.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "numpy"
+version = "1.26"
+files = [{file = "numpy.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "numpy"
+version = "2.1"
+files = [{file = "numpy.whl", hash = "sha256:HASH"}]
+
+[metadata]
+lock-version = "2.0"
+python-versions = "^3.9"
+"#;
+
     #[test]
-    fn locks_that_do_not_tell_groups_are_refused() {
-        let text = LOCK.replace("\"2.1\"", "\"2.0\"");
+    fn the_project_of_an_older_lock_tells_what_is_needed() {
+        let text = OLDER.replace("HASH", &"0".repeat(64));
         let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
-        let error = read(&text, "poetry.lock", Path::new("/p"), &environment, Choice::default(), false).unwrap_err();
-        assert!(error.to_string().contains("does not tell the groups"), "{error}");
+        let project = "[tool.poetry.dependencies]\npython = \"^3.9\"\nnumpy = [{ version = \"^2\", python = \">=3.10\" }, \
+                       { version = \"^1\", python = \"<3.10\" }]\nrich = { version = \"^13\", optional = true }\n\
+                       [tool.poetry.extras]\nshow = [\"rich\"]\n\
+                       [tool.poetry.group.dev.dependencies]\nrich = { version = \"^13\", extras = [\"jupyter\"] }\n";
+        let names = |choice: Choice<'_>, dev: bool| -> Vec<String> {
+            let found =
+                read(&text, ("poetry.lock", Some(project)), Path::new("/p"), &environment, choice, dev).unwrap();
+            found.requirements.iter().map(|one| one.value.to_string()).collect()
+        };
+        assert_eq!(names(Choice::default(), false), ["numpy==2.1"]);
+        let show = ["show".to_owned()];
+        let extra = Choice { groups: None, extras: &show };
+        assert_eq!(names(extra, false), ["rich==13.0", "pygments==2.18", "numpy==2.1"]);
+        assert_eq!(names(Choice::default(), true), ["rich==13.0", "pygments==2.18", "ipywidgets==8.0", "numpy==2.1"]);
+        let alone = read(&text, ("poetry.lock", None), Path::new("/p"), &environment, Choice::default(), false);
+        assert!(alone.unwrap_err().to_string().contains("there is no `pyproject.toml`"));
+    }
+
+    #[test]
+    fn locks_of_other_versions_are_refused() {
+        let text = LOCK.replace("\"2.1\"", "\"1.1\"");
+        let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
+        let file = ("poetry.lock", None);
+        let error = read(&text, file, Path::new("/p"), &environment, Choice::default(), false).unwrap_err();
+        assert!(error.to_string().contains("kiln reads 2.0 and 2.1"), "{error}");
     }
 }

@@ -76,17 +76,10 @@ pub fn read(
     reader.wrong.or(reader.found)
 }
 
-/// Returns the settings of a project that decide what its `uv.lock` holds, as a configuration file of uv: nothing where the
-/// requirements are only known once the project is built. Relative paths become absolute.
+/// Returns the settings of a project that decide what its `uv.lock` holds, as a configuration file of uv. Relative paths become
+/// absolute.
 pub fn settings(text: &str, directory: &Path) -> Option<String> {
     let table: toml::Table = text.parse().ok()?;
-    let dynamic = table.get("project").and_then(|project| project.get("dynamic")).and_then(toml::Value::as_array);
-    let of_requirements = |name: &toml::Value| {
-        matches!(name.as_str(), Some("dependencies" | "optional-dependencies" | "requires-python"))
-    };
-    if dynamic.is_some_and(|names| names.iter().any(of_requirements)) {
-        return None;
-    }
     let own = table.get("tool").and_then(|tool| tool.get("uv")).and_then(toml::Value::as_table);
     let mut kept: toml::Table = own
         .into_iter()

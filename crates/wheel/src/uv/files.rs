@@ -88,8 +88,8 @@ pub(super) fn project(question: &Question<'_>, bound: &BTreeSet<&PackageName>) -
     for (at, (package, url)) in question.index.packages.iter().enumerate() {
         let _ =
             write!(indexes, "\n[[tool.uv.index]]\nname = \"package-{at}\"\nurl = {}\nexplicit = true\n", quote(url));
-        if url.starts_with('/') {
-            // A directory of wheels.
+        if url.starts_with('/') || url.ends_with(".html") {
+            // A directory of wheels, or the page of one.
             indexes.push_str("format = \"flat\"\n");
         }
         let _ = writeln!(sources, "{package} = {{ index = \"package-{at}\" }}");

@@ -42,8 +42,10 @@ pub fn description(program: &Path) -> PathBuf {
 pub(super) fn pretend(directory: &Path, kiln: &Path, target: &Target<'_>) -> std::io::Result<PathBuf> {
     let program = directory.join(format!("python{}", target.minor_version()));
     fs_err::write(description(&program), document(target).to_string())?;
-    fs_err::os::unix::fs::symlink(kiln, &program)?;
-    Ok(program)
+    match fs_err::os::unix::fs::symlink(kiln, &program) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(program),
+    }
 }
 
 /// The document that uv 0.13 reads from an interpreter; older versions look for the system in `platform`.

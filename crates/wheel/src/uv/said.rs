@@ -53,7 +53,7 @@ pub(super) fn blockers(explanation: &str) -> Vec<Blocker> {
     for (at, phrase) in phrases {
         let Some(word) = explanation[..at].split_whitespace().next_back() else { continue };
         let end = word.find(|c| OPERATORS.contains(&c)).unwrap_or(word.len());
-        let Some(name) = crate::name_of(&word[..end]) else { continue };
+        let Some(name) = word[..end].split('[').next().and_then(crate::name_of) else { continue };
         if found.iter().any(|known| known.name == name.as_ref()) {
             continue;
         }
@@ -256,6 +256,8 @@ mod tests {
              unsatisfiable.\n",
         );
         assert_eq!(blockers(&all)[0].version(), Some("2.5"));
+        let extra = "Because gruut[de]==2.2.3 has no usable wheels and this image depends on gruut[de]==2.2.3";
+        assert_eq!((blockers(extra)[0].name.as_str(), blockers(extra)[0].versions.as_str()), ("gruut", "==2.2.3"));
         assert!(blockers("Because only six==1.0 is available and you require six>=1.16").is_empty());
     }
 
