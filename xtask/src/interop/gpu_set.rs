@@ -140,15 +140,13 @@ fn one(suite: &Suite, at: &Path, programs: &Cuobjdump, line: &Line<'_>) -> Resul
 fn compare(programs: &Cuobjdump, file: &File) -> Result<Sums> {
     let mut sums = Sums::default();
     let Some(listing) = &file.listing else { return Err(format!("{} cannot be listed", file.file.display()).into()) };
-    let mut listed = None;
-    for program in [&programs.cuda_13, &programs.cuda_12] {
-        if listed.is_none() {
-            // It may also list nothing without a word.
-            let counts = gpu_code::dumped(program, &file.file)?.filter(|counts| !counts.is_empty());
-            listed = counts.map(|counts| (program, counts));
-        }
+    let mut theirs = None;
+    let both = [programs.cuda_13.as_path(), programs.cuda_12.as_path()];
+    for program in both {
+        // It may also list nothing without a word.
+        theirs = theirs.or(gpu_code::dumped(program, &file.file)?.filter(|counts| !counts.is_empty()));
     }
-    let Some((program, theirs)) = listed else {
+    let Some(theirs) = theirs else {
         sums.unlisted += 1;
         return Ok(sums);
     };
@@ -160,7 +158,7 @@ fn compare(programs: &Cuobjdump, file: &File) -> Result<Sums> {
     }
     sums.files += 1;
     let size = fs_err::metadata(&file.file)?.len();
-    if size <= LARGEST && kernels::compare_one(program, &file.file)? {
+    if size <= LARGEST && kernels::compare_one(&both, &file.file)? {
         sums.kernels += 1;
     }
     Ok(sums)
