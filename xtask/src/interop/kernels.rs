@@ -27,7 +27,6 @@ pub(super) fn compare(cuobjdump: &Path, files: &[File]) -> Result<()> {
 pub(super) fn compare_one(programs: &[&Path], file: &Path) -> Result<bool> {
     let mut found: Option<BTreeMap<String, u64>> = None;
     for cuobjdump in programs {
-        // One may also name none without a word, where code is for GPUs that its release has forgotten.
         if found.as_ref().is_none_or(BTreeMap::is_empty) {
             found = symbols(cuobjdump, file)?.or(found);
         }
@@ -40,7 +39,9 @@ pub(super) fn compare_one(programs: &[&Path], file: &Path) -> Result<bool> {
 /// Entry symbols for each architecture; `None` where cuobjdump gives up.
 fn symbols(cuobjdump: &Path, file: &Path) -> Result<Option<BTreeMap<String, u64>>> {
     let output = Command::new(cuobjdump).arg("-symbols").arg(file).output()?;
-    if String::from_utf8_lossy(&output.stderr).contains("Invalid ELF") {
+    // `cuobjdump fatal   : Support for 'sm_35' has been removed.`
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("Invalid ELF") || said.contains("cuobjdump fatal") {
         return Ok(None);
     }
     let (mut counts, mut architecture) = (BTreeMap::new(), String::new());
