@@ -300,7 +300,9 @@ impl BuildError {
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::NothingLeft { .. } => Some(
-                "take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has".into(),
+                "take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has; a stack \
+                 names files that may lack code in `verify.except`"
+                    .into(),
             ),
             Self::Store(StoreError::Database(_)) => Some(
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),

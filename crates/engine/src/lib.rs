@@ -70,5 +70,7 @@ pub use push::Pushed;
 pub use signing::{InvalidSecret, Signer};
 pub use snapshot::Decided;
 pub use step::Subject;
-pub use verify::{CompilerFinding, Judge, JudgedGpu, LinkFinding, Verification, VerifiedCode};
+pub use verify::{
+    CompilerFinding, DriverFinding, HostFinding, Judge, JudgedGpu, LinkFinding, Verification, VerifiedCode,
+};
 pub use workshop::{Surroundings, Workshop};

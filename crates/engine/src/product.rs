@@ -72,9 +72,20 @@ pub(crate) struct TextFile {
     pub(crate) text: String,
 }
 
-/// The oldest Linux driver that takes some GPU code; nothing where every driver for its GPUs does, or where it is not known.
+/// The Linux drivers that run some GPUs and take some code for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct OldestDriver(pub(crate) Option<DriverVersion>);
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct OldestDriver {
+    /// The oldest, where it matters and is known.
+    #[serde(default)]
+    pub(crate) oldest: Option<DriverVersion>,
+    /// The last branch, where the GPUs have one.
+    #[serde(default)]
+    pub(crate) last: Option<DriverVersion>,
+    /// True if the code needs a newer driver than any that is known.
+    #[serde(default)]
+    pub(crate) unknown: bool,
+}
 
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use files::{FilePruner, PrunedFile};
-use kiln_fatbin::{BEGINNING, Cut, Kind, Outcome, Rewrite, Selection, check, may_be_pruned, prune};
+use kiln_fatbin::{BEGINNING, Kind, Outcome, Rewrite, Selection, check, may_be_pruned, prune};
 use kiln_inflate::{Blocks, Kept, Replacement};
 use kiln_oci::{AtHand, InflatePool};
 use kiln_plan::event::Work;
@@ -27,6 +27,7 @@ use kiln_wheel::name::WheelName;
 use kiln_wheel::repack::Repack;
 
 use crate::error::{BuildError, Result};
+use crate::verify::may_lack;
 
 /// What wheels are pruned with.
 pub struct WheelPruner<'a> {
@@ -40,6 +41,8 @@ pub struct WheelPruner<'a> {
     pub temporary: &'a Path,
     /// Told of bytes.
     pub work: &'a Work<'a>,
+    /// Patterns of files that may lack code for the GPUs; with them those that are known to. Nothing where no file may.
+    pub except: Option<&'a [String]>,
 }
 
 /// A wheel whose libraries have been cut.
@@ -73,12 +76,25 @@ impl WheelPruner<'_> {
         let cut = parallel::each(&entries, self.threads, |(entry, old)| {
             Ok::<_, BuildError>((entry.path.clone(), self.cut_one(file_name, &file, entry, old.clone())?))
         })?;
-        let cut = PrunedWheel { name, wheel, libraries: cut.into_iter().collect() };
-        if cut.is_emptied() {
+        let mut cut = PrunedWheel { name, wheel, libraries: cut.into_iter().collect() };
+        if cut.is_emptied() && self.may_lack_all(&cut) {
+            let reason = || "it may lack code for the GPUs".to_owned();
+            for library in cut.libraries.values_mut().filter(|library| library.outcome.is_some()) {
+                library.outcome = Some(Outcome::Refused { reason: reason() });
+            }
+        } else if cut.is_emptied() {
             let gpus = self.selection.gpus.iter().map(ToString::to_string).collect();
             return Err(BuildError::NothingLeft { file: file_name.to_owned(), gpus });
         }
         Ok(cut)
+    }
+
+    /// Tells if all code of a wheel is such that its package does without it on the GPUs. It stays whole then.
+    fn may_lack_all(&self, cut: &PrunedWheel) -> bool {
+        let gpus = &self.selection.gpus;
+        let mut code = cut.libraries.iter().filter(|(_, library)| library.outcome.is_some());
+        let may = |except, path: &str| gpus.iter().all(|gpu| may_lack(path, *gpu, except));
+        self.except.is_some_and(|except| code.all(|(path, _)| may(except, path)))
     }
 
     fn cut_one(&self, wheel: &str, file: &Arc<fs_err::File>, entry: &Entry, old: Inflated) -> Result<Library> {
@@ -170,19 +186,10 @@ impl PrunedWheel {
         self.libraries.values().any(|library| library.rewrite().is_some() || library.is_left_out())
     }
 
-    /// Tells if GPU code was cut out of all libraries with such, and none for a GPU is left in any.
+    /// Tells if there is GPU code, and none for a GPU is left in any library.
     fn is_emptied(&self) -> bool {
-        let loadable = |code: &&Cut| matches!(code.kind, Kind::Cubin | Kind::Ptx);
-        let bytes = |rewrite: &Rewrite, of: fn(&Cut) -> u64| rewrite.code.iter().filter(loadable).map(of).sum::<u64>();
-        let mut outcomes = self.libraries.values().filter_map(|library| library.outcome.as_ref());
-        let empty = |outcome: &Outcome| match outcome {
-            Outcome::Pruned(rewrite) => {
-                bytes(rewrite, |code| code.before) > 0 && bytes(rewrite, |code| code.after) == 0
-            }
-            Outcome::Loose { needed, .. } => !needed,
-            Outcome::Needed | Outcome::Refused { .. } => false,
-        };
-        self.is_changed() && outcomes.all(empty)
+        let mut outcomes = self.libraries.values().filter_map(|library| library.outcome.as_ref()).peekable();
+        outcomes.peek().is_some() && outcomes.all(Outcome::is_emptied)
     }
 
     /// The libraries with GPU code.
@@ -201,7 +208,7 @@ impl PrunedWheel {
     pub fn kept(&self) -> KeptCode {
         let mut kept = KeptCode::default();
         for rewrite in self.libraries.values().filter_map(Library::rewrite) {
-            for code in rewrite.code.iter().filter(|code| code.after > 0) {
+            for code in rewrite.code.iter().filter(|code| code.loads) {
                 let Some(architecture) = code.architecture else { continue };
                 match code.kind {
                     Kind::Ptx => drop(kept.ptx.insert(architecture.capability.number())),

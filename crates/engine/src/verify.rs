@@ -2,7 +2,9 @@
 //! libraries need against what is there.
 
 mod compilers;
+mod drivers;
 mod excuses;
+mod hosts;
 mod pattern;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,9 @@ use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
 pub use compilers::CompilerFinding;
+pub use drivers::DriverFinding;
+pub(crate) use excuses::may_lack;
+pub use hosts::HostFinding;
 use pattern::matches;
 
 /// The measures by which things are judged.
@@ -40,6 +45,11 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// Tells if a file is one that may lack what it needs.
+    fn excepts(&self, path: &str) -> bool {
+        self.except.iter().any(|pattern| matches(pattern, path))
+    }
+
     /// The depth to which a file is looked at, by what its headers say.
     fn depth(&self, listing: &Listing) -> Depth {
         let partly = || self.gpus.iter().any(|gpu| listing.is_partly_for(*gpu));
@@ -64,9 +74,24 @@ pub struct Verification {
     /// Bundled compilers that cannot compile for one of the GPUs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub compilers: Vec<CompilerFinding>,
-    /// The oldest Linux driver that takes all of the code, where that is known.
+    /// The oldest Linux driver that runs the GPUs and takes all of the code, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<DriverVersion>,
+    /// The last branch of the driver that runs all of the GPUs, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_driver: Option<DriverVersion>,
+    /// GPUs that the driver is not for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drivers: Vec<DriverFinding>,
+    /// GPUs whose machines have another processor than the libraries are for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostFinding>,
+    /// Patterns of files that may lack code which are like no file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
+    /// The driver that it was to run on.
+    #[serde(skip)]
+    pub asked_driver: Option<DriverVersion>,
 }
 
 /// A GPU that something is judged for.
@@ -97,7 +122,7 @@ pub struct VerifiedCode {
     /// Loose cubins that it stands for, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<usize>,
-    /// True if the loader does not find a section where it lies.
+    /// True if it, or code in it, is not as it can be read: `problems` say what is wrong.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
     /// True if it asks for a newer driver than the one that it is to run on.
@@ -116,7 +141,7 @@ pub struct LinkFinding {
 }
 
 impl Verification {
-    fn new(subject: &str, code: &[FileCode], judge: &Judge) -> Self {
+    pub(crate) fn new(subject: &str, code: &[FileCode], judge: &Judge) -> Self {
         let judged = |gpu: &Capability| JudgedGpu {
             capability: *gpu,
             names: judge.names.of(*gpu).to_vec(),
@@ -124,13 +149,28 @@ impl Verification {
         };
         let known = code.iter().filter_map(|file| Some((file.path.clone(), file.listing.as_ref().ok()?.compiler?)));
         let compilers = compilers::check(&known.collect::<Vec<_>>(), judge);
+        let unmatched = judge.except.iter().filter(|pattern| !code.iter().any(|file| matches(pattern, &file.path)));
+        let mut unmatched: Vec<String> = unmatched.cloned().collect();
         let summed = excuses::sum_loose(code);
+        unmatched.retain(|pattern| !summed.iter().any(|file| matches(pattern, &file.path)));
+        let hosts = hosts::check(&summed, judge);
         let mut code: Vec<VerifiedCode> = summed.iter().filter_map(|file| VerifiedCode::of(file, judge)).collect();
         excuses::excuse(&mut code, judge);
-        let drivers = code.iter().flat_map(|file| &file.verdicts).filter_map(|verdict| verdict.driver.clone());
-        let driver = drivers.max();
-        let gpus = judge.gpus.iter().map(judged).collect();
-        Self { subject: subject.to_owned(), platform: None, gpus, code, links: Vec::new(), compilers, driver }
+        let drivers = drivers::judge(&mut code, judge);
+        Self {
+            subject: subject.to_owned(),
+            platform: None,
+            gpus: judge.gpus.iter().map(judged).collect(),
+            code,
+            links: Vec::new(),
+            compilers,
+            driver: drivers.oldest.filter(|_| !drivers.unknown),
+            last_driver: drivers.newest,
+            drivers: drivers.findings,
+            hosts,
+            unmatched,
+            asked_driver: judge.driver.clone(),
+        }
     }
 
     /// Returns a GPU as it was asked for: `H100 (9.0)`.
@@ -140,10 +180,12 @@ impl Verification {
     }
 
     fn linked(mut self, tree: &Tree, settings: &Settings, judge: &Judge) -> Self {
-        let excepted = |finding: &Finding| judge.except.iter().any(|pattern| matches(pattern, &finding.object));
+        let excepted = |finding: &Finding| judge.excepts(&finding.object);
         let severity = |finding: &Finding| if excepted(finding) { Severity::Note } else { finding.severity() };
         let findings = tree.check(settings).into_iter();
         self.links = findings.map(|finding| LinkFinding { severity: severity(&finding), finding }).collect();
+        let objects = tree.objects();
+        self.unmatched.retain(|pattern| !objects.iter().any(|(path, _)| matches(pattern, path)));
         self.links.sort_by_key(|link| std::cmp::Reverse(link.severity));
         self
     }
@@ -155,7 +197,10 @@ impl Verification {
 
     /// Tells if everything can run as it is.
     pub fn is_sound(&self) -> bool {
-        self.missing().next().is_none() && self.links.iter().all(|link| link.severity < Severity::Error)
+        self.missing().next().is_none()
+            && self.drivers.is_empty()
+            && self.hosts.is_empty()
+            && self.links.iter().all(|link| link.severity < Severity::Error)
     }
 }
 
@@ -173,16 +218,42 @@ impl VerifiedCode {
             }
             Err(error) => problems.push(error.clone()),
         }
-        let newer = |verdict: &Verdict| judge.driver.is_some() && verdict.driver > judge.driver;
-        let damaged = file.listing.as_ref().as_ref().is_ok_and(|listing| listing.damaged);
-        let driver_too_old = verdicts.iter().any(newer);
-        Some(Self { path, verdicts, problems, excuses: BTreeMap::new(), files: file.files, damaged, driver_too_old })
+        let sound = |listing: &Listing| !listing.damaged && listing.malformed.is_empty();
+        let damaged = !file.listing.as_ref().as_ref().is_ok_and(sound) && !judge.excepts(&path);
+        let (excuses, files, driver_too_old) = (BTreeMap::new(), file.files, false);
+        Some(Self { path, verdicts, problems, excuses, files, damaged, driver_too_old })
     }
 
     /// Tells if it has code, and none or too little for one of the GPUs, without an excuse.
     pub fn is_missing(&self) -> bool {
         self.verdicts.iter().any(|verdict| !is_served(verdict) && !self.excuses.contains_key(&verdict.gpu.to_string()))
     }
+}
+
+impl Verification {
+    /// Says of what kiln has cut itself that no release of it will help.
+    fn of_cut(mut self, cut: bool) -> Self {
+        let verdicts = self.code.iter_mut().flat_map(|file| &mut file.verdicts);
+        for verdict in verdicts.filter(|verdict| cut && !is_served(verdict)) {
+            verdict.advice = Some("it was cut to other GPUs: cut the original for this one too".into());
+        }
+        self
+    }
+
+    /// Tells why a file cannot run on the driver that it was to run on, of its verdict for a GPU.
+    pub fn too_old(&self, file: &VerifiedCode, verdict: &Verdict) -> Option<&DriverVersion> {
+        let driver = self.asked_driver.as_ref()?;
+        (file.driver_too_old && drivers::is_too_old(driver, verdict)).then_some(driver)
+    }
+}
+
+/// The words of an image's history before the code that was left of a wheel.
+pub(crate) const CUT: &str = "GPU code cut to";
+
+/// Tells if a wheel is called like one that kiln cut: `torch-2.11.0-1kiln90-...`.
+fn is_cut(wheel: &str) -> bool {
+    let build = wheel.split('-').nth(2).unwrap_or_default();
+    build.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("kiln")
 }
 
 /// Tells if a file has enough code for a GPU.
@@ -196,7 +267,7 @@ fn problems(listing: &Listing) -> Vec<String> {
             .to_owned()
     });
     let hip = listing.hip.then(|| "code for AMD's GPUs is not looked into".to_owned());
-    listing.malformed.iter().cloned().chain(hip).chain(damage).collect()
+    listing.malformed.iter().chain(&listing.unseen).cloned().chain(hip).chain(damage).collect()
 }
 
 impl Workshop<'_> {
@@ -228,7 +299,7 @@ impl Workshop<'_> {
     pub fn verify_wheel(&self, path: &Path, judge: &Judge) -> Result<Verification> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let contents = self.wheel_contents(&name, fs_err::File::open(path)?)?;
-        Ok(Verification::new(&name, &contents.code, judge))
+        Ok(Verification::new(&name, &contents.code, judge).of_cut(is_cut(&name)))
     }
 
     /// Verifies a directory: one with a C library as a root, any other as part of a system.
@@ -272,5 +343,7 @@ fn verify_image(name: &str, image: &Image, config: &Config, contents: Vec<Conten
     let library_path = library_path.unwrap_or_default().split([':', ';']).map(str::to_owned).collect();
     let settings = Settings { library_path, ..Settings::default() };
     let platform = Some(image.platform);
-    Verification { platform, ..Verification::new(name, &code, judge) }.linked(&tree, &settings, judge)
+    let cut = config.history.iter().filter_map(|entry| entry.created_by.as_deref()).any(|line| line.contains(CUT));
+    let verification = Verification { platform, ..Verification::new(name, &code, judge) };
+    verification.of_cut(cut).linked(&tree, &settings, judge)
 }

@@ -6,13 +6,12 @@ use std::io;
 use kiln_plan::gpu::CudaRelease;
 use memchr::memmem::Finder;
 
+use crate::cubin::RELEASE;
 use crate::elf::{Elf, Section};
 use crate::listing::{Depth, FatbinError, Found, Listing};
 use crate::read::list_with;
 use crate::source::{Source, WINDOW, Window};
 
-/// The text before the release: `Cuda compilation tools, release 12.4, V12.4.131`.
-const BEFORE: &[u8] = b"Cuda compilation tools, release ";
 /// Bytes of a release: `12.10`.
 const LONGEST: usize = 8;
 
@@ -50,21 +49,21 @@ fn is_compiler(path: &str) -> bool {
 }
 
 fn said<S: Source + ?Sized>(window: &mut Window<'_, S>, section: &Section) -> io::Result<Option<CudaRelease>> {
-    let finder = Finder::new(BEFORE);
+    let finder = Finder::new(RELEASE);
     let (mut at, end) = (section.offset, section.range().end);
     while at < end {
         let most = usize::try_from(end - at).unwrap_or(WINDOW).min(WINDOW);
         let bytes = window.bytes(at, most)?;
         if let Some(found) = finder.find(bytes) {
-            let text = window.bytes(at + (found + BEFORE.len()) as u64, LONGEST)?;
+            let text = window.bytes(at + (found + RELEASE.len()) as u64, LONGEST)?;
             let text = String::from_utf8_lossy(text);
             let release = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default();
             return Ok(release.parse().ok());
         }
-        if bytes.len() <= BEFORE.len() {
+        if bytes.len() <= RELEASE.len() {
             break;
         }
-        at += (bytes.len() - BEFORE.len()) as u64;
+        at += (bytes.len() - RELEASE.len()) as u64;
     }
     Ok(None)
 }

@@ -33,6 +33,8 @@ const EXACT_BEFORE_NOTES: u32 = 0x800;
 const EXACT_WITH_NOTES: u32 = 0x8;
 /// The first architecture that code with a suffix is for: `sm_90a`.
 const FIRST_WITH_SUFFIX: u32 = 90;
+/// The text of a compiler of NVIDIA's before its release: `Cuda compilation tools, release 12.4, V12.4.131`.
+pub(crate) const RELEASE: &[u8] = b"Cuda compilation tools, release ";
 /// The option of the assembler that names the architecture.
 const OPTION: &[u8] = b"-arch";
 /// The directive of PTX before a kernel's name.
@@ -113,6 +115,15 @@ pub(crate) fn architecture(start: &[u8]) -> Option<Architecture> {
     let options = memmem::find(start, OPTION)?;
     let suffix = of_options(start.get(options..options + SMALL).unwrap_or(&start[options..]));
     Some(Architecture { suffix, ..architecture })
+}
+
+/// The major version of CUDA whose assembler made a cubin, as its note says (`.note.nv.tkinfo`: `Cuda compilation tools,
+/// release 13.0, V13.0.79`; seen in code of ABI 8). Nothing where the beginning does not reach as far, or says nothing.
+pub(crate) fn cuda(start: &[u8]) -> Option<u8> {
+    let at = memmem::find(start, RELEASE)? + RELEASE.len();
+    let digits = start[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let followed = start.get(at + digits) == Some(&b'.');
+    std::str::from_utf8(&start[at..at + digits]).ok()?.parse().ok().filter(|_| followed)
 }
 
 /// Tells if some bytes begin like a cubin.

@@ -12,6 +12,23 @@ const NAME: usize = 64;
 pub(crate) const HEADER: usize = 64;
 pub(crate) const SECTION_HEADER: u64 = 64;
 pub(crate) const PROGRAM_HEADER: u64 = 56;
+/// Places of fields in a file's header and in a section's (System V ABI, "ELF Header", "Sections").
+pub(crate) mod field {
+    /// `e_phoff`, `e_shoff`, `e_phnum`.
+    pub(crate) const PROGRAM_HEADERS: u64 = 32;
+    pub(crate) const SECTION_HEADERS: u64 = 40;
+    pub(crate) const PROGRAM_HEADER_COUNT: u64 = 56;
+    /// `sh_addr`, `sh_offset`, `sh_size`, `sh_info`, `sh_addralign`.
+    pub(crate) const ADDRESS: u64 = 16;
+    pub(crate) const OFFSET: u64 = 24;
+    pub(crate) const SIZE: u64 = 32;
+    pub(crate) const INFO: u64 = 44;
+    pub(crate) const ALIGNMENT: u64 = 48;
+}
+/// Types of sections with relocations, `SHT_RELA` and `SHT_REL`, and bytes of an entry of the first.
+pub(crate) const RELA: u32 = 4;
+pub(crate) const REL: u32 = 9;
+pub(crate) const RELA_ENTRY: u64 = 24;
 /// `PN_XNUM`: there are more program headers than fit their count.
 const TOO_MANY_SEGMENTS: u16 = 0xffff;
 /// `SHT_PROGBITS` and `SHT_NOBITS`: content of the program's own, and none in the file.

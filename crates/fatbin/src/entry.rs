@@ -12,6 +12,9 @@ pub(crate) const LEAST_HEADER: u64 = 48;
 /// Bytes of a header that are read; longer ones hold what is of no interest here.
 pub(crate) const HEADER: usize = 64;
 
+/// The first architecture of Blackwell, from which on code of CUDA 12 and 13 has the same version.
+pub(crate) const FIRST_OF_BLACKWELL: u32 = 100;
+
 /// Bytes of options or of an identifier that are of interest.
 const LONGEST_TEXT: usize = 256;
 
@@ -38,7 +41,7 @@ pub enum Kind {
     RelocatablePtx,
     /// Intermediate code of tiles.
     TileIr,
-    /// Several entries that share a payload (CUDA 13, `-concat`).
+    /// Several entries that share a payload (CUDA 13.4, `--concat`).
     Concatenated,
     /// Something that is not known here: its number.
     #[serde(untagged)]
@@ -163,6 +166,26 @@ impl Entry {
         }
     }
 
+    /// A piece of a concatenated entry: its record at a position, and its share of the payload.
+    pub(crate) fn part(&self, offset: u64, record: &[u8], share: u64) -> Self {
+        let fields = Fields(record);
+        let compression = self.flags & (FLAG_ZLIB | FLAG_LZ4 | FLAG_LZ4_FRAME | FLAG_ZSTD);
+        Self {
+            offset,
+            kind: Kind::of(fields.u16(0)),
+            header: 0,
+            payload: share,
+            version: (fields.u16(26), fields.u16(24)),
+            number: fields.u32(28),
+            flags: fields.u64(40) | compression,
+            options: 0,
+            identifier: (0, 0),
+            uncompressed: u64::from(fields.u32(8)),
+            compressed: 0,
+            hollow: false,
+        }
+    }
+
     /// PTX that is all of a file.
     pub(crate) fn of_text(architecture: Architecture, version: Option<PtxVersion>, size: u64) -> Self {
         let cubin = Cubin { architecture, size, hollow: false };
@@ -220,7 +243,8 @@ impl Entry {
             Kind::Ptx | Kind::RelocatablePtx => Form::Virtual,
             _ => Form::Real,
         };
-        Some(Architecture { capability: Capability::from_number(self.number)?, suffix, form })
+        let capability = Capability::from_number(self.number).filter(|_| self.number > 0)?;
+        Some(Architecture { capability, suffix, form })
     }
 
     /// The version of its language, where it is PTX that a driver compiles.
@@ -243,7 +267,7 @@ impl Entry {
     /// before, seen in all releases from 11.2 to 13.5), and PTX version 9.
     pub fn is_of_cuda_13(&self) -> bool {
         match self.kind {
-            Kind::Cubin => self.version >= (1, 8) && self.number < 100,
+            Kind::Cubin => self.version >= (1, 8) && self.number < FIRST_OF_BLACKWELL,
             Kind::Ptx => self.version >= (9, 0),
             _ => false,
         }

@@ -17,6 +17,9 @@ const MOST: u64 = 256 << 20;
 const LARGEST_WINDOW: u32 = 26;
 /// The bytes that a Zstandard frame begins with.
 pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The frame that takes the place of one that is cut: it holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
+/// last block without any).
+pub(crate) const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 /// Bytes that are inflated at first where few may be enough.
 const FIRST_STEP: u64 = 1 << 10;
 /// Compressed bytes that are read together.

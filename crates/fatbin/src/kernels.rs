@@ -7,6 +7,7 @@ use std::io;
 use kiln_plan::gpu::Architecture;
 use serde::{Deserialize, Serialize};
 
+use crate::concatenated::Part;
 use crate::cubin;
 use crate::entry::{Entry, Kind};
 use crate::inflate;
@@ -44,7 +45,17 @@ impl Kernels {
         self.by.resize(architectures.len(), 0);
         self.lacking.resize(architectures.len(), BTreeSet::new());
         let mut by: BTreeMap<Architecture, BTreeSet<String>> = BTreeMap::new();
-        for entry in region.entries.iter().filter(|entry| entry.is_loadable()) {
+        for (at, entry) in region.entries.iter().enumerate().filter(|(_, entry)| entry.is_loadable()) {
+            if region.parts_of(at).next().is_some() {
+                match of_parts(region, at, source)? {
+                    Some(found) => found.into_iter().for_each(|(of, names)| by.entry(of).or_default().extend(names)),
+                    None => {
+                        self.unread += 1;
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
             let Some(architecture) = entry.architecture() else { continue };
             match names(entry, source)? {
                 Some(names) => by.entry(architecture).or_default().extend(names),
@@ -82,6 +93,28 @@ impl Kernels {
         }
         self.names.extend(other.names.into_iter().take(MOST_NAMES.saturating_sub(self.names.len())));
     }
+}
+
+/// The kernels that code for an architecture has.
+type Names = (Architecture, BTreeSet<String>);
+
+/// The kernels of the pieces of a concatenated entry; nothing where they cannot be told.
+fn of_parts<S: Source + ?Sized>(
+    region: &Region,
+    at: usize,
+    source: &mut Window<'_, S>,
+) -> io::Result<Option<Vec<Names>>> {
+    let Some(payload) = inflate::payload(source, &region.entries[at], u64::MAX)? else { return Ok(None) };
+    let names = |part: &Part| -> Option<BTreeSet<String>> {
+        let bytes = part.within(&payload)?;
+        if part.entry.kind == Kind::Ptx {
+            Some(cubin::kernels_of_ptx(bytes))
+        } else {
+            cubin::kernels_of_sections(bytes)
+        }
+    };
+    let loadable = region.parts_of(at).filter(|part| part.entry.is_loadable());
+    Ok(loadable.map(|part| Some((part.entry.architecture()?, names(part)?))).collect())
 }
 
 /// The kernels of an entry; nothing where that cannot be told.

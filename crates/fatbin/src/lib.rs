@@ -8,6 +8,7 @@
 //! no number in a file decides how much is allocated.
 
 mod compiler;
+mod concatenated;
 mod coverage;
 mod cubin;
 mod elf;
@@ -33,6 +34,7 @@ mod verdict;
 mod wrapper;
 
 pub use compiler::list_named;
+pub use concatenated::Part;
 pub use coverage::{Coverage, Extent, Tally};
 pub use elf::{Elf, ElfError, Machine, Section, Segment};
 pub use entry::{Compression, Entry, Kind};

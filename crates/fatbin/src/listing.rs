@@ -1,6 +1,6 @@
 //! The GPU code of one file, as it is listed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use kiln_plan::gpu::{Architecture, Capability, CudaRelease, Form, PtxVersion, runs_on};
@@ -69,6 +69,9 @@ pub struct Listing {
     pub damaged: bool,
     /// Places that make no sense: section and what is wrong.
     pub malformed: Vec<String>,
+    /// Places that were not looked into, or not to the end, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
     /// The CUDA release that it compiles with, where it is a compiler for GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiler: Option<CudaRelease>,
@@ -83,6 +86,9 @@ pub struct Code {
     pub place: String,
     /// Regions.
     pub regions: u64,
+    /// The number of regions that were emptied by a cut.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub emptied: u64,
     /// Bytes that the regions take up.
     pub bytes: u64,
     /// By what the code is.
@@ -99,6 +105,9 @@ pub struct Alike {
     /// True if there is intermediate code for the linker alone (LTO-IR).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lto: bool,
+    /// The latest version of the language, by the architecture of the PTX.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub languages: BTreeMap<Architecture, PtxVersion>,
     /// Their number.
     pub regions: u64,
     /// Their kernels, where those were looked at.
@@ -142,8 +151,14 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Alike {
-    /// The architecture whose code the driver takes for a GPU: the latest machine code that runs, else the latest PTX.
-    pub(crate) fn chosen(&self, gpu: Capability) -> Option<usize> {
+    /// The architecture whose code the driver takes for a GPU.
+    pub(crate) fn choice(&self, gpu: Capability) -> Option<Architecture> {
+        self.chosen(gpu).map(|at| self.architectures[at])
+    }
+
+    /// The place of the architecture whose code the driver takes for a GPU: the latest machine code that runs, else the
+    /// latest PTX.
+    fn chosen(&self, gpu: Capability) -> Option<usize> {
         let runs = |form| {
             let places = self.architectures.iter().enumerate();
             places.rev().find(|(_, code)| code.form == form && runs_on(**code, gpu)).map(|(at, _)| at)
@@ -178,12 +193,22 @@ impl Alike {
 impl Listing {
     /// A file without code.
     pub fn new(format: Found, depth: Depth) -> Self {
-        Self { format, code: Vec::new(), hip: false, damaged: false, malformed: Vec::new(), compiler: None, depth }
+        Self {
+            format,
+            code: Vec::new(),
+            hip: false,
+            damaged: false,
+            malformed: Vec::new(),
+            unseen: Vec::new(),
+            compiler: None,
+            depth,
+        }
     }
 
     /// Tells if there is neither code nor anything that could be some.
     pub fn is_empty(&self) -> bool {
-        self.code.is_empty() && self.malformed.is_empty() && !self.hip && self.compiler.is_none()
+        let silent = self.malformed.is_empty() && self.unseen.is_empty();
+        self.code.is_empty() && silent && !self.hip && self.compiler.is_none()
     }
 
     /// Tells if there is code of any kind, empty cubins apart.
@@ -196,6 +221,7 @@ impl Listing {
         self.hip |= other.hip;
         self.damaged |= other.damaged;
         self.malformed.extend(other.malformed);
+        self.unseen.extend(other.unseen);
         for code in other.code {
             match self.code.iter_mut().find(|known| known.place == code.place) {
                 Some(known) => known.add(code),
@@ -208,6 +234,7 @@ impl Listing {
 impl Code {
     fn add(&mut self, other: Self) {
         self.regions += other.regions;
+        self.emptied += other.emptied;
         self.bytes += other.bytes;
         for group in other.groups {
             let same = |known: &&mut Group| {
@@ -232,6 +259,10 @@ impl Code {
             match self.alike.iter_mut().find(same) {
                 Some(known) => {
                     known.regions += more.regions;
+                    for (architecture, version) in more.languages {
+                        let latest = known.languages.entry(architecture).or_insert(version);
+                        *latest = version.max(*latest);
+                    }
                     match (&mut known.kernels, more.kernels) {
                         (Some(own), Some(kernels)) => own.merge(kernels),
                         (own, kernels) => *own = own.take().or(kernels),
@@ -242,9 +273,10 @@ impl Code {
         }
     }
 
-    /// Counts of regions by the way in which they serve a GPU. Empty regions serve nobody and need not.
+    /// Counts of regions by the way in which they serve a GPU: those that were emptied by a cut serve none, and those in
+    /// which nothing was ever to be loaded need not.
     pub fn coverage(&self, gpu: Capability) -> Tally {
-        let mut tally = Tally::default();
+        let mut tally = Tally { missing: self.emptied, ..Tally::default() };
         for alike in &self.alike {
             if alike.lto {
                 tally.unknown += alike.regions;

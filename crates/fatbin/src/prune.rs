@@ -27,13 +27,14 @@ use std::ops::Range;
 use kiln_plan::gpu::{Architecture, runs_on};
 use serde::Serialize;
 
-use crate::cubin;
+use crate::cubin::{self, Cubin};
 use crate::elf::{Elf, ElfError, Machine, Section};
-use crate::entry::Kind;
+use crate::entry::{Entry, Kind};
+use crate::inflate::EMPTY_FRAME;
 use crate::listing::RELOCATABLE;
-use crate::read::{ARCHIVE, REGION_SECTIONS};
+use crate::read::{ARCHIVE, REGION_SECTIONS, THIN};
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
-use crate::selection::Selection;
+use crate::selection::{Selection, serves};
 use crate::source::{Source, Window};
 
 pub use check::check;
@@ -45,7 +46,7 @@ use room::Dynamic;
 pub use uncut::{Uncut, uncut};
 
 /// Raised when the same file would be pruned to other bytes.
-pub const PRUNE_VERSION: u32 = 3;
+pub const PRUNE_VERSION: u32 = 4;
 /// `SHT_SYMTAB`, and bytes of a symbol.
 const SYMBOLS: u32 = 2;
 const SYMBOL: u64 = 24;
@@ -56,17 +57,21 @@ const MAGIC: [u8; 4] = crate::region::MAGIC.to_le_bytes();
 
 /// Frames begin at multiples of this.
 const FRAME_ALIGNMENT: u64 = 32;
-/// The frame that takes the place of one that is cut: it holds nothing (RFC 8878, "Zstandard Frames": one segment of no bytes, and a
-/// last block without any).
-const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// The result of planning for a file.
 #[derive(Debug)]
 pub enum Decision {
     /// There is no GPU code that could be cut.
     NoCode,
-    /// All of it stays, or so much that no page becomes free.
-    Needed,
+    /// The file stays as it is, because all of it is needed, or so much that no page becomes free.
+    Stays {
+        /// True if all code stays that can be cut.
+        needed: bool,
+        /// True unless there is code, and none for any of the GPUs.
+        serves: bool,
+        /// Bytes of code that is never cut.
+        uncut: u64,
+    },
     /// It is machine code for one architecture, which is needed or not.
     Loose(Architecture, bool),
     /// The file stays as it is, because it is not as files are known to be: a clause.
@@ -81,8 +86,20 @@ pub enum Decision {
 pub enum Outcome {
     /// Some was cut.
     Pruned(Box<Rewrite>),
-    /// All of it is needed, or so much that no page becomes free.
-    Needed,
+    /// All code that can be cut is needed.
+    Needed {
+        /// Bytes of code that is never cut.
+        #[serde(skip_serializing_if = "is_zero")]
+        uncut: u64,
+    },
+    /// So little can be cut that no page becomes free.
+    Small {
+        /// True unless none of the code is for any of the GPUs.
+        serves: bool,
+        /// Bytes of code that is never cut.
+        #[serde(skip_serializing_if = "is_zero")]
+        uncut: u64,
+    },
     /// It is machine code for one architecture. A wheel leaves out what no GPU needs; elsewhere it stays.
     Loose {
         /// The architecture that it is for.
@@ -106,7 +123,8 @@ impl Outcome {
     ) -> io::Result<Option<Self>> {
         Ok(Some(match decision {
             Decision::NoCode => return Ok(None),
-            Decision::Needed => Self::Needed,
+            Decision::Stays { needed: true, serves: true, uncut } => Self::Needed { uncut },
+            Decision::Stays { serves, uncut, .. } => Self::Small { serves, uncut },
             Decision::Loose(architecture, needed) => Self::Loose { architecture, needed },
             Decision::Refused(reason) => Self::Refused { reason },
             Decision::Rewrite(rewrite) => match check(&rewrite)? {
@@ -114,6 +132,56 @@ impl Outcome {
                 Err(problem) => Self::Refused { reason: format!("the pruned file was not sound: {problem}") },
             },
         }))
+    }
+}
+
+impl Decision {
+    /// Tells if a file has code, and none for any of the GPUs would be left.
+    pub fn is_emptied(&self) -> bool {
+        match self {
+            Self::Stays { serves, .. } => !serves,
+            Self::Rewrite(rewrite) => !rewrite.serves,
+            Self::Loose(_, needed) => !needed,
+            Self::NoCode | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl Outcome {
+    /// Tells if a file has code, and none for any of the GPUs is left.
+    pub fn is_emptied(&self) -> bool {
+        match self {
+            Self::Pruned(rewrite) => !rewrite.serves,
+            Self::Small { serves, .. } => !serves,
+            Self::Loose { needed, .. } => !needed,
+            Self::Needed { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// True if any code that a driver loads is left; nothing where there was none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Served(Option<bool>);
+
+impl Served {
+    fn add(&mut self, region: &Region, keeps: &[bool]) {
+        if region.entries.iter().any(Entry::is_loadable) {
+            self.0 = Some(self.0 == Some(true) || serves(region, keeps));
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.0 = self.0.max(other.0);
+    }
+
+    /// False if all of it is gone.
+    fn holds(self) -> bool {
+        self.0 != Some(false)
     }
 }
 
@@ -128,6 +196,9 @@ pub struct Cut {
     pub before: u64,
     /// Bytes after.
     pub after: u64,
+    /// True if any of what stays is loaded: linkers leave empty cubins.
+    #[serde(skip)]
+    pub loads: bool,
 }
 
 /// The reasons for which planning ends early.
@@ -189,7 +260,10 @@ pub const BEGINNING: usize = 20;
 /// Tells if a file that begins so may have GPU code that can be cut: ELF files of so many bytes and more, cubins of any size,
 /// static libraries, and regions alone.
 pub fn may_be_pruned(start: &[u8], size: u64) -> bool {
-    let large = start.starts_with(b"\x7fELF") || start.starts_with(ARCHIVE) || start.starts_with(&MAGIC);
+    let large = start.starts_with(b"\x7fELF")
+        || start.starts_with(ARCHIVE)
+        || start.starts_with(THIN)
+        || start.starts_with(&MAGIC);
     large && size >= LEAST || cubin::is_cubin(start)
 }
 
@@ -213,13 +287,17 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     if window.bytes(0, ARCHIVE.len())? == ARCHIVE {
         return archive::plan(source, &mut window, selection);
     }
+    if window.bytes(0, THIN.len())? == THIN {
+        return Err(refused("it is a thin archive: cut its members, which are files of their own"));
+    }
     let elf = match Elf::read(&mut window) {
         Ok(elf) if matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) => elf,
         Ok(elf) if elf.machine == Machine::Cuda => {
-            let end = window.size();
-            let Some(cubin) = cubin::read(&mut window, 0, end)? else { return Ok(Decision::NoCode) };
-            let needed = selection.gpus.iter().any(|gpu| runs_on(cubin.architecture, *gpu));
-            return Ok(Decision::Loose(cubin.architecture, needed || cubin.hollow));
+            let cubins = crate::loose::cubins(&mut window)?;
+            let Some((_, first)) = cubins.first() else { return Err(refused("its headers make no sense")) };
+            let runs = |cubin: &Cubin| selection.gpus.iter().any(|gpu| runs_on(cubin.architecture, *gpu));
+            let needed = cubins.iter().any(|(_, cubin)| runs(cubin) || cubin.hollow);
+            return Ok(Decision::Loose(first.architecture, needed));
         }
         Ok(_) | Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(Decision::NoCode),
         Err(ElfError::Damaged(problem)) => return Err(refused(format!("it is damaged: {problem}"))),
@@ -230,7 +308,7 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     }
     let mut fats = fats(&mut window, &elf)?;
     let embedded = embedded::find(&mut window, &elf)?;
-    if fats.is_empty() && embedded.fats.is_empty() {
+    if fats.is_empty() && embedded.fats.is_empty() && embedded.rest.is_empty() {
         return Ok(Decision::NoCode);
     }
     if elf.kind != SHARED && !elf.is_fixed() {
@@ -241,19 +319,44 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     fats.extend(embedded.fats);
     let dynamic = room::dynamic(&mut window, &elf)?;
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
-    let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else { return Ok(Decision::Needed) };
-    let rewrite =
-        Rewrite::new(&mut window, &File { elf: &elf, dynamic: &dynamic }, &fats, &placed, &references, &layout)?;
+    let uncut = embedded.rest.iter().map(|region| region.size).sum();
+    let serves = served(&fats, &placed, &embedded.rest, selection).holds();
+    let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else {
+        let needed = placed.iter().flatten().flat_map(|placed| &placed.keeps).all(|keep| *keep);
+        return Ok(Decision::Stays { needed, serves, uncut });
+    };
+    let file = File { elf: &elf, dynamic: &dynamic };
+    let mut rewrite = Rewrite::new(&mut window, &file, &fats, &placed, &references, &layout)?;
+    (rewrite.serves, rewrite.uncut) = (serves, uncut);
     Ok(Decision::Rewrite(Box::new(rewrite)))
+}
+
+/// True if any code is left for the GPUs; code for the linker that was asked to go apart.
+fn served(fats: &[Fat<'_>], placed: &[Vec<Placed>], rest: &[Region], selection: &Selection) -> Served {
+    let mut served = Served::default();
+    for (fat, placed) in fats.iter().zip(placed).filter(|(fat, _)| !drops_all(&fat.section.name, selection)) {
+        fat.regions.iter().zip(placed).for_each(|(region, placed)| served.add(region, &placed.keeps));
+    }
+    rest.iter().for_each(|region| served.add(region, &selection.keeps(region)));
+    served
+}
+
+/// Tells if all code of a section goes.
+fn drops_all(section: &str, selection: &Selection) -> bool {
+    selection.drop_relocatable && section == RELOCATABLE
 }
 
 fn object<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, selection: &Selection) -> Result<Decision, Stop> {
     if fats(window, elf)?.is_empty() {
         return Ok(Decision::NoCode);
     }
-    let Some(object) = object::plan(window, elf, selection)? else { return Ok(Decision::Needed) };
+    let object::Planned { object, needed, served, .. } = object::plan(window, elf, selection)?;
+    let serves = served.holds();
+    let Some(object) = object else { return Ok(Decision::Stays { needed, serves, uncut: 0 }) };
     let Object { pieces, regions, pinned, code } = object;
-    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces))))
+    let mut rewrite = Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces);
+    rewrite.serves = serves;
+    Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
 fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Vec<Fat<'e>>, Stop> {
@@ -279,7 +382,7 @@ fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Res
 
 /// Packs regions to the front of their row, in order, around those that must stay where they are.
 fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<Placed> {
-    let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
+    let drops_all = drops_all(&fat.section.name, selection);
     let mut free = fat.aligned(fat.range.start);
     let mut placed = Vec::new();
     // All code that was found in such a table is for Blackwell, and none of it was run from a new place yet.
@@ -331,12 +434,22 @@ fn cuts(fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> Vec<Cut> {
 }
 
 fn sums<'r>(regions: impl Iterator<Item = (&'r Region, &'r Placed)>) -> Vec<Cut> {
-    let mut sums: BTreeMap<(Kind, Option<Architecture>), (u64, u64)> = BTreeMap::new();
-    for (entry, keep) in regions.flat_map(|(region, placed)| region.entries.iter().zip(&placed.keeps)) {
-        let (before, after) = sums.entry((entry.kind, entry.architecture())).or_default();
-        *before += entry.size();
-        *after += if *keep { entry.size() } else { 0 };
+    let mut sums: BTreeMap<(Kind, Option<Architecture>), Cut> = BTreeMap::new();
+    for (region, placed) in regions {
+        let mut add = |entry: &Entry, keep: bool| {
+            let (kind, architecture) = (entry.kind, entry.architecture());
+            let none = Cut { architecture, kind, before: 0, after: 0, loads: false };
+            let sum = sums.entry((kind, architecture)).or_insert(none);
+            sum.before += entry.size();
+            sum.after += if keep { entry.size() } else { 0 };
+            sum.loads |= keep && entry.is_loadable();
+        };
+        for (at, (entry, keep)) in region.entries.iter().zip(&placed.keeps).enumerate() {
+            match region.parts_of(at).next() {
+                Some(_) => region.parts_of(at).for_each(|part| add(&part.entry, *keep)),
+                None => add(entry, *keep),
+            }
+        }
     }
-    let cut = |((kind, architecture), (before, after))| Cut { architecture, kind, before, after };
-    sums.into_iter().map(cut).collect()
+    sums.into_values().collect()
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::cubin::{self, Cubin};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Entry;
 use crate::listing::{Depth, FatbinError, Found, Listing, RELOCATABLE};
@@ -29,6 +28,10 @@ const PE_DATA: [&str; 2] = [".rdata", ".data"];
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
 const ELF: &[u8] = b"\x7fELF";
 pub(crate) const ARCHIVE: &[u8] = b"!<arch>\n";
+/// The beginning of an archive that only names its members, which are files of their own (ar(1), "thin").
+pub(crate) const THIN: &[u8] = b"!<thin>\n";
+/// Archives in archives that are looked into.
+const MOST_NESTED: u32 = 4;
 const WINDOWS: &[u8] = b"MZ";
 /// Bytes of the header of an archive's member.
 pub(crate) const MEMBER: u64 = 60;
@@ -36,7 +39,7 @@ pub(crate) const MEMBER: u64 = 60;
 /// Tells if a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, a
 /// library of Windows, regions alone, or PTX.
 pub fn may_be_listed(start: &[u8]) -> bool {
-    let magics: [&[u8]; 4] = [ELF, ARCHIVE, WINDOWS, &MAGIC.to_le_bytes()];
+    let magics: [&[u8]; 5] = [ELF, ARCHIVE, THIN, WINDOWS, &MAGIC.to_le_bytes()];
     magics.iter().any(|magic| start.starts_with(magic)) || loose::may_be_ptx(start)
 }
 
@@ -47,6 +50,11 @@ pub fn list<S: Source + ?Sized>(source: &S) -> Result<Option<Listing>, FatbinErr
 
 /// Lists the GPU code of a file. Nothing where the file has none and is none.
 pub fn list_with<S: Source + ?Sized>(source: &S, depth: Depth) -> Result<Option<Listing>, FatbinError> {
+    list_within(source, depth, 0)
+}
+
+/// Lists a file that lies in so many archives.
+fn list_within<S: Source + ?Sized>(source: &S, depth: Depth, archives: u32) -> Result<Option<Listing>, FatbinError> {
     // Of a directory's files most are no such thing: they are not worth a window.
     let mut start = [0; 8];
     let read = source.read_at(&mut start, 0)?;
@@ -56,7 +64,12 @@ pub fn list_with<S: Source + ?Sized>(source: &S, depth: Depth) -> Result<Option<
     }
     let mut window = Window::new(source)?;
     if start.starts_with(ARCHIVE) {
-        return archive(source, &mut window, depth);
+        return archive(source, &mut window, depth, archives + 1);
+    }
+    if start.starts_with(THIN) {
+        let mut listing = Listing::new(Found::Archive, depth);
+        listing.unseen.push("it is a thin archive: its members are files of their own, which have the code".into());
+        return Ok(Some(listing));
     }
     if start.starts_with(&MAGIC.to_le_bytes()) {
         let mut listing = Listing::new(Found::Fatbin, depth);
@@ -84,10 +97,7 @@ fn elf_listing<S: Source + ?Sized>(
     depth: Depth,
 ) -> Result<Option<Listing>, FatbinError> {
     if elf.machine == Machine::Cuda {
-        let size = window.size();
-        let Some(found) = cubin::read(window, 0, size)? else { return Ok(None) };
-        let entry = Entry::bare(0, &Cubin { size, ..found }, None);
-        return loose_file(window, Found::Cubin, depth, entry).map(Some);
+        return cubins(window, depth).map(Some);
     }
     let mut listing = Listing::new(Found::Elf(elf.machine), depth);
     listing.hip = HIP_SECTIONS.iter().any(|name| elf.named(name).next().is_some());
@@ -126,6 +136,21 @@ pub(crate) fn may_hide_code(section: &Section) -> bool {
         && section.size >= WORTH_SEARCHING
         && !REGION_SECTIONS.contains(&section.name.as_str())
         && !UNWINDING.contains(&section.name.as_str())
+}
+
+/// A cubin, or several one after the other.
+fn cubins<S: Source + ?Sized>(window: &mut Window<'_, S>, depth: Depth) -> Result<Listing, FatbinError> {
+    let mut listing = Listing::new(Found::Cubin, depth);
+    let mut summary = Summary::new(depth);
+    let found = loose::cubins(window)?;
+    if found.is_empty() {
+        listing.malformed.push("its headers make no sense".into());
+    }
+    for (at, cubin) in found {
+        summary.add(&Region::bare(Entry::bare(at, &cubin, None)), window)?;
+    }
+    listing.code.extend(summary.finish(WHOLE));
+    Ok(listing)
 }
 
 /// A file that is one piece of code.
@@ -167,10 +192,15 @@ fn archive<S: Source + ?Sized>(
     source: &S,
     window: &mut Window<'_, S>,
     depth: Depth,
+    archives: u32,
 ) -> Result<Option<Listing>, FatbinError> {
     let mut listing = Listing::new(Found::Archive, depth);
     let mut position = ARCHIVE.len() as u64;
-    while let Some(header) = window.array::<60>(position)? {
+    while position < window.size() {
+        let Some(header) = window.array::<{ MEMBER as usize }>(position)? else {
+            listing.malformed.push(format!("at byte {position:#x} the archive is cut off"));
+            break;
+        };
         let size = std::str::from_utf8(&header[48..58]).ok().and_then(|text| text.trim().parse::<u64>().ok());
         let from = position + MEMBER;
         let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
@@ -178,18 +208,21 @@ fn archive<S: Source + ?Sized>(
             break;
         };
         let member = Part { source, from, size };
-        // Archives in archives would be no end of them.
         let nested = window.bytes(from, ARCHIVE.len())?.starts_with(ARCHIVE);
+        if nested && archives >= MOST_NESTED {
+            listing.unseen.push(format!("at byte {position:#x} there is an archive in {archives} others"));
+        } else {
+            match list_within(&member as &dyn Source, depth, archives) {
+                Ok(Some(found)) => listing.add(found),
+                Ok(None) => {}
+                Err(FatbinError::Elf(error)) => {
+                    listing.malformed.push(format!("at byte {position:#x} a member of the archive {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
         // Members begin at even positions.
         position = from + size + (size & 1);
-        if nested {
-            continue;
-        }
-        match list_with(&member as &dyn Source, depth) {
-            Ok(Some(found)) => listing.add(found),
-            Ok(None) | Err(FatbinError::Elf(_)) => {}
-            Err(error) => return Err(error),
-        }
     }
     Ok((!listing.is_empty()).then_some(listing))
 }
@@ -246,7 +279,7 @@ impl Listing {
         })?;
         self.code.extend(summaries.into_iter().filter_map(|(form, summary)| summary.finish(&form.place(section))));
         if let Err(malformed) = searched {
-            self.complain(section, malformed);
+            self.unseen.push(format!("{section}: {malformed} that looks like code: the rest was not searched"));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use crate::concatenated::{self, Part};
 use crate::cubin;
 use crate::entry::{Compression, Entry, HEADER, Kind, LEAST_HEADER};
 use crate::inflate;
@@ -28,6 +29,8 @@ pub struct Region {
     pub size: u64,
     /// Its entries.
     pub entries: Vec<Entry>,
+    /// The pieces of those entries that are concatenated.
+    pub parts: Vec<Part>,
 }
 
 /// Bytes that make no sense.
@@ -50,7 +53,18 @@ pub struct Regions<'w, 'a, S: Source + ?Sized> {
 impl Region {
     /// A cubin that lies somewhere without a region around it.
     pub(crate) fn bare(entry: Entry) -> Self {
-        Self { offset: entry.offset, size: entry.size(), entries: vec![entry] }
+        Self { offset: entry.offset, size: entry.size(), entries: vec![entry], parts: Vec::new() }
+    }
+
+    /// The pieces of an entry, where it is concatenated.
+    pub(crate) fn parts_of(&self, of: usize) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(move |part| part.of == of)
+    }
+
+    /// All code, of concatenated entries each piece; true for pieces.
+    pub(crate) fn code(&self) -> impl Iterator<Item = (&Entry, bool)> {
+        let whole = self.entries.iter().enumerate().filter(|(at, _)| self.parts_of(*at).next().is_none());
+        whole.map(|(_, entry)| (entry, false)).chain(self.parts.iter().map(|part| (&part.entry, true)))
     }
 }
 
@@ -131,7 +145,7 @@ pub(crate) fn read_anywhere<S: Source + ?Sized>(
     let Some(region_end) = region_end.filter(|region_end| *region_end <= end) else {
         return malformed(offset, "a region is longer than what holds it");
     };
-    let mut entries = Vec::new();
+    let (mut entries, mut parts) = (Vec::new(), Vec::new());
     let mut position = offset + REGION_HEADER;
     while position < region_end {
         let left = region_end - position;
@@ -141,9 +155,13 @@ pub(crate) fn read_anywhere<S: Source + ?Sized>(
         }
         position += entry.size();
         let hollow = is_hollow(source, &entry)?;
+        match concatenated::parts(source, &entry, entries.len())? {
+            Ok(own) => parts.extend(own),
+            Err((offset, problem)) => return malformed(offset, problem),
+        }
         entries.push(Entry { hollow, ..entry });
     }
-    Ok(Ok(Region { offset, size: region_end - offset, entries }))
+    Ok(Ok(Region { offset, size: region_end - offset, entries, parts }))
 }
 
 /// Tells if a cubin has no section that is loaded.

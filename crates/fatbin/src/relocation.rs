@@ -3,16 +3,13 @@
 
 use std::io;
 
-use crate::elf::{Elf, Machine, Section};
+use crate::elf::{Elf, Machine, REL, RELA, RELA_ENTRY, Section};
 use crate::source::{Fields, Source, Window};
 
-/// `SHT_RELA`, `SHT_REL` and `SHT_RELR`.
-const RELA: u32 = 4;
-const REL: u32 = 9;
+/// `SHT_RELR`.
 const RELR: u32 = 19;
 /// `SHT_ANDROID_REL` and `SHT_ANDROID_RELA`: packed in ways of their own.
 const ANDROID: [u32; 2] = [0x6000_0001, 0x6000_0002];
-const RELA_ENTRY: u64 = 24;
 const WORD: u64 = 8;
 
 /// One relocation.

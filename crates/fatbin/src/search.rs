@@ -10,7 +10,7 @@ use memchr::memmem::Finder;
 
 use crate::cubin;
 use crate::entry::Entry;
-use crate::inflate::{self, ZSTD_MAGIC};
+use crate::inflate::{self, EMPTY_FRAME, ZSTD_MAGIC};
 use crate::region::{self, MAGIC, Malformed, Region};
 use crate::source::{Source, WINDOW, Window};
 
@@ -107,6 +107,9 @@ fn code<S: Source + ?Sized>(
         }),
         Form::Frame => {
             let Some(size) = inflate::zstd_frame(window, at, end)? else { return Ok(none) };
+            if window.bytes(at, EMPTY_FRAME.len())? == EMPTY_FRAME {
+                return Ok(Ok(Region { offset: at, size, entries: Vec::new(), parts: Vec::new() }));
+            }
             Ok(framed(window, at, size)?.map_or(none, |entry| Ok(Region::bare(entry))))
         }
     }

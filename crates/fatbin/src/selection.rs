@@ -2,7 +2,8 @@
 //!
 //! For every region and every GPU that is wanted: what ran before runs after, and what ran as machine code before does so
 //! after. So every cubin stays that runs on one of them, also those for earlier minors, on which cuBLAS and cuFFT rely;
-//! PTX stays only where a GPU has nothing else; and whatever is not understood stays.
+//! PTX stays only where a GPU has nothing else; and whatever is not understood stays. A region in which nothing is to be
+//! loaded stays as it is, so that an empty one is always one that was cut.
 
 use kiln_plan::gpu::{Capability, runs_on};
 
@@ -23,11 +24,22 @@ pub struct Selection {
 impl Selection {
     /// For every entry of a region, whether it stays.
     pub fn keeps(&self, region: &Region) -> Vec<bool> {
+        if !region.entries.iter().any(Entry::is_loadable) {
+            return vec![true; region.entries.len()];
+        }
         let mut keeps: Vec<bool> = region.entries.iter().map(|entry| self.stays_by_itself(entry)).collect();
+        // Of pieces that share a payload all stay or none.
+        for (at, keep) in keeps.iter_mut().enumerate().filter(|(at, _)| region.parts_of(*at).next().is_some()) {
+            *keep = region.parts_of(at).any(|part| self.stays_by_itself(&part.entry));
+        }
         for gpu in &self.gpus {
             let runs = |entry: &Entry| entry.architecture().is_some_and(|architecture| runs_on(architecture, *gpu));
-            if region.entries.iter().any(|entry| entry.kind == Kind::Cubin && !entry.hollow && runs(entry)) {
+            if region.code().any(|(entry, _)| entry.kind == Kind::Cubin && !entry.hollow && runs(entry)) {
                 continue;
+            }
+            // PTX among such pieces.
+            for part in region.parts.iter().filter(|part| part.entry.kind == Kind::Ptx && runs(&part.entry)) {
+                keeps[part.of] = true;
             }
             let ptx = || region.entries.iter().filter(|entry| entry.kind == Kind::Ptx && runs(entry));
             // The driver takes the latest that it can compile; there may be several pieces of it.
@@ -35,6 +47,9 @@ impl Selection {
             for (entry, keep) in region.entries.iter().zip(&mut keeps) {
                 *keep |= entry.kind == Kind::Ptx && entry.number == latest && runs(entry);
             }
+        }
+        if !serves(region, &keeps) {
+            region.entries.iter().zip(&mut keeps).for_each(|(entry, keep)| *keep &= !entry.hollow);
         }
         keeps
     }
@@ -47,6 +62,11 @@ impl Selection {
             _ => true,
         }
     }
+}
+
+/// Tells if anything of a region that stays is loaded.
+pub(crate) fn serves(region: &Region, keeps: &[bool]) -> bool {
+    region.entries.iter().zip(keeps).any(|(entry, keep)| *keep && entry.is_loadable())
 }
 
 #[cfg(test)]
@@ -74,7 +94,7 @@ mod tests {
     }
 
     fn region(entries: Vec<Entry>) -> Region {
-        Region { offset: 0, size: 16, entries }
+        Region { offset: 0, size: 16, entries, parts: Vec::new() }
     }
 
     fn kept(entries: &[(Kind, u32)], gpus: &[&str]) -> Vec<u32> {

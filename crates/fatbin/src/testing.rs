@@ -31,6 +31,30 @@ pub fn entry_of(kind: u16, number: u32, flags: u64, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// An entry whose pieces share a payload, as nvcc 13.4 writes them: for each its kind, architecture, flags and content.
+pub fn concatenated(parts: &[(u16, u32, u64, &[u8])]) -> Vec<u8> {
+    let (mut table, mut payload) = (Vec::new(), Vec::new());
+    for (kind, number, flags, content) in parts {
+        let mut record = vec![0; 64];
+        record[0..4].copy_from_slice(&[kind.to_le_bytes(), 0x0101u16.to_le_bytes()].concat());
+        record[4..8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        record[8..12].copy_from_slice(&(content.len() as u32).to_le_bytes());
+        record[24..28].copy_from_slice(&[8, 0, 1, 0]);
+        record[28..32].copy_from_slice(&number.to_le_bytes());
+        record[40..48].copy_from_slice(&flags.to_le_bytes());
+        table.extend(record);
+        // Options, which are there for some.
+        table.extend(vec![3; if flags & 0x100_0000 == 0 { 0 } else { 32 }]);
+        payload.extend(*content);
+    }
+    let mut bytes = entry(0x100, 0, 0x11, payload.len().next_multiple_of(8));
+    let header = 72 + table.len() as u32;
+    bytes[4..8].copy_from_slice(&header.to_le_bytes());
+    payload.resize(payload.len().next_multiple_of(8), 0);
+    let counts = [(parts.len() as u32).to_le_bytes(), (header - 64).to_le_bytes()].concat();
+    [&bytes[..64], &counts, &table, &payload].concat()
+}
+
 /// A cubin as NVIDIA's assembler lays it out, names first, with no instructions: the architecture's number, a suffix as the
 /// assembler's options have it (`a`, `f` or nothing), and kernels.
 pub fn cubin(number: u32, suffix: &str, kernels: &[&str]) -> Vec<u8> {

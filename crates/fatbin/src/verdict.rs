@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use kiln_plan::gpu::{Architecture, Capability, CudaRelease, DriverVersion, Form, GpuTable, PtxVersion, runs_on};
+use kiln_plan::gpu::{
+    Architecture, Capability, CudaRelease, DriverVersion, Form, GpuTable, PtxDriver, PtxVersion, runs_on,
+};
 use serde::Serialize;
 
 use crate::coverage::{Coverage, Extent, Tally};
 use crate::entry::Compression;
-use crate::listing::{Code, Group, Listing, RELOCATABLE};
+use crate::listing::{Alike, Code, Group, Listing, RELOCATABLE};
 
 /// Kernels without code that are named.
 const MOST_NAMES: usize = 3;
+/// Characters of a name that are shown to a person.
+const LONGEST_NAME: usize = 60;
 
 /// The way in which a file serves a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +27,9 @@ pub struct Verdict {
     pub extent: Extent,
     /// Counts of regions by the way in which they serve it.
     pub regions: Tally,
+    /// The number of regions that were emptied by a cut, which are among those that do not serve it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub emptied: u64,
     /// Counts of kernels, where those were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Tally>,
@@ -37,12 +44,20 @@ pub struct Verdict {
     /// The oldest Linux driver that takes the code; nothing where every driver for the GPU does, or where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<DriverVersion>,
+    /// The newest driver that is known to be too old, where the oldest that takes the code is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_after: Option<DriverVersion>,
     /// The reason for that driver: `CUDA 13`, `Zstandard`, `PTX 8.7`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_for: Option<String>,
     /// The change that helps, where it is missing or slow to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Listing {
@@ -66,31 +81,37 @@ impl Listing {
                     Coverage::Missing => false,
                 }
         };
-        let used: Vec<&Group> = groups().filter(serves).collect();
-        let named: Vec<&Group> = if used.is_empty() { groups().collect() } else { used.clone() };
+        let serving: Vec<&Group> = groups().filter(serves).collect();
+        let named: Vec<&Group> = if serving.is_empty() { groups().collect() } else { serving };
         let architectures: BTreeSet<Architecture> = named.iter().filter_map(|group| group.architecture).collect();
         let kernels = self.loadable().map(|code| code.kernels(gpu)).reduce(|one, other| Some(one? + other?)).flatten();
-        let ptx =
-            if compiles(&kernels.unwrap_or(regions)) { used.iter().filter_map(|group| group.ptx).max() } else { None };
+        let ptx = if compiles(&regions) { self.language(gpu) } else { None };
         // What it is linked with says it best: the runtime that registers the code is of the release that made it.
         let cuda = cuda.or_else(|| named.iter().any(|group| group.cuda_13).then_some(13));
-        let (driver, driver_for) = driver(&used, ptx, cuda).unzip();
+        let taken: BTreeSet<Architecture> = self.alike().filter_map(|alike| alike.choice(gpu)).collect();
+        let taken = |group: &&Group| group.architecture.is_some_and(|architecture| taken.contains(&architecture));
+        let needs = Needs::of(&groups().filter(taken).collect::<Vec<_>>(), ptx, cuda);
         let extent = self.extent(gpu);
         let missing = coverage == Coverage::Missing || extent == Extent::Thin;
-        let advice = advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda);
-        let absent = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| alike.absent(gpu));
+        let advice = match self.emptied() {
+            1.. if missing => Some("it was cut to other GPUs: cut the original for this one too".to_owned()),
+            _ => advice(if missing { Coverage::Missing } else { coverage }, gpu, &architectures, cuda),
+        };
+        let absent = self.alike().flat_map(|alike| alike.absent(gpu));
         let absent = absent.take(MOST_NAMES).collect();
         Some(Verdict {
             gpu,
             coverage,
             extent,
             regions,
+            emptied: self.emptied(),
             kernels,
             absent,
             architectures,
             ptx,
-            driver,
-            driver_for,
+            driver: needs.driver,
+            driver_after: needs.after,
+            driver_for: needs.reason,
             advice,
         })
     }
@@ -107,11 +128,27 @@ impl Listing {
         self.code.iter().filter(|code| code.place != RELOCATABLE)
     }
 
+    fn alike(&self) -> impl Iterator<Item = &Alike> {
+        self.loadable().flat_map(|code| &code.alike)
+    }
+
+    /// The latest version of the PTX language among what the driver compiles for a GPU.
+    fn language(&self, gpu: Capability) -> Option<PtxVersion> {
+        let choices = self.alike().filter_map(|alike| alike.languages.get(&alike.choice(gpu)?));
+        choices.max().copied()
+    }
+
     fn regions_for(&self, gpu: Capability) -> Option<Tally> {
         self.loadable().map(|code| code.coverage(gpu)).reduce(|one, other| one + other)
     }
 
-    /// Judges the share of the file that serves a GPU, in kernels where they were looked at, else in regions.
+    /// Regions that were emptied by a cut.
+    fn emptied(&self) -> u64 {
+        self.loadable().map(|code| code.emptied).sum()
+    }
+
+    /// Judges the share of the file that serves a GPU, in kernels where they were looked at, else in regions. Regions that
+    /// were emptied by a cut are taken to have served another GPU, since their kernels are gone.
     fn extent(&self, gpu: Capability) -> Extent {
         let served = |gpu| {
             let kernels =
@@ -119,9 +156,11 @@ impl Listing {
             let kernels = kernels.filter(|kernels| kernels.total() > 0);
             kernels.or_else(|| self.regions_for(gpu)).unwrap_or_default().served()
         };
-        let all = self.loadable().flat_map(|code| &code.alike).flat_map(|alike| &alike.architectures);
+        let all = self.alike().flat_map(|alike| &alike.architectures);
         let capabilities: BTreeSet<Capability> = all.map(|architecture| architecture.capability).collect();
-        Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0))
+        let extent = Extent::of(served(gpu), capabilities.into_iter().map(served).max().unwrap_or(0));
+        let regions = self.regions_for(gpu).unwrap_or_default().served();
+        extent.max(Extent::after_cut(regions, self.emptied()))
     }
 }
 
@@ -131,21 +170,38 @@ fn compiles(tally: &Tally) -> bool {
     tally.ptx > 0 && tally.ptx * 20 >= tally.served()
 }
 
-/// The oldest driver that takes some code, and what for.
-fn driver(used: &[&Group], ptx: Option<PtxVersion>, cuda: Option<u8>) -> Option<(DriverVersion, String)> {
-    let zstandard = used.iter().any(|group| group.compression == Compression::Zstd);
-    let of_major = || Some((DriverVersion::of_cuda(cuda?)?, format!("CUDA {}", cuda?)));
-    let of_compression = || Some((DriverVersion::of_zstandard(cuda)?, "Zstandard".to_owned()));
-    let of_language = || {
-        let driver = ptx?.release().and_then(CudaRelease::toolkit_driver)?.parse().ok()?;
-        Some((driver, format!("PTX {}", ptx?)))
-    };
-    let needs = [
-        of_language(),
-        if zstandard { of_compression() } else { None },
-        if used.is_empty() { None } else { of_major() },
-    ];
-    needs.into_iter().flatten().max_by(|one, other| one.0.cmp(&other.0))
+/// The drivers that take some code.
+#[derive(Debug, Default)]
+struct Needs {
+    /// The oldest.
+    driver: Option<DriverVersion>,
+    /// The newest that is known not to, where the oldest is not known.
+    after: Option<DriverVersion>,
+    reason: Option<String>,
+}
+
+impl Needs {
+    /// Those of code that the driver takes: with the language of what it compiles, and the CUDA release that made it.
+    fn of(taken: &[&Group], ptx: Option<PtxVersion>, cuda: Option<u8>) -> Self {
+        let language = ptx.map(|version| (version.driver(), format!("PTX {version}")));
+        if let Some((PtxDriver::After(after), reason)) = language {
+            return Self { driver: None, after: Some(after), reason: Some(reason) };
+        }
+        let of_language = language.and_then(|(driver, reason)| match driver {
+            PtxDriver::From(driver) => Some((driver, reason)),
+            _ => None,
+        });
+        let zstandard = taken.iter().any(|group| group.compression == Compression::Zstd);
+        let of_major = || Some((DriverVersion::of_cuda(cuda?)?, format!("CUDA {}", cuda?)));
+        let of_compression = || Some((DriverVersion::of_zstandard(cuda)?, "Zstandard".to_owned()));
+        let needs = [
+            of_language,
+            if zstandard { of_compression() } else { None },
+            if taken.is_empty() { None } else { of_major() },
+        ];
+        let (driver, reason) = needs.into_iter().flatten().max_by(|one, other| one.0.cmp(&other.0)).unzip();
+        Self { driver, after: None, reason }
+    }
 }
 
 fn advice(coverage: Coverage, gpu: Capability, has: &BTreeSet<Architecture>, cuda: Option<u8>) -> Option<String> {
@@ -176,11 +232,11 @@ fn older(gpu: Capability, cuda: Option<u8>) -> String {
     match (last, cuda) {
         // CUDA 13 has no code for GPUs before Turing, so that no later release will help.
         (Some(last), Some(cuda)) if last.major < cuda => format!(
-            "take its build for CUDA {} (another wheel or index of the same release has it), an older release, or compile \
-             it for {wanted}",
+            "its build for CUDA {} may have it (another wheel or index of the same release), or an older release; if there is \
+             none, compile it for {wanted}",
             last.major
         ),
-        _ => format!("take an older release of it, or compile it for {wanted}"),
+        _ => format!("an older release of it may have it; if there is none, compile it for {wanted}"),
     }
 }
 
@@ -190,10 +246,32 @@ fn newer(gpu: Capability, cuda: Option<u8>) -> String {
     let first = CudaRelease::known().find(|release| release.can_compile(&wanted));
     match (first, cuda) {
         (Some(first), Some(cuda)) if first.major >= cuda && first > CudaRelease { major: cuda, minor: 0 } => format!(
-            "take its build for CUDA {first} or later (another wheel or index of the same release may have it), a newer \
-             release, or compile it for {wanted} or with PTX"
+            "its build for CUDA {first} or later may have it (another wheel or index of the same release), or a newer \
+             release; if there is none, compile it for {wanted} or with PTX"
         ),
-        _ => format!("take a newer release of it, or compile it for {wanted} or with PTX"),
+        _ => format!("a newer release of it may have it; if there is none, compile it for {wanted} or with PTX"),
+    }
+}
+
+impl Verdict {
+    /// The driver that it needs, with the reason, behind a semicolon; empty where any will do.
+    pub fn drivers(&self) -> String {
+        let reason = self.driver_for.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        match (&self.driver, &self.driver_after) {
+            (Some(driver), _) => format!("; needs driver {driver}{reason}"),
+            (None, Some(after)) => {
+                format!("; needs a driver newer than {after}, the newest that this kiln knows of{reason}")
+            }
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// The beginning of a name, which C++ makes very long.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        Some((at, _)) => format!("{}...", &name[..at]),
+        None => name.to_owned(),
     }
 }
 
@@ -213,6 +291,7 @@ impl std::fmt::Display for Verdict {
         match self.coverage {
             Coverage::Native => write!(f, "native ({names}) in {by_code} of {total}")?,
             Coverage::Ptx => write!(f, "through PTX ({names}) in {ptx} of {total}, compiled at the first start")?,
+            Coverage::Missing if names.is_empty() => write!(f, "missing in {total}")?,
             Coverage::Missing => write!(f, "missing in {total}: it has {names}")?,
         }
         if native && ptx > 0 {
@@ -221,20 +300,20 @@ impl std::fmt::Display for Verdict {
         if unknown > 0 {
             write!(f, ", {unknown} with code for the linker alone")?;
         }
+        if self.emptied > 0 && self.regions.missing > 0 {
+            write!(f, ", {} emptied by a cut", self.emptied)?;
+        }
         if let Some(kernels) = self.kernels.as_ref().filter(|kernels| kernels.total() + kernels.unknown > 0) {
             write!(f, "; kernels: {} native, {} through PTX, {} absent", kernels.native, kernels.ptx, kernels.missing)?;
             if kernels.unknown > 0 {
                 write!(f, ", {} unknown", kernels.unknown)?;
             }
             if !self.absent.is_empty() && self.coverage != Coverage::Missing {
-                let names: Vec<&str> = self.absent.iter().map(String::as_str).collect();
+                let names: Vec<String> = self.absent.iter().map(|name| shortened(name)).collect();
                 write!(f, " ({})", names.join(", "))?;
             }
         }
-        if let Some(driver) = &self.driver {
-            write!(f, "; needs driver {driver}")?;
-            self.driver_for.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
-        }
+        f.write_str(&self.drivers())?;
         if self.extent == Extent::Partial {
             write!(f, "; most of it has no code for this GPU")?;
         }

@@ -19,6 +19,7 @@ pub(crate) mod schema;
 pub(crate) mod verify;
 
 use std::io::Write;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -106,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Inspect(command) => command.run(global, cancel),
         Command::Verify(command) => command.run(global, cancel),
         Command::Prune(command) => command.run(global, cancel),
-        Command::Gpus(command) => command.run(global),
+        Command::Gpus(command) => command.run(global, cancel),
         Command::Du(command) => command.run(global, cancel),
         Command::Gc(command) => command.run(global, cancel),
         Command::Schema(command) => command.run(),
@@ -240,7 +241,7 @@ fn size_value(text: &str) -> Result<u64, String> {
 }
 
 /// The GPUs of a command line.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 struct Asked {
     /// Their capabilities, ascending.
     gpus: Vec<Capability>,
@@ -292,6 +293,20 @@ fn names_code(text: &str, request: &GpuRequest) -> Option<String> {
     let architectures = request.architectures().unwrap_or_default();
     let code = architectures.iter().find(|architecture| architecture.suffix != Suffix::None)?;
     Some(format!("`{text}` names code: it is taken for all GPUs of capability {}", code.capability))
+}
+
+/// Refuses a path that leads to neither a file nor a directory: reading from a pipe would wait for who writes into it.
+fn require_file(path: &Path) -> Result<(), Failure> {
+    // One that is not there is for its reader to name.
+    let Ok(found) = fs_err::metadata(path) else { return Ok(()) };
+    let other = match found.file_type() {
+        kind if kind.is_file() || kind.is_dir() => return Ok(()),
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    let message = format!("`{}` is {other}", path.display());
+    Err(Failure::usage(message).hint("name a file or a directory; a pipe's content must be in a file first"))
 }
 
 /// `1 layer`, `2 layers`.

@@ -55,7 +55,8 @@ pub struct TemporaryDirectory {
 }
 
 impl TemporaryDirectory {
-    pub(crate) fn create(parent: &Path) -> io::Result<Self> {
+    /// Makes one in another directory.
+    pub fn create(parent: &Path) -> io::Result<Self> {
         loop {
             let directory = builder().tempdir_in(parent)?;
             let owned = fs_err::File::open(directory.path()).and_then(|file| own(directory.path(), file));

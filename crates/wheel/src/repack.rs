@@ -2,11 +2,13 @@
 //! what is true of the new one (PEP 427).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use kiln_inflate::{Old, Replacement, Summed, deflate};
+use kiln_plan::parallel;
 use libdeflater::{CompressionLvl, Compressor};
 use rawzip::{CompressionMethod, DataDescriptorOutput, ReaderAt, ZipArchiveWriter};
+use sha2::{Digest as _, Sha256};
 
 use crate::archive::{Entry, Method};
 use crate::install::{InstallError, Wheel};
@@ -15,6 +17,8 @@ use crate::record::{self, Row};
 
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 20;
+/// Bytes that are inflated and digested at once.
+const BUFFER: usize = 64 << 10;
 
 /// Why a wheel cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,9 @@ pub enum RepackError {
     /// Its metadata.
     #[error(transparent)]
     Wheel(#[from] InstallError),
+    /// A file that is not what the archive says.
+    #[error("its file `{0}` does not have the content that its CRC-32 says")]
+    Damaged(String),
     /// Reading or writing.
     #[error("cannot be written")]
     Io(#[from] io::Error),
@@ -69,10 +76,9 @@ impl WheelName {
 impl<C: ReaderAt + Sync> Repack<'_, C> {
     /// Writes the wheel.
     pub fn write<R: ReaderAt + Sync>(&self, wheel: &Wheel<R>, out: impl Write) -> Result<(), RepackError> {
-        let mut rows = wheel.record()?;
-        let mut zip = ZipArchiveWriter::new(out);
         let (record, about) = (wheel.dist_info_file("RECORD"), wheel.dist_info_file("WHEEL"));
-        rows.retain(|row| !self.left_out.contains(&row.path));
+        let mut rows = self.rows(wheel, &record)?;
+        let mut zip = ZipArchiveWriter::new(out);
         let stays = |entry: &&Entry| entry.path != record && !self.left_out.contains(&entry.path);
         for entry in wheel.archive.entries().iter().filter(stays) {
             if let Some(replacement) = self.replaced.get(&entry.path) {
@@ -92,6 +98,27 @@ impl<C: ReaderAt + Sync> Repack<'_, C> {
         }
         zip.finish()?.flush()?;
         Ok(())
+    }
+
+    /// The rows of what stays, in the order of the old `RECORD`, each file once: of what is copied, computed anew, since the
+    /// old one may be wrong.
+    fn rows<R: ReaderAt + Sync>(&self, wheel: &Wheel<R>, record: &str) -> Result<Vec<Row>, RepackError> {
+        let stays = |entry: &&Entry| !self.left_out.contains(&entry.path);
+        let mut entries: Vec<&Entry> = wheel.archive.entries().iter().filter(stays).collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.size));
+        let computed = parallel::each(&entries, self.threads, |entry| {
+            // Signatures of the list have no line with a hash in it, as itself has none.
+            let unknown = entry.path.starts_with(record) || self.replaced.contains_key(&entry.path);
+            Ok::<_, RepackError>(if unknown {
+                record::bare(&entry.path)
+            } else {
+                row_of(wheel.archive.reader(), entry)?
+            })
+        })?;
+        let mut true_rows: BTreeMap<String, Row> = computed.into_iter().map(|row| (row.path.clone(), row)).collect();
+        let mut rows: Vec<Row> = wheel.record()?.iter().filter_map(|row| true_rows.remove(&row.path)).collect();
+        rows.extend(true_rows.into_values());
+        Ok(rows)
     }
 
     fn noted(&self, about: &[u8], name: &WheelName) -> String {
@@ -135,6 +162,47 @@ impl<C: ReaderAt + Sync> Repack<'_, C> {
         (self.advance)(entry.size)?;
         out.finish(DataDescriptorOutput::new(entry.crc, entry.size))?;
         Ok(())
+    }
+}
+
+/// The row of a file, which is inflated for it.
+fn row_of(reader: &impl ReaderAt, entry: &Entry) -> Result<Row, RepackError> {
+    let stored = Stored { reader, offset: entry.offset, left: entry.compressed };
+    let mut content: Box<dyn Read> = match entry.method {
+        Method::Stored => Box::new(stored),
+        Method::Deflated => Box::new(flate2::read::DeflateDecoder::new(io::BufReader::with_capacity(BUFFER, stored))),
+    };
+    let (mut sha256, mut crc, mut size) = (Sha256::new(), crc32fast::Hasher::new(), 0);
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = content.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        sha256.update(&buffer[..read]);
+        crc.update(&buffer[..read]);
+        size += read as u64;
+    }
+    if (size, crc.finalize()) != (entry.size, entry.crc) {
+        return Err(RepackError::Damaged(entry.path.clone()));
+    }
+    Ok(record::summed(&entry.path, &sha256.finalize(), size))
+}
+
+/// The bytes of a file as they are stored.
+struct Stored<'a, R> {
+    reader: &'a R,
+    offset: u64,
+    left: u64,
+}
+
+impl<R: ReaderAt> Read for Stored<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(buffer.len()).min(buffer.len());
+        let read = self.reader.read_at(&mut buffer[..most], self.offset)?;
+        self.offset += read as u64;
+        self.left -= read as u64;
+        Ok(read)
     }
 }
 
@@ -219,6 +287,34 @@ mod tests {
         let executable = |path: &str| wheel.archive.entry(path).unwrap().executable;
         assert!(executable("ops/_C.so") && !executable("ops/__init__.py"));
         assert_eq!(wheel.archive.entry("ops/stored.bin").unwrap().method, Method::Stored);
+    }
+
+    #[test]
+    fn a_record_that_lies_is_told_anew_each_file_once() {
+        let lies = "ops/__init__.py,sha256=AAAA,3\nops/_C.so,sha256=BBBB,1\nops/_C.so,sha256=CCCC,2\nops/gone.py,,\n\
+                    ops-1.0.dist-info/RECORD,,\n";
+        let old = WheelBuilder::new("ops", "1.0")
+            .tag("cp312-cp312-linux_x86_64")
+            .file_with("ops/_C.so", true, true, [7; 50_000])
+            .file_with("ops/data.bin", true, false, [8; 300_000])
+            .file("ops/__init__.py", "import ops._C")
+            .record(lies);
+        let wheel = open(&old.file_name(), &old.finish());
+        let (content, kept, blocks) = ([9; 3_000].as_slice(), Vec::new(), Blocks::default());
+        let replacement = Replacement { content, size: content.len() as u64, kept, blocks: &blocks };
+        let (replaced, left_out) = (BTreeMap::from([("ops/_C.so".to_owned(), replacement)]), BTreeSet::new());
+        let note = ("Pruned-To", "sm_90");
+        let repack =
+            Repack { replaced: &replaced, left_out: &left_out, tag: "kiln90", note, threads: 2, advance: &|_| Ok(()) };
+        let mut bytes = Vec::new();
+        repack.write(&wheel, &mut bytes).unwrap();
+        let new = open("ops-1.0-1kiln90-cp312-cp312-linux_x86_64.whl", &bytes);
+        let rows = new.record().unwrap();
+        assert_eq!(rows.len(), new.archive.entries().len());
+        for entry in new.archive.entries().iter().filter(|entry| !entry.path.ends_with("RECORD")) {
+            let content = new.archive.read(entry, 10 << 20).unwrap();
+            assert!(rows.contains(&record::row(&entry.path, &content)), "{}", entry.path);
+        }
     }
 
     #[test]

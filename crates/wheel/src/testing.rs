@@ -135,19 +135,28 @@ pub struct WheelBuilder {
     tag: String,
     requires: Vec<String>,
     files: BTreeMap<String, (Vec<u8>, bool, bool)>,
+    record: Option<String>,
 }
 
 impl WheelBuilder {
     /// A wheel of this distribution name (with `_`) and version.
     pub fn new(name: &str, version: &str) -> Self {
         let (name, version) = (name.to_owned(), version.to_owned());
-        Self { name, version, tag: "py3-none-any".into(), requires: Vec::new(), files: BTreeMap::new() }
+        let (tag, requires, files, record) = ("py3-none-any".into(), Vec::new(), BTreeMap::new(), None);
+        Self { name, version, tag, requires, files, record }
     }
 
     /// Sets the tags of the file name.
     #[must_use]
     pub fn tag(mut self, tag: &str) -> Self {
         self.tag = tag.to_owned();
+        self
+    }
+
+    /// Sets `RECORD`, which need not be true.
+    #[must_use]
+    pub fn record(mut self, text: &str) -> Self {
+        self.record = Some(text.to_owned());
         self
     }
 
@@ -200,6 +209,7 @@ impl WheelBuilder {
             zip = zip.file(&path, mode, deflate, content);
         }
         record.push_str(&format!("{dist_info}/RECORD,,\n"));
+        let record = self.record.clone().unwrap_or(record);
         zip.deflated(&format!("{dist_info}/RECORD"), record).finish()
     }
 }

@@ -141,7 +141,8 @@ fn compare(programs: &Cuobjdump, file: &File) -> Result<Sums> {
     let mut sums = Sums::default();
     let Some(listing) = &file.listing else { return Err(format!("{} cannot be listed", file.file.display()).into()) };
     let mut theirs = None;
-    for program in [&programs.cuda_13, &programs.cuda_12] {
+    let both = [programs.cuda_13.as_path(), programs.cuda_12.as_path()];
+    for program in both {
         // It may also list nothing without a word.
         theirs = theirs.or(gpu_code::dumped(program, &file.file)?.filter(|counts| !counts.is_empty()));
     }
@@ -157,7 +158,7 @@ fn compare(programs: &Cuobjdump, file: &File) -> Result<Sums> {
     }
     sums.files += 1;
     let size = fs_err::metadata(&file.file)?.len();
-    if size <= LARGEST && kernels::compare_one(&programs.cuda_13, &file.file)? {
+    if size <= LARGEST && kernels::compare_one(&both, &file.file)? {
         sums.kernels += 1;
     }
     Ok(sums)
@@ -173,7 +174,7 @@ fn bytes(path: &Path) -> Result<(u64, u64)> {
         Decision::Rewrite(rewrite) => rewrite.code.iter().map(|code| code.before).sum(),
         // A wheel leaves it out.
         Decision::Loose(..) => stored,
-        Decision::NoCode | Decision::Needed | Decision::Refused(_) => 0,
+        Decision::NoCode | Decision::Stays { .. } | Decision::Refused(_) => 0,
     };
     Ok((stored, cut))
 }

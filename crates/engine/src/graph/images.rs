@@ -208,7 +208,7 @@ impl Builder<'_> {
         let agreement = agreement.map(|agreement| self.graph.add(agreement)).transpose()?;
         let drivers = match image.gpu_code {
             Demand::Any => Vec::new(),
-            _ => self.drivers(&subject, &draft)?,
+            _ => self.drivers(&subject, &draft, &image.except)?,
         };
         let node = self.graph.add(Compose {
             platform,
@@ -225,7 +225,7 @@ impl Builder<'_> {
         let gate = match image.gpu_code {
             Demand::Any => None,
             demand => {
-                let gpus = self.project.gpus(self.lock);
+                let gpus = (self.project.gpus(self.lock), self.project.stack.target.gpu_names.clone());
                 Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
             }
         };
@@ -254,10 +254,11 @@ impl Builder<'_> {
     }
 
     /// Adds the steps that find out which driver the layers need: where GPU code is demanded it is looked at anyway.
-    fn drivers(&mut self, subject: &Subject, draft: &Draft) -> Result<Vec<Node<OldestDriver>>> {
+    fn drivers(&mut self, subject: &Subject, draft: &Draft, except: &[String]) -> Result<Vec<Node<OldestDriver>>> {
         let gpus = self.project.gpus(self.lock);
         let layers = draft.layers.iter().filter(|layer| !layer.wheels.is_empty());
-        layers.map(|layer| self.graph.add(Driver::new(subject.clone(), layer.node, gpus.clone()))).collect()
+        let driver = |node| Driver::new(subject.clone(), node, gpus.clone(), except.to_vec());
+        layers.map(|layer| self.graph.add(driver(layer.node))).collect()
     }
 
     fn ground(&mut self, image: &stack::Image, platform: Platform, facts: &BaseFacts) -> Result<Ground> {
@@ -305,7 +306,10 @@ impl Builder<'_> {
             let fetch = self.graph.add(self.fetch(subject, wheel))?;
             let prune = selection.as_ref().filter(|_| Prune::concerns(&file, size));
             let node = match prune {
-                Some(selection) => self.graph.add(Prune::new(Subject::Pruned(file.clone()), fetch, size, selection))?,
+                Some(selection) => {
+                    let subject = Subject::Pruned(file.clone());
+                    self.graph.add(Prune::new(subject, fetch, size, selection, &image.except))?
+                }
                 None => fetch,
             };
             let (name, version) = (package.name.clone(), package.version.clone());

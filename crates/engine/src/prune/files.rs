@@ -7,9 +7,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use kiln_fatbin::{Outcome, Selection, check, prune};
+use kiln_fatbin::{Decision, Outcome, Selection, check, prune};
+use kiln_plan::gpu::GpuNames;
 use kiln_plan::parallel;
-use kiln_store::{AtomicFile, replace_by_link};
+use kiln_store::{AtomicFile, TemporaryDirectory, is_temporary, parent, replace_by_link, sync_directory};
 use serde::Serialize;
 
 /// Bytes that are written at once.
@@ -19,16 +20,24 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug, Serialize)]
 pub struct PrunedFile {
     /// Where it is: below the directory that was pruned, or as it was given.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// What became of it.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
+/// Writes a path, whatever bytes it has.
+fn shown<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// What directories are pruned with.
 pub struct FilePruner<'a> {
     /// What stays.
     pub selection: &'a Selection,
+    /// The names that its GPUs were asked for under.
+    pub names: &'a GpuNames,
     /// Files that are pruned at once.
     pub threads: usize,
     /// Told of bytes as they are read; an error ends everything.
@@ -37,45 +46,88 @@ pub struct FilePruner<'a> {
 
 impl FilePruner<'_> {
     /// Prunes a file to another place, which may be its own; `None` where there is no code that could be cut. Unless it
-    /// was pruned, nothing is written.
+    /// was pruned, nothing is written. A file of which no code would be left is refused.
     pub fn file(&self, from: &Path, to: &Path) -> io::Result<Option<Outcome>> {
+        let decision = prune(&fs_err::File::open(from)?, self.selection)?;
+        let mut decisions = [decision];
+        self.refuse_emptied(&mut decisions);
+        let [decision] = decisions;
+        let checked = self.perform(&decision, from, to)?;
+        Outcome::of(decision, |_| Ok(checked))
+    }
+
+    /// Refuses to cut files where all of them have code, and no code would be left in any.
+    fn refuse_emptied(&self, decisions: &mut [Decision]) {
+        let mut with_code = decisions.iter().filter(|decision| !matches!(decision, Decision::NoCode));
+        if !with_code.all(Decision::is_emptied) {
+            return;
+        }
+        let gpus: Vec<String> = self.selection.gpus.iter().map(|gpu| self.names.label(*gpu)).collect();
+        for decision in decisions.iter_mut().filter(|decision| decision.is_emptied()) {
+            *decision = Decision::Refused(match decision {
+                Decision::Loose(architecture, _) => {
+                    format!("it is code for {architecture} alone, which none of the GPUs runs")
+                }
+                _ => format!("it has no code for {}: nothing of it would be left", gpus.join(", ")),
+            });
+        }
+    }
+
+    /// Writes the file that is decided for, if any, and checks it: the inner error is a clause that says what is wrong.
+    fn perform(&self, decision: &Decision, from: &Path, to: &Path) -> io::Result<Result<(), String>> {
+        let Decision::Rewrite(rewrite) = decision else { return Ok(Ok(())) };
         let source = fs_err::File::open(from)?;
-        let mut written = None;
-        let outcome = Outcome::of(prune(&source, self.selection)?, |rewrite| {
-            let new = written.insert(AtomicFile::create(to)?);
-            let mut out = io::BufWriter::with_capacity(BUFFER, &mut *new);
-            rewrite.write(&source, &mut out, self.advance)?;
-            out.flush()?;
-            drop(out);
-            check(&source, new.file(), self.selection)
-        })?;
-        if let (Some(Outcome::Pruned(_)), Some(mut new)) = (&outcome, written) {
+        let mut new = AtomicFile::create(to)?;
+        let mut out = io::BufWriter::with_capacity(BUFFER, &mut new);
+        rewrite.write(&source, &mut out, self.advance)?;
+        out.flush()?;
+        drop(out);
+        // What goes into a pipe or a device cannot be read again.
+        let checked = match new.file().metadata()?.is_file() {
+            true => check(&source, new.file(), self.selection)?,
+            false => check(&source, &rewrite.of(&source), self.selection)?,
+        };
+        if checked.is_ok() {
             let old = source.metadata()?;
-            take_over(new.file(), &old)?;
+            if new.file().metadata()?.is_file() {
+                take_over(new.file(), &old)?;
+            }
             new.set_mode(old.permissions().mode() & 0o7777);
             new.commit_in_group()?;
         }
-        Ok(outcome)
+        Ok(checked)
     }
 
     /// Prunes every file below a directory where it is.
     pub fn tree_in_place(&self, directory: &Path) -> io::Result<Vec<PrunedFile>> {
         let files = Tree::read(directory)?.files;
-        self.each(&files, |names| {
+        self.each(directory, &files, |names, decision| {
             let first = directory.join(&names[0].path);
-            let outcome = self.file(&first, &first)?;
-            if matches!(outcome, Some(Outcome::Pruned(_))) {
+            let checked = self.perform(decision, &first, &first)?;
+            if matches!((decision, &checked), (Decision::Rewrite(_), Ok(()))) {
                 for name in &names[1..] {
                     replace_by_link(&first, &directory.join(&name.path))?;
                 }
             }
-            Ok(outcome)
+            Ok(checked)
         })
     }
 
-    /// Copies a directory to a new one and prunes every file on the way.
+    /// Copies a directory to a new one and prunes every file on the way. The new one has its name when it is whole.
     pub fn tree_to(&self, directory: &Path, target: &Path) -> io::Result<Vec<PrunedFile>> {
         let tree = Tree::read(directory)?;
+        let staging = TemporaryDirectory::create(parent(target))?;
+        let staged = staging.path().join("tree");
+        let mut pruned = self.copy(directory, &tree, &staged)?;
+        fs_err::rename(&staged, target)?;
+        sync_directory(parent(target))?;
+        let reason = || "it is a pipe, a socket or a device, which is not copied".to_owned();
+        let refused = |path| PrunedFile { path, outcome: Outcome::Refused { reason: reason() } };
+        pruned.extend(tree.others.into_iter().map(refused));
+        Ok(pruned)
+    }
+
+    fn copy(&self, directory: &Path, tree: &Tree, target: &Path) -> io::Result<Vec<PrunedFile>> {
         fs_err::create_dir(target)?;
         for path in &tree.directories {
             fs_err::create_dir(target.join(path))?;
@@ -83,17 +135,17 @@ impl FilePruner<'_> {
         for path in &tree.links {
             fs_err::os::unix::fs::symlink(fs_err::read_link(directory.join(path))?, target.join(path))?;
         }
-        let pruned = self.each(&tree.files, |names| {
+        let pruned = self.each(directory, &tree.files, |names, decision| {
             let (from, to) = (directory.join(&names[0].path), target.join(&names[0].path));
-            let outcome = self.file(&from, &to)?;
-            if !matches!(outcome, Some(Outcome::Pruned(_))) {
+            let checked = self.perform(decision, &from, &to)?;
+            if !matches!((decision, &checked), (Decision::Rewrite(_), Ok(()))) {
                 fs_err::copy(&from, &to)?;
                 take_over(&fs_err::File::open(&to)?, &names[0].metadata)?;
             }
             for name in &names[1..] {
                 fs_err::hard_link(&to, target.join(&name.path))?;
             }
-            Ok(outcome)
+            Ok(checked)
         })?;
         // Last, since writing into a directory changes when it was changed.
         for path in tree.directories.iter().rev().map(PathBuf::as_path).chain([Path::new("")]) {
@@ -102,17 +154,24 @@ impl FilePruner<'_> {
         Ok(pruned)
     }
 
-    /// Does something with every file, the largest first, on all threads.
+    /// Does with every file what is decided for it once all have been looked at, the largest first, on all threads.
     fn each(
         &self,
+        directory: &Path,
         files: &[Vec<Named>],
-        act: impl Fn(&[Named]) -> io::Result<Option<Outcome>> + Sync,
+        act: impl Fn(&[Named], &Decision) -> io::Result<Result<(), String>> + Sync,
     ) -> io::Result<Vec<PrunedFile>> {
-        let done = parallel::each(files, self.threads, |names| {
-            let outcome = act(names)?;
-            Ok::<_, io::Error>(outcome.map(|outcome| PrunedFile { path: names[0].path.clone(), outcome }))
+        let mut decisions = parallel::each(files, self.threads, |names| {
+            prune(&fs_err::File::open(directory.join(&names[0].path))?, self.selection)
         })?;
-        let mut pruned: Vec<PrunedFile> = done.into_iter().flatten().collect();
+        self.refuse_emptied(&mut decisions);
+        let decided: Vec<_> = files.iter().zip(&decisions).collect();
+        let checks = parallel::each(&decided, self.threads, |(names, decision)| act(names, decision))?;
+        let mut pruned = Vec::new();
+        for ((names, decision), checked) in files.iter().zip(decisions).zip(checks) {
+            let outcome = Outcome::of(decision, |_| Ok(checked))?;
+            pruned.extend(outcome.map(|outcome| PrunedFile { path: names[0].path.clone(), outcome }));
+        }
         pruned.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(pruned)
     }
@@ -130,6 +189,8 @@ struct Tree {
     /// Each before what is in it.
     directories: Vec<PathBuf>,
     links: Vec<PathBuf>,
+    /// Pipes, sockets and devices.
+    others: Vec<PathBuf>,
     /// Each with all its names, the largest first.
     files: Vec<Vec<Named>>,
 }
@@ -142,6 +203,10 @@ impl Tree {
         while let Some(directory) = left.pop() {
             for entry in fs_err::read_dir(root.join(&directory))? {
                 let entry = entry?;
+                // What a dead process left goes as soon as something is written beside it.
+                if is_temporary(&entry.file_name()) {
+                    continue;
+                }
                 let path = directory.join(entry.file_name());
                 let metadata = entry.metadata()?;
                 if metadata.is_dir() {
@@ -151,6 +216,8 @@ impl Tree {
                     tree.links.push(path);
                 } else if metadata.is_file() {
                     files.entry((metadata.dev(), metadata.ino())).or_default().push(Named { path, metadata });
+                } else {
+                    tree.others.push(path);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! `compose`: config, history and manifest of an image, onto what it stands on. It takes no time and is never recorded.
 
+use std::collections::BTreeMap;
+
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, from_json, to_json};
 use kiln_oci::layer::Layer;
 use kiln_plan::gpu::DriverVersion;
@@ -13,12 +15,14 @@ use crate::product::{Conflicts, OldestDriver, Verdict, Wheel};
 use crate::settings::Settings;
 use crate::step::{Cost, Keep, Kind, Level, Read, Step, Subject};
 use crate::time::rfc3339;
+use crate::verify::CUT;
 
 /// Layers that an image has at most, base included (`maxLayerDepth` of Docker's layer store).
 pub(crate) const MAX_LAYERS: usize = 125;
 
-/// The label that names the oldest Linux driver that an image runs on.
+/// The labels that name the oldest Linux driver that an image runs on, and the last branch, where its GPUs have one.
 const DRIVER: &str = "kiln.driver.oldest";
+const LAST_DRIVER: &str = "kiln.driver.last";
 
 /// Layers of one step, and their line in the history.
 #[derive(Serialize)]
@@ -131,11 +135,18 @@ impl Compose {
     /// Says which driver the image needs, with what is below it: what the stack says itself stays.
     fn label(&self, context: &Context<'_>, config: &mut Config) {
         let labels = &mut config.config.labels;
-        let below: Option<DriverVersion> = labels.get(DRIVER).and_then(|text| text.parse().ok());
-        let own = self.drivers.iter().filter_map(|node| context.get(*node).0.clone());
-        if let Some(oldest) = own.chain(below).max() {
+        let below = |label, labels: &BTreeMap<String, String>| -> Option<DriverVersion> {
+            labels.get(label).and_then(|text| text.parse().ok())
+        };
+        let drivers: Vec<_> = self.drivers.iter().map(|node| context.get(*node)).collect();
+        let oldest = drivers.iter().filter_map(|own| own.oldest.clone()).chain(below(DRIVER, labels)).max();
+        let last = drivers.iter().filter_map(|own| own.last.clone()).chain(below(LAST_DRIVER, labels)).min();
+        if drivers.iter().any(|own| own.unknown) {
+            labels.remove(DRIVER);
+        } else if let Some(oldest) = oldest {
             labels.insert(DRIVER.to_owned(), oldest.to_string());
         }
+        labels.extend(last.map(|last| (LAST_DRIVER.to_owned(), last.to_string())));
     }
 
     /// Returns the line of the history: with the GPU code that stayed, where some was cut.
@@ -145,7 +156,7 @@ impl Compose {
         kept.dedup();
         match kept.is_empty() {
             true => made.history.clone(),
-            false => format!("{}; GPU code cut to {}", made.history, kept.join("; ")),
+            false => format!("{}; {CUT} {}", made.history, kept.join("; ")),
         }
     }
 }

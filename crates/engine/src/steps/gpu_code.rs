@@ -3,7 +3,7 @@
 
 use kiln_fatbin::Coverage;
 use kiln_oci::image::Image;
-use kiln_plan::gpu::Capability;
+use kiln_plan::gpu::{Capability, GpuNames};
 use kiln_plan::stack::GpuCode as Demand;
 use serde::Serialize;
 
@@ -23,6 +23,9 @@ pub(crate) struct GpuCode {
     native: bool,
     /// Patterns of files that may lack code.
     except: Vec<String>,
+    /// The names that its GPUs were asked for under.
+    #[serde(skip)]
+    names: GpuNames,
     #[serde(skip)]
     subject: Subject,
 }
@@ -31,17 +34,17 @@ impl GpuCode {
     pub(crate) fn new(
         subject: Subject,
         image: Node<Image>,
-        gpus: Vec<Capability>,
+        (gpus, names): (Vec<Capability>, GpuNames),
         demand: Demand,
         except: Vec<String>,
     ) -> Self {
-        Self { image, gpus, native: demand == Demand::Native, except, subject }
+        Self { image, gpus, native: demand == Demand::Native, except, names, subject }
     }
 }
 
 impl Step for GpuCode {
     type Product = Verdict;
-    const KIND: Kind = Kind { name: "gpu-code", version: 2 };
+    const KIND: Kind = Kind { name: "gpu-code", version: 3 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -70,15 +73,22 @@ impl Step for GpuCode {
         let mut verdict = Verdict::default();
         let mut compiled = false;
         for file in &found.code {
+            if file.damaged {
+                verdict.failures.push(format!("{}: {}", file.path, file.problems.join("; ")));
+            }
             for code in &file.verdicts {
                 let excused = file.excuses.contains_key(&code.gpu.to_string());
                 compiled |= code.coverage == Coverage::Ptx;
                 let refused = !is_served(code) || (self.native && code.coverage == Coverage::Ptx);
                 if refused && !excused {
-                    verdict.failures.push(format!("{}: {}: {code}", file.path, code.gpu));
+                    verdict.failures.push(format!("{}: {}: {code}", file.path, self.names.label(code.gpu)));
                 }
             }
         }
+        let unmatched = found.unmatched.iter();
+        verdict.warnings.extend(
+            unmatched.map(|pattern| format!("the pattern `{pattern}` of `except` is like no file of {}", self.subject)),
+        );
         if compiled && verdict.failures.is_empty() {
             verdict.warnings.push(format!(
                 "GPU code is there as PTX alone, which the driver compiles at the first start: `kiln verify {}` names \

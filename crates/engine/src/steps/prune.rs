@@ -24,6 +24,9 @@ pub(crate) struct Prune {
     gpus: Vec<Capability>,
     keep_ptx: bool,
     drop_relocatable: bool,
+    /// Patterns of files that may lack code for the GPUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    except: Vec<String>,
     pruner: u32,
     deflate: u32,
     #[serde(skip)]
@@ -33,12 +36,19 @@ pub(crate) struct Prune {
 }
 
 impl Prune {
-    pub(crate) fn new(subject: Subject, wheel: Node<Wheel>, bytes: u64, selection: &Selection) -> Self {
+    pub(crate) fn new(
+        subject: Subject,
+        wheel: Node<Wheel>,
+        bytes: u64,
+        selection: &Selection,
+        except: &[String],
+    ) -> Self {
         Self {
             wheel,
             gpus: selection.gpus.clone(),
             keep_ptx: selection.keep_ptx,
             drop_relocatable: selection.drop_relocatable,
+            except: except.to_vec(),
             pruner: PRUNE_VERSION,
             deflate: DEFLATE_VERSION,
             subject,
@@ -82,6 +92,7 @@ impl Step for Prune {
             threads: workshop.surroundings.jobs,
             temporary: temporary.path(),
             work: &work,
+            except: Some(&self.except),
         };
         let cut = pruner.cut(&wheel.file, Arc::new(file))?;
         if !cut.is_changed() {

@@ -77,10 +77,7 @@ fn folder_of(path: &str) -> String {
 
 /// Says of files that lack code for a GPU why they may.
 pub(super) fn excuse(code: &mut [VerifiedCode], judge: &Judge) {
-    let mut families: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (at, file) in code.iter().enumerate() {
-        families.entry(family(&file.path)).or_default().push(at);
-    }
+    let families = families(code);
     let known = Known::all();
     for gpu in &judge.gpus {
         let served: BTreeMap<&String, String> = families
@@ -108,6 +105,24 @@ pub(super) fn excuse(code: &mut [VerifiedCode], judge: &Judge) {
             file.excuses.extend(excuse.map(|excuse| (gpu.to_string(), excuse)));
         }
     }
+}
+
+/// Tells if a file may lack code for a GPU: by patterns, or because it is known to be for others.
+pub(crate) fn may_lack(path: &str, gpu: Capability, except: &[String]) -> bool {
+    let folder = folder_of(path);
+    let either = |fits: &dyn Fn(&str) -> bool| fits(path) || fits(&folder);
+    let known = Known::all();
+    except.iter().any(|pattern| either(&|path| matches(pattern, path)))
+        || known.iter().any(|known| either(&|path| known.excuse(path, gpu).is_some()))
+}
+
+/// Files by what they are variants of.
+pub(super) fn families(code: &[VerifiedCode]) -> BTreeMap<String, Vec<usize>> {
+    let mut families: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, file) in code.iter().enumerate() {
+        families.entry(family(&file.path)).or_default().push(at);
+    }
+    families
 }
 
 /// Tells if a file has any code for a GPU.
@@ -196,6 +211,20 @@ mod tests {
         {
             assert_ne!(family(one), family(other));
         }
+    }
+
+    #[test]
+    fn static_libraries_of_profilers_and_folders_of_cubins_may_lack_code() {
+        let gpu = "12.0".parse().unwrap();
+        for path in [
+            "nvidia/cuda_cupti/lib/libcupti_static.a",
+            "nvidia/cuda_cupti/lib/libnvperf_host_static.a",
+            "opt/venv/lib/python3.12/site-packages/flashinfer_cubin/cubins/0/gemm.cubin",
+        ] {
+            assert!(may_lack(path, gpu, &[]), "{path}");
+        }
+        assert!(!may_lack("nvidia/cublas/lib/libcublas_static.a", gpu, &[]));
+        assert!(may_lack("ops/kernels/add.cubin", gpu, &["ops/kernels*".to_owned()]));
     }
 
     #[test]

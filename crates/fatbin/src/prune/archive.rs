@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::object::{self, Object};
+use super::object::{self, Object, Planned};
 use super::rewrite::{Piece, Rewrite};
-use super::{Cut, Decision, Stop, refused};
-use crate::elf::{Elf, Machine};
+use super::{Cut, Decision, Served, Stop, refused};
+use crate::elf::{Elf, ElfError, Machine};
 use crate::read::{ARCHIVE, MEMBER, Part};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
@@ -36,21 +36,26 @@ pub(super) fn plan<S: Source + ?Sized>(
 ) -> Result<Decision, Stop> {
     let members = members(window)?;
     let mut cut: BTreeMap<u64, Object> = BTreeMap::new();
-    let (mut has_code, mut refusal) = (false, None);
+    let (mut has_code, mut needs_all, mut refusal) = (false, true, None);
+    let mut served = Served::default();
     for member in &members {
-        match object(source, member, selection) {
-            Ok(None) => {}
-            Ok(Some(None)) => has_code = true,
-            Ok(Some(Some(object))) => _ = cut.insert(member.at, object),
+        match object(source, member, selection)? {
+            None => {}
+            Some(Ok(planned)) => {
+                has_code = true;
+                needs_all &= planned.needed;
+                served.merge(planned.served);
+                planned.object.and_then(|object| cut.insert(member.at, object));
+            }
             // The others can be cut still.
-            Err(Stop::Refused(reason)) => refusal = Some(reason),
-            Err(stop) => return Err(stop),
+            Some(Err(reason)) => refusal = Some(reason),
         }
     }
+    let serves = served.holds();
     if cut.is_empty() {
         return match refusal {
             Some(reason) => Err(refused(reason)),
-            None if has_code => Ok(Decision::Needed),
+            None if has_code => Ok(Decision::Stays { needed: needs_all, serves, uncut: 0 }),
             None => Ok(Decision::NoCode),
         };
     }
@@ -72,14 +77,30 @@ pub(super) fn plan<S: Source + ?Sized>(
     }
     let (regions, pinned) = cut.values().fold((0, 0), |sum, own| (sum.0 + own.regions, sum.1 + own.pinned));
     let code = cuts(cut.into_values().flat_map(|object| object.code));
-    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces))))
+    let mut rewrite = Rewrite::of_pieces(window.size(), (regions, pinned), code, pieces);
+    rewrite.serves = serves;
+    Ok(Decision::Rewrite(Box::new(rewrite)))
+}
+
+/// The code of a static library that stays whatever GPUs are wanted: sections of its object files, and bytes.
+pub(super) fn uncut<S: Source + ?Sized>(source: &S, nothing: &Selection) -> Result<Vec<(String, u64)>, Stop> {
+    let mut pinned = Vec::new();
+    for member in members(&mut Window::new(source)?)? {
+        if let Some(Ok(planned)) = object(source, &member, nothing)? {
+            pinned.extend(planned.pinned);
+        }
+    }
+    Ok(pinned)
 }
 
 /// The members of an archive.
 fn members<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Member>, Stop> {
     let mut members = Vec::new();
     let mut at = ARCHIVE.len() as u64;
-    while let Some(header) = window.array::<{ MEMBER as usize }>(at)? {
+    while at < window.size() {
+        let Some(header) = window.array::<{ MEMBER as usize }>(at)? else {
+            return Err(refused(format!("at byte {at:#x} the archive is cut off")));
+        };
         let size = std::str::from_utf8(&header[SIZE]).ok().and_then(|text| text.trim().parse::<u64>().ok());
         let from = at + MEMBER;
         let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
@@ -94,20 +115,29 @@ fn members<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Member>
     Ok(members)
 }
 
-/// The object file of a member as it will be. Nothing where it has no code, and nothing inside where all of it stays.
+/// The plan for a member, or why it stays as it is; nothing where it has no code.
 fn object<S: Source + ?Sized>(
     source: &S,
     member: &Member,
     selection: &Selection,
-) -> Result<Option<Option<Object>>, Stop> {
+) -> Result<Option<Result<Planned, String>>, Stop> {
     let part = Part { source, from: member.from, size: member.size };
     let mut window = Window::new(&part)?;
-    let Ok(elf) = Elf::read(&mut window) else { return Ok(None) };
+    let elf = match Elf::read(&mut window) {
+        Ok(elf) => elf,
+        Err(ElfError::NotElf | ElfError::Unsupported) => return Ok(None),
+        Err(ElfError::Io(error)) => return Err(error.into()),
+        Err(error) => return Err(refused(format!("at byte {:#x} a member of the archive {error}", member.at))),
+    };
     let known = matches!(elf.machine, Machine::X86_64 | Machine::Aarch64) && object::is_object(&elf);
     if !known || super::fats(&mut window, &elf)?.is_empty() {
         return Ok(None);
     }
-    object::plan(&mut window, &elf, selection).map(Some)
+    match object::plan(&mut window, &elf, selection) {
+        Ok(planned) => Ok(Some(Ok(planned))),
+        Err(Stop::Refused(reason)) => Ok(Some(Err(reason))),
+        Err(stop) => Err(stop),
+    }
 }
 
 fn bytes(object: &Object) -> u64 {
@@ -178,13 +208,18 @@ fn number(bytes: &[u8]) -> u64 {
 
 /// Adds up what members have of each kind.
 fn cuts(all: impl Iterator<Item = Cut>) -> Vec<Cut> {
-    let mut sums: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    for Cut { architecture, kind, before, after } in all {
-        let sum = sums.entry((kind, architecture)).or_default();
-        *sum = (sum.0 + before, sum.1 + after);
+    let mut sums: BTreeMap<_, Cut> = BTreeMap::new();
+    for cut in all {
+        match sums.get_mut(&(cut.kind, cut.architecture)) {
+            Some(sum) => {
+                sum.before += cut.before;
+                sum.after += cut.after;
+                sum.loads |= cut.loads;
+            }
+            None => _ = sums.insert((cut.kind, cut.architecture), cut),
+        }
     }
-    let cut = |((kind, architecture), (before, after))| Cut { architecture, kind, before, after };
-    sums.into_iter().map(cut).collect()
+    sums.into_values().collect()
 }
 
 /// Compares an archive with what it was cut to.

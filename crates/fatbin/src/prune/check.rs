@@ -10,7 +10,6 @@ use super::{EMPTY_FRAME, MAGIC, Stop, Way, archive, fats, loose, object, refused
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
 use crate::inflate;
-use crate::listing::RELOCATABLE;
 use crate::read::ARCHIVE;
 use crate::region::{self, Region};
 use crate::relocation::{self, Relocation};
@@ -77,7 +76,7 @@ fn compare<S: Source + ?Sized, T: Source + ?Sized>(before: &S, after: &T, select
     let pairs: BTreeSet<(u64, u64)> = moved.chain(stayed).collect();
     for (from, to) in pairs {
         let Some(fat) = holds(from) else { continue };
-        let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
+        let drops_all = super::drops_all(&fat.section.name, selection);
         same(&old.region(from)?, &new.region(to)?, drops_all, selection)?;
     }
     tables(&mut old, &mut new, selection)

@@ -68,21 +68,22 @@ struct Found {
 pub(super) struct Embedded<'e> {
     pub(super) fats: Vec<Fat<'e>>,
     pub(super) pointers: Vec<Pointer>,
+    /// Code that nothing of a known form names.
+    pub(super) rest: Vec<Region>,
 }
 
 /// Finds the code of a shared object that tables of known forms name.
 pub(super) fn find<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Embedded<'e>, Stop> {
-    let mut rows = Vec::new();
-    if !elf.is_fixed() {
-        let has_place = |section: &Section| section.address.checked_add(section.size).is_some();
-        let sections = elf.sections.iter().enumerate();
-        for (index, section) in sections.filter(|(_, section)| may_hide_code(section) && has_place(section)) {
-            rows.extend(rows_of(window, index, section)?);
-        }
+    let (mut rows, mut embedded) = (Vec::new(), Embedded::default());
+    let has_place = |section: &Section| section.address.checked_add(section.size).is_some();
+    let sections = elf.sections.iter().enumerate();
+    for (index, section) in sections.filter(|(_, section)| may_hide_code(section) && has_place(section)) {
+        rows.extend(rows_of(window, index, section, &mut embedded.rest)?);
     }
-    rows.retain(|row| row.regions.iter().map(|region| region.size).sum::<u64>() >= LEAST);
+    let is_worth = |row: &Fat<'_>| row.regions.iter().map(|region| region.size).sum::<u64>() >= LEAST;
+    let (mut rows, small): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| !elf.is_fixed() && is_worth(row));
+    embedded.rest.extend(small.into_iter().flat_map(|row| row.regions));
     rows.sort_by_key(Fat::start);
-    let mut embedded = Embedded::default();
     if rows.is_empty() {
         return Ok(embedded);
     }
@@ -93,24 +94,30 @@ pub(super) fn find<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e 
             (Some(found), Way::Framed) => described(window, elf, &row, &found)?,
             (Some(found), _) => paired(&row, &found),
         };
-        if let Some(pointers) = pointers {
-            embedded.fats.push(row);
-            embedded.pointers.extend(pointers);
+        match pointers {
+            Some(pointers) => {
+                embedded.fats.push(row);
+                embedded.pointers.extend(pointers);
+            }
+            None => embedded.rest.extend(row.regions),
         }
     }
     Ok(embedded)
 }
 
-/// Code of one form, one behind the other with nothing but zeros between.
+/// Code of one form, one behind the other with nothing but zeros between. Cubins by themselves are no rows: the `rest`.
 fn rows_of<'e, S: Source + ?Sized>(
     window: &mut Window<'_, S>,
     index: usize,
     section: &'e Section,
+    rest: &mut Vec<Region>,
 ) -> Result<Vec<Fat<'e>>, Stop> {
     let mut found: Vec<(Form, Region)> = Vec::new();
     // Bytes that make no sense are no code.
     _ = search(window, section.range(), |form, region, _| {
-        found.push((form, region.clone()));
+        if form == Form::Region || !region.entries.is_empty() {
+            found.push((form, region.clone()));
+        }
         Ok(())
     })?;
     let mut rows: Vec<Fat<'e>> = Vec::new();
@@ -119,7 +126,10 @@ fn rows_of<'e, S: Source + ?Sized>(
         let way = match form {
             Form::Region => Way::Paired,
             Form::Frame => Way::Framed,
-            Form::Cubin => continue,
+            Form::Cubin => {
+                rest.push(region);
+                continue;
+            }
         };
         let end = region.offset + region.size;
         let padded = end + zeros(window, end, section.range().end)?;

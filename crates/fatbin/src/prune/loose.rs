@@ -1,7 +1,7 @@
 //! Files that are nothing but regions (`.fatbin`): the regions follow one another in a smaller file.
 
 use super::rewrite::{Piece, Rewrite, copy_entries, region_header};
-use super::{Decision, Placed, Stop, refused, sums};
+use super::{Decision, Placed, Served, Stop, refused, sums};
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::Selection;
 use crate::source::{Source, Window};
@@ -10,8 +10,10 @@ pub(super) fn plan<S: Source + ?Sized>(window: &mut Window<'_, S>, selection: &S
     let before = window.size();
     let regions = regions(window)?;
     let (mut pieces, mut placed, mut at) = (Vec::new(), Vec::new(), 0);
+    let mut served = Served::default();
     for region in &regions {
         let keeps = selection.keeps(region);
+        served.add(region, &keeps);
         let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
         let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
         pieces.push(Piece::Bytes(region_header(size)));
@@ -21,10 +23,12 @@ pub(super) fn plan<S: Source + ?Sized>(window: &mut Window<'_, S>, selection: &S
         at += size.next_multiple_of(ALIGNMENT);
     }
     if placed.iter().all(|placed| placed.keeps.iter().all(|keep| *keep)) {
-        return Ok(Decision::Needed);
+        return Ok(Decision::Stays { needed: true, serves: true, uncut: 0 });
     }
     let code = sums(regions.iter().zip(&placed));
-    Ok(Decision::Rewrite(Box::new(Rewrite::of_pieces(before, (regions.len() as u64, 0), code, pieces))))
+    let mut rewrite = Rewrite::of_pieces(before, (regions.len() as u64, 0), code, pieces);
+    rewrite.serves = served.holds();
+    Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
 pub(super) fn regions<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Region>, Stop> {

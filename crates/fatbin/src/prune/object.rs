@@ -5,24 +5,14 @@ use std::ops::Range;
 
 use super::check::{equal, same};
 use super::rewrite::{Changes, Piece, copy_entries, region_header};
-use super::{Cut, Fat, Placed, SYMBOL, SYMBOLS, Stop, fats, refused, sums};
-use crate::elf::Elf;
-use crate::listing::RELOCATABLE;
-use crate::region::REGION_HEADER;
+use super::{Cut, Fat, Placed, SYMBOL, SYMBOLS, Served, Stop, drops_all, fats, refused, sums};
+use crate::elf::{Elf, REL, RELA, RELA_ENTRY, field};
+use crate::region::{REGION_HEADER, Region};
 use crate::selection::Selection;
 use crate::source::{Fields, Source, Window};
 
 /// `ET_REL`.
 const OBJECT: u16 = 1;
-/// `SHT_RELA`, `SHT_REL`, and bytes of an entry of the first.
-const RELA: u32 = 4;
-const REL: u32 = 9;
-const RELA_ENTRY: u64 = 24;
-/// Places in a section's header: `sh_offset`, `sh_size`, `sh_info`, `sh_addralign`.
-const OFFSET: u64 = 24;
-const SIZE: u64 = 32;
-const INFO: u64 = 44;
-const ALIGNMENT: u64 = 48;
 /// Sections are moved by multiples of this at least.
 const LEAST: u64 = 8;
 /// Alignments above this are not kept.
@@ -37,42 +27,65 @@ pub(super) struct Object {
     pub(super) code: Vec<Cut>,
 }
 
+/// The plan for an object file.
+pub(super) struct Planned {
+    /// The file as it will be; nothing where it stays as it is.
+    pub(super) object: Option<Object>,
+    /// True if all of its code is for the GPUs.
+    pub(super) needed: bool,
+    /// True if any of its code is for the GPUs.
+    pub(super) served: Served,
+    /// Sections whose code stays as it is, and its bytes.
+    pub(super) pinned: Vec<(String, u64)>,
+}
+
 /// Tells if a file is one that is linked before anything runs.
 pub(super) fn is_object(elf: &Elf) -> bool {
     elf.kind == OBJECT
 }
 
-/// Finds out how to cut an object file; nothing where all of it stays.
+/// Finds out how to cut an object file.
 pub(super) fn plan<S: Source + ?Sized>(
     window: &mut Window<'_, S>,
     elf: &Elf,
     selection: &Selection,
-) -> Result<Option<Object>, Stop> {
+) -> Result<Planned, Stop> {
     let fats = fats(window, elf)?;
     if elf.sections.iter().any(|section| section.kind == REL && section.has_content()) {
         return Err(refused("it has relocations without addends"));
     }
+    let (mut served, mut needed) = (Served::default(), true);
+    for (fat, region) in fats.iter().flat_map(|fat| fat.regions.iter().map(move |region| (fat, region))) {
+        let keeps = keeps(fat, region, selection);
+        needed &= keeps.iter().all(|keep| *keep);
+        if !drops_all(&fat.section.name, selection) {
+            served.add(region, &keeps);
+        }
+    }
     let mut shrunk = Vec::new();
+    let mut pinned = Vec::new();
     for fat in &fats {
         if is_alone(window, elf, fat)? {
             shrunk.push((fat, shrink(window, elf, fat, selection)?));
+        } else {
+            pinned.push((fat.section.name.clone(), fat.regions.iter().map(|region| region.size).sum()));
         }
     }
     shrunk.retain(|(_, shrunk)| shrunk.cut.start < shrunk.cut.end);
     if shrunk.is_empty() {
-        return Ok(None);
+        return Ok(Planned { object: None, needed, served, pinned });
     }
     let moved = |offset: u64| {
         let gone = shrunk.iter().map(|(_, shrunk)| offset.min(shrunk.cut.end).saturating_sub(shrunk.cut.start));
         offset - gone.sum::<u64>()
     };
     let mut changes = Changes::default();
-    changes.put(40, moved(elf.section_headers).to_le_bytes());
+    changes.put(field::SECTION_HEADERS, moved(elf.section_headers).to_le_bytes());
     for section in elf.sections.iter().filter(|section| section.kind != 0) {
-        changes.put(section.header + OFFSET, moved(section.offset).to_le_bytes());
+        changes.put(section.header + field::OFFSET, moved(section.offset).to_le_bytes());
     }
     for (fat, Shrunk { placed, cut }) in &shrunk {
-        changes.put(fat.section.header + SIZE, placed.size.to_le_bytes());
+        changes.put(fat.section.header + field::SIZE, placed.size.to_le_bytes());
         let mut pieces = vec![Piece::Bytes(region_header(placed.size))];
         copy_entries(&fat.regions[0].entries, &placed.keeps, &mut pieces);
         pieces.push(Piece::Zeros(cut.start - (placed.offset + placed.size)));
@@ -80,12 +93,17 @@ pub(super) fn plan<S: Source + ?Sized>(
     }
     symbols(window, elf, &shrunk, &mut changes)?;
     let regions = fats.iter().map(|fat| fat.regions.len() as u64).sum();
-    Ok(Some(Object {
+    let object = Object {
         pieces: changes.pieces(window.size())?,
         regions,
         pinned: regions - shrunk.len() as u64,
         code: sums(shrunk.iter().map(|(fat, shrunk)| (&fat.regions[0], &shrunk.placed))),
-    }))
+    };
+    Ok(Planned { object: Some(object), needed, served, pinned })
+}
+
+fn keeps(fat: &Fat<'_>, region: &Region, selection: &Selection) -> Vec<bool> {
+    if drops_all(&fat.section.name, selection) { vec![false; region.entries.len()] } else { selection.keeps(region) }
 }
 
 /// A region that shrinks, and what is cut out behind it.
@@ -100,15 +118,14 @@ fn shrink<S: Source + ?Sized>(
     fat: &Fat<'_>,
     selection: &Selection,
 ) -> Result<Shrunk, Stop> {
-    let drops_all = selection.drop_relocatable && fat.section.name == RELOCATABLE;
     let region = &fat.regions[0];
-    let keeps = if drops_all { vec![false; region.entries.len()] } else { selection.keeps(region) };
+    let keeps = keeps(fat, region, selection);
     let kept = region.entries.iter().zip(&keeps).filter(|(_, keep)| **keep);
     let size = REGION_HEADER + kept.map(|(entry, _)| entry.size()).sum::<u64>();
     let placed = Placed { offset: region.offset, size, keeps };
     let mut alignment = LEAST;
     for section in elf.sections.iter().filter(|section| section.offset > fat.section.offset) {
-        let wanted = window.array(section.header + ALIGNMENT)?.map_or(0, u64::from_le_bytes);
+        let wanted = window.array(section.header + field::ALIGNMENT)?.map_or(0, u64::from_le_bytes);
         alignment = alignment.max(wanted);
     }
     if !alignment.is_power_of_two() || alignment > MOST {
@@ -125,7 +142,7 @@ fn is_alone<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, fat: &Fat
         return Ok(false);
     }
     for section in elf.sections.iter().filter(|section| section.kind == RELA && section.has_content()) {
-        let target = window.array(section.header + INFO)?.map_or(0, u32::from_le_bytes);
+        let target = window.array(section.header + field::INFO)?.map_or(0, u32::from_le_bytes);
         if target as usize == fat.index {
             return Ok(false);
         }
@@ -196,7 +213,7 @@ pub(super) fn check<S: Source + ?Sized, T: Source + ?Sized>(
         }
     }
     for (one, other) in old_fats.iter().zip(&new_fats) {
-        let drops_all = selection.drop_relocatable && one.section.name == RELOCATABLE;
+        let drops_all = drops_all(&one.section.name, selection);
         if one.regions.len() != other.regions.len() {
             return Err(refused("there are fewer regions"));
         }

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::embedded::Pointer;
 use super::layout::Layout;
-use super::references::References;
+use super::references::{References, each_symbol};
 use super::{Cut, EMPTY_FRAME, Fat, File, Placed, Stop, Way, cuts, refused, room};
-use crate::elf::{Elf, PROGRAM_HEADER, Segment};
+use crate::elf::{Elf, PROGRAM_HEADER, Section, Segment, field};
 use crate::entry::Entry;
 use crate::region::{MAGIC, REGION_HEADER};
 use crate::source::{Source, Window};
@@ -42,6 +42,10 @@ pub struct Rewrite {
     pub pinned: u64,
     /// By kind and architecture.
     pub code: Vec<Cut>,
+    /// False if no code for any of the GPUs is left.
+    pub serves: bool,
+    /// Bytes of code that is never cut.
+    pub uncut: u64,
     /// Each behind where it begins in the pruned file.
     #[serde(skip)]
     pieces: Vec<(u64, Piece)>,
@@ -59,7 +63,7 @@ impl Rewrite {
         let mut changes = Changes::default();
         let elf = file.elf;
         changes.headers(elf, fats, placed, layout);
-        changes.displaced(file, layout);
+        changes.displaced(window, file, layout)?;
         changes.pointers(window, elf, fats, placed, references)?;
         changes.symbols(fats, placed, references);
         for (fat, placed) in fats.iter().zip(placed) {
@@ -73,6 +77,8 @@ impl Rewrite {
             regions: regions.clone().count() as u64,
             pinned: regions.filter(|address| references.pins(*address)).count() as u64,
             code: cuts(fats, placed),
+            serves: true,
+            uncut: 0,
             pieces,
         })
     }
@@ -82,7 +88,7 @@ impl Rewrite {
         pieces.retain(|piece| piece.size() > 0);
         let (pieces, after) = in_order(pieces);
         let (regions, pinned) = regions;
-        Self { before, after, regions, pinned, code, pieces }
+        Self { before, after, regions, pinned, code, serves: true, uncut: 0, pieces }
     }
 
     /// The pruned file, read out of the old one.
@@ -212,13 +218,13 @@ impl Changes {
 
     /// ELF header, section headers, and program headers where they stay.
     fn headers(&mut self, elf: &Elf, fats: &[Fat<'_>], placed: &[Vec<Placed>], layout: &Layout) {
-        self.put(32, layout.moved(layout.table).to_le_bytes());
-        self.put(40, layout.moved(elf.section_headers).to_le_bytes());
-        self.put(56, (layout.segments.len() as u16).to_le_bytes());
+        self.put(field::PROGRAM_HEADERS, layout.moved(layout.table).to_le_bytes());
+        self.put(field::SECTION_HEADERS, layout.moved(elf.section_headers).to_le_bytes());
+        self.put(field::PROGRAM_HEADER_COUNT, (layout.segments.len() as u16).to_le_bytes());
         for section in elf.sections.iter().filter(|section| section.kind != 0) {
             let offset = layout.displaced(elf, section.offset).filter(|_| section.has_content());
             let offset = offset.map_or(section.offset, |(offset, _)| offset);
-            self.put(section.header + 24, layout.moved(offset).to_le_bytes());
+            self.put(section.header + field::OFFSET, layout.moved(offset).to_le_bytes());
         }
         let mut sizes = BTreeMap::new();
         for (fat, placed) in fats.iter().zip(placed) {
@@ -227,7 +233,7 @@ impl Changes {
                 (Way::Wrapped, None) => fat.section.offset,
                 (Way::Paired | Way::Framed, _) => fat.section.range().end,
             };
-            sizes.insert(fat.section.header + 32, layout.moved(end) - layout.moved(fat.section.offset));
+            sizes.insert(fat.section.header + field::SIZE, layout.moved(end) - layout.moved(fat.section.offset));
         }
         for (place, size) in sizes {
             self.put(place, size.to_le_bytes());
@@ -237,15 +243,34 @@ impl Changes {
         }
     }
 
-    /// The addresses of sections that make room for program headers.
-    fn displaced(&mut self, file: &File<'_>, layout: &Layout) {
+    /// The addresses of sections that make room for program headers, and of the symbols in them.
+    fn displaced<S: Source + ?Sized>(
+        &mut self,
+        window: &mut Window<'_, S>,
+        file: &File<'_>,
+        layout: &Layout,
+    ) -> Result<(), Stop> {
+        let Some(range) = &layout.displaced else { return Ok(()) };
+        let displaced =
+            |section: &Section| layout.displaced(file.elf, section.offset).filter(|_| section.has_content());
+        // Those of a table that is itself moved stay: nothing but debuggers reads the address of a section's symbol.
+        each_symbol(window, file.elf, |symbol| {
+            let section = file.elf.sections.get(symbol.section).filter(|_| !range.contains(&symbol.offset));
+            let moved = section.and_then(|section| Some((section, displaced(section)?)));
+            if let Some((section, (_, address))) = moved {
+                let into = symbol.address.wrapping_sub(section.address);
+                self.put(symbol.offset + 8, address.wrapping_add(into).to_le_bytes());
+            }
+            Ok(())
+        })?;
         for section in file.elf.sections.iter().filter(|section| section.has_content()) {
             let Some((_, address)) = layout.displaced(file.elf, section.offset) else { continue };
-            self.put(section.header + 16, address.to_le_bytes());
+            self.put(section.header + field::ADDRESS, address.to_le_bytes());
             if let Some(Some((value, _))) = room::named(section, file.dynamic) {
                 self.put(value, address.to_le_bytes());
             }
         }
+        Ok(())
     }
 
     /// The words that wrappers hold, and what their relocations say.

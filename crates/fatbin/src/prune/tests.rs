@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::elf::Segment;
-use crate::testing::{Library, entry, region};
+use crate::testing::{Library, entry, entry_of, region};
 use crate::{Listing, list};
 
 const CUBIN: u16 = 2;
@@ -86,6 +86,59 @@ fn ptx_stays_where_a_gpu_has_nothing_else_and_where_it_is_asked_for() {
     let keep_ptx = Selection { keep_ptx: true, ..selection(&["9.0"]) };
     let kept = pruned_with(&library().finish(), &keep_ptx);
     assert_eq!(code(&kept), [("compute_100".to_owned(), 3), ("sm_90".to_owned(), 3)]);
+}
+
+#[test]
+fn a_file_that_is_emptied_is_known_as_one_before_and_after() {
+    let file = library().finish();
+    let Decision::Rewrite(rewrite) = prune(file.as_slice(), &selection(&["7.0"])).unwrap() else { panic!() };
+    assert!(!rewrite.serves);
+    let emptied = listing(&pruned_with(&file, &selection(&["7.0"])));
+    assert_eq!(emptied.code[0].emptied, 3);
+    for gpu in ["7.0", "9.0"] {
+        let verdict = emptied.verdict(gpu.parse().unwrap(), None).unwrap();
+        assert_eq!((verdict.coverage, verdict.regions.missing), (crate::Coverage::Missing, 3));
+        assert!(verdict.to_string().contains("emptied by a cut; it was cut to other GPUs"), "{verdict}");
+    }
+    let small = Library::new().region(&[entry(CUBIN, 80, 0, 100)]).finish();
+    let Decision::Stays { serves: false, .. } = prune(small.as_slice(), &selection(&["9.0"])).unwrap() else {
+        panic!()
+    };
+    // Code for the linker that was asked to go is no loss.
+    let linked = Library::new().relocatable(&[entry(LTO, 90, 0, 40_000), entry(CUBIN, 80, 0, 40_000)]).finish();
+    let dropped = Selection { drop_relocatable: true, ..selection(&["9.0"]) };
+    let Decision::Rewrite(rewrite) = prune(linked.as_slice(), &dropped).unwrap() else { panic!() };
+    assert!(rewrite.serves);
+}
+
+#[test]
+fn a_file_that_was_cut_does_not_pass_for_a_gpu_of_which_little_was_left() {
+    let few = || [entry(CUBIN, 70, 0, 900), entry(CUBIN, 90, 0, 900)];
+    let many = (0..100).fold(Library::new().region(&few()), |library, _| library.region(&[entry(CUBIN, 90, 0, 900)]));
+    let extent = |file: &[u8]| listing(file).verdict("7.0".parse().unwrap(), None).unwrap().extent;
+    assert_eq!(extent(&many.finish()), crate::Extent::Thin);
+    assert_eq!(extent(&pruned(&many, &["7.0"])), crate::Extent::Thin);
+}
+
+#[test]
+fn regions_in_which_nothing_is_loaded_stay_as_they_are() {
+    let hollow = || entry_of(CUBIN, 75, 0, &crate::testing::cubin(75, "", &[]));
+    let library = library().region(&[hollow()]).region(&[hollow(), entry(CUBIN, 80, 0, 9_000)]);
+    assert_eq!(code(&pruned(&library, &["9.0"])), [("sm_75".to_owned(), 1), ("sm_90".to_owned(), 3)]);
+    let left = listing(&pruned(&library, &["7.5"]));
+    assert_eq!((left.code[0].emptied, left.code[0].regions), (4, 5));
+}
+
+#[test]
+fn pieces_that_share_a_payload_stay_or_go_together() {
+    let both = |one, other| {
+        let [one, other]: [(u32, Vec<u8>); 2] = [(one, vec![1; 20_000]), (other, vec![2; 20_000])];
+        crate::testing::concatenated(&[(CUBIN, one.0, 0, &one.1), (CUBIN, other.0, 0, &other.1)])
+    };
+    let library = Library::new().region(&[both(80, 90), both(100, 120), ptx(9_000)]);
+    assert_eq!(code(&pruned(&library, &["9.0"])), [("sm_80".to_owned(), 1), ("sm_90".to_owned(), 1)]);
+    let kept: Vec<String> = code(&pruned(&library, &["11.0"])).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(kept, ["compute_100"]);
 }
 
 #[test]
@@ -211,7 +264,7 @@ fn a_large_hole_before_a_region_that_stays_is_cut_out() {
     let (before, after) = (library.finish(), pruned(&library, &["9.0"]));
     assert!(after.len() < before.len() / 3, "{} of {}", after.len(), before.len());
     assert_eq!(code(&after), [("sm_90".to_owned(), 2)]);
-    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Stays { serves: true, .. }));
     let Decision::Refused(reason) = prune(after.as_slice(), &selection(&["12.0"])).unwrap() else { panic!() };
     assert!(reason.ends_with("prune the original"), "{reason}");
 }
@@ -240,7 +293,8 @@ fn code_that_tables_of_data_name_is_cut_and_the_tables_are_told() {
     for (gpu, stays) in [("9.0", "sm_90"), ("8.6", "sm_80"), ("7.5", "sm_75")] {
         let after = pruned(&with_tables(), &[gpu]);
         let framed = listing(&after).code.into_iter().find(|code| code.place.contains("frames")).unwrap();
-        assert_eq!((framed.regions, framed.groups[0].architecture.unwrap().to_string()), (2, stays.to_owned()));
+        assert_eq!((framed.regions, framed.emptied), (8, 6));
+        assert_eq!(framed.groups[0].architecture.unwrap().to_string(), stays);
         // Two of eight frames stay, and no entry of a table.
         assert!(after.len() < before.len() / 3, "{} of {}", after.len(), before.len());
     }
@@ -297,6 +351,25 @@ fn what_the_dynamic_table_names_makes_room_for_program_headers() {
 }
 
 #[test]
+fn symbols_of_sections_that_move_are_told_the_new_address() {
+    let mut file = library().hashed().symbol(0, 0).symbol(0, 0).finish();
+    let old = elf(&file);
+    let (symbols, hash) = (old.sections.iter().find(|section| section.kind == SYMBOLS).unwrap(), &old.sections[1]);
+    assert_eq!(hash.name, ".gnu.hash");
+    for (at, kind, into) in [(symbols.offset as usize, 3, 0), (symbols.offset as usize + 24, 1, 16)] {
+        file[at + 4] = kind;
+        file[at + 6..at + 8].copy_from_slice(&1u16.to_le_bytes());
+        file[at + 8..at + 16].copy_from_slice(&(hash.address + into).to_le_bytes());
+    }
+    let after = pruned_with(&file, &selection(&["9.0"]));
+    let new = elf(&after);
+    let table = new.sections.iter().find(|section| section.kind == SYMBOLS).unwrap().offset as usize;
+    let address = |at: usize| u64::from_le_bytes(after[at + 8..at + 16].try_into().unwrap());
+    assert_ne!(new.sections[1].address, hash.address);
+    assert_eq!((address(table), address(table + 24)), (new.sections[1].address, new.sections[1].address + 16));
+}
+
+#[test]
 fn notes_make_room_for_program_headers() {
     let after = elf(&pruned(&library().note(), &["9.0"]));
     assert_eq!((after.program_headers, after.segments.len()), (64, 3));
@@ -308,7 +381,7 @@ fn regions_alone_are_pruned_to_a_smaller_file() {
     let file = [region(&every(1_000)), region(&[ptx(80)]), region(&every(2_000))].concat();
     let after = pruned_with(&file, &selection(&["9.0"]));
     assert_eq!(code(&after), [("sm_90".to_owned(), 2)]);
-    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Stays { serves: true, .. }));
     let mut cut = after.clone();
     cut.truncate(after.len() - 8);
     assert!(check(file.as_slice(), cut.as_slice(), &selection(&["9.0"])).unwrap().is_err());
@@ -329,7 +402,10 @@ fn a_pruned_file_that_another_tool_damaged_is_told() {
 #[test]
 fn what_would_not_become_smaller_stays() {
     let needed = Library::new().region(&[entry(CUBIN, 90, 0, 30_000), entry(CUBIN, 80, 0, 1_000)]);
-    assert!(matches!(prune(needed.finish().as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+    assert!(matches!(
+        prune(needed.finish().as_slice(), &selection(&["9.0"])).unwrap(),
+        Decision::Stays { serves: true, .. }
+    ));
     let none = Library::new();
     assert!(matches!(prune(none.finish().as_slice(), &selection(&["9.0"])).unwrap(), Decision::NoCode));
 }
@@ -337,7 +413,7 @@ fn what_would_not_become_smaller_stays() {
 #[test]
 fn pruning_twice_is_pruning_once() {
     let after = pruned(&library(), &["9.0"]);
-    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Needed));
+    assert!(matches!(prune(after.as_slice(), &selection(&["9.0"])).unwrap(), Decision::Stays { serves: true, .. }));
 }
 
 #[test]
@@ -367,9 +443,13 @@ proptest! {
         gpu in 0usize..5,
         (pinned, packed, room, keep_ptx) in (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
-        let build = |(kind, number, flags, payload): (usize, usize, usize, usize)| entry(
-            [CUBIN, PTX, LTO, 0x100][kind], [75, 80, 86, 90, 100, 120][number], [0, 0x10_0000, 0x20_0000][flags],
-            payload * 8);
+        let build = |(kind, number, flags, payload): (usize, usize, usize, usize)| {
+            let (number, flags) = ([75, 80, 86, 90, 100, 120][number], [0, 0x10_0000, 0x20_0000][flags]);
+            match kind {
+                3 => crate::testing::concatenated(&[(CUBIN, number, flags, &vec![number as u8; payload * 8])]),
+                kind => entry([CUBIN, PTX, LTO][kind], number, flags, payload * 8),
+            }
+        };
         let mut library = Library::new();
         for region in regions {
             library = library.region(&region.into_iter().map(build).collect::<Vec<_>>());
@@ -384,7 +464,7 @@ proptest! {
         let selection = Selection { keep_ptx, ..selection(&[["7.5", "8.6", "9.0", "10.3", "12.0"][gpu]]) };
         match prune(file.as_slice(), &selection).unwrap() {
             Decision::Rewrite(_) => drop(pruned_with(&file, &selection)),
-            Decision::Needed => {}
+            Decision::Stays { .. } => {}
             other => prop_assert!(false, "{other:?}"),
         }
     }

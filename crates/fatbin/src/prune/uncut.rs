@@ -1,11 +1,12 @@
 //! Code that pruning leaves in its place whatever GPUs are wanted, and why.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::Serialize;
 
 use super::references::References;
-use super::{Decision, Stop, Way, embedded, fats, prune};
+use super::{Decision, Stop, Way, archive, embedded, fats, object, prune};
 use crate::elf::{Elf, ElfError};
 use crate::listing::{Found, Listing};
 use crate::read::REGION_SECTIONS;
@@ -41,21 +42,37 @@ pub fn uncut<S: Source + ?Sized>(source: &S, listing: &Listing) -> io::Result<Ve
     if let Decision::Refused(reason) = prune(source, &nothing)? {
         return Ok(all(&reason));
     }
-    match (listing.format, places(source, listing)) {
-        (Found::Archive, _) => Ok(Vec::new()),
-        (_, Ok(places)) => Ok(places),
-        (_, Err(Stop::Refused(reason))) => Ok(all(&reason)),
-        (_, Err(Stop::Io(error))) => Err(error),
+    let found = match listing.format {
+        Found::Archive => archive::uncut(source, &nothing).map(of_objects),
+        _ => places(source, listing, &nothing),
+    };
+    match found {
+        Ok(places) => Ok(places),
+        Err(Stop::Refused(reason)) => Ok(all(&reason)),
+        Err(Stop::Io(error)) => Err(error),
     }
 }
 
-fn places<S: Source + ?Sized>(source: &S, listing: &Listing) -> Result<Vec<Uncut>, Stop> {
+/// Code of object files that stays, by section.
+fn of_objects(pinned: Vec<(String, u64)>) -> Vec<Uncut> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for (place, bytes) in pinned {
+        *sums.entry(place).or_default() += bytes;
+    }
+    let reason = "something leads into it, or several regions share a section";
+    sums.into_iter().map(|(place, bytes)| Uncut { place, bytes, reason: reason.to_owned() }).collect()
+}
+
+fn places<S: Source + ?Sized>(source: &S, listing: &Listing, nothing: &Selection) -> Result<Vec<Uncut>, Stop> {
     let mut window = Window::new(source)?;
     let elf = match Elf::read(&mut window) {
         Ok(elf) => elf,
         Err(ElfError::Io(error)) => return Err(error.into()),
         Err(_) => return Ok(Vec::new()),
     };
+    if object::is_object(&elf) {
+        return Ok(of_objects(object::plan(&mut window, &elf, nothing)?.pinned));
+    }
     let fats = fats(&mut window, &elf)?;
     let references = References::find(&mut window, &elf, &fats)?;
     let embedded = embedded::find(&mut window, &elf)?;

@@ -3,7 +3,7 @@
 use kiln_plan::gpu::Capability;
 
 use super::{elf, listed};
-use crate::testing::{cubin, entry_of, region};
+use crate::testing::{concatenated, cubin, entry_of, region};
 use crate::{Coverage, Depth, Extent, Found, Listing, Tally, list_with};
 
 const CUBIN: u16 = 2;
@@ -180,14 +180,15 @@ fn a_file_that_serves_a_gpu_in_few_regions_is_for_others() {
         listed(&elf(&[(".nv_fatbin", all)])).unwrap()
     };
     let extent = |both, one| regions(both, one).verdict(gpu("9.0"), None).unwrap().extent;
-    assert_eq!(extent(1, 20), Extent::Thin);
-    assert_eq!(extent(1, 19), Extent::Partial);
+    assert_eq!(extent(1, 12), Extent::Thin);
+    assert_eq!(extent(1, 11), Extent::Partial);
     assert_eq!(extent(1, 1), Extent::Served);
     assert_eq!(regions(1, 0).verdict(gpu("12.0"), None).unwrap().coverage, Coverage::Missing);
     let verdict = regions(1, 29).verdict(gpu("9.0"), None).unwrap();
     assert_eq!(
         verdict.to_string(),
-        "too little: native (sm_90) in 1 of 30 regions; take a newer release of it, or compile it for sm_90 or with PTX"
+        "too little: native (sm_90) in 1 of 30 regions; a newer release of it may have it; if there is none, compile it for sm_90 \
+         or with PTX"
     );
 }
 
@@ -213,4 +214,124 @@ fn the_driver_follows_from_the_release_the_compression_and_the_language() {
     assert_eq!(driver(version(code(0), 1, 7), None), None);
     assert_eq!(driver(version(ptx(), 8, 7), Some(12)).as_deref(), Some("570.26 PTX 8.7"));
     assert_eq!(driver(version(ptx(), 9, 0), None).as_deref(), Some("580.65.06 PTX 9.0"));
+}
+
+#[test]
+fn the_driver_is_that_of_the_code_which_is_taken_whatever_else_there_is() {
+    let version = |mut entry: Vec<u8>, major: u8, minor: u8| {
+        entry[24..28].copy_from_slice(&[minor, 0, major, 0]);
+        entry
+    };
+    let ptx = |number, major, minor| {
+        let text = b".version 8.0\n.target sm_80\n.visible .entry add(\n)\n{ ret; }\n";
+        version(entry_of(PTX, number, 0, text), major, minor)
+    };
+    let verdict = |entries: &[Vec<u8>], depth| {
+        let file = elf(&[(".nv_fatbin", region(entries))]);
+        list_with(file.as_slice(), depth).unwrap().unwrap().verdict(gpu("9.0"), None).unwrap()
+    };
+    // The driver compiles the latest of two, or none where there is machine code.
+    let [old, new] = [ptx(80, 9, 0), ptx(90, 8, 0)];
+    let native = entry_of(CUBIN, 90, 0, &cubin(90, "", &["add"]));
+    for depth in [Depth::Headers, Depth::Kernels] {
+        assert_eq!(verdict(&[old.clone(), new.clone()], depth).ptx.unwrap().to_string(), "8.0");
+        assert_eq!(verdict(&[old.clone(), native.clone()], depth).ptx, None);
+    }
+    // Code for earlier minors that is not taken is compressed as it likes.
+    let packed = entry_of(CUBIN, 80, ZSTD, &zstd(&cubin(80, "", &["add"])));
+    let later = entry_of(CUBIN, 89, 0, &cubin(89, "", &["add"]));
+    let file = elf(&[(".nv_fatbin", region(&[packed, later]))]);
+    let listing = with_kernels(&file);
+    assert_eq!(listing.verdict(gpu("8.9"), None).unwrap().driver, None);
+    assert_eq!(listing.verdict(gpu("8.0"), None).unwrap().driver_for.as_deref(), Some("Zstandard"));
+    // A language newer than all that is known.
+    let unknown = verdict(&[ptx(90, 9, 99)], Depth::Headers);
+    assert_eq!((unknown.driver, unknown.driver_for.as_deref()), (None, Some("PTX 9.99")));
+    assert!(unknown.driver_after.is_some());
+}
+
+#[test]
+fn code_for_blackwell_says_in_its_note_that_it_is_of_cuda_13() {
+    for (suffix, flag) in [("", 0), ("a", 0x10_0000), ("f", 0x20_0000)] {
+        for (release, driver) in [("13.0", Some("580 CUDA 13")), ("12.9", None)] {
+            let mut code = cubin(100, suffix, &["add"]);
+            code.extend(format!("Cuda compilation tools, release {release}, V{release}.48\0").bytes());
+            let said = |file: &[u8]| {
+                let verdict = with_kernels(file).verdict(gpu("10.0"), None).unwrap();
+                Some(format!("{} {}", verdict.driver?, verdict.driver_for?))
+            };
+            let mut entry = entry_of(CUBIN, 100, flag | ZSTD, &zstd(&code));
+            entry[24..28].copy_from_slice(&[8, 0, 1, 0]);
+            let of_zstandard = driver.or(Some("550.54.14 Zstandard"));
+            assert_eq!(said(&elf(&[(".nv_fatbin", region(&[entry]))])).as_deref(), of_zstandard, "{release}{suffix}");
+            assert_eq!(said(&code).as_deref(), driver, "{release}{suffix}");
+        }
+    }
+}
+
+#[test]
+fn ptx_is_known_whatever_stands_before_its_first_directive() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry add() { ret; }\n";
+    let before =
+        ["", "\u{feff}", "\n\n  ", "// by hand\n", "/* a\n banner */ // and\n", "\u{feff}//\n// Generated\n\n"];
+    for start in before {
+        for file in [format!("{start}{text}"), format!("{start}{text}").replace('\n', "\r\n")] {
+            let listing = listed(file.as_bytes()).unwrap();
+            assert_eq!(
+                (listing.format, architectures(&listing)),
+                (Found::Ptx, vec!["compute_80".to_owned()]),
+                "{file}"
+            );
+        }
+    }
+    for other in ["// a program\nint main() {}\n", "/* .version 8.0 */", "        ", "/*"] {
+        assert_eq!(list_with(other.as_bytes(), Depth::Headers).unwrap(), None, "{other}");
+    }
+}
+
+#[test]
+fn cubins_one_after_the_other_and_archives_in_archives_are_seen() {
+    let cubins = [cubin(80, "", &["add"]), vec![0; 24], cubin(90, "a", &["add", "mul"])].concat();
+    let listing = with_kernels(&cubins);
+    assert_eq!(
+        (listing.format, architectures(&listing)),
+        (Found::Cubin, vec!["sm_80".to_owned(), "sm_90a".to_owned()])
+    );
+    assert_eq!(listing.code[0].kernels(gpu("9.0")).unwrap().native, 2);
+    let member = |content: &[u8]| {
+        let mut bytes = format!("{:<48}{:<10}`\n", "a.o/", content.len()).into_bytes();
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(2), b'\n');
+        [b"!<arch>\n".to_vec(), bytes].concat()
+    };
+    let object = crate::testing::Library::new().object().region(&[entry_of(CUBIN, 90, 0, &cubin(90, "", &["add"]))]);
+    let nested = member(&member(&object.finish()));
+    assert_eq!(architectures(&listed(&nested).unwrap()), ["sm_90"]);
+    let deep = (0..8).fold(object.finish(), |file, _| member(&file));
+    assert!(listed(&deep).unwrap().unseen[0].contains("there is an archive in 4 others"));
+    assert!(listed(b"!<thin>\n").unwrap().unseen[0].contains("files of their own"));
+}
+
+#[test]
+fn pieces_that_share_a_payload_are_code_of_their_own() {
+    let [old, exact, family] = [cubin(80, "", &["add"]), cubin(90, "a", &["add", "mul"]), cubin(100, "f", &["add"])];
+    let ptx = b".version 9.4\n.target sm_120\n.visible .entry add(\n)\n{ ret; }\n";
+    let entry = concatenated(&[
+        (CUBIN, 80, 0, &old),
+        (CUBIN, 90, 0x10_0000, &exact),
+        (CUBIN, 100, 0x120_0000, &family),
+        (PTX, 120, 0, ptx),
+    ]);
+    let file = elf(&[(".nv_fatbin", region(std::slice::from_ref(&entry)))]);
+    let listing = with_kernels(&file);
+    assert_eq!(architectures(&listing), ["compute_120", "sm_80", "sm_90a", "sm_100f"]);
+    let verdict = |text| listing.verdict(gpu(text), None).unwrap();
+    assert_eq!(verdict("9.0").kernels.unwrap().native, 2);
+    assert_eq!((verdict("10.3").coverage, verdict("12.1").coverage), (Coverage::Native, Coverage::Ptx));
+    assert_eq!(verdict("7.5").coverage, Coverage::Missing);
+    assert_eq!(verdict("8.0").driver_for.as_deref(), Some("CUDA 13"));
+    let mut damaged = entry;
+    damaged[64..68].copy_from_slice(&900u32.to_le_bytes());
+    let listing = listed(&elf(&[(".nv_fatbin", region(&[damaged]))])).unwrap();
+    assert!(listing.malformed[0].contains("a table of code is longer than its header"), "{:?}", listing.malformed);
 }

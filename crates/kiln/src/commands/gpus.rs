@@ -1,34 +1,33 @@
 //! `kiln gpus`
 
 use clap::Args;
-use kiln_plan::gpu::{CudaRelease, Gpu, GpuTable};
+use kiln_plan::event::Cancel;
+use kiln_plan::gpu::{CudaRelease, Gpu, GpuRequest, GpuTable};
 use serde_json::json;
 
-use super::{Outcome, print, print_json, table};
+use super::{Outcome, native, print, print_json, table};
 use crate::arguments::Global;
+use crate::progress::Terminal;
 use crate::render::Failure;
 
 /// List GPU names, their capabilities, and which CUDA releases compile for them
 #[derive(Debug, Args)]
 pub(crate) struct Gpus {
-    /// Only GPUs of this name or a part of one, generation (`ampere`), capability (`8.9`) or architecture (`sm_120`)
-    filter: Option<String>,
+    /// Only GPUs of these names or parts of them, generations (`ampere`), capabilities (`8.9`), architectures (`sm_120`),
+    /// of lists of those (`8.0;8.6+PTX`), or `native`
+    filters: Vec<String>,
 }
 
 impl Gpus {
-    pub(crate) fn run(&self, global: &Global) -> Outcome {
+    pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let known = GpuTable::get();
-        let gpus: Vec<&Gpu> = self.filter.as_deref().map_or_else(|| known.gpus().iter().collect(), |f| known.filter(f));
+        let mut gpus: Vec<&Gpu> = Vec::new();
+        for part in self.filters.iter().flat_map(|filter| filter.split([',', ';'])) {
+            gpus.extend(meant(part.trim(), global, cancel)?);
+        }
+        let gpus: Vec<&Gpu> = known.gpus().iter().filter(|gpu| self.filters.is_empty() || gpus.contains(gpu)).collect();
         if gpus.is_empty() {
-            let filter = self.filter.as_deref().unwrap_or_default();
-            let close = known.nearest_names(filter);
-            let hint = match close.as_slice() {
-                [] => "`kiln gpus` lists all".to_owned(),
-                names => {
-                    format!("did you mean {}?", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or "))
-                }
-            };
-            return Err(Failure::usage(format!("no GPU is called `{filter}`")).hint(hint));
+            return Err(unknown(&self.filters.join(" ")));
         }
         if global.json {
             let list: Vec<_> = gpus
@@ -41,6 +40,7 @@ impl Gpus {
                         "architecture": gpu.architecture(),
                         "generation": gpu.generation,
                         "class": gpu.class,
+                        "first-driver": known.first_driver(gpu.capability),
                         "last-driver": known.last_driver(gpu.capability),
                     })
                 })
@@ -57,10 +57,62 @@ impl Gpus {
                 gpu.generation.clone(),
                 gpu.class.to_string(),
                 releases(gpu),
-                known.last_driver(gpu.capability).map(|last| format!("up to {last}")).unwrap_or_default(),
+                drivers(gpu),
             ]
         }));
         print(&table(&rows))
+    }
+}
+
+/// The GPUs that a part of a list means: as a whole, since names have blanks, or else word by word.
+fn meant(part: &str, global: &Global, cancel: &Cancel) -> Result<Vec<&'static Gpu>, Failure> {
+    match of_one(part, global, cancel)? {
+        gpus if !gpus.is_empty() => return Ok(gpus),
+        _ if part.is_empty() => return Ok(Vec::new()),
+        _ => {}
+    }
+    let mut gpus = Vec::new();
+    for word in part.split_whitespace() {
+        let of_word = of_one(word, global, cancel)?;
+        if of_word.is_empty() {
+            return Err(unknown(part));
+        }
+        gpus.extend(of_word);
+    }
+    Ok(gpus)
+}
+
+/// The GPUs of one request, with or without PTX.
+fn of_one(text: &str, global: &Global, cancel: &Cancel) -> Result<Vec<&'static Gpu>, Failure> {
+    let known = GpuTable::get();
+    let (plain, _) = GpuRequest::without_ptx(text);
+    let capabilities = match GpuRequest::parse(text) {
+        Ok(GpuRequest::Native) => native(&Terminal::new(global), cancel)?,
+        Ok(request) => request.capabilities(),
+        Err(_) => Vec::new(),
+    };
+    let found = if plain.is_empty() { Vec::new() } else { known.filter(plain) };
+    let of_capability = |gpu: &&Gpu| found.is_empty() && capabilities.contains(&gpu.capability);
+    Ok(known.gpus().iter().filter(|gpu| found.contains(gpu) || of_capability(gpu)).collect())
+}
+
+fn unknown(filter: &str) -> Failure {
+    let close = GpuTable::get().nearest_names(filter);
+    let hint = match close.as_slice() {
+        [] => "`kiln gpus` lists all".to_owned(),
+        names => format!("did you mean {}?", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")),
+    };
+    Failure::usage(format!("no GPU is called `{filter}`")).hint(hint)
+}
+
+/// The branches of the driver that run a GPU: `570 and newer`, `up to 580`.
+fn drivers(gpu: &Gpu) -> String {
+    let known = GpuTable::get();
+    match (known.first_driver(gpu.capability), known.last_driver(gpu.capability)) {
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        (Some(first), None) => format!("{first} and newer"),
+        (None, Some(last)) => format!("up to {last}"),
+        (None, None) => String::new(),
     }
 }
 

@@ -2,19 +2,20 @@
 
 mod gpu_code;
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::Args;
 use kiln_engine::{FileCode, Upgrade, Workshop};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::event::Cancel;
-use kiln_plan::gpu::Capability;
 use kiln_plan::size;
 use kiln_wheel::install::{Scheme, Wheel};
 use serde_json::{Value, json};
 
-use super::{Asked, Outcome, count, print, print_json, table, with_project, with_workshop};
+use super::{Asked, Outcome, count, print, print_json, require_file, table, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
 
@@ -23,7 +24,7 @@ use crate::render::Failure;
 pub(crate) struct Inspect {
     /// `oci:DIR`, wheels, images of the stack, libraries, `.fatbin` and `.cubin` files, directories
     #[arg(required = true)]
-    what: Vec<String>,
+    what: Vec<OsString>,
     #[command(flatten)]
     stack: StackOptions,
 }
@@ -31,46 +32,38 @@ pub(crate) struct Inspect {
 impl Inspect {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let asked = Asked::read(self.stack.gpus.as_deref().unwrap_or_default(), global, cancel)?;
-        let (mut text, mut values) = (String::new(), Vec::new());
+        let (mut text, mut values, mut sound) = (String::new(), Vec::new(), true);
         for what in &self.what {
-            let (more, value) = self.one(what, &asked.gpus, global, cancel)?;
-            text.push_str(&more);
-            values.push(value);
+            let found = self.one(what, &asked, global, cancel)?;
+            text.push_str(&found.text);
+            values.push(found.value);
+            sound &= found.sound;
         }
-        match values.as_slice() {
+        let printed = match values.as_slice() {
             _ if !global.json => print(&text),
             [value] => print_json(value),
             values => print_json(&json!(values)),
-        }
+        }?;
+        Ok(if sound { printed } else { ExitCode::FAILURE })
     }
 
-    fn one(
-        &self,
-        what: &str,
-        gpus: &[Capability],
-        global: &Global,
-        cancel: &Cancel,
-    ) -> Result<(String, Value), Failure> {
+    fn one(&self, what: &OsStr, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Inspected, Failure> {
         let path = Path::new(what);
-        if !what.starts_with("oci:") && !is_path(what) {
-            return self.image(what, gpus, global, cancel);
-        }
-        if let Some(layout) = what.strip_prefix("oci:") {
-            with_workshop(global, cancel, |workshop| self::layout(workshop, Path::new(layout), gpus))
-        } else if what.ends_with(".whl") {
-            with_workshop(global, cancel, |workshop| wheel(workshop, path, gpus))
-        } else {
-            gpu_code::of_path(path, gpus, global)
+        match named(what) {
+            Named::Image(name) => self.image(name, asked, global, cancel),
+            Named::Layout(layout) => with_workshop(global, cancel, |workshop| self::layout(workshop, layout, asked)),
+            Named::Path => {
+                require_file(path)?;
+                if is_wheel(path) {
+                    with_workshop(global, cancel, |workshop| wheel(workshop, path, asked))
+                } else {
+                    gpu_code::of_path(path, asked, global)
+                }
+            }
         }
     }
 
-    fn image(
-        &self,
-        what: &str,
-        asked: &[Capability],
-        global: &Global,
-        cancel: &Cancel,
-    ) -> Result<(String, Value), Failure> {
+    fn image(&self, what: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Inspected, Failure> {
         // What an image is built for is the stack's to say; what it is looked at for may be something else.
         let stack = StackOptions { gpus: None, ..self.stack.clone() };
         with_project(global, &stack, cancel, |project| {
@@ -79,20 +72,52 @@ impl Inspect {
             let mut shown = Shown::default();
             let Some(image) = chain.last() else { return Ok(shown.finish()) };
             let built = project.known_image(image, &lock)?.map_err(|(step, _)| not_built(what, &step))?;
-            let gpus = if self.stack.gpus.is_some() { asked.to_vec() } else { project.gpus(&lock) };
+            let asked = match self.stack.gpus {
+                Some(_) => asked.clone(),
+                None => Asked {
+                    gpus: project.gpus(&lock),
+                    names: project.stack.target.gpu_names.clone(),
+                    ..Asked::default()
+                },
+            };
             for image in &built.images {
                 let config: Config = from_json(&project.workshop.store.read(&image.config)?, "a config")?;
                 shown.add(what, image, &config);
-                shown.code(project.workshop.gpu_code(image)?, &gpus);
+                shown.code(project.workshop.gpu_code(image)?, &asked);
             }
             Ok(shown.finish())
         })
     }
 }
 
-/// Whether something is a path rather than the name of an image.
-pub(super) fn is_path(what: &str) -> bool {
-    what.contains('/') || what.ends_with(".whl") || Path::new(what).exists()
+/// The things that an argument names.
+pub(super) enum Named<'a> {
+    Image(&'a str),
+    Layout(&'a Path),
+    Path,
+}
+
+/// Tells a path, which may have any bytes, from the name of an image and a layout.
+pub(super) fn named(what: &OsStr) -> Named<'_> {
+    let Some(text) = what.to_str() else { return Named::Path };
+    match text.strip_prefix("oci:") {
+        Some(layout) => Named::Layout(Path::new(layout)),
+        None if text.contains('/') || text.ends_with(".whl") || Path::new(text).exists() => Named::Path,
+        None => Named::Image(text),
+    }
+}
+
+/// Tells if a path is called like a wheel.
+pub(super) fn is_wheel(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "whl")
+}
+
+/// Something that was inspected, as text and as JSON.
+struct Inspected {
+    text: String,
+    value: Value,
+    /// False if some of it makes no sense.
+    sound: bool,
 }
 
 /// Says of an image that it is not built.
@@ -101,13 +126,13 @@ pub(super) fn not_built(image: &str, step: &str) -> Failure {
     Failure::usage(message).hint(format!("run `kiln build {image}`"))
 }
 
-fn layout(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(String, Value), Failure> {
+fn layout(workshop: &Workshop<'_>, path: &Path, asked: &Asked) -> Result<Inspected, Failure> {
     let mut shown = Shown::default();
     let layout = Layout::open(path)?;
     workshop.add_layout(layout.clone());
     for (name, found) in layout.images()? {
         shown.add(name.as_deref().unwrap_or("(no name)"), &found.image, &found.config);
-        shown.code(workshop.gpu_code(&found.image)?, gpus);
+        shown.code(workshop.gpu_code(&found.image)?, asked);
     }
     Ok(shown.finish())
 }
@@ -116,6 +141,7 @@ fn layout(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(
 struct Shown {
     text: String,
     values: Vec<Value>,
+    damaged: bool,
 }
 
 impl Shown {
@@ -156,8 +182,9 @@ impl Shown {
     }
 
     /// The GPU code of the image that was added last, and how many of its layers were not looked into.
-    fn code(&mut self, (files, elsewhere): (Vec<FileCode>, usize), gpus: &[Capability]) {
-        let (text, value) = gpu_code::of_files(&files, gpus);
+    fn code(&mut self, (files, elsewhere): (Vec<FileCode>, usize), asked: &Asked) {
+        let Inspected { text, value, sound } = gpu_code::of_files(&files, asked);
+        self.damaged |= !sound;
         self.text.push_str(if files.is_empty() { "" } else { &text });
         if elsewhere > 0 {
             let layers = count(elsewhere, "layer");
@@ -168,12 +195,12 @@ impl Shown {
         }
     }
 
-    fn finish(self) -> (String, Value) {
-        (self.text, json!({ "images": self.values }))
+    fn finish(self) -> Inspected {
+        Inspected { text: self.text, value: json!({ "images": self.values }), sound: !self.damaged }
     }
 }
 
-fn wheel(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(String, Value), Failure> {
+fn wheel(workshop: &Workshop<'_>, path: &Path, asked: &Asked) -> Result<Inspected, Failure> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::from(kiln_engine::BuildError::Wheel { file: file.to_owned(), source: error })
@@ -204,7 +231,7 @@ fn wheel(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(S
         largest.map(|entry| vec![format!("  {:>9}", size::format(entry.size)), entry.path.clone()]).collect();
     text.push_str(&table(&rows));
     let code = workshop.wheel_contents(&file, fs_err::File::open(path)?)?.code;
-    let (code_text, code_value) = gpu_code::of_files(&code, gpus);
+    let Inspected { text: code_text, value: code_value, sound } = gpu_code::of_files(&code, asked);
     text.push_str(if code.is_empty() { "" } else { &code_text });
     let value = json!({
         "gpu-code": code_value,
@@ -217,5 +244,5 @@ fn wheel(workshop: &Workshop<'_>, path: &Path, gpus: &[Capability]) -> Result<(S
             "path": entry.path, "size": entry.size, "compressed": entry.compressed,
         })).collect::<Vec<_>>(),
     });
-    Ok((text, value))
+    Ok(Inspected { text, value, sound })
 }

@@ -1,5 +1,6 @@
 //! `kiln verify`
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,13 +8,14 @@ use clap::Args;
 use kiln_engine::{Judge, Upgrade, Verification, VerifiedCode};
 use kiln_fatbin::{Coverage, Extent, Verdict};
 use kiln_link::Severity;
-use kiln_plan::event::Cancel;
+use kiln_plan::event::{Cancel, Event, Reporter as _};
 use kiln_plan::gpu::{Capability, DriverVersion, GpuError, GpuNames};
 use serde_json::json;
 
-use super::inspect::{is_path, not_built};
-use super::{Asked, Outcome, count, print, print_json, with_project, with_workshop};
+use super::inspect::{Named, is_wheel, named, not_built};
+use super::{Asked, Outcome, count, print, print_json, require_file, with_project, with_workshop};
 use crate::arguments::{Global, StackOptions};
+use crate::progress::Terminal;
 use crate::render::Failure;
 
 /// Prove that something can run, without running it
@@ -25,7 +27,7 @@ use crate::render::Failure;
 pub(crate) struct Verify {
     /// Images of the stack, `oci:DIR`, wheels, directories, libraries
     #[arg(required = true, value_name = "WHAT")]
-    what: Vec<String>,
+    what: Vec<OsString>,
     /// Count kernels in all code, rather than in code that is partly for a GPU
     #[arg(long)]
     kernels: bool,
@@ -50,6 +52,11 @@ impl Verify {
         for what in &self.what {
             all.extend(self.one(what, &asked, global, cancel)?);
         }
+        let mistyped = |pattern: &&String| all.iter().all(|found: &Verification| found.unmatched.contains(pattern));
+        for pattern in all.first().into_iter().flat_map(|found| &found.unmatched).filter(mistyped) {
+            let message = format!("the pattern `{pattern}` of `except` is like no file");
+            Terminal::new(global).event(Event::Warning { message });
+        }
         if global.json {
             print_json(&json!(all))?;
         } else {
@@ -63,18 +70,22 @@ impl Verify {
         Judge { gpus, names, kernels: self.kernels, driver: self.driver.clone(), except }
     }
 
-    fn one(&self, what: &str, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
+    fn one(&self, what: &OsStr, asked: &Asked, global: &Global, cancel: &Cancel) -> Result<Vec<Verification>, Failure> {
         let path = Path::new(what);
-        let layout = what.strip_prefix("oci:");
-        if layout.is_none() && !is_path(what) {
-            return self.image(what, asked, global, cancel);
-        }
+        let layout = match named(what) {
+            Named::Image(name) => return self.image(name, asked, global, cancel),
+            Named::Layout(layout) => Some(layout),
+            Named::Path => {
+                require_file(path)?;
+                None
+            }
+        };
         let judge = self.judge(asked.gpus.clone(), asked.names.clone(), &[]);
         with_workshop(global, cancel, |workshop| {
             Ok(match layout {
-                Some(layout) => workshop.verify_layout(Path::new(layout), &judge)?,
+                Some(layout) => workshop.verify_layout(layout, &judge)?,
                 None if path.is_dir() => vec![workshop.verify_directory(path, &judge)?],
-                None if what.ends_with(".whl") => vec![workshop.verify_wheel(path, &judge)?],
+                None if is_wheel(path) => vec![workshop.verify_wheel(path, &judge)?],
                 None => vec![workshop.verify_file(path, &judge)?],
             })
         })
@@ -104,18 +115,22 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     code.sort_by_key(|file| (std::cmp::Reverse(worst(file)), &file.path));
     let mut text = String::new();
     for file in &code {
-        let verdicts = file.verdicts.iter().map(|verdict| {
-            let said = match file.excuses.get(&verdict.gpu.to_string()) {
-                Some(excuse) => format!("{}, as it may: {excuse}", Verdict { advice: None, ..verdict.clone() }),
-                None => verdict.to_string(),
-            };
-            format!("{}: {said}", verification.label(verdict.gpu))
-        });
-        let said: Vec<String> = verdicts.chain(file.problems.iter().cloned()).collect();
-        let said =
-            if said.is_empty() { "has GPU code; name GPUs with `--gpus` to hear more".into() } else { said.join("; ") };
         let files = file.files.map(|files| format!(" ({})", count(files, "cubin"))).unwrap_or_default();
-        text.push_str(&format!("  {}{files}  {said}\n", file.path));
+        let mut said: Vec<String> = Vec::new();
+        for (ranked, labels) in by_text(verification, file, verbose) {
+            said.push(format!("{}: {ranked}", labels.join(", ")));
+        }
+        said.extend(file.problems.iter().cloned());
+        match said.as_slice() {
+            [] => {
+                text.push_str(&format!("  {}{files}  has GPU code; name GPUs with `--gpus` to hear more\n", file.path))
+            }
+            [one] => text.push_str(&format!("  {}{files}  {one}\n", file.path)),
+            several => {
+                text.push_str(&format!("  {}{files}\n", file.path));
+                several.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+            }
+        }
     }
     for link in &verification.links {
         let word = match link.severity {
@@ -125,6 +140,12 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
             Severity::Note => continue,
         };
         text.push_str(&format!("  {word}: {}\n", link.finding));
+    }
+    for host in &verification.hosts {
+        text.push_str(&format!("  error: {host}\n"));
+    }
+    for driver in &verification.drivers {
+        text.push_str(&format!("  error: {driver}\n"));
     }
     for compiler in &verification.compilers {
         text.push_str(&format!("  warning: {compiler}\n"));
@@ -136,6 +157,40 @@ pub(super) fn text(verification: &Verification, verbose: bool) -> String {
     format!("{subject}: {}\n{text}", summary(verification))
 }
 
+/// The GPUs of which the same is to be said of a file, worst first. Of several, those that it serves natively are together,
+/// unless all is to be told.
+fn by_text(verification: &Verification, file: &VerifiedCode, verbose: bool) -> Vec<(String, Vec<String>)> {
+    let mut verdicts: Vec<&Verdict> = file.verdicts.iter().collect();
+    verdicts.sort_by_key(|verdict| (std::cmp::Reverse(rank(file, verdict)), verdict.gpu));
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for verdict in verdicts {
+        let said = match file.excuses.get(&verdict.gpu.to_string()) {
+            Some(excuse) => format!("{}, as it may: {excuse}", Verdict { advice: None, ..verdict.clone() }),
+            None if verdict.coverage == Coverage::Native && rank(file, verdict) == Rank::Native => {
+                let brief = file.verdicts.len() > 1 && !verbose;
+                if brief { format!("native{}", verdict.drivers()) } else { verdict.to_string() }
+            }
+            None if rank(file, verdict) == Rank::Ptx && file.verdicts.len() > 1 && !verbose => {
+                Verdict { advice: None, ..verdict.clone() }.to_string()
+            }
+            None => verdict.to_string(),
+        };
+        let too_old = verification.too_old(file, verdict).map(|driver| match &verdict.driver {
+            Some(needed) if driver.is_branch() && needed.branch() == *driver => {
+                format!("; {driver} may be older: name its whole version")
+            }
+            _ => format!("; {driver} is too old"),
+        });
+        let said = said + &too_old.unwrap_or_default();
+        let label = verification.label(verdict.gpu);
+        match groups.iter_mut().find(|(known, _)| *known == said) {
+            Some((_, labels)) => labels.push(label),
+            None => groups.push((said, vec![label])),
+        }
+    }
+    groups
+}
+
 /// The way in which a file serves the GPU that it serves worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
@@ -145,18 +200,23 @@ enum Rank {
     Excused,
     Driver,
     Missing,
+    Damaged,
 }
 
 fn worst(file: &VerifiedCode) -> Option<Rank> {
-    let rank = |verdict: &Verdict| match (verdict.coverage, verdict.extent) {
+    let damaged = file.damaged.then_some(Rank::Damaged);
+    file.verdicts.iter().map(|verdict| rank(file, verdict)).chain(damaged).max()
+}
+
+fn rank(file: &VerifiedCode, verdict: &Verdict) -> Rank {
+    match (verdict.coverage, verdict.extent) {
         _ if file.excuses.contains_key(&verdict.gpu.to_string()) => Rank::Excused,
         (Coverage::Missing, _) | (_, Extent::Thin) => Rank::Missing,
         _ if file.driver_too_old => Rank::Driver,
         (_, Extent::Partial) => Rank::Partial,
         (Coverage::Ptx, _) => Rank::Ptx,
         (Coverage::Native, _) => Rank::Native,
-    };
-    file.verdicts.iter().map(rank).max()
+    }
 }
 
 fn summary(verification: &Verification) -> String {
@@ -169,6 +229,7 @@ fn summary(verification: &Verification) -> String {
         (Rank::Excused, "may do without"),
         (Rank::Driver, "with too old a driver"),
         (Rank::Missing, "missing"),
+        (Rank::Damaged, "damaged"),
     ] {
         let files = verification.code.iter().filter(|file| worst(file) == Some(rank)).count();
         if files > 0 {
@@ -180,7 +241,8 @@ fn summary(verification: &Verification) -> String {
         text.push_str(&format!(" ({})", parts.join(", ")));
     }
     if let Some(driver) = &verification.driver {
-        text.push_str(&format!("; driver {driver} or later"));
+        let last = verification.last_driver.as_ref().map(|last| format!(", up to {last}"));
+        text.push_str(&format!("; driver {driver} or later{}", last.unwrap_or_default()));
     }
     let (errors, warnings) = (number(Severity::Error), number(Severity::Warning));
     if errors + warnings > 0 {

@@ -19,7 +19,7 @@ fn elf_of(regions: &[u8]) -> Vec<u8> {
 }
 
 /// A library with code for Ampere, Hopper and Blackwell.
-fn library() -> Vec<u8> {
+pub(crate) fn library() -> Vec<u8> {
     let code = |payload| [80, 90, 100].map(|number| entry(CUBIN, number, 0, payload));
     Library::new().region(&code(30_000)).region(&code(8_000)).finish()
 }
@@ -42,58 +42,11 @@ fn stack(gpus: &str, image: &str) -> String {
     )
 }
 
-fn project(gpus: &str, image: &str) -> TestEnvironment {
+pub(crate) fn project(gpus: &str, image: &str) -> TestEnvironment {
     let environment = TestEnvironment::with_stack(&stack(gpus, image));
     environment.wheel(&ops());
     environment.wheel(&pure("words", "1.0"));
     environment
-}
-
-#[test]
-fn a_wheel_is_pruned_to_a_smaller_one_of_another_name() {
-    let environment = project("", "");
-    assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus H100"), @r"
-      ops/_C.so     120 kB    50.0 kB  -58.2%
-    wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -> out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2.26 kB -> 2.32 kB (+2.4%), 1 file with GPU code
-    ");
-    let pruned = "out/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl";
-    assert_snapshot!(environment.kiln(&format!("verify {pruned} --gpus H100,B200")), @r"
-    ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl: 2 files with GPU code (1 through PTX, 1 missing): it cannot run as it is
-      ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; B200 (10.0): missing in 2 regions: it has sm_90; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take a newer release of it, or compile it for sm_100 or with PTX
-      ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start; B200 (10.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_100 to save the time that the driver takes at the first start
-    [exit status: 1]
-    ");
-    // Nothing is left to cut: what lies there of another time makes room for the same wheel.
-    environment.write("again/ops-1.0-1kiln90-cp311-cp311-manylinux_2_28_x86_64.whl", "stale");
-    let report = environment.succeed(&format!("prune {pruned} -o again --gpus H100 --report json"));
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["inputs"][0]["files"][0]["outcome"], "needed");
-    assert_eq!(report["inputs"][0]["before"], report["inputs"][0]["after"]);
-}
-
-#[test]
-fn files_and_directories_are_pruned_to_a_copy_or_in_place() {
-    let environment = TestEnvironment::new();
-    environment.write("lib/a.so", library());
-    environment.write("lib/notes.txt", "notes");
-    assert_snapshot!(environment.kiln("prune lib -o small --gpus H100,L4"), @r"
-      a.so     120 kB    86.8 kB  -27.4%
-    lib -> small: 120 kB -> 86.8 kB (-27.4%), 1 file with GPU code
-    ");
-    assert_eq!(environment.read("small/notes.txt"), "notes");
-    assert_snapshot!(environment.kiln("prune lib -o small --gpus H100"), @r"
-    ------- stderr -------
-    error: `small` is there already
-
-    hint: name a new directory, or prune with `--in-place`
-    [exit status: 2]
-    ");
-    environment.succeed("prune lib/a.so -o one.so --gpus 9.0");
-    std::os::unix::fs::symlink("a.so", environment.path("lib/link.so")).unwrap();
-    environment.succeed("prune lib/link.so --in-place --gpus H100");
-    assert!(environment.path("lib/link.so").is_symlink());
-    let read = |path: &str| fs_err::read(environment.path(path)).unwrap();
-    assert!(read("one.so") == read("lib/a.so") && read("one.so").len() < library().len());
 }
 
 #[test]
@@ -106,7 +59,7 @@ fn ptx_that_is_asked_for_stays_and_a_request_for_code_is_said_to_stand_for_gpus(
         assert_eq!(environment.succeed("inspect out.so").contains("compute_120"), kept, "{gpus}");
     }
     assert_snapshot!(environment.kiln("verify a.so --gpus 12.0a"), @r"
-    a.so: 1 file with GPU code (1 native)
+    a.so: 1 file with GPU code (1 native); driver 570 or later
       a.so  12.0: native (sm_120) in 1 of 1 region
     ------- stderr -------
     warning: `12.0a` names code: it is taken for all GPUs of capability 12.0
@@ -122,9 +75,9 @@ fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_h
     let half = [entry_of(CUBIN, 90, 0, &both), entry_of(CUBIN, 120, 0, &one)];
     environment.write("half.so", elf_of(&region(&half)));
     assert_snapshot!(environment.kiln("verify thin.so half.so --gpus RTX5090 --kernels"), @r"
-    thin.so: 1 file with GPU code (1 missing): it cannot run as it is
-      thin.so  RTX5090 (12.0): too little: native (sm_120) in 1 of 22 regions; kernels: 1 native, 0 through PTX, 42 absent (add, mul); take a newer release of it, or compile it for sm_120 or with PTX
-    half.so: 1 file with GPU code (1 native)
+    thin.so: 1 file with GPU code (1 missing); driver 570 or later: it cannot run as it is
+      thin.so  RTX5090 (12.0): too little: native (sm_120) in 1 of 22 regions; kernels: 1 native, 0 through PTX, 42 absent (add, mul); a newer release of it may have it; if there is none, compile it for sm_120 or with PTX
+    half.so: 1 file with GPU code (1 native); driver 570 or later
       half.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region; kernels: 1 native, 0 through PTX, 1 absent (mul)
     [exit status: 1]
     ");
@@ -137,12 +90,37 @@ fn kernels_without_code_and_too_old_a_driver_are_found_whatever_else_a_library_h
     environment.write("new.so", elf_of(&region(&[new])));
     assert_snapshot!(environment.kiln("verify new.so half.so --gpus H100 --driver 535.104"), @r"
     new.so: 1 file with GPU code (1 with too old a driver); driver 580 or later: it cannot run as it is
-      new.so  H100 (9.0): native (sm_90) in 1 of 1 region; needs driver 580 (CUDA 13)
-    half.so: 1 file with GPU code (1 native)
+      new.so  H100 (9.0): native (sm_90) in 1 of 1 region; needs driver 580 (CUDA 13); 535.104 is too old
+    half.so: 1 file with GPU code (1 native); driver 520 or later
       half.so  H100 (9.0): native (sm_90) in 1 of 1 region
     [exit status: 1]
     ");
     assert_eq!(environment.kiln("verify new.so --gpus H100 --driver 580.65.06").status, Some(0));
+    let code = |major: u8, minor: u8| {
+        let mut ptx = entry(PTX, 70, 0, 9_000);
+        ptx[24..28].copy_from_slice(&[minor, 0, major, 0]);
+        Library::new().region(&[ptx]).finish()
+    };
+    environment.write("ptx.so", code(8, 7));
+    environment.write("newer.so", code(9, 99));
+    assert_snapshot!(environment.kiln("verify ptx.so newer.so --gpus V100,H100 --driver 570"), @r"
+    ptx.so: 1 file with GPU code (1 with too old a driver); driver 570.26 or later, up to 580: it cannot run as it is
+      ptx.so
+        V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_70 to save the time that the driver takes at the first start; 570 may be older: name its whole version
+        H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7); compile it for sm_90 to save the time that the driver takes at the first start; 570 may be older: name its whole version
+    newer.so: 1 file with GPU code (1 with too old a driver): it cannot run as it is
+      newer.so
+        V100 (7.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_70 to save the time that the driver takes at the first start; 570 is too old
+        H100 (9.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs a driver newer than 610.43.02, the newest that this kiln knows of (PTX 9.99); compile it for sm_90 to save the time that the driver takes at the first start; 570 is too old
+      error: newer.so needs a driver newer than 610.43.02, and none runs V100 (7.0): 580 is the last that does
+    [exit status: 1]
+    ");
+    assert_snapshot!(environment.kiln("verify ptx.so --gpus V100,B200 --driver 590.44.01"), @r"
+    ptx.so: 1 file with GPU code (1 through PTX); driver 570.26 or later, up to 580: it cannot run as it is
+      ptx.so  V100 (7.0), B200 (10.0): through PTX (compute_70) in 1 of 1 region, compiled at the first start; needs driver 570.26 (PTX 8.7)
+      error: driver 590.44.01 does not run V100 (7.0): 580 is the last that does
+    [exit status: 1]
+    ");
     assert_snapshot!(environment.kiln("verify new.so --gpus H100 --driver r580"), @r"
     ------- stderr -------
     error: invalid value 'r580' for '--driver <VERSION>': `r580` is not a version of NVIDIA's driver: write it as `nvidia-smi` does: `550.54.14`
@@ -164,8 +142,8 @@ fn variants_of_a_library_stand_in_for_one_another_and_others_are_excepted() {
         environment.write(&format!("site/cubins/gemm/{at}.cubin"), cubin(number, "a", &["gemm"]));
     }
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
-    site: 5 files with GPU code (2 native, 2 may do without, 1 missing): it cannot run as it is
-      cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a; take a newer release of it, or compile it for sm_120 or with PTX
+    site: 5 files with GPU code (2 native, 2 may do without, 1 missing); driver 570 or later: it cannot run as it is
+      cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a; a newer release of it may have it; if there is none, compile it for sm_120 or with PTX
       ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
       ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
       ops/libops_cuda128.so  RTX5090 (12.0): native (sm_120) in 1 of 1 region
@@ -173,7 +151,7 @@ fn variants_of_a_library_stand_in_for_one_another_and_others_are_excepted() {
     [exit status: 1]
     ");
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090 --except cubins/gemm*"), @r"
-    site: 5 files with GPU code (2 native, 3 may do without)
+    site: 5 files with GPU code (2 native, 3 may do without); driver 570 or later
       cubins/gemm/ (3 cubins)  RTX5090 (12.0): missing in 3 regions: it has sm_90a, sm_100a, as it may: excepted by `cubins/gemm*`
       ops/libops_cuda118.so  RTX5090 (12.0): missing in 1 region: it has sm_80, as it may: `ops/libops_cuda128.so` is the variant for it
       ops/sm90/common.so  RTX5090 (12.0): missing in 1 region: it has sm_90, as it may: `ops/sm120/common.so` is the variant for it
@@ -193,7 +171,7 @@ fn a_compiler_that_cannot_compile_for_a_gpu_is_said() {
     };
     environment.write("site/triton/backends/nvidia/bin/ptxas", release("12.4"));
     assert_snapshot!(environment.kiln("verify site --gpus RTX5090"), @r"
-    site: 1 file with GPU code (1 native)
+    site: 1 file with GPU code (1 native); driver 570 or later
       triton/backends/nvidia/bin/ptxas  RTX5090 (12.0): native (sm_120) in 1 of 1 region
       warning: triton/backends/nvidia/bin/ptxas compiles with CUDA 12.4, which cannot compile for RTX5090 (12.0): CUDA 12.8 and later can; take a newer release of the package that brings it
     ");
@@ -202,113 +180,20 @@ fn a_compiler_that_cannot_compile_for_a_gpu_is_said() {
 }
 
 #[test]
-fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
-    let environment = project("", "");
-    assert_snapshot!(environment.kiln("prune wheels/ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl -o out --gpus V100"), @r"
-    ------- stderr -------
-    error: the wheel `ops-1.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for 7.0: nothing of it would be left
-
-    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
-    [exit status: 1]
-    ");
-    assert!(fs_err::read_dir(environment.path("out")).unwrap().next().is_none());
-    environment.write("a.cubin", cubin(90, "a", &["add"]));
-    environment.write("data.so", Library::new().read_only([vec![7; 9_000], cubin(90, "", &["add"])].concat()).finish());
-    assert_snapshot!(environment.kiln("prune a.cubin data.so -o out --gpus V100"), @r"
-      a.cubin  stays as it is: it is code for sm_90a alone, which none of the GPUs runs
-    a.cubin -> out/a.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-      data.so  stays as it is: its GPU code lies among other data, and it is not known how that is found there
-    data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: no table of a known form names it, or it is too little to free a page");
-    let mut damaged = library();
-    damaged[72] ^= 0x10;
-    environment.write("damaged.so", damaged);
-    assert_snapshot!(environment.kiln("verify damaged.so --gpus H100"), @r"
-    damaged.so: 1 file with GPU code (1 native): it cannot run as it is
-      damaged.so  H100 (9.0): native (sm_90) in 2 of 2 regions; it is damaged: the loader does not find all of it where it lies; was it stripped after it was pruned? Strip it before
-    [exit status: 1]
-    ");
-    environment.write("a.fatbin", region(&[entry(CUBIN, 80, 0, 800), entry(CUBIN, 90, 0, 800)]));
-    assert_snapshot!(environment.kiln("prune a.fatbin -o out --gpus H100"), @r"
-      a.fatbin    1.74 kB      880 B  -49.5%
-    a.fatbin -> out/a.fatbin: 1.74 kB -> 880 B (-49.5%), 1 file with GPU code
-    ");
-}
-
-#[test]
-fn loose_cubins_for_other_gpus_are_left_out_of_a_wheel() {
-    let environment = TestEnvironment::new();
-    let cubins =
-        [("sm80", cubin(80, "", &["add"])), ("sm90a", cubin(90, "a", &["add"])), ("sm100f", cubin(100, "f", &["add"]))];
-    let wheel = cubins
-        .iter()
-        .fold(WheelBuilder::new("kernels", "1.0").file("kernels/__init__.py", ""), |wheel, (name, code)| {
-            wheel.file(&format!("kernels/add_{name}.cubin"), code)
-        });
-    environment.wheel(&wheel);
-    assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o out --gpus H100"), @r"
-      2 loose cubins  left out
-      1 loose cubin   needed
-    wheels/kernels-1.0-py3-none-any.whl -> out/kernels-1.0-1kiln90-py3-none-any.whl: 1.95 kB -> 1.34 kB (-31.5%), 3 files with GPU code
-    ");
-    let left = environment.succeed("inspect out/kernels-1.0-1kiln90-py3-none-any.whl");
-    assert!(left.contains("sm_90a") && !left.contains("sm_80") && !left.contains("sm_100"), "{left}");
-    assert_snapshot!(environment.kiln("prune wheels/kernels-1.0-py3-none-any.whl -o none --gpus T4"), @r"
-    ------- stderr -------
-    error: the wheel `kernels-1.0-py3-none-any.whl` has no GPU code for 7.5: nothing of it would be left
-
-    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has
-    [exit status: 1]
-    ");
-    environment.write("one.cubin", &cubins[0].1);
-    assert_snapshot!(environment.kiln("prune one.cubin -o two.cubin --gpus H100"), @r"
-      one.cubin  stays as it is: it is code for sm_80 alone, which none of the GPUs runs
-    one.cubin -> two.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert_snapshot!(environment.kiln("prune one.cubin -o two.cubin --gpus A100"), @r"
-      one.cubin  all of it is needed
-    one.cubin -> two.cubin: 1.24 kB -> 1.24 kB (unchanged), 1 file with GPU code
-    ");
-}
-
-#[test]
-fn what_cannot_be_pruned_stays_and_is_a_failure_that_says_why() {
-    let environment = TestEnvironment::new();
-    let odd = Library::new().region(&[entry(CUBIN, 80, 0, 9_000)]).pointer(0, 8).finish();
-    environment.write("odd.so", &odd);
-    assert_snapshot!(environment.kiln("prune odd.so -o out.so --gpus H100"), @r"
-      odd.so  stays as it is: a relocation points into a region, at 0x128
-    odd.so -> out.so: 13.1 kB -> 13.1 kB (unchanged), 1 file with GPU code
-    [exit status: 1]
-    ");
-    assert!(fs_err::read(environment.path("out.so")).unwrap() == odd);
-    assert_snapshot!(environment.kiln("prune odd.so -o out.so --gpus H10O"), @r"
-    ------- stderr -------
-    error: `H10O` is not a GPU that kiln knows
-
-    hint: did you mean `H100`?
-    [exit status: 2]
-    ");
-}
-
-#[test]
 fn an_image_with_prune_holds_the_code_of_its_gpus_alone_and_nothing_is_done_twice() {
     let environment = project("\"H100\"", "prune = true");
     let first = environment.digests("");
     assert_snapshot!(environment.kiln("verify app"), @r"
-    app (linux/amd64): 2 files with GPU code (1 native, 1 through PTX)
+    app (linux/amd64): 2 files with GPU code (1 native, 1 through PTX); driver 520 or later
       opt/venv/lib/python3.11/site-packages/ops/old.so  H100 (9.0): through PTX (compute_80) in 1 of 1 region, compiled at the first start; compile it for sm_90 to save the time that the driver takes at the first start
       opt/venv/lib/python3.11/site-packages/ops/_C.so  H100 (9.0): native (sm_90) in 2 of 2 regions; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown
     ");
     assert_snapshot!(environment.succeed("inspect app").lines().skip(8).collect::<Vec<_>>().join("\n"), @r"
-        9.0: regions: 2 native
+        H100 (9.0): regions: 2 native
     opt/venv/lib/python3.11/site-packages/ops/old.so (x86-64)  9.08 kB of GPU code
       .nv_fatbin: 1 region, 9.08 kB
         compute_80  PTX        1    9.06 kB
-        9.0: regions: 1 through PTX
+        H100 (9.0): regions: 1 through PTX
     2 files with 47.2 kB of GPU code
     ");
     // What it is judged for may be another GPU than what it was cut for.
@@ -338,8 +223,8 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
     error: `app` (linux/amd64) lacks GPU code that its stack file requires
-      caused by: opt/venv/lib/python3.11/site-packages/ops/_C.so: 7.0: missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take an older release of it, or compile it for sm_70
-        opt/venv/lib/python3.11/site-packages/ops/old.so: 7.0: missing in 1 region: it has compute_80; take an older release of it, or compile it for sm_70
+      caused by: opt/venv/lib/python3.11/site-packages/ops/_C.so: V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; an older release of it may have it; if there is none, compile it for sm_70
+        opt/venv/lib/python3.11/site-packages/ops/old.so: V100 (7.0): missing in 1 region: it has compute_80; an older release of it may have it; if there is none, compile it for sm_70
     [exit status: 1]
     ");
     environment.stack(&stack("\"H100\"", "verify = { gpu-code = \"required\" }"));
@@ -353,6 +238,44 @@ fn an_image_that_requires_gpu_code_is_not_built_without() {
     let plan = environment.succeed("plan");
     assert!(plan.ends_with("app: to be put together and checked\n"), "{plan}");
     assert_eq!(environment.kiln("build").status, Some(1));
+}
+
+#[test]
+fn a_package_that_may_lack_code_is_pruned_and_a_mistyped_pattern_is_said() {
+    let environment = project("\"RTX 5090\"", "prune = true");
+    let kernels = [("80", cubin(80, "", &["add"])), ("90a", cubin(90, "a", &["add"]))];
+    let wheel = kernels.iter().fold(
+        WheelBuilder::new("ops", "2.0").tag("cp311-cp311-manylinux_2_28_x86_64").file("ops/__init__.py", ""),
+        |wheel, (name, code)| wheel.file(&format!("ops/kernels/add_{name}.cubin"), code),
+    );
+    environment.wheel(&wheel);
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: the wheel `ops-2.0-cp311-cp311-manylinux_2_28_x86_64.whl` has no GPU code for 12.0: nothing of it would be left
+
+    hint: take another wheel of it or another release: `kiln inspect` says what GPU code the wheel has; a stack names files that may lack code in `verify.except`
+    [exit status: 1]
+    ");
+    let verify = |except: &str| format!("prune = true\nverify = {{ gpu-code = \"required\", except = [{except}] }}");
+    environment.stack(&stack("\"RTX 5090\"", &verify("\"ops/kernels*\", \"ops/kernel/*\"")));
+    assert_snapshot!(environment.kiln("build"), @r"
+    app sha256:<digest> <size> in 3 layers
+    ------- stderr -------
+    warning: the pattern `ops/kernel/*` of `except` is like no file of app
+    ");
+    assert_snapshot!(environment.kiln("verify app"), @r"
+    app (linux/amd64): 1 file with GPU code (1 may do without); driver 570 or later
+      opt/venv/lib/python3.11/site-packages/ops/kernels/ (2 cubins)  RTX 5090 (12.0): missing in 2 regions: it has sm_80, sm_90a; kernels: 0 native, 0 through PTX, 2 absent, as it may: excepted by `ops/kernels*`
+    ------- stderr -------
+    warning: the pattern `ops/kernel/*` of `except` is like no file
+    ");
+    assert_snapshot!(environment.kiln("verify app --except nowhere"), @r"
+    app (linux/amd64): 1 file with GPU code (1 may do without); driver 570 or later
+      opt/venv/lib/python3.11/site-packages/ops/kernels/ (2 cubins)  RTX 5090 (12.0): missing in 2 regions: it has sm_80, sm_90a; kernels: 0 native, 0 through PTX, 2 absent, as it may: excepted by `ops/kernels*`
+    ------- stderr -------
+    warning: the pattern `nowhere` of `except` is like no file
+    warning: the pattern `ops/kernel/*` of `except` is like no file
+    ");
 }
 
 #[test]
@@ -431,15 +354,15 @@ fn a_layout_a_library_and_a_directory_are_verified() {
     environment.succeed("build -o oci:out");
     assert_snapshot!(environment.kiln("verify oci:out --gpus V100"), @r"
     app (linux/amd64): 2 files with GPU code (2 missing): it cannot run as it is
-      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; take an older release of it, or compile it for sm_70
-      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing in 1 region: it has compute_80; take an older release of it, or compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/_C.so  V100 (7.0): missing in 2 regions: it has sm_80, sm_90, sm_100; kernels: 0 native, 0 through PTX, 0 absent, 2 unknown; an older release of it may have it; if there is none, compile it for sm_70
+      opt/venv/lib/python3.11/site-packages/ops/old.so  V100 (7.0): missing in 1 region: it has compute_80; an older release of it may have it; if there is none, compile it for sm_70
     [exit status: 1]
     ");
     environment.write("site/a.so", library());
     assert_snapshot!(environment.kiln("verify site site/a.so --gpus H100"), @r"
-    site: 1 file with GPU code (1 native)
+    site: 1 file with GPU code (1 native); driver 520 or later
       a.so  H100 (9.0): native (sm_90) in 2 of 2 regions
-    site/a.so: 1 file with GPU code (1 native)
+    site/a.so: 1 file with GPU code (1 native); driver 520 or later
       site/a.so  H100 (9.0): native (sm_90) in 2 of 2 regions
     ");
     assert_snapshot!(environment.kiln("verify nothing"), @r"
@@ -497,7 +420,7 @@ fn pruned_wheels_are_shared_so_that_another_machine_needs_neither_the_wheel_nor_
 }
 
 /// The lines that have some text in them.
-fn lines_with(text: &str, part: &str) -> String {
+pub(crate) fn lines_with(text: &str, part: &str) -> String {
     text.lines().filter(|line| line.contains(part)).map(|line| format!("{line}\n")).collect()
 }
 

@@ -256,7 +256,36 @@ fn gpus_lists_what_is_known() {
     let environment = TestEnvironment::new();
     assert_snapshot!(environment.kiln("gpus h100"), @r"
     GPU   CAPABILITY  CODE   GENERATION  CLASS        CUDA            DRIVER
-    H100  9.0         sm_90  Hopper      data centre  11.8 and newer
+    H100  9.0         sm_90  Hopper      data centre  11.8 and newer  520 and newer
+    ");
+    let names = |arguments: &str| -> Vec<String> {
+        let json: serde_json::Value =
+            serde_json::from_str(&environment.succeed(&format!("gpus --json {arguments}"))).unwrap();
+        json["gpus"].as_array().unwrap().iter().map(|gpu| gpu["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("H100+PTX"), names("h100"));
+    let both = [names("8.0"), names("8.6")].concat();
+    for list in ["8.0;8.6", "8.0,8.6+PTX", "8.0 8.6+PTX", "sm_80 compute_86"] {
+        let mut found = names(list);
+        let mut all = both.clone();
+        found.sort();
+        all.sort();
+        assert_eq!(found, all, "{list}");
+    }
+    assert_eq!(names("Ampere+Tegra"), names("8.7"));
+    assert_snapshot!(environment.kiln("gpus 8.0;H10O"), @r"
+    ------- stderr -------
+    error: no GPU is called `H10O`
+
+    hint: did you mean `H100`?
+    [exit status: 2]
+    ");
+    assert_snapshot!(environment.kiln("gpus native"), @r"
+    ------- stderr -------
+    error: no GPU of this machine can be seen
+
+    hint: name one: `H100`
+    [exit status: 2]
     ");
     let all = environment.succeed("gpus --json");
     let all: serde_json::Value = serde_json::from_str(&all).unwrap();

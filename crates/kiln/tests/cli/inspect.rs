@@ -338,16 +338,16 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
       the file: 2 regions, 352 B
         compute_80  PTX          2      160 B
         sm_90       cubin        2      160 B  zstd
-        7.0: regions: 2 have no code for it
-        8.9: regions: 2 through PTX
-        9.0: regions: 2 native
+        V100 (7.0): regions: 2 have no code for it
+        L4 (8.9): regions: 2 through PTX
+        H100 (9.0): regions: 2 native
     code/one.fatbin (fatbin)  176 B of GPU code
       the file: 1 region, 176 B
         compute_80  PTX          1       80 B
         sm_90       cubin        1       80 B  zstd
-        7.0: regions: 1 have no code for it
-        8.9: regions: 1 through PTX
-        9.0: regions: 1 native
+        V100 (7.0): regions: 1 have no code for it
+        L4 (8.9): regions: 1 through PTX
+        H100 (9.0): regions: 1 native
     2 files with 528 B of GPU code
     ");
     assert_snapshot!(environment.kiln("inspect code/text.txt"), @"0 files with 0 B of GPU code");
@@ -386,6 +386,9 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
                       "compute_80",
                       "sm_90"
                     ],
+                    "languages": {
+                      "compute_80": "0.0"
+                    },
                     "regions": 1
                   }
                 ]

@@ -37,6 +37,7 @@ mod lock_refusals;
 mod mistakes;
 mod programs;
 mod projects;
+mod pruned;
 mod python;
 mod references;
 mod registry;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::table::Toolkit;
-use super::{Architecture, Capability, Form, GpuError, GpuTable, serde_as_string};
+use super::{Architecture, Capability, DriverVersion, Form, GpuError, GpuTable, serde_as_string};
 
 /// A release of the CUDA toolkit. Written `12.8`; updates of a release compile for the same architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,6 +117,32 @@ impl PtxVersion {
         };
         Some(CudaRelease { major, minor })
     }
+
+    /// The Linux drivers that compile it: those of its release on (PTX ISA, "Release Notes"; CUDA release notes).
+    pub fn driver(self) -> PtxDriver {
+        let release = self.release();
+        if self.major < 7 {
+            return PtxDriver::Any;
+        }
+        let drivers = CudaRelease::known().filter_map(|known| Some((known, known.toolkit_driver()?.parse().ok()?)));
+        let earlier = drivers.take_while(|(known, _)| release.is_none_or(|release| *known <= release)).last();
+        match earlier {
+            None => PtxDriver::Any,
+            Some((known, driver)) if release == Some(known) => PtxDriver::From(driver),
+            Some((_, driver)) => PtxDriver::After(driver),
+        }
+    }
+}
+
+/// The drivers that compile a version of the PTX language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PtxDriver {
+    /// All that can be asked for.
+    Any,
+    /// This one and later ones.
+    From(DriverVersion),
+    /// Later ones than this, the newest that is known: the language is newer.
+    After(DriverVersion),
 }
 
 impl fmt::Display for PtxVersion {
@@ -205,6 +231,14 @@ mod tests {
             assert_eq!(release(major, minor).as_deref(), Some(expected));
         }
         assert_eq!(release(12, 0), None);
+        let driver = |major, minor| PtxVersion { major, minor }.driver();
+        let version = |text: &str| text.parse::<DriverVersion>().unwrap();
+        assert_eq!([driver(6, 5), driver(7, 5)], [PtxDriver::Any, PtxDriver::Any]);
+        assert_eq!(driver(8, 7), PtxDriver::From(version("570.26")));
+        // Newer than the table, or of a release whose driver is not known.
+        for (major, minor) in [(9, 4), (9, 99), (10, 0)] {
+            assert!(matches!(driver(major, minor), PtxDriver::After(after) if after >= version("610.43.02")));
+        }
     }
 
     #[test]

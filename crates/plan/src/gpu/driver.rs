@@ -21,6 +21,17 @@ impl DriverVersion {
         of(cuda.unwrap_or(12)).or_else(|| drivers.first().map(|(_, driver)| driver.clone()))
     }
 
+    /// Returns the branch of a version: 580 of 580.65.06.
+    #[must_use]
+    pub fn branch(&self) -> Self {
+        Self(self.0[..1].to_vec())
+    }
+
+    /// Tells if it is a branch, rather than one version of it.
+    pub fn is_branch(&self) -> bool {
+        self.0.len() == 1
+    }
+
     /// Returns the oldest driver that runs programs of a major version of CUDA.
     pub fn of_cuda(major: u8) -> Option<Self> {
         let releases = super::CudaRelease::known().filter(|release| release.major == major);

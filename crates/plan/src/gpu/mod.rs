@@ -18,7 +18,7 @@ mod request;
 mod table;
 
 pub use architecture::{Architecture, Capability, Form, Suffix, runs_on};
-pub use cuda::{CudaRelease, PtxVersion};
+pub use cuda::{CudaRelease, PtxDriver, PtxVersion};
 pub use driver::DriverVersion;
 pub use error::GpuError;
 pub use request::{GpuNames, GpuRequest};

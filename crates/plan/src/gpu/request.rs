@@ -12,12 +12,14 @@ use super::{Architecture, Capability, Form, GpuError, GpuTable, Suffix, serde_as
 /// (PTX) or less portable (`a`, `f`) has to be said, as a capability.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GpuRequest {
-    /// `H100`.
+    /// `H100`, `H100+PTX`.
     Named {
         /// The name under which the table lists the GPU.
         name: String,
         /// Its capability.
         capability: Capability,
+        /// True if PTX is wanted in addition to machine code.
+        ptx: bool,
     },
     /// `Ampere`, `Ampere+PTX`: the capabilities of a generation's GPUs, those of systems on a chip (`Ampere+Tegra`) apart.
     Generation {
@@ -45,6 +47,9 @@ pub enum GpuRequest {
 
 serde_as_string!(GpuRequest);
 
+/// The end of a request for PTX too.
+const PTX: &str = "+PTX";
+
 impl GpuRequest {
     /// Reads one entry: a name, a generation, a capability, or an architecture as nvcc, CMake and PyTorch write them.
     ///
@@ -58,11 +63,12 @@ impl GpuRequest {
             return Ok(Self::Native);
         }
         let table = GpuTable::get();
-        if let Some(gpu) = table.find(text) {
-            return Ok(Self::Named { name: gpu.name.clone(), capability: gpu.capability });
+        let (plain, ptx) = Self::without_ptx(text);
+        if let Some(gpu) = table.find(plain) {
+            return Ok(Self::Named { name: gpu.name.clone(), capability: gpu.capability, ptx });
         }
-        let lower = text.to_ascii_lowercase();
-        let (rest, ptx) = lower.strip_suffix("+ptx").map_or((lower.as_str(), false), |rest| (rest, true));
+        let lower = plain.to_ascii_lowercase();
+        let rest = lower.as_str();
         if let Some((name, capabilities)) = table.generation(rest) {
             let tegra = if rest.ends_with("+tegra") { "+Tegra" } else { "" };
             return Ok(Self::Generation { name: format!("{name}{tegra}"), capabilities, ptx });
@@ -76,6 +82,15 @@ impl GpuRequest {
         };
         exists(capability.architecture().with_suffix(suffix))?;
         Ok(Self::Capability { capability, suffix, ptx })
+    }
+
+    /// Splits the demand for PTX off a request.
+    pub fn without_ptx(text: &str) -> (&str, bool) {
+        let at = text.len().checked_sub(PTX.len()).filter(|at| text.is_char_boundary(*at));
+        match at.map(|at| text.split_at(at)) {
+            Some((plain, end)) if end.eq_ignore_ascii_case(PTX) => (plain.trim_end(), true),
+            _ => (text, false),
+        }
     }
 
     /// Reads a list of entries, separated by commas, semicolons (CMake and PyTorch) or blanks: each with its text. Blanks
@@ -117,7 +132,10 @@ impl GpuRequest {
     /// The architectures asked for, in order, or `None` for `native`, which only the machine that locks can answer.
     pub fn architectures(&self) -> Option<Vec<Architecture>> {
         match self {
-            Self::Named { capability, .. } => Some(vec![capability.architecture()]),
+            Self::Named { capability, ptx, .. } => {
+                let real = capability.architecture();
+                Some([Some(real), ptx.then(|| real.with_form(Form::Virtual))].into_iter().flatten().collect())
+            }
             Self::Generation { capabilities, ptx, .. } => {
                 let mut all: Vec<_> = capabilities.iter().map(|capability| capability.architecture()).collect();
                 let latest = all.last().map(|real| real.with_form(Form::Virtual));
@@ -192,6 +210,7 @@ impl GpuNames {
     /// Adds a request by its text. Numbers are no names.
     pub fn add(&mut self, asked: &str, request: &GpuRequest) {
         if matches!(request, GpuRequest::Named { .. } | GpuRequest::Generation { .. }) {
+            let (asked, _) = GpuRequest::without_ptx(asked);
             for capability in request.capabilities() {
                 let names = self.0.entry(capability).or_default();
                 if !names.iter().any(|name| name == asked) {
@@ -227,7 +246,7 @@ impl fmt::Display for GpuRequest {
     /// Writes what [`GpuRequest::parse`] reads back as the same request.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Named { name, .. } => f.write_str(name),
+            Self::Named { name, ptx, .. } => write!(f, "{name}{}", if *ptx { "+PTX" } else { "" }),
             Self::Generation { name, ptx, .. } => write!(f, "{name}{}", if *ptx { "+PTX" } else { "" }),
             Self::Capability { capability, suffix, ptx } => {
                 write!(f, "{capability}{suffix}{}", if *ptx { "+PTX" } else { "" })
@@ -249,6 +268,18 @@ mod tests {
 
     fn hint(text: &str) -> String {
         GpuRequest::parse(text).unwrap_err().hint().unwrap_or_default()
+    }
+
+    #[test]
+    fn ptx_may_be_wanted_of_a_name_a_generation_and_a_capability() {
+        assert_eq!(resolved("H100+PTX"), ["sm_90", "compute_90"]);
+        assert_eq!(resolved("rtx 4090 +ptx"), ["sm_89", "compute_89"]);
+        assert_eq!(resolved("8.0+PTX"), ["sm_80", "compute_80"]);
+        assert_eq!(GpuRequest::parse("h100+ptx").unwrap().to_string(), "H100+PTX");
+        assert!(GpuRequest::parse("sm_90+PTX").is_err());
+        let mut names = GpuNames::default();
+        names.add("H100+PTX", &GpuRequest::parse("H100+PTX").unwrap());
+        assert_eq!(names.label("9.0".parse().unwrap()), "H100 (9.0)");
     }
 
     #[test]

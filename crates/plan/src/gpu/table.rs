@@ -47,9 +47,17 @@ pub struct Gpu {
     pub generation: String,
     /// What it is sold for.
     pub class: Class,
+    /// True if it is part of a module with a processor of aarch64 (Grace).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aarch64: bool,
 }
 
 impl Gpu {
+    /// Tells if its machine has a processor of aarch64: with Grace, and in systems on a chip.
+    pub fn has_aarch64(&self) -> bool {
+        self.aarch64 || self.class == Class::Jetson
+    }
+
     /// The plain real architecture for it: H100 is `sm_90`, never `sm_90a`, and no PTX.
     pub fn architecture(&self) -> Architecture {
         self.capability.architecture()
@@ -100,7 +108,8 @@ struct CapabilityEntry {
     #[serde(default)]
     apart: bool,
     renamed_to: Option<Capability>,
-    last_driver: Option<String>,
+    first_driver: Option<DriverVersion>,
+    last_driver: Option<DriverVersion>,
     last_cuda: Option<String>,
 }
 
@@ -129,6 +138,8 @@ struct Model {
     name: String,
     #[serde(default)]
     aliases: Vec<String>,
+    #[serde(default)]
+    aarch64: bool,
 }
 
 static TABLE: LazyLock<GpuTable> = LazyLock::new(|| {
@@ -154,6 +165,7 @@ impl GpuTable {
                 capability: models.capability,
                 generation: generation.clone().unwrap_or_default(),
                 class: models.class,
+                aarch64: model.aarch64,
             }));
         }
         let names =
@@ -224,9 +236,14 @@ impl GpuTable {
         Some((name, members.iter().map(|entry| entry.number).collect()))
     }
 
+    /// Returns the first branch of the Linux driver that runs GPUs of a capability; nothing where that is not known.
+    pub fn first_driver(&self, capability: Capability) -> Option<&DriverVersion> {
+        self.capabilities.get(&capability)?.first_driver.as_ref()
+    }
+
     /// Returns the last branch of the Linux driver that runs GPUs of a capability; nothing where current ones do.
-    pub fn last_driver(&self, capability: Capability) -> Option<&str> {
-        self.capabilities.get(&capability)?.last_driver.as_deref()
+    pub fn last_driver(&self, capability: Capability) -> Option<&DriverVersion> {
+        self.capabilities.get(&capability)?.last_driver.as_ref()
     }
 
     /// Returns the last CUDA release that compiles for a capability, where it is older than those of the table.

@@ -24,14 +24,12 @@ const READERS: [Reader; 2] = [
 /// What eu-elflint says where it finds nothing.
 const CONTENT: &str = "No errors";
 
-/// New complaints that follow from cuts within a section, whose pieces are mapped by segments of their own, and from tables that
-/// moved behind the program headers: the nameless symbols of their sections keep the old address. The loader reads neither
-/// sections nor these symbols (`docs/fatbin.md`).
-const MEANT: [&str; 4] = [
+/// New complaints that follow from cuts within a section, whose pieces are mapped by segments of their own: the loader does not
+/// read sections (`docs/fatbin.md`).
+const MEANT: [&str; 3] = [
     "'.cask_resource' not fully contained in segment of program header entry N",
     "'.ldata' not fully contained in segment of program header entry N",
     "loadable segment [N] is writable but contains no writable sections",
-    "'.symtab': symbol N (): st_value out of bounds",
 ];
 
 /// Complaints without numbers, and how many there are of each.

@@ -21,7 +21,7 @@ fn a_directory_keeps_permissions_and_names_of_one_file() {
     fs_err::write(tree.join("notes.txt"), "notes").unwrap();
     let gpus = vec!["9.0".parse().unwrap()];
     let selection = Selection { gpus, keep_ptx: false, drop_relocatable: false };
-    let tools = FilePruner { selection: &selection, threads: 2, advance: &|_| Ok(()) };
+    let tools = FilePruner { selection: &selection, names: &GpuNames::default(), threads: 2, advance: &|_| Ok(()) };
     let copy = directory.path().join("copy");
     let check = |tree: &Path| {
         let found = |name: &str| fs_err::metadata(tree.join(name)).unwrap();
