@@ -106,8 +106,8 @@ fn has_zstd(from: &str) -> Result<bool> {
     Ok(programs::text(transports::skopeo().args(["inspect", "--raw", from]))?.contains("+zstd"))
 }
 
-/// The differences between a picture and what lies at a root. Where no layer tells of the root, it has mode 0555 under
-/// podman and 0755 elsewhere, and nobody can do anything about it.
+/// The differences between a picture and what lies at a root. The root itself has mode 0555 under podman (4.3) and 0755 under
+/// Docker (20.10), whatever the layers say of it: nobody can do anything about it. Where none does, it is not compared.
 fn differences(picture: &Seen, root: &Path) -> Result<Vec<String>> {
     let mut tree = Tree::read(root)?;
     if picture.contains_key(&b""[..]) {
