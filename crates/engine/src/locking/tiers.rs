@@ -126,9 +126,13 @@ impl Project<'_> {
         together.versions = found.into_iter().filter_map(|package| Some((package.name, package.version?))).collect();
         for below in locked {
             for (name, version) in packages(below) {
-                if together.versions.get(&name).is_some_and(|chosen| *chosen != version) {
-                    let given = together.given_way.entry(below.name.clone()).or_default();
-                    given.insert(format!("{name} for {}", image.name));
+                let Some(chosen) = together.versions.get(&name).filter(|chosen| **chosen != version) else { continue };
+                let given = together.given_way.entry(below.name.clone()).or_default();
+                if given.insert(format!("{name} for {}", image.name)) {
+                    let (below, image) = (&below.name, &image.name);
+                    self.workshop.warn(format!(
+                        "`{below}` gets {name} {chosen} rather than {version}, which nobody asked for: `{image}` requires it"
+                    ));
                 }
             }
         }

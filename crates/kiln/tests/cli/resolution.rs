@@ -124,7 +124,11 @@ fn tiers(child: &str) -> TestEnvironment {
 #[test]
 fn a_version_that_nobody_wrote_gives_way_to_an_image_further_up() {
     let environment = tiers("\"data\"");
-    environment.succeed("lock");
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (2 packages), child (1 package), middle (1 package), sibling (1 package)
+    ------- stderr -------
+    warning: `app` gets files 1.5 rather than 2.0, which nobody asked for: `child` requires it
+    ");
     assert_eq!(locked(&environment, "app"), ["files==1.5", "torch==1.0"]);
     assert_eq!(locked(&environment, "middle"), ["tools==1.0"]);
     assert_eq!(locked(&environment, "child"), ["data==1.0"]);
@@ -152,6 +156,7 @@ fn requirements_of_siblings_that_contradict_one_another_are_shown_with_their_lin
     environment.stack(&text);
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
+    warning: `app` gets files 1.5 rather than 2.0, which nobody asked for: `child` requires it
     error: the packages of `sibling` contradict one another on linux/amd64
       --> kiln.toml:25:13
        |
