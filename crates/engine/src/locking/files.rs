@@ -7,6 +7,7 @@ use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedWheel;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Recipe, RequirementsFile};
+use kiln_store::open_regular;
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
 use kiln_wheel::pylock::{self, LockedPackage, PylockError, WheelFile};
@@ -126,7 +127,7 @@ impl Project<'_> {
         let mut packages = match kind {
             LockKind::Uv => self.uv_lock(source, target, &environment)?,
             LockKind::Pylock => {
-                let text = fs_err::read_to_string(&source.path)?;
+                let text = read_text(&source.path)?;
                 pylock::parse(&text, &environment, source.groups_and_extras())
                     .map_err(|error| source.unusable(error))?
             }
@@ -152,7 +153,7 @@ impl Project<'_> {
         let temporary = self.workshop.store.temporary_directory()?;
         let work = self.workshop.work("resolve", source.path.display().to_string(), None);
         let uv = self.workshop.uv()?;
-        let project = fs_err::read_to_string(directory.join("pyproject.toml"));
+        let project = read_text(&directory.join("pyproject.toml"));
         let settings = project.as_ref().ok().and_then(|text| pyproject::settings(text, directory));
         let has_root = project.is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("[project]")));
         let export = uv::Export {
@@ -196,10 +197,10 @@ impl Project<'_> {
         target: &Target<'_>,
         environment: &MarkerEnvironment,
     ) -> Result<Vec<LockedPackage>> {
-        let text = fs_err::read_to_string(&source.path)?;
+        let text = read_text(&source.path)?;
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         let (path, choice, dev) = (&source.written.path, source.groups_and_extras(), source.written.dev);
-        let project = fs_err::read_to_string(directory.join("pyproject.toml")).ok();
+        let project = read_text(&directory.join("pyproject.toml")).ok();
         let found = poetry::read(&text, (path, project.as_deref()), directory, environment, choice, dev)?;
         let listed = Listed::new(&found, environment, &self.directory)?;
         let mut index = self.absolute_index();
@@ -350,6 +351,11 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The text of a regular file.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    open_regular(path).and_then(std::io::read_to_string)
+}
+
 pub(super) fn digest_of(path: &Path) -> Result<Digest> {
-    Ok(kiln_store::digest_of(fs_err::File::open(path)?, &|_| Ok(()))?)
+    Ok(kiln_store::digest_of(open_regular(path)?, &|_| Ok(()))?)
 }

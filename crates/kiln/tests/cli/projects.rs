@@ -304,3 +304,14 @@ fn a_wheel_of_the_project_is_a_package() {
     [exit status: 2]
     "#);
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_of_requirements_is_refused_at_once() {
+    for file in ["pylock.toml", "uv.lock", "poetry.lock", "pyproject.toml", "requirements.txt"] {
+        let environment = project(&format!("\"{file}\""));
+        assert!(std::process::Command::new("mkfifo").arg(environment.path(file)).status().unwrap().success());
+        let outcome = environment.kiln("lock");
+        assert!(outcome.stderr.contains("regular file"), "{file}: {}", outcome.stderr);
+        assert!(outcome.status.is_some_and(|status| (1..=3).contains(&status)), "{file}");
+    }
+}
