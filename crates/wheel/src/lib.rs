@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod install;
+mod marker;
 pub mod metadata;
 pub mod name;
 pub mod pylock;

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use kiln_plan::platform::Platform;
 
+use crate::marker;
 use crate::name::WheelName;
-use crate::requirements::requirement::read_marker;
 use crate::tags::Tags;
 
 /// A package that a lock names, with the wheels there are of it.
@@ -221,7 +221,7 @@ impl Chosen {
             text.push_str(if is_in != negated { "python_version >= '0' " } else { "python_version < '0' " });
             rest = after;
         }
-        let tree = read_marker(&text).map_err(|_| ())?;
+        let tree = marker::read(&text).map_err(|_| ())?;
         let extras: Vec<ExtraName> = self.extras.iter().filter_map(|extra| extra.parse().ok()).collect();
         Ok(tree.evaluate(environment, &extras))
     }

@@ -9,7 +9,7 @@ mod lines;
 mod options;
 pub mod poetry;
 pub mod pyproject;
-pub(crate) mod requirement;
+mod requirement;
 #[cfg(test)]
 mod tests;
 

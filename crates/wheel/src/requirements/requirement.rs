@@ -6,16 +6,12 @@ use std::str::FromStr;
 
 use kiln_plan::digest::Digest;
 use pep440_rs::{Operator, VersionSpecifiers};
-use pep508_rs::{ExtraName, MarkerEnvironment, MarkerTree, MarkerWarningKind, PackageName};
+use pep508_rs::{ExtraName, MarkerEnvironment, MarkerTree, PackageName};
 use url::Url;
 
+use crate::marker::{self, MarkerError};
 use crate::name::WheelName;
 use crate::pylock::{self, file_name};
-
-/// Bounds of a marker: deciding one takes time exponential in the number of its unordered comparisons.
-const LONGEST_MARKER: usize = 4096;
-const DEEPEST_MARKER: usize = 64;
-const COMPARISONS: usize = 16;
 
 /// File names by which pip knows an archive.
 const ARCHIVES: [&str; 13] = [
@@ -64,7 +60,7 @@ pub enum Source {
 
 /// A requirement that is not taken: a message, a few words at the place, and what to do.
 #[derive(Debug)]
-pub(crate) struct Refused {
+pub(super) struct Refused {
     pub(super) message: String,
     pub(super) label: String,
     pub(super) hint: String,
@@ -279,42 +275,15 @@ fn read_extras(text: &str) -> Result<Vec<ExtraName>, Refused> {
     text.split(',').map(extra).collect()
 }
 
-/// Collects what the parser of markers would drop.
-struct Dropped(Option<String>);
-
-impl pep508_rs::Reporter for Dropped {
-    fn report(&mut self, kind: MarkerWarningKind, warning: String) {
-        if !matches!(kind, MarkerWarningKind::DeprecatedMarkerName) {
-            self.0.get_or_insert(warning);
-        }
-    }
-}
-
-pub(crate) fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
-    let parentheses = text.matches('(').count();
-    let unordered = text.matches(" in ").count() + text.matches("extra").count();
-    if text.len() > LONGEST_MARKER || parentheses > DEEPEST_MARKER || unordered > COMPARISONS {
-        return Err(Refused::invalid("its marker is too long"));
-    }
-    // The library panics where it reports another character.
-    if !text.is_ascii() || text.contains(|c: char| c.is_control() && c != '\t') {
-        return Err(Refused::invalid("a marker consists of ASCII characters"));
-    }
-    let mut dropped = Dropped(None);
-    let tree = MarkerTree::parse_reporter(text, &mut dropped)
-        .map_err(|error| Refused::invalid(format!("its marker cannot be read: {}", first_line(&error.message))))?;
-    match dropped.0 {
-        Some(warning) => Err(Refused {
+pub(super) fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
+    marker::read(text).map_err(|error| match error {
+        MarkerError::Invalid(reason) => Refused::invalid(reason),
+        MarkerError::Dropped(part) => Refused {
             message: "this marker cannot be evaluated".into(),
-            label: first_line(&warning),
+            label: part,
             hint: "compare a variable with a quoted string: `; python_version >= '3.10'`".into(),
-        }),
-        None => Ok(tree),
-    }
-}
-
-fn first_line(text: &impl ToString) -> String {
-    text.to_string().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+        },
+    })
 }
 
 /// The digest in the fragment of a URL; other parts of it concern sources.
