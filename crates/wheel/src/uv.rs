@@ -183,12 +183,19 @@ pub fn resolve(
     let python = interpreter::pretend(directory, programs.kiln, &question.target)?;
     let mut blockers: Vec<Blocker> = Vec::new();
     let mut asked = question.clone();
+    let mut unreachable: Option<UvError> = None;
     loop {
         let error = match ask_for_all(programs, &asked, &python, directory, work) {
             Ok(answer) if blockers.is_empty() => return Ok(answer),
             Ok(_) => return Err(UvError::NoWheels(blockers)),
             Err(error @ UvError::Interrupted) => return Err(error),
-            Err(error) => error,
+            // A page of an index in uv's cache hides the same version in a directory of wheels.
+            Err(error) if asked.offline && !asked.no_index && said::needs_network(&error) => {
+                asked.no_index = true;
+                unreachable = Some(error);
+                continue;
+            }
+            Err(error) => unreachable.take().unwrap_or(error),
         };
         let mut more = match &error {
             UvError::Unsatisfiable(text) => said::blockers(text),

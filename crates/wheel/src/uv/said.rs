@@ -165,6 +165,11 @@ fn hint(line: &str) -> Option<String> {
     None
 }
 
+/// Returns true for packages whose wheels are known and not here.
+pub(super) fn needs_network(error: &UvError) -> bool {
+    matches!(error, UvError::Unsatisfiable(text) if text.contains("needs to be downloaded from a registry"))
+}
+
 /// Reads uv's hint about an index that it may not ask.
 fn refused(line: &str) -> Option<UvError> {
     let (_, rest) = line.trim().strip_prefix("hint: An index")?.split_once('(')?;
