@@ -45,6 +45,9 @@ struct Group {
     architecture: Option<String>,
     kind: String,
     entries: u64,
+    /// Those that have nothing in them.
+    #[serde(default)]
+    hollow: u64,
 }
 
 impl File {
@@ -153,15 +156,21 @@ fn plain(number: &str) -> &str {
 
 pub(super) fn counts(listing: &Listing) -> Counts {
     let code = listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str()));
-    counted(code.flat_map(|code| &code.groups))
+    counted(code.flat_map(|code| &code.groups), |group| group.entries)
+}
+
+/// Like [`counts`], of entries that have nothing in them.
+pub(super) fn hollow(listing: &Listing) -> Counts {
+    let code = listing.code.iter().filter(|code| SECTIONS.contains(&code.place.as_str()));
+    counted(code.flat_map(|code| &code.groups), |group| group.hollow)
 }
 
 /// Like [`counts`], of all places.
 pub(super) fn counts_of_all(listing: &Listing) -> Counts {
-    counted(listing.code.iter().flat_map(|code| &code.groups))
+    counted(listing.code.iter().flat_map(|code| &code.groups), |group| group.entries)
 }
 
-fn counted<'l>(groups: impl Iterator<Item = &'l Group>) -> Counts {
+fn counted<'l>(groups: impl Iterator<Item = &'l Group>, number: fn(&Group) -> u64) -> Counts {
     let mut counts = Counts::new();
     for group in groups {
         let ending = match group.kind.as_str() {
@@ -170,7 +179,7 @@ fn counted<'l>(groups: impl Iterator<Item = &'l Group>) -> Counts {
             _ => continue,
         };
         let name = group.architecture.as_deref().unwrap_or("?").replace("compute_", "sm_");
-        *counts.entry(format!("{}.{ending}", name.trim_end_matches('f'))).or_default() += group.entries;
+        *counts.entry(format!("{}.{ending}", name.trim_end_matches('f'))).or_default() += number(group);
     }
     counts
 }
