@@ -103,11 +103,16 @@ impl Store {
         if !Identity::of(&before).has_content_of(&Identity::of(&after)) {
             return Err(io::Error::other(format!("{} changed while it was read", path.display())).into());
         }
-        if Identity::of(&before) == Identity::of(&after) && !is_fresh(&after) {
-            // Not recorded, it is read again the next time.
-            let _ = self.remember_verified(&Identity::of(&after), &digest);
-        }
+        self.remember_read(&before, &after, &digest);
         Ok(digest)
+    }
+
+    /// Records the digest that a file was read to have, unless a later change could hide behind its times.
+    fn remember_read(&self, before: &Metadata, after: &Metadata, digest: &Digest) {
+        if Identity::of(before) == Identity::of(after) && !is_fresh(after) {
+            // Not recorded, it is read again the next time.
+            let _ = self.remember_verified(&Identity::of(after), digest);
+        }
     }
 
     /// Records that a file, which this process has just written, has this digest: it is not read again while it is unchanged.
@@ -141,10 +146,7 @@ impl Store {
         if !Identity::of(&before).has_content_of(&Identity::of(&after)) {
             return Ok(false);
         }
-        if Identity::of(&before) == Identity::of(&after) && !is_fresh(&after) {
-            // Not recorded, it is read again the next time.
-            let _ = self.remember_verified(&Identity::of(&after), digest);
-        }
+        self.remember_read(&before, &after, digest);
         Ok(true)
     }
 

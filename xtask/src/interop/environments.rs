@@ -89,34 +89,8 @@ fn prepare(suite: &Suite) -> Result<PathBuf> {
     suite.build(&project, &["--output", &format!("oci:{}", layout.display())])?;
     let rootfs = unpacked::unpack(&layout, "a", &project.join("bundle"))?;
     let wheels = rootfs.join("wheels");
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        "3.11",
-        "--dest",
-    ]);
-    programs::output(pip.arg(&wheels).args(PACKAGES).arg("--disable-pip-version-check"))?;
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        "3.11",
-        "--dest",
-    ]);
-    programs::output(pip.arg(&wheels).arg(OTHER))?;
+    download(&wheels, &PACKAGES)?;
+    download(&wheels, &[OTHER])?;
     // A chroot has no device to read random bytes from, and none to write into.
     programs::output(running::chroot(&rootfs, "/usr/bin/python3").args([
         "-m",
@@ -140,6 +114,14 @@ fn prepare(suite: &Suite) -> Result<PathBuf> {
     ]);
     programs::output(fill.args(["--no-deps", "--root-user-action", "ignore"]).args(PACKAGES))?;
     Ok(rootfs)
+}
+
+/// Downloads exactly these wheels into a directory.
+fn download(wheels: &Path, packages: &[&str]) -> Result<()> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", "3.11"]);
+    pip.args(["--disable-pip-version-check", "--dest"]).arg(wheels).args(packages);
+    programs::output(&mut pip).map(|_| ())
 }
 
 /// Runs Python with these arguments in both environments; they must print the same.

@@ -155,7 +155,7 @@ impl Project<'_> {
         let uv = self.workshop.uv()?;
         let project = read_text(&directory.join("pyproject.toml"));
         let settings = project.as_ref().ok().and_then(|text| pyproject::settings(text, directory));
-        let has_root = project.is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("[project]")));
+        let has_root = project.is_ok_and(|text| pyproject::has_project(&text));
         let export = uv::Export {
             project: directory,
             settings: settings.as_deref(),
@@ -184,7 +184,7 @@ impl Project<'_> {
             }
             Fit::Unknown(reason) => {
                 let reason = reason.lines().next().unwrap_or_default().to_owned();
-                self.workshop.warn(format!("that `{path}` fits its `pyproject.toml` cannot be told: {reason}"));
+                self.workshop.warn(format!("kiln cannot tell if `{path}` fits its `pyproject.toml`: {reason}"));
                 Ok(packages)
             }
         }

@@ -101,6 +101,11 @@ pub fn settings(text: &str, directory: &Path) -> Option<String> {
     Some(kept.to_string())
 }
 
+/// Returns true for the text of a project; a `pyproject.toml` may hold a workspace alone.
+pub fn has_project(text: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("project"))
+}
+
 type Value<'t> = Spanned<DeValue<'t>>;
 
 struct Reader<'t> {
