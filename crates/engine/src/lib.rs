@@ -39,6 +39,7 @@ mod product;
 mod project;
 mod prune;
 mod push;
+mod python;
 mod records;
 mod remote;
 mod settings;

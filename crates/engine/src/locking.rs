@@ -82,11 +82,11 @@ impl Project<'_> {
         }
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
-        for &platform in &self.stack.target.platforms {
+        for &platform in &self.stack.platforms {
             self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
         }
         // Platforms that were left out on the command line keep what is locked for them.
-        keep_other_platforms(&self.stack.target.platforms, &self.stack.images, &old, &mut new);
+        keep_other_platforms(&self.stack.platforms, &self.stack.images, &old, &mut new);
         if !frozen {
             self.fill_in_sizes(&mut new)?;
             let mut written = new.clone();
@@ -116,7 +116,7 @@ impl Project<'_> {
     }
 
     fn native(&self, old: &Lock, upgrade: &Upgrade) -> Result<Vec<String>> {
-        if !self.stack.target.native_gpus {
+        if !self.stack.has_native_gpus() {
             return Ok(Vec::new());
         }
         if !old.native_gpus.is_empty() && *upgrade == Upgrade::Nothing {
@@ -247,7 +247,7 @@ impl Project<'_> {
         let is_pip = |name: &str| name == "pip";
         let has_pip = image.packages.iter().any(|package| is_pip(&package.name))
             || question.above.iter().any(|(name, _)| is_pip(name));
-        if has_pip || question.image.environment == Environment::Base {
+        if has_pip || question.environment != Environment::Venv {
             return;
         }
         let below = Below::of(&question.facts, "base");
@@ -322,7 +322,7 @@ impl Project<'_> {
     /// `target.cuda` must have the major version of the CUDA that torch brings.
     fn cuda_mismatch(&self, image: &Image, packages: &BTreeMap<&str, &str>) -> Option<Diagnostic> {
         let version = packages.get("torch")?;
-        let asked = self.stack.target.cuda.map(|release| u32::from(release.major));
+        let asked = image.target.cuda.map(|release| u32::from(release.major));
         let brought = cuda_major(version, packages);
         let torch = image.requirements.iter().find(|r| r.name.to_string() == "torch");
         let span = torch.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone());
@@ -337,14 +337,14 @@ impl Project<'_> {
                 format!("torch {version} brings no CUDA, and the stack is for CUDA {asked}"),
                 "say `cuda = \"none\"`, or take torch from an index with CUDA builds (`[index] packages`)".to_owned(),
             ),
-            (None, Some(brought)) if self.stack.target.cpu_only => (
+            (None, Some(brought)) if image.target.cpu_only => (
                 format!("torch {version} brings CUDA {brought}, and the stack says `cuda = \"none\"`"),
                 "take torch from an index with CPU builds: `[index] packages = { torch = \"URL\" }`".to_owned(),
             ),
             _ => return None,
         };
         let mut diagnostic = Diagnostic::at(span, message).hint(hint);
-        if let Some(cuda) = &self.stack.target.cuda_span {
+        if let Some(cuda) = &image.target.cuda_span {
             diagnostic = diagnostic.also(cuda.clone(), "said here");
         }
         Some(diagnostic)

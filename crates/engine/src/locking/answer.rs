@@ -110,6 +110,12 @@ impl Project<'_> {
         // No index knows the builds that bases have.
         let held = first.question.in_base.iter();
         asked.recipes.extend(held.map(|(name, version)| (name.clone(), version.clone(), Vec::new())));
+        for (name, version) in &first.question.accepted {
+            match version {
+                Some(version) => asked.overrides.push(pin(name, version)),
+                None => asked.exclude.push(name.clone()),
+            }
+        }
         asked.constraints.extend(bounds.iter().cloned());
         asked.constraints.extend(pins.iter().map(|(name, version)| pin(name, version)));
         asked
@@ -292,8 +298,9 @@ fn conflict(parts: &[Part<'_>], explanation: &str) -> Diagnostics {
     let held = first.question.in_base.iter().find(|(name, _)| uv::mentions(&explanation, name));
     let explanation = match held {
         Some((name, version)) => format!(
-            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are: take a base with \
-             another version, or leave out `python.environment = \"base\"`, so that the image has an environment of its own"
+            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are. \
+             `python = {{ accept = [\"{name}\"] }}` takes it as it is, `replace = [\"{name}\"]` installs another in its place, \
+             and `environment = \"venv\"` sees none of the base's packages"
         ),
         None => explanation,
     };

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
 use kiln_plan::base::Attributes;
+use kiln_wheel::metadata::EntryPoint;
 
 use crate::names;
 
@@ -21,6 +22,12 @@ const MAX_METADATA: u64 = 64 * 1024;
 
 /// How much of one line is looked at.
 const MAX_LINE: usize = 64 * 1024;
+
+/// How many files of one distribution are looked at for modules.
+const MAX_MODULE_FILES: usize = 100_000;
+
+/// How many scripts or modules of one distribution are kept.
+const MAX_SCRIPTS: usize = 256;
 
 /// How many packages of one database are kept.
 const MAX_PACKAGES: usize = 1024;
@@ -38,6 +45,8 @@ pub(crate) enum Interest {
     PatchLevel,
     Metadata,
     Record,
+    EntryPoints,
+    TopLevel,
     Presence,
 }
 
@@ -59,8 +68,12 @@ pub(crate) enum Content {
     PatchLevel(Option<String>),
     /// Name as written and version of a Python distribution.
     Metadata(Option<(String, String)>),
-    /// The sum of the sizes that a `RECORD` states.
-    Record(u64),
+    /// The sum of the sizes that a `RECORD` states, in bytes, and the modules of its files.
+    Record(u64, Vec<String>),
+    /// The scripts of a distribution's entry points, as `NAME = MODULE:ATTRIBUTE`.
+    EntryPoints(Vec<String>),
+    /// The modules at the top of a distribution, as setuptools lists them.
+    TopLevel(Vec<String>),
     /// It exists, which is all there is to know.
     Presence,
 }
@@ -104,6 +117,8 @@ impl Interest {
             "METADATA" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Metadata),
             "PKG-INFO" if folder.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "RECORD" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Record),
+            "entry_points.txt" if is_metadata(folder) && is_environment() => Some(Self::EntryPoints),
+            "top_level.txt" if folder.ends_with(".egg-info") && is_environment() => Some(Self::TopLevel),
             _ if name.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "pyvenv.cfg" => Some(Self::Presence),
             "apt-get" | "apk" | "dnf" | "microdnf" | "zypper" | "pacman" => Some(Self::Presence),
@@ -136,7 +151,9 @@ impl Interest {
             Self::Musl => Content::Musl(musl_version(reader)?),
             Self::PatchLevel => Content::PatchLevel(patch_level(reader)?),
             Self::Metadata => Content::Metadata(metadata(reader)?),
-            Self::Record => Content::Record(record_size(reader)?),
+            Self::Record => record(reader)?,
+            Self::EntryPoints => Content::EntryPoints(scripts(reader)?),
+            Self::TopLevel => Content::TopLevel(top_level(reader)?),
             Self::Presence => Content::Presence,
         })
     }
@@ -156,6 +173,9 @@ impl Content {
             Self::Text(text) | Self::Account(_, text) | Self::Skeleton(_, Some(text)) => text.len(),
             Self::Packages(packages) => packages.iter().map(|(name, version)| name.len() + version.len() + 64).sum(),
             Self::Metadata(Some((name, version))) => name.len() + version.len(),
+            Self::Record(_, texts) | Self::EntryPoints(texts) | Self::TopLevel(texts) => {
+                texts.iter().map(|text| text.len() + 24).sum()
+            }
             _ => 0,
         }
     }
@@ -198,6 +218,10 @@ fn is_environment(folder: &str) -> bool {
 
 fn parent(path: &str) -> Option<&str> {
     path.rsplit_once('/').map(|(parent, _)| parent)
+}
+
+fn is_metadata(folder: &str) -> bool {
+    folder.ends_with(".dist-info") || folder.ends_with(".egg-info")
 }
 
 fn last(path: &str) -> &str {
@@ -336,15 +360,44 @@ fn is_name(name: &str) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
-/// Sums the last of the three fields of each line: path, hash, size.
-fn record_size(reader: impl Read) -> io::Result<u64> {
-    let mut sum = 0_u64;
+/// Reads the lines of a `RECORD` (PEP 376): path, hash, size.
+fn record(reader: impl Read) -> io::Result<Content> {
+    let (mut sum, mut modules) = (0_u64, Vec::new());
     lines(reader, |line| {
-        let size = line.rsplit_once(',').and_then(|(_, size)| size.trim().parse::<u64>().ok());
+        let mut fields = line.rsplitn(3, ',');
+        let size = fields.next().and_then(|size| size.trim().parse::<u64>().ok());
         sum = sum.saturating_add(size.unwrap_or(0));
-        true
+        if let Some(path) = fields.nth(1).filter(|path| is_module_file(path)) {
+            modules.push((path.trim_matches('"').to_owned(), size.unwrap_or(1)));
+        }
+        modules.len() < MAX_MODULE_FILES
     })?;
-    Ok(sum)
+    Ok(Content::Record(sum, kiln_wheel::modules::modules(modules.iter().map(|(path, size)| (path.as_str(), *size)))))
+}
+
+/// Returns true for a file that may make a module: at the top, or the `__init__` of a package.
+fn is_module_file(path: &str) -> bool {
+    !path.contains('/') || last(path).starts_with("__init__.")
+}
+
+/// Reads the scripts of entry points; none of a file that is none.
+fn scripts(reader: impl Read) -> io::Result<Vec<String>> {
+    let mut text = Vec::new();
+    reader.take(MAX_METADATA).read_to_end(&mut text)?;
+    let points = kiln_wheel::metadata::entry_points(&text).unwrap_or_default();
+    let script = |point: EntryPoint| format!("{} = {}:{}", point.name, point.module, point.attribute);
+    Ok(points.into_iter().take(MAX_SCRIPTS).map(script).collect())
+}
+
+/// Reads the names of `top_level.txt`.
+fn top_level(reader: impl Read) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    lines(reader.take(MAX_METADATA), |line| {
+        let is_name = line.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        names.extend(Some(line.trim().to_owned()).filter(|_| is_name));
+        names.len() < MAX_SCRIPTS
+    })?;
+    Ok(names)
 }
 
 #[cfg(test)]
