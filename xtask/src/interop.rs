@@ -19,6 +19,7 @@ mod differences;
 mod docker26;
 mod environments;
 mod foreign;
+mod frameworks;
 mod gpu_code;
 mod gpu_set;
 mod gpu_wheels;
@@ -104,6 +105,8 @@ enum Part {
     Requirements,
     /// The environment of an image beside one that pip filled
     Environments,
+    /// Images over a base that has its own build of torch: 3 GB to download; with `--long`, or where asked for
+    Frameworks,
 }
 
 /// What the checks work with.
@@ -140,6 +143,9 @@ impl Interop {
             }
             if self.only == Some(Part::GpuSet) {
                 gpu_set::check(&suite, &mut checks);
+            }
+            if self.only == Some(Part::Frameworks) || self.long && wanted(Part::Frameworks) {
+                frameworks::check(&suite, &mut checks);
             }
             if wanted(Part::Links) {
                 links::check_system(&mut checks);
