@@ -40,6 +40,7 @@ mod runtimes;
 mod seen;
 mod stack;
 mod tiers;
+mod torch_index;
 mod transports;
 mod tree;
 mod unpacked;
@@ -105,6 +106,8 @@ enum Part {
     Requirements,
     /// The environment of an image beside one that pip filled
     Environments,
+    /// Builds of torch for the CUDA release of a stack
+    TorchIndex,
     /// Images over a base that has its own build of torch: 3 GB to download; with `--long`, or where asked for
     Frameworks,
 }
@@ -162,9 +165,13 @@ impl Interop {
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);
             }
+            if self.only == Some(Part::TorchIndex) {
+                torch_index::check(&suite, &mut checks);
+            }
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
                 projects::check(&suite, &mut checks);
+                torch_index::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {
