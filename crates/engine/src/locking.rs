@@ -24,6 +24,7 @@ mod links;
 mod listed;
 mod question;
 mod sizes;
+mod sources;
 mod tiers;
 mod torch;
 
@@ -82,6 +83,7 @@ impl Project<'_> {
         }
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
+        new.sources = self.lock_sources(&old, upgrade, frozen)?;
         for &platform in &self.stack.platforms {
             self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
         }
@@ -107,6 +109,7 @@ impl Project<'_> {
                 digests.extend(image.layers.iter().map(|layer| layer.digest));
             }
         }
+        digests.extend(sources::digests(lock));
         if digests.is_empty() {
             return Ok(());
         }
@@ -336,6 +339,8 @@ fn keep_other_choices(stack: &Stack, old: &Lock, new: &mut Lock) {
     let bases = old.bases.iter().filter(|base| new.base(&base.name, base.platform).is_none()).cloned();
     let bases: Vec<_> = bases.collect();
     new.bases.extend(bases);
+    let sources = old.sources.iter().filter(|source| !new.sources.contains(source)).cloned().collect::<Vec<_>>();
+    new.sources.extend(sources);
     add_images(kept, old, new);
 }
 

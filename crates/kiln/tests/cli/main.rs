@@ -46,4 +46,5 @@ mod remote;
 mod requirements;
 mod resolution;
 mod secrets;
+mod sources;
 mod trust;
