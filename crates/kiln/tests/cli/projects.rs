@@ -265,6 +265,24 @@ fn a_choice_that_a_file_does_not_offer_is_refused() {
 }
 
 #[test]
+fn groups_of_one_name_in_two_spellings_are_refused() {
+    let environment = project("{ file = \"pyproject.toml\", groups = [\"a-b\"] }");
+    let groups = "\n[dependency-groups]\na-b = [\"alpha\"]\na_b = [\"beta\"]\n";
+    environment.write("pyproject.toml", &format!("[project]\nname = \"demo\"\nversion = \"1\"\n{groups}"));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the dependency group `a_b` is there twice, in another spelling
+     --> pyproject.toml:7:1
+      |
+    7 | a_b = ["beta"]
+      | ^^^
+      |
+    help: names that differ in case and in `-`, `_` and `.` alone are the same
+    [exit status: 2]
+    "#);
+}
+
+#[test]
 fn a_wheel_of_the_project_is_a_package() {
     let environment = project("\"requirements.txt\"\npackages = [\"./dist/epsilon-1.0-py3-none-any.whl\"]");
     environment.write("requirements.txt", "alpha==1.0\n");
