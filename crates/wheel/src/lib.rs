@@ -5,7 +5,6 @@
 
 pub mod archive;
 pub mod install;
-mod marker;
 pub mod metadata;
 pub mod modules;
 pub mod name;

@@ -5,9 +5,9 @@ use pep440_rs::VersionSpecifiers;
 use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder};
 use serde::Deserialize;
 
+use kiln_plan::marker;
 use kiln_plan::platform::Platform;
 
-use crate::marker;
 use crate::name::WheelName;
 use crate::tags::Tags;
 
@@ -271,7 +271,7 @@ pub fn file_name(location: &str) -> String {
 }
 
 /// The bytes of percent-encoded text.
-pub(crate) fn percent_decoded(text: &str) -> Vec<u8> {
+pub fn percent_decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

@@ -17,7 +17,10 @@ pub(super) enum Name {
     OnlyBinary,
     PreferBinary,
     RequireHashes,
+    NoRequireHashes,
     Pre,
+    AllReleases,
+    OnlyFinal,
     TrustedHost,
     UseFeature,
     Hash,
@@ -25,7 +28,7 @@ pub(super) enum Name {
 }
 
 /// The spellings of every option that pip reads in such files.
-const SPELLINGS: [(&str, Name); 24] = [
+const SPELLINGS: [(&str, Name); 27] = [
     ("-i", Name::IndexUrl),
     ("--index-url", Name::IndexUrl),
     ("--pypi-url", Name::IndexUrl),
@@ -43,7 +46,10 @@ const SPELLINGS: [(&str, Name); 24] = [
     ("--only-binary", Name::OnlyBinary),
     ("--prefer-binary", Name::PreferBinary),
     ("--require-hashes", Name::RequireHashes),
+    ("--no-require-hashes", Name::NoRequireHashes),
     ("--pre", Name::Pre),
+    ("--all-releases", Name::AllReleases),
+    ("--only-final", Name::OnlyFinal),
     ("--trusted-host", Name::TrustedHost),
     ("--use-feature", Name::UseFeature),
     ("--hash", Name::Hash),
@@ -62,7 +68,7 @@ impl Name {
     }
 
     fn takes_value(self) -> bool {
-        !matches!(self, Self::NoIndex | Self::PreferBinary | Self::RequireHashes | Self::Pre)
+        !matches!(self, Self::NoIndex | Self::PreferBinary | Self::RequireHashes | Self::NoRequireHashes | Self::Pre)
     }
 }
 
