@@ -265,6 +265,20 @@ fn a_choice_that_a_file_does_not_offer_is_refused() {
 }
 
 #[test]
+fn a_lock_whose_files_are_of_another_version_is_refused() {
+    let environment = project("\"pylock.toml\"");
+    let lock = "lock-version = \"1.0\"\ncreated-by = \"t\"\n\n[[packages]]\nname = \"alpha\"\nversion = \"2.0\"\n\
+                wheels = [{ path = \"wheels/alpha-1.0-py3-none-any.whl\", hashes = { sha256 = \"00\" } }]\n";
+    environment.write("pylock.toml", lock);
+    assert_snapshot!(environment.kiln("lock"), @r"
+    ------- stderr -------
+    error: `<root>/project/pylock.toml` cannot be used
+      caused by: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
+    [exit status: 1]
+    ");
+}
+
+#[test]
 fn groups_of_one_name_in_two_spellings_are_refused() {
     let environment = project("{ file = \"pyproject.toml\", groups = [\"a-b\"] }");
     let groups = "\n[dependency-groups]\na-b = [\"alpha\"]\na_b = [\"beta\"]\n";
