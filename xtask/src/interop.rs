@@ -19,6 +19,7 @@ mod differences;
 mod docker26;
 mod environments;
 mod foreign;
+mod foreign_data;
 mod gpu_code;
 mod gpu_set;
 mod gpu_wheels;
@@ -102,6 +103,8 @@ enum Part {
     Copied,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
+    /// Test data of pip, uv and `packaging`, and variations of it, beside pip and `packaging`
+    ForeignData,
     /// The environment of an image beside one that pip filled
     Environments,
 }
@@ -159,6 +162,9 @@ impl Interop {
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
                 projects::check(&suite, &mut checks);
+            }
+            if wanted(Part::ForeignData) {
+                foreign_data::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {
