@@ -20,6 +20,7 @@ mod docker26;
 mod environments;
 mod foreign;
 mod foreign_data;
+mod frameworks;
 mod gpu_code;
 mod gpu_set;
 mod gpu_wheels;
@@ -107,6 +108,8 @@ enum Part {
     ForeignData,
     /// The environment of an image beside one that pip filled
     Environments,
+    /// Images over a base that has its own build of torch: 3 GB to download; with `--long`, or where asked for
+    Frameworks,
 }
 
 /// What the checks work with.
@@ -143,6 +146,9 @@ impl Interop {
             }
             if self.only == Some(Part::GpuSet) {
                 gpu_set::check(&suite, &mut checks);
+            }
+            if self.only == Some(Part::Frameworks) || self.long && wanted(Part::Frameworks) {
+                frameworks::check(&suite, &mut checks);
             }
             if wanted(Part::Links) {
                 links::check_system(&mut checks);

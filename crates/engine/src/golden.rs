@@ -225,6 +225,7 @@ fn describe_base_packages(place: &Place, mut lock: Lock, golden: &mut BTreeMap<&
         size: None,
         metadata: None,
         modules: vec![name.into()],
+        extras: Vec::new(),
         scripts: Vec::new(),
     };
     lock.bases[0].facts.distributions = vec![distribution("old", "/usr/lib/python3.11/site-packages")];

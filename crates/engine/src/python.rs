@@ -25,14 +25,20 @@ pub(crate) struct BasePython<'f> {
     pub(crate) accepted: BTreeMap<String, Option<String>>,
 }
 
-/// Returns where the packages of an image go: where it says, or the nearest image below that does. Otherwise they go beside the
-/// torch of a base that has one, and else into an environment of their own.
+/// Returns where the packages of an image go: where it says, or the nearest image below that does. Otherwise they go into the
+/// `/opt/venv` of a base that has one, beside the torch of a base that has one, and else into an environment of their own.
 pub(crate) fn environment(stack: &Stack, image: &Image, facts: &BaseFacts) -> Environment {
     let mut chain = std::iter::once(image).chain(stack.ancestors(image));
     if let Some(environment) = chain.find_map(|image| image.python.environment) {
         return environment;
     }
-    if torch(image, facts).is_some() { Environment::Overlay } else { Environment::Venv }
+    // An image that kiln made in another stack: its environment goes on.
+    let is_made = |found: &Interpreter| found.environment && found.path.starts_with("/opt/venv/");
+    match facts.interpreters.iter().any(is_made) {
+        true => Environment::Base,
+        false if torch(image, facts).is_some() => Environment::Overlay,
+        false => Environment::Venv,
+    }
 }
 
 /// Returns the torch of a base that an image could see.
@@ -192,6 +198,7 @@ mod tests {
             size: None,
             metadata: None,
             modules: Vec::new(),
+            extras: Vec::new(),
             scripts: Vec::new(),
         }
     }

@@ -90,7 +90,7 @@ impl BaseFacts {
             is_sound
                 && found.metadata.as_deref().is_none_or(below)
                 && found.modules.iter().all(|module| below(module))
-                && found.scripts.iter().all(|script| line(script))
+                && found.scripts.iter().chain(&found.extras).all(|text| line(text))
         };
         let texts = self
             .distribution
@@ -198,6 +198,10 @@ pub struct Distribution {
     /// Modules that it brings, as paths below its location without suffixes, where known: `torch`, `google/protobuf`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub modules: Vec<String>,
+    /// The requirements of its extras, as its metadata writes them: `aiohttp; extra == 'http'`. Its other requirements are the
+    /// base's own affair.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub extras: Vec<String>,
     /// Its console and GUI scripts, as its entry points write them: `torchrun = torch.distributed.run:main`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub scripts: Vec<String>,

@@ -377,7 +377,10 @@ impl BaseFacts {
             };
             let metadata =
                 found.metadata.as_ref().map_or_else(String::new, |name| format!(", metadata = {}", quote(name)));
-            let more = metadata + &more("modules", &found.modules) + &more("scripts", &found.scripts);
+            let more = metadata
+                + &more("modules", &found.modules)
+                + &more("extras", &found.extras)
+                + &more("scripts", &found.scripts);
             format!("location = {location}, name = {name}, version = {version}{size}{more}")
         });
     }
@@ -452,6 +455,7 @@ mod tests {
                 size: Some(7),
                 metadata: None,
                 modules: Vec::new(),
+                extras: Vec::new(),
                 scripts: Vec::new(),
             }],
             passwd: vec!["root:x:0:0:root:/root:/bin/bash".into()],

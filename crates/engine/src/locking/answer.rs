@@ -109,7 +109,10 @@ impl Project<'_> {
         let pin = |name: &str, version: &str| format!("{name}=={version}");
         // No index knows the builds that bases have.
         let held = first.question.in_base.iter();
-        asked.recipes.extend(held.map(|(name, version)| (name.clone(), version.clone(), Vec::new())));
+        asked.recipes.extend(held.map(|(name, version)| {
+            let extras = first.question.base_extras.get(name).cloned().unwrap_or_default();
+            (name.clone(), version.clone(), extras)
+        }));
         for (name, version) in &first.question.accepted {
             match version {
                 Some(version) => asked.overrides.push(pin(name, version)),

@@ -39,6 +39,8 @@ pub(super) struct ImageQuestion<'a> {
     pub(super) environment: Environment,
     /// Packages of the base, where they count.
     pub(super) in_base: Vec<(String, String)>,
+    /// Requirements of their extras, by package.
+    pub(super) base_extras: BTreeMap<String, Vec<String>>,
     /// Packages that the base meets whatever its versions are, with the version of the one that it has.
     pub(super) accepted: BTreeMap<String, Option<String>>,
     /// Requirements of its files, all together.
@@ -70,6 +72,9 @@ impl<'a> ImageQuestion<'a> {
                 "index packages",
                 self.index.packages.iter().map(|(name, url)| format!("{name} {}", redact_address(url))),
             );
+        for (name, requires) in &self.base_extras {
+            key = key.text("extras in base", name).list("requires", requires);
+        }
         for (name, version) in &self.accepted {
             key = key.text("accepted", &format!("{name} {}", version.as_deref().unwrap_or_default()));
         }
@@ -199,7 +204,7 @@ impl Project<'_> {
             }
         }
         above.sort();
-        let (environment, in_base, accepted) = self.base_packages(image, &facts, &base)?;
+        let Held { environment, in_base, base_extras, accepted } = self.base_packages(image, &facts, &base)?;
         let mut list: Option<Requirements> = None;
         let (mut locks, mut files) = (Vec::new(), Vec::new());
         for file in &image.requirements_files {
@@ -237,6 +242,7 @@ impl Project<'_> {
             above,
             environment,
             in_base,
+            base_extras,
             accepted,
             list,
             locks,
@@ -251,7 +257,12 @@ impl Project<'_> {
     fn base_packages(&self, image: &Image, facts: &BaseFacts, base: &str) -> Result<Held> {
         let environment = python::environment(&self.stack, image, facts);
         if !image.has_packages() || facts.interpreters.is_empty() {
-            return Ok((environment, Vec::new(), BTreeMap::new()));
+            return Ok(Held {
+                environment,
+                in_base: Vec::new(),
+                base_extras: BTreeMap::new(),
+                accepted: BTreeMap::new(),
+            });
         }
         let held = BasePython::of(&self.stack, image, facts, base)?;
         if let Some(torch) = python::torch(image, facts).filter(|_| environment == Environment::Venv) {
@@ -262,9 +273,16 @@ impl Project<'_> {
                 image.name, torch.version
             ));
         }
-        Ok((environment, held.packages(), held.accepted))
+        let extras = held.seen.iter().filter(|held| !held.extras.is_empty());
+        let base_extras = extras.map(|held| (held.name.clone(), held.extras.clone())).collect();
+        Ok(Held { environment, in_base: held.packages(), base_extras, accepted: held.accepted })
     }
 }
 
-/// The environment of an image's packages, the packages of the base that count, and those that it meets.
-type Held = (Environment, Vec<(String, String)>, BTreeMap<String, Option<String>>);
+/// The environment of an image's packages, and the packages of the base, as an [`ImageQuestion`] has them.
+struct Held {
+    environment: Environment,
+    in_base: Vec<(String, String)>,
+    base_extras: BTreeMap<String, Vec<String>>,
+    accepted: BTreeMap<String, Option<String>>,
+}

@@ -154,6 +154,21 @@ fn a_distribution_of_the_base_is_hidden_by_its_record() {
 }
 
 #[test]
+fn the_extras_of_a_base_s_distribution_are_installed() {
+    let environment = over_the_framework("packages = [\"reader\"]");
+    let http = "Metadata-Version: 2.1\nName: fsspec\nVersion: 2026.9.0\nProvides-Extra: http\n\
+                Requires-Dist: aiohttp>=3; extra == 'http'\nRequires-Dist: unknown\n";
+    let files = [("fsspec-2026.9.0.dist-info/METADATA".to_owned(), http.to_owned())];
+    fs_err::remove_dir_all(environment.path("base")).unwrap();
+    bases::with_files_in_site_packages(&environment.path("base"), &files);
+    environment.stack(&stack("packages = [\"reader\"]\npython.environment = \"overlay\""));
+    environment.wheel(&pure("reader", "1.0").requires("fsspec[http]"));
+    environment.wheel(&pure("aiohttp", "3.9"));
+    environment.succeed("lock");
+    assert!(environment.read("kiln.lock").contains("name = \"aiohttp\", version = \"3.9\""));
+}
+
+#[test]
 fn names_of_packages_that_the_base_does_not_have_are_errors() {
     let environment = over_the_framework("packages = [\"lightning\"]\npython.remove = [\"xgbost\"]");
     assert_snapshot!(environment.kiln("build"), @r#"

@@ -26,6 +26,9 @@ const MAX_LINE: usize = 64 * 1024;
 /// How many files of one distribution are looked at for modules.
 const MAX_MODULE_FILES: usize = 100_000;
 
+/// How many requirements of extras of one distribution are kept.
+const MAX_EXTRAS: usize = 200;
+
 /// How many scripts or modules of one distribution are kept.
 const MAX_SCRIPTS: usize = 256;
 
@@ -66,8 +69,8 @@ pub(crate) enum Content {
     Musl(Option<String>),
     /// `PY_VERSION` of `patchlevel.h`.
     PatchLevel(Option<String>),
-    /// Name as written and version of a Python distribution.
-    Metadata(Option<(String, String)>),
+    /// Headers of the metadata of a Python distribution.
+    Metadata(Option<Headers>),
     /// The sum of the sizes that a `RECORD` states, in bytes, and the modules of its files.
     Record(u64, Vec<String>),
     /// The scripts of a distribution's entry points, as `NAME = MODULE:ATTRIBUTE`.
@@ -76,6 +79,16 @@ pub(crate) enum Content {
     TopLevel(Vec<String>),
     /// It exists, which is all there is to know.
     Presence,
+}
+
+/// The headers of a distribution's metadata that matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Headers {
+    /// As written.
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// Requirements of extras.
+    pub(crate) extras: Vec<String>,
 }
 
 /// A file of interest that cannot be read.
@@ -172,7 +185,9 @@ impl Content {
         match self {
             Self::Text(text) | Self::Account(_, text) | Self::Skeleton(_, Some(text)) => text.len(),
             Self::Packages(packages) => packages.iter().map(|(name, version)| name.len() + version.len() + 64).sum(),
-            Self::Metadata(Some((name, version))) => name.len() + version.len(),
+            Self::Metadata(Some(Headers { name, version, extras })) => {
+                name.len() + version.len() + extras.iter().map(|text| text.len() + 24).sum::<usize>()
+            }
             Self::Record(_, texts) | Self::EntryPoints(texts) | Self::TopLevel(texts) => {
                 texts.iter().map(|text| text.len() + 24).sum()
             }
@@ -335,20 +350,28 @@ fn patch_level(reader: impl Read) -> io::Result<Option<String>> {
     Ok(version.filter(|version| !version.is_empty()))
 }
 
-fn metadata(reader: impl Read) -> io::Result<Option<(String, String)>> {
-    let (mut name, mut version) = (None, None);
+fn metadata(reader: impl Read) -> io::Result<Option<Headers>> {
+    let (mut name, mut version, mut extras) = (None, None, Vec::new());
     lines(reader.take(MAX_METADATA), |line| {
         if let Some((key, value)) = line.split_once(':') {
-            let value = || Some(value.trim().to_owned());
+            let text = || Some(value.trim().to_owned());
             if name.is_none() && key.eq_ignore_ascii_case("name") {
-                name = value();
+                name = text();
             } else if version.is_none() && key.eq_ignore_ascii_case("version") {
-                version = value();
+                version = text();
+            } else if key.eq_ignore_ascii_case("requires-dist") && is_of_extra(value) && extras.len() < MAX_EXTRAS {
+                extras.push(value.trim().to_owned());
             }
         }
         !line.is_empty()
     })?;
-    Ok(name.zip(version).filter(|(name, version)| is_name(name) && !version.is_empty()))
+    let (Some(name), Some(version)) = (name, version) else { return Ok(None) };
+    Ok(Some(Headers { name, version, extras }).filter(|found| is_name(&found.name) && !found.version.is_empty()))
+}
+
+/// Returns true for a requirement that is one of an extra alone.
+fn is_of_extra(requirement: &str) -> bool {
+    requirement.split_once(';').is_some_and(|(_, marker)| marker.contains("extra"))
 }
 
 /// A name that PEP 508 allows.

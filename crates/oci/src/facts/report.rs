@@ -7,7 +7,7 @@ use kiln_plan::base::{
     Attributes, BaseFacts, DirectoryLine, Distribution, Interpreter, Libc, LibcFamily, SkeletonFile,
 };
 
-use super::contents::{Content, glibc_version_in_name, is_glibc, major_minor, release};
+use super::contents::{Content, Headers, glibc_version_in_name, is_glibc, major_minor, release};
 use super::{Held, directories, programs};
 
 /// Everything that can be told about a base.
@@ -323,7 +323,7 @@ fn site_packages(path: &str, version: &str, os: &OsRelease) -> Option<String> {
 fn distributions(held: &Held) -> Vec<Distribution> {
     let mut found = Vec::new();
     for (path, content) in files(held) {
-        let Content::Metadata(Some((name, version))) = content else {
+        let Content::Metadata(Some(Headers { name, version, extras })) = content else {
             continue;
         };
         let Some((folder, file)) = path.rsplit_once('/') else {
@@ -355,6 +355,7 @@ fn distributions(held: &Held) -> Vec<Distribution> {
             version: version.clone(),
             size,
             modules,
+            extras: extras.clone(),
             scripts,
         });
     }
