@@ -282,7 +282,7 @@ fn a_lock_whose_files_are_of_another_version_is_refused() {
 fn groups_of_one_name_in_two_spellings_are_refused() {
     let environment = project("{ file = \"pyproject.toml\", groups = [\"a-b\"] }");
     let groups = "\n[dependency-groups]\na-b = [\"alpha\"]\na_b = [\"beta\"]\n";
-    environment.write("pyproject.toml", &format!("[project]\nname = \"demo\"\nversion = \"1\"\n{groups}"));
+    environment.write("pyproject.toml", format!("[project]\nname = \"demo\"\nversion = \"1\"\n{groups}"));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
     error: the dependency group `a_b` is there twice, in another spelling
