@@ -8,6 +8,7 @@ pub mod install;
 pub mod metadata;
 pub mod modules;
 pub mod name;
+pub mod provenance;
 pub mod pylock;
 pub mod record;
 pub mod repack;
