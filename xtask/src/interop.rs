@@ -41,6 +41,7 @@ mod runtimes;
 mod seen;
 mod stack;
 mod tiers;
+mod torch_index;
 mod transports;
 mod tree;
 mod unpacked;
@@ -108,6 +109,8 @@ enum Part {
     ForeignData,
     /// The environment of an image beside one that pip filled
     Environments,
+    /// Builds of torch for the CUDA release of a stack
+    TorchIndex,
     /// Images over a base that has its own build of torch: 3 GB to download; with `--long`, or where asked for
     Frameworks,
 }
@@ -165,9 +168,13 @@ impl Interop {
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);
             }
+            if self.only == Some(Part::TorchIndex) {
+                torch_index::check(&suite, &mut checks);
+            }
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
                 projects::check(&suite, &mut checks);
+                torch_index::check(&suite, &mut checks);
             }
             if wanted(Part::ForeignData) {
                 foreign_data::check(&suite, &mut checks);

@@ -37,7 +37,7 @@ pub struct WheelFile {
     pub sha256: Digest,
 }
 
-/// Why a lock cannot be used.
+/// The reason for which a lock cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PylockError(pub String);
@@ -264,7 +264,7 @@ pub fn best<'a>(wheels: &'a [WheelFile], tags: &Tags) -> Option<&'a WheelFile> {
         .map(|(_, wheel)| wheel)
 }
 
-/// Whether a location is on this machine.
+/// Returns true for a location on this machine.
 pub fn is_local(location: &str) -> bool {
     location.starts_with("file:") || !location.contains("://")
 }

@@ -10,6 +10,7 @@ use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_registry::patience::unless_cancelled;
+use kiln_registry::redirect::{self, Handover};
 use kiln_wheel::name::WheelName;
 use kiln_wheel::provenance::{self, Entry};
 use kiln_wheel::uv::{self, Target};
@@ -151,7 +152,7 @@ async fn ask(fetcher: &Fetcher, pages: &[Url], file: &str, sha256: &Digest) -> O
         if downgrade || !matches!(document.scheme(), "http" | "https") {
             return None;
         }
-        if document.origin() == url.origin() {
+        if redirect::handover(url, &document, false) == Handover::Everything {
             // Neither can fail for an address with a host, which this one has.
             let _ = (document.set_username(url.username()), document.set_password(url.password()));
         }

@@ -72,6 +72,11 @@ impl<'a> ImageQuestion<'a> {
                 "index packages",
                 self.index.packages.iter().map(|(name, url)| format!("{name} {}", redact_address(url))),
             );
+        let target = &self.image.target;
+        if let Some(release) = target.cuda.map(|release| release.to_string()).or(target.cpu_only.then(|| "none".into()))
+        {
+            key = key.text("cuda", &release);
+        }
         for (name, requires) in &self.base_extras {
             key = key.text("extras in base", name).list("requires", requires);
         }

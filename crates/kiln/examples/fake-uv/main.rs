@@ -65,7 +65,7 @@ fn beside(name: &str) -> Option<String> {
 }
 
 /// Options that have a value, and those that have none.
-const VALUED: [&str; 12] = [
+const VALUED: [&str; 13] = [
     "--cache-dir",
     "--color",
     "--config-file",
@@ -78,6 +78,7 @@ const VALUED: [&str; 12] = [
     "--package",
     "--project",
     "--python",
+    "--torch-backend",
 ];
 const FLAGS: [&str; 13] = [
     "--frozen",
@@ -199,6 +200,7 @@ fn compile(arguments: &Arguments) -> Result<()> {
         overrides: requirements(list("override-dependencies"))?,
         exclude: list("exclude-dependencies"),
         alone: arguments.has("--no-deps"),
+        torch_backend: arguments.value("--torch-backend").ok().map(str::to_owned),
         links: list("find-links").iter().map(|link| local(link)).collect(),
         indexes,
         constraints,
@@ -357,6 +359,7 @@ struct Question {
     overrides: Vec<Requirement<VerbatimUrl>>,
     exclude: Vec<String>,
     alone: bool,
+    torch_backend: Option<String>,
     links: Vec<PathBuf>,
     indexes: Vec<Index>,
     constraints: Vec<Requirement<VerbatimUrl>>,
@@ -491,6 +494,11 @@ impl Question {
     }
 
     fn wheels(&self, name: &PackageName) -> Result<Vec<Found>> {
+        if let Some(backend) = self.torch_backend.as_ref().filter(|_| name.as_ref().starts_with("torch")) {
+            let index = beside("torch").ok_or("Failed to fetch: `https://whl.example/torch/`")?;
+            let directory = Path::new(index.trim()).join(backend);
+            return wheels_in(&directory, name, &|path| format!("file://{}", path.display()));
+        }
         let mut found = Vec::new();
         for link in &self.links {
             found.extend(match link.is_file() {
