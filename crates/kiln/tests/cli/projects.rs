@@ -274,7 +274,8 @@ fn a_lock_whose_files_are_of_another_version_is_refused() {
     ------- stderr -------
     error: `<root>/project/pylock.toml` cannot be used
       caused by: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
-    help: write the file anew with the tool that made it, for this Python and with wheels
+
+    hint: write the file anew with the tool that made it, for this Python and with wheels
     [exit status: 1]
     ");
 }
