@@ -328,7 +328,15 @@ impl Comparison<'_> {
                 }
             }
             "===" => self.unclear("compares text, and some tools compare versions", write("==")),
-            "==" | "!=" if !reversed && numbers > 0 && parts[numbers..] == ["*"] => Ok(()),
+            // `python_version` has two numbers: tools differ on whether a third one can fit.
+            "==" | "!=" if !reversed && numbers > 0 && parts[numbers..] == ["*"] => {
+                match name != "python_version" || numbers <= 2 {
+                    true => Ok(()),
+                    false => {
+                        self.unclear("asks for more than two numbers", write("==").replace(name, "python_full_version"))
+                    }
+                }
+            }
             "~=" if reversed || numbers < 2 => self.unclear("has no meaning", write(">=")),
             operator if numbers < parts.len() => self.unclear("does not compare with a plain version", write(operator)),
             _ => Ok(()),
@@ -368,6 +376,7 @@ mod tests {
             ("'3.9.*' == python_version", "does not compare with a plain version"),
             ("python_version == '3.11+local'", "does not compare with a plain version"),
             ("python_version == ''", "does not compare with a plain version"),
+            ("python_version != '3.11.2.*'", "asks for more than two numbers"),
             ("python_version === '3.11'", "compares text"),
             ("'3.11' in python_version", "looks for a text"),
             ("python_version in '3.9,3.10'", "looks for a text"),
