@@ -179,7 +179,10 @@ fn long(text: &str) -> Result<Name, String> {
     if let Some((_, name)) = SPELLINGS.iter().find(|(known, _)| *known == text) {
         return Ok(*name);
     }
-    let mut begun = SPELLINGS.iter().filter(|(known, _)| known.starts_with(text));
+    let mut begun: Vec<_> = SPELLINGS.iter().filter(|(known, _)| known.starts_with(text)).collect();
+    // Two spellings of one option are one.
+    begun.dedup_by_key(|(_, name)| *name);
+    let mut begun = begun.into_iter();
     match (begun.next(), begun.next()) {
         (Some((_, name)), None) => Ok(*name),
         (Some((first, _)), Some((second, _))) => Err(format!("may be `{first}` or `{second}`")),

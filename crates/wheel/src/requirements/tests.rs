@@ -101,6 +101,7 @@ fn small_slips_are_read_as_pip_reads_them_or_explained() {
     assert_eq!(written("a>=1,<2,"), ["a>=1,<2"]);
     let two = read_text("--extra-index-url https://a.example.org --extra-index-url=https://b.example.org").unwrap();
     assert_eq!(two.extra_indexes.len(), 2);
+    assert!(mistake("a --config-set=x=y").contains("`--config-settings` concerns building"));
     assert!(read_text("--all-releases :all:").unwrap().prereleases.is_some());
     assert_snapshot!(mistake("black@24.1.1\n_a==1\na\u{a0}==1\na===foo\nhttp:/yo/a-1-py3-none-any.whl\nhttp:///yo/a-1-py3-none-any.whl\n-i https://h\\\\@b/\na @ ht)tps://h/a-1-py3-none-any.whl\ngit+https://example.org/a#subdirectory=b\n--all-releases a\n--no-require-hashes\na --hash=sha256:+0\n"), @r"
     requirements.txt:1 `black@24.1.1`: behind `@` stands `24.1.1`, which is a version and no URL
