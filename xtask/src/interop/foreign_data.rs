@@ -6,6 +6,7 @@
 
 mod readings;
 mod reasons;
+mod through_uv;
 
 use std::collections::BTreeMap;
 use std::io::BufRead as _;
@@ -55,11 +56,15 @@ struct Choice {
 /// Makes the check.
 pub(super) fn check(suite: &Suite, checks: &mut Checks) {
     let name = "test data of pip, uv and packaging is read as they read it";
-    checks.check(name, || {
-        let work = suite.work.join("foreign-data");
+    let work = suite.work.join("foreign-data");
+    let read = checks.check(name, || {
         prepare(&work)?;
         compare(&work)
     });
+    if let Some(markers) = read {
+        let name = format!("uv decides {} markers that kiln takes as packaging does", markers.len());
+        checks.check(&name, || through_uv::decides(suite, &work.join("project"), &markers));
+    }
     suite.remove("foreign-data");
 }
 
@@ -74,15 +79,22 @@ fn prepare(work: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads all cases; the error lists those that kiln reads in another way.
-fn compare(work: &Path) -> Result<()> {
+/// Reads all cases; the error lists those that kiln reads in another way. Returns the markers that kiln takes, with their
+/// values in the environments.
+fn compare(work: &Path) -> Result<Vec<(String, Value)>> {
+    let mut markers = Vec::new();
     let mut counts: BTreeMap<(String, &str), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     let cases = std::io::BufReader::new(fs_err::File::open(work.join("cases.jsonl"))?);
     for line in cases.lines() {
         let case: Case = serde_json::from_str(&line?)?;
         let verdict = match readings::of(&case)? {
-            Reading::Same => "the same",
+            Reading::Same => {
+                if case.kind == "marker" {
+                    markers.push((case.text, case.peer));
+                }
+                "the same"
+            }
             Reading::RefusedByBoth => "refused by both",
             Reading::Refused => "refused by kiln",
             Reading::Other(how) => {
@@ -110,5 +122,5 @@ fn compare(work: &Path) -> Result<()> {
             return Err(format!("hardly anything of kind {kind} was compared").into());
         }
     }
-    Ok(())
+    Ok(markers)
 }

@@ -52,19 +52,22 @@ const REASONS: [&str; 43] = [
     "compares text, and some tools compare versions",
     "names no extra",
 ];
-const MORE: [&str; 9] = [
+const MORE: [&str; 10] = [
+    "asks for more than two numbers",
     "the encoding `",
     "a URL with `;` is not taken",
     "has no meaning",
     "a marker consists of ASCII characters",
-    "its marker has `",
+    "its marker has ",
     "at its line",
     "`extra` has no value",
     "is there twice",
     "this is not a string",
 ];
 /// Parts of the peers' messages about what kiln takes: it is read in one way by everybody.
-const LENIENT: [&str; 4] = [
+const LENIENT: [&str; 5] = [
+    // Sources are not looked at.
+    ".sdist'",
     "is not normalized",
     "'created-by'",
     ".hashes'",
