@@ -33,6 +33,7 @@ mod locking;
 mod members;
 mod mend;
 mod node;
+mod opened;
 mod output;
 mod plan;
 mod product;

@@ -179,14 +179,16 @@ impl Builder<'_> {
         let packages = wheels.iter().map(|wheel| wheel.locked).collect();
         let has_packages = !wheels.is_empty();
         let mut venv = self.venv_below(image, platform).is_some();
+        let mut libraries = Vec::new();
         if has_packages || !image.python.remove.is_empty() {
             let base = BasePython::of(&self.project.stack, image, &facts, &base_name)?;
             venv |= has_packages && base.environment != Environment::Base;
+            libraries = self.libraries(image, &base, platform)?;
             self.python(image, &base, wheels, &mut draft)?;
         }
         self.users(image, &facts, &mut draft)?;
         self.copies(image, &mut draft)?;
-        let settings = Settings::of(image, venv, &draft.ground.accounts);
+        let settings = Settings { libraries, ..Settings::of(image, venv, &draft.ground.accounts) };
         self.files(image, &settings, &mut draft)?;
         let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);

@@ -133,3 +133,14 @@ fn a_pip_that_is_the_bases_is_warned_of() {
     environment.stack(&stack("packages = [\"greeting\", \"pip\"]"));
     assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: app (2 packages)");
 }
+
+#[test]
+fn libraries_that_packages_open_by_name_are_found() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"ctranslate2\", \"nvidia-cublas-cu12\"]"));
+    environment.wheel(&pure("ctranslate2", "4.6"));
+    environment.wheel(&pure("nvidia_cublas_cu12", "12.8"));
+    environment.succeed("build --output oci:out");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    let site = "/opt/venv/lib/python3.11/site-packages";
+    assert_eq!(image.config.env("LD_LIBRARY_PATH"), Some(format!("{site}/nvidia/cublas/lib").as_str()));
+}

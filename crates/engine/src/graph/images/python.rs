@@ -15,6 +15,7 @@ use super::{Builder, Draft, Ground, LayerNode, Tier};
 use crate::bases;
 use crate::error::{ProjectError, Result};
 use crate::node::{Node, NodeId};
+use crate::opened;
 use crate::product::{Conflicts as ConflictsProduct, Paths as PathsProduct, Wheel};
 use crate::project::Project;
 use crate::python::{BasePython, environment};
@@ -207,6 +208,22 @@ impl Builder<'_> {
             environment(&self.project.stack, above, &facts) != Environment::Base
                 && self.lock.image(&above.name, platform).is_some_and(|locked| !locked.packages.is_empty())
         })
+    }
+
+    /// Returns the directories of libraries that packages of an image, or of those below it, open by name.
+    pub(super) fn libraries(
+        &self,
+        image: &stack::Image,
+        base: &BasePython<'_>,
+        platform: Platform,
+    ) -> Result<Vec<String>> {
+        let chain = std::iter::once(image).chain(self.project.stack.ancestors(image));
+        let locked = chain.filter_map(|image| self.lock.image(&image.name, platform));
+        let packages: Vec<(&str, &str)> = locked
+            .flat_map(|locked| &locked.packages)
+            .map(|package| (package.name.as_str(), package.version.as_str()))
+            .collect();
+        Ok(opened::directories(&scheme(image.target.python(), base)?.site_packages, &packages))
     }
 
     /// Adds the layer that hides distributions of the base.
