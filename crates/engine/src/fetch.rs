@@ -255,6 +255,25 @@ impl Fetcher {
         Ok(bytes)
     }
 
+    /// A small document of this media type; nothing where the server does not give it, or it is larger than that many bytes.
+    pub(crate) async fn document(&self, url: &Url, media_type: &str, largest: usize) -> Option<Vec<u8>> {
+        let mut request = self.client.get(url.clone()).header(reqwest::header::ACCEPT, media_type);
+        if let Some((user, password)) = self.credentials(url) {
+            request = request.basic_auth(user, Some(password));
+        }
+        let span = tracing::debug_span!("request", method = "GET", url = shown(url));
+        let sending = redirect::send(&self.client, request.build().ok()?, Reach::Anywhere, false);
+        let mut response = sending.instrument(span).await.ok()?.error_for_status().ok()?;
+        let mut bytes = Vec::new();
+        while let Some(more) = response.chunk().await.ok()? {
+            if bytes.len() + more.len() > largest {
+                return None;
+            }
+            bytes.extend_from_slice(&more);
+        }
+        Some(bytes)
+    }
+
     /// What a server says the size of something is.
     pub(crate) async fn size(&self, url: &Url) -> Option<u64> {
         let mut request = self.client.head(url.clone());

@@ -22,6 +22,7 @@ mod bases;
 mod files;
 mod links;
 mod listed;
+mod publishers;
 mod question;
 mod sizes;
 mod sources;
@@ -91,6 +92,7 @@ impl Project<'_> {
         keep_other_platforms(&self.stack.platforms, &self.stack.images, &old, &mut new);
         if !frozen {
             self.fill_in_sizes(&mut new)?;
+            self.fill_in_publishers(&old, &mut new)?;
             let mut written = new.clone();
             keep_other_choices(&self.stack, &old, &mut written);
             self.write_lock(&written)?;
@@ -224,13 +226,15 @@ impl Project<'_> {
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
         let mut wrong = Diagnostics::default();
+        let searched = self.searched(&part)?;
         for package in found {
             let present = |(name, _): &(String, String)| *name == package.name;
             if question.above.iter().chain(&question.in_base).any(present) {
                 continue;
             }
             match self.choose(&package, &tags, question, listed.as_ref()) {
-                Ok(wheel) => {
+                Ok(mut wheel) => {
+                    wheel.indexes = publishers::candidates(&searched, &package.name);
                     let version = package.version.clone().unwrap_or_default();
                     decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
                     decision.wheels.push(wheel);

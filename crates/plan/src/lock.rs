@@ -172,6 +172,13 @@ pub struct LockedWheel {
     /// Where it lies, relative to the stack file.
     #[serde(default)]
     pub path: Option<String>,
+    /// Its publisher, in the words of the index (PEP 740): `GitHub acme/engine release.yml`.
+    #[serde(default)]
+    pub publisher: Option<String>,
+    /// Indexes that it may be from, in their order, without a name for the resolver's own. Known while it is chosen, and not
+    /// written.
+    #[serde(skip)]
+    pub indexes: Vec<Option<String>>,
 }
 
 /// Why a lock cannot be read.
@@ -480,7 +487,7 @@ impl LockedWheel {
         if let Some(size) = self.size {
             let _ = writeln!(out, "size = {size}");
         }
-        for (key, value) in [("url", &self.url), ("path", &self.path)] {
+        for (key, value) in [("url", &self.url), ("path", &self.path), ("publisher", &self.publisher)] {
             if let Some(value) = value {
                 let _ = writeln!(out, "{key} = {}", quote(value));
             }
@@ -563,6 +570,8 @@ mod tests {
                 size: Some(11_050),
                 url: None,
                 path: Some("wheels/six-1.17.0-py2.py3-none-any.whl".into()),
+                publisher: Some("GitHub acme/engine release.yml".into()),
+                indexes: Vec::new(),
             }],
         }
     }

@@ -230,8 +230,15 @@ impl Project<'_> {
 
     /// How the lock writes a wheel: never with a path of this machine, never with credentials.
     pub(super) fn locked_wheel(&self, wheel: &WheelFile) -> Result<LockedWheel> {
-        let mut locked =
-            LockedWheel { file: wheel.file.clone(), sha256: wheel.sha256, size: wheel.size, url: None, path: None };
+        let mut locked = LockedWheel {
+            file: wheel.file.clone(),
+            sha256: wheel.sha256,
+            size: wheel.size,
+            url: None,
+            path: None,
+            publisher: None,
+            indexes: Vec::new(),
+        };
         if pylock::is_local(&wheel.location) {
             let path = local_path(&wheel.location)?;
             locked.size = Some(fs_err::metadata(&path)?.len());
@@ -294,7 +301,8 @@ impl Project<'_> {
         let sha256 = digest_of(&path)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let size = Some(fs_err::metadata(&path)?.len());
-        Ok(LockedWheel { file, sha256, size, url: None, path: self.relative(&path) })
+        let path = self.relative(&path);
+        Ok(LockedWheel { file, sha256, size, url: None, path, publisher: None, indexes: Vec::new() })
     }
 
     /// A finished wheel must require what its recipe declared, since the others were chosen by that.

@@ -39,6 +39,7 @@ mod mistakes;
 mod programs;
 mod projects;
 mod pruned;
+mod publishers;
 mod python;
 mod references;
 mod registry;
