@@ -183,7 +183,7 @@ impl Project<'_> {
             None if frozen => return Err(BuildError::LockOutdated(question.difference(nearest)).into()),
             None => self.decide(&question, nearest, how, inputs)?,
         };
-        self.check_family(image, &decision.image, new, platform)?;
+        self.check_family(&question, &decision.image, new)?;
         for wheel in decision.wheels {
             if !new.wheels.iter().any(|other| other.sha256 == wheel.sha256) {
                 new.wheels.push(wheel);

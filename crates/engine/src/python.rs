@@ -199,8 +199,12 @@ pub(crate) fn module_is_there(wheel: &str, package: &str, module: &str, (owner, 
             module.replace('/', ".")
         ),
         hint: format!(
-            "`python = {{ accept = [\"{package}\"] }}` takes the base's in its place; `replace = [\"{owner}\"]` lets the \
-             image's take the place of the base's"
+            "{} takes the base's in its place; `python = {{ replace = [\"{owner}\"] }}` lets the image's take the place of the \
+             base's",
+            match package.replace('-', "_") == module {
+                true => format!("`python = {{ accept = [\"{package}\"] }}`"),
+                false => format!("`resolution = {{ exclude = [\"{package}\"] }}`"),
+            }
         ),
     }
 }

@@ -43,13 +43,20 @@ impl fmt::Display for Mismatch {
 /// Nothing is reported without a torch, for a torch that is not in the table (newer than this kiln, a nightly), or for
 /// a version that cannot be read.
 pub fn check(packages: &[(&str, &str)]) -> Vec<Mismatch> {
-    let torch = packages.iter().find(|(name, _)| *name == "torch").and_then(|(_, version)| public(version));
-    let Some((torch, members)) = torch.and_then(|torch| TABLE.get(&torch).map(|members| (torch, members))) else {
+    let written = packages.iter().find(|(name, _)| *name == "torch").map(|(_, version)| *version);
+    let is_makers = written.is_some_and(|version| version.contains('+'));
+    let torch = written.and_then(public);
+    // Makers of images build torch from what becomes a release: `2.8.0a0+5228986c39`.
+    let members = |torch: &Version| {
+        TABLE.get(torch).or_else(|| TABLE.get(&torch.only_release()).filter(|_| is_makers && !torch.is_dev()))
+    };
+    let Some((torch, members)) = torch.and_then(|torch| members(&torch).map(|members| (torch, members))) else {
         return Vec::new();
     };
     let mismatch = |(name, version): &(&str, &str)| {
         let paired = members.get(*name)?;
-        let version = public(version)?;
+        // Builds of what becomes a release are their maker's to pair.
+        let version = public(version).filter(|version| !(is_makers && version.any_prerelease()))?;
         let wrong = !paired.iter().any(|versions| versions.0.contains(&version));
         wrong.then(|| Mismatch {
             package: (*name).to_owned(),
@@ -60,6 +67,27 @@ pub fn check(packages: &[(&str, &str)]) -> Vec<Mismatch> {
         })
     };
     packages.iter().filter_map(mismatch).collect()
+}
+
+/// A member of torch's family: name, version, and the version that pairs.
+type Build<'p> = (&'p str, &'p str, String);
+
+/// Returns a member of torch's family that is a build for another release of CUDA than the torch beside it, or for none: `+cu126`
+/// beside `+cpu`. Builds from elsewhere have other words for their local part, and are not judged.
+pub fn other_build<'p>(packages: &[(&'p str, &'p str)]) -> Option<(&'p str, Build<'p>)> {
+    let build = |version: &'p str| {
+        let (public, local) = version.split_once('+')?;
+        let is_build = local == "cpu" || local.strip_prefix("cu").is_some_and(|release| release.parse::<u32>().is_ok());
+        is_build.then_some((public, local))
+    };
+    let (_, torch) = packages.iter().find(|(name, _)| *name == "torch")?;
+    let (_, wanted) = build(torch)?;
+    packages.iter().filter(|(name, _)| matches!(*name, "torchvision" | "torchaudio" | "torchtext")).find_map(
+        |(name, version)| {
+            let (public, local) = build(version)?;
+            (local != wanted).then(|| (*torch, (*name, *version, format!("{public}+{wanted}"))))
+        },
+    )
 }
 
 /// The version without its local part.
@@ -108,6 +136,24 @@ mod tests {
 
     fn complaints(packages: &[(&str, &str)]) -> Vec<String> {
         check(packages).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn builds_for_another_release_of_cuda_do_not_pair() {
+        let other = |vision: &'static str| other_build(&[("torch", "2.7.1+cpu"), ("torchvision", vision)]);
+        assert_eq!(other("0.22.1+cu126").map(|(_, build)| build.2), Some("0.22.1+cpu".to_owned()));
+        for fits in ["0.22.1+cpu", "0.22.1", "0.22.1a0+95f10a4e"] {
+            assert_eq!(other(fits), None, "{fits}");
+        }
+    }
+
+    #[test]
+    fn a_build_of_what_becomes_a_release_pairs_as_the_release() {
+        assert_eq!(
+            complaints(&[("torch", "2.6.0a0+ecf3bae40a.nv25.1"), ("torchvision", "0.21.0")]),
+            Vec::<String>::new()
+        );
+        assert_eq!(complaints(&[("torch", "2.6.0a0+ecf3bae40a.nv25.1"), ("torchvision", "0.22.0")]).len(), 1);
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::lock::{Lock, LockedImage};
-use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Image, Target};
 use kiln_plan::torch_family;
 use kiln_wheel::pylock::LockedPackage;
 
 use super::answer::{Failed, Given, Part};
+use super::question::ImageQuestion;
 use crate::error::Result;
 use crate::project::Project;
 
@@ -88,30 +88,40 @@ impl Project<'_> {
         }
     }
 
-    pub(super) fn check_family(
-        &self,
-        image: &Image,
-        locked: &LockedImage,
-        new: &Lock,
-        platform: Platform,
-    ) -> Result<()> {
-        let mut packages: BTreeMap<&str, &str> = BTreeMap::new();
+    pub(super) fn check_family(&self, question: &ImageQuestion<'_>, locked: &LockedImage, new: &Lock) -> Result<()> {
+        let image = question.image;
+        let in_base = question.in_base.iter().map(|(name, version)| (name.as_str(), version.as_str()));
+        let mut packages: Versions<'_> = in_base.collect();
+        let is_bases = packages.contains_key("torch");
         for ancestor in self.stack.ancestors(image) {
-            if let Some(above) = new.image(&ancestor.name, platform) {
+            if let Some(above) = new.image(&ancestor.name, question.platform) {
                 packages.extend(above.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())));
             }
         }
         packages.extend(locked.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())));
         let list: Vec<(&str, &str)> = packages.iter().map(|(name, version)| (*name, *version)).collect();
         let mut wrong = Diagnostics::default();
+        let place = |package: &str| {
+            let at = image.requirements.iter().find(|requirement| requirement.name.as_ref() == package);
+            at.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone())
+        };
+        let is_own = |package: &str| locked.packages.iter().any(|own| own.name == package);
         for mismatch in torch_family::check(&list) {
-            let at = image.requirements.iter().find(|r| r.name.to_string() == mismatch.package);
-            let span = at.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone());
-            wrong.push(Diagnostic::at(span, mismatch.to_string()).hint(
-                "the resolver accepts the pair, since nothing in the packages forbids it, and it crashes when it runs",
-            ));
+            if is_bases && is_own(&mismatch.package) {
+                // Its maker may have built it for another release.
+                self.workshop.warn(format!("{mismatch}, and the torch of `{}` is the base's", image.name));
+            } else if !is_bases {
+                wrong.push(Diagnostic::at(place(&mismatch.package), mismatch.to_string()).hint(
+                    "the resolver accepts the pair, since nothing in the packages forbids it, and it crashes when it runs",
+                ));
+            }
         }
-        if let Some(diagnostic) = self.cuda_mismatch(image, &packages) {
+        if let Some((torch, package)) = torch_family::other_build(&list).filter(|(_, package)| is_own(package.0)) {
+            let message = format!("{} {} is built for another torch than {torch}", package.0, package.1);
+            let hint = format!("name the build: `{}=={}`", package.0, package.2);
+            wrong.push(Diagnostic::at(place(package.0), message).hint(hint));
+        }
+        if let Some(diagnostic) = self.cuda_mismatch(image, &packages).filter(|_| !is_bases) {
             wrong.push(diagnostic);
         }
         Ok(wrong.or(())?)

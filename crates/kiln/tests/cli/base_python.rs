@@ -78,9 +78,10 @@ fn a_wheel_never_hides_a_module_of_the_base_without_a_word() {
     let environment = over_the_framework("packages = [\"compiled\"]");
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
+    warning: triton 3.9.0 does not pair with torch 2.8.0a0; triton 3.4.0 does, and the torch of `app` is the base's
     error: `triton-3.9.0-py3-none-any.whl` brings the module `triton`, which the base already holds as pytorch-triton 3.3.0
 
-    hint: `python = { accept = ["triton"] }` takes the base's in its place; `replace = ["pytorch-triton"]` lets the image's take the place of the base's
+    hint: `python = { accept = ["triton"] }` takes the base's in its place; `python = { replace = ["pytorch-triton"] }` lets the image's take the place of the base's
     [exit status: 2]
     "#);
     environment.stack(&stack("packages = [\"compiled\"]\npython.accept = [\"triton\"]"));
@@ -175,6 +176,17 @@ fn a_distribution_of_the_base_without_a_version_meets_nothing() {
     environment.stack(&stack("packages = [\"modern\"]\npython.environment = \"overlay\""));
     environment.succeed("build");
     assert!(!environment.read("kiln.lock").contains("name = \"packaging\", version = \"25.0\""));
+}
+
+#[test]
+fn a_member_of_torchs_family_that_does_not_pair_with_the_torch_of_the_base_is_warned_of() {
+    let environment = over_the_framework("packages = [\"torchaudio\"]");
+    environment.wheel(&pure("torchaudio", "2.11.0"));
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (1 package)
+    ------- stderr -------
+    warning: torchaudio 2.11.0 does not pair with torch 2.8.0a0; torchaudio 2.8.0 does, and the torch of `app` is the base's
+    ");
 }
 
 #[test]

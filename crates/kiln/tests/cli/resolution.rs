@@ -326,6 +326,26 @@ fn a_torch_for_another_cuda_release_is_told_of() {
 }
 
 #[test]
+fn members_of_torchs_family_are_of_one_build() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"torch==2.7.1+cpu\", \"torchvision\"]"));
+    environment.wheel(&pure("torch", "2.7.1+cpu"));
+    for build in ["cpu", "cu126"] {
+        environment.wheel(&pure("torchvision", &format!("0.22.1+{build}")));
+    }
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: torchvision 0.22.1+cu126 is built for another torch than 2.7.1+cpu
+      --> kiln.toml:13:33
+       |
+    13 | packages = ["torch==2.7.1+cpu", "torchvision"]
+       |                                 ^^^^^^^^^^^^^
+       |
+    help: name the build: `torchvision==0.22.1+cpu`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
 fn mistakes_in_variants_are_shown() {
     let environment = variants();
     assert_snapshot!(environment.kiln("build --variant odl"), @r"

@@ -3,6 +3,7 @@
 //! Poetry documents no format; what is read here is what Poetry 2 writes (`lock-version` 2.1), where every package names its
 //! groups and its marker, and what Poetry 1.5 to 1.8 write (2.0), where the project tells which packages are needed.
 
+mod fresh;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ struct File {
 struct Metadata {
     lock_version: Spanned<String>,
     python_versions: Option<Spanned<String>>,
+    content_hash: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +90,13 @@ pub fn read(
     let file: File = toml::from_str(text)
         .map_err(|error| Diagnostic::at(place(error.span().unwrap_or(0..0)), error.message().trim().to_owned()))?;
     let minor = check(&file, environment, &place)?;
+    if let (Some(hash), Some(project)) = (&file.metadata.content_hash, project)
+        && !fresh::is_fresh(Some(hash.get_ref()), project)
+    {
+        let message = format!("`{path}` does not fit its `pyproject.toml`");
+        let hint = "the project asks for something else than is locked: run `poetry lock` there";
+        return Err(Diagnostic::at(place(hash.span()), message).hint(hint).into());
+    }
     let wrong_choice = |problem: String| Diagnostic::at(place(0..0), problem);
     let needed = match minor {
         0 => Some(walk::needed(&file.package, project, environment, choice, dev).map_err(wrong_choice)?),
