@@ -78,6 +78,7 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
         }
     }
     say(&format!("{wheels} wheels of {} makers; {sums:?}", makers.len()));
+    checks.check("every file was compared", || same("files that neither cuobjdump lists", sums.unlisted, 0));
     checks.check("the set has enough wheels, makers and kernels", || {
         same("the set is large enough", wheels >= WHEELS && makers.len() >= MAKERS && sums.kernels >= FILES, true)
     });
