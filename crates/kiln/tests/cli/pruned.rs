@@ -91,7 +91,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
     [exit status: 1]
     ");
-    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: no table of a known form names it, or it is too little to free a page");
+    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: it is for the linker, too little, or found in a way that is not known");
     let mut damaged = library();
     damaged[72] ^= 0x10;
     environment.write("damaged.so", damaged);
