@@ -29,6 +29,7 @@ mod summary;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod tree;
 mod verdict;
 mod wrapper;
@@ -47,5 +48,6 @@ pub use read::{list, list_with, may_be_listed};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};
+pub use thin::list_file;
 pub use tree::{Listed, list_tree, list_tree_with};
 pub use verdict::Verdict;

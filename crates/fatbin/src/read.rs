@@ -1,17 +1,20 @@
 //! Lists all GPU code of one file: of shared objects and programs, static libraries, libraries of Windows, and loose `.fatbin`,
 //! `.cubin` and `.ptx` files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Entry;
 use crate::listing::{Depth, FatbinError, Found, Listing, RELOCATABLE};
 use crate::loose;
 use crate::region::{MAGIC, Malformed, Region, Regions};
+use crate::relocation::{self, Relocation};
 use crate::search::{Form, search};
 use crate::source::{Source, Window};
 use crate::summary::Summary;
+use crate::wrapper::wrappers;
 
 /// Sections that hold nothing but regions: code to be loaded, and code for the linker.
 pub(crate) const REGION_SECTIONS: [&str; 2] = [".nv_fatbin", RELOCATABLE];
@@ -101,6 +104,7 @@ fn elf_listing<S: Source + ?Sized>(
     }
     let mut listing = Listing::new(Found::Elf(elf.machine), depth);
     listing.hip = HIP_SECTIONS.iter().any(|name| elf.named(name).next().is_some());
+    let mut gaps = Vec::new();
     // Sections do not overlap; those that do must not make the same bytes be read again and again.
     let mut left = window.size();
     for section in &elf.sections {
@@ -114,12 +118,43 @@ fn elf_listing<S: Source + ?Sized>(
         left = rest;
         listing.damaged |= is_astray(elf, section);
         if REGION_SECTIONS.contains(&section.name.as_str()) {
-            listing.regions(window, &section.name, section.range())?;
+            let zeros = listing.regions(window, &section.name, section.range())?;
+            gaps.extend(zeros.into_iter().map(|zeros| section.address_of(zeros.start)..section.address_of(zeros.end)));
         } else if may_hide_code(section) {
             listing.search(window, &section.name, section.range())?;
         }
     }
+    listing.malformed.extend(leads_to_zeros(window, elf, gaps)?);
     Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// Finds pointers to zeros between regions, where a region was: nothing that prunes leaves such.
+fn leads_to_zeros<S: Source + ?Sized>(
+    window: &mut Window<'_, S>,
+    elf: &Elf,
+    mut gaps: Vec<Range<u64>>,
+) -> Result<Option<String>, FatbinError> {
+    if gaps.is_empty() || elf.segments.is_empty() {
+        return Ok(None);
+    }
+    gaps.sort_by_key(|gap| gap.start);
+    let mut places = BTreeSet::new();
+    let mut note = |target: u64| {
+        let gap = gaps.partition_point(|gap| gap.start <= target).checked_sub(1).map(|at| &gaps[at]);
+        places.extend(gap.filter(|gap| gap.contains(&target)).map(|_| target));
+    };
+    // Tables that cannot be read are no code.
+    _ = relocation::each(window, elf, |relocation| match relocation {
+        Relocation::Relative { target, .. } => note(target),
+        Relocation::Other { target, .. } => target.into_iter().for_each(&mut note),
+    })?;
+    wrappers(window, elf)?.into_iter().flatten().for_each(|wrapper| note(wrapper.region));
+    let of_several = || format!("{} pointers lead to zeros where regions were, the first", places.len());
+    Ok(places.first().map(|first| {
+        let what =
+            if places.len() == 1 { "a pointer leads to zeros where a region was,".to_owned() } else { of_several() };
+        format!("{what} at address {first:#x}")
+    }))
 }
 
 /// Tells if the loader maps something else where a section says that it lies: in a pruned file, tools that lay files out anew
@@ -246,13 +281,13 @@ impl<S: Source + ?Sized> Source for Part<'_, S> {
 }
 
 impl Listing {
-    /// Adds the regions of a range that holds nothing else.
+    /// Adds the regions of a range that holds nothing else. Returns the zeros between them that have room for another.
     fn regions<S: Source + ?Sized>(
         &mut self,
         window: &mut Window<'_, S>,
         place: &str,
-        range: std::ops::Range<u64>,
-    ) -> Result<(), FatbinError> {
+        range: Range<u64>,
+    ) -> Result<Vec<Range<u64>>, FatbinError> {
         let mut summary = Summary::new(self.depth);
         let mut regions = Regions::new(window, range);
         while let Some(region) = regions.next_region()? {
@@ -261,8 +296,9 @@ impl Listing {
                 Err(malformed) => self.complain(place, malformed),
             }
         }
+        let gaps = regions.gaps();
         self.code.extend(summary.finish(place));
-        Ok(())
+        Ok(gaps)
     }
 
     /// Looks for code in a section that holds other things too.
@@ -270,7 +306,7 @@ impl Listing {
         &mut self,
         window: &mut Window<'_, S>,
         section: &str,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
     ) -> Result<(), FatbinError> {
         let mut summaries: BTreeMap<Form, Summary> = BTreeMap::new();
         let depth = self.depth;

@@ -48,6 +48,8 @@ pub struct Regions<'w, 'a, S: Source + ?Sized> {
     source: &'w mut Window<'a, S>,
     position: u64,
     end: u64,
+    /// Zeros that have room for a region's header.
+    gaps: Vec<Range<u64>>,
 }
 
 impl Region {
@@ -71,7 +73,12 @@ impl Region {
 impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
     /// The regions of a range, which must be filled with them.
     pub fn new(source: &'w mut Window<'a, S>, range: Range<u64>) -> Self {
-        Self { source, position: range.start, end: range.end }
+        Self { source, position: range.start, end: range.end, gaps: Vec::new() }
+    }
+
+    /// Zeros before, between and behind the regions so far that have room for a region's header.
+    pub(crate) fn gaps(self) -> Vec<Range<u64>> {
+        self.gaps
     }
 
     /// The next region; nothing at the end. After something malformed, nothing more comes.
@@ -95,6 +102,7 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
 
     /// Passes over zeros.
     fn skip_padding(&mut self) -> io::Result<Result<(), Malformed>> {
+        let start = self.position;
         while self.position < self.end {
             let most = usize::try_from(self.end - self.position).unwrap_or(STRIDE).min(STRIDE);
             let bytes = self.source.bytes(self.position, most)?;
@@ -109,6 +117,9 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
                     break;
                 }
             }
+        }
+        if self.position - start >= REGION_HEADER {
+            self.gaps.push(start..self.position);
         }
         Ok(Ok(()))
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kiln_engine::FileCode;
 use kiln_fatbin::{
-    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Uncut, Verdict, list_named, list_tree,
+    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Uncut, Verdict, list_file, list_tree,
     uncut,
 };
 use kiln_plan::size;
@@ -23,7 +23,7 @@ pub(super) fn of_path(path: &Path, asked: &Asked, global: &Global) -> Result<Ins
     let found: Vec<Listed> = if path.is_dir() {
         list_tree(path, jobs(global))?
     } else {
-        let listed = list_named(&path.to_string_lossy(), &fs_err::File::open(path)?, Depth::Headers);
+        let listed = list_file(path, Depth::Headers);
         listed.transpose().into_iter().map(|listed| (path.to_owned(), listed)).collect()
     };
     let stays = |(path, listed): &Listed| match (listed, asks_for_uncut) {
