@@ -181,6 +181,11 @@ impl Served {
         self.0 = self.0.max(other.0);
     }
 
+    /// That of other code, where there was none here.
+    fn or(self, other: Self) -> Self {
+        Self(self.0.or(other.0))
+    }
+
     /// False if all of it is gone.
     fn holds(self) -> bool {
         self.0 != Some(false)
@@ -336,10 +341,11 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
-/// True if any code is left for the GPUs; code for the linker that was asked to go apart.
+/// True if any code is left for the GPUs. Code for the linker counts where there is no other, unless it was asked to go.
 fn served(fats: &[Fat<'_>], placed: &[Vec<Placed>], rest: &[Region], selection: &Selection) -> Served {
-    let mut served = Served::default();
+    let (mut loaded, mut linked) = (Served::default(), Served::default());
     for (fat, placed) in fats.iter().zip(placed).filter(|(fat, _)| !drops_all(&fat.section.name, selection)) {
+        let served = if fat.section.name == RELOCATABLE { &mut linked } else { &mut loaded };
         for (region, placed) in fat.regions.iter().zip(placed) {
             match fat.way {
                 // What cannot be cut stays, for whatever GPU it is.
@@ -348,8 +354,8 @@ fn served(fats: &[Fat<'_>], placed: &[Vec<Placed>], rest: &[Region], selection: 
             }
         }
     }
-    rest.iter().for_each(|region| served.add(region, &selection.keeps(region)));
-    served
+    rest.iter().for_each(|region| loaded.add(region, &selection.keeps(region)));
+    loaded.or(linked)
 }
 
 /// Tells if all code of a section goes.

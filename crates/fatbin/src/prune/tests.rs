@@ -105,6 +105,10 @@ fn a_file_that_is_emptied_is_known_as_one_before_and_after() {
     let Decision::Stays { serves: false, .. } = prune(small.as_slice(), &selection(&["9.0"])).unwrap() else {
         panic!()
     };
+    // What the linker has does not run.
+    let both = library().relocatable(&[ptx(40_000), entry(CUBIN, 70, 0, 40_000)]).finish();
+    let Decision::Rewrite(rewrite) = prune(both.as_slice(), &selection(&["7.0"])).unwrap() else { panic!() };
+    assert!(!rewrite.serves);
     // Code for the linker that was asked to go is no loss.
     let linked = Library::new().relocatable(&[entry(LTO, 90, 0, 40_000), entry(CUBIN, 80, 0, 40_000)]).finish();
     let dropped = Selection { drop_relocatable: true, ..selection(&["9.0"]) };
