@@ -13,6 +13,7 @@ mod coverage;
 mod cubin;
 mod elf;
 mod entry;
+mod hollow;
 mod inflate;
 mod kernels;
 mod listing;

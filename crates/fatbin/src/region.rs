@@ -4,9 +4,8 @@ use std::io;
 use std::ops::Range;
 
 use crate::concatenated::{self, Part};
-use crate::cubin;
-use crate::entry::{Compression, Entry, HEADER, Kind, LEAST_HEADER};
-use crate::inflate;
+use crate::entry::{Entry, HEADER, LEAST_HEADER};
+use crate::hollow;
 use crate::source::{Fields, Source, Window};
 
 /// The bytes that a region begins with.
@@ -15,8 +14,6 @@ pub(crate) const MAGIC: u32 = 0xBA55_ED50;
 pub(crate) const REGION_HEADER: u64 = 16;
 /// Regions begin at multiples of this.
 pub(crate) const ALIGNMENT: u64 = 8;
-/// Bytes that a cubin without anything in it has at most.
-const HOLLOW: u64 = 4096;
 /// Bytes of padding that are looked at together.
 const STRIDE: usize = 4096;
 
@@ -165,7 +162,7 @@ pub(crate) fn read_anywhere<S: Source + ?Sized>(
             return malformed(position, "an entry is longer than its region");
         }
         position += entry.size();
-        let hollow = is_hollow(source, &entry)?;
+        let hollow = hollow::is_entry(source, &entry)?;
         match concatenated::parts(source, &entry, entries.len())? {
             Ok(own) => parts.extend(own),
             Err((offset, problem)) => return malformed(offset, problem),
@@ -173,19 +170,4 @@ pub(crate) fn read_anywhere<S: Source + ?Sized>(
         entries.push(Entry { hollow, ..entry });
     }
     Ok(Ok(Region { offset, size: region_end - offset, entries, parts }))
-}
-
-/// Tells if a cubin has no section that is loaded.
-fn is_hollow<S: Source + ?Sized>(source: &mut Window<'_, S>, entry: &Entry) -> io::Result<bool> {
-    let small = if entry.compression() == Compression::None { entry.payload } else { entry.uncompressed };
-    if entry.kind != Kind::Cubin || small > HOLLOW {
-        return Ok(false);
-    }
-    if entry.compression() == Compression::None {
-        let at = entry.offset + entry.header;
-        return Ok(cubin::read(source, at, at + entry.payload)?.is_some_and(|cubin| cubin.hollow));
-    }
-    let Some(payload) = inflate::payload(source, entry, HOLLOW)? else { return Ok(false) };
-    let mut inside = Window::new(&payload)?;
-    Ok(cubin::read(&mut inside, 0, payload.len() as u64)?.is_some_and(|cubin| cubin.hollow))
 }
