@@ -123,12 +123,18 @@ fn row(group: &Group) -> Vec<String> {
         Compression::Lz4 => "LZ4",
         Compression::Zstd => "zstd",
     };
+    let empty = match group.hollow {
+        0 => String::new(),
+        hollow if hollow == group.entries => "empty".into(),
+        hollow => format!("{hollow} empty"),
+    };
+    let notes: Vec<&str> = [compression, &empty].into_iter().filter(|note| !note.is_empty()).collect();
     vec![
         format!("    {architecture}"),
         group.kind.name(),
         format!("{:>7}", group.entries),
         format!("{:>9}", size::format(group.bytes)),
-        compression.to_owned(),
+        notes.join(", "),
     ]
 }
 
