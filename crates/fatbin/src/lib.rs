@@ -7,6 +7,7 @@
 //! Everything is read from positions of a file, a few kilobytes at a time: a library of a gigabyte costs no memory, and
 //! no number in a file decides how much is allocated.
 
+mod ar;
 mod compiler;
 mod concatenated;
 mod coverage;

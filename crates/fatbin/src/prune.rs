@@ -29,12 +29,13 @@ use std::ops::Range;
 use kiln_plan::gpu::{Architecture, runs_on};
 use serde::Serialize;
 
+use crate::ar::{ARCHIVE, THIN};
 use crate::cubin::{self, Cubin};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::{Entry, Kind};
 use crate::inflate::EMPTY_FRAME;
 use crate::listing::RELOCATABLE;
-use crate::read::{ARCHIVE, REGION_SECTIONS, THIN};
+use crate::read::REGION_SECTIONS;
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::{Selection, serves};
 use crate::source::{Source, Window};

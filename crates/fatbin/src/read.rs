@@ -2,9 +2,9 @@
 //! `.cubin` and `.ptx` files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::ops::Range;
 
+use crate::ar::{ARCHIVE, Member, THIN};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Entry;
 use crate::listing::{Depth, FatbinError, Found, Listing, RELOCATABLE};
@@ -12,7 +12,7 @@ use crate::loose;
 use crate::region::{MAGIC, Malformed, Region, Regions};
 use crate::relocation::{self, Relocation};
 use crate::search::{Form, search};
-use crate::source::{Source, Window};
+use crate::source::{Part, Source, Window};
 use crate::summary::Summary;
 use crate::wrapper::wrappers;
 
@@ -30,14 +30,9 @@ const PE_DATA: [&str; 2] = [".rdata", ".data"];
 /// Tables of the compiler, by which exceptions find their way: large, and no place for code.
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
 const ELF: &[u8] = b"\x7fELF";
-pub(crate) const ARCHIVE: &[u8] = b"!<arch>\n";
-/// The beginning of an archive that only names its members, which are files of their own (ar(1), "thin").
-pub(crate) const THIN: &[u8] = b"!<thin>\n";
 /// Archives in archives that are looked into.
 const MOST_NESTED: u32 = 4;
 const WINDOWS: &[u8] = b"MZ";
-/// Bytes of the header of an archive's member.
-pub(crate) const MEMBER: u64 = 60;
 
 /// Tells if a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, a
 /// library of Windows, regions alone, or PTX.
@@ -232,22 +227,19 @@ fn archive<S: Source + ?Sized>(
     let mut listing = Listing::new(Found::Archive, depth);
     let mut position = ARCHIVE.len() as u64;
     while position < window.size() {
-        let Some(header) = window.array::<{ MEMBER as usize }>(position)? else {
-            listing.malformed.push(format!("at byte {position:#x} the archive is cut off"));
-            break;
+        let member = match Member::read_whole(window, position)? {
+            Ok(member) => member,
+            Err(problem) => {
+                listing.malformed.push(problem);
+                break;
+            }
         };
-        let size = std::str::from_utf8(&header[48..58]).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        let from = position + MEMBER;
-        let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
-            listing.malformed.push(format!("at byte {position:#x} a member of the archive is cut off"));
-            break;
-        };
-        let member = Part { source, from, size };
-        let nested = window.bytes(from, ARCHIVE.len())?.starts_with(ARCHIVE);
+        let part = Part { source, from: member.from, size: member.size };
+        let nested = window.bytes(member.from, ARCHIVE.len())?.starts_with(ARCHIVE);
         if nested && archives >= MOST_NESTED {
             listing.unseen.push(format!("at byte {position:#x} there is an archive in {archives} others"));
         } else {
-            match list_within(&member as &dyn Source, depth, archives) {
+            match list_within(&part as &dyn Source, depth, archives) {
                 Ok(Some(found)) => listing.add(found),
                 Ok(None) => {}
                 Err(FatbinError::Elf(error)) => {
@@ -256,28 +248,9 @@ fn archive<S: Source + ?Sized>(
                 Err(error) => return Err(error),
             }
         }
-        // Members begin at even positions.
-        position = from + size + (size & 1);
+        position = member.next();
     }
     Ok((!listing.is_empty()).then_some(listing))
-}
-
-/// A part of a source.
-pub(crate) struct Part<'a, S: Source + ?Sized> {
-    pub(crate) source: &'a S,
-    pub(crate) from: u64,
-    pub(crate) size: u64,
-}
-
-impl<S: Source + ?Sized> Source for Part<'_, S> {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.size)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let left = usize::try_from(self.size.saturating_sub(position)).unwrap_or(usize::MAX).min(buffer.len());
-        self.source.read_at(&mut buffer[..left], self.from.saturating_add(position))
-    }
 }
 
 impl Listing {

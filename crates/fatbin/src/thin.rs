@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::ar::{Member, THIN};
 use crate::compiler::list_named;
 use crate::listing::{Depth, FatbinError, Found, Listing};
-use crate::read::{MEMBER, THIN, list_with};
+use crate::read::list_with;
 use crate::source::Window;
 
-/// Places of a member's name and size in its header.
-const NAME: std::ops::Range<usize> = 0..16;
-const SIZE: std::ops::Range<usize> = 48..58;
 /// Members whose content lies in the archive: both forms of the index, and the table of names.
 const INSIDE: [&str; 3] = ["/", "/SYM64/", NAMES];
 const NAMES: &str = "//";
@@ -58,25 +56,22 @@ fn members(window: &mut Window<'_, fs_err::File>, listing: &mut Listing) -> Resu
     let (mut members, mut names) = (Vec::new(), Vec::new());
     let mut at = THIN.len() as u64;
     while at < window.size() {
-        let header = window.array::<{ MEMBER as usize }>(at)?;
-        let text =
-            |range| header.as_ref().and_then(|header| std::str::from_utf8(&header[range]).ok()).map(str::trim_end);
-        let (name, size) = (text(NAME), text(SIZE).and_then(|size| size.parse::<u64>().ok()));
-        let (Some(name), Some(size)) = (name.map(str::to_owned), size) else {
-            listing.malformed.push(format!("at byte {at:#x} the archive is cut off"));
-            break;
-        };
-        at += MEMBER;
-        if INSIDE.contains(&name.as_str()) {
-            if name == NAMES && size <= MOST {
-                names = read(window, at, size)?;
+        let member = match Member::read(window, at)? {
+            Ok(member) => member,
+            Err(problem) => {
+                listing.malformed.push(problem);
+                break;
             }
-            at = at.saturating_add(size).saturating_add(size & 1);
-            continue;
+        };
+        let is_inside = INSIDE.contains(&member.name());
+        at = if is_inside { member.next() } else { member.from };
+        if member.name() == NAMES && member.size <= MOST {
+            names = read(window, member.from, member.size)?;
         }
-        match full(&name, &names) {
-            Some(path) => members.push((path, size)),
-            None => listing.malformed.push(format!("at byte {:#x} a member of the archive has no name", at - MEMBER)),
+        match full(member.name(), &names).filter(|_| !is_inside) {
+            Some(path) => members.push((path, member.size)),
+            None if is_inside => {}
+            None => listing.malformed.push(format!("at byte {:#x} a member of the archive has no name", member.at)),
         }
     }
     Ok(members)
