@@ -48,6 +48,19 @@ impl Member {
         std::str::from_utf8(&self.header[NAME]).unwrap_or_default().trim_end()
     }
 
+    /// Reads its content, as far as the archive has it.
+    pub(crate) fn content<S: Source + ?Sized>(&self, window: &mut Window<'_, S>) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        while (content.len() as u64) < self.size {
+            let left = usize::try_from(self.size - content.len() as u64).unwrap_or(usize::MAX);
+            match window.bytes(self.from + content.len() as u64, left)? {
+                [] => break,
+                more => content.extend_from_slice(more),
+            }
+        }
+        Ok(content)
+    }
+
     /// The place of the next one, where its content follows.
     pub(crate) fn next(&self) -> u64 {
         self.from.saturating_add(self.size).saturating_add(self.size & 1)

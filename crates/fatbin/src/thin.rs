@@ -7,7 +7,7 @@ use crate::ar::{Member, THIN};
 use crate::compiler::list_named;
 use crate::listing::{Depth, FatbinError, Found, Listing};
 use crate::read::list_with;
-use crate::source::Window;
+use crate::source::{Source, Window};
 
 /// Members whose content lies in the archive: both forms of the index, and the table of names.
 const INSIDE: [&str; 3] = ["/", "/SYM64/", NAMES];
@@ -19,13 +19,14 @@ const MOST: u64 = 64 << 20;
 /// none.
 pub fn list_file(path: &Path, depth: Depth) -> Result<Option<Listing>, FatbinError> {
     let file = fs_err::File::open(path)?;
-    let mut window = Window::new(&file)?;
-    if window.bytes(0, THIN.len())? != THIN {
+    let mut start = [0; THIN.len()];
+    file.read_at(&mut start, 0)?;
+    if start != THIN {
         return list_named(&path.to_string_lossy(), &file, depth);
     }
     let mut listing = Listing::new(Found::Archive, depth);
     let mut seen = BTreeSet::new();
-    for (name, size) in members(&mut window, &mut listing)? {
+    for (name, size) in members(&mut Window::new(&file)?, &mut listing)? {
         let member = path.parent().unwrap_or(Path::new("")).join(&name);
         if !seen.insert(member.clone()) {
             continue;
@@ -66,7 +67,7 @@ fn members(window: &mut Window<'_, fs_err::File>, listing: &mut Listing) -> Resu
         let is_inside = INSIDE.contains(&member.name());
         at = if is_inside { member.next() } else { member.from };
         if member.name() == NAMES && member.size <= MOST {
-            names = read(window, member.from, member.size)?;
+            names = member.content(window)?;
         }
         match full(member.name(), &names).filter(|_| !is_inside) {
             Some(path) => members.push((path, member.size)),
@@ -75,18 +76,6 @@ fn members(window: &mut Window<'_, fs_err::File>, listing: &mut Listing) -> Resu
         }
     }
     Ok(members)
-}
-
-fn read(window: &mut Window<'_, fs_err::File>, at: u64, size: u64) -> Result<Vec<u8>, FatbinError> {
-    let mut bytes = Vec::new();
-    while (bytes.len() as u64) < size {
-        let left = usize::try_from(size - bytes.len() as u64).unwrap_or(usize::MAX);
-        match window.bytes(at + bytes.len() as u64, left)? {
-            [] => break,
-            more => bytes.extend(more),
-        }
-    }
-    Ok(bytes)
 }
 
 /// The path of a member: `name/`, or `/12` where the table of names has it, with `/` and a line's end behind.

@@ -164,14 +164,9 @@ fn read<S: Source + ?Sized>(window: &mut Window<'_, S>, member: &Member) -> Resu
     if member.size > MOST {
         return Err(refused("its index is larger than any that is known"));
     }
-    let mut content = Vec::new();
-    while (content.len() as u64) < member.size {
-        let left = usize::try_from(member.size - content.len() as u64).unwrap_or(usize::MAX);
-        let bytes = window.bytes(member.from + content.len() as u64, left)?;
-        if bytes.is_empty() {
-            return Err(refused("its index is cut off"));
-        }
-        content.extend_from_slice(bytes);
+    let content = member.content(window)?;
+    if (content.len() as u64) < member.size {
+        return Err(refused("its index is cut off"));
     }
     Ok(content)
 }
