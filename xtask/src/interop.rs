@@ -19,6 +19,7 @@ mod differences;
 mod docker26;
 mod environments;
 mod foreign;
+mod frameworks;
 mod gpu_code;
 mod gpu_set;
 mod gpu_wheels;
@@ -39,6 +40,7 @@ mod runtimes;
 mod seen;
 mod stack;
 mod tiers;
+mod torch_index;
 mod transports;
 mod tree;
 mod unpacked;
@@ -104,6 +106,10 @@ enum Part {
     Requirements,
     /// The environment of an image beside one that pip filled
     Environments,
+    /// Builds of torch for the CUDA release of a stack
+    TorchIndex,
+    /// Images over a base that has its own build of torch: 3 GB to download; with `--long`, or where asked for
+    Frameworks,
 }
 
 /// What the checks work with.
@@ -141,6 +147,9 @@ impl Interop {
             if self.only == Some(Part::GpuSet) {
                 gpu_set::check(&suite, &mut checks);
             }
+            if self.only == Some(Part::Frameworks) || self.long && wanted(Part::Frameworks) {
+                frameworks::check(&suite, &mut checks);
+            }
             if wanted(Part::Links) {
                 links::check_system(&mut checks);
             }
@@ -156,9 +165,13 @@ impl Interop {
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);
             }
+            if self.only == Some(Part::TorchIndex) {
+                torch_index::check(&suite, &mut checks);
+            }
             if wanted(Part::Requirements) {
                 requirements::check(&suite, &mut checks);
                 projects::check(&suite, &mut checks);
+                torch_index::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {

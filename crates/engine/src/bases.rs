@@ -18,16 +18,19 @@ pub fn name(from: &stack::From) -> Option<String> {
     }
 }
 
-/// Returns the interpreter of a base for a Python version, or an error that says which there are.
+/// Returns the interpreter of a base for an image, or an error that says which there are.
 /// A virtual environment of kiln's own stands on none of the base's virtual environments.
 pub(crate) fn interpreter<'f>(
     facts: &'f BaseFacts,
-    python: &str,
+    image: &stack::Image,
     base: &str,
     environment: stack::Environment,
 ) -> Result<&'f Interpreter> {
+    let (python, named) = (image.target.python(), image.python.interpreter.as_deref());
     let fits = |found: &&Interpreter| {
-        found.minor_version() == python && (environment == stack::Environment::Base || !found.environment)
+        found.minor_version() == python
+            && named.is_none_or(|named| found.path == named)
+            && (environment == stack::Environment::Base || !found.environment)
     };
     if let Some(found) = facts.interpreters.iter().find(fits) {
         return Ok(found);
@@ -35,10 +38,16 @@ pub(crate) fn interpreter<'f>(
     let have: Vec<String> =
         facts.interpreters.iter().map(|found| format!("{} ({})", found.path, found.version)).collect();
     let have = if have.is_empty() { "no Python at all".to_owned() } else { have.join(", ") };
+    let of_environment = facts.interpreters.iter().any(|found| found.environment && found.minor_version() == python);
+    let wanted = named.map_or_else(String::new, |named| format!(" at {named}"));
     Err(BuildError::Mistake {
-        message: format!("the base `{base}` has no interpreter for Python {python}: it has {have}"),
-        hint: "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's), or set \
-               `target.python`"
-            .into(),
+        message: format!("the base `{base}` has no interpreter for Python {python}{wanted}: it has {have}"),
+        hint: if of_environment {
+            "the interpreter of a virtual environment takes packages with `python.environment = \"base\"`".into()
+        } else {
+            "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's), or set \
+             `target.python`"
+                .into()
+        },
     })
 }

@@ -70,6 +70,27 @@ impl Default for Manner {
     }
 }
 
+/// Directories and links around a layer whose files are known when it is made.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub(crate) struct Around {
+    directories: Vec<DirectoryLine>,
+    links: Vec<LinkLine>,
+}
+
+impl Around {
+    /// Returns true if everything is as it would be made.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.directories.is_empty() && self.links.is_empty()
+    }
+
+    /// Fits the files of a layer to what is below it.
+    pub(crate) fn fit(&self, origin: &str, files: Vec<LayerFile>) -> Result<Vec<LayerFile>, BuildError> {
+        let mut below = Below::of_lines(&self.directories, &self.links);
+        let files = files.into_iter().map(|file| (file, ())).collect();
+        Ok(below.lay(origin, &Manner::default(), files)?.files.into_iter().map(|(file, _)| file).collect())
+    }
+}
+
 /// A layer that fits what is below it.
 #[derive(Debug)]
 pub(crate) struct Laid<T> {
@@ -238,7 +259,7 @@ impl Below {
 
     /// Returns the lines about everything above and below some paths: what layers must know that put files there, in any
     /// order of layers.
-    pub(crate) fn around(&self, paths: &[&str]) -> (Vec<DirectoryLine>, Vec<LinkLine>) {
+    pub(crate) fn around(&self, paths: &[&str]) -> Around {
         let (mut directories, mut links) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
             let Some(real) = self.real(path) else { continue };
@@ -254,7 +275,7 @@ impl Below {
                 self.tell_of(&[real.as_slice(), inner].join(&b'/'), &mut directories, &mut links);
             });
         }
-        (directories.into_iter().collect(), links.into_iter().collect())
+        Around { directories: directories.into_iter().collect(), links: links.into_iter().collect() }
     }
 
     fn tell_of(&self, path: &[u8], directories: &mut BTreeSet<DirectoryLine>, links: &mut BTreeSet<LinkLine>) {
@@ -334,6 +355,11 @@ impl<T> Layer<'_, T> {
         let path = file.path.as_bytes();
         if self.stated.contains(&file.path) || !self.files.insert(file.path.clone()) {
             return Err(twice(&self.origin, wanted, &file.path));
+        }
+        if matches!(file.body, Body::Whiteout) {
+            self.below.picture.remove(path);
+            self.laid.files.push((file, Some(with)));
+            return Ok(());
         }
         let picture = &self.below.picture;
         match picture.entry(path).map(|node| picture.node(node)) {

@@ -202,13 +202,20 @@ impl Project<'_> {
             say("from", Some(name.clone()));
         }
         if image.has_packages() {
-            say("target.python", self.stack.target.python.clone());
-            say("python.environment", (image.environment == Environment::Base).then(|| "base".into()));
+            say("target.python", image.target.python.clone());
+            say(
+                "python.environment",
+                image.python.environment.and_then(|environment| match environment {
+                    Environment::Venv => None,
+                    Environment::Overlay => Some("overlay".into()),
+                    Environment::Base => Some("base".into()),
+                }),
+            );
             say("compression", (image.compression == Compression::Zstd).then(|| "zstd".into()));
             say("max-layer-size", image.max_layer_size.map(|size| size.to_string()));
             if let Some(prune) = image.prune {
-                let gpus = self.stack.target.gpus.iter().map(ToString::to_string);
-                let native = self.stack.target.native_gpus.then(|| "native".to_owned());
+                let gpus = image.target.gpus.iter().map(ToString::to_string);
+                let native = image.target.native_gpus.then(|| "native".to_owned());
                 say("target.gpus", Some(gpus.chain(native).collect::<Vec<_>>().join(", ")));
                 let options = [(prune.keep_ptx, "keep-ptx"), (prune.drop_relocatable, "drop-relocatable")];
                 let options: Vec<&str> = options.iter().filter(|(said, _)| *said).map(|(_, option)| *option).collect();

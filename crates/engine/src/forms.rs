@@ -22,7 +22,7 @@ impl Form {
         match file.body {
             Body::Directory => Self::Directory,
             Body::Symlink(_) => Self::Link,
-            Body::Bytes(_) | Body::File(_) | Body::Entry(..) => Self::File,
+            Body::Whiteout | Body::Bytes(_) | Body::File(_) | Body::Entry(..) => Self::File,
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use kiln_fatbin::testing::{Library, entry};
 use kiln_oci::layout::{Contents, layer_blobs, write_layout};
-use kiln_plan::base::{BaseFacts, Interpreter};
+use kiln_plan::base::{BaseFacts, Distribution, Interpreter};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Silent, Work};
 use kiln_plan::lock::{Lock, LockedBase, LockedImage, LockedPackage, LockedWheel};
@@ -19,6 +19,7 @@ use kiln_plan::stack::{Overrides, read};
 use kiln_store::Store;
 use kiln_wheel::testing::WheelBuilder;
 
+use crate::below::Below;
 use crate::built::manifest_descriptor;
 use crate::driver::{Alone, Driver};
 use crate::graph::{Graph, Images, base_step};
@@ -26,6 +27,8 @@ use crate::product::Product;
 use crate::project::Project;
 use crate::step::{Level, Subject};
 use crate::steps::facts::Facts;
+use crate::steps::file_below::{FileBelow, Need};
+use crate::steps::remove::Remove;
 use crate::workshop::{Surroundings, Workshop};
 
 const TARGET: &str = "[stack]\nname = \"golden\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n\
@@ -168,8 +171,21 @@ impl Place {
 
 /// Adds what is known of the nodes of a graph, by kind.
 fn describe(graph: &Graph, driver: &Driver<'_>, golden: &mut BTreeMap<&'static str, String>) {
+    describe_kinds(graph, driver, golden, |_| true);
+}
+
+/// Adds what is known of the nodes of some kinds.
+fn describe_kinds(
+    graph: &Graph,
+    driver: &Driver<'_>,
+    golden: &mut BTreeMap<&'static str, String>,
+    is_wanted: fn(&str) -> bool,
+) {
     for id in graph.ids() {
         let entry = graph.entry(id);
+        if !is_wanted(entry.step.kind().name) {
+            continue;
+        }
         let (kind, fields) = (entry.step.kind(), String::from_utf8(entry.fields.clone()).unwrap());
         let text = golden.entry(kind.name).or_default();
         let (product, _) = driver.product(id).unwrap();
@@ -200,6 +216,33 @@ fn kinds() -> Vec<String> {
     kinds
 }
 
+/// Adds the kinds that stand between an image and the packages of its base.
+fn describe_base_packages(place: &Place, mut lock: Lock, golden: &mut BTreeMap<&'static str, String>) {
+    let distribution = |name: &str, location: &str| Distribution {
+        location: location.into(),
+        name: name.into(),
+        version: "1.0".into(),
+        size: None,
+        metadata: None,
+        modules: vec![name.into()],
+        extras: Vec::new(),
+        scripts: Vec::new(),
+    };
+    lock.bases[0].facts.distributions = vec![distribution("old", "/usr/lib/python3.11/site-packages")];
+    let project = place.project(&format!("{APP}python.environment = \"overlay\"\n"));
+    let mut images = Images::new(&project, &project.chosen(&[]).unwrap(), &lock).unwrap();
+    let (layers, id) = (images.images[0].layers.iter().map(|layer| layer.node).collect(), images.images[0].image.id());
+    let site = "opt/venv/lib/python3.11/site-packages";
+    let record = format!("{site}/words-1.0.dist-info/RECORD");
+    let record = images.graph.add(FileBelow::new(None, layers, record, Need::Record)).unwrap();
+    let words = distribution("words", &format!("/{site}"));
+    let remove = Remove::new(&[&words], vec![record], &[], Below::nothing().around(&[]));
+    let remove = images.graph.add(remove).unwrap();
+    let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+    driver.want(&[(id, Level::Known), (remove.id(), Level::Known)]).unwrap();
+    describe_kinds(&images.graph, &driver, golden, |kind| matches!(kind, "modules" | "remove"));
+}
+
 #[test]
 fn keys_and_bytes_of_every_kind_are_pinned() {
     let place = Place::new();
@@ -221,6 +264,7 @@ fn keys_and_bytes_of_every_kind_are_pinned() {
     let driver = Driver::new(&graph, &project.workshop, &Alone);
     driver.get(facts, Level::Known).unwrap();
     describe(&graph, &driver, &mut golden);
+    describe_base_packages(&place, lock, &mut golden);
     assert_eq!(golden.keys().copied().collect::<Vec<_>>(), kinds(), "every kind has a golden file");
     for (kind, text) in golden {
         insta::assert_snapshot!(kind, text);

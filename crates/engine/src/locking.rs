@@ -1,13 +1,12 @@
 //! From a stack to a lock: everything that a build depends on is decided here, once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Environment, Image, Requirement, Stack};
-use kiln_plan::torch_family;
 use kiln_store::Root;
 use kiln_wheel::pylock;
 use kiln_wheel::tags::Tags;
@@ -26,8 +25,9 @@ mod listed;
 mod question;
 mod sizes;
 mod tiers;
+mod torch;
 
-use answer::{Failed, Part};
+use answer::{Failed, Given, Part};
 use tiers::Together;
 
 /// What may change in a lock.
@@ -82,11 +82,11 @@ impl Project<'_> {
         }
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
-        for &platform in &self.stack.target.platforms {
+        for &platform in &self.stack.platforms {
             self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
         }
         // Platforms that were left out on the command line keep what is locked for them.
-        keep_other_platforms(&self.stack.target.platforms, &self.stack.images, &old, &mut new);
+        keep_other_platforms(&self.stack.platforms, &self.stack.images, &old, &mut new);
         if !frozen {
             self.fill_in_sizes(&mut new)?;
             let mut written = new.clone();
@@ -116,7 +116,7 @@ impl Project<'_> {
     }
 
     fn native(&self, old: &Lock, upgrade: &Upgrade) -> Result<Vec<String>> {
-        if !self.stack.target.native_gpus {
+        if !self.stack.has_native_gpus() {
             return Ok(Vec::new());
         }
         if !old.native_gpus.is_empty() && *upgrade == Upgrade::Nothing {
@@ -217,7 +217,7 @@ impl Project<'_> {
         let part = Part::of(self, question, listed.as_ref())?;
         let given = question.above.iter().chain(&question.in_base).cloned();
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
-        let found = self.resolve_paired(&part, &pins, &stay)?;
+        let found = self.resolve_with_torch(&part, &Given { pins: &pins, preferences: &stay, ..Given::default() })?;
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
         let mut wrong = Diagnostics::default();
@@ -247,7 +247,7 @@ impl Project<'_> {
         let is_pip = |name: &str| name == "pip";
         let has_pip = image.packages.iter().any(|package| is_pip(&package.name))
             || question.above.iter().any(|(name, _)| is_pip(name));
-        if has_pip || question.image.environment == Environment::Base {
+        if has_pip || question.environment != Environment::Venv {
             return;
         }
         let below = Below::of(&question.facts, "base");
@@ -295,76 +295,6 @@ impl Project<'_> {
         };
         self.locked_wheel(best)
     }
-
-    fn check_family(&self, image: &Image, locked: &LockedImage, new: &Lock, platform: Platform) -> Result<()> {
-        let mut packages: BTreeMap<&str, &str> = BTreeMap::new();
-        for ancestor in self.stack.ancestors(image) {
-            if let Some(above) = new.image(&ancestor.name, platform) {
-                packages.extend(above.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())));
-            }
-        }
-        packages.extend(locked.packages.iter().map(|p| (p.name.as_str(), p.version.as_str())));
-        let list: Vec<(&str, &str)> = packages.iter().map(|(name, version)| (*name, *version)).collect();
-        let mut wrong = Diagnostics::default();
-        for mismatch in torch_family::check(&list) {
-            let at = image.requirements.iter().find(|r| r.name.to_string() == mismatch.package);
-            let span = at.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone());
-            wrong.push(Diagnostic::at(span, mismatch.to_string()).hint(
-                "the resolver accepts the pair, since nothing in the packages forbids it, and it crashes when it runs",
-            ));
-        }
-        if let Some(diagnostic) = self.cuda_mismatch(image, &packages) {
-            wrong.push(diagnostic);
-        }
-        Ok(wrong.or(())?)
-    }
-
-    /// `target.cuda` must have the major version of the CUDA that torch brings.
-    fn cuda_mismatch(&self, image: &Image, packages: &BTreeMap<&str, &str>) -> Option<Diagnostic> {
-        let version = packages.get("torch")?;
-        let asked = self.stack.target.cuda.map(|release| u32::from(release.major));
-        let brought = cuda_major(version, packages);
-        let torch = image.requirements.iter().find(|r| r.name.to_string() == "torch");
-        let span = torch.map_or_else(|| image.span.clone(), |requirement| requirement.span.clone());
-        let (message, hint) = match (asked, brought) {
-            (Some(asked), Some(brought)) if asked != brought => (
-                format!("torch {version} brings CUDA {brought}, and the stack is for CUDA {asked}"),
-                format!(
-                    "say `cuda = \"{brought}.x\"`, or take torch from an index for CUDA {asked} (`[index] packages`)"
-                ),
-            ),
-            (Some(asked), None) => (
-                format!("torch {version} brings no CUDA, and the stack is for CUDA {asked}"),
-                "say `cuda = \"none\"`, or take torch from an index with CUDA builds (`[index] packages`)".to_owned(),
-            ),
-            (None, Some(brought)) if self.stack.target.cpu_only => (
-                format!("torch {version} brings CUDA {brought}, and the stack says `cuda = \"none\"`"),
-                "take torch from an index with CPU builds: `[index] packages = { torch = \"URL\" }`".to_owned(),
-            ),
-            _ => return None,
-        };
-        let mut diagnostic = Diagnostic::at(span, message).hint(hint);
-        if let Some(cuda) = &self.stack.target.cuda_span {
-            diagnostic = diagnostic.also(cuda.clone(), "said here");
-        }
-        Some(diagnostic)
-    }
-}
-
-/// The major CUDA version of a torch: from its local version, else from the NVIDIA packages beside it.
-fn cuda_major(torch: &str, packages: &BTreeMap<&str, &str>) -> Option<u32> {
-    if let Some((_, local)) = torch.split_once('+') {
-        let digits = local.strip_prefix("cu")?;
-        return digits.get(..2)?.parse().ok();
-    }
-    for name in packages.keys().filter(|name| name.starts_with("nvidia-")) {
-        if let Some((_, suffix)) = name.rsplit_once("-cu")
-            && let Ok(major) = suffix.parse()
-        {
-            return Some(major);
-        }
-    }
-    packages.get("cuda-toolkit")?.split('.').next()?.parse().ok()
 }
 
 /// Whether an upgrade concerns an image.

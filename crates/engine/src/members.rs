@@ -23,7 +23,7 @@ impl Member {
                 Err(_) => format!("{}", Digest::of(bytes)),
             }),
             Body::Symlink(to) => Some(to.clone()),
-            Body::Directory | Body::File(_) | Body::Entry(..) => None,
+            Body::Directory | Body::Whiteout | Body::File(_) | Body::Entry(..) => None,
         };
         Self { path: file.path.clone(), mode: file.mode, owner: file.owner, content }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use kiln_oci::layout::split_name;
 use kiln_plan::gpu::Capability;
 use kiln_plan::lock::Lock;
-use kiln_plan::stack::Stack;
+use kiln_plan::stack::{Image, Stack};
 use kiln_store::{AtomicFile, open_regular};
 
 use crate::error::{BuildError, ProjectError, Result};
@@ -89,10 +89,11 @@ impl Project<'_> {
         Ok((self.path(directory)?, name.map(str::to_owned)))
     }
 
-    /// Returns the capabilities of the target's GPUs, ascending.
-    pub fn gpus(&self, lock: &Lock) -> Vec<Capability> {
-        let native = lock.native_gpus.iter().filter_map(|text| text.parse().ok());
-        let named = self.stack.target.gpus.iter().map(|architecture| architecture.capability);
+    /// Returns the capabilities of the GPUs that an image is for, ascending.
+    pub fn gpus(&self, image: &Image, lock: &Lock) -> Vec<Capability> {
+        let target = &image.target;
+        let native = lock.native_gpus.iter().filter(|_| target.native_gpus).filter_map(|text| text.parse().ok());
+        let named = target.gpus.iter().map(|architecture| architecture.capability);
         let mut gpus: Vec<Capability> = named.chain(native).collect();
         gpus.sort_unstable();
         gpus.dedup();

@@ -64,7 +64,7 @@ impl Project<'_> {
     pub(crate) fn push_one(&self, built: &Built) -> Result<Pushed> {
         let image = self.stack.image(&built.name).ok_or_else(|| self.no_image(&built.name))?;
         let to = self.repository(image)?;
-        let partial = self.stack.target.partial;
+        let partial = self.stack.partial;
         let publication = Publication {
             blobs: self.workshop.uploads(built, |_, layer| self.upload(layer.digest, layer.size, Some(image), &to))?,
             manifests: self.workshop.manifests(built)?,
@@ -112,7 +112,7 @@ impl Project<'_> {
     /// manifest follows from the lock and from what is known of its steps, or is named by its digest.
     pub fn join(&self, name: &str, lock: &Lock, manifests: &[Digest]) -> Result<Pushed> {
         let image = *self.chosen(&[name.to_owned()])?.last().ok_or_else(|| self.no_image(name))?;
-        if self.stack.target.partial {
+        if self.stack.partial {
             return Err(BuildError::Mistake {
                 message: "an index is over all platforms of the stack".into(),
                 hint: "leave `--platform` out".into(),
@@ -158,7 +158,7 @@ impl Project<'_> {
         }
         images.sort_by_key(|image| image.platform);
         let have: Vec<Platform> = images.iter().map(|image| image.platform).collect();
-        if have != self.stack.target.platforms {
+        if have != self.stack.platforms {
             let list =
                 |platforms: &[Platform]| platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
             return Err(BuildError::Mistake {
@@ -166,7 +166,7 @@ impl Project<'_> {
                     "the manifests are for {}, and `{}` is for {}",
                     list(&have),
                     image.name,
-                    list(&self.stack.target.platforms)
+                    list(&self.stack.platforms)
                 ),
                 hint: "name one manifest for each platform, or none: they follow from the lock".into(),
             });

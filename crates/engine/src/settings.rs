@@ -15,12 +15,17 @@ use crate::accounts::Accounts;
 const BIN: &str = "/opt/venv/bin";
 /// The variable that says that there is one.
 const VIRTUAL_ENV: &str = "VIRTUAL_ENV";
+/// The variable that says where the loader looks for libraries.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// The stack's settings for running an image.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Settings {
     /// The image has a virtual environment.
     pub(crate) venv: bool,
+    /// Directories of libraries that its packages open by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) libraries: Vec<String>,
     pub(crate) timezone: Option<String>,
     pub(crate) env: BTreeMap<String, Value>,
     pub(crate) user: Option<String>,
@@ -43,6 +48,7 @@ impl Settings {
     pub(crate) fn of(image: &stack::Image, venv: bool, accounts: &Accounts) -> Self {
         Self {
             venv,
+            libraries: Vec::new(),
             timezone: image.timezone.clone(),
             env: image.env.clone(),
             user: image.user.as_ref().map(|user| accounts.runs_as(user)),
@@ -117,13 +123,21 @@ impl Settings {
         if self.venv {
             config.set_env(VIRTUAL_ENV, "/opt/venv");
         }
+        if !self.libraries.is_empty() {
+            let inherited = below.get(LIBRARIES).map(String::as_str).unwrap_or_default();
+            let there: Vec<&str> = inherited.split(':').filter(|directory| !directory.is_empty()).collect();
+            let new = self.libraries.iter().map(String::as_str).filter(|directory| !there.contains(directory));
+            config.set_env(LIBRARIES, &new.chain(there.iter().copied()).collect::<Vec<_>>().join(":"));
+        }
         if let Some(zone) = &self.timezone {
             config.set_env("TZ", zone);
         }
         for (name, value) in self.env.iter().filter(|(name, _)| *name != "PATH") {
-            let path = config.env("PATH").map(str::to_owned);
+            let set = |name: &str| config.env(name).map(str::to_owned);
+            let (path, libraries) = (set("PATH"), set(LIBRARIES));
             let inherited = |name: &str| match name {
                 "PATH" => path.as_deref(),
+                LIBRARIES => libraries.as_deref(),
                 name => below.get(name).map(String::as_str),
             };
             config.set_env(name, &value.text(inherited));
@@ -200,6 +214,16 @@ mod tests {
         let mut config = config(below);
         settings.apply(&mut config);
         config.config.env
+    }
+
+    #[test]
+    fn libraries_that_packages_open_by_name_are_found_beside_what_is_inherited() {
+        let libraries = vec!["/v/a".to_owned(), "/v/b".to_owned()];
+        let settings = Settings { libraries, ..Settings::default() };
+        assert_eq!(env(&settings, &[]), ["LD_LIBRARY_PATH=/v/a:/v/b"]);
+        assert_eq!(env(&settings, &["LD_LIBRARY_PATH=/x:/v/b"]), ["LD_LIBRARY_PATH=/v/a:/x:/v/b"]);
+        let own = BTreeMap::from([("LD_LIBRARY_PATH".to_owned(), value(&["/own:", "$LD_LIBRARY_PATH"]))]);
+        assert_eq!(env(&Settings { env: own, ..settings }, &[]), ["LD_LIBRARY_PATH=/own:/v/a:/v/b"]);
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Snapshot {
     pub(crate) fn of(project: &Project<'_>, images: &[&stack::Image]) -> Result<Self> {
         let mut snapshot = Self::default();
         let mut seen = HashMap::new();
-        let platforms = &project.stack.target.platforms;
+        let platforms = &project.stack.platforms;
         let all = images.iter().flat_map(|image| platforms.iter().map(|platform| project.stack.on(image, *platform)));
         for copy in all.flat_map(|image| &image.copy) {
             if let Entry::Vacant(place) = snapshot.copies.entry(taken(copy)) {

@@ -59,6 +59,8 @@ pub enum Subject {
     Program(String),
     /// The virtual environment.
     Environment,
+    /// Distributions of the base that are hidden, with versions.
+    Removed(Vec<String>),
     /// Users and the time zone of an image.
     Users(String),
     /// A base on a platform.
@@ -83,6 +85,7 @@ impl fmt::Display for Subject {
             Self::FileBelow(path) => write!(f, "file {path} of what is below"),
             Self::Program(name) => write!(f, "program {name}"),
             Self::Environment => f.write_str("virtual environment"),
+            Self::Removed(names) => write!(f, "the base without {}", names.join(", ")),
             Self::Users(text) => f.write_str(text),
             Self::Base(name, _) => f.write_str(name),
             Self::Image(name, _) => f.write_str(name),

@@ -157,7 +157,7 @@ fn with_reported_project<T>(
     let store = open_store(global, cancel, &*reporter)?;
     let directory = global.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shared = SharedReporter::new(Arc::clone(&reporter));
-    let surroundings = surroundings(global, stack.target.native_gpus, &shared, cancel)?;
+    let surroundings = surroundings(global, stack.has_native_gpus(), &shared, cancel)?;
     let workshop = Workshop::new(&store, reporter, cancel.clone(), surroundings);
     stack.warnings.iter().for_each(|warning| workshop.warn(warning));
     let directory = fs_err::canonicalize(directory)?;

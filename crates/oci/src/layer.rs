@@ -71,6 +71,8 @@ pub enum Body {
     Directory,
     /// A symbolic link to this, as text (see [`crate::names`]).
     Symlink(String),
+    /// Nothing from here on: what layers below have at the path is deleted.
+    Whiteout,
     /// A file of these bytes.
     Bytes(Vec<u8>),
     /// A file of so many bytes, whose content the caller has.
@@ -83,7 +85,7 @@ impl Body {
     /// Bytes of content.
     pub fn size(&self) -> u64 {
         match self {
-            Self::Directory | Self::Symlink(_) => 0,
+            Self::Directory | Self::Symlink(_) | Self::Whiteout => 0,
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(size) => *size,
             Self::Entry(_, entry) => entry.size,
@@ -105,6 +107,11 @@ impl LayerFile {
     /// Returns a symbolic link of root.
     pub fn symlink(path: impl Into<String>, to: impl Into<String>) -> Self {
         Self::new(path, 0o777, Body::Symlink(to.into()))
+    }
+
+    /// Returns the deletion of what is at a path.
+    pub fn whiteout(path: impl Into<String>) -> Self {
+        Self::new(path, 0o644, Body::Whiteout)
     }
 
     /// Returns a file, mode 0644, of root.
@@ -133,6 +140,11 @@ impl LayerFile {
                 (EntryType::Directory, Vec::new())
             }
             Body::Symlink(to) => (EntryType::Symlink, names::bytes(to)),
+            Body::Whiteout => {
+                let name = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+                path.splice(name..name, whiteout::PREFIX.bytes());
+                (EntryType::Regular, Vec::new())
+            }
             Body::Bytes(_) | Body::File(_) | Body::Entry(..) => (EntryType::Regular, Vec::new()),
         };
         let (uid, gid) = (u64::from(self.owner.0), u64::from(self.owner.1));

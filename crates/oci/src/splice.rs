@@ -134,7 +134,7 @@ impl Splicer<'_> {
         file.write_header(&mut self.pending)?;
         let size = file.body.size();
         match &file.body {
-            Body::Directory | Body::Symlink(_) => {}
+            Body::Directory | Body::Symlink(_) | Body::Whiteout => {}
             Body::File(_) => return Err(io::Error::other("a spliced layer holds no file of the project").into()),
             Body::Bytes(bytes) => self.small(bytes)?,
             Body::Entry(source, entry) if entry.method == Method::Stored => self.stored(*source, entry)?,

@@ -57,6 +57,21 @@ pub fn with_site_packages(directory: &Path, distributions: &[(&str, &str)]) {
     });
 }
 
+/// A base as python.org's images are, with these files in its site directory, by their paths below it.
+pub fn with_files_in_site_packages(directory: &Path, files: &[(String, String)]) {
+    layout(directory, &|platform| {
+        let mut all = vec![("usr/local/bin/python3.11".to_owned(), b"python".to_vec())];
+        all.push(("usr/local/lib/python3.11/os.py".to_owned(), Vec::new()));
+        let place = |path: &str| match path.strip_prefix("../../../") {
+            Some(above) => format!("usr/local/{above}"),
+            None => format!("usr/local/lib/python3.11/site-packages/{path}"),
+        };
+        all.extend(files.iter().map(|(path, text)| (place(path), text.clone().into_bytes())));
+        let all: Vec<(&str, Vec<u8>)> = all.iter().map(|(path, bytes)| (path.as_str(), bytes.clone())).collect();
+        debian_files(platform, &all)
+    });
+}
+
 /// Writes a base whose configs say that its layers have this diff id.
 pub fn with_other_diff_ids(directory: &Path, diff_id: &Digest) {
     fs_err::remove_dir_all(directory).unwrap();

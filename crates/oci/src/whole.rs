@@ -159,7 +159,7 @@ pub fn recompress(
         file.write_header(&mut head)?;
         out.write_all(&head)?;
         match &file.body {
-            Body::Directory | Body::Symlink(_) | Body::File(_) => {}
+            Body::Directory | Body::Symlink(_) | Body::Whiteout | Body::File(_) => {}
             Body::Bytes(bytes) => out.write_all(bytes)?,
             Body::Entry(source, entry) => {
                 let source = &sources[*source];

@@ -84,7 +84,14 @@ impl BaseFacts {
         let interpreter = |found: &Interpreter| {
             path(&found.path) && line(&found.version) && found.site_packages.as_deref().is_none_or(path)
         };
-        let distribution = |found: &Distribution| line(&found.name) && line(&found.version) && path(&found.location);
+        let below = |path: &str| line(path) && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        let distribution = |found: &Distribution| {
+            let is_sound = line(&found.name) && line(&found.version) && path(&found.location);
+            is_sound
+                && found.metadata.as_deref().is_none_or(below)
+                && found.modules.iter().all(|module| below(module))
+                && found.scripts.iter().chain(&found.extras).all(|text| line(text))
+        };
         let texts = self
             .distribution
             .iter()
@@ -94,7 +101,6 @@ impl BaseFacts {
             .chain(&self.passwd)
             .chain(&self.group)
             .chain(&self.shadow);
-        let below = |path: &str| line(path) && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         texts.into_iter().all(|text| line(text))
             && self.libc.as_ref().is_none_or(|libc| line(&libc.version))
             && self.interpreters.iter().all(interpreter)
@@ -186,6 +192,31 @@ pub struct Distribution {
     /// Unpacked size in bytes of the files under its top-level names, where known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub size: Option<u64>,
+    /// The name of its directory of metadata, where that is not `NAME-VERSION.dist-info`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub metadata: Option<String>,
+    /// Modules that it brings, as paths below its location without suffixes, where known: `torch`, `google/protobuf`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub modules: Vec<String>,
+    /// The requirements of its extras, as its metadata writes them: `aiohttp; extra == 'http'`. Its other requirements are the
+    /// base's own affair.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub extras: Vec<String>,
+    /// Its console and GUI scripts, as its entry points write them: `torchrun = torch.distributed.run:main`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub scripts: Vec<String>,
+}
+
+impl Distribution {
+    /// Returns the name of the directory of its metadata, or of the file that stands in its place.
+    pub fn metadata(&self) -> String {
+        self.metadata.clone().unwrap_or_else(|| Self::usual_metadata(&self.name, &self.version))
+    }
+
+    /// Returns the name that the directory of metadata of a normalised name has (binary distribution format, "File name").
+    pub fn usual_metadata(name: &str, version: &str) -> String {
+        format!("{}-{version}.dist-info", name.replace('-', "_"))
+    }
 }
 
 impl BaseFacts {

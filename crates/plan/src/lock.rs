@@ -372,7 +372,16 @@ impl BaseFacts {
         tables(out, "distributions", &self.distributions, |found| {
             let size = found.size.map_or_else(String::new, |size| format!(", size = {size}"));
             let (location, name, version) = (quote(&found.location), quote(&found.name), quote(&found.version));
-            format!("location = {location}, name = {name}, version = {version}{size}")
+            let more = |key: &str, texts: &[String]| {
+                if texts.is_empty() { String::new() } else { format!(", {key} = {}", list(texts)) }
+            };
+            let metadata =
+                found.metadata.as_ref().map_or_else(String::new, |name| format!(", metadata = {}", quote(name)));
+            let more = metadata
+                + &more("modules", &found.modules)
+                + &more("extras", &found.extras)
+                + &more("scripts", &found.scripts);
+            format!("location = {location}, name = {name}, version = {version}{size}{more}")
         });
     }
 }
@@ -444,6 +453,10 @@ mod tests {
                 name: "six".into(),
                 version: "1.16.0".into(),
                 size: Some(7),
+                metadata: None,
+                modules: Vec::new(),
+                extras: Vec::new(),
+                scripts: Vec::new(),
             }],
             passwd: vec!["root:x:0:0:root:/root:/bin/bash".into()],
             shadow: vec!["root:*:3652:0:99999:7:::".into()],

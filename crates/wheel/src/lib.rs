@@ -7,6 +7,7 @@ pub mod archive;
 pub mod install;
 mod marker;
 pub mod metadata;
+pub mod modules;
 pub mod name;
 pub mod pylock;
 pub mod record;

@@ -94,6 +94,8 @@ pub struct Question<'a> {
     pub recipes: Vec<(String, String, Vec<String>)>,
     /// Versions to stay with where they fit.
     pub preferences: Vec<(String, String)>,
+    /// Builds of torch's family, by uv's name: `cu128`, `cpu`. They come from PyTorch's own index.
+    pub torch_backend: Option<String>,
     /// Forbids the network.
     pub offline: bool,
 }
@@ -116,6 +118,7 @@ impl<'a> Question<'a> {
             alone: false,
             recipes: Vec::new(),
             preferences: Vec::new(),
+            torch_backend: None,
             offline: false,
         }
     }
@@ -289,6 +292,9 @@ fn ask(
     }
     if question.alone {
         call = call.arg("--no-deps");
+    }
+    if let Some(backend) = &question.torch_backend {
+        call = call.args(["--torch-backend", backend]);
     }
     if question.offline {
         call = call.arg("--offline");

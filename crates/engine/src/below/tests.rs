@@ -125,10 +125,10 @@ fn notes_tell_what_differs_from_nothing_at_all() {
 
 #[test]
 fn layers_of_wheels_are_told_of_what_is_around_them_and_of_nothing_else() {
-    assert_eq!(Below::nothing().around(&["opt/venv"]), (Vec::new(), Vec::new()));
-    let (directories, links) = base().around(&["opt/venv"]);
+    assert!(Below::nothing().around(&["opt/venv"]).is_empty());
+    let Around { directories, links } = base().around(&["opt/venv"]);
     assert_eq!((directories, links), (Vec::new(), vec!["/opt -> data/opt".parse().unwrap()]));
-    let (directories, links) = base().around(&["home/alice/env"]);
+    let Around { directories, links } = base().around(&["home/alice/env"]);
     assert_eq!((directories.len(), links.len()), (1, 0));
     assert_eq!(directories[0].to_string(), "/home/alice 0700 1000:1000");
     let mut fitted = Below::of_lines(&[], &["/opt -> data/opt".parse().unwrap()]);

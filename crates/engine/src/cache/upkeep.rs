@@ -228,7 +228,7 @@ impl Project<'_> {
         let text = fs_err::read_to_string(self.lock_path()).unwrap_or_default();
         let mut verdicts = Vec::new();
         for image in images.iter().filter(|image| image.base_facts.is_none()) {
-            for &platform in &self.stack.target.platforms {
+            for &platform in &self.stack.platforms {
                 let Some(name) = crate::bases::name(&image.from) else { continue };
                 let Some(locked) = lock.base(&name, platform) else { continue };
                 let mut graph = Graph::default();

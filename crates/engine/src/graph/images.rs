@@ -1,49 +1,38 @@
 //! From a stack, its lock and the snapshot to the graph of its images.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use kiln_fatbin::Selection;
 use kiln_oci::debian::Bootstrap;
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
-use kiln_plan::base::{BaseFacts, Interpreter};
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::base::BaseFacts;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedBase, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Environment, From, GpuCode as Demand};
-use kiln_wheel::install::Scheme;
 
 use super::Graph;
 use crate::accounts::Accounts;
-use crate::bases::{self, interpreter};
+use crate::bases;
 use crate::below::Below;
-use crate::error::{BuildError, ProjectError, Result};
+use crate::error::{BuildError, Result};
 use crate::node::{Node, NodeId};
-use crate::product::{Conflicts as ConflictsProduct, OldestDriver, Paths as PathsProduct, Verdict, Wheel};
+use crate::product::{Conflicts as ConflictsProduct, OldestDriver, Paths as PathsProduct, Verdict};
 use crate::project::Project;
+use crate::python::BasePython;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::step::Subject;
 use crate::steps::agreement::{Agreement, Content};
 use crate::steps::base::{Base, Source};
-use crate::steps::compose::{Compose, MAX_LAYERS, Made};
-use crate::steps::conflicts::Conflicts;
+use crate::steps::compose::{Compose, Made};
 use crate::steps::driver::Driver;
 use crate::steps::facts::Facts;
-use crate::steps::fetch::Fetch;
 use crate::steps::gpu_code::GpuCode;
-use crate::steps::paths::Paths;
-use crate::steps::prune::Prune;
-use crate::steps::venv::Venv;
-use crate::steps::wheels::{Around, LayerForm, Wheels};
 
 mod files;
-
-/// Wheels above this many compressed bytes get a layer of their own.
-const OWN_LAYER: u64 = 8 << 20;
+mod python;
 
 /// Layers of one step of an image.
 #[derive(Debug, Clone)]
@@ -89,7 +78,7 @@ impl Images {
         let mut builder = Builder { project, lock, wheels, snapshot, graph: Graph::default(), done: HashMap::new() };
         let mut all = Vec::new();
         for &image in images {
-            for &platform in &project.stack.target.platforms {
+            for &platform in &project.stack.platforms {
                 all.push(builder.image(image, platform)?);
             }
         }
@@ -133,19 +122,6 @@ struct Inherited {
     login_path: Option<String>,
 }
 
-/// A wheel of an image.
-struct ImageWheel {
-    name: String,
-    version: String,
-    file: String,
-    size: u64,
-    locked: NodeId,
-    /// As it goes into a layer.
-    node: Node<Wheel>,
-    /// Its GPU code may be cut.
-    prunable: bool,
-}
-
 /// What an image stands on.
 struct Ground {
     /// Its base and its node, where it stands on one.
@@ -168,6 +144,8 @@ struct Draft {
     layers: Vec<LayerNode>,
     made: Vec<Made>,
     conflicts: Vec<Node<ConflictsProduct>>,
+    /// Checks of its wheels against the base's modules.
+    modules: Vec<Node<Verdict>>,
 }
 
 impl Draft {
@@ -189,18 +167,28 @@ impl Builder<'_> {
         let base_name = base_name.unwrap_or_else(|| "scratch".into());
         let ground = self.ground(image, platform, &facts)?;
         let (base, below) = (ground.base.clone(), ground.image);
-        let mut draft = Draft { platform, ground, layers: Vec::new(), made: Vec::new(), conflicts: Vec::new() };
+        let mut draft = Draft {
+            platform,
+            ground,
+            layers: Vec::new(),
+            made: Vec::new(),
+            conflicts: Vec::new(),
+            modules: Vec::new(),
+        };
         let wheels = self.image_wheels(image, platform)?;
         let packages = wheels.iter().map(|wheel| wheel.locked).collect();
         let has_packages = !wheels.is_empty();
-        if has_packages {
-            let python = self.project.stack.target.python.as_deref().unwrap_or_default();
-            self.python(image, interpreter(&facts, python, &base_name, image.environment)?, wheels, &mut draft)?;
+        let mut venv = self.venv_below(image, platform).is_some();
+        let mut libraries = Vec::new();
+        if has_packages || !image.python.remove.is_empty() {
+            let base = BasePython::of(&self.project.stack, image, &facts, &base_name)?;
+            venv |= has_packages && base.environment != Environment::Base;
+            libraries = self.libraries(image, &base, platform)?;
+            self.python(image, &base, wheels, &mut draft)?;
         }
-        let venv = image.environment == Environment::Venv && has_packages || self.has_venv_below(image, platform);
         self.users(image, &facts, &mut draft)?;
         self.copies(image, &mut draft)?;
-        let settings = Settings::of(image, venv, &draft.ground.accounts);
+        let settings = Settings { libraries, ..Settings::of(image, venv, &draft.ground.accounts) };
         self.files(image, &settings, &mut draft)?;
         let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);
@@ -208,7 +196,7 @@ impl Builder<'_> {
         let agreement = agreement.map(|agreement| self.graph.add(agreement)).transpose()?;
         let drivers = match image.gpu_code {
             Demand::Any => Vec::new(),
-            _ => self.drivers(&subject, &draft, &image.except)?,
+            _ => self.drivers(image, &subject, &draft)?,
         };
         let node = self.graph.add(Compose {
             platform,
@@ -217,6 +205,7 @@ impl Builder<'_> {
             settings,
             created: self.project.workshop.surroundings.created,
             conflicts: draft.conflicts,
+            modules: draft.modules,
             agreement,
             program,
             drivers,
@@ -225,7 +214,7 @@ impl Builder<'_> {
         let gate = match image.gpu_code {
             Demand::Any => None,
             demand => {
-                let gpus = (self.project.gpus(self.lock), self.project.stack.target.gpu_names.clone());
+                let gpus = (self.project.gpus(image, self.lock), image.target.gpu_names.clone());
                 Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
             }
         };
@@ -254,8 +243,8 @@ impl Builder<'_> {
     }
 
     /// Adds the steps that find out which driver the layers need: where GPU code is demanded it is looked at anyway.
-    fn drivers(&mut self, subject: &Subject, draft: &Draft, except: &[String]) -> Result<Vec<Node<OldestDriver>>> {
-        let gpus = self.project.gpus(self.lock);
+    fn drivers(&mut self, image: &stack::Image, subject: &Subject, draft: &Draft) -> Result<Vec<Node<OldestDriver>>> {
+        let (gpus, except) = (self.project.gpus(image, self.lock), &image.except);
         let layers = draft.layers.iter().filter(|layer| !layer.wheels.is_empty());
         let driver = |node| Driver::new(subject.clone(), node, gpus.clone(), except.to_vec());
         layers.map(|layer| self.graph.add(driver(layer.node))).collect()
@@ -291,156 +280,6 @@ impl Builder<'_> {
         let image = base.as_ref().map(|(_, node)| *node);
         Ok(Ground { base, image, layers, tiers, contents, below, accounts, inherited })
     }
-
-    /// Adds the wheels of an image in the order in which they go into layers: of two that bring one file, the later has it. pip
-    /// installs packages on which none depends by name, the last name first; those that the stack names come last.
-    fn image_wheels(&mut self, image: &stack::Image, platform: Platform) -> Result<Vec<ImageWheel>> {
-        let selection = self.project.selection(image, self.lock);
-        let packages = self.lock.image(&image.name, platform).into_iter().flat_map(|locked| &locked.packages);
-        let mut all = Vec::new();
-        for package in packages {
-            // The lock was checked when it was read: every package has its wheel.
-            let Some(wheel) = self.wheels.get(&package.wheel).map(|wheel| (*wheel).clone()) else { continue };
-            let subject = Subject::Package { name: package.name.clone(), version: package.version.clone() };
-            let (file, size) = (wheel.file.clone(), wheel.size.unwrap_or(0));
-            let fetch = self.graph.add(self.fetch(subject, wheel))?;
-            let prune = selection.as_ref().filter(|_| Prune::concerns(&file, size));
-            let node = match prune {
-                Some(selection) => {
-                    let subject = Subject::Pruned(file.clone());
-                    self.graph.add(Prune::new(subject, fetch, size, selection, &image.except))?
-                }
-                None => fetch,
-            };
-            let (name, version) = (package.name.clone(), package.version.clone());
-            let (locked, prunable) = (fetch.id(), prune.is_some());
-            all.push(ImageWheel { name, version, file, size, locked, node, prunable });
-        }
-        let winner = |wheel: &ImageWheel| image.winners.iter().position(|name| name.as_ref() == wheel.name);
-        all.sort_by(|one, other| winner(one).cmp(&winner(other)).then_with(|| other.name.cmp(&one.name)));
-        Ok(all)
-    }
-
-    fn fetch(&self, subject: Subject, wheel: LockedWheel) -> Fetch {
-        let paths = places(self.project, &wheel);
-        let url = wheel.url.as_ref().and_then(|url| url.parse().ok()).map(|url| self.project.with_credentials(&url));
-        Fetch::new(subject, wheel, paths, url)
-    }
-
-    /// Adds the layers of an image's packages: the environment, one layer for each large wheel, and one for all small ones.
-    fn python(
-        &mut self,
-        image: &stack::Image,
-        interpreter: &Interpreter,
-        wheels: Vec<ImageWheel>,
-        draft: &mut Draft,
-    ) -> Result<()> {
-        let python = self.project.stack.target.python.as_deref().unwrap_or_default();
-        let scheme = scheme(image, python, interpreter)?;
-        if image.environment == Environment::Venv && !self.has_venv_below(image, draft.platform) {
-            require_no_venv(image, &draft.ground)?;
-            let venv = Venv::new(python, interpreter, &mut draft.ground.below)?;
-            let (history, files) = (venv.history(), venv.files());
-            draft.ground.contents.push(Arc::new(Content::Files("virtual environment".into(), files)));
-            let node = self.graph.add(venv)?;
-            draft.layer(node, history, 0);
-        }
-        let mut tier = Tier::new();
-        for wheel in &wheels {
-            let subject = Subject::Wheel(wheel.file.clone());
-            tier.push((wheel.file.clone(), self.graph.add(Paths::new(subject, wheel.node, scheme.clone()))?));
-        }
-        // The smallest large ones join the shared layer where the image would have too many layers: users, copies and files
-        // need one each at least.
-        let others = draft.ground.layers + draft.layers.len() + image.copy.len().min(1) + 2;
-        let (large, small) = layer_places(&wheels, MAX_LAYERS.saturating_sub(others + 1));
-        let subject = Subject::Image(image.name.clone(), draft.platform);
-        let below: Tier = draft.ground.tiers.iter().flatten().cloned().collect();
-        let conflicts = match tier.len() {
-            0 | 1 => None,
-            _ => Some(self.graph.add(Conflicts::new(subject.clone(), &tier, &[], small.clone()))?),
-        };
-        draft.conflicts.extend(conflicts);
-        if !below.is_empty() {
-            draft.conflicts.push(self.graph.add(Conflicts::new(subject, &tier, &below, Vec::new()))?);
-        }
-        let (directories, links) = draft.ground.below.around(&scheme.roots());
-        let (compression, max_layer_size) = (image.compression, image.max_layer_size);
-        let around = Around { directories, links };
-        let form = LayerForm { scheme: scheme.clone(), around, compression, max_layer_size };
-        for at in large {
-            self.wheel_layer(&[&wheels[at]], &[&tier[at]], None, &form, draft)?;
-        }
-        if !small.is_empty() {
-            let members: Vec<&ImageWheel> = small.iter().map(|at| &wheels[*at]).collect();
-            let lists: Vec<_> = small.iter().map(|at| &tier[*at]).collect();
-            self.wheel_layer(&members, &lists, conflicts, &form, draft)?;
-        }
-        draft.ground.tiers.push(tier);
-        Ok(())
-    }
-
-    fn wheel_layer(
-        &mut self,
-        members: &[&ImageWheel],
-        lists: &[&(String, Node<PathsProduct>)],
-        conflicts: Option<Node<ConflictsProduct>>,
-        form: &LayerForm,
-        draft: &mut Draft,
-    ) -> Result<()> {
-        let names: Vec<(String, String)> =
-            members.iter().map(|wheel| (wheel.name.clone(), wheel.version.clone())).collect();
-        let titles: Vec<String> = names.iter().map(|(name, version)| format!("{name} {version}")).collect();
-        let history = format!("kiln: {}", titles.join(", "));
-        let subject = match names.as_slice() {
-            [(name, version)] => Subject::Package { name: name.clone(), version: version.clone() },
-            _ => Subject::Packages(names),
-        };
-        let bytes = members.iter().map(|wheel| wheel.size).sum();
-        let nodes = members.iter().map(|wheel| wheel.node).collect();
-        let node = self.graph.add(Wheels::new(subject, nodes, bytes, conflicts, form))?;
-        let pruned = members.iter().filter(|wheel| wheel.prunable).map(|wheel| wheel.node).collect();
-        draft.layers.push(LayerNode { node, bytes, wheels: members.iter().map(|wheel| wheel.locked).collect() });
-        draft.made.push(Made { layers: node, history, pruned });
-        let wheels = lists.iter().map(|list| (*list).clone()).collect();
-        draft.ground.contents.push(Arc::new(Content::Wheels(form.scheme.clone(), wheels)));
-        Ok(())
-    }
-
-    fn has_venv_below(&self, image: &stack::Image, platform: Platform) -> bool {
-        self.project.stack.ancestors(image).any(|above| {
-            above.environment == Environment::Venv
-                && self.lock.image(&above.name, platform).is_some_and(|locked| !locked.packages.is_empty())
-        })
-    }
-}
-
-/// Refuses a base that has an `/opt/venv` of its own: two environments in one place are neither of the two.
-fn require_no_venv(image: &stack::Image, ground: &Ground) -> Result<()> {
-    if !ground.below.is_directory("opt/venv") {
-        return Ok(());
-    }
-    let message = "the base has an `/opt/venv` of its own, which is where kiln puts the packages of an image";
-    let hint = "install into the base's Python with `python.environment = \"base\"`, or choose a base without it";
-    Err(Diagnostics::from(Diagnostic::at(image.from_span.clone(), message).hint(hint)).into())
-}
-
-/// Returns the places of wheels with a layer of their own, at most so many, and of those that share one.
-fn layer_places(wheels: &[ImageWheel], room: usize) -> (Vec<usize>, Vec<usize>) {
-    let mut large: Vec<usize> = (0..wheels.len()).filter(|at| wheels[*at].size > OWN_LAYER).collect();
-    large.sort_by_key(|at| (std::cmp::Reverse(wheels[*at].size), *at));
-    large.truncate(room);
-    large.sort_unstable();
-    let small = (0..wheels.len()).filter(|at| !large.contains(at)).collect();
-    (large, small)
-}
-
-fn scheme(image: &stack::Image, python: &str, interpreter: &Interpreter) -> Result<Scheme> {
-    match (image.environment, &interpreter.site_packages) {
-        (Environment::Venv, _) => Ok(Scheme::venv(python)),
-        (Environment::Base, Some(site)) => Ok(Scheme::base(&interpreter.path, site)),
-        (Environment::Base, None) => Err(ProjectError::NoSitePackages(interpreter.path.clone()).into()),
-    }
 }
 
 /// Returns the image of the stack that an image stands on.
@@ -474,35 +313,4 @@ pub(crate) fn base_step(project: &Project<'_>, image: &stack::Image, locked: &Lo
         }
     };
     Ok(Base::new(locked.clone(), source))
-}
-
-/// Returns the paths on this machine where a wheel may lie: as the lock says, in find-links directories, in `file:` indexes.
-fn places(project: &Project<'_>, wheel: &LockedWheel) -> Vec<PathBuf> {
-    let said = wheel.path.iter().map(|path| project.directory.join(path));
-    let index = &project.stack.index;
-    let links = index.find_links.iter().filter(|link| !link.contains("://") || link.starts_with("file:"));
-    let links = links.map(|link| project.directory.join(link.trim_start_matches("file://")).join(&wheel.file));
-    let name: Option<kiln_wheel::name::WheelName> = wheel.file.parse().ok();
-    let indexed = name.into_iter().flat_map(|name| {
-        let addresses = index.packages.get(&name.name).into_iter().chain(&index.extra).chain(&index.default);
-        addresses
-            .filter_map(|address| address.strip_prefix("file:"))
-            .map(|path| {
-                let directory = project.directory.join(path.trim_start_matches("//"));
-                directory.join(name.name.to_string()).join(&wheel.file)
-            })
-            .collect::<Vec<_>>()
-    });
-    said.chain(links).chain(indexed).collect()
-}
-
-impl Project<'_> {
-    /// The GPU code that stays of an image's wheels, where some is cut.
-    pub(crate) fn selection(&self, image: &stack::Image, lock: &Lock) -> Option<Selection> {
-        image.prune.map(|prune| Selection {
-            gpus: self.gpus(lock),
-            keep_ptx: prune.keep_ptx,
-            drop_relocatable: prune.drop_relocatable,
-        })
-    }
 }

@@ -2,7 +2,6 @@
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
 use kiln_plan::stack::{Index, Prerelease, Requirement};
-use kiln_plan::torch_family;
 use kiln_wheel::pylock::LockedPackage;
 use kiln_wheel::uv::{self, Blocker, UvError};
 use url::Url;
@@ -26,6 +25,19 @@ pub(super) enum Failed {
     Conflict(BuildError),
     /// Another reason.
     Other(BuildError),
+}
+
+/// Bounds of a choice of versions.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Given<'g> {
+    /// Versions of packages that are there.
+    pub(super) pins: &'g [(String, String)],
+    /// Requirements that hold for what is chosen.
+    pub(super) bounds: &'g [String],
+    /// Versions to stay with where they fit.
+    pub(super) preferences: &'g [(String, String)],
+    /// The builds of torch, by uv's name.
+    pub(super) torch: Option<&'g str>,
 }
 
 impl From<BuildError> for Failed {
@@ -77,14 +89,11 @@ fn differently(question: &ImageQuestion<'_>, one: &LockedPackage, other: &Locked
 }
 
 impl Project<'_> {
-    /// Asks uv for what images need together, beside versions that are given and requirements that bound the choice. The first
-    /// part is the image that it is asked for.
+    /// Asks uv for what images need together, beside what is given. The first part is the image that it is asked for.
     pub(super) fn resolve(
         &self,
         parts: &[Part<'_>],
-        pins: &[(String, String)],
-        bounds: &[String],
-        preferences: &[(String, String)],
+        given: &Given<'_>,
     ) -> std::result::Result<Vec<LockedPackage>, Failed> {
         let Some(first) = parts.first() else { return Ok(Vec::new()) };
         let locked: Vec<LockedPackage> = parts.iter().flat_map(|part| part.locked.iter().cloned()).collect();
@@ -102,16 +111,26 @@ impl Project<'_> {
         }
         let mut asked = uv::Question {
             no_index,
-            preferences: preferences.to_vec(),
+            preferences: given.preferences.to_vec(),
+            torch_backend: given.torch.map(str::to_owned),
             recipes: first.question.recipes.clone(),
             ..uv::Question::about(first.question.target(), &index)
         };
         let pin = |name: &str, version: &str| format!("{name}=={version}");
         // No index knows the builds that bases have.
         let held = first.question.in_base.iter();
-        asked.recipes.extend(held.map(|(name, version)| (name.clone(), version.clone(), Vec::new())));
-        asked.constraints.extend(bounds.iter().cloned());
-        asked.constraints.extend(pins.iter().map(|(name, version)| pin(name, version)));
+        asked.recipes.extend(held.map(|(name, version)| {
+            let extras = first.question.base_extras.get(name).cloned().unwrap_or_default();
+            (name.clone(), version.clone(), extras)
+        }));
+        for (name, version) in &first.question.accepted {
+            match version {
+                Some(version) => asked.overrides.push(pin(name, version)),
+                None => asked.exclude.push(name.clone()),
+            }
+        }
+        asked.constraints.extend(given.bounds.iter().cloned());
+        asked.constraints.extend(given.pins.iter().map(|(name, version)| pin(name, version)));
         asked
             .constraints
             .extend(locked.iter().filter_map(|package| Some(pin(&package.name, package.version.as_ref()?))));
@@ -127,31 +146,6 @@ impl Project<'_> {
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
         let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
         Ok(locked.into_iter().chain(more).collect())
-    }
-
-    /// As [`Project::resolve`] for one image. Where the resolver chose a member of torch's family that does not pair with the
-    /// torch, which nothing in the packages forbids, it is asked for the one that does.
-    pub(super) fn resolve_paired(
-        &self,
-        part: &Part<'_>,
-        pins: &[(String, String)],
-        preferences: &[(String, String)],
-    ) -> std::result::Result<Vec<LockedPackage>, Failed> {
-        let parts = std::slice::from_ref(part);
-        let first = self.resolve(parts, pins, &[], preferences)?;
-        let versions = first.iter().filter_map(|package| Some((package.name.as_str(), package.version.as_deref()?)));
-        let above = pins.iter().map(|(name, version)| (name.as_str(), version.as_str()));
-        let all: Vec<(&str, &str)> = above.chain(versions).collect();
-        let pairs: Vec<String> =
-            torch_family::check(&all).into_iter().filter_map(|mismatch| mismatch.requirement).collect();
-        if pairs.is_empty() {
-            return Ok(first);
-        }
-        match self.resolve(parts, pins, &pairs, preferences) {
-            // Somebody asks for what does not pair, which is said later.
-            Err(Failed::Conflict(_)) => Ok(first),
-            paired => paired,
-        }
     }
 
     /// Adds what an image says to a question.
@@ -292,8 +286,9 @@ fn conflict(parts: &[Part<'_>], explanation: &str) -> Diagnostics {
     let held = first.question.in_base.iter().find(|(name, _)| uv::mentions(&explanation, name));
     let explanation = match held {
         Some((name, version)) => format!(
-            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are: take a base with \
-             another version, or leave out `python.environment = \"base\"`, so that the image has an environment of its own"
+            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are. \
+             `python = {{ accept = [\"{name}\"] }}` takes it as it is, `replace = [\"{name}\"]` installs another in its place, \
+             and `environment = \"venv\"` sees none of the base's packages"
         ),
         None => explanation,
     };

@@ -1,5 +1,7 @@
 //! What is asked of the resolver for one image, and when an old answer still holds.
 
+use std::collections::BTreeMap;
+
 use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::diagnostic::Label;
 use kiln_plan::lock::{Lock, LockedImage};
@@ -17,6 +19,7 @@ use super::listed::Listed;
 use crate::bases;
 use crate::error::{ProjectError, Result};
 use crate::project::Project;
+use crate::python::{self, BasePython};
 
 /// Raised when the same question would be answered in another way.
 const QUESTION_VERSION: u32 = 2;
@@ -32,8 +35,14 @@ pub(super) struct ImageQuestion<'a> {
     pub(super) facts: BaseFacts,
     /// Packages of the images above, by name and version.
     pub(super) above: Vec<(String, String)>,
+    /// The environment that its packages go into.
+    pub(super) environment: Environment,
     /// Packages of the base, where they count.
     pub(super) in_base: Vec<(String, String)>,
+    /// Requirements of their extras, by package.
+    pub(super) base_extras: BTreeMap<String, Vec<String>>,
+    /// Packages that the base meets whatever its versions are, with the version of the one that it has.
+    pub(super) accepted: BTreeMap<String, Option<String>>,
     /// Requirements of its files, all together.
     list: Option<Requirements>,
     /// Its files that are locks of other tools.
@@ -63,6 +72,17 @@ impl<'a> ImageQuestion<'a> {
                 "index packages",
                 self.index.packages.iter().map(|(name, url)| format!("{name} {}", redact_address(url))),
             );
+        let target = &self.image.target;
+        if let Some(release) = target.cuda.map(|release| release.to_string()).or(target.cpu_only.then(|| "none".into()))
+        {
+            key = key.text("cuda", &release);
+        }
+        for (name, requires) in &self.base_extras {
+            key = key.text("extras in base", name).list("requires", requires);
+        }
+        for (name, version) in &self.accepted {
+            key = key.text("accepted", &format!("{name} {}", version.as_deref().unwrap_or_default()));
+        }
         for (name, of) in self.resolution() {
             key = key.list(name, of);
         }
@@ -93,7 +113,7 @@ impl<'a> ImageQuestion<'a> {
 
     /// The base's interpreter.
     pub(super) fn interpreter(&self) -> Result<&Interpreter> {
-        bases::interpreter(&self.facts, self.python, &self.base, self.image.environment)
+        bases::interpreter(&self.facts, self.image, &self.base, self.environment)
     }
 
     /// The version of the base's interpreter, as exactly as the base tells it.
@@ -189,7 +209,7 @@ impl Project<'_> {
             }
         }
         above.sort();
-        let in_base = self.base_packages(image, &facts);
+        let Held { environment, in_base, base_extras, accepted } = self.base_packages(image, &facts, &base)?;
         let mut list: Option<Requirements> = None;
         let (mut locks, mut files) = (Vec::new(), Vec::new());
         for file in &image.requirements_files {
@@ -220,12 +240,15 @@ impl Project<'_> {
         Ok(ImageQuestion {
             image,
             ancestors,
-            python: self.stack.target.python.as_deref().unwrap_or_default(),
+            python: image.target.python(),
             platform,
             base,
             facts,
             above,
+            environment,
             in_base,
+            base_extras,
+            accepted,
             list,
             locks,
             files,
@@ -234,28 +257,37 @@ impl Project<'_> {
         })
     }
 
-    /// What the base's own environment holds, where images are installed into it. Where they are not, a base that holds
-    /// torch already gets a warning: it would stand there twice.
-    fn base_packages(&self, image: &Image, facts: &BaseFacts) -> Vec<(String, String)> {
-        let python = self.stack.target.python.as_deref().unwrap_or_default();
-        let interpreter = facts.interpreters.iter().find(|found| found.minor_version() == python);
-        let visible = |location: &str| {
-            interpreter.is_some_and(|found| found.site_packages.as_deref() == Some(location))
-                || location.contains(&format!("/python{python}/"))
-                || location.ends_with("/python3/dist-packages")
-        };
-        let held = facts.distributions.iter().filter(|held| visible(&held.location));
-        if image.environment == Environment::Base {
-            return held.map(|held| (held.name.clone(), held.version.clone())).collect();
+    /// Returns the environment of an image's packages, and what the base meets. An environment of its own beside a base that
+    /// holds torch already gets a warning: it would stand there twice.
+    fn base_packages(&self, image: &Image, facts: &BaseFacts, base: &str) -> Result<Held> {
+        let environment = python::environment(&self.stack, image, facts);
+        if !image.has_packages() || facts.interpreters.is_empty() {
+            return Ok(Held {
+                environment,
+                in_base: Vec::new(),
+                base_extras: BTreeMap::new(),
+                accepted: BTreeMap::new(),
+            });
         }
-        for held in held.filter(|held| held.name == "torch" && image.has_packages()) {
-            let size = held.size.map(|size| format!(", {} in all", kiln_plan::size::format(size))).unwrap_or_default();
+        let held = BasePython::of(&self.stack, image, facts, base)?;
+        if let Some(torch) = python::torch(image, facts).filter(|_| environment == Environment::Venv) {
+            let size = torch.size.map(|size| format!(", {} in all", kiln_plan::size::format(size))).unwrap_or_default();
             self.workshop.warn(format!(
                 "the base of `{}` already holds torch {}{size}: it would stand there twice. \
-                 `python.environment = \"base\"` installs beside it",
-                image.name, held.version
+                 `python.environment = \"overlay\"` installs beside it",
+                image.name, torch.version
             ));
         }
-        Vec::new()
+        let extras = held.seen.iter().filter(|held| !held.extras.is_empty());
+        let base_extras = extras.map(|held| (held.name.clone(), held.extras.clone())).collect();
+        Ok(Held { environment, in_base: held.packages(), base_extras, accepted: held.accepted })
     }
+}
+
+/// The environment of an image's packages, and the packages of the base, as an [`ImageQuestion`] has them.
+struct Held {
+    environment: Environment,
+    in_base: Vec<(String, String)>,
+    base_extras: BTreeMap<String, Vec<String>>,
+    accepted: BTreeMap<String, Option<String>>,
 }

@@ -11,7 +11,7 @@ use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::Image;
 
-use super::answer::{Failed, Part};
+use super::answer::{Failed, Given, Part};
 use super::{How, Upgrade};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
@@ -122,7 +122,7 @@ impl Project<'_> {
         };
         let preferences: Vec<(String, String)> = locked.clone().flat_map(packages).collect();
         let in_base = questions.first().map(|question| question.in_base.clone()).unwrap_or_default();
-        let found = self.resolve(&parts, &in_base, &[], &preferences)?;
+        let found = self.resolve(&parts, &Given { pins: &in_base, preferences: &preferences, ..Given::default() })?;
         together.versions = found.into_iter().filter_map(|package| Some((package.name, package.version?))).collect();
         for below in locked {
             for (name, version) in packages(below) {

@@ -42,7 +42,7 @@ impl Project<'_> {
     pub fn plan_files(&self, names: &[String]) -> Result<Vec<CopyPlan>> {
         let images = self.chosen(names)?;
         let snapshot = Snapshot::of(self, &images)?;
-        let platform = self.stack.target.platforms.first().copied();
+        let platform = self.stack.platforms.first().copied();
         let mut plans = Vec::new();
         for image in images {
             let image = platform.map_or(image, |platform: Platform| self.stack.on(image, platform));

@@ -46,6 +46,9 @@ pub(crate) struct Compose {
     pub(crate) created: u64,
     /// Checks that fail where layers contradict one another.
     pub(crate) conflicts: Vec<Node<Conflicts>>,
+    /// Checks that fail where wheels bring modules that the base has under other names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) modules: Vec<Node<Verdict>>,
     pub(crate) agreement: Option<Node<Verdict>>,
     /// The check that the program that it runs is there.
     pub(crate) program: Option<Node<Verdict>>,
@@ -69,6 +72,7 @@ impl Step for Compose {
         let pruned = self.made.iter().flat_map(|made| &made.pruned).map(|node| node.at(Level::Known));
         let checks = self.conflicts.iter().map(|node| node.at(Level::Known));
         let checks = checks.chain(self.agreement.iter().chain(&self.program).map(|node| node.at(Level::Known)));
+        let checks = checks.chain(self.modules.iter().map(|node| node.at(Level::Known)));
         let checks = checks.chain(self.drivers.iter().map(|node| node.at(Level::Known)));
         self.below.map(|node| node.at(Level::Known)).into_iter().chain(layers).chain(pruned).chain(checks).collect()
     }

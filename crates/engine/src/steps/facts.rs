@@ -32,7 +32,7 @@ impl Facts {
 
 impl Step for Facts {
     type Product = Box<BaseFacts>;
-    const KIND: Kind = Kind { name: "facts", version: 4 };
+    const KIND: Kind = Kind { name: "facts", version: 5 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()

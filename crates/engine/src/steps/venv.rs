@@ -2,12 +2,14 @@
 
 use kiln_oci::SPLICE_VERSION;
 use kiln_oci::layer::{Layer, LayerFile};
-use kiln_plan::base::Interpreter;
+use kiln_plan::stack::Environment;
+use kiln_wheel::metadata::entry_points;
 use serde::Serialize;
 
 use crate::below::{Below, Manner};
 use crate::context::Context;
 use crate::error::Result;
+use crate::python::BasePython;
 use crate::step::{Cost, Kind, Step, Subject};
 
 /// Read by login shells, which forget the environment.
@@ -28,6 +30,9 @@ pub(crate) struct Venv {
     python: String,
     interpreter: String,
     version: String,
+    /// The base's packages that it sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlay: Option<Overlay>,
     /// Lines on what is below otherwise than on nothing at all.
     below: Vec<String>,
     /// Login shells find its programs.
@@ -37,10 +42,25 @@ pub(crate) struct Venv {
     files: Vec<LayerFile>,
 }
 
+/// The base's packages in an environment.
+#[derive(Serialize)]
+struct Overlay {
+    /// The site directory of a virtual environment of the base, whose interpreter is another.
+    site: Option<String>,
+    /// Scripts of the base's distributions, as entry points write them: the base's own run without what the image adds.
+    scripts: Vec<String>,
+}
+
 impl Venv {
     /// Fits an environment to what is below it, and puts it there.
-    pub(crate) fn new(python: &str, interpreter: &Interpreter, below: &mut Below) -> Result<Self> {
-        let mut files = files(python, interpreter);
+    pub(crate) fn new(python: &str, base: &BasePython<'_>, below: &mut Below) -> Result<Self> {
+        let interpreter = base.interpreter;
+        let overlay = (base.environment == Environment::Overlay).then(|| Overlay {
+            site: base.site.map(str::to_owned),
+            scripts: base.scripts().iter().map(|(name, point)| format!("{name} = {point}")).collect(),
+        });
+        let mut files = files(python, base);
+        files.extend(overlay.iter().flat_map(|overlay| overlay.files(python)));
         let login = below.is_directory("etc/profile.d");
         files.extend(login.then(|| LayerFile::bytes("etc/profile.d/kiln.sh", LOGIN)));
         LayerFile::date(&mut files);
@@ -50,6 +70,7 @@ impl Venv {
             python: python.to_owned(),
             interpreter: interpreter.path.clone(),
             version: interpreter.version.clone(),
+            overlay,
             below: laid.notes,
             login,
             compressor: SPLICE_VERSION,
@@ -68,11 +89,37 @@ impl Venv {
     }
 }
 
-fn files(python: &str, interpreter: &Interpreter) -> Vec<LayerFile> {
-    let Interpreter { path: interpreter, version, .. } = interpreter;
+impl Overlay {
+    /// Returns what an environment has besides, to see the base's packages.
+    fn files(&self, python: &str) -> Vec<LayerFile> {
+        let script = |written: &String| {
+            let point = entry_points(format!("[console_scripts]\n{written}\n").as_bytes()).ok()?.pop()?;
+            let is_own = |name: &str| name.starts_with("python") || name.starts_with("activate") || name.contains('/');
+            let file = LayerFile::bytes(format!("opt/venv/bin/{}", point.name), point.script("/opt/venv/bin/python"));
+            (!is_own(&point.name)).then_some(LayerFile { mode: 0o755, ..file })
+        };
+        let mut files: Vec<LayerFile> = self.scripts.iter().filter_map(script).collect();
+        // `site` reads this file once, at the start of the interpreter (Python's documentation of the module `site`).
+        files.extend(self.site.as_ref().map(|site| {
+            let line = format!("import site; site.addsitedir({})\n", quoted(site));
+            LayerFile::bytes(format!("opt/venv/lib/python{python}/site-packages/kiln_base.pth"), line)
+        }));
+        files
+    }
+}
+
+/// Returns a Python string.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+fn files(python: &str, base: &BasePython<'_>) -> Vec<LayerFile> {
+    let (interpreter, version) = (&base.interpreter.path, &base.interpreter.version);
+    // A virtual environment of the base sees the system's packages or not; what the overlay shows is the former's.
+    let sees_system = base.environment == Environment::Overlay && base.site.is_none();
     let home = interpreter.rsplit_once('/').map_or("/", |(home, _)| home);
     let config = format!(
-        "home = {home}\nimplementation = CPython\nversion_info = {version}\ninclude-system-site-packages = false\n"
+        "home = {home}\nimplementation = CPython\nversion_info = {version}\ninclude-system-site-packages = {sees_system}\n"
     );
     let site = format!("opt/venv/lib/python{python}");
     let directories = ["opt/venv", "opt/venv/bin", "opt/venv/lib", &site, &format!("{site}/site-packages")]

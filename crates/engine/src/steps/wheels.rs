@@ -5,13 +5,12 @@ use std::sync::Arc;
 use kiln_oci::layer::{Body, Directories, Layer, LayerFile};
 use kiln_oci::time::packaged;
 use kiln_oci::{SPLICE_VERSION, Source, splice, whole};
-use kiln_plan::base::{DirectoryLine, LinkLine};
 use kiln_plan::event::Work;
 use kiln_plan::stack::Compression;
 use kiln_wheel::install::{Content, MAPPING_VERSION, Scheme};
 use serde::Serialize;
 
-use crate::below::{Below, Manner};
+use crate::below::Around;
 use crate::context::Context;
 use crate::error::Result;
 use crate::installed;
@@ -42,19 +41,6 @@ pub(crate) struct Wheels {
     subject: Subject,
     #[serde(skip)]
     bytes: u64,
-}
-
-/// Directories and links below a layer.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Around {
-    pub(crate) directories: Vec<DirectoryLine>,
-    pub(crate) links: Vec<LinkLine>,
-}
-
-impl Around {
-    fn is_empty(&self) -> bool {
-        self.directories.is_empty() && self.links.is_empty()
-    }
 }
 
 /// The form of the layers of an image.
@@ -186,25 +172,15 @@ impl Wheels {
             directories.above(&file.path, |directory| self.scheme.exists(directory), &mut files);
             files.push(file);
         }
-        let files = self.fitted(files)?;
+        let files = match self.around.is_empty() {
+            true => files,
+            false => self.around.fit(&self.subject.to_string(), files)?,
+        };
         let (store, crew) = (workshop.store, workshop.crew()?);
         Ok(match self.compression {
             Compression::Gzip => splice(store, crew, sources, files, work)?,
             Compression::Zstd => whole::recompress(store, crew, sources, &files, workshop.surroundings.jobs, work)?,
         })
-    }
-}
-
-impl Wheels {
-    /// Fits the files of a layer to what is below it.
-    fn fitted(&self, files: Vec<LayerFile>) -> Result<Vec<LayerFile>> {
-        if self.around.is_empty() {
-            return Ok(files);
-        }
-        let mut below = Below::of_lines(&self.around.directories, &self.around.links);
-        let files = files.into_iter().map(|file| (file, ())).collect();
-        let laid = below.lay(&self.subject.to_string(), &Manner::default(), files)?;
-        Ok(laid.files.into_iter().map(|(file, _)| file).collect())
     }
 }
 

@@ -65,7 +65,7 @@ fn beside(name: &str) -> Option<String> {
 }
 
 /// Options that have a value, and those that have none.
-const VALUED: [&str; 12] = [
+const VALUED: [&str; 13] = [
     "--cache-dir",
     "--color",
     "--config-file",
@@ -78,6 +78,7 @@ const VALUED: [&str; 12] = [
     "--package",
     "--project",
     "--python",
+    "--torch-backend",
 ];
 const FLAGS: [&str; 13] = [
     "--frozen",
@@ -199,6 +200,7 @@ fn compile(arguments: &Arguments) -> Result<()> {
         overrides: requirements(list("override-dependencies"))?,
         exclude: list("exclude-dependencies"),
         alone: arguments.has("--no-deps"),
+        torch_backend: arguments.value("--torch-backend").ok().map(str::to_owned),
         links: list("find-links").iter().map(|link| local(link)).collect(),
         indexes,
         constraints,
@@ -357,6 +359,7 @@ struct Question {
     overrides: Vec<Requirement<VerbatimUrl>>,
     exclude: Vec<String>,
     alone: bool,
+    torch_backend: Option<String>,
     links: Vec<PathBuf>,
     indexes: Vec<Index>,
     constraints: Vec<Requirement<VerbatimUrl>>,
@@ -385,14 +388,13 @@ impl Question {
             if !demand.allows(&taken.version) {
                 return Err(unsatisfiable(&[taken.demands[0].clone(), demand]));
             }
+            let more = self.needs(&taken.wheels[0], &taken.version, &demand, true)?;
             taken.demands.push(demand);
-            return self.solve(demands, chosen);
+            return self.solve(demands.into_iter().chain(more).collect(), chosen);
         }
         let mut problem = None;
         for (version, wheels) in self.candidates(&demand)? {
-            let by = format!("{}=={version}", demand.requirement.name);
-            let more = if self.alone { Vec::new() } else { requirements(metadata(&wheels[0])?.requires)? };
-            let more = more.into_iter().map(|requirement| Demand { by: by.clone(), requirement });
+            let more = self.needs(&wheels[0], &version, &demand, false)?;
             let mut chosen = chosen.clone();
             let name = demand.requirement.name.clone();
             chosen.insert(name, Chosen { version, wheels, demands: vec![demand.clone()] });
@@ -402,6 +404,24 @@ impl Question {
             }
         }
         Err(problem.unwrap_or_else(|| "nothing to choose from".into()))
+    }
+
+    /// The demands of a wheel, those of the demanded extras among them or alone.
+    fn needs(&self, wheel: &Found, version: &Version, demand: &Demand, extras_alone: bool) -> Result<Vec<Demand>> {
+        let extras = &demand.requirement.extras;
+        if self.alone || extras_alone && extras.is_empty() {
+            return Ok(Vec::new());
+        }
+        let by = format!("{}=={version}", demand.requirement.name);
+        let mut needs = Vec::new();
+        for mut requirement in requirements(metadata(wheel)?.requires)? {
+            let is_always = requirement.marker.evaluate(&self.environment, &[]);
+            if requirement.marker.evaluate(&self.environment, extras) && !(is_always && extras_alone) {
+                requirement.marker = pep508_rs::MarkerTree::TRUE;
+                needs.push(Demand { by: by.clone(), requirement });
+            }
+        }
+        Ok(needs)
     }
 
     /// The versions that a demand and the constraints leave, the best first; an explanation where there is none.
@@ -474,6 +494,11 @@ impl Question {
     }
 
     fn wheels(&self, name: &PackageName) -> Result<Vec<Found>> {
+        if let Some(backend) = self.torch_backend.as_ref().filter(|_| name.as_ref().starts_with("torch")) {
+            let index = beside("torch").ok_or("Failed to fetch: `https://whl.example/torch/`")?;
+            let directory = Path::new(index.trim()).join(backend);
+            return wheels_in(&directory, name, &|path| format!("file://{}", path.display()));
+        }
         let mut found = Vec::new();
         for link in &self.links {
             found.extend(match link.is_file() {

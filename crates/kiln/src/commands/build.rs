@@ -1,16 +1,20 @@
 //! `kiln build`
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use kiln_engine::{Built, Delivered, Delivery, Output, Pushed, Upgrade};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::size;
 use serde_json::json;
 
-use super::{Outcome, count, json_text, print_beside, require_one_stdout, with_reported_project};
+use super::{Outcome, count, json_text, print_beside, read_stack, require_one_stdout, with_reported_project};
 use crate::arguments::{Global, StackOptions};
+use crate::render::Failure;
 use crate::steps::StepList;
 
 /// Build images: lock what is missing, fetch wheels, splice layers, compose
@@ -34,6 +38,9 @@ pub(crate) struct Build {
     /// After a failure, make and deliver what does not depend on it
     #[arg(long)]
     keep_going: bool,
+    /// The stack as it stands and every variant, one after the other
+    #[arg(long, conflicts_with_all = ["variant", "output"])]
+    all_variants: bool,
     #[command(flatten)]
     stack: StackOptions,
 }
@@ -42,9 +49,47 @@ impl Build {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
         require_one_stdout(&outputs)?;
+        if !self.all_variants {
+            return self.build(&self.stack, &outputs, global, cancel);
+        }
+        let variants = self.variants(global)?;
+        for options in variants {
+            self.build(&options, &outputs, global, cancel)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Returns the options of the stack as it stands and of each variant. Variants whose images have one tag would take it from
+    /// one another.
+    fn variants(&self, global: &Global) -> Result<Vec<StackOptions>, Failure> {
+        let (text, stack) = read_stack(global, &self.stack)?;
+        let mut all = vec![self.stack.clone()];
+        all.extend(
+            stack.variants.iter().map(|name| StackOptions { variant: Some(name.clone()), ..self.stack.clone() }),
+        );
+        let mut tags: BTreeMap<String, Option<String>> = BTreeMap::new();
+        for options in all.iter().filter(|_| self.push || self.load) {
+            let (_, stack) = read_stack(global, options)?;
+            for image in stack.images.iter().filter(|image| image.publish) {
+                let repository = image.repository.as_ref().map_or_else(|| image.name.clone(), ToString::to_string);
+                for tag in &image.tags {
+                    if tags.insert(format!("{repository}:{tag}"), options.variant.clone()).is_some() {
+                        let message = format!("several variants of `{}` have the tag `{tag}`", image.name);
+                        let hint = "write the variant into it: `tags = [\"1.0-${variant}\"]`";
+                        let diagnostic = Diagnostic::at(image.span.clone(), message).hint(hint);
+                        return Err(Failure::from(Diagnostics::from(diagnostic))
+                            .in_stack(&global.file.display().to_string(), &text));
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn build(&self, options: &StackOptions, outputs: &[Output], global: &Global, cancel: &Cancel) -> Outcome {
         let steps = Arc::new(StepList::new(global));
         let reporter: Arc<dyn Reporter> = steps.clone();
-        with_reported_project(global, &self.stack, cancel, reporter, |project| {
+        with_reported_project(global, options, cancel, reporter, |project| {
             for image in project.chosen(&self.images)? {
                 // Before anything is done: where it is to go must be known.
                 let is_wanted = if self.images.is_empty() { image.publish } else { self.images.contains(&image.name) };
@@ -56,7 +101,7 @@ impl Build {
             let part = RefCell::new(Delivered::default());
             let delivered = project.workshop.mending(|| {
                 let lock = project.lock(&Upgrade::Nothing, self.locked)?;
-                let delivery = Delivery { outputs: &outputs, push: self.push, keep_going: self.keep_going };
+                let delivery = Delivery { outputs, push: self.push, keep_going: self.keep_going };
                 let mut delivered = project.deliver(&self.images, &lock, delivery)?;
                 match delivered.failure.take() {
                     None => Ok(delivered),
@@ -74,21 +119,28 @@ impl Build {
                 true => {
                     let mut document = delivered_json(&delivered, project.workshop.moved());
                     document["steps"] = steps.json().into();
+                    if self.all_variants {
+                        document["variant"] = options.variant.clone().into();
+                    }
                     if let Some(error) = &failure {
                         document["failure"] = error.to_string().into();
                     }
                     json_text(&document)
                 }
                 false => {
-                    let built = delivered.built.iter().map(line);
+                    let heading = self.all_variants.then(|| match &options.variant {
+                        Some(variant) => format!("{variant}:\n"),
+                        None => "default:\n".to_owned(),
+                    });
+                    let built = heading.into_iter().chain(delivered.built.iter().map(line));
                     built.chain(delivered.pushed.iter().map(pushed_line)).collect()
                 }
             };
             match failure {
-                None => print_beside(&outputs, &text),
+                None => print_beside(outputs, &text),
                 Some(error) => {
                     if !delivered.built.is_empty() {
-                        print_beside(&outputs, &text)?;
+                        print_beside(outputs, &text)?;
                     }
                     Err(error.into())
                 }

@@ -75,8 +75,8 @@ impl Inspect {
             let asked = match self.stack.gpus {
                 Some(_) => asked.clone(),
                 None => Asked {
-                    gpus: project.gpus(&lock),
-                    names: project.stack.target.gpu_names.clone(),
+                    gpus: project.gpus(image, &lock),
+                    names: image.target.gpu_names.clone(),
                     ..Asked::default()
                 },
             };

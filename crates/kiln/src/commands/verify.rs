@@ -101,7 +101,7 @@ impl Verify {
             let built = project.known_image(image, &lock)?.map_err(|(step, _)| not_built(name, &step))?;
             let (gpus, names) = match self.stack.gpus {
                 Some(_) => (asked.gpus.clone(), &asked.names),
-                None => (project.gpus(&lock), &project.stack.target.gpu_names),
+                None => (project.gpus(image, &lock), &image.target.gpu_names),
             };
             let judge = self.judge(gpus, names.clone(), &image.except);
             Ok(project.workshop.verify_built(&built, &judge)?)

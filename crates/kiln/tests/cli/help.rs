@@ -108,6 +108,9 @@ fn the_help_is_pinned() {
           --keep-going
               After a failure, make and deliver what does not depend on it
 
+          --all-variants
+              The stack as it stands and every variant, one after the other
+
           --variant <NAME>
               A variant that the stack declares
 

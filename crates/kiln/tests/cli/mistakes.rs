@@ -54,7 +54,7 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
     10 | privileged = []
        | ^^^^^^^^^^
        |
-    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `resolution`, `overlaps`, `python`, `copy`, `files`, `users`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `healthcheck`, `expose`, `volumes`, `stop-signal`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`, `publish`
+    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `resolution`, `overlaps`, `cuda`, `gpus`, `python`, `copy`, `files`, `users`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `healthcheck`, `expose`, `volumes`, `stop-signal`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`, `publish`
     [exit status: 2]
     ");
     assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"base\", tag = \"x\" }\n"), @r#"

@@ -47,7 +47,7 @@ fn a_requirement_that_the_bases_distributions_do_not_meet_is_an_error() {
        |             ^^^^^^^^^^^
        |
     help: Because you require six==1.16.0 and this image depends on six>=1.17
-          six 1.16.0 is one of the base's own packages, which stay as they are: take a base with another version, or leave out `python.environment = "base"`, so that the image has an environment of its own
+          six 1.16.0 is one of the base's own packages, which stay as they are. `python = { accept = ["six"] }` takes it as it is, `replace = ["six"]` installs another in its place, and `environment = "venv"` sees none of the base's packages
     [exit status: 2]
     "#);
 }
@@ -65,12 +65,12 @@ fn a_virtual_environment_is_blind_to_the_base() {
 fn a_base_that_holds_torch_already_is_warned_of() {
     let environment = TestEnvironment::new();
     bases::with_site_packages(&environment.path("base"), &[("torch", "2.6.0")]);
-    environment.stack(&stack("packages = [\"greeting\"]"));
+    environment.stack(&stack("python.environment = \"venv\"\npackages = [\"greeting\"]"));
     environment.wheel(&pure("greeting", "1.0"));
     assert_snapshot!(environment.kiln("build"), @r#"
     app sha256:<digest> <size> in 3 layers
     ------- stderr -------
-    warning: the base of `app` already holds torch 2.6.0: it would stand there twice. `python.environment = "base"` installs beside it
+    warning: the base of `app` already holds torch 2.6.0: it would stand there twice. `python.environment = "overlay"` installs beside it
     "#);
 }
 
@@ -132,4 +132,15 @@ fn a_pip_that_is_the_bases_is_warned_of() {
     ");
     environment.stack(&stack("packages = [\"greeting\", \"pip\"]"));
     assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: app (2 packages)");
+}
+
+#[test]
+fn libraries_that_packages_open_by_name_are_found() {
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"ctranslate2\", \"nvidia-cublas-cu12\"]"));
+    environment.wheel(&pure("ctranslate2", "4.6"));
+    environment.wheel(&pure("nvidia_cublas_cu12", "12.8"));
+    environment.succeed("build --output oci:out");
+    let image = ReadBack::of(&environment.path("out"), "app", "amd64");
+    let site = "/opt/venv/lib/python3.11/site-packages";
+    assert_eq!(image.config.env("LD_LIBRARY_PATH"), Some(format!("{site}/nvidia/cublas/lib").as_str()));
 }

@@ -211,6 +211,80 @@ fn a_lock_holds_the_choices_of_a_stack_beside_one_another() {
 }
 
 #[test]
+fn every_variant_is_built_under_a_tag_of_its_own() {
+    let environment = variants();
+    assert_snapshot!(environment.kiln("build --all-variants"), @r"
+    default:
+    app sha256:<digest> <size> in 3 layers
+    old:
+    app sha256:<digest> <size> in 3 layers
+    ");
+    let text = environment
+        .read("kiln.toml")
+        .replace("1-${variant}", "1")
+        .replace("name = \"demo\"", "name = \"demo\"\nregistry = \"localhost:1/x\"");
+    environment.stack(&text);
+    assert_snapshot!(environment.kiln("build --all-variants --push"), @r#"
+    ------- stderr -------
+    error: several variants of `app` have the tag `1`
+      --> kiln.toml:12:9
+       |
+    12 | [images.app]
+       |         ^^^
+       |
+    help: write the variant into it: `tags = ["1.0-${variant}"]`
+    [exit status: 2]
+    "#);
+}
+
+/// A torch for CUDA 12.6 on the usual index, and PyTorch's own builds for 12.8 and for none.
+fn torch(target: &str) -> TestEnvironment {
+    let environment = TestEnvironment::with_stack(&stack(&format!("packages = [\"torch\"]\n{target}")));
+    environment.wheel(&pure("torch", "2.7.1").requires("nvidia-cuda-runtime-cu12"));
+    environment.wheel(&pure("nvidia_cuda_runtime_cu12", "12.6.77"));
+    for tag in ["cu128", "cpu"] {
+        let place = environment.root().join("torch").join(tag);
+        fs_err::create_dir_all(&place).unwrap();
+        let wheel = pure("torch", &format!("2.7.1+{tag}"));
+        fs_err::write(place.join(wheel.file_name()), wheel.finish()).unwrap();
+    }
+    environment
+}
+
+#[test]
+fn torch_is_for_the_cuda_release_of_the_image() {
+    for (target, version) in [("", "2.7.1"), ("cuda = \"12.8\"", "2.7.1+cu128"), ("cuda = \"none\"", "2.7.1+cpu")] {
+        let environment = torch(target);
+        environment.tell_uv("torch", &environment.root().join("torch"));
+        environment.succeed("lock");
+        let locked = locked(&environment, "app");
+        assert!(locked.contains(&format!("torch=={version}")), "{target}: {locked:?}");
+    }
+}
+
+#[test]
+fn a_torch_for_another_cuda_release_is_told_of() {
+    assert_snapshot!(torch("cuda = \"12.8\"").kiln("lock"), @r#"
+    <root>/project/kiln.lock: app (2 packages)
+    ------- stderr -------
+    warning: torch 2.7.1 of `app` brings CUDA 12.6, and PyTorch's own index has no build for `cu128` that fits, or cannot be reached: `[index] packages = { torch = "URL" }` names another
+    "#);
+    assert_snapshot!(torch("cuda = \"none\"").kiln("lock"), @r#"
+    ------- stderr -------
+    error: torch 2.7.1 brings CUDA 12, and the stack says `cuda = "none"`
+      --> kiln.toml:13:13
+       |
+    13 | packages = ["torch"]
+       |             ^^^^^^^
+    14 | cuda = "none"
+       |        ------ said here
+       |
+    help: take torch from an index with CPU builds: `[index] packages = { torch = "URL" }`
+    [exit status: 2]
+    "#);
+}
+
+#[test]
 fn mistakes_in_variants_are_shown() {
     let environment = variants();
     assert_snapshot!(environment.kiln("build --variant odl"), @r"

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
 use kiln_plan::base::Attributes;
+use kiln_wheel::metadata::EntryPoint;
 
 use crate::names;
 
@@ -21,6 +22,15 @@ const MAX_METADATA: u64 = 64 * 1024;
 
 /// How much of one line is looked at.
 const MAX_LINE: usize = 64 * 1024;
+
+/// How many files of one distribution are looked at for modules.
+const MAX_MODULE_FILES: usize = 100_000;
+
+/// How many requirements of extras of one distribution are kept.
+const MAX_EXTRAS: usize = 200;
+
+/// How many scripts or modules of one distribution are kept.
+const MAX_SCRIPTS: usize = 256;
 
 /// How many packages of one database are kept.
 const MAX_PACKAGES: usize = 1024;
@@ -38,6 +48,8 @@ pub(crate) enum Interest {
     PatchLevel,
     Metadata,
     Record,
+    EntryPoints,
+    TopLevel,
     Presence,
 }
 
@@ -57,12 +69,26 @@ pub(crate) enum Content {
     Musl(Option<String>),
     /// `PY_VERSION` of `patchlevel.h`.
     PatchLevel(Option<String>),
-    /// Name as written and version of a Python distribution.
-    Metadata(Option<(String, String)>),
-    /// The sum of the sizes that a `RECORD` states.
-    Record(u64),
+    /// Headers of the metadata of a Python distribution.
+    Metadata(Option<Headers>),
+    /// The sum of the sizes that a `RECORD` states, in bytes, and the modules of its files.
+    Record(u64, Vec<String>),
+    /// The scripts of a distribution's entry points, as `NAME = MODULE:ATTRIBUTE`.
+    EntryPoints(Vec<String>),
+    /// The modules at the top of a distribution, as setuptools lists them.
+    TopLevel(Vec<String>),
     /// It exists, which is all there is to know.
     Presence,
+}
+
+/// The headers of a distribution's metadata that matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Headers {
+    /// As written.
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// Requirements of extras.
+    pub(crate) extras: Vec<String>,
 }
 
 /// A file of interest that cannot be read.
@@ -104,6 +130,8 @@ impl Interest {
             "METADATA" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Metadata),
             "PKG-INFO" if folder.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "RECORD" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Record),
+            "entry_points.txt" if is_metadata(folder) && is_environment() => Some(Self::EntryPoints),
+            "top_level.txt" if folder.ends_with(".egg-info") && is_environment() => Some(Self::TopLevel),
             _ if name.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "pyvenv.cfg" => Some(Self::Presence),
             "apt-get" | "apk" | "dnf" | "microdnf" | "zypper" | "pacman" => Some(Self::Presence),
@@ -136,7 +164,9 @@ impl Interest {
             Self::Musl => Content::Musl(musl_version(reader)?),
             Self::PatchLevel => Content::PatchLevel(patch_level(reader)?),
             Self::Metadata => Content::Metadata(metadata(reader)?),
-            Self::Record => Content::Record(record_size(reader)?),
+            Self::Record => record(reader)?,
+            Self::EntryPoints => Content::EntryPoints(scripts(reader)?),
+            Self::TopLevel => Content::TopLevel(top_level(reader)?),
             Self::Presence => Content::Presence,
         })
     }
@@ -155,7 +185,12 @@ impl Content {
         match self {
             Self::Text(text) | Self::Account(_, text) | Self::Skeleton(_, Some(text)) => text.len(),
             Self::Packages(packages) => packages.iter().map(|(name, version)| name.len() + version.len() + 64).sum(),
-            Self::Metadata(Some((name, version))) => name.len() + version.len(),
+            Self::Metadata(Some(Headers { name, version, extras })) => {
+                name.len() + version.len() + extras.iter().map(|text| text.len() + 24).sum::<usize>()
+            }
+            Self::Record(_, texts) | Self::EntryPoints(texts) | Self::TopLevel(texts) => {
+                texts.iter().map(|text| text.len() + 24).sum()
+            }
             _ => 0,
         }
     }
@@ -198,6 +233,10 @@ fn is_environment(folder: &str) -> bool {
 
 fn parent(path: &str) -> Option<&str> {
     path.rsplit_once('/').map(|(parent, _)| parent)
+}
+
+fn is_metadata(folder: &str) -> bool {
+    folder.ends_with(".dist-info") || folder.ends_with(".egg-info")
 }
 
 fn last(path: &str) -> &str {
@@ -311,20 +350,28 @@ fn patch_level(reader: impl Read) -> io::Result<Option<String>> {
     Ok(version.filter(|version| !version.is_empty()))
 }
 
-fn metadata(reader: impl Read) -> io::Result<Option<(String, String)>> {
-    let (mut name, mut version) = (None, None);
+fn metadata(reader: impl Read) -> io::Result<Option<Headers>> {
+    let (mut name, mut version, mut extras) = (None, None, Vec::new());
     lines(reader.take(MAX_METADATA), |line| {
         if let Some((key, value)) = line.split_once(':') {
-            let value = || Some(value.trim().to_owned());
+            let text = || Some(value.trim().to_owned());
             if name.is_none() && key.eq_ignore_ascii_case("name") {
-                name = value();
+                name = text();
             } else if version.is_none() && key.eq_ignore_ascii_case("version") {
-                version = value();
+                version = text();
+            } else if key.eq_ignore_ascii_case("requires-dist") && is_of_extra(value) && extras.len() < MAX_EXTRAS {
+                extras.push(value.trim().to_owned());
             }
         }
         !line.is_empty()
     })?;
-    Ok(name.zip(version).filter(|(name, version)| is_name(name) && !version.is_empty()))
+    let (Some(name), Some(version)) = (name, version) else { return Ok(None) };
+    Ok(Some(Headers { name, version, extras }).filter(|found| is_name(&found.name) && !found.version.is_empty()))
+}
+
+/// Returns true for a requirement that is one of an extra alone.
+fn is_of_extra(requirement: &str) -> bool {
+    requirement.split_once(';').is_some_and(|(_, marker)| marker.contains("extra"))
 }
 
 /// A name that PEP 508 allows.
@@ -336,15 +383,44 @@ fn is_name(name: &str) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
-/// Sums the last of the three fields of each line: path, hash, size.
-fn record_size(reader: impl Read) -> io::Result<u64> {
-    let mut sum = 0_u64;
+/// Reads the lines of a `RECORD` (PEP 376): path, hash, size.
+fn record(reader: impl Read) -> io::Result<Content> {
+    let (mut sum, mut modules) = (0_u64, Vec::new());
     lines(reader, |line| {
-        let size = line.rsplit_once(',').and_then(|(_, size)| size.trim().parse::<u64>().ok());
+        let mut fields = line.rsplitn(3, ',');
+        let size = fields.next().and_then(|size| size.trim().parse::<u64>().ok());
         sum = sum.saturating_add(size.unwrap_or(0));
-        true
+        if let Some(path) = fields.nth(1).filter(|path| is_module_file(path)) {
+            modules.push((path.trim_matches('"').to_owned(), size.unwrap_or(1)));
+        }
+        modules.len() < MAX_MODULE_FILES
     })?;
-    Ok(sum)
+    Ok(Content::Record(sum, kiln_wheel::modules::modules(modules.iter().map(|(path, size)| (path.as_str(), *size)))))
+}
+
+/// Returns true for a file that may make a module: at the top, or the `__init__` of a package.
+fn is_module_file(path: &str) -> bool {
+    !path.contains('/') || last(path).starts_with("__init__.")
+}
+
+/// Reads the scripts of entry points; none of a file that is none.
+fn scripts(reader: impl Read) -> io::Result<Vec<String>> {
+    let mut text = Vec::new();
+    reader.take(MAX_METADATA).read_to_end(&mut text)?;
+    let points = kiln_wheel::metadata::entry_points(&text).unwrap_or_default();
+    let script = |point: EntryPoint| format!("{} = {}:{}", point.name, point.module, point.attribute);
+    Ok(points.into_iter().take(MAX_SCRIPTS).map(script).collect())
+}
+
+/// Reads the names of `top_level.txt`.
+fn top_level(reader: impl Read) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    lines(reader.take(MAX_METADATA), |line| {
+        let is_name = line.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        names.extend(Some(line.trim().to_owned()).filter(|_| is_name));
+        names.len() < MAX_SCRIPTS
+    })?;
+    Ok(names)
 }
 
 #[cfg(test)]

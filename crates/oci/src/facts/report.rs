@@ -7,7 +7,7 @@ use kiln_plan::base::{
     Attributes, BaseFacts, DirectoryLine, Distribution, Interpreter, Libc, LibcFamily, SkeletonFile,
 };
 
-use super::contents::{Content, glibc_version_in_name, is_glibc, major_minor, release};
+use super::contents::{Content, Headers, glibc_version_in_name, is_glibc, major_minor, release};
 use super::{Held, directories, programs};
 
 /// Everything that can be told about a base.
@@ -323,29 +323,40 @@ fn site_packages(path: &str, version: &str, os: &OsRelease) -> Option<String> {
 fn distributions(held: &Held) -> Vec<Distribution> {
     let mut found = Vec::new();
     for (path, content) in files(held) {
-        let Content::Metadata(Some((name, version))) = content else {
+        let Content::Metadata(Some(Headers { name, version, extras })) = content else {
             continue;
         };
         let Some((folder, file)) = path.rsplit_once('/') else {
             continue;
         };
-        let (location, size) = if file.ends_with(".egg-info") {
-            (folder, None)
-        } else {
-            let Some((location, _)) = folder.rsplit_once('/') else {
-                continue;
-            };
-            let size = match held.file(format!("{folder}/RECORD").as_bytes()) {
-                Some(Content::Record(size)) => Some(*size),
-                _ => None,
-            };
-            (location, size)
+        let beside = |name: &str| held.file(format!("{folder}/{name}").as_bytes());
+        let is_file = file.ends_with(".egg-info");
+        let Some(location) =
+            (if is_file { Some(folder) } else { folder.rsplit_once('/').map(|(location, _)| location) })
+        else {
+            continue;
         };
+        let (size, modules) = match beside("RECORD").or_else(|| beside("top_level.txt")).filter(|_| !is_file) {
+            Some(Content::Record(size, modules)) => (Some(*size), modules.clone()),
+            Some(Content::TopLevel(modules)) => (None, modules.clone()),
+            _ => (None, Vec::new()),
+        };
+        let scripts = match beside("entry_points.txt").filter(|_| !is_file) {
+            Some(Content::EntryPoints(scripts)) => scripts.clone(),
+            _ => Vec::new(),
+        };
+        let metadata = path.strip_prefix(location).unwrap_or(&path).trim_start_matches('/');
+        let metadata = metadata.split('/').next().unwrap_or_default();
+        let name = normalise_name(name);
         found.push(Distribution {
+            metadata: Some(metadata.to_owned()).filter(|own| *own != Distribution::usual_metadata(&name, version)),
             location: format!("/{location}"),
-            name: normalise_name(name),
+            name,
             version: version.clone(),
             size,
+            modules,
+            extras: extras.clone(),
+            scripts,
         });
     }
     found.sort();

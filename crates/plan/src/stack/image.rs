@@ -21,8 +21,10 @@ pub struct Stack {
     pub variant: String,
     /// The variants that the file declares.
     pub variants: Vec<String>,
-    /// What everything is built for.
-    pub target: Target,
+    /// The platforms of every image, at least one.
+    pub platforms: Vec<Platform>,
+    /// True if the command line leaves out platforms that the file names.
+    pub partial: bool,
     /// Where Python packages come from.
     pub index: Index,
     /// What machines share with one another.
@@ -38,6 +40,11 @@ pub struct Stack {
 }
 
 impl Stack {
+    /// Returns true if the GPUs of this machine are among those of an image.
+    pub fn has_native_gpus(&self) -> bool {
+        self.images.iter().any(|image| image.target.native_gpus)
+    }
+
     /// The image of this name.
     pub fn image(&self, name: &str) -> Option<&Image> {
         self.images.iter().find(|image| image.name == name)
@@ -67,27 +74,30 @@ impl Stack {
     }
 }
 
-/// What everything is built for.
+/// The interpreter and the hardware that an image is for.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// At least one.
-    pub platforms: Vec<Platform>,
-    /// Whether the command line leaves out platforms that the file names.
-    pub partial: bool,
-    /// `3.11`. Nothing where no image has packages.
+    /// `3.11`; `None` where no image has packages.
     pub python: Option<String>,
-    /// The CUDA release; nothing for CPU builds or where it was not said.
+    /// The CUDA release; `None` for CPU builds, or where the stack names none.
     pub cuda: Option<CudaRelease>,
-    /// Whether `cuda = "none"` was said.
+    /// True for `cuda = "none"`.
     pub cpu_only: bool,
-    /// Where `target.cuda` stands, to point at it.
+    /// The place of `cuda`.
     pub cuda_span: Option<Span>,
     /// The architectures that code is compiled for, sorted.
     pub gpus: Vec<Architecture>,
-    /// Whether `native` is among the GPUs: resolved while locking.
+    /// True if `native` is among the GPUs, which are found while locking.
     pub native_gpus: bool,
     /// The names under which GPUs are asked for.
     pub gpu_names: GpuNames,
+}
+
+impl Target {
+    /// Returns the Python version, `3.11`; empty where none is named.
+    pub fn python(&self) -> &str {
+        self.python.as_deref().unwrap_or_default()
+    }
 }
 
 /// Where Python packages come from.
@@ -127,6 +137,8 @@ pub struct Image {
     pub from_span: Span,
     /// Declared facts of the base.
     pub base_facts: Option<BaseFacts>,
+    /// The interpreter and the hardware that it is for.
+    pub target: Target,
     /// Python requirements, groups unfolded.
     pub requirements: Vec<Requirement>,
     /// Files of requirements.
@@ -135,8 +147,8 @@ pub struct Image {
     pub resolution: Resolution,
     /// Packages whose files win where another package brings them too, the strongest last.
     pub winners: Vec<PackageName>,
-    /// How packages are installed.
-    pub environment: Environment,
+    /// The environment that packages are installed into.
+    pub python: Python,
     /// Files from the project.
     pub copy: Vec<Copy>,
     /// Files, directories and links that the stack file holds.
@@ -448,11 +460,39 @@ pub enum Prerelease {
     All,
 }
 
+/// The environment of an image's Python packages.
+#[derive(Debug, Clone, Default)]
+pub struct Python {
+    /// Where packages are installed; `None` where the image below or the base decides.
+    pub environment: Option<Environment>,
+    /// The place of `environment`.
+    pub environment_span: Option<Span>,
+    /// The base's interpreter, by its path.
+    pub interpreter: Option<String>,
+    /// Packages that the base meets, whatever its versions are.
+    pub accept: Vec<Named>,
+    /// Distributions of the base that the image's own take the place of.
+    pub replace: Vec<Named>,
+    /// Distributions of the base that the image hides.
+    pub remove: Vec<Named>,
+}
+
+/// The name of a package, and its place in the stack file.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// The name.
+    pub name: PackageName,
+    /// Its place.
+    pub span: Span,
+}
+
 /// Where Python packages are installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
-    /// `/opt/venv`, blind to what the base has installed.
+    /// `/opt/venv`, which does not see the base's packages.
     Venv,
+    /// `/opt/venv`, which sees the base's packages.
+    Overlay,
     /// The base's own environment.
     Base,
 }

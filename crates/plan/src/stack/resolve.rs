@@ -1,17 +1,16 @@
 //! From the stack as written to the stack as meant.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use url::Url;
 
-use super::image::{Cache, From, Image, Index, Recipe, Stack, Target, Trust};
+use super::image::{Cache, From, Image, Index, Recipe, Stack, Trust};
 use super::read::Overrides;
 use super::requirement;
-use super::vars::{BuiltIn, Vars};
-use super::written::{CacheTable, FromWritten, IndexTable, StackFile, TargetTable, Text, TrustWritten, WheelTable};
-use crate::diagnostic::{Diagnostic, Diagnostics, Label, closest};
-use crate::gpu::{Architecture, CudaRelease, Form, GpuNames, GpuRequest};
+use super::vars::Vars;
+use super::written::{CacheTable, FromWritten, IndexTable, StackFile, Text, TrustWritten, WheelTable};
+use crate::diagnostic::{Diagnostic, Diagnostics, closest};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{InvalidReference, Repository};
@@ -22,6 +21,7 @@ mod config;
 mod files;
 mod images;
 mod python;
+mod target;
 mod users;
 mod variants;
 
@@ -34,13 +34,15 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let vars = variables(written, overrides, &mut wrong);
     let name = expand(&written.stack.name, &vars, &mut wrong);
     reference_component(&name, &written.stack.name, "the stack's name", &mut wrong);
-    let target = target(&written.target, overrides, &vars, &mut wrong);
+    let (platforms, partial) = target::platforms(&written.target, overrides, &vars, &mut wrong);
+    // What is wrong in `[target]` is told though no image may take it.
+    target::target(&written.target, overrides, &vars, &mut wrong);
     let index = index(&written.index, &vars, &mut wrong);
     let cache = written.cache.as_ref().and_then(|table| cache(table, &vars, &mut wrong));
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
     let warnings = RefCell::default();
-    let (images, elsewhere) =
-        images_on_platforms(written, (&name, overrides.variant.as_deref()), &target, &vars, &warnings, &mut wrong);
+    let context = images::Context { file: written, stack: &name, overrides, vars: &vars, warnings: &warnings };
+    let (images, elsewhere) = images_on_platforms(&platforms, &context, &mut wrong);
     let (variant, variants) = (variants::key(overrides), variants::declared(written));
     if images.is_empty() && wrong.0.is_empty() {
         wrong.push(
@@ -49,12 +51,14 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
         );
     }
     images::no_tag_is_taken_twice(&images, &mut wrong);
-    python_is_said(&images, &target, &mut wrong);
+    target::python_is_said(&images, &mut wrong);
+    target::base_packages_are_seen(&images, &mut wrong);
     wrong.or(Stack {
         name,
         variant,
         variants,
-        target,
+        platforms,
+        partial,
         index,
         cache,
         recipes,
@@ -69,22 +73,19 @@ type Elsewhere = BTreeMap<Platform, Vec<Image>>;
 
 /// Reads all images for the first platform, and for each other one: `${arch}` differs.
 fn images_on_platforms(
-    written: &StackFile,
-    (stack, chosen): (&str, Option<&str>),
-    target: &Target,
-    vars: &Vars,
-    warnings: &RefCell<Vec<String>>,
+    platforms: &[Platform],
+    context: &images::Context<'_>,
     wrong: &mut Diagnostics,
 ) -> (Vec<Image>, Elsewhere) {
+    let written = context.file;
     let mut all = Vec::new();
-    for platform in &target.platforms {
-        let vars = vars.with_built_in(built_in(target, chosen, *platform));
-        let context = images::Context { file: written, stack, target, vars: &vars, warnings };
+    for platform in platforms {
         // What is wrong on every platform is said once.
         let mut found = Diagnostics::default();
         let before = std::mem::take(&mut wrong.0);
         found.0.clone_from(&before);
-        let read = written.images.iter().map(|(key, table)| images::image(key, table, &context, &mut found));
+        let read =
+            written.images.iter().map(|(key, table)| images::image((key, table), context, *platform, &mut found));
         let mut images: Vec<Image> = read.collect();
         order(&mut images, &mut found);
         wrong.0 = found.0;
@@ -96,48 +97,6 @@ fn images_on_platforms(
     let mut all = all.into_iter();
     let first = all.next().map(|(_, images)| images).unwrap_or_default();
     (first, all.collect())
-}
-
-/// Returns the variables that every stack file has.
-fn built_in(target: &Target, variant: Option<&str>, platform: Platform) -> [(&'static str, BuiltIn); 5] {
-    let gpus = |list: fn(&Target) -> String| match (target.native_gpus, target.gpus.is_empty()) {
-        (true, _) => Err("`native` GPUs are known when the stack is locked"),
-        (false, true) => Err("`target.gpus` names none"),
-        (false, false) => Ok(list(target)),
-    };
-    let cuda = match (target.cuda, target.cpu_only) {
-        (_, true) => Ok("cpu".to_owned()),
-        (Some(release), _) => Ok(format!("cu{}", release.to_string().replace('.', ""))),
-        (None, _) => Err("`target.cuda` names no release"),
-    };
-    [
-        ("arch", Ok(platform.cpu.machine().to_owned())),
-        ("cuda.tag", cuda),
-        ("gpus.cmake", gpus(cmake_list)),
-        ("gpus.torch", gpus(torch_list)),
-        ("variant", Ok(variant.unwrap_or("default").to_owned())),
-    ]
-}
-
-/// `80-real;90a-real;90-virtual`: CMake's `CMAKE_CUDA_ARCHITECTURES`.
-fn cmake_list(target: &Target) -> String {
-    let one = |architecture: &Architecture| {
-        let form = if architecture.form == Form::Real { "real" } else { "virtual" };
-        format!("{}{}-{form}", architecture.capability.number(), architecture.suffix)
-    };
-    target.gpus.iter().map(one).collect::<Vec<_>>().join(";")
-}
-
-/// `8.0;9.0a;9.0+PTX`: PyTorch's `TORCH_CUDA_ARCH_LIST`, where an entry with PTX has the machine code too.
-fn torch_list(target: &Target) -> String {
-    let has = |architecture: &Architecture, form| target.gpus.contains(&architecture.with_form(form));
-    let real =
-        target.gpus.iter().filter(|architecture| architecture.form == Form::Real || !has(architecture, Form::Real));
-    let one = |architecture: &Architecture| {
-        let ptx = if has(architecture, Form::Virtual) { "+PTX" } else { "" };
-        format!("{}{}{ptx}", architecture.capability, architecture.suffix)
-    };
-    real.map(one).collect::<Vec<_>>().join(";")
 }
 
 fn variables(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics) -> Vars {
@@ -176,128 +135,6 @@ fn reference_component(value: &str, at: &Spanned<String>, what: &str, wrong: &mu
                 .hint("lower-case letters, digits, and `.`, `_`, `-` between them: it becomes part of a reference"),
         );
     }
-}
-
-fn target(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut Diagnostics) -> Target {
-    let cuda_text = written.cuda.as_ref().map(|text| (expand(text, vars, wrong), text.span()));
-    let cpu_only = cuda_text.as_ref().is_some_and(|(text, _)| text == "none");
-    let cuda = cuda_text.as_ref().filter(|_| !cpu_only).and_then(|(text, span)| {
-        let release: Result<CudaRelease, _> = text.parse();
-        release
-            .map_err(|error| {
-                let hint = format!("or `none` for CPU builds; known are {}", known_releases());
-                wrong.push(Diagnostic::at(span.clone(), error.to_string()).hint(hint));
-            })
-            .ok()
-    });
-    let gpus = gpus(written, overrides, vars, cuda, wrong);
-    let chosen = platforms(written, overrides, vars, wrong);
-    let named = written.platforms.iter().flatten().filter_map(|text| vars.expand(text).ok()?.parse().ok());
-    Target {
-        partial: named.into_iter().any(|platform: Platform| !chosen.contains(&platform)),
-        platforms: chosen,
-        python: written.python.as_ref().and_then(|text| python(text, vars, wrong)),
-        cuda,
-        cpu_only,
-        cuda_span: written.cuda.as_ref().map(Spanned::span),
-        gpus: gpus.architectures.into_iter().collect(),
-        native_gpus: gpus.native,
-        gpu_names: gpus.names,
-    }
-}
-
-fn known_releases() -> String {
-    CudaRelease::known().map(|release| format!("`{release}`")).collect::<Vec<_>>().join(", ")
-}
-
-fn platforms(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut Diagnostics) -> Vec<Platform> {
-    let texts: Vec<(String, Option<_>)> = match (&overrides.platforms, &written.platforms) {
-        (Some(names), _) => names.iter().map(|name| (name.clone(), None)).collect(),
-        (None, Some(texts)) => texts.iter().map(|text| (expand(text, vars, wrong), Some(text.span()))).collect(),
-        (None, None) => return Platform::host().into_iter().collect(),
-    };
-    let mut platforms = BTreeSet::new();
-    for (text, span) in texts {
-        match text.parse::<Platform>() {
-            Ok(platform) => {
-                platforms.insert(platform);
-            }
-            Err(error) => wrong.push(place(span, error.to_string())),
-        }
-    }
-    if platforms.is_empty() && wrong.0.is_empty() {
-        wrong.push(Diagnostic::nowhere("`target.platforms` is empty").hint("name at least one: `linux/amd64`"));
-    }
-    platforms.into_iter().collect()
-}
-
-fn place(span: Option<std::ops::Range<usize>>, message: String) -> Diagnostic {
-    let labels = span.into_iter().map(Label::from).collect();
-    Diagnostic { message, labels, hint: None }
-}
-
-fn python(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<String> {
-    let version = expand(text, vars, wrong);
-    let minor = version.strip_prefix("3.").and_then(|minor| minor.parse::<u32>().ok());
-    if minor.is_none_or(|minor| minor < 8) {
-        wrong.push(
-            Diagnostic::at(text.span(), format!("`{version}` is not a Python version that images can be built for"))
-                .hint("`MAJOR.MINOR` from `3.8` on: `3.11`, `3.12`"),
-        );
-        return None;
-    }
-    Some(version)
-}
-
-/// The GPUs of a target.
-#[derive(Default)]
-struct Gpus {
-    architectures: BTreeSet<Architecture>,
-    native: bool,
-    names: GpuNames,
-}
-
-fn gpus(
-    written: &TargetTable,
-    overrides: &Overrides,
-    vars: &Vars,
-    cuda: Option<CudaRelease>,
-    wrong: &mut Diagnostics,
-) -> Gpus {
-    let texts: Vec<(String, Option<_>)> = match &overrides.gpus {
-        Some(names) => names.iter().map(|name| (name.clone(), None)).collect(),
-        None => written.gpus.iter().map(|text| (expand(text, vars, wrong), Some(text.span()))).collect(),
-    };
-    let mut gpus = Gpus::default();
-    for (text, span) in texts {
-        let requests = match GpuRequest::parse_list(&text) {
-            Ok(requests) => requests,
-            Err(error) => {
-                let mut diagnostic = place(span, error.to_string());
-                diagnostic.hint = error.hint().or_else(|| Some("`kiln gpus` lists every name and capability".into()));
-                wrong.push(diagnostic);
-                continue;
-            }
-        };
-        for (asked, request) in requests {
-            gpus.names.add(&asked, &request);
-            gpus.native |= request == GpuRequest::Native;
-            for architecture in request.architectures().unwrap_or_default() {
-                if let Some(release) = cuda
-                    && let Err(error) = release.require(&architecture)
-                {
-                    let mut diagnostic = place(span.clone(), format!("{error} (`{asked}`)"));
-                    if let Some(cuda) = &written.cuda {
-                        diagnostic = diagnostic.also(cuda.span(), format!("CUDA {release} is asked for here"));
-                    }
-                    diagnostic.hint = error.hint();
-                    wrong.push(diagnostic);
-                }
-                gpus.architectures.insert(architecture);
-            }
-        }
-    }
-    gpus
 }
 
 fn index(written: &IndexTable, vars: &Vars, wrong: &mut Diagnostics) -> Index {
@@ -439,19 +276,6 @@ fn order(images: &mut Vec<Image>, wrong: &mut Diagnostics) {
         wrong.push(diagnostic.hint("one of them needs a base: `{ debian = \"bookworm\" }`, `{ oci = \"PATH\" }`"));
     }
     *images = placed;
-}
-
-fn python_is_said(images: &[Image], target: &Target, wrong: &mut Diagnostics) {
-    if target.python.is_none()
-        && wrong.0.is_empty()
-        && let Some(image) = images.iter().find(|image| image.has_packages())
-    {
-        wrong.push(
-            Diagnostic::at(image.span.clone(), format!("the image `{}` installs packages", image.name))
-                .label("for which Python?")
-                .hint("say it: `[target]` with `python = \"3.11\"`"),
-        );
-    }
 }
 
 /// The address of a Debian mirror, which the image and the lock name: it must hold no secret.

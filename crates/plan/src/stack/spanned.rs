@@ -14,6 +14,11 @@ use crate::diagnostic::Span;
 pub struct Spanned<T>(toml::Spanned<T>);
 
 impl<T> Spanned<T> {
+    /// Returns a value that stands at a place.
+    pub fn new(span: Span, value: T) -> Self {
+        Self(toml::Spanned::new(span, value))
+    }
+
     /// Where the value stands.
     pub fn span(&self) -> Span {
         self.0.span()

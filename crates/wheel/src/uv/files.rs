@@ -58,7 +58,13 @@ pub(super) fn configuration(question: &Question<'_>, recipes: &Path) -> String {
         text.push_str("dependency-metadata = [\n");
         for (name, version, requires) in &question.recipes {
             let (name, version) = (quote(name), quote(version));
-            let _ = writeln!(text, "  {{ name = {name}, version = {version}, requires-dist = [{}] }},", list(requires));
+            let extras: BTreeSet<String> = requires.iter().flat_map(|text| extras_in(text)).collect();
+            let extras = match extras.is_empty() {
+                true => String::new(),
+                false => format!(", provides-extra = [{}]", list(&extras.into_iter().collect::<Vec<_>>())),
+            };
+            let requires = list(requires);
+            let _ = writeln!(text, "  {{ name = {name}, version = {version}, requires-dist = [{requires}]{extras} }},");
         }
         text.push_str("]\n");
     }
@@ -69,6 +75,17 @@ pub(super) fn configuration(question: &Question<'_>, recipes: &Path) -> String {
         let _ = write!(text, "\n[[index]]\nname = \"default\"\nurl = {}\ndefault = true\n", quote(url));
     }
     text
+}
+
+/// Returns the extras that the marker of a requirement names.
+fn extras_in(requirement: &str) -> impl Iterator<Item = String> {
+    let marker = requirement.split_once(';').map_or("", |(_, marker)| marker);
+    let named = marker.split("extra").skip(1).filter_map(|rest| {
+        let rest = rest.trim_start().strip_prefix("==")?.trim_start();
+        let quote = rest.chars().next().filter(|quote| matches!(quote, '\'' | '"'))?;
+        rest[1..].split_once(quote).map(|(extra, _)| extra.to_owned())
+    });
+    named.collect::<Vec<_>>().into_iter()
 }
 
 /// The project: the stack's requirements, and the packages that have an index of their own. It is the root of its
@@ -114,6 +131,9 @@ pub(super) fn preferences(versions: &[(String, String)]) -> String {
 pub(super) fn metadata_wheel(name: &str, version: &str, requires: &[String]) -> std::io::Result<(String, Vec<u8>)> {
     let stem = format!("{}-{version}", name.replace('-', "_"));
     let mut metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
+    for extra in requires.iter().flat_map(|text| extras_in(text)).collect::<BTreeSet<_>>() {
+        let _ = writeln!(metadata, "Provides-Extra: {extra}");
+    }
     for requirement in requires {
         let _ = writeln!(metadata, "Requires-Dist: {requirement}");
     }

@@ -109,7 +109,7 @@ fn bad_owners_modes_users_and_sizes_are_explained() {
     14 | python.environment = "conda"
        |                      ^^^^^^^
        |
-    help: valid are `venv`, `base`
+    help: valid are `venv`, `overlay`, `base`
 
     error: `../etc` is not the name of a time zone
       --> kiln.toml:11:12

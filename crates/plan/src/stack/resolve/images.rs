@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use super::{config, expand, files, from, python, reference_component, users};
+use super::{config, expand, files, from, python, reference_component, target, users};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::gpu::Form;
+use crate::platform::Platform;
 use crate::reference::{Reference, Repository, says_registry};
-use crate::stack::image::{Compression, Environment, From, GpuCode, Image, Prune, Target};
+use crate::stack::image::{Compression, From, GpuCode, Image, Prune, Target};
+use crate::stack::read::Overrides;
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
@@ -21,7 +23,7 @@ pub(super) struct Context<'a> {
     pub(super) file: &'a StackFile,
     /// The stack's name.
     pub(super) stack: &'a str,
-    pub(super) target: &'a Target,
+    pub(super) overrides: &'a Overrides,
     pub(super) vars: &'a Vars,
     pub(super) warnings: &'a RefCell<Vec<String>>,
 }
@@ -45,12 +47,15 @@ impl Context<'_> {
 }
 
 pub(super) fn image(
-    name: &Spanned<String>,
-    table: &ImageTable,
+    (name, table): (&Spanned<String>, &ImageTable),
     context: &Context<'_>,
+    platform: Platform,
     wrong: &mut Diagnostics,
 ) -> Image {
-    let Context { file, stack, target, vars, .. } = *context;
+    let Context { file, stack, overrides, .. } = *context;
+    let target = &target::target(&target::written_for(table, file, context.vars), overrides, context.vars, wrong);
+    let vars = &context.vars.with_built_in(target::built_in(target, overrides.variant.as_deref(), platform));
+    let context = &Context { vars, ..*context };
     reference_component(name.get(), name, "an image's name", wrong);
     let from_resolved = from(&table.from, file, vars, wrong);
     if table.base_facts.is_some() && matches!(from_resolved, From::Image(_)) {
@@ -71,7 +76,8 @@ pub(super) fn image(
         requirements_files: python::requirements_files(table.requirements.as_ref(), vars, wrong),
         resolution: python::resolution(&file.resolution, &table.resolution, vars, wrong),
         winners: python::winners(table.overlaps.as_ref(), vars, wrong),
-        environment: environment(table, vars, wrong),
+        target: target.clone(),
+        python: python::environment(table.python.as_ref().map(Spanned::get), vars, wrong),
         copy: table.copy.iter().map(|table| files::copy(table, vars, wrong)).collect(),
         files: table.files.iter().filter_map(|table| files::file(table, context, wrong)).collect(),
         users,
@@ -208,16 +214,6 @@ pub(super) fn refuse_nul(text: &str, span: Span, wrong: &mut Diagnostics) {
     }
 }
 
-fn environment(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Environment {
-    choice(
-        table.python.environment.as_ref(),
-        &[("venv", Environment::Venv), ("base", Environment::Base)],
-        "`python.environment`",
-        vars,
-        wrong,
-    )
-}
-
 fn compression(table: &ImageTable, vars: &Vars, wrong: &mut Diagnostics) -> Compression {
     choice(
         table.compression.as_ref(),
@@ -275,7 +271,13 @@ fn gpus_are_said(key: &str, span: Span, target: &Target, wrong: &mut Diagnostics
 }
 
 /// One of a few words; the first is the default.
-fn choice<T: Clone>(text: Option<&Text>, valid: &[(&str, T)], what: &str, vars: &Vars, wrong: &mut Diagnostics) -> T {
+pub(super) fn choice<T: Clone>(
+    text: Option<&Text>,
+    valid: &[(&str, T)],
+    what: &str,
+    vars: &Vars,
+    wrong: &mut Diagnostics,
+) -> T {
     let default = valid[0].1.clone();
     let Some(text) = text else { return default };
     let word = expand(text, vars, wrong);

@@ -1,19 +1,20 @@
-//! Files of requirements, and the choice of versions.
+//! Files of requirements, the choice of versions, and the environment.
 
 use std::ops::Range;
 use std::path::{Component, Path};
 
 use pep508_rs::PackageName;
 
-use super::images::without_nul_in;
+use super::images::{absolute, choice, without_nul_in};
 use super::{expand, expand_all};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
-use crate::stack::image::{Prerelease, Requirement, RequirementsFile, Resolution};
+use crate::stack::image::{Environment, Named, Prerelease, Python, Requirement, RequirementsFile, Resolution};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
 use crate::stack::written::{
-    OverlapsTable, RequirementsFileWritten, RequirementsTable, RequirementsWritten, ResolutionTable, Text, TextOrList,
+    OverlapsTable, PythonWritten, RequirementsFileWritten, RequirementsTable, RequirementsWritten, ResolutionTable,
+    Text, TextOrList,
 };
 
 /// Returns the files of requirements of an image.
@@ -150,6 +151,33 @@ pub(super) fn winners(table: Option<&OverlapsTable>, vars: &Vars, wrong: &mut Di
         }
     }
     found
+}
+
+/// Returns the environment of an image's packages.
+pub(super) fn environment(written: Option<&PythonWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Python {
+    let Some(PythonWritten::Table(table)) = written else { return Python::default() };
+    let valid =
+        [("venv", Some(Environment::Venv)), ("overlay", Some(Environment::Overlay)), ("base", Some(Environment::Base))];
+    let text = table.environment.as_ref();
+    let environment = text.and_then(|text| choice(Some(text), &valid, "`python.environment`", vars, wrong));
+    let named = |texts: &[Text], wrong: &mut Diagnostics| {
+        let mut found = Vec::new();
+        for text in texts {
+            match requirement::name(&expand(text, vars, wrong), text.span()) {
+                Ok(name) => found.push(Named { name, span: text.span() }),
+                Err(diagnostic) => wrong.push(diagnostic),
+            }
+        }
+        found
+    };
+    Python {
+        environment,
+        environment_span: text.map(Spanned::span),
+        interpreter: table.interpreter.as_ref().map(|text| absolute(text, vars, wrong)),
+        accept: named(&table.accept, wrong),
+        replace: named(&table.replace, wrong),
+        remove: named(&table.remove, wrong),
+    }
 }
 
 fn prerelease(written: &Spanned<TextOrList>, vars: &Vars, wrong: &mut Diagnostics) -> Prerelease {

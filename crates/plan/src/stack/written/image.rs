@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 
-use super::{OverlapsTable, RequirementsWritten, ResolutionTable, Text, scalar_or_table};
+use super::{OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, Text, scalar_or_table};
 use crate::base::BaseFacts;
 use crate::stack::spanned::Spanned;
 
@@ -29,9 +29,12 @@ pub struct ImageTable {
     pub resolution: ResolutionTable,
     /// The package whose file is in the image where several bring one.
     pub overlaps: Option<OverlapsTable>,
-    /// The environment of Python packages.
-    #[serde(default)]
-    pub python: PythonTable,
+    /// CUDA release such as `13.0`, or `none`, where it differs from `[target]` and from the image below.
+    pub cuda: Option<Text>,
+    /// GPUs, where they differ from `[target]` and from the image below.
+    pub gpus: Option<Vec<Text>>,
+    /// The Python version, where it differs from `[target]`, or a table about the environment of Python packages.
+    pub python: Option<Spanned<PythonWritten>>,
     /// Files from the project.
     #[serde(default)]
     pub copy: Vec<CopyTable>,
@@ -170,14 +173,6 @@ pub struct VerifyTable {
     /// at any directory. `["vllm/_flashmla*"]`.
     #[serde(default)]
     pub except: Vec<Text>,
-}
-
-/// The environment of Python packages.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct PythonTable {
-    /// `venv` (the default): `/opt/venv`; `base`: into the base's own environment.
-    pub environment: Option<Text>,
 }
 
 /// Files from the project.

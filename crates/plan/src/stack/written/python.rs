@@ -1,4 +1,4 @@
-//! Python requirements of an image as written: files of them, and the choice of versions.
+//! Python requirements of an image as written: files of them, the choice of versions, and the environment.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -70,6 +70,47 @@ pub struct ResolutionTable {
     /// A date, or a time with its zone: nothing that the indexes got later. A date counts to its end, in UTC.
     pub exclude_newer: Option<Text>,
 }
+
+/// The Python version of an image, or its environment.
+#[derive(Debug, Clone)]
+pub enum PythonWritten {
+    /// `MAJOR.MINOR`.
+    Version(String),
+    /// The environment.
+    Table(PythonTable),
+}
+
+/// The environment of Python packages.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PythonTable {
+    /// Python version, `MAJOR.MINOR`, where it differs from `[target]`.
+    pub version: Option<Text>,
+    /// `venv`: `/opt/venv`, which does not see the base's packages; `overlay`: `/opt/venv`, which sees them, and holds what they
+    /// lack; `base`: into the base's own environment. Default: as the image below, else `overlay` where the base has torch,
+    /// else `venv`.
+    pub environment: Option<Text>,
+    /// The base's interpreter, by its path. Default: the first of the version that `PATH` finds.
+    pub interpreter: Option<Text>,
+    /// Packages that the base meets, whatever its versions are and under which name it brings them.
+    #[serde(default)]
+    pub accept: Vec<Text>,
+    /// Distributions of the base that the image's own may take the place of.
+    #[serde(default)]
+    pub replace: Vec<Text>,
+    /// Distributions of the base that are hidden.
+    #[serde(default)]
+    pub remove: Vec<Text>,
+}
+
+scalar_or_table!(
+    string,
+    PythonWritten,
+    PythonWritten::Version,
+    PythonWritten::Table,
+    PythonTable,
+    "a version such as `3.11`, or `{ version, environment, interpreter, accept, replace, remove }`"
+);
 
 scalar_or_table!(
     string,

@@ -1,0 +1,233 @@
+//! The Python of a base, as an image uses it: the interpreter, where packages go, and which of the base's distributions count.
+
+use std::collections::BTreeMap;
+
+use kiln_plan::base::{BaseFacts, Distribution, Interpreter};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
+use kiln_plan::stack::{Environment, Image, Named, Stack};
+
+use crate::bases;
+use crate::error::{BuildError, Result};
+
+/// The Python of a base, as an image uses it.
+pub(crate) struct BasePython<'f> {
+    pub(crate) environment: Environment,
+    pub(crate) interpreter: &'f Interpreter,
+    /// The site directory of a virtual environment of the base, which an overlay shows, too.
+    pub(crate) site: Option<&'f str>,
+    /// Distributions that the image sees: none in an environment of its own.
+    pub(crate) seen: Vec<&'f Distribution>,
+    /// Distributions that the image takes away.
+    pub(crate) removed: Vec<&'f Distribution>,
+    /// Distributions that the image's own may take the place of.
+    pub(crate) replaced: Vec<&'f Distribution>,
+    /// Packages that the base meets: the version of the one that it has, or `None` where it brings the module under another name.
+    pub(crate) accepted: BTreeMap<String, Option<String>>,
+}
+
+/// Returns where the packages of an image go: where it says, or the nearest image below that does. Otherwise they go into the
+/// `/opt/venv` of a base that has one, beside the torch of a base that has one, and else into an environment of their own.
+pub(crate) fn environment(stack: &Stack, image: &Image, facts: &BaseFacts) -> Environment {
+    let mut chain = std::iter::once(image).chain(stack.ancestors(image));
+    if let Some(environment) = chain.find_map(|image| image.python.environment) {
+        return environment;
+    }
+    // An image that kiln made in another stack: its environment goes on.
+    let is_made = |found: &Interpreter| found.environment && found.path.starts_with("/opt/venv/");
+    match facts.interpreters.iter().any(is_made) {
+        true => Environment::Base,
+        false if torch(image, facts).is_some() => Environment::Overlay,
+        false => Environment::Venv,
+    }
+}
+
+/// Returns the torch of a base that an image could see.
+pub(crate) fn torch<'f>(image: &Image, facts: &'f BaseFacts) -> Option<&'f Distribution> {
+    let fits = |found: &&Interpreter| found.minor_version() == image.target.python() && !found.environment;
+    let interpreter = facts.interpreters.iter().find(fits)?;
+    let site = site_shown(facts, interpreter);
+    facts.distributions.iter().find(|held| held.name == "torch" && is_seen(held, interpreter, site))
+}
+
+impl<'f> BasePython<'f> {
+    /// Returns the Python of an image that has packages. Names of distributions that the base does not have are errors.
+    pub(crate) fn of(stack: &Stack, image: &Image, facts: &'f BaseFacts, base: &str) -> Result<Self> {
+        let environment = environment(stack, image, facts);
+        let interpreter = bases::interpreter(facts, image, base, environment)?;
+        let site = (environment == Environment::Overlay).then(|| site_shown(facts, interpreter)).flatten();
+        let mut found = Self {
+            environment,
+            interpreter,
+            site,
+            seen: Vec::new(),
+            removed: Vec::new(),
+            replaced: Vec::new(),
+            accepted: BTreeMap::new(),
+        };
+        if environment != Environment::Venv {
+            found.seen = facts.distributions.iter().filter(|held| is_seen(held, interpreter, site)).collect();
+        }
+        let mut wrong = Diagnostics::default();
+        let below: Vec<&Image> = stack.ancestors(image).collect();
+        for image in std::iter::once(image).chain(below) {
+            found.apply(image, base, &mut wrong);
+        }
+        Ok(wrong.or(found)?)
+    }
+
+    fn apply(&mut self, image: &Image, base: &str, wrong: &mut Diagnostics) {
+        for named in &image.python.accept {
+            let name = named.name.to_string();
+            let module = name.replace('-', "_");
+            let brings = |held: &&Distribution| held.modules.contains(&module);
+            match self.held(&name).cloned().or_else(|| self.seen.iter().copied().find(brings).cloned()) {
+                Some(held) => {
+                    let version = (held.name == name).then_some(held.version);
+                    self.accepted.insert(name, version);
+                }
+                None => wrong.push(self.unknown(named, base, "accept")),
+            }
+        }
+        for (key, list) in [("replace", &image.python.replace), ("remove", &image.python.remove)] {
+            for named in list {
+                let name = named.name.to_string();
+                let Some(held) = self.held(&name) else {
+                    wrong.push(self.unknown(named, base, key));
+                    continue;
+                };
+                if key == "remove" { self.removed.push(held) } else { self.replaced.push(held) }
+            }
+        }
+        let gone = |held: &&Distribution| self.removed.iter().chain(&self.replaced).any(|gone| gone == held);
+        let stay: Vec<&Distribution> = self.seen.iter().copied().filter(|held| !gone(held)).collect();
+        self.seen = stay;
+    }
+
+    /// Returns the distribution of a name.
+    fn held(&self, name: &str) -> Option<&'f Distribution> {
+        self.seen.iter().copied().find(|held| held.name == name)
+    }
+
+    fn unknown(&self, named: &Named, base: &str, key: &str) -> Diagnostic {
+        let name = &named.name;
+        if self.environment == Environment::Venv {
+            return Diagnostic::at(
+                named.span.clone(),
+                format!("`python.{key}` names packages of the base, which the image does not see"),
+            )
+            .hint("it does with `python.environment = \"overlay\"`");
+        }
+        let message = format!("the base `{base}` has no Python distribution `{name}` that the image sees");
+        let hint = match closest(name.as_ref(), self.seen.iter().map(|held| held.name.as_str())) {
+            Some(close) => format!("did you mean `{close}`?"),
+            None => format!("leave it out of `python.{key}`"),
+        };
+        Diagnostic::at(named.span.clone(), message).hint(hint)
+    }
+
+    /// Returns the packages that the base meets, with their versions.
+    pub(crate) fn packages(&self) -> Vec<(String, String)> {
+        self.seen.iter().map(|held| (held.name.clone(), held.version.clone())).collect()
+    }
+
+    /// Returns the modules of the base, each with the distribution that brings it. Several distributions share a namespace.
+    pub(crate) fn modules(&self) -> BTreeMap<&'f str, &'f Distribution> {
+        let mut modules: BTreeMap<&str, Vec<&Distribution>> = BTreeMap::new();
+        for held in &self.seen {
+            held.modules.iter().for_each(|module| modules.entry(module).or_default().push(held));
+        }
+        modules.into_iter().filter_map(|(module, owners)| (owners.len() == 1).then(|| (module, owners[0]))).collect()
+    }
+
+    /// Returns the scripts of the distributions that the image sees, as entry points write them, by name.
+    pub(crate) fn scripts(&self) -> BTreeMap<&'f str, &'f str> {
+        let scripts = self.seen.iter().flat_map(|held| &held.scripts);
+        scripts.filter_map(|script| script.split_once(" = ")).collect()
+    }
+}
+
+/// Returns the site directory of the base's virtual environment whose interpreter `PATH` finds before the one below it.
+fn site_shown<'f>(facts: &'f BaseFacts, interpreter: &Interpreter) -> Option<&'f str> {
+    let first = facts.interpreters.iter().find(|found| found.minor_version() == interpreter.minor_version())?;
+    first.site_packages.as_deref().filter(|_| first.environment && first.path != interpreter.path)
+}
+
+/// Returns true for a distribution that an interpreter finds, or that is in a site directory which is shown to it. Debian's own
+/// Python looks into three directories (Debian Python Policy, "Module Path").
+fn is_seen(held: &Distribution, interpreter: &Interpreter, site: Option<&str>) -> bool {
+    let location = held.location.as_str();
+    if let Some(site) = site {
+        return location == site;
+    }
+    if interpreter.site_packages.as_deref() == Some(location) {
+        return true;
+    }
+    let Some((prefix, _)) = interpreter.path.rsplit_once("/bin/") else { return false };
+    let version = interpreter.minor_version();
+    let own = ["lib", "lib64"].iter().any(|lib| location == format!("{prefix}/{lib}/python{version}/site-packages"));
+    let debian = prefix == "/usr"
+        && (location == "/usr/lib/python3/dist-packages"
+            || location == format!("/usr/local/lib/python{version}/dist-packages")
+            || location == format!("/usr/lib/python{version}/dist-packages"));
+    !interpreter.environment && (own || debian)
+}
+
+/// Returns the error about a module that the base has already.
+pub(crate) fn module_is_there(wheel: &str, package: &str, module: &str, (owner, version): (&str, &str)) -> BuildError {
+    BuildError::Mistake {
+        message: format!(
+            "`{wheel}` brings the module `{}`, which the base already holds as {owner} {version}",
+            module.replace('/', ".")
+        ),
+        hint: format!(
+            "`python = {{ accept = [\"{package}\"] }}` takes the base's in its place; `replace = [\"{owner}\"]` lets the \
+             image's take the place of the base's"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(location: &str) -> Distribution {
+        Distribution {
+            location: location.into(),
+            name: "six".into(),
+            version: "1".into(),
+            size: None,
+            metadata: None,
+            modules: Vec::new(),
+            extras: Vec::new(),
+            scripts: Vec::new(),
+        }
+    }
+
+    fn interpreter(path: &str, site: &str, environment: bool) -> Interpreter {
+        Interpreter { path: path.into(), version: "3.11.2".into(), site_packages: Some(site.into()), environment }
+    }
+
+    #[test]
+    fn an_interpreter_sees_the_directories_of_its_own_prefix() {
+        let debian = interpreter("/usr/bin/python3.11", "/usr/local/lib/python3.11/dist-packages", false);
+        for (location, seen) in [
+            ("/usr/lib/python3/dist-packages", true),
+            ("/usr/local/lib/python3.11/dist-packages", true),
+            ("/usr/local/lib/python3.12/dist-packages", false),
+            ("/opt/conda/lib/python3.11/site-packages", false),
+            ("/venv/lib/python3.11/site-packages", false),
+        ] {
+            assert_eq!(is_seen(&held(location), &debian, None), seen, "{location}");
+        }
+        assert!(is_seen(
+            &held("/venv/lib/python3.11/site-packages"),
+            &debian,
+            Some("/venv/lib/python3.11/site-packages")
+        ));
+        let conda = interpreter("/opt/conda/bin/python3.11", "/opt/conda/lib/python3.11/site-packages", false);
+        assert!(is_seen(&held("/opt/conda/lib/python3.11/site-packages"), &conda, None));
+        assert!(!is_seen(&held("/usr/lib/python3/dist-packages"), &conda, None));
+        let venv = interpreter("/venv/bin/python3.11", "/venv/lib/python3.11/site-packages", true);
+        assert!(!is_seen(&held("/usr/lib/python3/dist-packages"), &venv, None));
+    }
+}
