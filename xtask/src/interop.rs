@@ -19,6 +19,7 @@ mod differences;
 mod docker26;
 mod environments;
 mod foreign;
+mod foreign_data;
 mod frameworks;
 mod gpu_code;
 mod gpu_set;
@@ -104,6 +105,8 @@ enum Part {
     Copied,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
+    /// Test data of pip, uv and `packaging`, and variations of it, beside pip and `packaging`
+    ForeignData,
     /// The environment of an image beside one that pip filled
     Environments,
     /// Builds of torch for the CUDA release of a stack
@@ -172,6 +175,9 @@ impl Interop {
                 requirements::check(&suite, &mut checks);
                 projects::check(&suite, &mut checks);
                 torch_index::check(&suite, &mut checks);
+            }
+            if wanted(Part::ForeignData) {
+                foreign_data::check(&suite, &mut checks);
             }
             suite.remove("");
             if self.keep {

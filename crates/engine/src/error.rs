@@ -296,6 +296,9 @@ impl BuildError {
             }
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
+            Self::Requirements { .. } => {
+                Some("write the file anew with the tool that made it, for this Python and with wheels".into())
+            }
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),

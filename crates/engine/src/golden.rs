@@ -146,7 +146,15 @@ impl Place {
         let locked = |wheel: &WheelBuilder| {
             let (file, bytes) = (wheel.file_name(), wheel.finish());
             let path = Some(format!("wheels/{file}"));
-            LockedWheel { sha256: Digest::of(&bytes), size: Some(bytes.len() as u64), file, url: None, path }
+            LockedWheel {
+                sha256: Digest::of(&bytes),
+                size: Some(bytes.len() as u64),
+                file,
+                url: None,
+                path,
+                publisher: None,
+                indexes: Vec::new(),
+            }
         };
         let wheels: Vec<LockedWheel> = wheels().iter().map(locked).collect();
         let mut packages: Vec<LockedPackage> = ["ops", "words", "more"]

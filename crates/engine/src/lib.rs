@@ -23,6 +23,7 @@ mod fetch;
 mod forms;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod git;
 #[cfg(test)]
 mod golden;
 mod graph;

@@ -22,8 +22,10 @@ mod bases;
 mod files;
 mod links;
 mod listed;
+mod publishers;
 mod question;
 mod sizes;
+mod sources;
 mod tiers;
 mod torch;
 
@@ -82,6 +84,7 @@ impl Project<'_> {
         }
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
+        new.sources = self.lock_sources(&old, upgrade, frozen)?;
         for &platform in &self.stack.platforms {
             self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
         }
@@ -89,6 +92,7 @@ impl Project<'_> {
         keep_other_platforms(&self.stack.platforms, &self.stack.images, &old, &mut new);
         if !frozen {
             self.fill_in_sizes(&mut new)?;
+            self.fill_in_publishers(&old, &mut new)?;
             let mut written = new.clone();
             keep_other_choices(&self.stack, &old, &mut written);
             self.write_lock(&written)?;
@@ -107,6 +111,7 @@ impl Project<'_> {
                 digests.extend(image.layers.iter().map(|layer| layer.digest));
             }
         }
+        digests.extend(sources::digests(lock));
         if digests.is_empty() {
             return Ok(());
         }
@@ -221,13 +226,15 @@ impl Project<'_> {
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
         let mut wrong = Diagnostics::default();
+        let searched = self.searched(&part)?;
         for package in found {
             let present = |(name, _): &(String, String)| *name == package.name;
             if question.above.iter().chain(&question.in_base).any(present) {
                 continue;
             }
             match self.choose(&package, &tags, question, listed.as_ref()) {
-                Ok(wheel) => {
+                Ok(mut wheel) => {
+                    wheel.indexes = publishers::candidates(&searched, &package.name);
                     let version = package.version.clone().unwrap_or_default();
                     decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
                     decision.wheels.push(wheel);
@@ -336,6 +343,8 @@ fn keep_other_choices(stack: &Stack, old: &Lock, new: &mut Lock) {
     let bases = old.bases.iter().filter(|base| new.base(&base.name, base.platform).is_none()).cloned();
     let bases: Vec<_> = bases.collect();
     new.bases.extend(bases);
+    let sources = old.sources.iter().filter(|source| !new.sources.contains(source)).cloned().collect::<Vec<_>>();
+    new.sources.extend(sources);
     add_images(kept, old, new);
 }
 

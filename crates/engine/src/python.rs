@@ -65,24 +65,27 @@ impl<'f> BasePython<'f> {
             accepted: BTreeMap::new(),
         };
         if environment != Environment::Venv {
-            found.seen = facts.distributions.iter().filter(|held| is_seen(held, interpreter, site)).collect();
+            found.seen = seen(facts, interpreter, site);
         }
         let mut wrong = Diagnostics::default();
-        let below: Vec<&Image> = stack.ancestors(image).collect();
-        for image in std::iter::once(image).chain(below) {
+        for image in std::iter::once(image).chain(stack.ancestors(image)) {
             found.apply(image, base, &mut wrong);
         }
+        let gone = |held: &&Distribution| found.removed.iter().chain(&found.replaced).any(|gone| gone == held);
+        let stay: Vec<&Distribution> = found.seen.iter().copied().filter(|held| !gone(held)).collect();
+        found.seen = stay;
         Ok(wrong.or(found)?)
     }
 
+    /// Notes the distributions that an image names.
     fn apply(&mut self, image: &Image, base: &str, wrong: &mut Diagnostics) {
         for named in &image.python.accept {
             let name = named.name.to_string();
             let module = name.replace('-', "_");
             let brings = |held: &&Distribution| held.modules.contains(&module);
-            match self.held(&name).cloned().or_else(|| self.seen.iter().copied().find(brings).cloned()) {
+            match self.held(&name).or_else(|| self.seen.iter().copied().find(brings)) {
                 Some(held) => {
-                    let version = (held.name == name).then_some(held.version);
+                    let version = (held.name == name).then(|| held.version.clone());
                     self.accepted.insert(name, version);
                 }
                 None => wrong.push(self.unknown(named, base, "accept")),
@@ -90,17 +93,13 @@ impl<'f> BasePython<'f> {
         }
         for (key, list) in [("replace", &image.python.replace), ("remove", &image.python.remove)] {
             for named in list {
-                let name = named.name.to_string();
-                let Some(held) = self.held(&name) else {
-                    wrong.push(self.unknown(named, base, key));
-                    continue;
-                };
-                if key == "remove" { self.removed.push(held) } else { self.replaced.push(held) }
+                match (self.held(named.name.as_ref()), key) {
+                    (Some(held), "remove") => self.removed.push(held),
+                    (Some(held), _) => self.replaced.push(held),
+                    (None, _) => wrong.push(self.unknown(named, base, key)),
+                }
             }
         }
-        let gone = |held: &&Distribution| self.removed.iter().chain(&self.replaced).any(|gone| gone == held);
-        let stay: Vec<&Distribution> = self.seen.iter().copied().filter(|held| !gone(held)).collect();
-        self.seen = stay;
     }
 
     /// Returns the distribution of a name.
@@ -150,6 +149,19 @@ impl<'f> BasePython<'f> {
 fn site_shown<'f>(facts: &'f BaseFacts, interpreter: &Interpreter) -> Option<&'f str> {
     let first = facts.interpreters.iter().find(|found| found.minor_version() == interpreter.minor_version())?;
     first.site_packages.as_deref().filter(|_| first.environment && first.path != interpreter.path)
+}
+
+/// Returns the distributions that an interpreter finds: of two with one name, the one in the directory that comes first, as in
+/// `sys.path`.
+fn seen<'f>(facts: &'f BaseFacts, interpreter: &Interpreter, site: Option<&str>) -> Vec<&'f Distribution> {
+    let mut found: Vec<&Distribution> =
+        facts.distributions.iter().filter(|held| is_seen(held, interpreter, site)).collect();
+    let place = |held: &Distribution| {
+        (interpreter.site_packages.as_ref() != Some(&held.location), !held.location.starts_with("/usr/local/"))
+    };
+    found.sort_by(|one, other| one.name.cmp(&other.name).then_with(|| place(one).cmp(&place(other))));
+    found.dedup_by(|later, first| later.name == first.name);
+    found
 }
 
 /// Returns true for a distribution that an interpreter finds, or that is in a site directory which is shown to it. Debian's own
@@ -205,6 +217,19 @@ mod tests {
 
     fn interpreter(path: &str, site: &str, environment: bool) -> Interpreter {
         Interpreter { path: path.into(), version: "3.11.2".into(), site_packages: Some(site.into()), environment }
+    }
+
+    #[test]
+    fn of_two_distributions_with_one_name_the_first_of_the_path_counts() {
+        let version = |version: &str, location: &str| Distribution { version: version.into(), ..held(location) };
+        let distributions = vec![
+            version("1", "/usr/lib/python3/dist-packages"),
+            version("2", "/usr/local/lib/python3.11/dist-packages"),
+        ];
+        let facts = BaseFacts { distributions, ..BaseFacts::default() };
+        let debian = interpreter("/usr/bin/python3.11", "/usr/local/lib/python3.11/dist-packages", false);
+        let versions: Vec<&str> = seen(&facts, &debian, None).iter().map(|held| held.version.as_str()).collect();
+        assert_eq!(versions, ["2"]);
     }
 
     #[test]

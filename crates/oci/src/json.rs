@@ -53,7 +53,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 
 /// Replaces halves of surrogate pairs that stand alone.
 fn with_whole_pairs(text: &str) -> String {
-    let unit = |at: &str| at.strip_prefix("\\u").and_then(|rest| u16::from_str_radix(rest.get(..4)?, 16).ok());
+    let unit = |at: &str| {
+        let digits = at.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))
+    };
     let mut whole = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {

@@ -31,7 +31,8 @@ impl Digest {
     /// Parses the 64 hexadecimal digits alone, as Python indexes and locks write them.
     pub fn from_hex(hex: &str) -> Result<Self, InvalidDigest> {
         let invalid = || InvalidDigest(hex.to_owned());
-        if hex.len() != 64 || !hex.is_ascii() {
+        // The conversion below takes `+a`, too.
+        if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(invalid());
         }
         let mut bytes = [0; 32];
@@ -107,6 +108,7 @@ mod tests {
         let digest = Digest::of(b"kiln");
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         assert_eq!(Digest::from_hex(&digest.hex()).unwrap(), digest);
+        assert!(Digest::from_hex(&format!("+a{}", "0".repeat(62))).is_err());
     }
 
     #[test]

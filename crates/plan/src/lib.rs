@@ -7,6 +7,7 @@ pub mod digest;
 pub mod event;
 pub mod gpu;
 pub mod lock;
+pub mod marker;
 pub mod parallel;
 pub mod platform;
 pub mod public_key;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::BaseFacts;
 use crate::digest::Digest;
 use crate::platform::Platform;
+use crate::stack::Remote;
 
 /// The version of the format that this kiln writes.
 pub const VERSION: u32 = 3;
@@ -26,6 +27,9 @@ pub struct Lock {
     /// The architectures that `native` meant when the stack was locked.
     #[serde(default)]
     pub native_gpus: Vec<String>,
+    /// Places outside of the project that requirements come from.
+    #[serde(default, rename = "source")]
+    pub sources: Vec<LockedSource>,
     /// Bases, by name and platform.
     #[serde(default, rename = "base")]
     pub bases: Vec<LockedBase>,
@@ -35,6 +39,57 @@ pub struct Lock {
     /// Wheels, by file name.
     #[serde(default, rename = "wheel")]
     pub wheels: Vec<LockedWheel>,
+}
+
+/// A place outside of the project, and what was there when the stack was locked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedSource {
+    /// Address of a repository of git.
+    #[serde(default)]
+    pub git: Option<String>,
+    /// What the stack names of it.
+    #[serde(default)]
+    pub rev: Option<String>,
+    /// The commit that this was.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// Address of one file.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Its files that requirements may stand in.
+    #[serde(default)]
+    pub files: Vec<SourceFile>,
+}
+
+/// A file of a source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SourceFile {
+    /// Path in the source.
+    pub path: String,
+    /// Digest of its content.
+    pub sha256: Digest,
+}
+
+impl LockedSource {
+    /// Returns true if it is what a stack names.
+    pub fn is_of(&self, remote: &Remote) -> bool {
+        match remote {
+            Remote::Git { url, rev } => self.git.as_ref() == Some(url) && self.rev.as_ref() == Some(rev),
+            Remote::Url(url) => self.url.as_deref() == Some(url.as_str()),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\n[[source]]\n");
+        for (key, value) in [("git", &self.git), ("rev", &self.rev), ("commit", &self.commit), ("url", &self.url)] {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key} = {}", quote(value));
+            }
+        }
+        tables(out, "files", &self.files, |file| format!("path = {}, sha256 = \"{}\"", quote(&file.path), file.sha256));
+    }
 }
 
 /// What a base was when the stack was locked.
@@ -117,6 +172,13 @@ pub struct LockedWheel {
     /// Where it lies, relative to the stack file.
     #[serde(default)]
     pub path: Option<String>,
+    /// Its publisher, in the words of the index (PEP 740): `GitHub acme/engine release.yml`.
+    #[serde(default)]
+    pub publisher: Option<String>,
+    /// Indexes that it may be from, in their order, without a name for the resolver's own. Known while it is chosen, and not
+    /// written.
+    #[serde(skip)]
+    pub indexes: Vec<Option<String>>,
 }
 
 /// Why a lock cannot be read.
@@ -186,6 +248,7 @@ impl Lock {
         if !sorted.native_gpus.is_empty() {
             let _ = writeln!(out, "native-gpus = {}", list(&sorted.native_gpus));
         }
+        sorted.sources.iter().for_each(|source| source.write(&mut out));
         for base in &sorted.bases {
             base.write(&mut out);
         }
@@ -199,6 +262,7 @@ impl Lock {
     }
 
     fn sort(&mut self) {
+        self.sources.sort();
         self.bases.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
         self.images.sort_by(|a, b| (&a.name, a.platform, &a.variant).cmp(&(&b.name, b.platform, &b.variant)));
         for image in &mut self.images {
@@ -230,7 +294,7 @@ impl Lock {
 }
 
 /// Names of tables. Others are those of a newer kiln.
-const TABLES: [&str; 5] = ["version", "native-gpus", "base", "image", "wheel"];
+const TABLES: [&str; 6] = ["version", "native-gpus", "source", "base", "image", "wheel"];
 
 fn require_known_tables(text: &str) -> Result<(), LockError> {
     let table: toml::Table = toml::from_str(text).unwrap_or_default();
@@ -423,7 +487,7 @@ impl LockedWheel {
         if let Some(size) = self.size {
             let _ = writeln!(out, "size = {size}");
         }
-        for (key, value) in [("url", &self.url), ("path", &self.path)] {
+        for (key, value) in [("url", &self.url), ("path", &self.path), ("publisher", &self.publisher)] {
             if let Some(value) = value {
                 let _ = writeln!(out, "{key} = {}", quote(value));
             }
@@ -474,6 +538,13 @@ mod tests {
         Lock {
             version: VERSION,
             native_gpus: vec!["sm_90".into()],
+            sources: vec![LockedSource {
+                git: Some("https://example.org/\"x\"".into()),
+                rev: Some("v1".into()),
+                commit: Some("0".repeat(40)),
+                url: None,
+                files: vec![SourceFile { path: "a/requirements.txt".into(), sha256: wheel }],
+            }],
             bases: vec![LockedBase {
                 name: "debian bookworm python3".into(),
                 platform,
@@ -499,6 +570,8 @@ mod tests {
                 size: Some(11_050),
                 url: None,
                 path: Some("wheels/six-1.17.0-py2.py3-none-any.whl".into()),
+                publisher: Some("GitHub acme/engine release.yml".into()),
+                indexes: Vec::new(),
             }],
         }
     }

@@ -5,10 +5,10 @@
 
 pub mod archive;
 pub mod install;
-mod marker;
 pub mod metadata;
 pub mod modules;
 pub mod name;
+pub mod provenance;
 pub mod pylock;
 pub mod record;
 pub mod repack;

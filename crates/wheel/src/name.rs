@@ -47,10 +47,18 @@ fn parse(file: &str) -> Option<WheelName> {
         6 => (Some(build(parts[2])?), &parts[3..]),
         _ => return None,
     };
+    // pip takes no file that has no such name.
+    let is_tag = |tag: &str| !tag.is_empty();
+    let is_word = |tag: &str| tag.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let is_python = |tag: &str| is_word(tag) && !tag.starts_with(|c: char| c.is_ascii_digit());
+    let each = |at: usize, is: &dyn Fn(&str) -> bool| tags[at].split('.').all(is);
+    if parts[0].contains("__") || !each(0, &is_python) || !(0..3).all(|at| each(at, &is_tag)) {
+        return None;
+    }
     let split = |tags: &str| tags.split('.').map(str::to_owned).collect::<Vec<_>>();
     Some(WheelName {
         name: crate::name_of(parts[0])?,
-        version: parts[1].replace('_', "-").parse().ok()?,
+        version: parts[1].parse().ok()?,
         build,
         python: split(tags[0]),
         abi: split(tags[1]),
@@ -91,6 +99,12 @@ mod tests {
             "six-1.0-py3-none.whl",
             "six-x-py3-none-any.whl",
             "../six-1-py3-none-any.whl",
+            "six__x-1-py3-none-any.whl",
+            "six-1.0_1-py3-none-any.whl",
+            "six-1-py3.-none-any.whl",
+            "six-1-py3-none-.whl",
+            "six-1-3.11-none-any.whl",
+            "six-1-py3!-none-any.whl",
             "-1-py3-none-any.whl",
         ] {
             assert!(file.parse::<WheelName>().is_err(), "{file}");

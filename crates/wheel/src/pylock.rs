@@ -1,15 +1,17 @@
 //! `pylock.toml` (PEP 751): what uv writes when it resolves, and what users may already have.
 
+mod written;
+
 use kiln_plan::digest::Digest;
 use pep440_rs::VersionSpecifiers;
 use pep508_rs::{ExtraName, MarkerEnvironment, MarkerEnvironmentBuilder};
-use serde::Deserialize;
 
+use kiln_plan::marker::{self, MarkerError};
 use kiln_plan::platform::Platform;
 
-use crate::marker;
 use crate::name::WheelName;
 use crate::tags::Tags;
+use written::{File, Package, Wheel};
 
 /// A package that a lock names, with the wheels there are of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct WheelFile {
     pub sha256: Digest,
 }
 
-/// Why a lock cannot be used.
+/// The reason for which a lock cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PylockError(pub String);
@@ -49,66 +51,24 @@ pub struct Choice<'a> {
     pub extras: &'a [String],
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct File {
-    lock_version: Option<String>,
-    #[serde(default)]
-    environments: Vec<String>,
-    requires_python: Option<String>,
-    #[serde(default)]
-    extras: Vec<String>,
-    #[serde(default)]
-    dependency_groups: Vec<String>,
-    #[serde(default)]
-    default_groups: Vec<String>,
-    #[serde(default)]
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Package {
-    name: String,
-    version: Option<String>,
-    marker: Option<String>,
-    requires_python: Option<String>,
-    #[serde(default)]
-    wheels: Vec<Wheel>,
-    archive: Option<Wheel>,
-    vcs: Option<toml::Table>,
-    directory: Option<toml::Table>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Wheel {
-    name: Option<String>,
-    url: Option<String>,
-    path: Option<String>,
-    size: Option<u64>,
-    #[serde(default)]
-    hashes: std::collections::BTreeMap<String, String>,
-}
-
 /// Reads the packages whose markers hold in an environment, by the specification's rules for installers.
 pub fn parse(
     text: &str,
     environment: &MarkerEnvironment,
     choice: Choice<'_>,
 ) -> Result<Vec<LockedPackage>, PylockError> {
-    let file: File = toml::from_str(text).map_err(|error| PylockError(error.message().to_owned()))?;
+    let file = File::read(text)?;
     let chosen = chosen(&file, environment, choice)?;
     let mut packages: Vec<LockedPackage> = Vec::new();
-    for package in file.packages {
+    for package in file.packages() {
         if let Some(marker) = &package.marker
-            && !chosen
-                .holds(marker, environment)
-                .map_err(|()| PylockError(format!("`{}` has the unreadable marker `{marker}`", package.name)))?
+            && !chosen.holds(marker, environment).map_err(|reason| {
+                PylockError(format!("`{}` has the marker `{marker}`, which is not taken: {reason}", package.name))
+            })?
         {
             continue;
         }
-        let locked = locked(&package, environment)?;
+        let locked = locked(package, environment)?;
         if let Some(other) = packages.iter().find(|other| other.name == locked.name) {
             let [one, two] = [other, &locked].map(|package| package.version.as_deref().unwrap_or("?"));
             return Err(PylockError(format!("it has {} twice for this environment: {one} and {two}", locked.name)));
@@ -120,25 +80,25 @@ pub fn parse(
 
 /// Checks that a lock is for an environment, and finds what of it is installed.
 fn chosen(file: &File, environment: &MarkerEnvironment, choice: Choice<'_>) -> Result<Chosen, PylockError> {
-    match file.lock_version.as_deref().map(|version| version.split('.').next()) {
-        Some(Some("1")) => {}
-        Some(_) => {
-            let version = file.lock_version.as_deref().unwrap_or_default();
-            return Err(PylockError(format!("its `lock-version` is {version}, and this kiln reads 1.x")));
-        }
-        None => return Err(PylockError("it has no `lock-version`, so that it is no `pylock.toml`".into())),
-    }
     let python = &environment.python_full_version().version;
     requires_python(file.requires_python.as_deref(), python).map_err(|problem| PylockError(format!("it {problem}")))?;
     let none = Chosen { groups: Vec::new(), extras: Vec::new() };
-    let fits = |marker: &String| none.holds(marker, environment).unwrap_or(false);
-    if !file.environments.is_empty() && !file.environments.iter().any(fits) {
-        let all = file.environments.iter().map(|marker| format!("`{marker}`")).collect::<Vec<_>>().join(", ");
+    let mut fits = file.environments.is_none();
+    for marker in file.environments.iter().flatten() {
+        fits |= none
+            .holds(marker, environment)
+            .map_err(|reason| PylockError(format!("it is for `{marker}`, which is not taken: {reason}")))?;
+    }
+    if !fits {
+        let all: Vec<String> = file.environments.iter().flatten().map(|marker| format!("`{marker}`")).collect();
+        let all = if all.is_empty() { "there are none in its list".to_owned() } else { all.join(", ") };
         return Err(PylockError(format!("it is for other environments: {all}")));
     }
     let groups = choice.groups.unwrap_or(&file.default_groups);
+    let mut all_groups = file.dependency_groups.clone();
+    all_groups.extend(file.default_groups.iter().filter(|name| !file.dependency_groups.contains(name)).cloned());
     for (names, declared, kind) in
-        [(choice.extras, &file.extras, "extra"), (choice.groups.unwrap_or_default(), &file.dependency_groups, "group")]
+        [(choice.extras, &file.extras, "extra"), (choice.groups.unwrap_or_default(), &all_groups, "group")]
     {
         for name in names {
             if !declared.iter().any(|other| same(other, name)) {
@@ -168,8 +128,8 @@ fn locked(package: &Package, environment: &MarkerEnvironment) -> Result<LockedPa
     let name = normalise(&package.name)?;
     requires_python(package.requires_python.as_deref(), &environment.python_full_version().version)
         .map_err(|problem| PylockError(format!("`{name}` {problem}")))?;
-    let files = package.wheels.iter().chain(package.archive.as_ref());
-    let wheels: Vec<WheelFile> = files.filter_map(|wheel| wheel_file(wheel).transpose()).collect::<Result<_, _>>()?;
+    let archive = package.archive.as_ref().filter(|archive| archive.file().ends_with(".whl"));
+    let wheels: Vec<WheelFile> = package.wheels.iter().chain(archive).map(wheel_file).collect::<Result<_, _>>()?;
     let source = match (&package.vcs, &package.directory, &package.archive) {
         (Some(_), ..) => Some("a repository"),
         (None, Some(_), _) => Some("a directory"),
@@ -196,8 +156,13 @@ struct Chosen {
 impl Chosen {
     /// Returns true if a marker holds. The library does not know the sets `extras` and `dependency_groups` (PEP 751): a
     /// comparison with one of them becomes one that has its value.
-    fn holds(&self, marker: &str, environment: &MarkerEnvironment) -> Result<bool, ()> {
+    fn holds(&self, marker: &str, environment: &MarkerEnvironment) -> Result<bool, MarkerError> {
         let words = words(marker);
+        let is_extra = |word: &&str| word.trim_matches(['=', '!', '<', '>', '~']) == "extra";
+        if words.iter().any(is_extra) {
+            let part = "`extra` has no value in a lock".to_owned();
+            return Err(MarkerError::Unclear { part, hint: "write `'NAME' in extras`".into() });
+        }
         let mut text = String::new();
         let mut rest = words.as_slice();
         while let Some((word, tail)) = rest.split_first() {
@@ -221,7 +186,7 @@ impl Chosen {
             text.push_str(if is_in != negated { "python_version >= '0' " } else { "python_version < '0' " });
             rest = after;
         }
-        let tree = marker::read(&text).map_err(|_| ())?;
+        let tree = marker::read(&text)?;
         let extras: Vec<ExtraName> = self.extras.iter().filter_map(|extra| extra.parse().ok()).collect();
         Ok(tree.evaluate(environment, &extras))
     }
@@ -250,17 +215,13 @@ fn normalise(name: &str) -> Result<String, PylockError> {
         .ok_or_else(|| PylockError(format!("`{name}` is not a package name")))
 }
 
-fn wheel_file(wheel: &Wheel) -> Result<Option<WheelFile>, PylockError> {
-    let Some(location) = wheel.url.clone().or_else(|| wheel.path.clone()) else { return Ok(None) };
-    let file = wheel.name.clone().unwrap_or_else(|| file_name(&location));
-    if !file.ends_with(".whl") {
-        return Ok(None);
-    }
-    let sha256 =
-        wheel.hashes.get("sha256").and_then(|hex| Digest::from_hex(hex).ok()).ok_or_else(|| {
-            PylockError(format!("`{file}` has no sha256, so that nothing could be checked against it"))
-        })?;
-    Ok(Some(WheelFile { file, location, size: wheel.size, sha256 }))
+fn wheel_file(wheel: &Wheel) -> Result<WheelFile, PylockError> {
+    let (file, location) = (wheel.file(), wheel.location().to_owned());
+    let hex = wheel.hashes.get("sha256").map(|hex| hex.to_ascii_lowercase());
+    let sha256 = hex
+        .and_then(|hex| Digest::from_hex(&hex).ok())
+        .ok_or_else(|| PylockError(format!("`{file}` has no sha256, so that nothing could be checked against it")))?;
+    Ok(WheelFile { file, location, size: wheel.size, sha256 })
 }
 
 /// The last component of a URL or path, percent-decoded.
@@ -271,7 +232,7 @@ pub fn file_name(location: &str) -> String {
 }
 
 /// The bytes of percent-encoded text.
-pub(crate) fn percent_decoded(text: &str) -> Vec<u8> {
+pub fn percent_decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -303,7 +264,7 @@ pub fn best<'a>(wheels: &'a [WheelFile], tags: &Tags) -> Option<&'a WheelFile> {
         .map(|(_, wheel)| wheel)
 }
 
-/// Whether a location is on this machine.
+/// Returns true for a location on this machine.
 pub fn is_local(location: &str) -> bool {
     location.starts_with("file:") || !location.contains("://")
 }
@@ -344,7 +305,7 @@ created-by = "uv"
 
 [[packages]]
 name = "Awk_ward"
-version = "1.0"
+version = "1.0+cu130"
 marker = "sys_platform == 'linux'"
 wheels = [
     { url = "https://example.org/a%2Bb/awk_ward-1.0%2Bcu130-py3-none-any.whl", size = 5, hashes = { sha256 = "00" } },
@@ -354,7 +315,7 @@ wheels = [
 name = "winonly"
 version = "1.0"
 marker = "sys_platform == 'win32'"
-wheels = []
+sdist = { url = "https://example.org/winonly-1.0.tar.gz", hashes = { sha256 = "00" } }
 "#;
 
     fn linux() -> MarkerEnvironment {
@@ -392,7 +353,8 @@ wheels = []
     /// A lock with these lines before its packages, and one package for each marker.
     fn lock(head: &str, packages: &[(&str, &str)]) -> String {
         let hash = "0".repeat(64);
-        let mut text = format!("lock-version = \"1.0\"\ncreated-by = \"t\"\n{head}\n");
+        let none = if packages.is_empty() { "packages = []" } else { "" };
+        let mut text = format!("lock-version = \"1.0\"\ncreated-by = \"t\"\n{head}\n{none}\n");
         for (name, marker) in packages {
             text += &format!(
                 "[[packages]]\nname = \"{name}\"\nmarker = {marker:?}\n[[packages.wheels]]\n\
@@ -459,7 +421,91 @@ wheels = []
 
     #[test]
     fn sources_are_refused_by_name() {
-        let text = lock("", &[]) + "[[packages]]\nname = \"a\"\ndirectory = { path = \".\" }\n";
+        let text =
+            lock("", &[]).replace("packages = []", "") + "[[packages]]\nname = \"a\"\ndirectory = { path = \".\" }\n";
         assert!(parse(&text, &linux(), Choice::default()).unwrap_err().0.starts_with("`a` is built from a directory"));
+    }
+
+    /// The error of a lock with one package that has these keys.
+    fn wrong(package: &str) -> String {
+        let text = format!("lock-version = \"1.0\"\n[[packages]]\n{package}").replace("HEX", &"0".repeat(64));
+        parse(&text, &linux(), Choice::default()).unwrap_err().0
+    }
+
+    #[test]
+    fn a_package_is_what_its_files_are() {
+        const FILE: &str =
+            "wheels = [{ url = 'https://example.org/a-1.5-py3-none-any.whl', hashes = { sha256 = 'HEX' } }]";
+        let cases = [
+            format!("name = 'a'\nversion = '1.4'\n{FILE}"),
+            format!("name = 'b'\n{FILE}"),
+            "name = 'a'\nwheels = [{ url = 'https://example.org/a-1.5.zip', hashes = { sha256 = 'HEX' } }]".into(),
+            "name = 'a'\nwheels = [{ hashes = { sha256 = 'HEX' } }]".into(),
+            "name = 'a'\nversion = '1'".into(),
+            format!("name = 'a'\n{FILE}\nvcs = {{ type = 'git', url = 'https://example.org/a' }}"),
+            format!("name = 'a'\nversion = 'x'\n{FILE}"),
+            format!("name = 'a'\nmarker = 'x'\n{FILE}"),
+            format!("name = 'a'\nmarker = \"extra == 'x'\"\n{FILE}"),
+            format!("name = 'a'\nmarker = \"os_name ~= 'x'\"\n{FILE}"),
+            // Also where it is for another platform.
+            format!("name = 'a'\nmarker = \"os_name == 'nt'\"\nrequires-python = 'x'\n{FILE}"),
+            format!("name = 'a'\n{}", FILE.replace("hashes", "size = -1, hashes")),
+        ];
+        let told: Vec<String> = cases.iter().map(|case| wrong(case)).collect();
+        insta::assert_snapshot!(told.join("\n"), @r"
+        `a` has `a-1.5-py3-none-any.whl`, a wheel of a 1.5, and its version is 1.4
+        `b` has `a-1.5-py3-none-any.whl`, a wheel of a 1.5
+        `a` has `a-1.5.zip` among its wheels, which is none
+        `a` has a file without `url` and `path`
+        `a` has no place that it comes from: it is `wheels` and `sdist`, or one of `archive`, `directory` and `vcs`
+        `a` has more than one place that it comes from: it is `wheels` and `sdist`, or one of `archive`, `directory` and `vcs`
+        `a` has the unreadable version `x`
+        `a` has the marker `x`, which is not taken: `x` is no variable of markers
+        `a` has the marker `extra == 'x'`, which is not taken: `extra` has no value in a lock: write `'NAME' in extras`
+        `a` has the marker `os_name ~= 'x'`, which is not taken: `os_name ~= 'x'` orders texts, which tools do in different ways: compare texts with `==`, `!=` or `in`
+        `a` has the unreadable `requires-python` `x`
+        at its line 4: invalid value: integer `-1`, expected u64
+        ");
+    }
+
+    #[test]
+    fn a_lock_that_says_too_little_is_refused() {
+        let refused = |text: &str| parse(text, &linux(), Choice::default()).unwrap_err().0;
+        let told = [
+            refused("lock-version = '1.0'\ncreated-by = 't'"),
+            refused("lock-version = '1.x'\npackages = []"),
+            refused("lock-version = '1.0'\nenvironments = []\npackages = []"),
+            refused("lock-version = '1.0'\nenvironments = [\"sys_platform == 'linux'\", 'x']\npackages = []"),
+        ];
+        insta::assert_snapshot!(told.join("\n"), @r"
+        it has no `packages`, which every `pylock.toml` has
+        its `lock-version` is 1.x, and this kiln reads 1.x
+        it is for other environments: there are none in its list
+        it is for `x`, which is not taken: `x` is no variable of markers
+        ");
+    }
+
+    #[test]
+    fn the_name_of_a_file_is_said_or_the_end_of_its_path() {
+        let file = |wheel: &str| {
+            let text = format!(
+                "lock-version = '1.1'\n[[packages]]\nname = 'a'\nwheels = [{{ {wheel}, hashes = {{ sha256 = '{}' }} }}]",
+                "AB".repeat(32)
+            );
+            let wheel = parse(&text, &linux(), Choice::default()).unwrap().remove(0).wheels.remove(0);
+            (wheel.file, wheel.location)
+        };
+        let name = "a-1-py3-none-any.whl".to_owned();
+        for (wheel, location) in [
+            ("path = 'w/a-1-py3-none-any.whl'", "w/a-1-py3-none-any.whl"),
+            ("path = 'w\\a-1-py3-none-any.whl'", "w\\a-1-py3-none-any.whl"),
+            (
+                "name = '', url = 'https://example.org/a-1-py3-none-any.whl?x#y'",
+                "https://example.org/a-1-py3-none-any.whl?x#y",
+            ),
+            ("name = 'a-1-py3-none-any.whl', url = 'https://example.org/1234'", "https://example.org/1234"),
+        ] {
+            assert_eq!(file(wheel), (name.clone(), location.to_owned()));
+        }
     }
 }

@@ -331,7 +331,8 @@ impl Reader<'_> {
         for (at, option) in options.iter().enumerate() {
             let place = open.place(line, option.at.clone());
             let includes = |option: &Given| matches!(option.name, Name::Requirement | Name::Constraint);
-            let again = options[..at].iter().any(|other| other.name == option.name);
+            let again =
+                options[..at].iter().any(|other| other.name == option.name && other.name != Name::ExtraIndexUrl);
             if (options.len() > 1 && includes(option)) || again {
                 let message = format!("`{}` shares its line, where pip reads only one", option.name.spelling());
                 self.refuse(place, Refused::new(message, "give it a line of its own"));
@@ -369,6 +370,7 @@ impl Reader<'_> {
             }
             Name::NoIndex => self.found.no_index = Some(place.clone()),
             Name::Pre => self.found.prereleases = Some(place.clone()),
+            Name::AllReleases if value == ":all:" => self.found.prereleases = Some(place.clone()),
             Name::RequireHashes => self.found.require_hashes = Some(place.clone()),
             // Wheels alone are taken anyhow.
             Name::OnlyBinary | Name::PreferBinary => {}
@@ -409,6 +411,14 @@ fn refuse_option(name: Name, value: &str) -> Refused {
             Refused::new("`-e` is not taken: an image holds no checkout, and kiln installs wheels", BUILD_IT)
         }
         Name::NoBinary => Refused::new("`--no-binary` is not taken: it asks to build sources", BUILD_IT),
+        Name::AllReleases | Name::OnlyFinal => Refused::new(
+            format!("`{spelling} {value}` is not taken"),
+            "`[resolution] prerelease` in the stack file names the packages whose pre-releases are chosen",
+        ),
+        Name::NoRequireHashes => Refused::new(
+            "`--no-require-hashes` is not taken: a hash that is given is always checked",
+            "remove the option",
+        ),
         Name::TrustedHost => Refused::new(
             "`--trusted-host` is not taken: certificates are always checked",
             "trust the certificate of its authority: `SSL_CERT_FILE=FILE kiln lock`",

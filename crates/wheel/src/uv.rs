@@ -311,6 +311,29 @@ fn ask(
     Ok(Answer { packages, warnings })
 }
 
+/// The index that uv asks where nobody names one, by its own word; nothing where it does not say. `directory` is for this
+/// question alone.
+pub fn default_index(
+    programs: Programs<'_>,
+    target: &Target<'_>,
+    directory: &Path,
+    work: &Work<'_>,
+) -> Result<Option<String>, UvError> {
+    const ANSWER: &str = "index.txt";
+    let python = interpreter::pretend(directory, programs.kiln, target)?;
+    for file in [CONFIGURATION, REQUIREMENTS] {
+        fs_err::write(directory.join(file), "")?;
+    }
+    let call = call(programs, directory)
+        .args(["pip", "compile", "--quiet", "--color", "never", "--offline", "--config-file", CONFIGURATION])
+        .args(["--no-header", "--emit-index-url", "--no-python-downloads", "--python"])
+        .arg(&python)
+        .args(["--output-file", ANSWER, REQUIREMENTS]);
+    run(call, programs, work)?;
+    let said = fs_err::read_to_string(directory.join(ANSWER))?;
+    Ok(said.lines().find_map(|line| line.strip_prefix("--index-url ")).map(|url| url.trim().to_owned()))
+}
+
 /// A project with a `uv.lock`, and the part of it that is installed.
 #[derive(Debug)]
 pub struct Export<'a> {

@@ -40,7 +40,7 @@ const fn set(
 /// Packages as real projects have them that stand on such bases. The base's fsspec is too new for datasets.
 #[rustfmt::skip]
 const SETS: [Set; 10] = [
-    set("finetune", &["transformers==4.57.3", "peft==0.18.0", "trl==0.25.1", "datasets==4.4.1", "pyarrow==18.1.0"], "replace = [\"fsspec\"]", &["peft", "trl", "datasets"]),
+    set("finetune", &["transformers==4.57.3", "peft==0.18.0", "trl==0.25.1", "datasets==3.2.0", "pyarrow==18.1.0"], "replace = [\"fsspec\"]", &["peft", "trl", "datasets"]),
     set("serve", &["accelerate==1.12.0", "safetensors==0.7.0", "fastapi==0.121.0", "uvicorn==0.38.0"], "", &["accelerate", "fastapi"]),
     set("diffusion", &["diffusers==0.35.2", "compel==2.2.1", "ftfy==6.3.1"], "", &["diffusers", "compel"]),
     set("vision", &["timm==1.0.22", "kornia==0.8.2", "albumentations==2.0.8"], "", &["timm", "kornia", "albumentations"]),

@@ -61,6 +61,7 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
     checks.check("a lock of Poetry has Poetry's versions", || beside_poetry(suite, &project));
     checks.check("tiers agree where one requires an older version", || tiers(suite, &project));
     checks.check("packages that no resolver accepts together go with an override", || overrides(suite, &project));
+    checks.check("requirements come from a repository of git", || from_git(suite, &project));
     checks.check("all packages without a wheel are named at once", || blockers(suite, &project));
     suite.remove("projects");
 }
@@ -274,6 +275,59 @@ impl Drop for Served {
         // It may have ended by itself.
         let _ = self.server.kill();
         let _ = self.server.wait();
+    }
+}
+
+/// Requirements at a branch, a tag and a commit of a repository: what is locked stays until everything is chosen anew, and
+/// nothing of the repository or of the user's settings runs.
+fn from_git(suite: &Suite, project: &Path) -> Result<()> {
+    let (project, repository) = (project.join("git"), project.join("repository"));
+    fs_err::create_dir_all(repository.join("deploy"))?;
+    let git = |arguments: &[&str]| -> Result<String> {
+        let mut git = Command::new("git");
+        git.args(["-C"]).arg(&repository).args(["-c", "user.name=x", "-c", "user.email=x@example.org"]);
+        programs::text(git.args(arguments))
+    };
+    git(&["init", "--quiet", "--initial-branch", "main"])?;
+    let commit = |six: &str| -> Result<String> {
+        fs_err::write(repository.join("deploy/base.txt"), format!("six=={six}\n"))?;
+        fs_err::write(repository.join("deploy/requirements.txt"), "-r base.txt\nidna==3.10\n")?;
+        git(&["add", "--all"])?;
+        git(&["commit", "--quiet", "--message", six])?;
+        Ok(git(&["rev-parse", "HEAD"])?.trim().to_owned())
+    };
+    let first = commit("1.16.0")?;
+    git(&["tag", "v1"])?;
+    commit("1.17.0")?;
+    let traps = project.join("traps");
+    fs_err::create_dir_all(&traps)?;
+    let ran = traps.join("ran");
+    let settings = format!(
+        "[core]\n\tfsmonitor = touch {0}\n\tsshCommand = touch {0}\n\thooksPath = {1}\n[filter \"x\"]\n\tsmudge = touch {0}\n",
+        ran.display(),
+        traps.display()
+    );
+    fs_err::write(traps.join(".gitconfig"), settings)?;
+    let url = format!("file://{}", repository.display());
+    let table = |rev: &str| {
+        format!(
+            "requirements = {{ file = \"deploy/requirements.txt\", from = {{ git = \"{url}\", rev = \"{rev}\" }} }}"
+        )
+    };
+    for (rev, six) in [("main", "1.17.0"), ("v1", "1.16.0"), (first.as_str(), "1.16.0")] {
+        let versions = lock(suite, &project, &table(rev), "a")?;
+        if versions.get("six").map(String::as_str) != Some(six) || !versions.contains_key("idna") {
+            return Err(format!("at {rev}: {versions:?}").into());
+        }
+    }
+    lock(suite, &project, &table("main"), "a")?;
+    commit("1.15.0")?;
+    programs::output(suite.kiln(&project).env("HOME", &traps).args(["lock", "--check"]))?;
+    programs::output(suite.kiln(&project).env("HOME", &traps).args(["lock", "--upgrade"]))?;
+    let text = fs_err::read_to_string(project.join("kiln.lock"))?;
+    match (text.contains("name = \"six\", version = \"1.15.0\""), ran.exists()) {
+        (true, false) => Ok(()),
+        (upgraded, ran) => Err(format!("chosen anew: {upgraded}; something ran: {ran}").into()),
     }
 }
 

@@ -19,6 +19,13 @@ pub(super) struct Part<'q> {
     pub(super) locked: Vec<LockedPackage>,
 }
 
+/// Places that packages come from.
+pub(super) struct Searched {
+    pub(super) index: Index,
+    /// No index is, and directories alone are.
+    pub(super) no_index: bool,
+}
+
 /// A question without an answer.
 pub(super) enum Failed {
     /// Requirements and pins contradict one another: without the pins there may be an answer.
@@ -100,12 +107,7 @@ impl Project<'_> {
         if parts.iter().all(Part::asks_nothing) {
             return Ok(locked);
         }
-        let mut index = self.absolute_index();
-        let mut no_index = false;
-        let environment = first.question.markers()?;
-        for listed in parts.iter().filter_map(|part| part.listed) {
-            no_index |= listed.add_indexes(&mut index, &environment, &self.directory)?;
-        }
+        let Searched { index, no_index } = self.searched_by(parts)?;
         if !no_index && index.default.is_none() && index.extra.is_empty() && index.packages.is_empty() {
             self.hint_index();
         }
@@ -146,6 +148,22 @@ impl Project<'_> {
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
         let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
         Ok(locked.into_iter().chain(more).collect())
+    }
+
+    /// The indexes that are searched for an image.
+    pub(super) fn searched(&self, part: &Part<'_>) -> Result<Searched> {
+        self.searched_by(std::slice::from_ref(part))
+    }
+
+    /// The indexes of the stack, and those that requirements files name.
+    fn searched_by(&self, parts: &[Part<'_>]) -> Result<Searched> {
+        let mut searched = Searched { index: self.absolute_index(), no_index: false };
+        let Some(first) = parts.first() else { return Ok(searched) };
+        let environment = first.question.markers()?;
+        for listed in parts.iter().filter_map(|part| part.listed) {
+            searched.no_index |= listed.add_indexes(&mut searched.index, &environment, &self.directory)?;
+        }
+        Ok(searched)
     }
 
     /// Adds what an image says to a question.

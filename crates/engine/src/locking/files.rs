@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
-use kiln_plan::lock::LockedWheel;
+use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Recipe, RequirementsFile};
+use kiln_plan::stack::{Recipe, Remote, RequirementsFile};
 use kiln_store::open_regular;
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
@@ -21,6 +21,9 @@ use super::listed::Listed;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
+/// Bytes that a file of requirements may have.
+pub(super) const LARGEST_FILE: u64 = requirements::LARGEST;
+
 /// A file of requirements, and the part of it that is installed.
 pub(super) struct RequirementsSource<'a> {
     /// Absolute path.
@@ -30,6 +33,8 @@ pub(super) struct RequirementsSource<'a> {
     pub(super) files: Vec<(String, Digest)>,
     /// Its content.
     pub(super) content: Content,
+    /// The directory that it was written into, where it is not the project's.
+    _directory: Option<kiln_store::TemporaryDirectory>,
 }
 
 /// Content of a file of requirements.
@@ -61,7 +66,15 @@ impl RequirementsSource<'_> {
     }
 
     fn unusable(&self, error: PylockError) -> BuildError {
-        BuildError::Requirements { path: self.path.display().to_string(), source: error.into() }
+        BuildError::Requirements { path: self.shown(), source: error.into() }
+    }
+
+    /// Returns its path, for messages.
+    fn shown(&self) -> String {
+        match &self.written.from {
+            Some(remote) => format!("{} of {remote}", self.written.path),
+            None => self.path.display().to_string(),
+        }
     }
 
     fn groups_and_extras(&self) -> pylock::Choice<'_> {
@@ -70,8 +83,20 @@ impl RequirementsSource<'_> {
 }
 
 impl Project<'_> {
-    pub(super) fn requirements_source<'a>(&self, file: &'a RequirementsFile) -> Result<RequirementsSource<'a>> {
-        let path = self.repository_path(&file.path)?;
+    /// Reads a file of requirements; `lock` has the sources outside of the project.
+    pub(super) fn requirements_source<'a>(
+        &self,
+        file: &'a RequirementsFile,
+        lock: &Lock,
+    ) -> Result<RequirementsSource<'a>> {
+        let remote = file.from.as_ref();
+        let directory = remote.map(|remote| self.source_directory(remote, lock)).transpose()?;
+        let root = directory.as_ref().map_or(self.directory.as_path(), kiln_store::TemporaryDirectory::path);
+        let path = match remote {
+            None => self.repository_path(&file.path)?,
+            Some(_) if root.join(&file.path).is_file() => root.join(&file.path),
+            Some(remote) => return Err(not_there(file, remote)),
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kind = if name == "uv.lock" {
             LockKind::Uv
@@ -80,9 +105,10 @@ impl Project<'_> {
         } else if name.starts_with("pylock.") && name.ends_with(".toml") {
             LockKind::Pylock
         } else {
-            let list = self.list(file, &path, name == "pyproject.toml")?;
+            let list = list(root, file, &path, name == "pyproject.toml")?;
             let files = list.files.clone();
-            return Ok(RequirementsSource { path, written: file, files, content: Content::List(Box::new(list)) });
+            let content = Content::List(Box::new(list));
+            return Ok(RequirementsSource { path, written: file, files, content, _directory: directory });
         };
         if let (Some(_), false) = (&file.package, kind == LockKind::Uv) {
             return Err(wrong_choice(file, "`package` chooses a member of a workspace, which `uv.lock` alone has"));
@@ -94,26 +120,7 @@ impl Project<'_> {
             let beside = Path::new(&file.path).with_file_name("pyproject.toml");
             files.push((beside.display().to_string(), digest_of(&project)?));
         }
-        Ok(RequirementsSource { path, written: file, files, content: Content::Locked(kind) })
-    }
-
-    /// Reads a requirements.txt or a `pyproject.toml`.
-    fn list(&self, file: &RequirementsFile, path: &Path, is_project: bool) -> Result<Requirements> {
-        if is_project {
-            if file.package.is_some() {
-                return Err(wrong_choice(
-                    file,
-                    "a `pyproject.toml` is one member of its workspace: name the member's own",
-                ));
-            }
-            let groups = file.groups.as_deref().unwrap_or_default();
-            let choice = pyproject::Choice { groups, extras: &file.extras, dev: file.dev };
-            return Ok(pyproject::read(&self.directory, path, choice, &mut read_bounded)?);
-        }
-        if file.chooses() {
-            return Err(wrong_choice(file, "a list of requirements has no groups and no extras"));
-        }
-        Ok(requirements::read(&self.directory, path, &mut read_bounded)?)
+        Ok(RequirementsSource { path, written: file, files, content: Content::Locked(kind), _directory: directory })
     }
 
     /// The packages of a lock of another tool. Its wheels must have the digests that it says.
@@ -151,7 +158,7 @@ impl Project<'_> {
     ) -> Result<Vec<LockedPackage>> {
         let directory = source.path.parent().unwrap_or(Path::new("/"));
         let temporary = self.workshop.store.temporary_directory()?;
-        let work = self.workshop.work("resolve", source.path.display().to_string(), None);
+        let work = self.workshop.work("resolve", source.shown(), None);
         let uv = self.workshop.uv()?;
         let project = read_text(&directory.join("pyproject.toml"));
         let settings = project.as_ref().ok().and_then(|text| pyproject::settings(text, directory));
@@ -168,7 +175,7 @@ impl Project<'_> {
         let failed = |error| match error {
             UvError::Interrupted => BuildError::Interrupted,
             UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
-            error => BuildError::Export { path: source.path.display().to_string(), source: error },
+            error => BuildError::Export { path: source.shown(), source: error },
         };
         let programs = self.uv_programs(&uv);
         let text = uv::export(programs, target, &export, temporary.path(), &work).map_err(failed)?;
@@ -223,8 +230,15 @@ impl Project<'_> {
 
     /// How the lock writes a wheel: never with a path of this machine, never with credentials.
     pub(super) fn locked_wheel(&self, wheel: &WheelFile) -> Result<LockedWheel> {
-        let mut locked =
-            LockedWheel { file: wheel.file.clone(), sha256: wheel.sha256, size: wheel.size, url: None, path: None };
+        let mut locked = LockedWheel {
+            file: wheel.file.clone(),
+            sha256: wheel.sha256,
+            size: wheel.size,
+            url: None,
+            path: None,
+            publisher: None,
+            indexes: Vec::new(),
+        };
         if pylock::is_local(&wheel.location) {
             let path = local_path(&wheel.location)?;
             locked.size = Some(fs_err::metadata(&path)?.len());
@@ -287,7 +301,8 @@ impl Project<'_> {
         let sha256 = digest_of(&path)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let size = Some(fs_err::metadata(&path)?.len());
-        Ok(LockedWheel { file, sha256, size, url: None, path: self.relative(&path) })
+        let path = self.relative(&path);
+        Ok(LockedWheel { file, sha256, size, url: None, path, publisher: None, indexes: Vec::new() })
     }
 
     /// A finished wheel must require what its recipe declared, since the others were chosen by that.
@@ -339,6 +354,29 @@ pub(super) fn local_path(location: &str) -> Result<PathBuf> {
     path.ok_or_else(|| ProjectError::NotAFile(location.to_owned()).into())
 }
 
+/// Reads a requirements.txt or a `pyproject.toml`.
+fn list(root: &Path, file: &RequirementsFile, path: &Path, is_project: bool) -> Result<Requirements> {
+    if is_project {
+        if file.package.is_some() {
+            return Err(wrong_choice(file, "a `pyproject.toml` is one member of its workspace: name the member's own"));
+        }
+        let groups = file.groups.as_deref().unwrap_or_default();
+        let choice = pyproject::Choice { groups, extras: &file.extras, dev: file.dev };
+        return Ok(pyproject::read(root, path, choice, &mut read_bounded)?);
+    }
+    if file.chooses() {
+        return Err(wrong_choice(file, "a list of requirements has no groups and no extras"));
+    }
+    Ok(requirements::read(root, path, &mut read_bounded)?)
+}
+
+/// Returns the error about a file that a source outside of the project does not have.
+fn not_there(file: &RequirementsFile, remote: &Remote) -> BuildError {
+    let message = format!("{remote} has no file `{}`", file.path);
+    let hint = "the path is the one in the repository; files of requirements end in `.txt`, `.in`, `.lock` or `.toml`";
+    Diagnostics::from(Diagnostic::at(file.span.clone(), message).hint(hint)).into()
+}
+
 /// A file of requirements: a regular one, and no larger than such a file is.
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
@@ -347,7 +385,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    fs_err::File::open(path)?.take(requirements::LARGEST + 1).read_to_end(&mut bytes)?;
+    fs_err::File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -213,7 +213,7 @@ impl Project<'_> {
         let mut list: Option<Requirements> = None;
         let (mut locks, mut files) = (Vec::new(), Vec::new());
         for file in &image.requirements_files {
-            let mut source = self.requirements_source(file)?;
+            let mut source = self.requirements_source(file, new)?;
             files.extend(source.files.iter().map(|(path, digest)| format!("{digest} {path}")));
             files.extend(source.choice());
             match std::mem::replace(&mut source.content, Content::Taken) {

@@ -154,6 +154,18 @@ fn a_distribution_of_the_base_is_hidden_by_its_record() {
 }
 
 #[test]
+fn what_an_image_below_hides_stays_hidden_and_may_be_named_again() {
+    let environment = over_the_framework("packages = [\"lightning\"]\npython.remove = [\"xgboost\"]");
+    let above = "\n[images.upper]\nfrom = \"app\"\npackages = [\"modern\", \"xgboost\"]\n\
+                 python = { remove = [\"xgboost\"], replace = [\"packaging\"] }\n";
+    let text = stack("packages = [\"lightning\"]\npython.remove = [\"xgboost\"]");
+    environment.stack(&format!("{text}{above}"));
+    environment.wheel(&pure("xgboost", "3.0"));
+    environment.succeed("build");
+    assert!(environment.read("kiln.lock").contains("name = \"xgboost\", version = \"3.0\""));
+}
+
+#[test]
 fn the_extras_of_a_base_s_distribution_are_installed() {
     let environment = over_the_framework("packages = [\"reader\"]");
     let http = "Metadata-Version: 2.1\nName: fsspec\nVersion: 2026.9.0\nProvides-Extra: http\n\

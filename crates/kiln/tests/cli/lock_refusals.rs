@@ -418,7 +418,7 @@ fn a_uv_that_fails_or_makes_no_sense_is_quoted() {
     ------- stderr -------
     error: the packages of `app` cannot be resolved
       caused by: uv's answer cannot be read
-      caused by: invalid type: integer `3`, expected a sequence
+      caused by: at its line 1: invalid type: integer `3`, expected a sequence
     [exit status: 1]
     ");
     environment.script("uv", "exit 0\n");

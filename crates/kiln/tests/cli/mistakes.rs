@@ -590,6 +590,25 @@ fn a_bad_requirement_is_explained() {
     help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
     [exit status: 2]
     "#);
+    assert_snapshot!(with("\"torch ; python_version >= '3.x'\", \"a ; os_name\""), @r#"
+    ------- stderr -------
+    error: `torch ; python_version >= '3.x'` has a marker that cannot be evaluated
+      --> kiln.toml:10:13
+       |
+    10 | packages = ["torch ; python_version >= '3.x'", "a ; os_name"]
+       |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `python_version >= '3.x'` does not compare with a plain version
+       |
+    help: write `python_version >= '3.11'`, with a version in digits and dots
+
+    error: `a ; os_name` has a marker that cannot be read
+      --> kiln.toml:10:48
+       |
+    10 | packages = ["torch ; python_version >= '3.x'", "a ; os_name"]
+       |                                                ^^^^^^^^^^^^^ its marker ends after `os_name`
+       |
+    help: compare a variable with a quoted string: `; python_version >= '3.10'`
+    [exit status: 2]
+    "#);
     let recipe = "\n[wheels.scatter]\nversion = \"new\"\ndependencies = [\"=1\"]\n\n[images.a]\nfrom = \"scratch\"\n";
     assert_snapshot!(refused(recipe), @r#"
     ------- stderr -------

@@ -265,6 +265,40 @@ fn a_choice_that_a_file_does_not_offer_is_refused() {
 }
 
 #[test]
+fn a_lock_whose_files_are_of_another_version_is_refused() {
+    let environment = project("\"pylock.toml\"");
+    let lock = "lock-version = \"1.0\"\ncreated-by = \"t\"\n\n[[packages]]\nname = \"alpha\"\nversion = \"2.0\"\n\
+                wheels = [{ path = \"wheels/alpha-1.0-py3-none-any.whl\", hashes = { sha256 = \"00\" } }]\n";
+    environment.write("pylock.toml", lock);
+    assert_snapshot!(environment.kiln("lock"), @r"
+    ------- stderr -------
+    error: `<root>/project/pylock.toml` cannot be used
+      caused by: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
+
+    hint: write the file anew with the tool that made it, for this Python and with wheels
+    [exit status: 1]
+    ");
+}
+
+#[test]
+fn groups_of_one_name_in_two_spellings_are_refused() {
+    let environment = project("{ file = \"pyproject.toml\", groups = [\"a-b\"] }");
+    let groups = "\n[dependency-groups]\na-b = [\"alpha\"]\na_b = [\"beta\"]\n";
+    environment.write("pyproject.toml", format!("[project]\nname = \"demo\"\nversion = \"1\"\n{groups}"));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the dependency group `a_b` is there twice, in another spelling
+     --> pyproject.toml:7:1
+      |
+    7 | a_b = ["beta"]
+      | ^^^
+      |
+    help: names that differ in case and in `-`, `_` and `.` alone are the same
+    [exit status: 2]
+    "#);
+}
+
+#[test]
 fn a_wheel_of_the_project_is_a_package() {
     let environment = project("\"requirements.txt\"\npackages = [\"./dist/epsilon-1.0-py3-none-any.whl\"]");
     environment.write("requirements.txt", "alpha==1.0\n");

@@ -246,6 +246,39 @@ fn options_that_are_not_followed_are_refused_at_their_line() {
 }
 
 #[test]
+fn markers_that_tools_read_in_different_ways_are_refused_at_their_line() {
+    let text =
+        "alpha ; sys_platform ~= 'linux'\nalpha ; platform_release >= '5'\nalpha ; python_version in '3.9,3.10'\n";
+    assert_snapshot!(refused(text), @r"
+    ------- stderr -------
+    error: this marker cannot be evaluated
+     --> requirements.txt:1:1
+      |
+    1 | alpha ; sys_platform ~= 'linux'
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `sys_platform ~= 'linux'` orders texts, which tools do in different ways
+      |
+    help: compare texts with `==`, `!=` or `in`
+
+    error: this marker cannot be evaluated
+     --> requirements.txt:2:1
+      |
+    2 | alpha ; platform_release >= '5'
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `platform_release >= '5'` asks for the kernel of the machine that runs the image
+      |
+    help: nobody knows it while packages are chosen: leave it out
+
+    error: this marker cannot be evaluated
+     --> requirements.txt:3:1
+      |
+    3 | alpha ; python_version in '3.9,3.10'
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `python_version in '3.9,3.10'` looks for a text in a text, and some tools compare versions
+      |
+    help: compare with `==`, joined by `or`
+    [exit status: 2]
+    ");
+}
+
+#[test]
 fn a_mistake_in_an_included_file_is_shown_in_that_file() {
     let environment = project("-r deep/base.txt\n");
     environment.write("deep/base.txt", "alpha\n\n-r nested.txt\n");

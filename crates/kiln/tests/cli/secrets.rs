@@ -123,13 +123,13 @@ fn a_mistake_beside_a_password_does_not_show_it() {
       |                                                     ^
     [exit status: 2]
     ------- stderr -------
-    error: `six @ https://****@index.example/six.whl ; nonsense` is not a Python requirement
+    error: `six @ https://****@index.example/six.whl ; nonsense` has a marker that cannot be read
       --> kiln.toml:13:13
        |
     13 | packages = ["six @ https://***********@index.example/six.whl ; nonsense"]
-       |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ Expected a quoted string or a valid marker name, found `nonsense`
+       |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `nonsense` is no variable of markers
        |
-    help: a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`
+    help: compare a variable with a quoted string: `; python_version >= '3.10'`
     [exit status: 2]
     ------- stderr -------
     error: the mirror `https://****@mirror.example/debian` has a user name or a password

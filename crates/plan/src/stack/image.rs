@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pep508_rs::PackageName;
+use url::Url;
 
 use crate::base::BaseFacts;
 use crate::diagnostic::Span;
@@ -424,6 +425,31 @@ pub struct RequirementsFile {
     pub dev: bool,
     /// The member of a workspace whose requirements they are.
     pub package: Option<String>,
+    /// Where it is, if not in the project's repository.
+    pub from: Option<Remote>,
+}
+
+/// A place outside of the project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remote {
+    /// A repository of git.
+    Git {
+        /// Its address, without a password.
+        url: String,
+        /// A branch, a tag or a commit; `HEAD` for the repository's own branch.
+        rev: String,
+    },
+    /// An address, without a password.
+    Url(Url),
+}
+
+impl std::fmt::Display for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Git { url, rev } => write!(f, "{url} at {rev}"),
+            Self::Url(url) => url.fmt(f),
+        }
+    }
 }
 
 impl RequirementsFile {

@@ -14,8 +14,8 @@ pub mod written;
 
 pub use image::{
     Cache, CommandLine, Compression, Copy, Environment, File, FileContent, From, GpuCode, Healthcheck, Image, Index,
-    Named, NewUser, Owner, Part, Pattern, Prerelease, Prune, Python, Recipe, Requirement, RequirementsFile, Resolution,
-    Source, Stack, Target, Trust, Value,
+    Named, NewUser, Owner, Part, Pattern, Prerelease, Prune, Python, Recipe, Remote, Requirement, RequirementsFile,
+    Resolution, Source, Stack, Target, Trust, Value,
 };
 pub use lines::line_of;
 pub use read::{Overrides, read, schema};

@@ -10,6 +10,7 @@ use super::image::Requirement;
 use super::vars::Vars;
 use super::written::Text;
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
+use crate::marker::{self, MarkerError};
 use crate::secret;
 use crate::stack::Spanned;
 
@@ -67,7 +68,13 @@ pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
     for extra in extras.split(|c| !of_name(c)).filter(|extra| !extra.is_empty()) {
         name(extra, span.clone())?;
     }
-    match pep508_rs::Requirement::<VerbatimUrl>::from_str(text) {
+    // A URL goes on to the next blank, and may hold a semicolon.
+    let divided = text.split_once(if text.contains("://") { " ;" } else { ";" });
+    let (head, marker) = divided.map_or((text, None), |(head, marker)| (head, Some(marker.trim())));
+    if let Some(Err(error)) = marker.map(marker::read) {
+        return Err(unclear(text, error, span));
+    }
+    match pep508_rs::Requirement::<VerbatimUrl>::from_str(head) {
         Ok(parsed) => Ok(Requirement { text: text.to_owned(), name: parsed.name, wheel: None, span }),
         Err(error) => {
             let reason = error.message.to_string();
@@ -78,6 +85,15 @@ pub(super) fn parse(text: &str, span: Span) -> Result<Requirement, Diagnostic> {
                 .hint("a requirement is a name and, optionally, versions: `torch==2.11.0`, `transformers>=4.30,<5`"))
         }
     }
+}
+
+/// The mistake in the marker of a requirement.
+fn unclear(text: &str, error: MarkerError, span: Span) -> Diagnostic {
+    let (problem, label, hint) = match error {
+        MarkerError::Invalid(reason) => ("has a marker that cannot be read", reason, marker::COMPARE.to_owned()),
+        MarkerError::Unclear { part, hint } => ("has a marker that cannot be evaluated", part, hint),
+    };
+    Diagnostic::at(span, format!("`{}` {problem}", secret::redact_address(text))).label(label).hint(hint)
 }
 
 /// Finds the path in `./dist/x-1.0-py3-none-any.whl` and in `x @ ./dist/x-1.0-py3-none-any.whl`.
@@ -130,7 +146,18 @@ mod tests {
 
     #[test]
     fn names_and_extras_that_end_as_none_does_are_refused() {
-        for text in ["torch-==1", "a.", "-a", "", "a[b.]", "a[wheels. x == 'y'", "a[b,c-]>=1", "a [ b_ ]"] {
+        for text in [
+            "a ; os_name ~= 'x'",
+            "a @ https://example.org/a-1.whl ; python_version >= '3.x'",
+            "torch-==1",
+            "a.",
+            "-a",
+            "",
+            "a[b.]",
+            "a[wheels. x == 'y'",
+            "a[b,c-]>=1",
+            "a [ b_ ]",
+        ] {
             assert!(parse(text, 0..1).is_err(), "{text}");
         }
         for text in

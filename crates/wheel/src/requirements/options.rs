@@ -17,7 +17,10 @@ pub(super) enum Name {
     OnlyBinary,
     PreferBinary,
     RequireHashes,
+    NoRequireHashes,
     Pre,
+    AllReleases,
+    OnlyFinal,
     TrustedHost,
     UseFeature,
     Hash,
@@ -25,7 +28,7 @@ pub(super) enum Name {
 }
 
 /// The spellings of every option that pip reads in such files.
-const SPELLINGS: [(&str, Name); 24] = [
+const SPELLINGS: [(&str, Name); 27] = [
     ("-i", Name::IndexUrl),
     ("--index-url", Name::IndexUrl),
     ("--pypi-url", Name::IndexUrl),
@@ -43,7 +46,10 @@ const SPELLINGS: [(&str, Name); 24] = [
     ("--only-binary", Name::OnlyBinary),
     ("--prefer-binary", Name::PreferBinary),
     ("--require-hashes", Name::RequireHashes),
+    ("--no-require-hashes", Name::NoRequireHashes),
     ("--pre", Name::Pre),
+    ("--all-releases", Name::AllReleases),
+    ("--only-final", Name::OnlyFinal),
     ("--trusted-host", Name::TrustedHost),
     ("--use-feature", Name::UseFeature),
     ("--hash", Name::Hash),
@@ -62,7 +68,7 @@ impl Name {
     }
 
     fn takes_value(self) -> bool {
-        !matches!(self, Self::NoIndex | Self::PreferBinary | Self::RequireHashes | Self::Pre)
+        !matches!(self, Self::NoIndex | Self::PreferBinary | Self::RequireHashes | Self::NoRequireHashes | Self::Pre)
     }
 }
 
@@ -173,7 +179,10 @@ fn long(text: &str) -> Result<Name, String> {
     if let Some((_, name)) = SPELLINGS.iter().find(|(known, _)| *known == text) {
         return Ok(*name);
     }
-    let mut begun = SPELLINGS.iter().filter(|(known, _)| known.starts_with(text));
+    let mut begun: Vec<_> = SPELLINGS.iter().filter(|(known, _)| known.starts_with(text)).collect();
+    // Two spellings of one option are one.
+    begun.dedup_by_key(|(_, name)| *name);
+    let mut begun = begun.into_iter();
     match (begun.next(), begun.next()) {
         (Some((_, name)), None) => Ok(*name),
         (Some((first, _)), Some((second, _))) => Err(format!("may be `{first}` or `{second}`")),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Place, SourceFile, closest};
 use kiln_plan::digest::Digest;
-use pep508_rs::MarkerTree;
+use pep508_rs::{MarkerTree, PackageName};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -165,6 +165,8 @@ impl<'t> Reader<'t> {
             }
         }
         let (mut extras, mut groups) = (Vec::new(), Vec::new());
+        self.twice("dependency group", self.at(&["dependency-groups"]));
+        self.twice("extra", self.at(&["project", "optional-dependencies"]));
         self.conflicts();
         self.dependencies(&mut extras);
         for extra in self.choice.extras {
@@ -172,6 +174,21 @@ impl<'t> Reader<'t> {
         }
         for group in self.groups() {
             self.group(&group, None, &mut groups);
+        }
+    }
+
+    /// Refuses names of a table that are the same when they are compared.
+    fn twice(&mut self, kind: &str, table: Option<&'t Value<'t>>) {
+        let mut seen: BTreeSet<PackageName> = BTreeSet::new();
+        for key in table.and_then(|table| table.get_ref().as_table()).into_iter().flat_map(|table| table.keys()) {
+            if crate::name_of(key.get_ref()).is_some_and(|name| !seen.insert(name)) {
+                let message = format!("the {kind} `{}` is there twice, in another spelling", key.get_ref());
+                self.refuse(
+                    key.span(),
+                    message,
+                    "names that differ in case and in `-`, `_` and `.` alone are the same",
+                );
+            }
         }
     }
 
@@ -267,10 +284,8 @@ impl<'t> Reader<'t> {
             match item.get_ref() {
                 DeValue::String(text) => self.requirement(text, item.span(), &[], open),
                 DeValue::Table(table) => match get(table, "include-group").and_then(|name| name.get_ref().as_str()) {
-                    Some(inner) => self.group(inner, Some(item.span()), open),
-                    None => {
-                        self.refuse(item.span(), "this is not read", "a requirement, or `{ include-group = NAME }`")
-                    }
+                    Some(inner) if table.len() == 1 => self.group(inner, Some(item.span()), open),
+                    _ => self.refuse(item.span(), "this is not read", "a requirement, or `{ include-group = NAME }`"),
                 },
                 _ => self.refuse(item.span(), "this is not a requirement", "a string, or `{ include-group = NAME }`"),
             }

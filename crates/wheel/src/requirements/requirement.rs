@@ -5,11 +5,11 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use kiln_plan::digest::Digest;
+use kiln_plan::marker::{self, MarkerError};
 use pep440_rs::{Operator, VersionSpecifiers};
 use pep508_rs::{ExtraName, MarkerEnvironment, MarkerTree, PackageName};
 use url::Url;
 
-use crate::marker::{self, MarkerError};
 use crate::name::WheelName;
 use crate::pylock::{self, file_name};
 
@@ -29,6 +29,8 @@ const ARCHIVES: [&str; 13] = [
     ".tar.lzma",
     ".gz",
 ];
+/// White space inside of a requirement (PEP 508).
+const BLANK: [char; 2] = [' ', '\t'];
 /// Version control systems whose URLs pip takes.
 const VERSION_CONTROL: [&str; 4] = ["git", "hg", "svn", "bzr"];
 
@@ -88,9 +90,12 @@ pub(super) const BUILD_IT: &str = "kiln runs no code while it locks: build a whe
 impl FileRequirement {
     /// Reads the requirement part of a line; relative paths are relative to a directory.
     pub(super) fn read(text: &str, directory: &Path) -> Result<Self, Refused> {
+        if text.contains(|c: char| c.is_whitespace() && !BLANK.contains(&c)) {
+            return Err(Refused::invalid("it has white space that is neither a blank nor a tab"));
+        }
         let by_url = has_pip_scheme(text);
         let (head, marker) = text.split_once(if by_url { "; " } else { ";" }).unwrap_or((text, ""));
-        let (head, marker) = (head.trim(), marker.trim());
+        let (head, marker) = (head.trim_matches(BLANK), marker.trim_matches(BLANK));
         let marker = if marker.is_empty() { None } else { Some((marker.to_owned(), read_marker(marker)?)) };
         let mut requirement = if by_url {
             Self::of_wheel(head, None, Vec::new(), directory)?
@@ -123,28 +128,40 @@ impl FileRequirement {
         let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let rest = text.trim_start_matches(of_name);
         let written = &text[..text.len() - rest.len()];
-        let name = crate::name_of(written).ok_or_else(|| Refused::invalid("it begins with no package name"))?;
-        let rest = rest.trim_start();
+        let name = crate::name_of(written).ok_or_else(|| match written {
+            "" => Refused::invalid("it begins with no package name"),
+            _ => {
+                Refused::invalid(format!("`{written}` is no package name: one begins and ends with a letter or digit"))
+            }
+        })?;
+        let rest = rest.trim_start_matches(BLANK);
         let (extras, rest) = match rest.strip_prefix('[') {
             Some(inner) => {
                 let (extras, rest) =
                     inner.split_once(']').ok_or_else(|| Refused::invalid("a bracket is not closed"))?;
-                (read_extras(extras)?, rest.trim())
+                (read_extras(extras)?, rest.trim_matches(BLANK))
             }
-            None => (Vec::new(), rest.trim()),
+            None => (Vec::new(), rest.trim_matches(BLANK)),
         };
         if let Some(location) = rest.strip_prefix('@') {
-            let location = location.trim();
+            let location = location.trim_matches(BLANK);
             if location.is_empty() || location.contains(char::is_whitespace) {
                 return Err(Refused::invalid("`@` is followed by one URL, with `%20` for a space"));
+            }
+            if location.parse::<pep440_rs::Version>().is_ok() {
+                let message = format!("behind `@` stands `{location}`, which is a version and no URL");
+                return Err(Refused::new(message, format!("write `{name}=={location}`")));
             }
             return Self::of_wheel(location, Some(name), extras, directory);
         }
         let versions = rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(rest);
+        // pip passes over a comma at the end.
+        let versions = versions.trim_end_matches(BLANK);
+        let versions = versions.strip_suffix(',').filter(|versions| !versions.is_empty()).unwrap_or(versions);
+        check_arbitrary(versions)?;
         let specifiers = VersionSpecifiers::from_str(versions).map_err(|error| {
             Refused::invalid(error.to_string().lines().next().unwrap_or_default().trim_end_matches([':', '.']))
         })?;
-        check_arbitrary(versions)?;
         Ok(Self { name, extras, source: Source::Index(specifiers), marker: None, hashes: Vec::new() })
     }
 
@@ -159,7 +176,6 @@ impl FileRequirement {
             return Err(Refused::invalid("it holds a control character"));
         }
         let (location, fragment) = location.split_once('#').unwrap_or((location, ""));
-        let hashes = fragment_hash(fragment)?.into_iter().collect();
         let (source, file) = locate(location, directory)?;
         let Ok(wheel) = file.parse::<WheelName>() else {
             return Err(no_wheel(location, &file, name.as_ref()));
@@ -173,6 +189,7 @@ impl FileRequirement {
             }
             _ => wheel.name,
         };
+        let hashes = fragment_hash(fragment)?.into_iter().collect();
         Ok(Self { name, extras, source, marker: None, hashes })
     }
 }
@@ -211,10 +228,14 @@ fn check_arbitrary(versions: &str) -> Result<(), Refused> {
             return Err(Refused::invalid("`===` compares text, to which the comma belongs"));
         }
     }
-    for version in versions.split(',').filter_map(|one| one.trim().strip_prefix("===")) {
-        let normal = version.trim().parse::<pep440_rs::Version>().map(|version| version.to_string());
-        if let Some(normal) = normal.ok().filter(|normal| normal != version.trim()) {
-            return Err(Refused::invalid(format!("`===` compares text, and packages write `{normal}`")));
+    for version in versions.split(',').filter_map(|one| one.trim_matches(BLANK).strip_prefix("===")) {
+        let version = version.trim_matches(BLANK);
+        match version.parse::<pep440_rs::Version>().map(|version| version.to_string()) {
+            Ok(normal) if normal == version => {}
+            Ok(normal) => {
+                return Err(Refused::invalid(format!("`===` compares text, and packages write `{normal}`")));
+            }
+            Err(_) => return Err(Refused::invalid(format!("`===` compares text, and `{version}` is no version"))),
         }
     }
     Ok(())
@@ -278,11 +299,9 @@ fn read_extras(text: &str) -> Result<Vec<ExtraName>, Refused> {
 pub(super) fn read_marker(text: &str) -> Result<MarkerTree, Refused> {
     marker::read(text).map_err(|error| match error {
         MarkerError::Invalid(reason) => Refused::invalid(reason),
-        MarkerError::Dropped(part) => Refused {
-            message: "this marker cannot be evaluated".into(),
-            label: part,
-            hint: "compare a variable with a quoted string: `; python_version >= '3.10'`".into(),
-        },
+        MarkerError::Unclear { part, hint } => {
+            Refused { message: "this marker cannot be evaluated".into(), label: part, hint }
+        }
     })
 }
 
@@ -313,7 +332,10 @@ pub(super) fn digest(hex: &str) -> Result<Digest, Refused> {
 /// The place of a wheel, and its file name.
 fn locate(location: &str, directory: &Path) -> Result<(Source, String), Refused> {
     let Some(scheme) = scheme(location) else {
-        return Ok(local(directory, location));
+        return match location.contains("://") {
+            true => Err(Refused::new("this URL cannot be read", "it begins with `https://`, or is a path")),
+            false => Ok(local(directory, location)),
+        };
     };
     match scheme.to_ascii_lowercase().as_str() {
         "file" => {
@@ -345,6 +367,10 @@ pub(super) fn web_url(text: &str) -> Result<Url, Refused> {
     let url: Url = text
         .parse()
         .map_err(|error| Refused::new(format!("this URL cannot be read: {error}"), "check how it is spelled"))?;
+    // Browsers find a host in these, too.
+    if text.contains('\\') || text.split_once("://").is_none_or(|(_, host)| host.starts_with('/')) {
+        return Err(Refused::new("this URL has no host, or a backslash", "write `https://HOST/PATH`"));
+    }
     if text.contains(';') {
         return Err(Refused::new("a URL with `;` is not taken, since markers begin with it", "write `%3B`"));
     }

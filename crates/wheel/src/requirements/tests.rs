@@ -77,6 +77,49 @@ fn requirements_keep_names_extras_versions_and_markers() {
 }
 
 #[test]
+fn a_compatible_release_of_python_keeps_its_zeros() {
+    let holds = |text: &str, python: &str| {
+        let read = read_text(&format!("a ; {text}")).unwrap();
+        let environment = crate::pylock::environment("3.11", python, "linux/amd64".parse().unwrap()).unwrap();
+        read.requirements[0].value.applies(&environment)
+    };
+    for (text, python, expected) in [
+        ("python_full_version ~= '3.10.0'", "3.11.2", false),
+        ("python_full_version ~= '3.11.0'", "3.11.2", true),
+        ("python_full_version ~= '3.11.3'", "3.11.2", false),
+        ("python_version ~= '3.10'", "3.11.2", true),
+        ("os_name == 'nt' or (python_version ~= '3.11.0' and sys_platform == 'linux')", "3.11.2", true),
+    ] {
+        assert_eq!(holds(text, python), expected, "{text} for {python}");
+    }
+    // uv gets the marker as it is written.
+    assert_eq!(written("a ; python_version ~= '3.10.0'"), ["a ; python_version ~= '3.10.0'"]);
+}
+
+#[test]
+fn small_slips_are_read_as_pip_reads_them_or_explained() {
+    assert_eq!(written("a>=1,<2,"), ["a>=1,<2"]);
+    let two = read_text("--extra-index-url https://a.example.org --extra-index-url=https://b.example.org").unwrap();
+    assert_eq!(two.extra_indexes.len(), 2);
+    assert!(mistake("a --config-set=x=y").contains("`--config-settings` concerns building"));
+    assert!(read_text("--all-releases :all:").unwrap().prereleases.is_some());
+    assert_snapshot!(mistake("black@24.1.1\n_a==1\na\u{a0}==1\na===foo\nhttp:/yo/a-1-py3-none-any.whl\nhttp:///yo/a-1-py3-none-any.whl\n-i https://h\\\\@b/\na @ ht)tps://h/a-1-py3-none-any.whl\ngit+https://example.org/a#subdirectory=b\n--all-releases a\n--no-require-hashes\na --hash=sha256:+0\n"), @r"
+    requirements.txt:1 `black@24.1.1`: behind `@` stands `24.1.1`, which is a version and no URL
+    requirements.txt:2 `_a==1`: this is not a Python requirement
+    requirements.txt:3 `a ==1`: this is not a Python requirement
+    requirements.txt:4 `a===foo`: this is not a Python requirement
+    requirements.txt:5 `http:/yo/a-1-py3-none-any.whl`: this URL has no host, or a backslash
+    requirements.txt:6 `http:///yo/a-1-py3-none-any.whl`: this URL has no host, or a backslash
+    requirements.txt:7 `-i https://***@b/`: this URL has no host, or a backslash
+    requirements.txt:8 `a @ ht)tps://h/a-1-py3-none-any.whl`: this URL cannot be read
+    requirements.txt:9 `git+https://example.org/a#subdirectory=b`: a repository is not taken: it is source
+    requirements.txt:10 `--all-releases a`: `--all-releases a` is not taken
+    requirements.txt:11 `--no-require-hashes`: `--no-require-hashes` is not taken: a hash that is given is always checked
+    requirements.txt:12 `--hash=sha256:+0`: this is no sha256
+    ");
+}
+
+#[test]
 fn comments_begin_at_a_hash_after_white_space() {
     assert_eq!(written("# all\na # one\nb\t# two\n  # three\n\n \n"), ["a", "b"]);
     assert_eq!(written("a==1 # the comment goes on \\\nb\nc"), ["a==1", "c"]);

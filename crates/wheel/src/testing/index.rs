@@ -90,7 +90,7 @@ struct State {
 }
 
 impl Server {
-    /// Serves the files of a directory below `/files/`.
+    /// Serves the files of a directory below `/files/`; one with a package's name is its page below `/simple/`.
     pub fn start(directory: PathBuf) -> Self {
         let state = Arc::new(Mutex::new(State { directory, ..State::default() }));
         let shared = Arc::clone(&state);
@@ -160,7 +160,7 @@ impl Request {
         let from = |range: &str| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok();
         Self {
             method: head.method.clone(),
-            file: head.path().rsplit('/').next().unwrap_or_default().to_owned(),
+            file: head.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned(),
             from: head.field("range").and_then(from),
             credentials: head.field("authorization").and_then(|value| value.strip_prefix("Basic ")).map(str::to_owned),
         }

@@ -236,7 +236,9 @@ impl Builder<'_> {
     ) -> Result<()> {
         let is_own =
             |list: &[stack::Named], held: &&Distribution| list.iter().any(|named| named.name.as_ref() == held.name);
-        let own = base.removed.iter().copied().filter(|held| is_own(&image.python.remove, held));
+        let below: Vec<&stack::Image> = self.project.stack.ancestors(image).collect();
+        let is_gone = |held: &&Distribution| below.iter().any(|below| is_own(&below.python.remove, held));
+        let own = base.removed.iter().copied().filter(|held| is_own(&image.python.remove, held) && !is_gone(held));
         // In one environment, two distributions of a name would lie beside one another.
         let in_place =
             base.replaced.iter().copied().filter(|held| {

@@ -41,6 +41,20 @@ pub struct RequirementsTable {
     pub dev: bool,
     /// The member of a workspace whose requirements they are. Default: its root.
     pub package: Option<Text>,
+    /// The place of the file, where it is not this repository: a repository of git, or an address.
+    pub from: Option<Spanned<SourceTable>>,
+}
+
+/// A place outside of the project: its content is locked.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SourceTable {
+    /// Address of a repository of git: `https://`, `ssh://`, `file://`, or `user@host:path`.
+    pub git: Option<Text>,
+    /// A branch, a tag or a commit. Default: the repository's own branch.
+    pub rev: Option<Text>,
+    /// Address of the file itself.
+    pub url: Option<Text>,
 }
 
 /// Files that several packages bring.
@@ -118,7 +132,7 @@ scalar_or_table!(
     RequirementsFileWritten::Path,
     RequirementsFileWritten::Table,
     RequirementsTable,
-    "a path, or `{ file = PATH, groups, extras, dev, package }`"
+    "a path, or `{ file = PATH, groups, extras, dev, package, from }`"
 );
 
 impl<'de> Deserialize<'de> for RequirementsWritten {
@@ -127,7 +141,7 @@ impl<'de> Deserialize<'de> for RequirementsWritten {
         impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = RequirementsWritten;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a path, `{ file = PATH, groups, extras, dev, package }`, or a list of them")
+                f.write_str("a path, `{ file = PATH, groups, extras, dev, package, from }`, or a list of them")
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RequirementsWritten, E> {
                 Ok(RequirementsWritten::One(RequirementsFileWritten::Path(text.to_owned())))

@@ -1,0 +1,148 @@
+//! Repositories of git, through git itself: bare, without hooks, filters or the user's settings, of which only what leads to
+//! credentials is used.
+
+use std::path::Path;
+
+use kiln_plan::event::Work;
+use kiln_programs::{Call, LOCATIONS, NETWORK, Names, PATH, ProgramError, Stdout};
+
+use crate::error::{BuildError, Result};
+use crate::workshop::Workshop;
+
+/// The variables that git needs: for the network, for keys and for the agent that has them.
+const GIT: Names = &[PATH, LOCATIONS, NETWORK, &["SSH_AUTH_SOCK", "GIT_SSL_CAINFO", "XDG_CONFIG_HOME"]];
+/// Ways to repositories that git may take: none that runs a program of the address's choice (git(1), `GIT_ALLOW_PROTOCOL`).
+const PROTOCOLS: &str = "https:ssh:file";
+/// Bytes of a list of files.
+const LIST: usize = 256 << 20;
+
+/// A commit of a repository, in a bare repository of its own.
+pub(crate) struct Commit<'w> {
+    workshop: &'w Workshop<'w>,
+    work: Work<'w>,
+    directory: kiln_store::TemporaryDirectory,
+    url: String,
+    /// The name that it was asked for under.
+    rev: String,
+    /// Its name, 40 or 64 hexadecimal digits.
+    pub(crate) id: String,
+}
+
+/// A file of a commit.
+pub(crate) struct Entry {
+    /// Path in the repository.
+    pub(crate) path: String,
+    /// The name of its content.
+    id: String,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+impl<'w> Commit<'w> {
+    /// Fetches what a name of a repository leads to: a branch, a tag or a commit.
+    pub(crate) fn fetch(workshop: &'w Workshop<'w>, url: &str, rev: &str) -> Result<Self> {
+        let work = workshop.work("fetch", format!("{url} at {rev}"), None);
+        let directory = workshop.store.temporary_directory()?;
+        let mut commit =
+            Self { workshop, work, directory, url: url.to_owned(), rev: rev.to_owned(), id: String::new() };
+        if workshop.surroundings.offline {
+            return Err(commit.problem("it is not locked, and the network may not be used"));
+        }
+        commit.git(&["init", "--quiet", "--bare", "."], Stdout::Discarded)?;
+        let shallow = ["fetch", "--quiet", "--depth", "1", "--no-tags", "--", url, rev];
+        match commit.git(&shallow, Stdout::Discarded) {
+            Ok(_) => commit.id = commit.resolve("FETCH_HEAD")?,
+            // A server need not give a commit by its name (git-config(1), `uploadpack.allowReachableSHA1InWant`).
+            Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
+            Err(_) if is_commit(rev) => {
+                let all = ["fetch", "--quiet", "--tags", "--", url, "+refs/*:refs/kiln/*"];
+                commit.git(&all, Stdout::Discarded)?;
+                commit.id = commit.resolve(rev)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(commit)
+    }
+
+    fn resolve(&self, name: &str) -> Result<String> {
+        let name = format!("{name}^{{commit}}");
+        let said =
+            self.git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &name], Stdout::Captured(1 << 10));
+        let id = String::from_utf8_lossy(&said.map_err(|_| self.problem("it has no such commit"))?).trim().to_owned();
+        if is_commit(&id) { Ok(id) } else { Err(self.problem("git named no commit")) }
+    }
+
+    /// Returns the plain files of the commit.
+    pub(crate) fn files(&self) -> Result<Vec<Entry>> {
+        let list = self.git(&["ls-tree", "-r", "-z", "--long", "--full-tree", &self.id], Stdout::Captured(LIST))?;
+        let entry = |line: &[u8]| {
+            let line = std::str::from_utf8(line).ok()?;
+            let (about, path) = line.split_once('\t')?;
+            let mut fields = about.split_whitespace();
+            let is_plain = fields.next()?.starts_with("100") && fields.next()? == "blob";
+            let (id, size) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+            is_plain.then(|| Entry { path: path.to_owned(), id, size })
+        };
+        Ok(list.split(|byte| *byte == 0).filter_map(entry).collect())
+    }
+
+    /// Returns the content of a file.
+    pub(crate) fn content(&self, entry: &Entry) -> Result<Vec<u8>> {
+        let most = usize::try_from(entry.size).unwrap_or(usize::MAX).saturating_add(1);
+        self.git(&["cat-file", "blob", &entry.id], Stdout::Captured(most))
+    }
+
+    fn git(&self, arguments: &[&str], stdout: Stdout) -> Result<Vec<u8>> {
+        let program = self.workshop.find_program("git").ok_or_else(|| BuildError::Program {
+            program: "git".into(),
+            purpose: "to fetch repositories".into(),
+            problem: "is not on PATH".into(),
+            hint: "install git".into(),
+        })?;
+        let mut call = Call::new(program, GIT)
+            .directory(self.directory.path())
+            .variable("GIT_CONFIG_NOSYSTEM", "1")
+            .variable("GIT_CONFIG_GLOBAL", "/dev/null")
+            .variable("GIT_TERMINAL_PROMPT", "0")
+            .variable("GIT_ALLOW_PROTOCOL", PROTOCOLS)
+            .variable("GIT_DIR", self.directory.path())
+            .stdout(stdout)
+            .args(["-c", "core.hooksPath=/dev/null", "-c", "safe.bareRepository=all", "-c", "gc.auto=0"]);
+        for helper in self.helpers() {
+            call = call.arg("-c").arg(format!("credential.helper={helper}"));
+        }
+        match call.args(arguments).run(&self.workshop.surroundings.environment, &self.work) {
+            Ok(said) => Ok(said),
+            Err(ProgramError::Interrupted) => Err(BuildError::Interrupted),
+            Err(ProgramError::Failed(failed)) => {
+                let lines = failed.last_lines(2);
+                let said = lines.iter().map(|line| line.trim_start_matches("fatal: ")).collect::<Vec<_>>().join("; ");
+                let ended = failed.ended.to_string();
+                Err(self.problem(if said.is_empty() { &ended } else { &said }))
+            }
+            Err(error) => Err(self.problem(&error.to_string())),
+        }
+    }
+
+    /// Returns the user's credential helpers (gitcredentials(7)).
+    fn helpers(&self) -> Vec<String> {
+        let Some(program) = self.workshop.find_program("git") else { return Vec::new() };
+        let call = Call::new(program, GIT).directory(Path::new("/")).args(["config", "--get-all", "credential.helper"]);
+        let said = call.run(&self.workshop.surroundings.environment, &self.work).unwrap_or_default();
+        String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
+    }
+
+    fn problem(&self, problem: &str) -> BuildError {
+        BuildError::Mistake {
+            message: format!("`{}` of {} cannot be fetched: {problem}", self.rev, self.url),
+            hint: "credentials come from git's credential helper, `~/.netrc` or the ssh agent; `rev` is a branch, a tag or a \
+                   commit"
+                .into(),
+        }
+    }
+}
+
+/// Returns true for the full name of a commit (gitglossary(7), "object name").
+pub(crate) fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
