@@ -138,7 +138,7 @@ pub struct Library {
 /// Something that names a piece of code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// Nothing at all.
+    /// No reference at all.
     Nothing,
     /// A word of `.data`, which the loader fills in.
     Word,
