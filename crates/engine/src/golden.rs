@@ -244,7 +244,7 @@ fn describe_base_packages(place: &Place, mut lock: Lock, golden: &mut BTreeMap<&
     let record = format!("{site}/words-1.0.dist-info/RECORD");
     let record = images.graph.add(FileBelow::new(None, layers, record, Need::Record)).unwrap();
     let words = distribution("words", &format!("/{site}"));
-    let remove = Remove::new(&[&words], vec![record], &[], Below::nothing().around(&[]));
+    let remove = Remove::new(&[&words], vec![record], &[], ("opt/venv", Below::nothing().around(&[])));
     let remove = images.graph.add(remove).unwrap();
     let driver = Driver::new(&images.graph, &project.workshop, &Alone);
     driver.want(&[(id, Level::Known), (remove.id(), Level::Known)]).unwrap();

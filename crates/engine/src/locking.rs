@@ -73,6 +73,9 @@ struct Decision {
 impl Project<'_> {
     /// The lock that fits the stack. It is written if it changed, unless `frozen`, when a change is an error.
     pub fn lock(&self, upgrade: &Upgrade, frozen: bool) -> Result<Lock> {
+        // Another kiln may add another choice of the stack to the same lock.
+        let name = format!("lock-{}", &Digest::of(self.lock_path().display().to_string().as_bytes()).hex()[..16]);
+        let _alone = if frozen { None } else { Some(self.workshop.alone(&name, "change `kiln.lock`")?) };
         let old = self.read_lock()?;
         if frozen && old.is_none() {
             return Err(BuildError::LockOutdated(format!("there is no `{}`", self.lock_name())));
@@ -214,7 +217,8 @@ impl Project<'_> {
             return Ok(decision);
         }
         let interpreter = question.interpreter()?;
-        let stay = known.map_or_else(Vec::new, |known| {
+        let own = known.filter(|known| known.variant == self.stack.variant);
+        let stay = own.map_or_else(Vec::new, |known| {
             let stays = |package: &&LockedPackage| !how.upgrade.includes(&package.name);
             known.packages.iter().filter(stays).map(|package| (package.name.clone(), package.version.clone())).collect()
         });

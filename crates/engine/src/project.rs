@@ -1,12 +1,14 @@
 //! A stack in its directory.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kiln_oci::layout::split_name;
 use kiln_plan::gpu::Capability;
-use kiln_plan::lock::Lock;
+use kiln_plan::lock::{Lock, LockError, LockedImage};
 use kiln_plan::stack::{Image, Stack};
 use kiln_store::{AtomicFile, open_regular};
+use kiln_wheel::name::WheelName;
 
 use crate::error::{BuildError, ProjectError, Result};
 use crate::workshop::Workshop;
@@ -43,7 +45,8 @@ impl Project<'_> {
             text => text?,
         };
         let path = path.display().to_string();
-        Lock::parse(&text).map(Some).map_err(|source| BuildError::Lock { path, source })
+        let lock = Lock::parse(&text).and_then(|lock| require_own_wheels(&lock).map(|()| lock));
+        lock.map(Some).map_err(|source| BuildError::Lock { path, source })
     }
 
     /// Writes the lock, unless it says the same already.
@@ -75,12 +78,17 @@ impl Project<'_> {
         let absent =
             || ProjectError::Absent { path: relative.to_owned(), directory: self.directory.display().to_string() };
         let real = fs_err::canonicalize(self.directory.join(relative)).map_err(|_| absent())?;
-        let directory = fs_err::canonicalize(&self.directory)?;
-        let repository = directory.ancestors().find(|above| above.join(".git").exists());
-        if real.starts_with(repository.unwrap_or(&directory)) {
+        if real.starts_with(self.working_tree()?) {
             return Ok(self.directory.join(relative));
         }
         Err(ProjectError::OutsideRepository(relative.to_owned()).into())
+    }
+
+    /// Returns the repository, without links in its path: the nearest directory with a `.git`, else the stack file's.
+    pub(crate) fn working_tree(&self) -> Result<PathBuf> {
+        let directory = fs_err::canonicalize(&self.directory)?;
+        let repository = directory.ancestors().find(|above| above.join(".git").exists());
+        Ok(repository.unwrap_or(&directory).to_owned())
     }
 
     /// Returns the directory of a layout that the stack file names, `DIR` or `DIR:NAME`, and the name of an image in it.
@@ -99,4 +107,35 @@ impl Project<'_> {
         gpus.dedup();
         gpus
     }
+}
+
+/// Refuses a lock in which a package has a wheel of another name or version, or is there twice in an image: somebody merged two
+/// locks, or changed one.
+fn require_own_wheels(lock: &Lock) -> std::result::Result<(), LockError> {
+    let damaged = |message: String| LockError::Damaged { line: 1, message };
+    let wheels = lock.wheels_by_digest();
+    for image in &lock.images {
+        let mut names = BTreeSet::new();
+        for package in &image.packages {
+            if !names.insert(&package.name) {
+                return Err(damaged(format!("`{}` has {} twice", image.name, package.name)));
+            }
+            let Some(wheel) = wheels.get(&package.wheel) else { continue };
+            let Ok(name) = wheel.file.parse::<WheelName>() else { continue };
+            let version = package.version.parse::<pep440_rs::Version>();
+            if name.name.as_ref() != package.name || version.is_ok_and(|version| version != name.version) {
+                let (package, version) = (&package.name, &package.version);
+                return Err(damaged(format!("{package} {version} of `{}` has the wheel {}", image.name, wheel.file)));
+            }
+        }
+    }
+    for (at, image) in lock.images.iter().enumerate() {
+        let same = |other: &LockedImage| {
+            (&other.name, other.platform, &other.variant) == (&image.name, image.platform, &image.variant)
+        };
+        if lock.images[..at].iter().any(same) {
+            return Err(damaged(format!("`{}` is there twice for {}", image.name, image.platform)));
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,8 @@ pub(crate) struct BasePython<'f> {
     pub(crate) interpreter: &'f Interpreter,
     /// The site directory of a virtual environment of the base, which an overlay shows, too.
     pub(crate) site: Option<&'f str>,
+    /// Distributions in the directories that the interpreter looks into; several may have one name.
+    all: Vec<&'f Distribution>,
     /// Distributions that the image sees: none in an environment of its own.
     pub(crate) seen: Vec<&'f Distribution>,
     /// Distributions that the image takes away.
@@ -59,13 +61,15 @@ impl<'f> BasePython<'f> {
             environment,
             interpreter,
             site,
+            all: Vec::new(),
             seen: Vec::new(),
             removed: Vec::new(),
             replaced: Vec::new(),
             accepted: BTreeMap::new(),
         };
         if environment != Environment::Venv {
-            found.seen = seen(facts, interpreter, site);
+            found.all = facts.distributions.iter().filter(|held| is_seen(held, interpreter, site)).collect();
+            found.seen = seen(&found.all, interpreter);
         }
         let mut wrong = Diagnostics::default();
         for image in std::iter::once(image).chain(stack.ancestors(image)) {
@@ -93,11 +97,13 @@ impl<'f> BasePython<'f> {
         }
         for (key, list) in [("replace", &image.python.replace), ("remove", &image.python.remove)] {
             for named in list {
-                match (self.held(named.name.as_ref()), key) {
-                    (Some(held), "remove") => self.removed.push(held),
-                    (Some(held), _) => self.replaced.push(held),
-                    (None, _) => wrong.push(self.unknown(named, base, key)),
+                // One that another hides would be seen in its place.
+                let held: Vec<&Distribution> =
+                    self.all.iter().copied().filter(|held| held.name == named.name.as_ref()).collect();
+                if held.is_empty() {
+                    wrong.push(self.unknown(named, base, key));
                 }
+                if key == "remove" { self.removed.extend(held) } else { self.replaced.extend(held) }
             }
         }
     }
@@ -124,9 +130,11 @@ impl<'f> BasePython<'f> {
         Diagnostic::at(named.span.clone(), message).hint(hint)
     }
 
-    /// Returns the packages that the base meets, with their versions.
+    /// Returns the packages that the base meets, with their versions. A distribution whose version is none (PEP 440) meets nothing,
+    /// as for pip.
     pub(crate) fn packages(&self) -> Vec<(String, String)> {
-        self.seen.iter().map(|held| (held.name.clone(), held.version.clone())).collect()
+        let is_version = |held: &&&Distribution| held.version.parse::<pep440_rs::Version>().is_ok();
+        self.seen.iter().filter(is_version).map(|held| (held.name.clone(), held.version.clone())).collect()
     }
 
     /// Returns the modules of the base, each with the distribution that brings it. Several distributions share a namespace.
@@ -153,9 +161,8 @@ fn site_shown<'f>(facts: &'f BaseFacts, interpreter: &Interpreter) -> Option<&'f
 
 /// Returns the distributions that an interpreter finds: of two with one name, the one in the directory that comes first, as in
 /// `sys.path`.
-fn seen<'f>(facts: &'f BaseFacts, interpreter: &Interpreter, site: Option<&str>) -> Vec<&'f Distribution> {
-    let mut found: Vec<&Distribution> =
-        facts.distributions.iter().filter(|held| is_seen(held, interpreter, site)).collect();
+fn seen<'f>(all: &[&'f Distribution], interpreter: &Interpreter) -> Vec<&'f Distribution> {
+    let mut found = all.to_vec();
     let place = |held: &Distribution| {
         (interpreter.site_packages.as_ref() != Some(&held.location), !held.location.starts_with("/usr/local/"))
     };
@@ -226,9 +233,9 @@ mod tests {
             version("1", "/usr/lib/python3/dist-packages"),
             version("2", "/usr/local/lib/python3.11/dist-packages"),
         ];
-        let facts = BaseFacts { distributions, ..BaseFacts::default() };
+        let all: Vec<&Distribution> = distributions.iter().collect();
         let debian = interpreter("/usr/bin/python3.11", "/usr/local/lib/python3.11/dist-packages", false);
-        let versions: Vec<&str> = seen(&facts, &debian, None).iter().map(|held| held.version.as_str()).collect();
+        let versions: Vec<&str> = seen(&all, &debian).iter().map(|held| held.version.as_str()).collect();
         assert_eq!(versions, ["2"]);
     }
 

@@ -71,6 +71,9 @@ impl<'q> Part<'q> {
         let mut locked: Vec<LockedPackage> = Vec::new();
         for (source, kind) in &question.locks {
             for package in project.locked_requirements(source, *kind, &question.target())? {
+                if question.image.resolution.exclude.iter().any(|name| name.as_ref() == package.name) {
+                    continue;
+                }
                 match locked.iter().find(|other| other.name == package.name) {
                     Some(other) if other.version != package.version => {
                         return Err(differently(question, &package, other));
@@ -86,6 +89,24 @@ impl<'q> Part<'q> {
     fn asks_nothing(&self) -> bool {
         self.question.image.requirements.is_empty() && self.listed.is_none_or(Listed::is_empty)
     }
+}
+
+/// Returns true for two spellings of one version (PEP 440).
+fn same_version(one: &str, other: &str) -> bool {
+    let parsed = |text: &str| text.parse::<pep440_rs::Version>().ok();
+    one == other || parsed(one).is_some() && parsed(one) == parsed(other)
+}
+
+/// Returns the error about a package that a lock of another tool has in another version than what the image stands on.
+fn locked_otherwise(question: &ImageQuestion<'_>, package: &LockedPackage, below: &str) -> BuildError {
+    let (name, version) = (&package.name, package.version.as_deref().unwrap_or("?"));
+    let file = question.locks.first().map(|(source, _)| source.span()).unwrap_or_else(|| question.image.span.clone());
+    let message =
+        format!("the lock has {name} {version}, and what `{}` stands on has {name} {below}", question.image.name);
+    let hint = format!(
+        "lock the same version in both, leave it out with `resolution = {{ exclude = [\"{name}\"] }}`, or take a base without it"
+    );
+    Diagnostics::from(Diagnostic::at(file, message).hint(hint)).into()
 }
 
 fn differently(question: &ImageQuestion<'_>, one: &LockedPackage, other: &LockedPackage) -> BuildError {
@@ -104,6 +125,14 @@ impl Project<'_> {
     ) -> std::result::Result<Vec<LockedPackage>, Failed> {
         let Some(first) = parts.first() else { return Ok(Vec::new()) };
         let locked: Vec<LockedPackage> = parts.iter().flat_map(|part| part.locked.iter().cloned()).collect();
+        for package in &locked {
+            let given = given.pins.iter().find(|(name, _)| *name == package.name);
+            if let (Some((_, below)), Some(version)) = (given, &package.version)
+                && !same_version(below, version)
+            {
+                return Err(Failed::Conflict(locked_otherwise(first.question, package, below)));
+            }
+        }
         if parts.iter().all(Part::asks_nothing) {
             return Ok(locked);
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
@@ -69,6 +69,11 @@ impl RequirementsSource<'_> {
         BuildError::Requirements { path: self.shown(), source: error.into() }
     }
 
+    /// Returns its place in the stack file.
+    pub(super) fn span(&self) -> Span {
+        self.written.span.clone()
+    }
+
     /// Returns its path, for messages.
     fn shown(&self) -> String {
         match &self.written.from {
@@ -105,7 +110,11 @@ impl Project<'_> {
         } else if name.starts_with("pylock.") && name.ends_with(".toml") {
             LockKind::Pylock
         } else {
-            let list = list(root, file, &path, name == "pyproject.toml")?;
+            let within = match remote {
+                Some(_) => fs_err::canonicalize(root)?,
+                None => self.working_tree()?,
+            };
+            let list = list((root, &within), file, &path, name == "pyproject.toml")?;
             let files = list.files.clone();
             let content = Content::List(Box::new(list));
             return Ok(RequirementsSource { path, written: file, files, content, _directory: directory });
@@ -157,11 +166,28 @@ impl Project<'_> {
         environment: &MarkerEnvironment,
     ) -> Result<Vec<LockedPackage>> {
         let directory = source.path.parent().unwrap_or(Path::new("/"));
+        let refused = |message: String, hint: &str| -> BuildError {
+            Diagnostics::from(Diagnostic::at(source.span(), message).hint(hint)).into()
+        };
+        if !directory.join("pyproject.toml").is_file() {
+            let message = format!("`{}` has no `pyproject.toml` beside it", source.written.path);
+            return Err(refused(message, "uv tells by it which packages of the lock are the project's"));
+        }
         let temporary = self.workshop.store.temporary_directory()?;
         let work = self.workshop.work("resolve", source.shown(), None);
         let uv = self.workshop.uv()?;
         let project = read_text(&directory.join("pyproject.toml"));
         let settings = project.as_ref().ok().and_then(|text| pyproject::settings(text, directory));
+        if let Some(needs) = project.as_ref().ok().and_then(|text| pyproject::requires_python(text))
+            && !needs.contains(&environment.python_full_version().version)
+        {
+            let message = format!(
+                "the project of `{}` needs Python {needs}, and the image has {}",
+                source.written.path,
+                environment.python_full_version()
+            );
+            return Err(refused(message, "change the Python of the image, the base, or the project"));
+        }
         let has_root = project.is_ok_and(|text| pyproject::has_project(&text));
         let export = uv::Export {
             project: directory,
@@ -355,19 +381,24 @@ pub(super) fn local_path(location: &str) -> Result<PathBuf> {
 }
 
 /// Reads a requirements.txt or a `pyproject.toml`.
-fn list(root: &Path, file: &RequirementsFile, path: &Path, is_project: bool) -> Result<Requirements> {
+fn list(
+    (root, within): (&Path, &Path),
+    file: &RequirementsFile,
+    path: &Path,
+    is_project: bool,
+) -> Result<Requirements> {
     if is_project {
         if file.package.is_some() {
             return Err(wrong_choice(file, "a `pyproject.toml` is one member of its workspace: name the member's own"));
         }
         let groups = file.groups.as_deref().unwrap_or_default();
         let choice = pyproject::Choice { groups, extras: &file.extras, dev: file.dev };
-        return Ok(pyproject::read(root, path, choice, &mut read_bounded)?);
+        return Ok(pyproject::read(root, path, choice, &mut |path| read_within(within, path))?);
     }
     if file.chooses() {
         return Err(wrong_choice(file, "a list of requirements has no groups and no extras"));
     }
-    Ok(requirements::read(root, path, &mut read_bounded)?)
+    Ok(requirements::read(root, path, &mut |path| read_within(within, path))?)
 }
 
 /// Returns the error about a file that a source outside of the project does not have.
@@ -375,6 +406,14 @@ fn not_there(file: &RequirementsFile, remote: &Remote) -> BuildError {
     let message = format!("{remote} has no file `{}`", file.path);
     let hint = "the path is the one in the repository; files of requirements end in `.txt`, `.in`, `.lock` or `.toml`";
     Diagnostics::from(Diagnostic::at(file.span.clone(), message).hint(hint)).into()
+}
+
+/// Reads a file of requirements in the repository, whatever leads to it: what it says is asked of indexes, and shown.
+fn read_within(within: &Path, path: &Path) -> std::io::Result<Vec<u8>> {
+    if fs_err::canonicalize(path)?.starts_with(within) {
+        return read_bounded(path);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it is outside of the repository"))
 }
 
 /// A file of requirements: a regular one, and no larger than such a file is.

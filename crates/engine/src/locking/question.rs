@@ -237,6 +237,7 @@ impl Project<'_> {
                 Some((name.to_string(), version, recipe.dependencies.clone().unwrap_or_default()))
             })
             .collect();
+        self.warn_of_locks(image, &locks);
         Ok(ImageQuestion {
             image,
             ancestors,
@@ -255,6 +256,22 @@ impl Project<'_> {
             index: &self.stack.index,
             recipes,
         })
+    }
+
+    /// Warns of choices of versions that change nothing in locks of other tools, which are taken as they are.
+    fn warn_of_locks(&self, image: &Image, locks: &[(RequirementsSource<'_>, LockKind)]) {
+        let Resolution { overrides, constraints, exclude_newer, .. } = &image.resolution;
+        let said = [("overrides", !overrides.is_empty()), ("constraints", !constraints.is_empty())];
+        let said = said.into_iter().chain([("exclude-newer", exclude_newer.is_some())]);
+        let keys: Vec<String> = said.filter(|(_, is_said)| *is_said).map(|(key, _)| format!("`{key}`")).collect();
+        if !locks.is_empty() && !keys.is_empty() {
+            self.workshop.warn(format!(
+                "{} of `resolution` choose nothing in the locks that `{}` names, which are taken as they are: `exclude` leaves \
+                 a package out, and the tool that wrote the lock changes a version",
+                keys.join(", "),
+                image.name
+            ));
+        }
     }
 
     /// Returns the environment of an image's packages, and what the base meets. An environment of its own beside a base that

@@ -131,7 +131,7 @@ impl Project<'_> {
                 if given.insert(format!("{name} for {}", image.name)) {
                     let (below, image) = (&below.name, &image.name);
                     self.workshop.warn(format!(
-                        "`{below}` gets {name} {chosen} rather than {version}, which nobody asked for: `{image}` requires it"
+                        "`{below}` gets {name} {chosen} rather than {version}: `{image}` requires it, and nothing below forbids it"
                     ));
                 }
             }

@@ -12,7 +12,7 @@ use kiln_plan::torch_family;
 use kiln_wheel::pylock::LockedPackage;
 
 use super::answer::{Failed, Given, Part};
-use crate::error::{BuildError, Result};
+use crate::error::Result;
 use crate::project::Project;
 
 /// Versions of packages, by name.
@@ -46,7 +46,8 @@ impl Project<'_> {
         }
         match self.resolve_paired(part, &Given { torch: Some(&tag), ..*given }) {
             Ok(found) => Ok(found),
-            Err(Failed::Other(error)) if matches!(error, BuildError::Interrupted) => Err(error.into()),
+            // What can be reached today decides nothing.
+            Err(Failed::Other(error)) => Err(error.into()),
             // Another major release is an error, later.
             Err(_) if brought.map(|(major, _)| major) != asked.map(|(major, _)| major) => Ok(first),
             Err(_) => {
@@ -54,7 +55,7 @@ impl Project<'_> {
                 let minor = minor.map(|minor| format!(".{minor}")).unwrap_or_default();
                 self.workshop.warn(format!(
                     "torch {torch} of `{}` brings CUDA {major}{minor}, and PyTorch's own index has no build for `{tag}` that \
-                     fits, or cannot be reached: `[index] packages = {{ torch = \"URL\" }}` names another",
+                     fits: `[index] packages = {{ torch = \"URL\" }}` names another",
                     part.question.image.name
                 ));
                 Ok(first)

@@ -25,6 +25,8 @@ pub(crate) struct Remove {
     distributions: Vec<(String, Vec<String>, Node<TextFile>)>,
     /// Modules and directories that belong to others: in them, files are hidden one by one.
     shared: BTreeSet<String>,
+    /// Prefix of the interpreter, without a leading slash.
+    prefix: String,
     #[serde(skip_serializing_if = "Around::is_empty")]
     around: Around,
     compressor: u32,
@@ -38,7 +40,7 @@ impl Remove {
         distributions: &[&Distribution],
         records: Vec<Node<TextFile>>,
         stay: &[&Distribution],
-        around: Around,
+        (prefix, around): (&str, Around),
     ) -> Self {
         let shared = stay.iter().flat_map(|held| held.modules.iter().map(|module| first(module).to_owned())).collect();
         let each = distributions.iter().zip(records);
@@ -47,6 +49,7 @@ impl Remove {
                 .map(|(held, record)| (held.location.trim_matches('/').to_owned(), held.modules.clone(), record))
                 .collect(),
             shared,
+            prefix: prefix.to_owned(),
             around,
             compressor: SPLICE_VERSION,
             names: distributions.iter().map(|held| format!("{} {}", held.name, held.version)).collect(),
@@ -58,12 +61,29 @@ impl Remove {
         format!("kiln: without the base's {}", self.names.join(", "))
     }
 
+    /// Returns true for a file that an installer writes for a package: below the site directory, or in one of the directories for
+    /// scripts and data of the same prefix, where no interpreter is.
+    fn is_of_environment(&self, location: &str, path: &str) -> bool {
+        let inner = |directory: &str| path.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/'));
+        if inner(location).is_some() {
+            return true;
+        }
+        let Some(inner) = inner(&self.prefix) else { return false };
+        let is_interpreter = inner.strip_prefix("bin/").is_some_and(|name| name.starts_with("python"));
+        ["bin/", "share/", "include/", "etc/", "man/"].iter().any(|start| inner.starts_with(start)) && !is_interpreter
+    }
+
     /// Returns the paths that are hidden, without a leading slash: whole directories where nobody else has files in them.
     fn hidden(&self, location: &str, modules: &[String], text: &str) -> BTreeSet<String> {
         let mut hidden = BTreeSet::new();
         let rows = record::parse(text.as_bytes(), MOST_ROWS).unwrap_or_default();
-        for row in rows {
-            let Some(path) = below(location, &row.path) else { continue };
+        // Files have a digest, but for the list itself and bytecode; what has none may be a directory of anybody.
+        let is_file =
+            |row: &&record::Row| !row.hash.is_empty() || [".pyc", "/RECORD"].iter().any(|end| row.path.ends_with(end));
+        for row in rows.iter().filter(is_file) {
+            let Some(path) = below(location, &row.path).filter(|path| self.is_of_environment(location, path)) else {
+                continue;
+            };
             let inner = path.strip_prefix(location).and_then(|path| path.strip_prefix('/'));
             let top = inner.filter(|inner| inner.contains('/')).map(first);
             let is_own = |top: &&str| {
@@ -83,8 +103,8 @@ fn first(path: &str) -> &str {
 
 /// Returns the path that a row of a `RECORD` names; `None` where that leads out of the file system, or nowhere.
 fn below(location: &str, row: &str) -> Option<String> {
-    if let Some(absolute) = row.strip_prefix('/') {
-        return Some(absolute.to_owned()).filter(|path| !path.split('/').any(|part| matches!(part, "" | "." | "..")));
+    if row.starts_with('/') {
+        return None;
     }
     let mut parts: Vec<&str> = location.split('/').collect();
     for part in row.split('/') {
@@ -139,8 +159,33 @@ mod tests {
         let site = "usr/lib/python3.11/site-packages";
         assert_eq!(below(site, "six.py").as_deref(), Some("usr/lib/python3.11/site-packages/six.py"));
         assert_eq!(below(site, "../../../bin/x").as_deref(), Some("usr/bin/x"));
-        assert_eq!(below(site, "/etc/x.conf").as_deref(), Some("etc/x.conf"));
+        assert_eq!(below(site, "/etc/x.conf"), None);
         assert_eq!(below(site, "../../../../../../etc/passwd"), None);
-        assert_eq!(below(site, "/a/../b"), None);
+    }
+
+    #[test]
+    fn nothing_but_files_of_an_environment_is_hidden() {
+        let mut remove = Remove::new(&[], Vec::new(), &[], ("usr/local", Around::default()));
+        remove.shared.insert("other".into());
+        let site = "usr/local/lib/python3.11/site-packages";
+        let hidden =
+            |text: &str| remove.hidden(site, &["mine".to_owned()], text).into_iter().collect::<Vec<_>>().join(" ");
+        for row in [
+            "/usr/bin,,",
+            "../../../../bin,,",
+            "../../../bin,,",
+            ".,,",
+            "other,,",
+            "other/,,",
+            "/etc/passwd,sha256=x,1",
+            "../../../../../etc/passwd,sha256=x,1",
+            "../../../../lib/x86_64-linux-gnu/libc.so.6,sha256=x,1",
+            "../../../bin/python3.11,sha256=x,1",
+        ] {
+            assert_eq!(hidden(&format!("{row}\n")), "", "{row}");
+        }
+        assert_eq!(hidden("mine/__init__.py,sha256=x,1\nmine/a.py,sha256=x,1\n"), format!("{site}/mine"));
+        assert_eq!(hidden("../../../bin/tool,sha256=x,1\n"), "usr/local/bin/tool");
+        assert_eq!(hidden("other/a.py,sha256=x,1\n"), format!("{site}/other/a.py"));
     }
 }

@@ -166,6 +166,18 @@ fn what_an_image_below_hides_stays_hidden_and_may_be_named_again() {
 }
 
 #[test]
+fn a_distribution_of_the_base_without_a_version_meets_nothing() {
+    let environment = over_the_framework("packages = [\"packaging\"]");
+    let first = installed("packaging", "24.0", &[("packaging/__init__.py", "x")]);
+    let odd = installed("badver", "banana-1", &[("badver/__init__.py", "x")]);
+    fs_err::remove_dir_all(environment.path("base")).unwrap();
+    bases::with_files_in_site_packages(&environment.path("base"), &[first, odd].concat());
+    environment.stack(&stack("packages = [\"modern\"]\npython.environment = \"overlay\""));
+    environment.succeed("build");
+    assert!(!environment.read("kiln.lock").contains("name = \"packaging\", version = \"25.0\""));
+}
+
+#[test]
 fn the_extras_of_a_base_s_distribution_are_installed() {
     let environment = over_the_framework("packages = [\"reader\"]");
     let http = "Metadata-Version: 2.1\nName: fsspec\nVersion: 2026.9.0\nProvides-Extra: http\n\

@@ -349,3 +349,83 @@ fn a_pipe_in_the_place_of_a_file_of_requirements_is_refused_at_once() {
         assert!(outcome.status.is_some_and(|status| (1..=3).contains(&status)), "{file}");
     }
 }
+
+/// A lock of pip with alpha 1.0.
+fn pylock(environment: &TestEnvironment) {
+    let digest = Digest::of(&pure("alpha", "1.0").finish()).hex();
+    environment.write(
+        "pylock.toml",
+        format!(
+            "lock-version = \"1.0\"\ncreated-by = \"test\"\n[[packages]]\nname = \"alpha\"\nversion = \"1.0\"\n\
+             wheels = [{{ path = \"wheels/alpha-1.0-py3-none-any.whl\", hashes = {{ sha256 = \"{digest}\" }} }}]\n"
+        ),
+    );
+}
+
+#[test]
+fn a_lock_that_contradicts_what_is_below_is_an_error() {
+    let environment = project("\"pylock.toml\"");
+    pylock(&environment);
+    let tiers = |below: &str| {
+        let upper = "\n[images.upper]\nfrom = \"app\"\nrequirements = \"pylock.toml\"\n";
+        format!("{}{upper}", stack(&format!("packages = [\"{below}\"]")))
+    };
+    environment.stack(&tiers("alpha==2.0"));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the packages of `upper` cannot be resolved on linux/amd64
+      --> kiln.toml:13:13
+       |
+    13 | packages = ["alpha==2.0"]
+       |             ^^^^^^^^^^^^ in `app`
+       |
+    help: Because you require alpha==1.0 and the stack requires alpha==2.0
+    [exit status: 2]
+    "#);
+    // What nobody asked for in this version gives way.
+    environment.stack(&tiers("alpha"));
+    environment.succeed("lock");
+    assert_eq!(locked(&environment), ["alpha==1.0"]);
+}
+
+#[test]
+fn a_package_of_a_lock_is_left_out_and_other_choices_are_told_to_change_nothing() {
+    let environment = project("\"pylock.toml\"");
+    pylock(&environment);
+    let text = stack("requirements = \"pylock.toml\"");
+    environment.stack(&format!("{text}\n[resolution]\nexclude = [\"alpha\"]\nconstraints = [\"alpha>=2\"]\n"));
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (0 packages)
+    ------- stderr -------
+    warning: `constraints` of `resolution` choose nothing in the locks that `app` names, which are taken as they are: `exclude` leaves a package out, and the tool that wrote the lock changes a version
+    ");
+}
+
+#[test]
+fn a_uv_lock_without_its_project_or_for_another_python_is_refused() {
+    let environment = project("\"uv.lock\"");
+    environment.write("uv.lock", "version = 1\n");
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: `uv.lock` has no `pyproject.toml` beside it
+      --> kiln.toml:13:16
+       |
+    13 | requirements = "uv.lock"
+       |                ^^^^^^^^^
+       |
+    help: uv tells by it which packages of the lock are the project's
+    [exit status: 2]
+    "#);
+    environment.write("pyproject.toml", "[project]\nname = \"x\"\nversion = \"1\"\nrequires-python = \">=3.12\"\n");
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the project of `uv.lock` needs Python >=3.12, and the image has 3.11.0
+      --> kiln.toml:13:16
+       |
+    13 | requirements = "uv.lock"
+       |                ^^^^^^^^^
+       |
+    help: change the Python of the image, the base, or the project
+    [exit status: 2]
+    "#);
+}

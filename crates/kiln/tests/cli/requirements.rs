@@ -357,7 +357,7 @@ fn files_that_are_not_there_or_elsewhere_are_refused_at_their_line() {
     environment.write("requirements.txt", "-r /dev/zero\n");
     assert_snapshot!(environment.kiln("lock"), @r"
     ------- stderr -------
-    error: `../../../dev/zero` cannot be read: it is not a regular file
+    error: `../../../dev/zero` cannot be read: it is outside of the repository
      --> requirements.txt:1:1
       |
     1 | -r /dev/zero
@@ -556,4 +556,19 @@ fn under_the_name_of_a_python_kiln_prints_what_lies_beside_it() {
     assert_snapshot!(run(), @"[exit status: 1]");
     environment.write("python3.11.json", "{}");
     assert_snapshot!(run(), @"{}");
+}
+
+#[test]
+fn files_outside_of_the_repository_are_not_read_whatever_leads_to_them() {
+    let environment = project("-r inner.txt\n");
+    let outside = environment.root().join("outside.txt");
+    fs_err::write(&outside, "secret-name\n").unwrap();
+    for line in [format!("-r {}", outside.display()), "-c ../outside.txt".to_owned(), "-r link.txt".to_owned()] {
+        environment.write("inner.txt", format!("{line}\n"));
+        let _ = fs_err::os::unix::fs::symlink(&outside, environment.path("link.txt"));
+        let refused = environment.kiln("lock");
+        assert_eq!(refused.status, Some(2), "{refused}");
+        assert!(refused.stderr.contains("it is outside of the repository"), "{refused}");
+        assert!(!refused.stderr.contains("secret-name"), "{refused}");
+    }
 }

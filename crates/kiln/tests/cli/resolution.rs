@@ -127,7 +127,7 @@ fn a_version_that_nobody_wrote_gives_way_to_an_image_further_up() {
     assert_snapshot!(environment.kiln("lock"), @r"
     <root>/project/kiln.lock: app (2 packages), child (1 package), middle (1 package), sibling (1 package)
     ------- stderr -------
-    warning: `app` gets files 1.5 rather than 2.0, which nobody asked for: `child` requires it
+    warning: `app` gets files 1.5 rather than 2.0: `child` requires it, and nothing below forbids it
     ");
     assert_eq!(locked(&environment, "app"), ["files==1.5", "torch==1.0"]);
     assert_eq!(locked(&environment, "middle"), ["tools==1.0"]);
@@ -156,7 +156,7 @@ fn requirements_of_siblings_that_contradict_one_another_are_shown_with_their_lin
     environment.stack(&text);
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    warning: `app` gets files 1.5 rather than 2.0, which nobody asked for: `child` requires it
+    warning: `app` gets files 1.5 rather than 2.0: `child` requires it, and nothing below forbids it
     error: the packages of `sibling` contradict one another on linux/amd64
       --> kiln.toml:25:13
        |
@@ -208,6 +208,47 @@ fn a_lock_holds_the_choices_of_a_stack_beside_one_another() {
     environment.succeed("lock");
     let lock = environment.read("kiln.lock");
     assert!(lock.contains("variant = \"older\"") && !lock.contains("variant = \"old\""), "{lock}");
+}
+
+#[test]
+fn a_variant_is_locked_as_if_it_were_alone() {
+    let environment = variants();
+    environment.stack(&environment.read("kiln.toml").replace("numbers==", "numbers<="));
+    environment.stack(&environment.read("kiln.toml").replace("numbers = \"2.1\"", "numbers = \"1.26\""));
+    environment.stack(&environment.read("kiln.toml").replace("{ numbers = \"1.26\" }", "{ numbers = \"2.1\" }"));
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    assert!(lock.contains("version = \"1.26\"") && lock.contains("version = \"2.1\""), "{lock}");
+}
+
+#[test]
+fn choices_that_are_locked_at_once_stay_beside_one_another() {
+    let environment = variants();
+    let lock = |version: &str| environment.kiln(&format!("lock --var numbers={version}"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| lock("1.26"));
+        scope.spawn(|| lock("2.1"));
+        scope.spawn(|| lock("2.01"));
+    });
+    let lock = environment.read("kiln.lock");
+    assert!(lock.contains("variant = \"numbers=1.26\"") && lock.contains("variant = \"numbers=2.1\""), "{lock}");
+}
+
+#[test]
+fn a_lock_that_contradicts_itself_is_refused() {
+    let environment = variants();
+    environment.succeed("lock");
+    let lock = environment.read("kiln.lock");
+    let package = lock.lines().find(|line| line.contains("version = \"2.1\", wheel")).unwrap().to_owned();
+    for (was, is) in [
+        (package.clone(), format!("{package}\n{package}")),
+        (package.clone(), package.replace("2.1", "2.2")),
+        (package.clone(), package.replace("numbers", "letters")),
+    ] {
+        environment.write("kiln.lock", lock.replacen(&was, &is, 1));
+        let refused = environment.kiln("build --locked");
+        assert!(refused.stderr.contains("the lock is damaged"), "{refused}");
+    }
 }
 
 #[test]
@@ -267,7 +308,7 @@ fn a_torch_for_another_cuda_release_is_told_of() {
     assert_snapshot!(torch("cuda = \"12.8\"").kiln("lock"), @r#"
     <root>/project/kiln.lock: app (2 packages)
     ------- stderr -------
-    warning: torch 2.7.1 of `app` brings CUDA 12.6, and PyTorch's own index has no build for `cu128` that fits, or cannot be reached: `[index] packages = { torch = "URL" }` names another
+    warning: torch 2.7.1 of `app` brings CUDA 12.6, and PyTorch's own index has no build for `cu128` that fits: `[index] packages = { torch = "URL" }` names another
     "#);
     assert_snapshot!(torch("cuda = \"none\"").kiln("lock"), @r#"
     ------- stderr -------

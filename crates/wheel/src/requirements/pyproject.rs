@@ -101,6 +101,11 @@ pub fn settings(text: &str, directory: &Path) -> Option<String> {
     Some(kept.to_string())
 }
 
+/// Returns the versions of Python that the text of a project names.
+pub fn requires_python(text: &str) -> Option<pep440_rs::VersionSpecifiers> {
+    text.parse::<toml::Table>().ok()?.get("project")?.get("requires-python")?.as_str()?.parse().ok()
+}
+
 /// Returns true for the text of a project; a `pyproject.toml` may hold a workspace alone.
 pub fn has_project(text: &str) -> bool {
     text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("project"))

@@ -256,7 +256,7 @@ impl Builder<'_> {
         }
         let prefix = base.interpreter.path.rsplit_once("/bin/").map_or("", |(prefix, _)| prefix).trim_matches('/');
         let around = draft.ground.below.around(&[prefix]);
-        let step = Remove::new(&gone, records, &base.seen, around);
+        let step = Remove::new(&gone, records, &base.seen, (prefix, around));
         let history = step.history();
         let node = self.graph.add(step)?;
         draft.layer(node, history, 0);

@@ -167,7 +167,14 @@ pub(super) fn resolution(
             }
         }
         if let Some(written) = &table.prerelease {
-            found.prerelease = prerelease(written, vars, wrong);
+            found.prerelease = match (found.prerelease, prerelease(written, vars, wrong)) {
+                (Prerelease::All, _) => Prerelease::All,
+                (Prerelease::Of(mut names), Prerelease::Of(more)) => {
+                    names.extend(more);
+                    Prerelease::Of(names)
+                }
+                (_, own) => own,
+            };
         }
         if let Some(text) = &table.exclude_newer {
             found.exclude_newer = exclude_newer(text, vars, wrong);

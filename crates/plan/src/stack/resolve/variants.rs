@@ -7,9 +7,12 @@ use crate::stack::written::StackFile;
 /// Returns the stack as the chosen variant has it; nothing where none is chosen.
 pub(super) fn chosen(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics) -> Option<StackFile> {
     for (name, variant) in &written.variants {
-        if name.is_empty() || name.contains([' ', '=', ',']) {
+        if name.is_empty() || name.contains([' ', '=', ',']) || name.get() == "default" {
             let message = format!("`{}` cannot be the name of a variant", name.get());
-            wrong.push(Diagnostic::at(name.span(), message).hint("such as `cu126`, without spaces, `=` and commas"));
+            wrong.push(
+                Diagnostic::at(name.span(), message)
+                    .hint("such as `cu126`, without spaces, `=` and commas; `default` is the stack as it stands"),
+            );
         }
         for variable in variant.vars.keys().filter(|name| !written.vars.keys().any(|known| known.get() == name.get())) {
             let message = format!("the stack declares no variable `{}`", variable.get());
