@@ -14,9 +14,9 @@ status=0
 "$kiln" prune "$site" -o "$work/pruned" --gpus native | tee "$out/prune.txt" | tail -1
 "$kiln" prune "$site" -o "$work/minimal" --gpus native --drop-relocatable | tail -1
 
-operations() { # NAME MODE PATH
+operations() { # NAME MODE PATH [PROGRAM]
     TORCHINDUCTOR_CACHE_DIR="$work/inductor-$1" TRITON_CACHE_DIR="$work/triton-$1" CUDA_CACHE_DISABLE=1 \
-        CUDA_MODULE_LOADING=$2 PYTHONPATH=$3 python3 "$here/operations.py" "$out/$1.json" 2> "$out/$1.log" ||
+        CUDA_MODULE_LOADING=$2 PYTHONPATH=$3 python3 "$here/${4:-operations.py}" "$out/$1.json" 2> "$out/$1.log" ||
         { tail -5 "$out/$1.log"; exit 1; }
 }
 plain=()
@@ -28,6 +28,12 @@ operations pruned-lazy LAZY "$work/pruned"
 operations pruned-eager EAGER "$work/pruned"
 operations minimal-lazy LAZY "$work/minimal"
 python3 "$here/compare.py" "${plain[@]}" -- "$out"/{pruned-lazy,pruned-eager,minimal-lazy}.json || status=1
+
+operations fft-first LAZY "" transforms.py
+operations fft-second LAZY "" transforms.py
+operations fft-lazy LAZY "$work/pruned" transforms.py
+operations fft-eager EAGER "$work/pruned" transforms.py
+python3 "$here/compare.py" "$out"/fft-{first,second}.json -- "$out"/fft-{lazy,eager}.json || status=1
 
 if [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then
     collectives() { PYTHONPATH=$2 python3 "$here/collectives.py" "$out/$1.json" 2> "$out/$1.log" || { tail -5 "$out/$1.log"; exit 1; }; }

@@ -27,7 +27,7 @@ use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
 /// Raised when the same layer would be told otherwise.
-const CONTENTS_VERSION: u32 = 6;
+const CONTENTS_VERSION: u32 = 7;
 /// Bytes of a file that are kept in memory.
 const IN_MEMORY: u64 = 8 << 20;
 /// Bytes that a configuration file of the loader may have.

@@ -10,7 +10,7 @@ mod pattern;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_fatbin::{Coverage, Depth, Extent, Listing, Verdict, list_named, list_tree_with};
+use kiln_fatbin::{Coverage, Depth, Extent, Listing, Verdict, list_file, list_tree_with};
 use kiln_link::{Finding, Object, Settings, Severity, Tree};
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
@@ -324,14 +324,13 @@ impl Workshop<'_> {
             what: format!("`{shown}`"),
             source: error.into(),
         };
-        let file = fs_err::File::open(path)?;
-        let listing = match list_named(&shown, &file, Depth::Headers).map_err(unreadable)? {
+        let listing = match list_file(path, Depth::Headers).map_err(unreadable)? {
             Some(listing) if judge.depth(&listing) == Depth::Kernels => {
-                list_named(&shown, &file, Depth::Kernels).map_err(unreadable)?
+                list_file(path, Depth::Kernels).map_err(unreadable)?
             }
             listing => listing,
         };
-        let cuda = Object::read(&file).ok().flatten().and_then(|object| object.cuda());
+        let cuda = Object::read(&fs_err::File::open(path)?).ok().flatten().and_then(|object| object.cuda());
         let code = listing.map(|listing| FileCode { path: shown.clone(), listing: Ok(listing), cuda });
         Ok(Verification::new(&shown, code.as_slice(), judge))
     }

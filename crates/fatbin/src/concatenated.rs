@@ -8,8 +8,8 @@
 use std::io;
 use std::ops::Range;
 
-use crate::cubin;
 use crate::entry::{Entry, HEADER, Kind};
+use crate::hollow;
 use crate::inflate;
 use crate::source::{Fields, Source, Window};
 
@@ -19,8 +19,7 @@ const RECORD: u64 = 64;
 /// The second field of a record, and bytes that records are multiples of.
 const VERSION: u16 = 0x0101;
 const STEP: u64 = 8;
-/// Bytes of a piece that may have nothing in it, and of a payload that is inflated to find that out.
-const HOLLOW: u64 = 4096;
+/// Bytes of a payload that is inflated to find out if pieces of it have nothing in them.
 const MOST: u64 = 1 << 20;
 
 /// A place in the file that makes no sense, and a clause that says why.
@@ -95,17 +94,16 @@ fn record<S: Source + ?Sized>(
     Ok(None)
 }
 
-/// Finds the cubins in which nothing is to be loaded.
+/// Finds the pieces in which nothing is to be loaded.
 fn mark_hollow<S: Source + ?Sized>(source: &mut Window<'_, S>, entry: &Entry, parts: &mut [Part]) -> io::Result<()> {
-    let small = |part: &Part| part.entry.kind == Kind::Cubin && part.place.1 <= HOLLOW;
-    if entry.uncompressed > MOST || !parts.iter().any(small) {
+    let may_be = |part: &Part| hollow::may_be(part.entry.kind, part.place.1);
+    if entry.uncompressed > MOST || !parts.iter().any(may_be) {
         return Ok(());
     }
     let Some(payload) = inflate::payload(source, entry, MOST)? else { return Ok(()) };
-    for part in parts.iter_mut().filter(|part| small(part)) {
+    for part in parts.iter_mut().filter(|part| may_be(part)) {
         if let Some(bytes) = part.within(&payload) {
-            let mut inside = Window::new(bytes)?;
-            part.entry.hollow = cubin::read(&mut inside, 0, bytes.len() as u64)?.is_some_and(|cubin| cubin.hollow);
+            part.entry.hollow = hollow::is(part.entry.kind, bytes)?;
         }
     }
     Ok(())

@@ -233,12 +233,22 @@ impl Segment {
     pub fn is_loaded(&self) -> bool {
         self.kind == Self::LOAD
     }
+
+    /// Tells if an address lies in its memory.
+    pub(crate) fn holds(&self, address: u64) -> bool {
+        address.checked_sub(self.address).is_some_and(|into| into < self.memory)
+    }
 }
 
 impl Section {
     /// The range of its content in the file.
     pub fn range(&self) -> std::ops::Range<u64> {
         self.offset..self.offset + self.size
+    }
+
+    /// The address of a position of its content.
+    pub(crate) fn address_of(&self, position: u64) -> u64 {
+        self.address.wrapping_add(position.wrapping_sub(self.offset))
     }
 
     /// The range of its addresses.

@@ -116,8 +116,7 @@ pub struct Entry {
     pub uncompressed: u64,
     /// Bytes of the payload without padding, where it is compressed; else 0.
     pub compressed: u32,
-    /// True if it is a cubin in which nothing is to be loaded: linkers put such into libraries that have no kernel, for
-    /// the lowest architecture alone, and compilers for an architecture that a kernel leaves out.
+    /// True if it is a cubin or PTX in which nothing is to be loaded.
     pub hollow: bool,
 }
 

@@ -7,12 +7,14 @@
 //! Everything is read from positions of a file, a few kilobytes at a time: a library of a gigabyte costs no memory, and
 //! no number in a file decides how much is allocated.
 
+mod ar;
 mod compiler;
 mod concatenated;
 mod coverage;
 mod cubin;
 mod elf;
 mod entry;
+mod hollow;
 mod inflate;
 mod kernels;
 mod listing;
@@ -29,6 +31,7 @@ mod summary;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod tree;
 mod verdict;
 mod wrapper;
@@ -47,5 +50,6 @@ pub use read::{list, list_with, may_be_listed};
 pub use region::{Malformed, Region, Regions};
 pub use selection::Selection;
 pub use source::{Source, Window};
+pub use thin::list_file;
 pub use tree::{Listed, list_tree, list_tree_with};
 pub use verdict::Verdict;

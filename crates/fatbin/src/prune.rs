@@ -10,9 +10,11 @@
 mod archive;
 mod check;
 mod embedded;
+mod fixed;
 mod layout;
 mod loose;
 mod object;
+mod operands;
 mod references;
 mod rewrite;
 mod room;
@@ -27,12 +29,13 @@ use std::ops::Range;
 use kiln_plan::gpu::{Architecture, runs_on};
 use serde::Serialize;
 
+use crate::ar::{ARCHIVE, THIN};
 use crate::cubin::{self, Cubin};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::{Entry, Kind};
 use crate::inflate::EMPTY_FRAME;
 use crate::listing::RELOCATABLE;
-use crate::read::{ARCHIVE, REGION_SECTIONS, THIN};
+use crate::read::REGION_SECTIONS;
 use crate::region::{ALIGNMENT, REGION_HEADER, Region, Regions};
 use crate::selection::{Selection, serves};
 use crate::source::{Source, Window};
@@ -46,7 +49,7 @@ use room::Dynamic;
 pub use uncut::{Uncut, uncut};
 
 /// Raised when the same file would be pruned to other bytes.
-pub const PRUNE_VERSION: u32 = 4;
+pub const PRUNE_VERSION: u32 = 5;
 /// `SHT_SYMTAB`, and bytes of a symbol.
 const SYMBOLS: u32 = 2;
 const SYMBOL: u64 = 24;
@@ -179,6 +182,11 @@ impl Served {
         self.0 = self.0.max(other.0);
     }
 
+    /// That of other code, where there was none here.
+    fn or(self, other: Self) -> Self {
+        Self(self.0.or(other.0))
+    }
+
     /// False if all of it is gone.
     fn holds(self) -> bool {
         self.0 != Some(false)
@@ -226,6 +234,8 @@ enum Way {
     Paired,
     /// Through descriptors of kernels: a cubin in a Zstandard frame.
     Framed,
+    /// In a way that is not understood: each piece keeps its place.
+    Fixed,
 }
 
 /// Code that lies in a row: all of a section of regions, or a part of one of data.
@@ -307,7 +317,8 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
         return object(&mut window, &elf, selection);
     }
     let mut fats = fats(&mut window, &elf)?;
-    let embedded = embedded::find(&mut window, &elf)?;
+    let dynamic = room::dynamic(&mut window, &elf)?;
+    let embedded = embedded::find(&mut window, &elf, &dynamic)?;
     if fats.is_empty() && embedded.fats.is_empty() && embedded.rest.is_empty() {
         return Ok(Decision::NoCode);
     }
@@ -315,11 +326,11 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
         return Err(refused("it is neither a library nor a program"));
     }
     let mut references = References::find(&mut window, &elf, &fats)?;
+    let uncut = embedded.uncut();
     references.pointers.extend(embedded.pointers);
+    references.pin(embedded.stays);
     fats.extend(embedded.fats);
-    let dynamic = room::dynamic(&mut window, &elf)?;
     let placed: Vec<Vec<Placed>> = fats.iter().map(|fat| place(fat, &references, selection)).collect();
-    let uncut = embedded.rest.iter().map(|region| region.size).sum();
     let serves = served(&fats, &placed, &embedded.rest, selection).holds();
     let Some(layout) = Layout::find(&elf, &fats, &placed, &dynamic)? else {
         let needed = placed.iter().flatten().flat_map(|placed| &placed.keeps).all(|keep| *keep);
@@ -331,14 +342,21 @@ fn plan<S: Source + ?Sized>(source: &S, selection: &Selection) -> Result<Decisio
     Ok(Decision::Rewrite(Box::new(rewrite)))
 }
 
-/// True if any code is left for the GPUs; code for the linker that was asked to go apart.
+/// True if any code is left for the GPUs. Code for the linker counts where there is no other, unless it was asked to go.
 fn served(fats: &[Fat<'_>], placed: &[Vec<Placed>], rest: &[Region], selection: &Selection) -> Served {
-    let mut served = Served::default();
+    let (mut loaded, mut linked) = (Served::default(), Served::default());
     for (fat, placed) in fats.iter().zip(placed).filter(|(fat, _)| !drops_all(&fat.section.name, selection)) {
-        fat.regions.iter().zip(placed).for_each(|(region, placed)| served.add(region, &placed.keeps));
+        let served = if fat.section.name == RELOCATABLE { &mut linked } else { &mut loaded };
+        for (region, placed) in fat.regions.iter().zip(placed) {
+            match fat.way {
+                // What cannot be cut stays, for whatever GPU it is.
+                Way::Fixed => served.add(region, &selection.keeps(region)),
+                _ => served.add(region, &placed.keeps),
+            }
+        }
     }
-    rest.iter().for_each(|region| served.add(region, &selection.keeps(region)));
-    served
+    rest.iter().for_each(|region| loaded.add(region, &selection.keeps(region)));
+    loaded.or(linked)
 }
 
 /// Tells if all code of a section goes.
@@ -382,6 +400,9 @@ fn fats<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Res
 
 /// Packs regions to the front of their row, in order, around those that must stay where they are.
 fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<Placed> {
+    if fat.way == Way::Fixed {
+        return fat.regions.iter().map(|region| in_place(fat, region, references, selection)).collect();
+    }
     let drops_all = drops_all(&fat.section.name, selection);
     let mut free = fat.aligned(fat.range.start);
     let mut placed = Vec::new();
@@ -396,7 +417,7 @@ fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<P
         let size = match (fat.way, kept.map(|(entry, _)| entry.size()).sum()) {
             (Way::Framed, 0) => EMPTY_FRAME.len() as u64,
             (Way::Framed, size) => size,
-            (Way::Wrapped | Way::Paired, size) => REGION_HEADER + size,
+            (_, size) => REGION_HEADER + size,
         };
         let offset = if references.pins(fat.address(region)) { region.offset } else { free };
         free = fat.aligned(offset + size + fat.padding(at));
@@ -405,17 +426,24 @@ fn place(fat: &Fat<'_>, references: &References, selection: &Selection) -> Vec<P
     placed
 }
 
+/// The fate of a piece that keeps its place: it stays as a whole or goes.
+fn in_place(fat: &Fat<'_>, region: &Region, references: &References, selection: &Selection) -> Placed {
+    let keeps = references.pins(fat.address(region)) || selection.keeps(region).contains(&true);
+    let size = if keeps { region.size } else { 0 };
+    Placed { offset: region.offset, size, keeps: vec![keeps; region.entries.len()] }
+}
+
 impl Fat<'_> {
     /// The address of a region.
     fn address(&self, region: &Region) -> u64 {
-        self.section.address + (region.offset - self.section.offset)
+        self.section.address_of(region.offset)
     }
 
     /// The first place from here on where a region may begin.
     fn aligned(&self, offset: u64) -> u64 {
         match self.way {
             Way::Wrapped => offset.next_multiple_of(ALIGNMENT),
-            Way::Paired => offset,
+            Way::Paired | Way::Fixed => offset,
             // Addresses and offsets agree in whole pages.
             Way::Framed => offset.next_multiple_of(FRAME_ALIGNMENT),
         }

@@ -1,17 +1,20 @@
 //! Lists all GPU code of one file: of shared objects and programs, static libraries, libraries of Windows, and loose `.fatbin`,
 //! `.cubin` and `.ptx` files.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use crate::ar::{ARCHIVE, Member, THIN};
 use crate::elf::{Elf, ElfError, Machine, Section};
 use crate::entry::Entry;
 use crate::listing::{Depth, FatbinError, Found, Listing, RELOCATABLE};
 use crate::loose;
 use crate::region::{MAGIC, Malformed, Region, Regions};
+use crate::relocation::{self, Relocation};
 use crate::search::{Form, search};
-use crate::source::{Source, Window};
+use crate::source::{Part, Source, Window};
 use crate::summary::Summary;
+use crate::wrapper::wrappers;
 
 /// Sections that hold nothing but regions: code to be loaded, and code for the linker.
 pub(crate) const REGION_SECTIONS: [&str; 2] = [".nv_fatbin", RELOCATABLE];
@@ -27,14 +30,9 @@ const PE_DATA: [&str; 2] = [".rdata", ".data"];
 /// Tables of the compiler, by which exceptions find their way: large, and no place for code.
 const UNWINDING: [&str; 3] = [".eh_frame", ".eh_frame_hdr", ".gcc_except_table"];
 const ELF: &[u8] = b"\x7fELF";
-pub(crate) const ARCHIVE: &[u8] = b"!<arch>\n";
-/// The beginning of an archive that only names its members, which are files of their own (ar(1), "thin").
-pub(crate) const THIN: &[u8] = b"!<thin>\n";
 /// Archives in archives that are looked into.
 const MOST_NESTED: u32 = 4;
 const WINDOWS: &[u8] = b"MZ";
-/// Bytes of the header of an archive's member.
-pub(crate) const MEMBER: u64 = 60;
 
 /// Tells if a file that begins so, with eight bytes, is of a kind that can hold GPU code: an ELF file, a static library, a
 /// library of Windows, regions alone, or PTX.
@@ -101,6 +99,7 @@ fn elf_listing<S: Source + ?Sized>(
     }
     let mut listing = Listing::new(Found::Elf(elf.machine), depth);
     listing.hip = HIP_SECTIONS.iter().any(|name| elf.named(name).next().is_some());
+    let mut gaps = Vec::new();
     // Sections do not overlap; those that do must not make the same bytes be read again and again.
     let mut left = window.size();
     for section in &elf.sections {
@@ -114,12 +113,43 @@ fn elf_listing<S: Source + ?Sized>(
         left = rest;
         listing.damaged |= is_astray(elf, section);
         if REGION_SECTIONS.contains(&section.name.as_str()) {
-            listing.regions(window, &section.name, section.range())?;
+            let zeros = listing.regions(window, &section.name, section.range())?;
+            gaps.extend(zeros.into_iter().map(|zeros| section.address_of(zeros.start)..section.address_of(zeros.end)));
         } else if may_hide_code(section) {
             listing.search(window, &section.name, section.range())?;
         }
     }
+    listing.malformed.extend(leads_to_zeros(window, elf, gaps)?);
     Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// Finds pointers to zeros between regions, where a region was: nothing that prunes leaves such.
+fn leads_to_zeros<S: Source + ?Sized>(
+    window: &mut Window<'_, S>,
+    elf: &Elf,
+    mut gaps: Vec<Range<u64>>,
+) -> Result<Option<String>, FatbinError> {
+    if gaps.is_empty() || elf.segments.is_empty() {
+        return Ok(None);
+    }
+    gaps.sort_by_key(|gap| gap.start);
+    let mut places = BTreeSet::new();
+    let mut note = |target: u64| {
+        let gap = gaps.partition_point(|gap| gap.start <= target).checked_sub(1).map(|at| &gaps[at]);
+        places.extend(gap.filter(|gap| gap.contains(&target)).map(|_| target));
+    };
+    // Tables that cannot be read are no code.
+    _ = relocation::each(window, elf, |relocation| match relocation {
+        Relocation::Relative { target, .. } => note(target),
+        Relocation::Other { target, .. } => target.into_iter().for_each(&mut note),
+    })?;
+    wrappers(window, elf)?.into_iter().flatten().for_each(|wrapper| note(wrapper.region));
+    let of_several = || format!("{} pointers lead to zeros where regions were, the first", places.len());
+    Ok(places.first().map(|first| {
+        let what =
+            if places.len() == 1 { "a pointer leads to zeros where a region was,".to_owned() } else { of_several() };
+        format!("{what} at address {first:#x}")
+    }))
 }
 
 /// Tells if the loader maps something else where a section says that it lies: in a pruned file, tools that lay files out anew
@@ -197,22 +227,19 @@ fn archive<S: Source + ?Sized>(
     let mut listing = Listing::new(Found::Archive, depth);
     let mut position = ARCHIVE.len() as u64;
     while position < window.size() {
-        let Some(header) = window.array::<{ MEMBER as usize }>(position)? else {
-            listing.malformed.push(format!("at byte {position:#x} the archive is cut off"));
-            break;
+        let member = match Member::read_whole(window, position)? {
+            Ok(member) => member,
+            Err(problem) => {
+                listing.malformed.push(problem);
+                break;
+            }
         };
-        let size = std::str::from_utf8(&header[48..58]).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        let from = position + MEMBER;
-        let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
-            listing.malformed.push(format!("at byte {position:#x} a member of the archive is cut off"));
-            break;
-        };
-        let member = Part { source, from, size };
-        let nested = window.bytes(from, ARCHIVE.len())?.starts_with(ARCHIVE);
+        let part = Part { source, from: member.from, size: member.size };
+        let nested = window.bytes(member.from, ARCHIVE.len())?.starts_with(ARCHIVE);
         if nested && archives >= MOST_NESTED {
             listing.unseen.push(format!("at byte {position:#x} there is an archive in {archives} others"));
         } else {
-            match list_within(&member as &dyn Source, depth, archives) {
+            match list_within(&part as &dyn Source, depth, archives) {
                 Ok(Some(found)) => listing.add(found),
                 Ok(None) => {}
                 Err(FatbinError::Elf(error)) => {
@@ -221,38 +248,19 @@ fn archive<S: Source + ?Sized>(
                 Err(error) => return Err(error),
             }
         }
-        // Members begin at even positions.
-        position = from + size + (size & 1);
+        position = member.next();
     }
     Ok((!listing.is_empty()).then_some(listing))
 }
 
-/// A part of a source.
-pub(crate) struct Part<'a, S: Source + ?Sized> {
-    pub(crate) source: &'a S,
-    pub(crate) from: u64,
-    pub(crate) size: u64,
-}
-
-impl<S: Source + ?Sized> Source for Part<'_, S> {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.size)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let left = usize::try_from(self.size.saturating_sub(position)).unwrap_or(usize::MAX).min(buffer.len());
-        self.source.read_at(&mut buffer[..left], self.from.saturating_add(position))
-    }
-}
-
 impl Listing {
-    /// Adds the regions of a range that holds nothing else.
+    /// Adds the regions of a range that holds nothing else. Returns the zeros between them that have room for another.
     fn regions<S: Source + ?Sized>(
         &mut self,
         window: &mut Window<'_, S>,
         place: &str,
-        range: std::ops::Range<u64>,
-    ) -> Result<(), FatbinError> {
+        range: Range<u64>,
+    ) -> Result<Vec<Range<u64>>, FatbinError> {
         let mut summary = Summary::new(self.depth);
         let mut regions = Regions::new(window, range);
         while let Some(region) = regions.next_region()? {
@@ -261,8 +269,9 @@ impl Listing {
                 Err(malformed) => self.complain(place, malformed),
             }
         }
+        let gaps = regions.gaps();
         self.code.extend(summary.finish(place));
-        Ok(())
+        Ok(gaps)
     }
 
     /// Looks for code in a section that holds other things too.
@@ -270,7 +279,7 @@ impl Listing {
         &mut self,
         window: &mut Window<'_, S>,
         section: &str,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
     ) -> Result<(), FatbinError> {
         let mut summaries: BTreeMap<Form, Summary> = BTreeMap::new();
         let depth = self.depth;

@@ -4,9 +4,8 @@ use std::io;
 use std::ops::Range;
 
 use crate::concatenated::{self, Part};
-use crate::cubin;
-use crate::entry::{Compression, Entry, HEADER, Kind, LEAST_HEADER};
-use crate::inflate;
+use crate::entry::{Entry, HEADER, LEAST_HEADER};
+use crate::hollow;
 use crate::source::{Fields, Source, Window};
 
 /// The bytes that a region begins with.
@@ -15,8 +14,6 @@ pub(crate) const MAGIC: u32 = 0xBA55_ED50;
 pub(crate) const REGION_HEADER: u64 = 16;
 /// Regions begin at multiples of this.
 pub(crate) const ALIGNMENT: u64 = 8;
-/// Bytes that a cubin without anything in it has at most.
-const HOLLOW: u64 = 4096;
 /// Bytes of padding that are looked at together.
 const STRIDE: usize = 4096;
 
@@ -48,6 +45,8 @@ pub struct Regions<'w, 'a, S: Source + ?Sized> {
     source: &'w mut Window<'a, S>,
     position: u64,
     end: u64,
+    /// Zeros that have room for a region's header.
+    gaps: Vec<Range<u64>>,
 }
 
 impl Region {
@@ -71,7 +70,12 @@ impl Region {
 impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
     /// The regions of a range, which must be filled with them.
     pub fn new(source: &'w mut Window<'a, S>, range: Range<u64>) -> Self {
-        Self { source, position: range.start, end: range.end }
+        Self { source, position: range.start, end: range.end, gaps: Vec::new() }
+    }
+
+    /// Zeros before, between and behind the regions so far that have room for a region's header.
+    pub(crate) fn gaps(self) -> Vec<Range<u64>> {
+        self.gaps
     }
 
     /// The next region; nothing at the end. After something malformed, nothing more comes.
@@ -95,6 +99,7 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
 
     /// Passes over zeros.
     fn skip_padding(&mut self) -> io::Result<Result<(), Malformed>> {
+        let start = self.position;
         while self.position < self.end {
             let most = usize::try_from(self.end - self.position).unwrap_or(STRIDE).min(STRIDE);
             let bytes = self.source.bytes(self.position, most)?;
@@ -109,6 +114,9 @@ impl<'w, 'a, S: Source + ?Sized> Regions<'w, 'a, S> {
                     break;
                 }
             }
+        }
+        if self.position - start >= REGION_HEADER {
+            self.gaps.push(start..self.position);
         }
         Ok(Ok(()))
     }
@@ -154,7 +162,7 @@ pub(crate) fn read_anywhere<S: Source + ?Sized>(
             return malformed(position, "an entry is longer than its region");
         }
         position += entry.size();
-        let hollow = is_hollow(source, &entry)?;
+        let hollow = hollow::is_entry(source, &entry)?;
         match concatenated::parts(source, &entry, entries.len())? {
             Ok(own) => parts.extend(own),
             Err((offset, problem)) => return malformed(offset, problem),
@@ -162,19 +170,4 @@ pub(crate) fn read_anywhere<S: Source + ?Sized>(
         entries.push(Entry { hollow, ..entry });
     }
     Ok(Ok(Region { offset, size: region_end - offset, entries, parts }))
-}
-
-/// Tells if a cubin has no section that is loaded.
-fn is_hollow<S: Source + ?Sized>(source: &mut Window<'_, S>, entry: &Entry) -> io::Result<bool> {
-    let small = if entry.compression() == Compression::None { entry.payload } else { entry.uncompressed };
-    if entry.kind != Kind::Cubin || small > HOLLOW {
-        return Ok(false);
-    }
-    if entry.compression() == Compression::None {
-        let at = entry.offset + entry.header;
-        return Ok(cubin::read(source, at, at + entry.payload)?.is_some_and(|cubin| cubin.hollow));
-    }
-    let Some(payload) = inflate::payload(source, entry, HOLLOW)? else { return Ok(false) };
-    let mut inside = Window::new(&payload)?;
-    Ok(cubin::read(&mut inside, 0, payload.len() as u64)?.is_some_and(|cubin| cubin.hollow))
 }

@@ -34,6 +34,15 @@ pub(crate) enum Form {
 }
 
 impl Form {
+    /// The form of a piece of code that was found.
+    pub(crate) fn of(region: &Region) -> Self {
+        match region.entries.first() {
+            Some(entry) if entry.header == 0 && entry.compressed > 0 => Self::Frame,
+            Some(entry) if entry.header == 0 => Self::Cubin,
+            _ => Self::Region,
+        }
+    }
+
     /// The name of a place with code of this form.
     pub(crate) fn place(self, section: &str) -> String {
         match self {

@@ -41,11 +41,12 @@ impl Selection {
             for part in region.parts.iter().filter(|part| part.entry.kind == Kind::Ptx && runs(&part.entry)) {
                 keeps[part.of] = true;
             }
-            let ptx = || region.entries.iter().filter(|entry| entry.kind == Kind::Ptx && runs(entry));
+            let is_ptx = |entry: &Entry| entry.kind == Kind::Ptx && !entry.hollow && runs(entry);
+            let ptx = || region.entries.iter().filter(|entry| is_ptx(entry));
             // The driver takes the latest that it can compile; there may be several pieces of it.
             let Some(latest) = ptx().map(|entry| entry.number).max() else { continue };
             for (entry, keep) in region.entries.iter().zip(&mut keeps) {
-                *keep |= entry.kind == Kind::Ptx && entry.number == latest && runs(entry);
+                *keep |= is_ptx(entry) && entry.number == latest;
             }
         }
         if !serves(region, &keeps) {

@@ -51,6 +51,24 @@ impl Source for Vec<u8> {
     }
 }
 
+/// A part of a source.
+pub(crate) struct Part<'a, S: Source + ?Sized> {
+    pub(crate) source: &'a S,
+    pub(crate) from: u64,
+    pub(crate) size: u64,
+}
+
+impl<S: Source + ?Sized> Source for Part<'_, S> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.size)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(position)).unwrap_or(usize::MAX).min(buffer.len());
+        self.source.read_at(&mut buffer[..left], self.from.saturating_add(position))
+    }
+}
+
 /// Reads a source through a small buffer, since headers that follow one another lie near one another.
 pub struct Window<'a, S: Source + ?Sized> {
     source: &'a S,

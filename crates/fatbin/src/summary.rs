@@ -68,7 +68,9 @@ impl Summary {
             sum.entries += 1;
             sum.hollow += u64::from(entry.hollow);
             sum.bytes += entry.size();
-            sum.ptx = sum.ptx.max(entry.ptx());
+            if !entry.hollow {
+                sum.ptx = sum.ptx.max(entry.ptx());
+            }
             // Code of one kind in a file is of one release: one that says so is enough.
             if sum.entries == sum.hollow + 1 && !entry.hollow && !is_part {
                 sum.cuda_13 |= is_said_to_be_of_cuda_13(entry, source)?;
@@ -85,7 +87,7 @@ impl Summary {
         let only_lto = architectures.is_empty() && region.entries.iter().any(|entry| entry.kind == Kind::Lto);
         let same = self.alike.entry((architectures.clone(), only_lto)).or_default();
         same.regions += 1;
-        for (entry, _) in region.code() {
+        for (entry, _) in region.code().filter(|(entry, _)| !entry.hollow) {
             if let (Some(version), Some(architecture)) = (entry.ptx(), entry.architecture()) {
                 let latest = same.languages.entry(architecture).or_insert(version);
                 *latest = version.max(*latest);

@@ -131,6 +131,19 @@ pub struct Library {
     tabled: Vec<Vec<u8>>,
     /// Frames in a section of data, each with its architecture and the bytes that it inflates to.
     framed: Vec<(u32, Vec<u8>, u32)>,
+    /// Code among read-only data, and what names it.
+    embedded: Vec<(Vec<u8>, By)>,
+}
+
+/// Something that names a piece of code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// No reference at all.
+    Nothing,
+    /// A word of `.data`, which the loader fills in.
+    Word,
+    /// An instruction.
+    Instruction,
 }
 
 impl Default for Library {
@@ -168,6 +181,7 @@ impl Library {
             hashed: false,
             tabled: Vec::new(),
             framed: Vec::new(),
+            embedded: Vec::new(),
         }
     }
 
@@ -204,6 +218,13 @@ impl Library {
     #[must_use]
     pub fn framed(mut self, architecture: u32, frame: Vec<u8>, inflated: u32) -> Self {
         self.framed.push((architecture, frame, inflated));
+        self
+    }
+
+    /// Adds code to `.lrodata`, as cuFFT has it in `.ldata`.
+    #[must_use]
+    pub fn embedded(mut self, code: Vec<u8>, by: By) -> Self {
+        self.embedded.push((code, by));
         self
     }
 
@@ -295,7 +316,8 @@ impl Library {
     pub fn finish(&self) -> Vec<u8> {
         let wrapped: Vec<usize> = (0..self.regions.len()).filter(|at| !self.bare.contains(at)).collect();
         let fixed = self.kind == 2;
-        let named = 2 * self.tabled.len() + self.framed.len();
+        let by_words = self.embedded.iter().filter(|(_, by)| *by == By::Word).count();
+        let named = 2 * self.tabled.len() + self.framed.len() + by_words;
         let words = if fixed { 0 } else { wrapped.len() + self.relocatable.len() + self.pointers.len() + named };
         let headers = if self.note { 3 } else { 2 };
         let mut at = HEADER + headers * PROGRAM_HEADER + if self.room { 1024 } else { 0 };
@@ -310,7 +332,7 @@ impl Library {
         let table = if self.packed { 8 * (words as u64 + 1) } else { 24 * words as u64 };
         let hash = if self.hashed { put(&mut at, ".gnu.hash", 0x6fff_fff6, 2, 0, vec![5; 400]) } else { 0 };
         put(&mut at, ".rela.dyn", if self.packed { 19 } else { 4 }, 2, 0, vec![0; table as usize]);
-        put(&mut at, ".text", 1, 6, 0, vec![0xc3; 64]);
+        let text = put(&mut at, ".text", 1, 6, 0, vec![0xc3; 64 + 8 * self.embedded.len()]);
         let (fat, starts) = joined(&self.regions);
         let code = put(&mut at, ".nv_fatbin", 1, 2, 0, fat);
         let (fat, relocatable) = joined(&self.relocatable);
@@ -318,6 +340,11 @@ impl Library {
         put(&mut at, ".rodata", 1, 2, 0, self.read_only.clone());
         let (content, spans) = padded(&self.tabled, 8);
         let resource = if content.is_empty() { 0 } else { put(&mut at, ".cask_resource", 1, 2, 0, content) };
+        let codes: Vec<Vec<u8>> = self.embedded.iter().map(|(code, _)| code.clone()).collect();
+        let (content, starts_of_code) = padded(&codes, 32);
+        let embedded = if content.is_empty() { 0 } else { put(&mut at, ".lrodata", 1, 2, 0, content) };
+        let embedded: Vec<(u64, By)> =
+            starts_of_code.iter().zip(&self.embedded).map(|((start, _), (_, by))| (embedded + start, *by)).collect();
         let read_only = at;
         at = at.next_multiple_of(0x1000);
         let writable = at;
@@ -346,6 +373,7 @@ impl Library {
             let sizes = frame.len() as u64 | u64::from(*inflated) << 32;
             table.extend([(u64::from(*number), false), (frames + start, true), (0, false), (sizes, false)]);
         }
+        table.extend(embedded.iter().filter(|(_, by)| *by == By::Word).map(|(address, _)| (*address, true)));
         let content = table.iter().flat_map(|(word, _)| word.to_le_bytes()).chain([7; 16]).collect();
         let data = put(&mut at, ".data", 1, 3, ALIGNMENT, content);
         if self.hashed {
@@ -359,6 +387,16 @@ impl Library {
         let told = (0..).zip(&table).filter(|(_, (_, told))| *told).map(|(at, (word, _))| (data + 8 * at, *word));
         let all: Vec<(u64, u64)> = locations.zip(targets).chain(told).take(words).collect();
         parts[usize::from(self.hashed)].content = if self.packed { relr(&all) } else { rela(&all, self.machine) };
+        if let Some(part) = parts.iter_mut().find(|part| part.name == ".text") {
+            for (at, (address, _)) in embedded.iter().enumerate().filter(|(_, (_, by))| *by == By::Instruction) {
+                let place = 64 + 8 * at;
+                part.content[place..place + 8].copy_from_slice(&instruction(
+                    self.machine,
+                    text + place as u64,
+                    *address,
+                ));
+            }
+        }
         let loads = [(5, 0, 0, read_only), (6, writable, writable + ALIGNMENT, end - writable)];
         self.file(parts, &loads)
     }
@@ -409,6 +447,19 @@ impl Library {
         file.extend(headers);
         file
     }
+}
+
+/// Instructions at a place that take an address: `lea` and `nop`, or `adrp` and `add`.
+fn instruction(machine: u16, place: u64, address: u64) -> [u8; 8] {
+    if machine == 62 {
+        let distance = address.wrapping_sub(place + 7) as u32;
+        let [first, second, third, fourth] = distance.to_le_bytes();
+        return [0x48, 0x8d, 0x05, first, second, third, fourth, 0x90];
+    }
+    let pages = ((address >> 12).wrapping_sub(place >> 12)) as u32;
+    let page = 0x9000_0000 | (pages & 3) << 29 | (pages >> 2 & 0x7_ffff) << 5;
+    let add = 0x9100_0000 | (address as u32 & 0xfff) << 10;
+    (u64::from(page) | u64::from(add) << 32).to_le_bytes()
 }
 
 /// Regions one after the other, and where each begins.

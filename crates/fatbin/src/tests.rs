@@ -6,7 +6,7 @@ use kiln_plan::gpu::{Architecture, Capability};
 
 use super::*;
 
-use crate::testing::{entry, region};
+use crate::testing::{Library, entry, region};
 
 /// A shared object with these sections.
 fn elf(sections: &[(&str, Vec<u8>)]) -> Vec<u8> {
@@ -135,6 +135,31 @@ fn what_makes_no_sense_is_said_with_its_place() {
     let garbage = [vec![0; 16], vec![7; 16]].concat();
     let listing = listed(&elf(&[(".nv_fatbin", garbage)])).unwrap();
     assert_eq!(listing.malformed, [".nv_fatbin: at byte 0x50 there is something that is no region"]);
+}
+
+#[test]
+fn regions_that_were_overwritten_with_zeros_are_noticed_by_what_points_at_them() {
+    let cubins = || [entry(2, 80, 0, 64), entry(2, 90, 0, 64)];
+    let whole = || (0..3).fold(Library::new(), |library, _| library.region(&cubins()));
+    let size = region(&cubins()).len();
+    for library in [whole(), whole().packed(), whole().fixed(), whole().aarch64(), whole().pointer(1, 0)] {
+        let file = library.finish();
+        assert_eq!(listed(&file).unwrap().malformed, [""; 0]);
+        let first = memchr::memmem::find(&file, &region(&cubins())).unwrap();
+        for (from, regions) in [(0, 1), (1, 1), (2, 1), (0, 3)] {
+            let mut damaged = file.clone();
+            damaged[first + from * size..first + (from + regions) * size].fill(0);
+            let malformed = listed(&damaged).unwrap().malformed;
+            let what = match regions {
+                1 => "a pointer leads to zeros where a region was,".to_owned(),
+                several => format!("{several} pointers lead to zeros where regions were, the first"),
+            };
+            assert_eq!(malformed, [format!("{what} at address {:#x}", first + from * size)]);
+        }
+    }
+    // Padding is none.
+    let padded = Library::new().raw(&[region(&cubins()), vec![0; 4096]].concat()).region(&cubins()).finish();
+    assert_eq!(listed(&padded).unwrap().malformed, [""; 0]);
 }
 
 #[test]

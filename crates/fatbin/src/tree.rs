@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_plan::parallel;
 
-use crate::compiler::list_named;
 use crate::listing::{Depth, FatbinError, Listing};
+use crate::thin::list_file;
 
 /// Files below this many bytes have no room for code.
 const LEAST: u64 = 64;
@@ -33,10 +33,8 @@ pub fn list_tree_with(
     let mut files = files(directory)?;
     files.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
     let listed = parallel::each(&files, threads, |(path, _)| {
-        let opened = fs_err::File::open(path).map_err(FatbinError::from);
-        let name = path.to_string_lossy();
-        let listed = opened.and_then(|file| match list_named(&name, &file, Depth::Headers)? {
-            Some(listing) if depth(&listing) == Depth::Kernels => list_named(&name, &file, Depth::Kernels),
+        let listed = list_file(path, Depth::Headers).and_then(|listed| match listed {
+            Some(listing) if depth(&listing) == Depth::Kernels => list_file(path, Depth::Kernels),
             listing => Ok(listing),
         });
         let listed = listed.transpose();

@@ -142,12 +142,13 @@ impl Write for AtomicFile {
     }
 }
 
-/// Gives a file another name, in the place of what has it now.
+/// Gives a file another name, in the place of what has it now. The name is on the disk afterwards.
 pub fn replace_by_link(file: &Path, name: &Path) -> io::Result<()> {
     let free = TemporaryDirectory::create(parent(name))?;
     let linked = free.path().join("link");
     fs_err::hard_link(file, &linked)?;
-    fs_err::rename(&linked, name)
+    fs_err::rename(&linked, name)?;
+    sync_directory(parent(name))
 }
 
 /// Gives a directory its name after all that is in it has reached the disk, in the place of a damaged one. The name is on
@@ -163,21 +164,25 @@ pub fn put_directory(from: &Path, to: &Path) -> io::Result<()> {
             fs_err::rename(to, old.path().join("old"))?;
         }
     }
+    name_directory(from, to)
+}
+
+/// Like [`put_directory`], where nothing has the name yet: a file or a directory with something in it that has it is an
+/// error, and stays.
+pub fn put_new_directory(from: &Path, to: &Path) -> io::Result<()> {
+    sync_tree(from)?;
+    name_directory(from, to)
+}
+
+fn name_directory(from: &Path, to: &Path) -> io::Result<()> {
     fs_err::rename(from, to)?;
     sync_directory(parent(to))
 }
 
+/// Waits until everything below a directory is on the disk: all of its file system at once, since trees have thousands of files,
+/// and syncing each by itself takes milliseconds.
 fn sync_tree(directory: &Path) -> io::Result<()> {
-    for entry in fs_err::read_dir(directory)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            sync_tree(&entry.path())?;
-        } else if kind.is_file() {
-            fs_err::File::open(entry.path())?.sync_all()?;
-        }
-    }
-    sync_directory(directory)
+    Ok(rustix::fs::syncfs(fs_err::File::open(directory)?.file())?)
 }
 
 /// Waits until the names in a directory are on the disk.
@@ -238,6 +243,19 @@ mod tests {
         assert_eq!(fs_err::read_to_string(to.join("bin/link")).unwrap(), "new");
         assert!(!to.join("left").exists() && !from.exists());
         assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_directory_takes_the_place_of_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("new"), root.path().join("pruned"));
+        fs_err::create_dir_all(from.join("lib")).unwrap();
+        fs_err::create_dir_all(to.join("kept")).unwrap();
+        assert!(put_new_directory(&from, &to).is_err());
+        assert!(to.join("kept").is_dir());
+        fs_err::remove_dir_all(&to).unwrap();
+        put_new_directory(&from, &to).unwrap();
+        assert!(to.join("lib").is_dir() && !from.exists());
     }
 
     use std::os::unix::fs::symlink;

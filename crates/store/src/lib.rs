@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use atomic::{AtomicFile, is_stdout, parent, put_directory, replace_by_link, sync_directory};
+pub use atomic::{AtomicFile, is_stdout, parent, put_directory, put_new_directory, replace_by_link, sync_directory};
 pub use blob::{BlobWriter, Content, Opener};
 pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde::Deserialize;
 
@@ -127,12 +127,13 @@ fn compare(cuobjdump: &Path, files: &[File]) -> Result<()> {
     same("whether enough libraries were compared", compared >= LEAST, true)
 }
 
-/// What cuobjdump lists; nothing where it gives up, as it does with code for GPUs that its release has forgotten.
+/// The code that cuobjdump lists; `None` where it gives up, as it does with code for GPUs that its release has forgotten, after
+/// a part of the list perhaps.
 pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
     let mut counts = Counts::new();
     for option in ["-lelf", "-lptx"] {
         let output = Command::new(cuobjdump).args(["-all", option]).arg(file).output()?;
-        if String::from_utf8_lossy(&output.stderr).contains("Invalid ELF") {
+        if gives_up(&output) {
             return Ok(None);
         }
         for line in String::from_utf8_lossy(&output.stdout).lines() {
@@ -144,6 +145,12 @@ pub(super) fn dumped(cuobjdump: &Path, file: &Path) -> Result<Option<Counts>> {
         }
     }
     Ok(Some(counts))
+}
+
+/// Tells if cuobjdump gave up: `cuobjdump fatal   : Support for 'sm_35' has been removed.`
+pub(super) fn gives_up(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.contains("Invalid ELF") || said.contains("cuobjdump fatal")
 }
 
 /// An architecture's number without the suffix `f`, and without the `a` that cuobjdump reads out of flags of code before

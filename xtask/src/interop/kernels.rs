@@ -9,7 +9,7 @@ use std::process::Command;
 use kiln_fatbin::{Depth, list_with};
 
 use super::Result;
-use super::gpu_code::{File, LEAST};
+use super::gpu_code::{File, LEAST, gives_up};
 use super::report::same;
 
 const SECTION: &str = ".nv_fatbin";
@@ -23,39 +23,40 @@ pub(super) fn compare(cuobjdump: &Path, files: &[File]) -> Result<()> {
     same("whether enough libraries were compared", compared >= LEAST, true)
 }
 
-/// Compares a file with the first of several releases of cuobjdump that names kernels; false where all give up.
+/// Compares a file with the first of several releases of cuobjdump that does not give up; false where all do.
 pub(super) fn compare_one(programs: &[&Path], file: &Path) -> Result<bool> {
-    let (mut found, mut gave_up): (Option<BTreeMap<String, u64>>, bool) = (None, false);
     for cuobjdump in programs {
-        if found.as_ref().is_none_or(BTreeMap::is_empty) {
-            let own = symbols(cuobjdump, file)?;
-            gave_up |= own.is_none();
-            found = own.or(found);
+        if let Some(theirs) = symbols(cuobjdump, file)? {
+            let ours = counted(file)?;
+            same(&format!("the kernels of {}", file.display()), format!("{ours:?}"), format!("{theirs:?}"))?;
+            return Ok(true);
         }
     }
-    // An older release names none without a word where a newer one gives up.
-    let Some(theirs) = found.filter(|theirs| !(gave_up && theirs.is_empty())) else { return Ok(false) };
-    same(&format!("the kernels of {}", file.display()), format!("{:?}", counted(file)?), format!("{theirs:?}"))?;
-    Ok(true)
+    Ok(false)
 }
 
 /// Entry symbols for each architecture; `None` where cuobjdump gives up.
 fn symbols(cuobjdump: &Path, file: &Path) -> Result<Option<BTreeMap<String, u64>>> {
     let output = Command::new(cuobjdump).arg("-symbols").arg(file).output()?;
-    // `cuobjdump fatal   : Support for 'sm_35' has been removed.`
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if said.contains("Invalid ELF") || said.contains("cuobjdump fatal") {
+    if gives_up(&output) {
         return Ok(None);
     }
     let (mut counts, mut architecture) = (BTreeMap::new(), String::new());
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         if let Some(name) = line.strip_prefix("arch = ") {
             name.trim().trim_end_matches('f').clone_into(&mut architecture);
-        } else if line.starts_with("FUNC") && line.split_whitespace().nth(3) == Some("ENTRY") {
+        } else if is_kernel(line) {
             *counts.entry(architecture.clone()).or_default() += 1;
         }
     }
     Ok(Some(counts))
+}
+
+/// Tells if a line names a kernel, in the form of CUDA 13 (`FUNC GLOBAL DEFAULT ENTRY ...`) or 12 (`STT_FUNC STB_GLOBAL
+/// STO_ENTRY ...`).
+fn is_kernel(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().take(4).collect();
+    matches!(words[..], ["FUNC", _, _, "ENTRY"] | ["STT_FUNC", _, "STO_ENTRY", _])
 }
 
 fn counted(file: &Path) -> Result<BTreeMap<String, u64>> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use kiln_fatbin::{Decision, Outcome, Selection, check, prune};
 use kiln_plan::gpu::GpuNames;
 use kiln_plan::parallel;
-use kiln_store::{AtomicFile, TemporaryDirectory, is_temporary, parent, replace_by_link, sync_directory};
+use kiln_store::{AtomicFile, TemporaryDirectory, is_temporary, parent, put_new_directory, replace_by_link};
 use serde::Serialize;
 
 /// Bytes that are written at once.
@@ -93,7 +93,7 @@ impl FilePruner<'_> {
                 take_over(new.file(), &old)?;
             }
             new.set_mode(old.permissions().mode() & 0o7777);
-            new.commit_in_group()?;
+            new.commit()?;
         }
         Ok(checked)
     }
@@ -113,14 +113,13 @@ impl FilePruner<'_> {
         })
     }
 
-    /// Copies a directory to a new one and prunes every file on the way. The new one has its name when it is whole.
+    /// Copies a directory to a new one and prunes every file on the way. The new one has its name when it is whole and on the disk.
     pub fn tree_to(&self, directory: &Path, target: &Path) -> io::Result<Vec<PrunedFile>> {
         let tree = Tree::read(directory)?;
         let staging = TemporaryDirectory::create(parent(target))?;
         let staged = staging.path().join("tree");
         let mut pruned = self.copy(directory, &tree, &staged)?;
-        fs_err::rename(&staged, target)?;
-        sync_directory(parent(target))?;
+        put_new_directory(&staged, target)?;
         let reason = || "it is a pipe, a socket or a device, which is not copied".to_owned();
         let refused = |path| PrunedFile { path, outcome: Outcome::Refused { reason: reason() } };
         pruned.extend(tree.others.into_iter().map(refused));

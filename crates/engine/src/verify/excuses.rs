@@ -223,6 +223,10 @@ mod tests {
         ] {
             assert!(may_lack(path, gpu, &[]), "{path}");
         }
+        let infllm = "sgl_kernel/infllm_ops.cpython-310-x86_64-linux-gnu.so";
+        assert!(may_lack(infllm, "10.0".parse().unwrap(), &[]) && !may_lack(infllm, gpu, &[]));
+        let experts = "transformer_engine/wheel_lib/libnccl_ep.so";
+        assert!(may_lack(experts, "8.9".parse().unwrap(), &[]) && !may_lack(experts, "9.0".parse().unwrap(), &[]));
         assert!(!may_lack("nvidia/cublas/lib/libcublas_static.a", gpu, &[]));
         assert!(may_lack("ops/kernels/add.cubin", gpu, &["ops/kernels*".to_owned()]));
     }

@@ -6,27 +6,18 @@ use std::collections::BTreeMap;
 use super::object::{self, Object, Planned};
 use super::rewrite::{Piece, Rewrite};
 use super::{Cut, Decision, Served, Stop, refused};
+use crate::ar::{ARCHIVE, HEADER, Member, SIZE};
 use crate::elf::{Elf, ElfError, Machine};
-use crate::read::{ARCHIVE, MEMBER, Part};
+
 use crate::selection::Selection;
-use crate::source::{Source, Window};
+use crate::source::{Part, Source, Window};
 
 /// Names of the members that are indices, each with the bytes of its numbers, which are big-endian.
 const INDICES: [(&[u8; 16], usize); 2] = [(b"/               ", 4), (b"/SYM64/         ", 8)];
 /// The index of other systems, which is laid out otherwise.
 const OTHER_INDEX: &[u8] = b"__.SYMDEF";
-/// The place of a member's size, in decimal digits with blanks behind.
-const SIZE: std::ops::Range<usize> = 48..58;
 /// Bytes of the largest index.
 const MOST: u64 = 64 << 20;
-
-/// A member: its header, and the place and bytes of its content.
-struct Member {
-    header: [u8; MEMBER as usize],
-    at: u64,
-    from: u64,
-    size: u64,
-}
 
 /// Finds out how to cut a static library.
 pub(super) fn plan<S: Source + ?Sized>(
@@ -98,19 +89,12 @@ fn members<S: Source + ?Sized>(window: &mut Window<'_, S>) -> Result<Vec<Member>
     let mut members = Vec::new();
     let mut at = ARCHIVE.len() as u64;
     while at < window.size() {
-        let Some(header) = window.array::<{ MEMBER as usize }>(at)? else {
-            return Err(refused(format!("at byte {at:#x} the archive is cut off")));
-        };
-        let size = std::str::from_utf8(&header[SIZE]).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        let from = at + MEMBER;
-        let Some(size) = size.filter(|size| from.checked_add(*size).is_some_and(|end| end <= window.size())) else {
-            return Err(refused(format!("at byte {at:#x} a member of the archive is cut off")));
-        };
-        if header.starts_with(OTHER_INDEX) {
+        let member = Member::read_whole(window, at)?.map_err(refused)?;
+        if member.header.starts_with(OTHER_INDEX) {
             return Err(refused("its index is of a kind that is not known"));
         }
-        members.push(Member { header, at, from, size });
-        at = from + size + (size & 1);
+        at = member.next();
+        members.push(member);
     }
     Ok(members)
 }
@@ -149,7 +133,7 @@ fn places(members: &[Member], sizes: &[u64]) -> BTreeMap<u64, u64> {
     let mut at = ARCHIVE.len() as u64;
     let place = |(member, size): (&Member, &u64)| {
         let place = (member.at, at);
-        at += MEMBER + size + size % 2;
+        at += HEADER + size + size % 2;
         place
     };
     members.iter().zip(sizes).map(place).collect()
@@ -180,14 +164,9 @@ fn read<S: Source + ?Sized>(window: &mut Window<'_, S>, member: &Member) -> Resu
     if member.size > MOST {
         return Err(refused("its index is larger than any that is known"));
     }
-    let mut content = Vec::new();
-    while (content.len() as u64) < member.size {
-        let left = usize::try_from(member.size - content.len() as u64).unwrap_or(usize::MAX);
-        let bytes = window.bytes(member.from + content.len() as u64, left)?;
-        if bytes.is_empty() {
-            return Err(refused("its index is cut off"));
-        }
-        content.extend_from_slice(bytes);
+    let content = member.content(window)?;
+    if (content.len() as u64) < member.size {
+        return Err(refused("its index is cut off"));
     }
     Ok(content)
 }

@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use super::embedded::{self, Pointer};
 use super::rewrite::Moved;
-use super::{EMPTY_FRAME, MAGIC, Stop, Way, archive, fats, loose, object, refused, room};
+use super::{EMPTY_FRAME, Fat, MAGIC, Stop, Way, archive, fats, fixed, loose, object, refused, room};
+use crate::ar::ARCHIVE;
 use crate::elf::{Elf, Segment};
 use crate::entry::Entry;
 use crate::inflate;
-use crate::read::ARCHIVE;
 use crate::region::{self, Region};
 use crate::relocation::{self, Relocation};
 use crate::selection::Selection;
@@ -89,7 +89,11 @@ fn tables<S: Source + ?Sized, T: Source + ?Sized>(
     selection: &Selection,
 ) -> Result<(), Stop> {
     let elf = old.elf.clone();
-    let found = embedded::find(&mut old.window, &elf)?;
+    let dynamic = room::dynamic(&mut old.window, &elf)?;
+    let found = embedded::find(&mut old.window, &elf, &dynamic)?;
+    for fat in found.fats.iter().filter(|fat| fat.way == Way::Fixed) {
+        in_place(old, new, fat, &found.stays, selection)?;
+    }
     let mut targets: BTreeMap<u64, u64> = found.pointers.iter().map(|pointer| (pointer.location, 0)).collect();
     relocation::each(&mut new.window, &new.elf, |relocation| {
         if let Relocation::Relative { location, target, .. } = relocation
@@ -106,7 +110,7 @@ fn tables<S: Source + ?Sized, T: Source + ?Sized>(
         let address = targets[&pointer.location];
         let size = match way {
             Way::Framed => frame(&mut old.window, region, new, address, selection)?,
-            Way::Wrapped | Way::Paired => {
+            _ => {
                 let kept = new.region(address)?;
                 same(region, &kept, false, selection)?;
                 kept.size
@@ -120,6 +124,34 @@ fn tables<S: Source + ?Sized, T: Source + ?Sized>(
     };
     if !found.pointers.iter().all(leads) {
         return Err(refused("a pointer of a table leads somewhere else"));
+    }
+    Ok(())
+}
+
+/// Compares code that keeps its place: it is as it was, or something empty took its place.
+fn in_place<S: Source + ?Sized, T: Source + ?Sized>(
+    old: &mut View<'_, S>,
+    new: &mut View<'_, T>,
+    fat: &Fat<'_>,
+    stays: &BTreeSet<u64>,
+    selection: &Selection,
+) -> Result<(), Stop> {
+    for region in &fat.regions {
+        let address = fat.address(region);
+        let kept = stays.contains(&address) || selection.keeps(region).contains(&true);
+        let stub = fixed::stub(region);
+        let sound = match new.elf.offset_of(address) {
+            Some(offset) if kept => {
+                let range = region.offset..region.offset + region.size;
+                equal(&mut old.window, range, &mut new.window, offset..offset + region.size)?
+            }
+            Some(offset) => new.window.bytes(offset, stub.len())? == stub,
+            // Zeros that are in memory alone.
+            None => !kept && new.elf.segments.iter().any(|segment| segment.is_loaded() && segment.holds(address)),
+        };
+        if !sound {
+            return Err(refused(format!("the code at {:#x} has changed", region.offset)));
+        }
     }
     Ok(())
 }

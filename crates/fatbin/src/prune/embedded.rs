@@ -8,13 +8,14 @@
 //!   architecture and u32, pointer to the frame, pointer, u32 bytes of the frame and u32 bytes inflated.
 //!
 //! All pointers are filled in by relative relocations, so all of them are known. Code that anything else points at, or
-//! that no table of these forms names, stays where it is.
+//! that no table of these forms names, keeps its place (`fixed.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::references::each_symbol;
 use super::rewrite::Moved;
-use super::{Fat, Stop, Way};
+use super::room::Dynamic;
+use super::{Fat, Stop, Way, fixed};
 use crate::elf::{Elf, Section};
 use crate::inflate;
 use crate::read::may_hide_code;
@@ -68,26 +69,39 @@ struct Found {
 pub(super) struct Embedded<'e> {
     pub(super) fats: Vec<Fat<'e>>,
     pub(super) pointers: Vec<Pointer>,
-    /// Code that nothing of a known form names.
+    /// Addresses of code in `fats` that stays whatever GPUs are wanted.
+    pub(super) stays: BTreeSet<u64>,
+    /// Code of which that is so, and that is in none of them.
     pub(super) rest: Vec<Region>,
 }
 
-/// Finds the code of a shared object that tables of known forms name.
-pub(super) fn find<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e Elf) -> Result<Embedded<'e>, Stop> {
-    let (mut rows, mut embedded) = (Vec::new(), Embedded::default());
+impl Embedded<'_> {
+    /// Bytes of code that is never cut.
+    pub(super) fn uncut(&self) -> u64 {
+        let code = self.fats.iter().flat_map(|fat| fat.regions.iter().map(move |region| (fat.address(region), region)));
+        let stays = code.filter(|(address, _)| self.stays.contains(address)).map(|(_, region)| region);
+        self.rest.iter().chain(stays).map(|region| region.size).sum()
+    }
+}
+
+/// Finds the code of a shared object that can be cut: what tables of known forms name, and what keeps its place.
+pub(super) fn find<'e, S: Source + ?Sized>(
+    window: &mut Window<'_, S>,
+    elf: &'e Elf,
+    dynamic: &Dynamic,
+) -> Result<Embedded<'e>, Stop> {
+    let mut rows = Vec::new();
     let has_place = |section: &Section| section.address.checked_add(section.size).is_some();
     let sections = elf.sections.iter().enumerate();
     for (index, section) in sections.filter(|(_, section)| may_hide_code(section) && has_place(section)) {
-        rows.extend(rows_of(window, index, section, &mut embedded.rest)?);
+        rows.extend(rows_of(window, index, section)?);
     }
     let is_worth = |row: &Fat<'_>| row.regions.iter().map(|region| region.size).sum::<u64>() >= LEAST;
-    let (mut rows, small): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| !elf.is_fixed() && is_worth(row));
-    embedded.rest.extend(small.into_iter().flat_map(|row| row.regions));
+    let may_move = |row: &Fat<'_>| row.way != Way::Fixed && !elf.is_fixed() && is_worth(row);
+    let (mut rows, mut others): (Vec<_>, Vec<_>) = rows.into_iter().partition(may_move);
     rows.sort_by_key(Fat::start);
-    if rows.is_empty() {
-        return Ok(embedded);
-    }
-    let references = references(window, elf, &rows)?;
+    let references = if rows.is_empty() { Vec::new() } else { references(window, elf, &rows)? };
+    let mut embedded = Embedded::default();
     for (row, found) in rows.into_iter().zip(references) {
         let pointers = match (found, row.way) {
             (None, _) => None,
@@ -99,18 +113,20 @@ pub(super) fn find<'e, S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &'e 
                 embedded.fats.push(row);
                 embedded.pointers.extend(pointers);
             }
-            None => embedded.rest.extend(row.regions),
+            None => others.push(row),
         }
     }
+    let fixed = fixed::sort(window, elf, dynamic, others)?;
+    embedded.fats.extend(fixed.fats);
+    (embedded.stays, embedded.rest) = (fixed.stays, fixed.rest);
     Ok(embedded)
 }
 
-/// Code of one form, one behind the other with nothing but zeros between. Cubins by themselves are no rows: the `rest`.
+/// Code of one form, one behind the other with nothing but zeros between.
 fn rows_of<'e, S: Source + ?Sized>(
     window: &mut Window<'_, S>,
     index: usize,
     section: &'e Section,
-    rest: &mut Vec<Region>,
 ) -> Result<Vec<Fat<'e>>, Stop> {
     let mut found: Vec<(Form, Region)> = Vec::new();
     // Bytes that make no sense are no code.
@@ -126,10 +142,7 @@ fn rows_of<'e, S: Source + ?Sized>(
         let way = match form {
             Form::Region => Way::Paired,
             Form::Frame => Way::Framed,
-            Form::Cubin => {
-                rest.push(region);
-                continue;
-            }
+            Form::Cubin => Way::Fixed,
         };
         let end = region.offset + region.size;
         let padded = end + zeros(window, end, section.range().end)?;
@@ -254,7 +267,7 @@ fn described<S: Source + ?Sized>(
 impl Fat<'_> {
     /// The address at which it begins.
     pub(super) fn start(&self) -> u64 {
-        self.section.address + (self.range.start - self.section.offset)
+        self.section.address_of(self.range.start)
     }
 
     /// The address at which it ends.

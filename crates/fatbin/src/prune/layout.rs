@@ -18,11 +18,31 @@ const EXECUTABLE: u32 = 1;
 /// Program headers that there may be: their number has 16 bits, of which the highest value means something else.
 const MOST_SEGMENTS: usize = 0xfffe;
 
+/// A range that is cut out of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hole {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// True if its addresses hold zeros, rather than nothing.
+    zeros: bool,
+}
+
+impl Hole {
+    fn size(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Tells if some bytes lie in it, or a part of them.
+    pub(super) fn meets(&self, range: &Range<u64>) -> bool {
+        range.start < self.end && self.start < range.end
+    }
+}
+
 /// The layout of the file. Offsets are those before anything is cut, unless said otherwise.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// Ranges that are cut out, ascending, each within a section of regions.
-    pub(super) cuts: Vec<Range<u64>>,
+    /// Holes, ascending, each within a section of code.
+    pub(super) cuts: Vec<Hole>,
     /// The program headers, with offsets after cutting.
     pub(super) segments: Vec<Segment>,
     /// The place of the program headers.
@@ -44,25 +64,36 @@ impl Layout {
         let page = page(elf);
         let mut cuts = Vec::new();
         for (fat, placed) in fats.iter().zip(placed) {
+            if fat.way == Way::Fixed {
+                cuts.extend(runs(fat, placed, page).into_iter().filter(|hole| may_be_zeros(elf, fat, hole, page)));
+                continue;
+            }
             let holes = holes(fat, placed, page);
             if holes.is_empty() {
                 continue;
             }
-            let load = load(elf, fat)?;
-            if load.address.abs_diff(load.offset) % page != 0 {
+            if !agrees(load(elf, fat)?, page) {
                 return Err(refused("a segment's place in the file and in memory do not agree"));
             }
             cuts.extend(holes);
         }
         cuts.sort_by_key(|cut| cut.start);
-        if cuts.is_empty() {
-            return Ok(None);
-        }
         if elf.segments.len() + cuts.len() > MOST_SEGMENTS {
             return Err(refused("it has more segments than its header can count"));
         }
         let mut layout = Self { cuts, segments: Vec::new(), table: elf.program_headers, freed: None, displaced: None };
-        let Some(segments) = layout.make_room(elf, fats, placed, dynamic, page) else { return Ok(None) };
+        let segments = loop {
+            if layout.cuts.is_empty() {
+                return Ok(None);
+            }
+            if let Some(segments) = layout.make_room(elf, fats, placed, dynamic, page) {
+                break segments;
+            }
+            // Zeros may be in the file too, so that they need no program header.
+            let zeros = layout.cuts.iter().enumerate().filter(|(_, hole)| hole.zeros);
+            let Some((least, _)) = zeros.min_by_key(|(_, hole)| hole.size()) else { return Ok(None) };
+            layout.cuts.remove(least);
+        };
         layout.check_apart(elf, fats)?;
         layout.map(elf, &segments, page)?;
         Ok(Some(layout))
@@ -91,7 +122,7 @@ impl Layout {
         }
         // The first pages that would become free are mapped already.
         let mut take = |bytes: u64| {
-            let fits = |cut: &Range<u64>| is_behind_all(cut, fats, placed) && cut.end - cut.start > bytes;
+            let fits = |cut: &Hole| is_behind_all(cut, fats, placed) && cut.size() > bytes;
             let cut = self.cuts.iter_mut().find(|cut| fits(cut))?;
             let start = cut.start;
             cut.start += bytes;
@@ -125,7 +156,7 @@ impl Layout {
 
     /// Refuses to cut anything but GPU code.
     fn check_apart(&self, elf: &Elf, fats: &[Fat<'_>]) -> Result<(), Stop> {
-        let meets = |range: Range<u64>| self.cuts.iter().any(|cut| range.start < cut.end && cut.start < range.end);
+        let meets = |range: Range<u64>| self.cuts.iter().any(|cut| cut.meets(&range));
         let headers = |at: u64, bytes: u64| at..at.saturating_add(bytes);
         for (index, section) in elf.sections.iter().enumerate() {
             let overlaps = |fat: &Fat<'_>| {
@@ -173,7 +204,7 @@ impl Layout {
         let mut pieces = Vec::new();
         let mut from = segment.offset;
         for cut in inside {
-            pieces.push((from, cut.start, 0));
+            pieces.push((from, cut.start, if cut.zeros { cut.size() } else { 0 }));
             from = cut.end;
         }
         // What is zero in memory and not in the file follows the last piece.
@@ -211,25 +242,62 @@ impl Elf {
 
 /// Pages of a section that hold nothing any more: behind its regions, and large holes between them, before a region that
 /// must stay where it is.
-fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Range<u64>> {
-    let end = fat.range.end;
+fn holes(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Hole> {
     let least = LEAST_HOLE.max(fat.section.size / LEAST_SHARE);
     let mut holes = Vec::new();
     let mut free = fat.range.start;
     for (at, next) in placed.iter().enumerate() {
-        let hole = free.next_multiple_of(page)..next.offset / page * page;
-        if hole.start < hole.end && hole.end - hole.start >= least {
-            holes.push(hole);
-        }
+        holes.extend(pages(free..next.offset, page, false).filter(|hole| hole.size() >= least));
         free = next.offset + next.size + fat.padding(at);
     }
-    let tail = free.next_multiple_of(page)..end / page * page;
-    holes.extend((tail.start < tail.end).then_some(tail));
+    holes.extend(pages(free..fat.range.end, page, false));
     holes
 }
 
+/// Large runs of pieces that keep their place and of which nothing stays.
+fn runs(fat: &Fat<'_>, placed: &[Placed], page: u64) -> Vec<Hole> {
+    let mut holes = Vec::new();
+    let mut run: Option<Range<u64>> = None;
+    for (region, placed) in fat.regions.iter().zip(placed) {
+        let end = region.offset + region.size;
+        run = match (run, placed.size) {
+            (Some(run), 0) => Some(run.start..end),
+            (None, 0) => Some(region.offset..end),
+            (ended, _) => {
+                holes.extend(ended.and_then(|run| pages(run, page, true)));
+                None
+            }
+        };
+    }
+    holes.extend(run.and_then(|run| pages(run, page, true)));
+    holes.retain(|hole| hole.size() >= LEAST_HOLE);
+    holes
+}
+
+/// The whole pages of a range.
+fn pages(range: Range<u64>, page: u64, zeros: bool) -> Option<Hole> {
+    let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
+    (start < end).then_some(Hole { start, end, zeros })
+}
+
+/// Tells if a hole can be zeros in memory alone: in a library, within one segment that the loader maps and nothing else names.
+fn may_be_zeros(elf: &Elf, fat: &Fat<'_>, hole: &Hole, page: u64) -> bool {
+    let range = |segment: &Segment| segment.offset..segment.offset.saturating_add(segment.size);
+    let others = elf.segments.iter().filter(|segment| !segment.is_loaded() && segment.size > 0);
+    // The kernel, which maps programs, knows zeros behind the last segment alone.
+    let is_program = elf.segments.iter().any(|segment| segment.kind == Segment::INTERPRETER);
+    load(elf, fat).is_ok_and(|load| agrees(load, page))
+        && !is_program
+        && !others.into_iter().any(|segment| hole.meets(&range(segment)))
+}
+
+/// Tells if a segment's place in the file and in memory are the same within a page.
+fn agrees(segment: &Segment, page: u64) -> bool {
+    segment.address.abs_diff(segment.offset).is_multiple_of(page)
+}
+
 /// Tells if no region of its section lies behind a hole: what is put there is not in the section any more.
-fn is_behind_all(cut: &Range<u64>, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> bool {
+fn is_behind_all(cut: &Hole, fats: &[Fat<'_>], placed: &[Vec<Placed>]) -> bool {
     let within = |fat: &Fat<'_>| fat.way == Way::Wrapped && fat.range.contains(&cut.start);
     let last = fats.iter().zip(placed).find(|(fat, _)| within(fat)).and_then(|(_, placed)| placed.last());
     last.is_some_and(|last| last.offset + last.size <= cut.start)
@@ -243,7 +311,7 @@ fn page(elf: &Elf) -> u64 {
 }
 
 /// The one segment that maps a section.
-fn load<'e>(elf: &'e Elf, fat: &Fat<'_>) -> Result<&'e Segment, Stop> {
+pub(super) fn load<'e>(elf: &'e Elf, fat: &Fat<'_>) -> Result<&'e Segment, Stop> {
     let section = fat.section;
     let mut loads = elf.segments.iter().filter(|segment| {
         let end = segment.offset.checked_add(segment.size);

@@ -97,6 +97,11 @@ impl References {
         Ok(references)
     }
 
+    /// Adds addresses of code that must stay where it is.
+    pub(super) fn pin(&mut self, addresses: BTreeSet<u64>) {
+        self.pinned.extend(addresses);
+    }
+
     /// Tells if the region at an address must stay there.
     pub(super) fn pins(&self, address: u64) -> bool {
         self.pinned.contains(&address)
@@ -157,7 +162,7 @@ fn words<S: Source + ?Sized>(window: &mut Window<'_, S>, elf: &Elf, fats: &[Fat<
             for (place, word) in (at..).step_by(WORD as usize).zip(bytes.chunks_exact(WORD as usize)) {
                 let target = Fields(word).u64(0);
                 if within(fats, target).is_some_and(|fat| fat.region_at(target).is_some()) {
-                    found.push((section.address + (place - section.offset), target));
+                    found.push((section.address_of(place), target));
                 }
             }
             if whole == 0 {

@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::embedded::Pointer;
 use super::layout::Layout;
 use super::references::{References, each_symbol};
-use super::{Cut, EMPTY_FRAME, Fat, File, Placed, Stop, Way, cuts, refused, room};
+use super::{Cut, EMPTY_FRAME, Fat, File, Placed, Stop, Way, cuts, fixed, refused, room};
 use crate::elf::{Elf, PROGRAM_HEADER, Section, Segment, field};
 use crate::entry::Entry;
-use crate::region::{MAGIC, REGION_HEADER};
+use crate::region::{MAGIC, REGION_HEADER, Region};
 use crate::source::{Source, Window};
 use crate::wrapper::Wrapper;
 
@@ -70,12 +70,15 @@ impl Rewrite {
             changes.section(fat, placed, layout);
         }
         let (pieces, after) = in_order(changes.pieces(window.size())?);
-        let regions = fats.iter().flat_map(|fat| fat.regions.iter().map(|region| fat.address(region)));
+        let pinned = fats.iter().map(|fat| {
+            let stays = |region: &&Region| fat.way == Way::Fixed || references.pins(fat.address(region));
+            fat.regions.iter().filter(stays).count() as u64
+        });
         Ok(Self {
             before: window.size(),
             after,
-            regions: regions.clone().count() as u64,
-            pinned: regions.filter(|address| references.pins(*address)).count() as u64,
+            regions: fats.iter().map(|fat| fat.regions.len() as u64).sum(),
+            pinned: pinned.sum(),
             code: cuts(fats, placed),
             serves: true,
             uncut: 0,
@@ -231,7 +234,7 @@ impl Changes {
             let end = match (fat.way, placed.last()) {
                 (Way::Wrapped, Some(last)) => last.offset + last.size,
                 (Way::Wrapped, None) => fat.section.offset,
-                (Way::Paired | Way::Framed, _) => fat.section.range().end,
+                (Way::Paired | Way::Framed | Way::Fixed, _) => fat.section.range().end,
             };
             sizes.insert(fat.section.header + field::SIZE, layout.moved(end) - layout.moved(fat.section.offset));
         }
@@ -322,11 +325,15 @@ impl Changes {
         let mut pieces = Vec::new();
         let mut at = range.start;
         for (region, placed) in fat.regions.iter().zip(placed) {
+            if fat.way == Way::Fixed {
+                at = in_place(at, region, placed, layout, &mut pieces);
+                continue;
+            }
             gap(at, placed.offset, layout, &mut pieces);
             match fat.way {
-                Way::Wrapped | Way::Paired => pieces.push(Piece::Bytes(region_header(placed.size))),
                 Way::Framed if placed.keeps.contains(&true) => {}
                 Way::Framed => pieces.push(Piece::Bytes(EMPTY_FRAME.to_vec())),
+                _ => pieces.push(Piece::Bytes(region_header(placed.size))),
             }
             copy_entries(&region.entries, &placed.keeps, &mut pieces);
             at = placed.offset + placed.size;
@@ -351,6 +358,19 @@ impl Changes {
         pieces.retain(|piece| piece.size() > 0);
         Ok(pieces)
     }
+}
+
+/// A piece at its old place: all of it, or what takes its place unless that is cut out. Returns the place behind.
+fn in_place(at: u64, region: &Region, placed: &Placed, layout: &Layout, pieces: &mut Vec<Piece>) -> u64 {
+    let (start, stays) = (region.offset, placed.size > 0);
+    let stub = if stays { Vec::new() } else { fixed::stub(region) };
+    let end = start + placed.size.max(stub.len() as u64);
+    if !stays && layout.cuts.iter().any(|cut| cut.meets(&(start..end))) {
+        return at;
+    }
+    gap(at, start, layout, pieces);
+    pieces.push(if stays { Piece::Copy { from: start, bytes: region.size } } else { Piece::Bytes(stub) });
+    end
 }
 
 /// Zeros between two places of the old file, less what is cut out, and the program headers where they go there.
@@ -400,7 +420,7 @@ fn moved(fats: &[Fat<'_>], placed: &[Vec<Placed>], address: u64) -> Option<Moved
     fats.iter().zip(placed).find_map(|(fat, placed)| {
         let at = fat.region_at(address)?;
         let placed = &placed[at];
-        let address = fat.section.address + (placed.offset - fat.section.offset);
+        let address = fat.section.address_of(placed.offset);
         Some(Moved { before: fat.regions[at].size, size: placed.size, address })
     })
 }

@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use super::references::References;
-use super::{Decision, Stop, Way, archive, embedded, fats, object, prune};
+use super::{Decision, Stop, archive, embedded, fats, object, prune, room};
 use crate::elf::{Elf, ElfError};
 use crate::listing::{Found, Listing};
 use crate::read::REGION_SECTIONS;
@@ -75,7 +75,10 @@ fn places<S: Source + ?Sized>(source: &S, listing: &Listing, nothing: &Selection
     }
     let fats = fats(&mut window, &elf)?;
     let references = References::find(&mut window, &elf, &fats)?;
-    let embedded = embedded::find(&mut window, &elf)?;
+    let dynamic = room::dynamic(&mut window, &elf)?;
+    let embedded = embedded::find(&mut window, &elf, &dynamic)?;
+    let cut = || embedded.fats.iter().flat_map(|fat| fat.regions.iter().map(move |region| (fat, region)));
+    let cut = || cut().filter(|(fat, region)| !embedded.stays.contains(&fat.address(region)));
     let mut uncut = Vec::new();
     for code in &listing.code {
         let (bytes, reason) = if REGION_SECTIONS.contains(&code.place.as_str()) {
@@ -83,13 +86,10 @@ fn places<S: Source + ?Sized>(source: &S, listing: &Listing, nothing: &Selection
             let pinned = own.flat_map(|fat| fat.regions.iter().filter(|region| references.pins(fat.address(region))));
             (pinned.map(|region| region.size).sum(), "something besides a wrapper points at it, or nothing")
         } else {
-            let form = |way| if way == Way::Framed { Form::Frame } else { Form::Region };
-            let own = embedded.fats.iter().filter(|fat| form(fat.way).place(&fat.section.name) == code.place);
-            let known: u64 = own.flat_map(|fat| &fat.regions).map(|region| region.size).sum();
-            (
-                code.bytes - known.min(code.bytes),
-                "no table of a known form names it, or it is too little to free a page",
-            )
+            let own = cut().filter(|(fat, region)| Form::of(region).place(&fat.section.name) == code.place);
+            let known: u64 = own.map(|(_, region)| region.size).sum();
+            let reason = "it is for the linker, too little, or found in a way that is not known";
+            (code.bytes - known.min(code.bytes), reason)
         };
         if bytes > 0 {
             uncut.push(Uncut { place: code.place.clone(), bytes, reason: reason.to_owned() });

@@ -128,6 +128,29 @@ fn compressed_cubins_without_code_are_no_code() {
 }
 
 #[test]
+fn ptx_without_anything_in_it_asks_for_no_driver() {
+    let empty = b"\n\n// made by nothing\n.version 9.4\n.target sm_75\n.address_size 64\n\n\n".to_vec();
+    let ptx = |flags, text: &[u8], payload: &[u8]| {
+        let mut entry = entry_of(PTX, 75, flags, payload);
+        entry[24..28].copy_from_slice(&[4, 0, 9, 0]);
+        entry[56..64].copy_from_slice(&(if flags == 0 { 0 } else { text.len() as u64 }).to_le_bytes());
+        entry
+    };
+    let hollow = || entry_of(CUBIN, 75, 0, &cubin(75, "", &[]));
+    for (flags, payload) in [(0, empty.clone()), (ZSTD, zstd(&empty)), (LZ4, lz4(&empty))] {
+        let library = region(&[hollow(), ptx(flags, &empty, &payload)]);
+        assert_eq!(listed(&elf(&[(".nv_fatbin", library)])).unwrap().verdict(gpu("9.0"), None), None);
+        let beside = region(&[ptx(flags, &empty, &payload), entry_of(CUBIN, 90, 0, &cubin(90, "", &["add"]))]);
+        let listing = listed(&elf(&[(".nv_fatbin", beside)])).unwrap();
+        assert_eq!(listing.verdict(gpu("12.0"), None).unwrap().coverage, Coverage::Missing);
+        assert_eq!(listing.verdict(gpu("9.0"), None).unwrap().driver_after, None);
+    }
+    let full = [&empty[..], b".visible .entry add() { ret; }\n"].concat();
+    let listing = listed(&elf(&[(".nv_fatbin", region(&[ptx(0, &full, &full)]))])).unwrap();
+    assert_eq!(listing.verdict(gpu("9.0"), None).unwrap().coverage, Coverage::Ptx);
+}
+
+#[test]
 fn code_lies_at_any_byte_of_data_bare_and_in_frames() {
     let bare = cubin(80, "", &["add"]);
     for shift in [0, 1, 3, 255, 65_530] {

@@ -3,6 +3,7 @@
 use crate::environment::{TestEnvironment, run};
 use crate::wheels::{greeting, native, pure, stack};
 use insta::assert_snapshot;
+use kiln_fatbin::testing::{cubin, entry, entry_of, region};
 
 #[test]
 fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
@@ -349,6 +350,20 @@ fn the_gpu_code_of_files_and_directories_is_listed() {
         L4 (8.9): regions: 1 through PTX
         H100 (9.0): regions: 1 native
     2 files with 528 B of GPU code
+    ");
+    // The linker's cubin and PTX of a library without a kernel.
+    let ptx = b".version 9.4\n.target sm_75\n.address_size 64\n";
+    let nothing = [entry_of(2, 75, 0, &cubin(75, "", &[])), entry_of(1, 75, 0, ptx), entry(2, 90, 0, 16)];
+    environment.write("empty.fatbin", region(&nothing));
+    assert_snapshot!(environment.kiln("inspect empty.fatbin --gpus L4,H100"), @r"
+    empty.fatbin (fatbin)  704 B of GPU code
+      the file: 1 region, 704 B
+        compute_75  PTX          1      112 B  empty
+        sm_75       cubin        1      496 B  empty
+        sm_90       cubin        1       80 B
+        L4 (8.9): regions: 1 have no code for it
+        H100 (9.0): regions: 1 native
+    1 file with 704 B of GPU code
     ");
     assert_snapshot!(environment.kiln("inspect code/text.txt"), @"0 files with 0 B of GPU code");
     assert_snapshot!(environment.kiln("inspect code/one.fatbin --json --gpus H100"), @r#"

@@ -91,7 +91,7 @@ fn a_wheel_with_nothing_left_is_an_error_and_code_that_cannot_be_cut_is_said() {
     data.so -> out/data.so: 13.0 kB -> 13.0 kB (unchanged), 1 file with GPU code
     [exit status: 1]
     ");
-    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: no table of a known form names it, or it is too little to free a page");
+    assert_snapshot!(lines_with(&environment.succeed("inspect data.so"), "cannot be cut"), @"  1.24 kB in .rodata (bare cubins) cannot be cut: it is for the linker, too little, or found in a way that is not known");
     let mut damaged = library();
     damaged[72] ^= 0x10;
     environment.write("damaged.so", damaged);
@@ -394,6 +394,33 @@ fn damaged_code_is_a_failure_of_every_command() {
       member.a
         H100 (9.0): native (sm_90) in 1 of 1 region
         at byte 0x834c a member of the archive is a damaged ELF file: its section headers are cut off
+    [exit status: 1]
+    ");
+    // Something wrote zeros over a region, and a member of a thin archive is not there.
+    let lost = region(&[entry(CUBIN, 90, 0, 30_000)]);
+    let mut zeros =
+        Library::new().region(&[entry(CUBIN, 90, 0, 9_000)]).region(&[entry(CUBIN, 90, 0, 30_000)]).finish();
+    let first = zeros.windows(lost.len()).position(|bytes| bytes == lost).unwrap();
+    zeros[first..first + lost.len()].fill(0);
+    environment.write("zeros.so", zeros);
+    let member = |name: &str, size: usize| format!("{name:<16}{:<32}{size:<10}`\n", 0);
+    environment.write("thin.a", format!("!<thin>\n{}{}", member("there.o/", object.len()), member("gone.o/", 9)));
+    environment.write("there.o", &object);
+    for command in ["inspect NAME", "verify NAME --gpus H100", "prune NAME -o out --gpus H100"] {
+        for name in ["zeros.so", "thin.a"] {
+            let done = environment.kiln(&command.replace("NAME", name));
+            assert_eq!(done.status, Some(1), "{command} {name}: {}{}", done.stdout, done.stderr);
+        }
+    }
+    assert_snapshot!(environment.kiln("verify zeros.so thin.a --gpus H100"), @r"
+    zeros.so: 1 file with GPU code (1 damaged); driver 520 or later: it cannot run as it is
+      zeros.so
+        H100 (9.0): native (sm_90) in 1 of 1 region
+        a pointer leads to zeros where a region was, at address 0x2498
+    thin.a: 1 file with GPU code (1 damaged); driver 520 or later: it cannot run as it is
+      thin.a
+        H100 (9.0): native (sm_90) in 1 of 1 region
+        its member `gone.o` is not there
     [exit status: 1]
     ");
     environment.write("tree/cut.so", &library()[..60_000]);

@@ -11,6 +11,9 @@ use super::Trees;
 /// Libraries that must at least load: others need a CUDA that is not there, or a driver.
 const LEAST: usize = 15;
 
+/// Compares code in data with what the loader maps.
+const COMPARE: &str = "src/interop/pruned/compare_memory.py";
+
 /// Loads a library with all that it needs. What libraries do at the end is not looked at.
 const LOAD: &str = "
 import ctypes, os, sys
@@ -37,6 +40,20 @@ pub(super) fn check(wheels: &Wheels, trees: &Trees<'_>, checks: &mut Checks) {
         super::super::complain(&format!("{loaded} libraries load"));
         none("libraries load otherwise", &wrong)?;
         same("whether enough libraries load at all", loaded >= LEAST, true)
+    });
+}
+
+/// Looks into the memory of a library whose code in data keeps its place.
+pub(super) fn check_memory(trees: &Trees<'_>, checks: &mut Checks) {
+    checks.check("cuFFT's code in data lies in memory where it lay, or zeros do", || {
+        let is_cufft =
+            |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libcufft.so"));
+        let mut libraries = trees.pruned().filter(|(library, ..)| is_cufft(&library.path));
+        let (_, before, after) = libraries.next().ok_or("cuFFT was not pruned")?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(COMPARE);
+        let found = programs::text(Command::new("python3").arg(script).arg(before).arg(after).arg(".ldata"))?;
+        super::super::complain(&format!("regions: {}", found.trim_end()));
+        Ok(())
     });
 }
 

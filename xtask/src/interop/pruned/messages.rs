@@ -26,8 +26,9 @@ const CONTENT: &str = "No errors";
 
 /// New complaints that follow from cuts within a section, whose pieces are mapped by segments of their own: the loader does not
 /// read sections (`docs/fatbin.md`).
-const MEANT: [&str; 3] = [
+const MEANT: [&str; 4] = [
     "'.cask_resource' not fully contained in segment of program header entry N",
+    "'.rodata' not fully contained in segment of program header entry N",
     "'.ldata' not fully contained in segment of program header entry N",
     "loadable segment [N] is writable but contains no writable sections",
 ];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kiln_engine::FileCode;
 use kiln_fatbin::{
-    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Uncut, Verdict, list_named, list_tree,
+    Code, Compression, Depth, Found, Group, Listed, Listing, Machine, Tally, Uncut, Verdict, list_file, list_tree,
     uncut,
 };
 use kiln_plan::size;
@@ -23,7 +23,7 @@ pub(super) fn of_path(path: &Path, asked: &Asked, global: &Global) -> Result<Ins
     let found: Vec<Listed> = if path.is_dir() {
         list_tree(path, jobs(global))?
     } else {
-        let listed = list_named(&path.to_string_lossy(), &fs_err::File::open(path)?, Depth::Headers);
+        let listed = list_file(path, Depth::Headers);
         listed.transpose().into_iter().map(|listed| (path.to_owned(), listed)).collect()
     };
     let stays = |(path, listed): &Listed| match (listed, asks_for_uncut) {
@@ -123,12 +123,18 @@ fn row(group: &Group) -> Vec<String> {
         Compression::Lz4 => "LZ4",
         Compression::Zstd => "zstd",
     };
+    let empty = match group.hollow {
+        0 => String::new(),
+        hollow if hollow == group.entries => "empty".into(),
+        hollow => format!("{hollow} empty"),
+    };
+    let notes: Vec<&str> = [compression, &empty].into_iter().filter(|note| !note.is_empty()).collect();
     vec![
         format!("    {architecture}"),
         group.kind.name(),
         format!("{:>7}", group.entries),
         format!("{:>9}", size::format(group.bytes)),
-        compression.to_owned(),
+        notes.join(", "),
     ]
 }
 
