@@ -71,7 +71,7 @@ pub enum Body {
     Directory,
     /// A symbolic link to this, as text (see [`crate::names`]).
     Symlink(String),
-    /// Nothing from here on: what layers below have at the path is deleted.
+    /// The deletion of what layers below have at the path.
     Whiteout,
     /// A file of these bytes.
     Bytes(Vec<u8>),

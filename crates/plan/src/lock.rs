@@ -48,7 +48,7 @@ pub struct LockedSource {
     /// Address of a repository of git.
     #[serde(default)]
     pub git: Option<String>,
-    /// What the stack names of it.
+    /// The branch, tag or commit that the stack names.
     #[serde(default)]
     pub rev: Option<String>,
     /// The commit that this was.

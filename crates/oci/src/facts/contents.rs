@@ -23,13 +23,13 @@ const MAX_METADATA: u64 = 64 * 1024;
 /// How much of one line is looked at.
 const MAX_LINE: usize = 64 * 1024;
 
-/// How many files of one distribution are looked at for modules.
+/// Files of one distribution that are looked at for modules.
 const MAX_MODULE_FILES: usize = 100_000;
 
-/// How many requirements of extras of one distribution are kept.
+/// Requirements of extras of one distribution that are kept.
 const MAX_EXTRAS: usize = 200;
 
-/// How many scripts or modules of one distribution are kept.
+/// Scripts or modules of one distribution that are kept.
 const MAX_SCRIPTS: usize = 256;
 
 /// How many packages of one database are kept.

@@ -425,7 +425,7 @@ pub struct RequirementsFile {
     pub dev: bool,
     /// The member of a workspace whose requirements they are.
     pub package: Option<String>,
-    /// Where it is, if not in the project's repository.
+    /// Its place outside of the project's repository.
     pub from: Option<Remote>,
 }
 
@@ -489,7 +489,7 @@ pub enum Prerelease {
 /// The environment of an image's Python packages.
 #[derive(Debug, Clone, Default)]
 pub struct Python {
-    /// Where packages are installed; `None` where the image below or the base decides.
+    /// The kind of environment; `None` where the image below or the base decides.
     pub environment: Option<Environment>,
     /// The place of `environment`.
     pub environment_span: Option<Span>,

@@ -51,7 +51,8 @@ fn requirements_file(
     };
     match written {
         RequirementsFileWritten::Path(path) => everything(repository_path(path, span.clone(), vars, wrong)),
-        RequirementsFileWritten::Table(RequirementsTable { file, groups, extras, dev, package, from }) => {
+        RequirementsFileWritten::Table(table) => {
+            let RequirementsTable { file, groups, extras, dev, package, from } = &**table;
             RequirementsFile {
                 groups: groups.as_ref().map(|groups| names(groups, vars, wrong)),
                 extras: names(extras, vars, wrong),

@@ -22,7 +22,7 @@ pub enum RequirementsFileWritten {
     /// Its path.
     Path(String),
     /// Its path, and what of it is installed.
-    Table(RequirementsTable),
+    Table(Box<RequirementsTable>),
 }
 
 /// A file of requirements, and the part of it that is installed.
@@ -91,7 +91,7 @@ pub enum PythonWritten {
     /// `MAJOR.MINOR`.
     Version(String),
     /// The environment.
-    Table(PythonTable),
+    Table(Box<PythonTable>),
 }
 
 /// The environment of Python packages.
@@ -148,7 +148,7 @@ impl<'de> Deserialize<'de> for RequirementsWritten {
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RequirementsWritten, A::Error> {
                 let table = RequirementsTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(RequirementsWritten::One(RequirementsFileWritten::Table(table)))
+                Ok(RequirementsWritten::One(RequirementsFileWritten::Table(Box::new(table))))
             }
             fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<RequirementsWritten, A::Error> {
                 Vec::deserialize(SeqAccessDeserializer::new(list)).map(RequirementsWritten::List)

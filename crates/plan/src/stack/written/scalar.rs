@@ -24,7 +24,7 @@ macro_rules! scalar_or_table {
                     }
                     $crate::stack::written::scalar::scalar_or_table!(@visit $kind, $type, $scalar);
                     fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$type, A::Error> {
-                        <$inner as serde::Deserialize>::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map($table)
+                        <$inner as serde::Deserialize>::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(|table| $table(table.into()))
                     }
                 }
                 deserializer.deserialize_any(Visitor)

@@ -6,8 +6,7 @@ use std::fmt::Write as _;
 use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 
-/// What a project may say in `[tool.poetry]` since Poetry 1: keys that are hashed though they are absent, where there is nothing
-/// else.
+/// Keys of `[tool.poetry]` since Poetry 1, which are hashed though they are absent where nothing else is there.
 const LEGACY: [&str; 4] = ["dependencies", "source", "extras", "dev-dependencies"];
 const PROJECT: [&str; 3] = ["requires-python", "dependencies", "optional-dependencies"];
 
