@@ -233,10 +233,8 @@ mod tests {
     #[test]
     fn of_two_distributions_with_one_name_the_first_of_the_path_counts() {
         let version = |version: &str, location: &str| Distribution { version: version.into(), ..held(location) };
-        let distributions = vec![
-            version("1", "/usr/lib/python3/dist-packages"),
-            version("2", "/usr/local/lib/python3.11/dist-packages"),
-        ];
+        let distributions =
+            [version("1", "/usr/lib/python3/dist-packages"), version("2", "/usr/local/lib/python3.11/dist-packages")];
         let all: Vec<&Distribution> = distributions.iter().collect();
         let debian = interpreter("/usr/bin/python3.11", "/usr/local/lib/python3.11/dist-packages", false);
         let versions: Vec<&str> = seen(&all, &debian).iter().map(|held| held.version.as_str()).collect();
