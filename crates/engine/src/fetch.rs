@@ -17,7 +17,7 @@ use kiln_registry::redirect::{self, Reach, SendError};
 use kiln_store::{Partial, Store};
 pub use netrc::Netrc;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE, TRANSFER_ENCODING};
-use reqwest::{Client, Response, StatusCode, Version};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Version};
 use tracing::Instrument as _;
 use url::Url;
 
@@ -186,9 +186,7 @@ impl Fetcher {
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        if let Some((user, password)) = self.credentials(&wanted.url) {
-            request = request.basic_auth(user, Some(password));
-        }
+        let request = self.authorized(request, &wanted.url);
         let span = tracing::debug_span!("request", method = "GET", url = shown(&wanted.url), from);
         let sending = redirect::send(&self.client, request.build()?, Reach::Anywhere, false);
         let response = match sending.instrument(span).await {
@@ -214,6 +212,14 @@ impl Fetcher {
     fn credentials(&self, url: &Url) -> Option<(String, String)> {
         let given = !url.username().is_empty() || url.password().is_some();
         if given { None } else { self.netrc.find(url.host_str()?) }
+    }
+
+    /// Adds the credentials of a host to a request.
+    fn authorized(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
+        match self.credentials(url) {
+            Some((user, password)) => request.basic_auth(user, Some(password)),
+            None => request,
+        }
     }
 
     /// Downloads a small file of which nothing is known, trying again as long as the server may recover.
@@ -257,10 +263,8 @@ impl Fetcher {
 
     /// A small document of this media type; nothing where the server does not give it, or it is larger than that many bytes.
     pub(crate) async fn document(&self, url: &Url, media_type: &str, largest: usize) -> Option<Vec<u8>> {
-        let mut request = self.client.get(url.clone()).header(reqwest::header::ACCEPT, media_type);
-        if let Some((user, password)) = self.credentials(url) {
-            request = request.basic_auth(user, Some(password));
-        }
+        let request = self.client.get(url.clone()).header(reqwest::header::ACCEPT, media_type);
+        let request = self.authorized(request, url);
         let span = tracing::debug_span!("request", method = "GET", url = shown(url));
         let sending = redirect::send(&self.client, request.build().ok()?, Reach::Anywhere, false);
         let mut response = sending.instrument(span).await.ok()?.error_for_status().ok()?;
@@ -276,10 +280,7 @@ impl Fetcher {
 
     /// What a server says the size of something is.
     pub(crate) async fn size(&self, url: &Url) -> Option<u64> {
-        let mut request = self.client.head(url.clone());
-        if let Some((user, password)) = self.credentials(url) {
-            request = request.basic_auth(user, Some(password));
-        }
+        let request = self.authorized(self.client.head(url.clone()), url);
         let response = redirect::send(&self.client, request.build().ok()?, Reach::Anywhere, false).await.ok()?;
         let response = response.error_for_status().ok()?;
         response.headers().get(reqwest::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()

@@ -21,6 +21,8 @@ pub(crate) struct Commit<'w> {
     workshop: &'w Workshop<'w>,
     work: Work<'w>,
     directory: kiln_store::TemporaryDirectory,
+    /// The user's credential helpers.
+    helpers: Vec<String>,
     url: String,
     /// The name that it was asked for under.
     rev: String,
@@ -43,11 +45,19 @@ impl<'w> Commit<'w> {
     pub(crate) fn fetch(workshop: &'w Workshop<'w>, url: &str, rev: &str) -> Result<Self> {
         let work = workshop.work("fetch", format!("{url} at {rev}"), None);
         let directory = workshop.store.temporary_directory()?;
-        let mut commit =
-            Self { workshop, work, directory, url: url.to_owned(), rev: rev.to_owned(), id: String::new() };
+        let mut commit = Self {
+            workshop,
+            work,
+            directory,
+            helpers: Vec::new(),
+            url: url.to_owned(),
+            rev: rev.to_owned(),
+            id: String::new(),
+        };
         if workshop.surroundings.offline {
             return Err(commit.problem("it is not locked, and the network may not be used"));
         }
+        commit.helpers = helpers(workshop, &commit.work);
         commit.git(&["init", "--quiet", "--bare", "."], Stdout::Discarded)?;
         let shallow = ["fetch", "--quiet", "--depth", "1", "--no-tags", "--", url, rev];
         match commit.git(&shallow, Stdout::Discarded) {
@@ -108,7 +118,7 @@ impl<'w> Commit<'w> {
             .variable("GIT_DIR", self.directory.path())
             .stdout(stdout)
             .args(["-c", "core.hooksPath=/dev/null", "-c", "safe.bareRepository=all", "-c", "gc.auto=0"]);
-        for helper in self.helpers() {
+        for helper in &self.helpers {
             call = call.arg("-c").arg(format!("credential.helper={helper}"));
         }
         match call.args(arguments).run(&self.workshop.surroundings.environment, &self.work) {
@@ -124,14 +134,6 @@ impl<'w> Commit<'w> {
         }
     }
 
-    /// Returns the user's credential helpers (gitcredentials(7)).
-    fn helpers(&self) -> Vec<String> {
-        let Some(program) = self.workshop.find_program("git") else { return Vec::new() };
-        let call = Call::new(program, GIT).directory(Path::new("/")).args(["config", "--get-all", "credential.helper"]);
-        let said = call.run(&self.workshop.surroundings.environment, &self.work).unwrap_or_default();
-        String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
-    }
-
     fn problem(&self, problem: &str) -> BuildError {
         BuildError::Mistake {
             message: format!("`{}` of {} cannot be fetched: {problem}", self.rev, self.url),
@@ -140,6 +142,14 @@ impl<'w> Commit<'w> {
                 .into(),
         }
     }
+}
+
+/// Returns the user's credential helpers (gitcredentials(7)).
+fn helpers(workshop: &Workshop<'_>, work: &Work<'_>) -> Vec<String> {
+    let Some(program) = workshop.find_program("git") else { return Vec::new() };
+    let call = Call::new(program, GIT).directory(Path::new("/")).args(["config", "--get-all", "credential.helper"]);
+    let said = call.run(&workshop.surroundings.environment, work).unwrap_or_default();
+    String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
 }
 
 /// Returns true for the full name of a commit (gitglossary(7), "object name").

@@ -160,10 +160,7 @@ impl Builder<'_> {
         let image = self.project.stack.on(image, platform);
         let root = self.project.stack.root(image);
         let base_name = bases::name(&root.from);
-        let facts = match &base_name {
-            Some(name) => self.lock.base(name, platform).map(|base| base.facts.clone()).unwrap_or_default(),
-            None => root.base_facts.clone().unwrap_or_default(),
-        };
+        let facts = self.facts(image, platform);
         let base_name = base_name.unwrap_or_else(|| "scratch".into());
         let ground = self.ground(image, platform, &facts)?;
         let (base, below) = (ground.base.clone(), ground.image);

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use sha2::{Digest as _, Sha256};
+use kiln_plan::digest::Digest;
 use toml::{Table, Value};
 
 /// Keys of `[tool.poetry]` since Poetry 1, which are hashed though they are absent where nothing else is there.
@@ -50,7 +50,7 @@ fn hash_of(document: &Table, with_groups: bool) -> Option<String> {
             format!("{{{}}}", parts.join(", "))
         }
     };
-    Some(Sha256::digest(text.as_bytes()).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")))
+    Some(Digest::of(text.as_bytes()).hex())
 }
 
 /// Writes a value as Python's `json.dumps(value, sort_keys=True)` does; `None` for dates, which have no JSON.
