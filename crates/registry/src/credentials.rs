@@ -270,8 +270,10 @@ pub(super) fn in_text(text: &str, repository: &Repository) -> Result<Option<Cred
     Credentials::default().find_in(&config.without_helpers(), repository, file)
 }
 
+/// Says where a file is wrong. The text of an error about a value quotes the value, which may be a secret.
 fn unreadable(file: &Path, error: &serde_json::Error) -> RegistryError {
-    RegistryError::Credentials(format!("{} cannot be read: {error}", file.display()))
+    let reason = if error.is_data() { "it is not a credential file".to_owned() } else { error.to_string() };
+    RegistryError::Credentials(format!("{} cannot be read: {reason}", file.display()))
 }
 
 /// Changes the credentials of a file and leaves everything else in it; it is readable for its owner alone.
@@ -326,6 +328,28 @@ mod tests {
 
     fn password(user: &str, password: &str) -> Option<Credential> {
         Some(Credential::password(user, password))
+    }
+
+    #[test]
+    fn the_error_about_a_file_never_quotes_the_file() {
+        let documents = [
+            r#""c2VjcmV0""#,
+            r#"["c2VjcmV0"]"#,
+            r#"{"auths": "c2VjcmV0"}"#,
+            r#"{"auths": {"ghcr.io": "c2VjcmV0"}}"#,
+            r#"{"auths": {"ghcr.io": {"auth": ["c2VjcmV0"]}}}"#,
+            r#"{"auths": {"ghcr.io": {"auth": "c2VjcmV0"}}, "credHelpers": "c2VjcmV0"}"#,
+            r#"{"auths": {"ghcr.io": {"auth": "c2VjcmV0"}}, "credsStore": 7"#,
+        ];
+        for document in documents {
+            let (_directory, credentials) = with(document);
+            let Err(error) = credentials.find(&"ghcr.io/acme/app".parse().unwrap()) else { continue };
+            let error = error.to_string();
+            assert!(error.contains("config.json") && !error.contains("c2VjcmV0"), "{document}: {error}");
+        }
+        let (_directory, credentials) = with(documents[0]);
+        let error = credentials.find(&"ghcr.io/acme/app".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.ends_with("config.json cannot be read: it is not a credential file"), "{error}");
     }
 
     #[test]
