@@ -14,6 +14,7 @@
 
 mod awkward_wheel;
 mod base;
+mod commands;
 mod copied;
 mod differences;
 mod docker26;
@@ -103,6 +104,8 @@ enum Part {
     Runtimes,
     /// Copies beside BuildKit's
     Copied,
+    /// Commands of images beside BuildKit's, as root and as an ordinary user
+    Commands,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
     /// Test data of pip, uv and `packaging`, and variations of it, beside pip and `packaging`
@@ -164,6 +167,9 @@ impl Interop {
             }
             if wanted(Part::Copied) {
                 copied::check(&suite, &mut checks);
+            }
+            if wanted(Part::Commands) {
+                commands::check(&suite, &mut checks);
             }
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);

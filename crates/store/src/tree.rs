@@ -108,7 +108,12 @@ fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
     if !found.is_dir() {
         return Ok(());
     }
-    let mut names: Vec<_> = fs_err::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    let entries = match fs_err::read_dir(path) {
+        // A layer may have directories that their owner cannot read.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        entries => entries?,
+    };
+    let mut names: Vec<_> = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
     names.sort();
     for name in names {
         hash.update(name.as_bytes());

@@ -9,8 +9,9 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 14] = [
+const NEEDED: [(&str, &str); 15] = [
     ("buildah", "buildah"),
+    ("busybox", "busybox-static"),
     ("containerd", "containerd"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),

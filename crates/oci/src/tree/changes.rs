@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kiln_plan::digest::Digest;
@@ -47,9 +47,9 @@ pub enum Change {
     Whiteout,
 }
 
-struct Entry {
+pub(super) struct Entry {
     change: Change,
-    mode: u32,
+    pub(super) mode: u32,
     owner: (u32, u32),
     /// Seconds since 1970, as the command left it.
     time: u64,
@@ -64,7 +64,7 @@ struct Entry {
 /// The changes of a command, by path.
 pub struct Changes {
     upper: PathBuf,
-    entries: BTreeMap<Vec<u8>, Entry>,
+    pub(super) entries: BTreeMap<Vec<u8>, Entry>,
 }
 
 impl Changes {
@@ -116,6 +116,11 @@ impl Changes {
         let place = self.place(path);
         let found = fs_err::symlink_metadata(&place)?;
         let kind = found.file_type();
+        let needed = if kind.is_dir() { 0o700 } else { 0o400 };
+        if owners == Owners::Noted && (kind.is_dir() || kind.is_file()) && found.mode() & needed != needed {
+            // Root of the namespace may read it, and its owner outside may not.
+            fs_err::set_permissions(&place, PermissionsExt::from_mode(found.mode() | needed))?;
+        }
         let attributes = if kind.is_symlink() { Vec::new() } else { attributes(&place)? };
         let held = |name: &str| attributes.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value);
         let change = if kind.is_dir() {

@@ -253,6 +253,23 @@ fn two_runs_at_different_times_give_the_same_layer() {
 }
 
 #[test]
+fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
+    let directory = tempfile::tempdir().unwrap();
+    let upper = directory.path();
+    fs_err::create_dir(upper.join("closed")).unwrap();
+    fs_err::write(upper.join("closed/file"), "content").unwrap();
+    for path in ["closed/file", "closed"] {
+        fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0)).unwrap();
+    }
+    let changes = Changes::of(upper, Owners::Noted).unwrap();
+    assert_eq!(changes.paths().count(), 2);
+    changes.digest().unwrap();
+    let file = fs_err::metadata(upper.join("closed/file")).unwrap();
+    assert_eq!(file.mode() & 0o7777, 0o400);
+    assert!(changes.entries.values().all(|entry| entry.mode == 0));
+}
+
+#[test]
 fn a_name_that_no_layer_can_hold_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     fs_err::write(directory.path().join(".wh.x"), "").unwrap();

@@ -1,0 +1,226 @@
+//! Commands of images beside BuildKit's `RUN`: random ones, over one base, with the same files, modes, owners and links; and as an
+//! ordinary user the same image as as root.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Map, json};
+
+use super::registries::docker::Docker;
+use super::report::{Checks, none};
+use super::seen::{self, Seen};
+use super::{Result, Suite, docker26, programs, transports};
+use crate::random::Random;
+
+/// Images in a short and in a long run, and the seed that they follow from.
+const IMAGES: [u64; 2] = [24, 300];
+const SEED: u64 = 24;
+const BASE: &str = "commands/base:1";
+/// Programs of busybox that the base has.
+const APPLETS: [&str; 14] =
+    ["sh", "mkdir", "rm", "rmdir", "mv", "ln", "chmod", "chown", "cp", "touch", "mkfifo", "cat", "id", "pwd"];
+/// Paths that a container runtime puts files on while a command runs.
+const OF_RUNTIMES: [&str; 6] = ["etc/hosts", "etc/hostname", "etc/resolv.conf", "dev", "proc", "sys"];
+/// The ordinary user (`nobody`).
+const USER: u32 = 65_534;
+
+/// The commands of one image.
+struct Case {
+    commands: Vec<String>,
+}
+
+impl Case {
+    fn new(number: u64) -> Self {
+        let mut random = Random::of_case(SEED, "commands", number);
+        let commands = random.within(1, 3);
+        Self { commands: (0..commands).map(|_| command(&mut random)).collect() }
+    }
+
+    /// Returns the same commands without those that an ordinary user cannot run.
+    fn of_user(&self) -> Vec<String> {
+        let is_allowed = |part: &&str| !part.starts_with("chown");
+        let without = |line: &String| line.split("; ").filter(is_allowed).collect::<Vec<_>>().join("; ");
+        self.commands.iter().map(without).collect()
+    }
+}
+
+/// Returns some shell commands in one line. Each may fail: it is the same one that fails in both.
+fn command(random: &mut Random) -> String {
+    let parts = random.within(4, 12);
+    let parts: Vec<String> = (0..parts).map(|_| format!("{} 2>/dev/null || true", part(random))).collect();
+    parts.join("; ")
+}
+
+fn part(random: &mut Random) -> String {
+    let paths = [
+        "/d",
+        "/d/a",
+        "/d/b",
+        "/d/b/c",
+        "/d/b/n",
+        "/e",
+        "/e/x",
+        "/e/y",
+        "/new",
+        "/new/in",
+        "/new/in/er",
+        "/l",
+        "/l/a",
+        "/bin/id",
+    ];
+    let (one, other) = (random.one_of(&paths).copied().unwrap_or("/d"), random.one_of(&paths).copied().unwrap_or("/e"));
+    let mode =
+        random.one_of(&["0644", "0755", "0700", "4755", "2775", "1777", "0000", "0555"]).copied().unwrap_or("0644");
+    let owner = random.one_of(&["1000:1000", "0:7", "5", "0:0"]).copied().unwrap_or("0:0");
+    let number = random.below(1000);
+    match random.below(16) {
+        0 | 1 => format!("mkdir -p {one}"),
+        2 => format!("rm -rf {one}"),
+        3 => format!("rm -rf {one} && mkdir -p {one} && echo {number} > {one}/again"),
+        4 => format!("mv {one} {other}"),
+        5 => format!("ln -s {one} {other}"),
+        6 => format!("ln {one} {other}"),
+        7 => format!("chmod {mode} {one}"),
+        8 | 9 => format!("chown {owner} {one}"),
+        10 => format!("cp -a {one} {other}"),
+        11 | 12 => format!("echo {number} >> {one}"),
+        13 => format!("touch {one}"),
+        14 => format!("mkfifo {one}"),
+        _ => format!("rmdir {one}"),
+    }
+}
+
+/// Makes the checks.
+pub(super) fn check(suite: &Suite, checks: &mut Checks) {
+    let directory = suite.work.join("commands");
+    let count = IMAGES[usize::from(suite.long)];
+    let cases: Vec<Case> = (0..count).map(Case::new).collect();
+    let built = checks.check("kiln runs the commands of all images", || build(suite, &directory, &cases));
+    if built.is_some() {
+        if let Some(docker) = checks.check("a Docker daemon of Debian 13 runs", || docker26::start(&directory)) {
+            let name = format!("{count} images with commands are BuildKit's: seed {SEED}");
+            checks.check(&name, || compare(&docker, &directory, &cases));
+        }
+        let name = format!("{count} images are the same when an ordinary user builds them");
+        checks.check(&name, || compare_users(suite, &directory, &cases));
+    }
+    suite.remove("commands");
+}
+
+/// Writes a project: a base of busybox, and an image over it for each case.
+fn write(project: &Path, cases: &[Vec<String>]) -> Result<()> {
+    let tree = project.join("tree");
+    for place in ["bin", "dev", "proc", "sys", "etc", "tmp", "d/b", "e"] {
+        fs_err::create_dir_all(tree.join(place))?;
+    }
+    fs_err::set_permissions(tree.join("tmp"), PermissionsExt::from_mode(0o1777))?;
+    let busybox = programs::find("busybox").ok_or("busybox is missing")?;
+    fs_err::copy(busybox, tree.join("bin/busybox"))?;
+    for applet in APPLETS {
+        symlink("busybox", tree.join("bin").join(applet))?;
+    }
+    for (path, text) in
+        [("d/a", "a"), ("d/b/c", "c"), ("e/x", "x"), ("etc/hosts", ""), ("etc/hostname", ""), ("etc/resolv.conf", "")]
+    {
+        fs_err::write(tree.join(path), text)?;
+    }
+    symlink("d", tree.join("l"))?;
+    let mut text = "[stack]\nname = \"commands\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.base]\nfrom = \"scratch\"\n\
+                    copy = [{ from = \"tree\", to = \"/\" }]\nenv = { PATH = \"/bin\" }\ncommand = [\"/bin/sh\"]\n"
+        .to_owned();
+    for (number, commands) in cases.iter().enumerate() {
+        text += &format!("\n[images.c{number}]\nfrom = \"base\"\nrun = {}\n", json!(commands));
+    }
+    Ok(fs_err::write(project.join("kiln.toml"), text)?)
+}
+
+fn build(suite: &Suite, directory: &Path, cases: &[Case]) -> Result<()> {
+    let project = directory.join("root");
+    write(&project, &cases.iter().map(|case| case.commands.clone()).collect::<Vec<_>>())?;
+    programs::output(suite.kiln(&project).args(["build", "--output", "oci:layout"]))?;
+    Ok(())
+}
+
+fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
+    let project = directory.join("root");
+    let archive = directory.join("base.tar");
+    let from = transports::in_layout(&project.join("layout"), "base");
+    programs::output(transports::skopeo().args([
+        "copy",
+        "--quiet",
+        &from,
+        &format!("docker-archive:{}:{BASE}", archive.display()),
+    ]))?;
+    docker.text(&["load", "--quiet", "--input", &archive.display().to_string()])?;
+    let mut targets = Map::new();
+    for (number, case) in cases.iter().enumerate() {
+        let lines: String = case
+            .commands
+            .iter()
+            .map(|line| format!("RUN --network=none {}\n", json!(["/bin/sh", "-e", "-c", line])))
+            .collect();
+        let output = format!("type=tar,dest={}", directory.join(format!("c{number}.tar")).display());
+        let dockerfile = format!("FROM {BASE}\n{lines}");
+        targets.insert(
+            format!("c{number}"),
+            json!({ "context": project.join("tree/d"), "dockerfile-inline": dockerfile, "output": [output] }),
+        );
+    }
+    let names: Vec<&String> = targets.keys().collect();
+    let file = directory.join("bake.json");
+    fs_err::write(&file, json!({ "group": { "default": { "targets": names } }, "target": targets }).to_string())?;
+    docker.text(&["buildx", "bake", "--progress", "plain", "--file", &file.display().to_string()])?;
+    let mut wrong = Vec::new();
+    for number in 0..cases.len() {
+        let ours = seen::image(&project.join("layout"), &format!("c{number}"))?;
+        let theirs = seen::archive(&directory.join(format!("c{number}.tar")))?;
+        wrong.extend(differences(&ours, &theirs).into_iter().map(|line| format!("c{number}: {line}")));
+    }
+    none("differences", &wrong)
+}
+
+fn differences(ours: &Seen, theirs: &Seen) -> Vec<String> {
+    let is_ours = |path: &&Vec<u8>| {
+        let text = String::from_utf8_lossy(path);
+        !path.is_empty() && !OF_RUNTIMES.iter().any(|of| text == *of || text.starts_with(&format!("{of}/")))
+    };
+    let paths = ours.keys().chain(theirs.keys().filter(|path| !ours.contains_key(*path)));
+    let show = |node: Option<&(super::tree::Node, String)>| match node {
+        Some((node, digest)) => format!("{} {:o} {:?} {digest:.8}", node.describe(), node.mode, node.owner),
+        None => "nothing".into(),
+    };
+    let differ = |path: &&Vec<u8>| ours.get(*path) != theirs.get(*path);
+    let line = |path: &Vec<u8>| {
+        format!("/{} is {}, BuildKit: {}", path.escape_ascii(), show(ours.get(path)), show(theirs.get(path)))
+    };
+    paths.filter(is_ours).filter(differ).map(line).collect()
+}
+
+/// Builds all images as root and as an ordinary user, without commands that give files away, and compares their digests.
+fn compare_users(suite: &Suite, directory: &Path, cases: &[Case]) -> Result<()> {
+    let cases: Vec<Vec<String>> = cases.iter().map(Case::of_user).collect();
+    let place = tempfile::Builder::new().prefix("interop-user-").tempdir()?;
+    fs_err::set_permissions(place.path(), PermissionsExt::from_mode(0o755))?;
+    // The user may not enter the directory in which this suite works.
+    let kiln = place.path().join("kiln");
+    fs_err::copy(&suite.kiln, &kiln)?;
+    let as_root = directory.join("without-owners");
+    let as_user = place.path().join("project");
+    for project in [&as_root, &as_user] {
+        write(project, &cases)?;
+    }
+    programs::output(Command::new("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(&as_user))?;
+    let mut root = suite.kiln(&as_root);
+    let mut user = Command::new(&kiln);
+    user.arg("--store").arg(as_user.join("store")).current_dir(&as_user).uid(USER).gid(USER).env("HOME", &as_user);
+    let mut found = Vec::new();
+    for command in [&mut root, &mut user] {
+        found.push(super::stack::images(command.args(["--json", "build"]))?);
+    }
+    let pairs = found[0].iter().zip(&found[1]);
+    let wrong: Vec<String> =
+        pairs.filter(|(one, other)| one.manifest != other.manifest).map(|(one, _)| one.name.clone()).collect();
+    none("images that differ", &wrong)
+}
