@@ -127,14 +127,6 @@ pub enum BuildError {
         /// The reason.
         source: DebianError,
     },
-    /// A file with requirements, or the lock of another tool.
-    #[error("`{path}` cannot be used")]
-    Requirements {
-        /// Its path.
-        path: String,
-        /// The reason.
-        source: Cause,
-    },
     /// A `uv.lock` that uv does not export.
     #[error("`{path}` cannot be exported by uv")]
     Export {
@@ -263,7 +255,6 @@ impl BuildError {
             | Self::Unreadable { .. }
             | Self::NoFacts { .. }
             | Self::Bootstrap { .. }
-            | Self::Requirements { .. }
             | Self::Export { .. }
             | Self::Resolve { .. }
             | Self::Address { .. }
@@ -296,9 +287,6 @@ impl BuildError {
             }
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
-            Self::Requirements { .. } => {
-                Some("write the file anew with the tool that made it, for this Python and with wheels".into())
-            }
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),

@@ -9,6 +9,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Environment, Image, Requirement, Stack};
 use kiln_store::Root;
 use kiln_wheel::pylock;
+use kiln_wheel::requirements::bring_wheel;
 use kiln_wheel::tags::Tags;
 
 use crate::bases as names;
@@ -22,6 +23,7 @@ mod bases;
 mod files;
 mod links;
 mod listed;
+mod locks;
 mod publishers;
 mod question;
 mod sizes;
@@ -239,7 +241,9 @@ impl Project<'_> {
             match self.choose(&package, &tags, question, listed.as_ref()) {
                 Ok(mut wheel) => {
                     wheel.indexes = publishers::candidates(&searched, &package.name);
-                    let version = package.version.clone().unwrap_or_default();
+                    let recipe = kiln_wheel::name_of(&package.name).and_then(|name| self.stack.recipes.get(&name));
+                    // A lock need not say which version a repository has.
+                    let version = package.version.or_else(|| recipe?.version.clone()).unwrap_or_default();
                     decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
                     decision.wheels.push(wheel);
                 }
@@ -284,6 +288,8 @@ impl Project<'_> {
         let platform = question.target().platform;
         let name = kiln_wheel::name_of(&package.name);
         if let Some((name, recipe)) = name.and_then(|name| self.stack.recipes.get_key_value(&name)) {
+            let place = question.place_of(&package.name, package.version.as_deref(), listed);
+            self.check_recipe(name, recipe, place, package.version.as_deref())?;
             let wheel = self.built_wheel(name, recipe, tags, platform)?;
             listed.map_or(Ok(()), |listed| listed.check(&package.name, version, &wheel))?;
             return Ok(wheel);
@@ -293,14 +299,19 @@ impl Project<'_> {
             None => package.wheels.clone(),
         };
         let Some(best) = pylock::best(&wheels, tags) else {
-            let place = question.place_of(&package.name, listed).unwrap_or_else(|| question.image.span.clone().into());
+            let place = question.place_of(&package.name, package.version.as_deref(), listed);
+            let place = place.unwrap_or_else(|| question.image.span.clone().into());
             let have: Vec<&str> = package.wheels.iter().map(|wheel| wheel.file.as_str()).take(3).collect();
-            let message = format!("no wheel of {} {version} fits {}", package.name, question.system());
-            let hint = match have.is_empty() {
-                true => format!("it has none at all: compile it, with a recipe `[wheels.{}]`", package.name),
-                false => {
-                    format!("there are {}; or compile it, with a recipe `[wheels.{}]`", have.join(", "), package.name)
+            let bring = bring_wheel(&package.name, package.version.as_deref().unwrap_or("VERSION"));
+            let (message, hint) = match package.source {
+                Some(source) => {
+                    let named = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
+                    (format!("the lock has no wheel of {}, only {source}", named.trim_end()), bring)
                 }
+                None => (
+                    format!("no wheel of {} {version} fits {}", package.name, question.system()),
+                    format!("there are {}; {bring}", have.join(", ")),
+                ),
             };
             return Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into());
         };

@@ -9,6 +9,7 @@
 mod environment;
 mod files;
 mod interpreter;
+mod offers;
 mod said;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use pep508_rs::PackageName;
 pub use environment::{IndexVariable, index_variable};
 use files::{configuration, lines, metadata_wheel, preferences, project};
 pub use interpreter::description;
+pub use offers::{Offers, offers};
 pub use said::Blocker;
 pub(crate) use said::explain;
 

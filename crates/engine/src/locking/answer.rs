@@ -70,7 +70,7 @@ impl<'q> Part<'q> {
     ) -> Result<Self> {
         let mut locked: Vec<LockedPackage> = Vec::new();
         for (source, kind) in &question.locks {
-            for package in project.locked_requirements(source, *kind, &question.target())? {
+            for package in project.locked_requirements(question.image, source, *kind, &question.target())? {
                 if question.image.resolution.exclude.iter().any(|name| name.as_ref() == package.name) {
                     continue;
                 }
@@ -92,7 +92,7 @@ impl<'q> Part<'q> {
 }
 
 /// Returns true for two spellings of one version (PEP 440).
-fn same_version(one: &str, other: &str) -> bool {
+pub(super) fn same_version(one: &str, other: &str) -> bool {
     let parsed = |text: &str| text.parse::<pep440_rs::Version>().ok();
     one == other || parsed(one).is_some() && parsed(one) == parsed(other)
 }
@@ -199,7 +199,9 @@ impl Project<'_> {
     fn add_part(&self, part: &Part<'_>, asked: &mut uv::Question<'_>) -> Result<()> {
         let image = part.question.image;
         for requirement in &image.requirements {
-            self.metadata_is_declared(requirement)?;
+            if let Some((name, recipe)) = self.stack.recipes.get_key_value(&requirement.name) {
+                self.check_recipe(name, recipe, Some(requirement.span.clone().into()), None)?;
+            }
             asked.requirements.push(self.absolute_requirement(requirement)?);
         }
         let texts = |list: &[Requirement]| list.iter().map(|one| one.text.clone()).collect::<Vec<_>>();
@@ -229,17 +231,6 @@ impl Project<'_> {
         Ok(format!("{}{extras} @ {url}", requirement.name))
     }
 
-    fn metadata_is_declared(&self, requirement: &Requirement) -> Result<()> {
-        let Some(recipe) = self.stack.recipes.get(&requirement.name) else { return Ok(()) };
-        if recipe.version.is_some() && recipe.dependencies.is_some() {
-            return Ok(());
-        }
-        let message = format!("`{}` is compiled from source, and its metadata is not known", requirement.name);
-        let hint = "declare `version` and `dependencies` in its recipe: wheels cannot be compiled yet";
-        let diagnostic = Diagnostic::at(requirement.span.clone(), message).also(recipe.span.clone(), "its recipe");
-        Err(Diagnostics::from(diagnostic.hint(hint)).into())
-    }
-
     /// Asks uv; its warnings are told.
     pub(super) fn ask(
         &self,
@@ -261,12 +252,17 @@ impl Project<'_> {
 
     /// The error about packages that uv does not resolve for another reason than their versions.
     pub(super) fn unresolved(&self, image: &str, error: UvError) -> BuildError {
+        self.of_uv(error, |source| BuildError::Resolve { image: image.to_owned(), source })
+    }
+
+    /// The error of uv about its surroundings, or another one.
+    pub(super) fn of_uv(&self, error: UvError, other: impl FnOnce(UvError) -> BuildError) -> BuildError {
         match error {
             UvError::Interrupted => BuildError::Interrupted,
             UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
             UvError::Index(text) => BuildError::Index(text.into()),
             UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
-            source => BuildError::Resolve { image: image.to_owned(), source },
+            error => other(error),
         }
     }
 
@@ -350,7 +346,7 @@ fn no_wheels(parts: &[Part<'_>], blockers: &[Blocker]) -> Diagnostics {
     for (at, Blocker { name, versions, reason, explanation }) in blockers.iter().enumerate() {
         let message = format!("no wheel of {name}{versions} fits {}", question.system());
         let mut labels = mentioned(parts, explanation);
-        let place = parts.iter().find_map(|part| part.question.place_of(name, part.listed));
+        let place = parts.iter().find_map(|part| part.question.place_of(name, None, part.listed));
         labels.retain(|label| {
             place.as_ref().is_none_or(|place| (&label.file, &label.span) != (&place.file, &place.span))
         });

@@ -175,15 +175,14 @@ impl<'a> ImageQuestion<'a> {
         format!("in `{name}` ({platform}) {}", changes.join(", "))
     }
 
-    /// Where a package is asked for, in this image or above.
-    pub(super) fn place_of(&self, package: &str, listed: Option<&Listed<'_>>) -> Option<Label> {
+    /// Where a package is asked for, in this image or above, or where a lock of another tool has it.
+    pub(super) fn place_of(&self, package: &str, version: Option<&str>, listed: Option<&Listed<'_>>) -> Option<Label> {
         let images = std::iter::once(self.image).chain(self.ancestors.iter().copied());
         let mut requirements = images.flat_map(|image| &image.requirements);
         let found = requirements.find(|requirement| requirement.name.to_string() == package);
-        found.map(|found| found.span.clone().into()).or_else(|| {
-            let place = listed.and_then(|listed| listed.places(package).next().cloned());
-            place.map(Label::from)
-        })
+        let found = found.map(|found| found.span.clone().into());
+        let listed = || listed.and_then(|listed| listed.places(package).next().cloned()).map(Label::from);
+        found.or_else(listed).or_else(|| self.locks.iter().find_map(|(lock, _)| lock.place_of(package, version)))
     }
 }
 
@@ -213,7 +212,7 @@ impl Project<'_> {
         let mut list: Option<Requirements> = None;
         let (mut locks, mut files) = (Vec::new(), Vec::new());
         for file in &image.requirements_files {
-            let mut source = self.requirements_source(file, new)?;
+            let mut source = self.requirements_source(image, file, new)?;
             files.extend(source.files.iter().map(|(path, digest)| format!("{digest} {path}")));
             files.extend(source.choice());
             match std::mem::replace(&mut source.content, Content::Taken) {

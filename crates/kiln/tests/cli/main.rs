@@ -49,3 +49,4 @@ mod resolution;
 mod secrets;
 mod sources;
 mod trust;
+mod ways_out;

@@ -89,11 +89,11 @@ fn what_a_project_cannot_give_is_shown_at_its_line() {
     help: choose one of them
 
     error: the project has no extra `fasd`
-     --> pyproject.toml:8:1
-      |
-    8 | [project.optional-dependencies]
-      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-      |
+      --> kiln.toml:13:25
+       |
+    13 | requirements = { file = "pyproject.toml", extras = ["cpu", "gpu", "fasd"] }
+       |                         ^^^^^^^^^^^^^^^^
+       |
     help: did you mean `fast`?
     [exit status: 2]
     "#);
@@ -123,7 +123,7 @@ fn what_a_project_cannot_give_is_shown_at_its_line() {
     7 | alpha = { workspace = true }
       |         ^^^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.alpha]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["alpha==VERSION"]`
 
     error: a repository is not taken: it is source
      --> pyproject.toml:4:26
@@ -131,7 +131,7 @@ fn what_a_project_cannot_give_is_shown_at_its_line() {
     4 | dependencies = ["alpha", "beta @ git+https://example.org/b"]
       |                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.beta]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["beta==VERSION"]`
 
     error: the group `a` includes itself
       --> pyproject.toml:10:6
@@ -270,14 +270,17 @@ fn a_lock_whose_files_are_of_another_version_is_refused() {
     let lock = "lock-version = \"1.0\"\ncreated-by = \"t\"\n\n[[packages]]\nname = \"alpha\"\nversion = \"2.0\"\n\
                 wheels = [{ path = \"wheels/alpha-1.0-py3-none-any.whl\", hashes = { sha256 = \"00\" } }]\n";
     environment.write("pylock.toml", lock);
-    assert_snapshot!(environment.kiln("lock"), @r"
+    assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    error: `<root>/project/pylock.toml` cannot be used
-      caused by: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
-
-    hint: write the file anew with the tool that made it, for this Python and with wheels
-    [exit status: 1]
-    ");
+    error: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
+     --> pylock.toml:5:8
+      |
+    5 | name = "alpha"
+      |        ^^^^^^^
+      |
+    help: write the file anew with the tool that made it, for this Python and with wheels
+    [exit status: 2]
+    "#);
 }
 
 #[test]
