@@ -15,6 +15,7 @@ use kiln_plan::lock::LockError;
 use kiln_plan::platform::Platform;
 use kiln_registry::RegistryError;
 use kiln_store::StoreError;
+use kiln_wheel::name::WheelName;
 use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
 
@@ -299,6 +300,14 @@ impl BuildError {
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
+            Self::Oci(OciError::WrongWheel { wheel, .. }) => {
+                let file = wheel.rsplit('/').next().unwrap_or_default();
+                let name = file.parse::<WheelName>().map_or_else(|_| "NAME".to_owned(), |wheel| wheel.name.to_string());
+                Some(format!(
+                    "somebody replaced the file after it was locked: put the locked one back, or take the one that lies \
+                     there, `kiln lock --upgrade {name}`; where a lock of another tool names it, write that anew first"
+                ))
+            }
             Self::Oci(OciError::NoBytes { .. }) | Self::Lost(_) => Some(BASE_BYTES.into()),
             Self::Oci(OciError::Layout { .. }) => Some(LAYOUT.into()),
             Self::Oci(OciError::Damaged { .. }) => {
