@@ -19,6 +19,7 @@ use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
 mod answer;
+mod available;
 mod bases;
 mod files;
 mod links;
@@ -218,7 +219,7 @@ impl Project<'_> {
         if !image.has_packages() {
             return Ok(decision);
         }
-        let interpreter = question.interpreter()?;
+        question.interpreter()?;
         let own = known.filter(|known| known.variant == self.stack.variant);
         let stay = own.map_or_else(Vec::new, |known| {
             let stays = |package: &&LockedPackage| !how.upgrade.includes(&package.name);
@@ -229,8 +230,7 @@ impl Project<'_> {
         let given = question.above.iter().chain(&question.in_base).cloned();
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
         let found = self.resolve_with_torch(&part, &Given { pins: &pins, preferences: &stay, ..Given::default() })?;
-        let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
-        let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
+        let tags = question.target().tags();
         let mut wrong = Diagnostics::default();
         let searched = self.searched(&part)?;
         for package in found {

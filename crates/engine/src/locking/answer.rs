@@ -171,7 +171,13 @@ impl Project<'_> {
         let name = format!("{} ({})", first.question.image.name, first.question.platform);
         let answer = self.ask(&asked, &name)?.map_err(|error| match error {
             UvError::Unsatisfiable(explanation) => Failed::Conflict(conflict(parts, &explanation).into()),
-            UvError::NoWheels(blockers) => Failed::Conflict(no_wheels(parts, &blockers).into()),
+            UvError::NoWheels(mut blockers) => {
+                let searched = Searched { index: index.clone(), no_index };
+                match self.complete_reasons(&mut blockers, &searched, &first.question.target()) {
+                    Ok(()) => Failed::Conflict(no_wheels(parts, &blockers).into()),
+                    Err(error) => Failed::Other(error),
+                }
+            }
             error => Failed::Other(self.unresolved(&first.question.image.name, error)),
         })?;
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
@@ -343,7 +349,8 @@ fn no_wheels(parts: &[Part<'_>], blockers: &[Blocker]) -> Diagnostics {
     let mut wrong = Diagnostics::default();
     let Some(first) = parts.first() else { return wrong };
     let question = first.question;
-    for (at, Blocker { name, versions, reason, explanation }) in blockers.iter().enumerate() {
+    for (at, blocker) in blockers.iter().enumerate() {
+        let Blocker { name, versions, explanation, .. } = blocker;
         let message = format!("no wheel of {name}{versions} fits {}", question.system());
         let mut labels = mentioned(parts, explanation);
         let place = parts.iter().find_map(|part| part.question.place_of(name, None, part.listed));
@@ -351,7 +358,7 @@ fn no_wheels(parts: &[Part<'_>], blockers: &[Blocker]) -> Diagnostics {
             place.as_ref().is_none_or(|place| (&label.file, &label.span) != (&place.file, &place.span))
         });
         labels.splice(0..0, place.or_else(|| labels.is_empty().then(|| question.image.span.clone().into())));
-        let mut hint = reason.clone();
+        let mut hint = blocker.told().to_owned();
         if at + 1 == blockers.len() {
             hint.push_str(
                 "; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and \

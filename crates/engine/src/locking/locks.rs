@@ -6,10 +6,10 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label, closest};
 use kiln_plan::stack::Image;
 use kiln_wheel::pylock::{self, LockedPackage, PylockError};
 use kiln_wheel::requirements::{self, poetry, pyproject};
-use kiln_wheel::tags::Tags;
 use kiln_wheel::uv::{self, Blocker, Fit, Target, UvError};
 use pep508_rs::MarkerEnvironment;
 
+use super::answer::Searched;
 use super::files::{LockKind, RequirementsSource, placed, read_text};
 use super::listed::Listed;
 use crate::error::{BuildError, Result};
@@ -52,7 +52,7 @@ impl RequirementsSource<'_> {
                 format!("no wheel of {} {version} fits Python {} on {}", blocker.name, target.python, target.platform);
             let place = self.place_of(&blocker.name, Some(version)).unwrap_or_else(|| self.span().into());
             let bring = requirements::bring_wheel(&blocker.name, version);
-            wrong.push(Diagnostic::at(place, message).hint(format!("{}; {bring}", blocker.reason)));
+            wrong.push(Diagnostic::at(place, message).hint(format!("{}; {bring}", blocker.told())));
         }
         wrong.into()
     }
@@ -170,12 +170,15 @@ impl Project<'_> {
         let (lines, _) = listed.lines();
         let question = uv::Question { listed: lines, alone: true, ..uv::Question::about(*target, &index) };
         let answer = if listed.is_empty() { Ok(Vec::new()) } else { self.ask(&question, path)? };
-        let mut packages = answer.map_err(|error| match error {
-            UvError::NoWheels(blockers) => source.no_wheels(&blockers, target),
-            error => self.unresolved(path, error),
-        })?;
-        let minor = target.python.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
-        let tags = Tags::new(minor, target.platform, target.libc);
+        let mut packages = match answer {
+            Ok(packages) => packages,
+            Err(UvError::NoWheels(mut blockers)) => {
+                self.complete_reasons(&mut blockers, &Searched { index, no_index: false }, target)?;
+                return Err(source.no_wheels(&blockers, target));
+            }
+            Err(error) => return Err(self.unresolved(path, error)),
+        };
+        let tags = target.tags();
         for package in &mut packages {
             package.wheels = listed.allowed(package, &tags)?;
         }

@@ -26,7 +26,7 @@ use crate::project::Project;
 const AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes that the page of a package and the document of a file may have.
-const LARGEST_PAGE: usize = 32 << 20;
+pub(super) const LARGEST_PAGE: usize = 32 << 20;
 const LARGEST_DOCUMENT: usize = 4 << 20;
 /// Media types of the two.
 const PAGE: &str = "application/vnd.pypi.simple.v1+json";
@@ -96,7 +96,7 @@ impl Project<'_> {
     }
 
     /// The index that uv asks by itself, which kiln does not know.
-    fn default_index(&self) -> Result<Option<String>> {
+    pub(super) fn default_index(&self) -> Result<Option<String>> {
         let program = self.workshop.uv()?;
         let directory = self.workshop.store.temporary_directory()?;
         let work = self.workshop.work("resolve", "uv's own index".to_owned(), None);

@@ -83,7 +83,7 @@ fn a_package_without_a_wheel_for_the_platform_is_to_be_brought() {
     13 | packages = ["solver"]
        |             ^^^^^^^^
        |
-    help: it has no wheel at all, only its source; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and put it into a directory of `[index] find-links`
+    help: it has wheels for other systems alone, or only its source; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and put it into a directory of `[index] find-links`
     [exit status: 2]
     "#);
 }

@@ -4,6 +4,7 @@ use insta::assert_snapshot;
 
 use crate::environment::TestEnvironment;
 use crate::requirements::locked;
+use crate::server::Server;
 use crate::wheels::{pure, stack};
 
 /// Ways to ask for omega's source: the file that does, with its content.
@@ -246,4 +247,40 @@ fn a_choice_that_no_lock_and_no_project_offers_is_shown_at_its_line_with_what_th
     --> kiln.toml:13:25
     help: it declares no extra
     "#);
+}
+
+#[test]
+fn wheels_for_other_pythons_are_told_by_the_page_of_their_index() {
+    let environment = TestEnvironment::with_stack("");
+    let served = environment.root().join("served");
+    fs_err::create_dir_all(&served).unwrap();
+    environment.tell_uv("served", &served);
+    let server = Server::start(served.clone());
+    let index = format!("default = \"{}\"", server.index());
+    environment.stack(&stack("packages = [\"alpha<2\"]").replace("find-links = [\"wheels\"]", &index));
+    let files = ["alpha-1.0-cp39-cp39-manylinux_2_17_x86_64.whl", "alpha-1.0-cp310-cp310-win_amd64.whl"];
+    for file in files {
+        fs_err::write(served.join(file), pure("alpha", "1.0").finish()).unwrap();
+    }
+    let page = |more: &str| {
+        let links: Vec<String> =
+            files.iter().chain([&more]).map(|file| format!("<a href=\"/files/{file}\">{file}</a>")).collect();
+        fs_err::write(served.join("alpha"), links.concat()).unwrap();
+    };
+    page("alpha-2.0-py3-none-any.whl");
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: no wheel of alpha==1.0 fits Python 3.11 on linux/amd64 with glibc 2.36
+      --> kiln.toml:13:13
+       |
+    13 | packages = ["alpha<2"]
+       |             ^^^^^^^^^
+       |
+    help: its wheels of these versions are for cp39, cp310 alone; 2.0 has one that fits; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and put it into a directory of `[index] find-links`
+    [exit status: 2]
+    "#);
+    // An index that has no page decides nothing.
+    fs_err::remove_file(served.join("alpha")).unwrap();
+    let said = environment.kiln("lock").stderr;
+    assert!(said.contains("it has wheels for other systems alone, or only its source"), "{said}");
 }

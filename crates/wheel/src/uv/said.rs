@@ -11,13 +11,18 @@ pub struct Blocker {
     pub name: String,
     /// The versions that are asked for, such as `==4.9.3`; empty for all that there are.
     pub versions: String,
-    /// The reason: it has no wheel at all, or which ones it has.
-    pub reason: String,
+    /// The reason, a clause: which wheels it has, where uv tells.
+    pub reason: Option<String>,
     /// uv's explanation: it names the requirements that lead to the package.
     pub explanation: String,
 }
 
 impl Blocker {
+    /// Returns the reason, or all that is known of it.
+    pub fn told(&self) -> &str {
+        self.reason.as_deref().unwrap_or("it has wheels for other systems alone, or only its source")
+    }
+
     /// Returns a version that is asked for, if one can be told.
     pub(super) fn version(&self) -> Option<&str> {
         version_in(&self.versions).or_else(|| {
@@ -50,7 +55,7 @@ const NO_WHEEL: [&str; 4] = [
 pub(super) fn blockers(explanation: &str) -> Vec<Blocker> {
     let mut found: Vec<Blocker> = Vec::new();
     let phrases = NO_WHEEL.iter().flat_map(|phrase| explanation.match_indices(phrase));
-    for (at, phrase) in phrases {
+    for (at, _) in phrases {
         let Some(word) = explanation[..at].split_whitespace().next_back() else { continue };
         let end = word.find(|c| OPERATORS.contains(&c)).unwrap_or(word.len());
         let Some(name) = word[..end].split('[').next().and_then(crate::name_of) else { continue };
@@ -58,11 +63,7 @@ pub(super) fn blockers(explanation: &str) -> Vec<Blocker> {
             continue;
         }
         let has = |line: &&str| line.starts_with(HAS_WHEELS) && line.contains(&format!("`{name}`"));
-        let reason = match explanation.lines().find(has) {
-            Some(line) => line.to_owned(),
-            None if phrase.contains("usable") => "it has no wheel at all, only its source".to_owned(),
-            None => "it has none for this Python and system".to_owned(),
-        };
+        let reason = explanation.lines().find(has).map(str::to_owned);
         let (name, versions) = (name.to_string(), word[end..].to_owned());
         found.push(Blocker { name, versions, reason, explanation: explanation.to_owned() });
     }
@@ -246,7 +247,7 @@ mod tests {
         let found = blockers(&source);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((found[0].name.as_str(), found[0].version()), ("antlr4-python3-runtime", Some("4.9.3")));
-        assert_eq!(found[0].reason, "it has no wheel at all, only its source");
+        assert_eq!(found[0].reason, None);
         let other = unsatisfiable(
             "error: No solution found when resolving dependencies\n  cause: Because tensorflow==2.5.0 has no wheels with \
              a matching Python ABI tag (e.g., `cp311`) and kiln-image depends on tensorflow==2.5.0, we can conclude that \
@@ -254,7 +255,7 @@ mod tests {
              for `tensorflow` (v2.5.0) with the following Python ABI tags: `cp38`, `cp39`\n",
         );
         let found = blockers(&other);
-        assert_eq!(found[0].reason, "there are wheels of `tensorflow` 2.5.0 for cp38, cp39 alone");
+        assert_eq!(found[0].reason.as_deref(), Some("there are wheels of `tensorflow` 2.5.0 for cp38, cp39 alone"));
         let all = unsatisfiable(
             "error: No solution found when resolving dependencies\n  cause: Because all versions of flash-attn have no \
              usable wheels and kiln-image depends on flash-attn>=2.5, we can conclude that your requirements are \

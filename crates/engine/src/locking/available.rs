@@ -1,0 +1,75 @@
+//! Wheels that there are of a package of which none fits: the resolver tells only that none does.
+
+use std::time::Duration;
+
+use kiln_registry::patience::unless_cancelled;
+use kiln_wheel::available;
+use kiln_wheel::uv::{Blocker, Target};
+use url::Url;
+
+use super::answer::Searched;
+use super::publishers::{LARGEST_PAGE, candidates};
+use crate::error::Result;
+use crate::fetch::Fetcher;
+use crate::project::Project;
+
+/// The time that all questions may take together: an error waits for the answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Media types of a package's page (PEP 691).
+const PAGE: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
+
+impl Project<'_> {
+    /// Completes the reasons of blockers by the pages of their indexes: the resolver tells of one version, or none.
+    pub(super) fn complete_reasons(
+        &self,
+        blockers: &mut [Blocker],
+        searched: &Searched,
+        target: &Target<'_>,
+    ) -> Result<()> {
+        let asked: Vec<Vec<Option<String>>> =
+            blockers.iter().map(|blocker| candidates(searched, &blocker.name)).collect();
+        if self.workshop.surroundings.offline {
+            return Ok(());
+        }
+        let is_default = asked.iter().any(|indexes| indexes.contains(&None));
+        let default = if is_default { self.default_index()? } else { None };
+        let tags = target.tags();
+        let surroundings = &self.workshop.surroundings;
+        let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut pages = tokio::task::JoinSet::new();
+            for (at, (blocker, indexes)) in blockers.iter().zip(&asked).enumerate() {
+                let page = |index: &Option<String>| -> Option<Url> {
+                    let index = index.as_ref().or(default.as_ref())?.trim_end_matches('/');
+                    let url: Url = format!("{index}/{}/", blocker.name).parse().ok()?;
+                    matches!(url.scheme(), "http" | "https").then(|| self.with_credentials(&url))
+                };
+                let (urls, fetcher) = (indexes.iter().filter_map(page).collect::<Vec<_>>(), fetcher.clone());
+                pages.spawn(async move {
+                    for url in urls {
+                        if let Some(page) = fetcher.document(&url, PAGE, LARGEST_PAGE).await {
+                            return (at, Some(page));
+                        }
+                    }
+                    (at, None)
+                });
+            }
+            let end = tokio::time::Instant::now() + PATIENCE;
+            loop {
+                let answer = tokio::time::timeout_at(end, pages.join_next());
+                match unless_cancelled(&self.workshop.cancel, answer).await? {
+                    Ok(Some(Ok((at, Some(page))))) => {
+                        let (blocker, wheels) = (&mut blockers[at], available::wheels(&page));
+                        let has = available::describe(&wheels, &blocker.versions, &tags);
+                        let has = has.or_else(|| blocker.reason.take());
+                        blocker.reason = has.or_else(|| Some("it has no wheel at all, only its source".into()));
+                    }
+                    Ok(Some(_)) => {}
+                    // All have answered, or the time is over.
+                    Ok(None) | Err(_) => return Ok(()),
+                }
+            }
+        })
+    }
+}
