@@ -21,6 +21,7 @@ use crate::project::Project;
 mod answer;
 mod available;
 mod bases;
+mod conflict;
 mod files;
 mod links;
 mod listed;

@@ -6,6 +6,7 @@
 //! name, with paths that do not exist, so that it can build nothing, whatever a package asks for. A wheel that is
 //! compiled from source takes part as a wheel of metadata alone, which uv reads and nobody installs.
 
+mod claims;
 mod environment;
 mod files;
 mod interpreter;
@@ -23,6 +24,7 @@ use kiln_plan::stack::{Index, Prerelease};
 use kiln_programs::{Call, ChildEnvironment, Ended, ProgramError, Stdout};
 use pep508_rs::PackageName;
 
+pub use claims::{Bound, Claim, against, attribute};
 pub use environment::{IndexVariable, index_variable};
 use files::{configuration, lines, metadata_wheel, preferences, project};
 pub use interpreter::description;

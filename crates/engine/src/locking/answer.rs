@@ -1,11 +1,11 @@
 //! The resolver's answer for an image, or for several that must agree: asked for, and translated where there is none.
 
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
 use kiln_plan::stack::{Index, Prerelease, Requirement};
 use kiln_wheel::pylock::LockedPackage;
-use kiln_wheel::uv::{self, Blocker, UvError};
+use kiln_wheel::uv::{self, UvError};
 use url::Url;
 
+use super::conflict;
 use super::listed::Listed;
 use super::question::ImageQuestion;
 use crate::error::{BuildError, Result};
@@ -76,7 +76,7 @@ impl<'q> Part<'q> {
                 }
                 match locked.iter().find(|other| other.name == package.name) {
                     Some(other) if other.version != package.version => {
-                        return Err(differently(question, &package, other));
+                        return Err(conflict::differently(question, &package, other));
                     }
                     Some(_) => {}
                     None => locked.push(package),
@@ -97,25 +97,6 @@ pub(super) fn same_version(one: &str, other: &str) -> bool {
     one == other || parsed(one).is_some() && parsed(one) == parsed(other)
 }
 
-/// Returns the error about a package that a lock of another tool has in another version than what the image stands on.
-fn locked_otherwise(question: &ImageQuestion<'_>, package: &LockedPackage, below: &str) -> BuildError {
-    let (name, version) = (&package.name, package.version.as_deref().unwrap_or("?"));
-    let file = question.locks.first().map(|(source, _)| source.span()).unwrap_or_else(|| question.image.span.clone());
-    let message =
-        format!("the lock has {name} {version}, and what `{}` stands on has {name} {below}", question.image.name);
-    let hint = format!(
-        "lock the same version in both, leave it out with `resolution = {{ exclude = [\"{name}\"] }}`, or take a base without it"
-    );
-    Diagnostics::from(Diagnostic::at(file, message).hint(hint)).into()
-}
-
-fn differently(question: &ImageQuestion<'_>, one: &LockedPackage, other: &LockedPackage) -> BuildError {
-    let [first, second] = [other, one].map(|package| package.version.as_deref().unwrap_or("?"));
-    let message = format!("two locks of `{}` name {} {first} and {second}", question.image.name, one.name);
-    Diagnostics::from(Diagnostic::at(question.image.span.clone(), message).hint("lock them together, or take one"))
-        .into()
-}
-
 impl Project<'_> {
     /// Asks uv for what images need together, beside what is given. The first part is the image that it is asked for.
     pub(super) fn resolve(
@@ -130,7 +111,7 @@ impl Project<'_> {
             if let (Some((_, below)), Some(version)) = (given, &package.version)
                 && !same_version(below, version)
             {
-                return Err(Failed::Conflict(locked_otherwise(first.question, package, below)));
+                return Err(Failed::Conflict(conflict::locked_otherwise(first.question, package, below)));
             }
         }
         if parts.iter().all(Part::asks_nothing) {
@@ -170,11 +151,14 @@ impl Project<'_> {
         }
         let name = format!("{} ({})", first.question.image.name, first.question.platform);
         let answer = self.ask(&asked, &name)?.map_err(|error| match error {
-            UvError::Unsatisfiable(explanation) => Failed::Conflict(conflict(parts, &explanation).into()),
+            UvError::Unsatisfiable(explanation) => Failed::Conflict(self.conflict(parts, given, &explanation).into()),
             UvError::NoWheels(mut blockers) => {
+                if let Some(wrong) = self.held_back(parts, given, &blockers) {
+                    return Failed::Conflict(wrong.into());
+                }
                 let searched = Searched { index: index.clone(), no_index };
                 match self.complete_reasons(&mut blockers, &searched, &first.question.target()) {
-                    Ok(()) => Failed::Conflict(no_wheels(parts, &blockers).into()),
+                    Ok(()) => Failed::Conflict(self.no_wheels(parts, given, &blockers).into()),
                     Err(error) => Failed::Other(error),
                 }
             }
@@ -302,70 +286,4 @@ impl Project<'_> {
             find_links: index.find_links.iter().map(absolute).collect(),
         }
     }
-}
-
-/// The places of all requirements that an explanation mentions.
-fn mentioned(parts: &[Part<'_>], explanation: &str) -> Vec<Label> {
-    let mentions = |name: &str| uv::mentions(explanation, name);
-    let Some(first) = parts.first() else { return Vec::new() };
-    let mut labels: Vec<Label> = Vec::new();
-    for (requirement, image) in first.question.requirements(parts).filter(|(r, _)| mentions(r.name.as_ref())) {
-        let text = if *image == first.question.image.name { String::new() } else { format!("in `{image}`") };
-        labels.push(Label { text, ..requirement.span.clone().into() });
-    }
-    for listed in parts.iter().filter_map(|part| part.listed) {
-        labels.extend(listed.named().filter(|(name, _)| mentions(name)).map(|(_, place)| place.clone().into()));
-    }
-    labels
-}
-
-/// The error about requirements that contradict one another.
-fn conflict(parts: &[Part<'_>], explanation: &str) -> Diagnostics {
-    let Some(first) = parts.first() else { return Diagnostics::default() };
-    let mut labels = mentioned(parts, explanation);
-    let problem = if labels.len() > 1 { "contradict one another" } else { "cannot be resolved" };
-    let message = format!("the packages of `{}` {problem} on {}", first.question.image.name, first.question.platform);
-    if labels.is_empty() {
-        labels.push(first.question.image.span.clone().into());
-    }
-    let explanation = match parts.len() {
-        1 => explanation.to_owned(),
-        _ => explanation.replace("this image depends on", "the stack requires"),
-    };
-    let held = first.question.in_base.iter().find(|(name, _)| uv::mentions(&explanation, name));
-    let explanation = match held {
-        Some((name, version)) => format!(
-            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are. \
-             `python = {{ accept = [\"{name}\"] }}` takes it as it is, `replace = [\"{name}\"]` installs another in its place, \
-             and `environment = \"venv\"` sees none of the base's packages"
-        ),
-        None => explanation,
-    };
-    Diagnostic { message, labels, hint: None }.hint(explanation).into()
-}
-
-/// The errors about packages of which no wheel fits, all at once.
-fn no_wheels(parts: &[Part<'_>], blockers: &[Blocker]) -> Diagnostics {
-    let mut wrong = Diagnostics::default();
-    let Some(first) = parts.first() else { return wrong };
-    let question = first.question;
-    for (at, blocker) in blockers.iter().enumerate() {
-        let Blocker { name, versions, explanation, .. } = blocker;
-        let message = format!("no wheel of {name}{versions} fits {}", question.system());
-        let mut labels = mentioned(parts, explanation);
-        let place = parts.iter().find_map(|part| part.question.place_of(name, None, part.listed));
-        labels.retain(|label| {
-            place.as_ref().is_none_or(|place| (&label.file, &label.span) != (&place.file, &place.span))
-        });
-        labels.splice(0..0, place.or_else(|| labels.is_empty().then(|| question.image.span.clone().into())));
-        let mut hint = blocker.told().to_owned();
-        if at + 1 == blockers.len() {
-            hint.push_str(
-                "; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and \
-                 put it into a directory of `[index] find-links`",
-            );
-        }
-        wrong.push(Diagnostic { message, labels, hint: Some(hint) });
-    }
-    wrong
 }

@@ -50,7 +50,7 @@ impl RequirementsSource<'_> {
             let version = blocker.versions.trim_start_matches('=');
             let message =
                 format!("no wheel of {} {version} fits Python {} on {}", blocker.name, target.python, target.platform);
-            let place = self.place_of(&blocker.name, Some(version)).unwrap_or_else(|| self.span().into());
+            let place = self.place_of(&blocker.name, None).unwrap_or_else(|| self.span().into());
             let bring = requirements::bring_wheel(&blocker.name, version);
             wrong.push(Diagnostic::at(place, message).hint(format!("{}; {bring}", blocker.told())));
         }

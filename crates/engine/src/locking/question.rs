@@ -175,6 +175,16 @@ impl<'a> ImageQuestion<'a> {
         format!("in `{name}` ({platform}) {}", changes.join(", "))
     }
 
+    /// Where a lock of another tool has a package, and the lock in words.
+    pub(super) fn locked_at(&self, package: &str, version: Option<&str>) -> Option<(Label, String)> {
+        let find = |version| {
+            let mut places = self.locks.iter().map(|(lock, _)| (lock.place_of(package, version), lock));
+            places.find_map(|(place, lock)| Some((place?, format!("`{}`", lock.shown()))))
+        };
+        // A version may be spelled in another way.
+        find(version).or_else(|| find(None))
+    }
+
     /// Where a package is asked for, in this image or above, or where a lock of another tool has it.
     pub(super) fn place_of(&self, package: &str, version: Option<&str>, listed: Option<&Listed<'_>>) -> Option<Label> {
         let images = std::iter::once(self.image).chain(self.ancestors.iter().copied());
@@ -182,7 +192,7 @@ impl<'a> ImageQuestion<'a> {
         let found = requirements.find(|requirement| requirement.name.to_string() == package);
         let found = found.map(|found| found.span.clone().into());
         let listed = || listed.and_then(|listed| listed.places(package).next().cloned()).map(Label::from);
-        found.or_else(listed).or_else(|| self.locks.iter().find_map(|(lock, _)| lock.place_of(package, version)))
+        found.or_else(listed).or_else(|| self.locked_at(package, version).map(|(place, _)| place))
     }
 }
 

@@ -103,7 +103,7 @@ fn a_distribution_of_the_base_gives_way_only_where_the_stack_names_it() {
     13 | packages = ["modern"]
        |             ^^^^^^^^
        |
-    help: Because you require packaging==23.2 and modern==1.0 depends on packaging>=24
+    help: Because the base has packaging 23.2 and modern==1.0 depends on packaging>=24
           packaging 23.2 is one of the base's own packages, which stay as they are. `python = { accept = ["packaging"] }` takes it as it is, `replace = ["packaging"]` installs another in its place, and `environment = "venv"` sees none of the base's packages
     [exit status: 2]
     "#);

@@ -19,6 +19,7 @@ mod base_python;
 mod bootstrap;
 mod build;
 mod configuration;
+mod conflicts;
 mod copies;
 mod copy;
 mod copy_rules;

@@ -376,13 +376,18 @@ fn a_lock_that_contradicts_what_is_below_is_an_error() {
     environment.stack(&tiers("alpha==2.0"));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    error: the packages of `upper` cannot be resolved on linux/amd64
+    error: the packages of `upper` contradict one another on linux/amd64
       --> kiln.toml:13:13
        |
     13 | packages = ["alpha==2.0"]
        |             ^^^^^^^^^^^^ in `app`
        |
-    help: Because you require alpha==1.0 and the stack requires alpha==2.0
+      ::: pylock.toml:4:8
+       |
+     4 | name = "alpha"
+       |        ------- locked here
+       |
+    help: Because `pylock.toml` has alpha 1.0 and the stack requires alpha==2.0
     [exit status: 2]
     "#);
     // What nobody asked for in this version gives way.
