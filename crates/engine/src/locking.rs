@@ -32,9 +32,11 @@ mod sizes;
 mod sources;
 mod tiers;
 mod torch;
+mod unused;
 
 use answer::{Failed, Given, Part};
 use tiers::Together;
+use unused::Exclusions;
 
 /// What may change in a lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +68,8 @@ struct How<'a> {
     frozen: bool,
     /// Versions that images were chosen for together.
     together: &'a Together,
+    /// Notes which exclusions leave something out.
+    exclusions: &'a Exclusions,
 }
 
 /// What was decided for one image.
@@ -92,8 +96,9 @@ impl Project<'_> {
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
         new.sources = self.lock_sources(&old, upgrade, frozen)?;
+        let exclusions = Exclusions::default();
         for &platform in &self.stack.platforms {
-            self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
+            self.lock_platform(platform, &old, &mut new, (upgrade, frozen), &exclusions)?;
         }
         // Platforms that were left out on the command line keep what is locked for them.
         keep_other_platforms(&self.stack.platforms, &self.stack.images, &old, &mut new);
@@ -103,6 +108,7 @@ impl Project<'_> {
             let mut written = new.clone();
             keep_other_choices(&self.stack, &old, &mut written);
             self.write_lock(&written)?;
+            self.warn_of_unused(&written, &exclusions)?;
             self.remember_bases(&written)?;
         }
         Ok(new)
@@ -149,7 +155,7 @@ impl Project<'_> {
         new: &mut Lock,
         how: How<'_>,
     ) -> std::result::Result<(), Failed> {
-        let How { upgrade, frozen, together } = how;
+        let How { upgrade, frozen, together, exclusions } = how;
         if let Some(name) = names::name(&image.from)
             && new.base(&name, platform).is_none()
         {
@@ -180,6 +186,7 @@ impl Project<'_> {
         let nearest = known.first().copied();
         let decision = match known.into_iter().find(holds) {
             Some(known) => {
+                exclusions.note(image, |_| true);
                 let wheels = old.wheels_by_digest();
                 let wheels = known.packages.iter().filter_map(|package| wheels.get(&package.wheel).copied().cloned());
                 Decision { wheels: wheels.collect(), image: known.clone() }
@@ -230,7 +237,10 @@ impl Project<'_> {
         let part = Part::of(self, question, listed.as_ref())?;
         let given = question.above.iter().chain(&question.in_base).cloned();
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
-        let found = self.resolve_with_torch(&part, &Given { pins: &pins, preferences: &stay, ..Given::default() })?;
+        let given = Given { pins: &pins, preferences: &stay, ..Given::default() };
+        let found = self.resolve_with_torch(&part, &given)?;
+        let required = self.required_exclusions(&part, &given)?;
+        how.exclusions.note(image, |name| required.contains(name));
         let tags = question.target().tags();
         let mut wrong = Diagnostics::default();
         let searched = self.searched(&part)?;

@@ -71,7 +71,7 @@ impl<'q> Part<'q> {
         let mut locked: Vec<LockedPackage> = Vec::new();
         for (source, kind) in &question.locks {
             for package in project.locked_requirements(question.image, source, *kind, &question.target())? {
-                if question.image.resolution.exclude.iter().any(|name| name.as_ref() == package.name) {
+                if question.image.resolution.exclude.iter().any(|one| one.name.as_ref() == package.name) {
                     continue;
                 }
                 match locked.iter().find(|other| other.name == package.name) {
@@ -86,7 +86,7 @@ impl<'q> Part<'q> {
         Ok(Self { question, listed, locked })
     }
 
-    fn asks_nothing(&self) -> bool {
+    pub(super) fn asks_nothing(&self) -> bool {
         self.question.image.requirements.is_empty() && self.listed.is_none_or(Listed::is_empty)
     }
 }
@@ -117,16 +117,45 @@ impl Project<'_> {
         if parts.iter().all(Part::asks_nothing) {
             return Ok(locked);
         }
-        let Searched { index, no_index } = self.searched_by(parts)?;
+        let searched = self.searched_by(parts)?;
+        let Searched { index, no_index } = &searched;
         if !no_index && index.default.is_none() && index.extra.is_empty() && index.packages.is_empty() {
             self.hint_index();
         }
+        let asked = self.asked(first, parts, given, &searched)?;
+        let name = format!("{} ({})", first.question.image.name, first.question.platform);
+        let answer = self.ask(&asked, &name)?.map_err(|error| match error {
+            UvError::Unsatisfiable(explanation) => Failed::Conflict(self.conflict(parts, given, &explanation).into()),
+            UvError::NoWheels(mut blockers) => {
+                if let Some(wrong) = self.held_back(parts, given, &blockers) {
+                    return Failed::Conflict(wrong.into());
+                }
+                match self.complete_reasons(&mut blockers, &searched, &first.question.target()) {
+                    Ok(()) => Failed::Conflict(self.no_wheels(parts, given, &blockers).into()),
+                    Err(error) => Failed::Other(error),
+                }
+            }
+            error => Failed::Other(self.unresolved(&first.question.image.name, error)),
+        })?;
+        let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
+        let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
+        Ok(locked.into_iter().chain(more).collect())
+    }
+
+    /// The question to uv for what images need together, beside what is given.
+    pub(super) fn asked<'q>(
+        &self,
+        first: &'q Part<'_>,
+        parts: &'q [Part<'_>],
+        given: &Given<'_>,
+        searched: &'q Searched,
+    ) -> Result<uv::Question<'q>> {
         let mut asked = uv::Question {
-            no_index,
+            no_index: searched.no_index,
             preferences: given.preferences.to_vec(),
             torch_backend: given.torch.map(str::to_owned),
             recipes: first.question.recipes.clone(),
-            ..uv::Question::about(first.question.target(), &index)
+            ..uv::Question::about(first.question.target(), &searched.index)
         };
         let pin = |name: &str, version: &str| format!("{name}=={version}");
         // No index knows the builds that bases have.
@@ -143,30 +172,12 @@ impl Project<'_> {
         }
         asked.constraints.extend(given.bounds.iter().cloned());
         asked.constraints.extend(given.pins.iter().map(|(name, version)| pin(name, version)));
-        asked
-            .constraints
-            .extend(locked.iter().filter_map(|package| Some(pin(&package.name, package.version.as_ref()?))));
+        let locked = parts.iter().flat_map(|part| &part.locked);
+        asked.constraints.extend(locked.filter_map(|package| Some(pin(&package.name, package.version.as_ref()?))));
         for part in parts {
             self.add_part(part, &mut asked)?;
         }
-        let name = format!("{} ({})", first.question.image.name, first.question.platform);
-        let answer = self.ask(&asked, &name)?.map_err(|error| match error {
-            UvError::Unsatisfiable(explanation) => Failed::Conflict(self.conflict(parts, given, &explanation).into()),
-            UvError::NoWheels(mut blockers) => {
-                if let Some(wrong) = self.held_back(parts, given, &blockers) {
-                    return Failed::Conflict(wrong.into());
-                }
-                let searched = Searched { index: index.clone(), no_index };
-                match self.complete_reasons(&mut blockers, &searched, &first.question.target()) {
-                    Ok(()) => Failed::Conflict(self.no_wheels(parts, given, &blockers).into()),
-                    Err(error) => Failed::Other(error),
-                }
-            }
-            error => Failed::Other(self.unresolved(&first.question.image.name, error)),
-        })?;
-        let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
-        let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
-        Ok(locked.into_iter().chain(more).collect())
+        Ok(asked)
     }
 
     /// The indexes that are searched for an image.
@@ -197,7 +208,7 @@ impl Project<'_> {
         let texts = |list: &[Requirement]| list.iter().map(|one| one.text.clone()).collect::<Vec<_>>();
         asked.overrides.extend(texts(&image.resolution.overrides));
         asked.constraints.extend(texts(&image.resolution.constraints));
-        asked.exclude.extend(image.resolution.exclude.iter().map(ToString::to_string));
+        asked.exclude.extend(image.resolution.exclude.iter().map(|one| one.name.to_string()));
         if image.resolution.prerelease != Prerelease::Necessary {
             asked.prerelease = image.resolution.prerelease.clone();
         }
@@ -227,17 +238,25 @@ impl Project<'_> {
         question: &uv::Question<'_>,
         name: &str,
     ) -> Result<std::result::Result<Vec<LockedPackage>, UvError>> {
+        Ok(self.ask_quietly(question, name)?.map(|answer| {
+            answer.warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
+            answer.packages
+        }))
+    }
+
+    /// Asks uv.
+    pub(super) fn ask_quietly(
+        &self,
+        question: &uv::Question<'_>,
+        name: &str,
+    ) -> Result<std::result::Result<uv::Answer, UvError>> {
         let program = self.workshop.uv()?;
         let (directory, pages) =
             (self.workshop.store.temporary_directory()?, self.workshop.store.temporary_directory()?);
         let index = self.with_pages(question.index, pages.path())?;
         let asked = uv::Question { index: &index, offline: self.workshop.surroundings.offline, ..question.clone() };
         let work = self.workshop.work("resolve", name.to_owned(), None);
-        let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
-        Ok(answer.map(|answer| {
-            answer.warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
-            answer.packages
-        }))
+        Ok(uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work))
     }
 
     /// The error about packages that uv does not resolve for another reason than their versions.

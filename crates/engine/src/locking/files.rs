@@ -167,7 +167,8 @@ impl Project<'_> {
     /// Packages of an image whose wheels the stack brings, or that it leaves out.
     pub(super) fn brought(&self, image: &Image) -> Provided {
         let recipes = self.stack.recipes.iter().filter(|(_, recipe)| recipe.version.is_some());
-        recipes.map(|(name, _)| name).chain(&image.resolution.exclude).cloned().collect()
+        let excluded = image.resolution.exclude.iter().map(|one| &one.name);
+        recipes.map(|(name, _)| name).chain(excluded).cloned().collect()
     }
 
     /// Checks that a recipe says what it has to, for a package that is asked for at a place, or locked there in a version.

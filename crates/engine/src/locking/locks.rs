@@ -160,7 +160,8 @@ impl Project<'_> {
             poetry::Written { text: &text, path, project: project.as_deref(), directory, provided: &provided };
         let mut found = poetry::read(written, environment, source.groups_and_extras(), source.written.dev)
             .map_err(|wrong| placed(wrong, &source.written.span))?;
-        found.requirements.retain(|line| !image.resolution.exclude.contains(&line.value.name));
+        let excluded = &image.resolution.exclude;
+        found.requirements.retain(|line| !excluded.iter().any(|one| one.name == line.value.name));
         let (brought, asked): (Vec<_>, Vec<_>) =
             found.requirements.into_iter().partition(|line| provided.contains(&line.value.name));
         found.requirements = asked;

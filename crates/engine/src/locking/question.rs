@@ -104,7 +104,7 @@ impl<'a> ImageQuestion<'a> {
         let said = [
             ("overrides", texts(overrides)),
             ("constraints", texts(constraints)),
-            ("exclude", exclude.iter().map(ToString::to_string).collect()),
+            ("exclude", exclude.iter().map(|one| one.name.to_string()).collect()),
             ("prerelease", prerelease),
             ("exclude newer", exclude_newer.iter().cloned().collect()),
         ];

@@ -406,6 +406,7 @@ fn a_package_of_a_lock_is_left_out_and_other_choices_are_told_to_change_nothing(
     <root>/project/kiln.lock: app (0 packages)
     ------- stderr -------
     warning: `constraints` of `resolution` choose nothing in the locks that `app` names, which are taken as they are: `exclude` leaves a package out, and the tool that wrote the lock changes a version
+    warning: kiln.toml:17: `constraints` names `alpha`, which no image has
     ");
 }
 

@@ -387,3 +387,27 @@ fn mistakes_in_variants_are_shown() {
     [exit status: 2]
     "#);
 }
+
+#[test]
+fn names_in_the_choice_of_versions_that_nothing_has_are_warned_of() {
+    let environment = contradiction(
+        "overrides = [\"numbers>=2\", \"nunbers<3\"]\nconstraints = [\"solver\", \"a\", \"b\", \"c\", \"d\"]\n\
+         exclude = [\"extra\", \"extr\"]",
+        "overlaps = { winner = \"frame\" }",
+    );
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (3 packages)
+    ------- stderr -------
+    warning: kiln.toml:18: `constraints` names `a`, `b`, `c` and 1 more, which no image has
+    warning: kiln.toml:19: `exclude` names `extr`, which nothing requires
+    warning: kiln.toml:17: `overrides` names `nunbers`, which no image has: did you mean `numbers`?
+    warning: kiln.toml:14: `winner` names `frame`, which no image has: did you mean `frames`?
+    ");
+    // What is locked already was looked at.
+    assert!(!environment.kiln("lock").stderr.contains("`exclude`"));
+    let environment = contradiction(
+        "overrides = [\"numbers>=2\"]\nconstraints = [\"solver\"]\nexclude = [\"extra\"]",
+        "overlaps = { winner = \"frames\" }",
+    );
+    assert_eq!(environment.kiln("lock").stderr, "");
+}

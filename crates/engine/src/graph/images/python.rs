@@ -73,7 +73,7 @@ impl Builder<'_> {
             let (locked, prunable) = (fetch.id(), prune.is_some());
             all.push(ImageWheel { name, version, file, size, locked, node, prunable });
         }
-        let winner = |wheel: &ImageWheel| image.winners.iter().position(|name| name.as_ref() == wheel.name);
+        let winner = |wheel: &ImageWheel| image.winners.iter().position(|winner| winner.name.as_ref() == wheel.name);
         all.sort_by(|one, other| winner(one).cmp(&winner(other)).then_with(|| other.name.cmp(&one.name)));
         Ok(all)
     }
