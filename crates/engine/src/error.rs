@@ -196,6 +196,14 @@ pub enum BuildError {
         /// The HTTP status, 401 or 403.
         status: u16,
     },
+    /// A package index that answers with something else than what it is asked for.
+    #[error("the package index cannot be used: `{address}` {answer}")]
+    OddIndex {
+        /// The address of a page or a file, without credentials.
+        address: String,
+        /// A clause: `answered 500 Internal Server Error`.
+        answer: String,
+    },
     /// Layers that a record promised are on no registry and in no store.
     #[error("layers are neither here nor where they were: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Lost(Vec<Digest>),
@@ -271,6 +279,7 @@ impl BuildError {
             | Self::Fetch(_)
             | Self::Index(_)
             | Self::IndexRefused { .. }
+            | Self::OddIndex { .. }
             | Self::Program { .. }
             | Self::Io(_) => Fault::Surroundings,
             Self::Interrupted => Fault::Interrupted,
@@ -315,6 +324,7 @@ impl BuildError {
             }
             Self::Registry(error) => error.hint(),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
+            Self::OddIndex { answer, .. } => Some(odd_index(answer).into()),
             Self::IndexRefused { .. } => Some(
                 "give a name and a password or a token for its host in `~/.netrc`, or in its address under `[index]`; \
                  is the address right?"
@@ -336,7 +346,8 @@ impl BuildError {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Mistake { .. } | Self::Interrupted => {
                 true
             }
-            Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
+            Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::OddIndex { .. } => true,
+            Self::Lost(_) | Self::Program { .. } => true,
             Self::Changed(_) => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
@@ -382,6 +393,22 @@ impl BuildError {
             Self::Store(error) | Self::Oci(OciError::Store(error)) => error.is_disk_full(),
             Self::Io(error) | Self::Oci(OciError::Io(error)) => error.kind() == std::io::ErrorKind::StorageFull,
             _ => false,
+        }
+    }
+}
+
+/// Advice on an index that answers with something else than what it is asked for.
+fn odd_index(answer: &str) -> &'static str {
+    let status = answer.strip_prefix("answered ").and_then(|rest| rest.get(..3)).unwrap_or_default();
+    match status {
+        "429" => "the server wants fewer requests: try again later, or name another index below `[index]`",
+        "404" | "410" => {
+            "the index names what it does not have: choose another version, or another index below `[index]`"
+        }
+        _ if status.starts_with('5') => "the server fails: try again later, or name another index below `[index]`",
+        _ => {
+            "open the address in a browser: an index gives the page of a package there (PEP 503, PEP 691). Is it the right one \
+             below `[index]`, and does a proxy or a login stand before it?"
         }
     }
 }

@@ -31,6 +31,42 @@ pub fn wheels(page: &[u8]) -> Vec<WheelName> {
     text.split("</a>").filter_map(|link| link.rsplit_once('>')?.1.trim().parse().ok()).collect()
 }
 
+/// Says what an answer of an index is that was to be the page of a package and names no file, as a noun phrase; `None` for a page
+/// that names some.
+pub fn oddity(page: &[u8], media_type: &str) -> Option<String> {
+    let is_json = media_type.ends_with("json");
+    if !is_json && !media_type.ends_with("html") {
+        let said = if media_type.is_empty() { "no media type" } else { media_type };
+        return Some(format!("{said}, and not with the page of a package"));
+    }
+    let text = String::from_utf8_lossy(page);
+    if text.trim().is_empty() {
+        return Some("an empty page".into());
+    }
+    if !is_json {
+        let names_file = ["whl", ".tar.gz", ".zip"].iter().any(|end| text.contains(&format!("{end}</a>")));
+        let lower = text.to_ascii_lowercase();
+        let is_form = lower.contains("<form") || lower.contains("password");
+        return (wheels(page).is_empty() && !names_file).then(|| match is_form {
+            true => "a page with a form, such as a login, that names no file".into(),
+            false => "an HTML page that names no file".into(),
+        });
+    }
+    let value: serde_json::Value = match serde_json::from_slice(page) {
+        Ok(value) => value,
+        Err(_) => return Some("JSON that cannot be read".into()),
+    };
+    let version = value.pointer("/meta/api-version").and_then(serde_json::Value::as_str).unwrap_or("1.0");
+    match value.get("files").and_then(serde_json::Value::as_array) {
+        _ if !version.starts_with("1.") => {
+            Some(format!("a page of version {version} of the simple API, and 1.x alone is known (PEP 629)"))
+        }
+        Some(files) if files.is_empty() => Some("a page that names no file".into()),
+        Some(_) => None,
+        None => Some("JSON that is not the page of a package".into()),
+    }
+}
+
 /// Says which wheels there are of versions, such as `>=1.10,<=1.19`, of which none fits, and which other versions have one
 /// that does. Returns `None` where there is no wheel at all.
 pub fn describe(wheels: &[WheelName], versions: &str, tags: &Tags) -> Option<String> {
@@ -114,6 +150,37 @@ mod tests {
             @"its wheels of these versions are for win32 alone; no version has one that fits"
         );
         assert_eq!(said(&[], "==1"), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_page_of_a_package_is_described() {
+        const JSON: &str = "application/vnd.pypi.simple.v1+json";
+        let all = [
+            ("text/html", " "),
+            ("text/html", "<html></html>"),
+            ("text/html", "<form><input type=password></form>"),
+            ("text/plain", "hello"),
+            ("", "hello"),
+            (JSON, "{broken"),
+            (JSON, r#"{"meta": {"api-version": "9.0"}, "files": []}"#),
+            (JSON, r#"{"files": []}"#),
+            (JSON, "[]"),
+        ];
+        let said: Vec<String> = all.iter().map(|(kind, page)| oddity(page.as_bytes(), kind).unwrap()).collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        an empty page
+        an HTML page that names no file
+        a page with a form, such as a login, that names no file
+        text/plain, and not with the page of a package
+        no media type, and not with the page of a package
+        JSON that cannot be read
+        a page of version 9.0 of the simple API, and 1.x alone is known (PEP 629)
+        a page that names no file
+        JSON that is not the page of a package
+        ");
+        assert_eq!(oddity(b"<a href='a'>a-1-py3-none-any.whl</a>", "text/html"), None);
+        assert_eq!(oddity(b"<a href='a'>a-1.tar.gz</a>", "application/vnd.pypi.simple.v1+html"), None);
+        assert_eq!(oddity(br#"{"meta": {"api-version": "1.4"}, "files": [{}]}"#, JSON), None);
     }
 
     #[test]

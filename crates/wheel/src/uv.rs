@@ -157,6 +157,14 @@ pub enum UvError {
         /// The HTTP status.
         status: u16,
     },
+    /// The index answers with something else than what it is asked for.
+    #[error("`{address}` {answer}")]
+    Odd {
+        /// The address of a page, or the name of a file.
+        address: String,
+        /// A clause: `answered 500 Internal Server Error`.
+        answer: String,
+    },
     /// uv failed in another way.
     #[error("uv failed: {0}")]
     Failed(String),
@@ -396,6 +404,7 @@ pub fn compare(
             let is_stale = text.contains("needs to be updated") && !text.contains("Failed to build");
             Ok(if is_stale { Fit::Stale } else { Fit::Unknown(text) })
         }
+        Err(error @ UvError::Odd { .. }) => Ok(Fit::Unknown(error.to_string())),
         Err(error) => Err(error),
     }
 }

@@ -125,7 +125,10 @@ impl Project<'_> {
         let asked = self.asked(first, parts, given, &searched)?;
         let name = format!("{} ({})", first.question.image.name, first.question.platform);
         let answer = self.ask(&asked, &name)?.map_err(|error| match error {
-            UvError::Unsatisfiable(explanation) => Failed::Conflict(self.conflict(parts, given, &explanation).into()),
+            UvError::Unsatisfiable(explanation) => match self.odd_index(&explanation, &searched) {
+                Ok(None) => Failed::Conflict(self.conflict(parts, given, &explanation).into()),
+                Ok(Some(error)) | Err(error) => Failed::Other(error),
+            },
             UvError::NoWheels(mut blockers) => {
                 if let Some(wrong) = self.held_back(parts, given, &blockers) {
                     return Failed::Conflict(wrong.into());
@@ -271,6 +274,7 @@ impl Project<'_> {
             UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
             UvError::Index(text) => BuildError::Index(text.into()),
             UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
+            UvError::Odd { address, answer } => BuildError::OddIndex { address, answer },
             error => other(error),
         }
     }

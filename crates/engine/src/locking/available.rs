@@ -9,8 +9,8 @@ use url::Url;
 
 use super::answer::Searched;
 use super::publishers::{LARGEST_PAGE, candidates};
-use crate::error::Result;
-use crate::fetch::Fetcher;
+use crate::error::{BuildError, Result};
+use crate::fetch::{Fetcher, shown};
 use crate::project::Project;
 
 /// The time that all questions may take together: an error waits for the answers.
@@ -18,7 +18,45 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Media types of a package's page (PEP 691).
 const PAGE: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 
+/// The phrase by which uv tells of a package whose page names no file that it takes.
+const NO_VERSIONS: &str = "there are no versions of ";
+
 impl Project<'_> {
+    /// The error about an index whose answer is not the page of a package, where the resolver takes it for a package without
+    /// versions. `None` where all indexes answer as they should.
+    pub(super) fn odd_index(&self, explanation: &str, searched: &Searched) -> Result<Option<BuildError>> {
+        let name = explanation.split_once(NO_VERSIONS).and_then(|(_, rest)| rest.split_whitespace().next());
+        let Some(name) = name.filter(|_| !self.workshop.surroundings.offline) else { return Ok(None) };
+        let indexes = candidates(searched, name.trim_end_matches([',', '.']));
+        let default = if indexes.contains(&None) { self.default_index()? } else { None };
+        let surroundings = &self.workshop.surroundings;
+        let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for index in indexes.iter().filter_map(|index| index.as_ref().or(default.as_ref())) {
+            let Some(url) = self.page_of(index, name.trim_end_matches([',', '.'])) else { continue };
+            let page = fetcher.document(&url, PAGE, LARGEST_PAGE);
+            let page = async { unless_cancelled(&self.workshop.cancel, tokio::time::timeout(PATIENCE, page)).await };
+            let answer = match runtime.block_on(page)? {
+                Ok(Ok(page)) => match available::oddity(&page.bytes, &page.media_type) {
+                    Some(oddity) => format!("answered with {oddity}"),
+                    None => return Ok(None),
+                },
+                Ok(Err(problem)) => problem,
+                Err(_) => continue,
+            };
+            if !answer.starts_with("answered 404") {
+                return Ok(Some(BuildError::OddIndex { address: shown(&url), answer }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The address of a package's page, with the credentials that the stack gives; `None` for an index that is no server.
+    fn page_of(&self, index: &str, name: &str) -> Option<Url> {
+        let url: Url = format!("{}/{name}/", index.trim_end_matches('/')).parse().ok()?;
+        matches!(url.scheme(), "http" | "https").then(|| self.with_credentials(&url))
+    }
+
     /// Completes the reasons of blockers by the pages of their indexes: the resolver tells of one version, or none.
     pub(super) fn complete_reasons(
         &self,
@@ -40,16 +78,12 @@ impl Project<'_> {
         runtime.block_on(async {
             let mut pages = tokio::task::JoinSet::new();
             for (at, (blocker, indexes)) in blockers.iter().zip(&asked).enumerate() {
-                let page = |index: &Option<String>| -> Option<Url> {
-                    let index = index.as_ref().or(default.as_ref())?.trim_end_matches('/');
-                    let url: Url = format!("{index}/{}/", blocker.name).parse().ok()?;
-                    matches!(url.scheme(), "http" | "https").then(|| self.with_credentials(&url))
-                };
+                let page = |index: &Option<String>| self.page_of(index.as_ref().or(default.as_ref())?, &blocker.name);
                 let (urls, fetcher) = (indexes.iter().filter_map(page).collect::<Vec<_>>(), fetcher.clone());
                 pages.spawn(async move {
                     for url in urls {
-                        if let Some(page) = fetcher.document(&url, PAGE, LARGEST_PAGE).await {
-                            return (at, Some(page));
+                        if let Ok(page) = fetcher.document(&url, PAGE, LARGEST_PAGE).await {
+                            return (at, Some(page.bytes));
                         }
                     }
                     (at, None)

@@ -89,7 +89,7 @@ impl Project<'_> {
         let work = self.workshop.work("fetch", url.to_string(), None);
         let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(fetcher.text(url, LARGEST_FILE, &work))
+        runtime.block_on(fetcher.text(url, LARGEST_FILE, &work, &*self.workshop.reporter))
     }
 
     /// Writes the files of a locked source into a directory, under their paths.

@@ -37,6 +37,7 @@ mod keep_going;
 mod lock;
 mod lock_refusals;
 mod mistakes;
+mod odd_indexes;
 mod programs;
 mod projects;
 mod pruned;

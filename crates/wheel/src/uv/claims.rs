@@ -224,9 +224,9 @@ mod tests {
                     and because xformers==0.0.20 depends on torch==2.0.1 and this image depends on xformers";
         assert_snapshot!(attribute(text, &[base]), @r"
         xformers>=0.0.35 depends on torch>=2.10,
-        all of: xformers>=0.0.33,<=0.0.33.post1 xformers>=0.0.34.dev1 depends on torch==2.9.0,
+        xformers>=0.0.34.dev1 depends on torch==2.9.0,
         xformers==0.0.22 depends on torch==2.1.0,
-        1 more versions depend on others,
+        and 1 more like these,
         and the base has torch 2.8.0a0
         ");
     }

@@ -123,10 +123,33 @@ pub(crate) fn explain(stderr: &str) -> UvError {
         let told: Vec<String> = std::iter::once(sentences(cause)).chain(hints).collect();
         return UvError::Unsatisfiable(told.join("\n"));
     }
+    if let Some(odd) = odd(&text) {
+        return odd;
+    }
     if unreachable.iter().any(|sign| text.contains(sign)) {
         return UvError::Index(text);
     }
     UvError::Failed(text)
+}
+
+/// Reads what an index answered that is no answer to what it was asked.
+fn odd(text: &str) -> Option<UvError> {
+    let between = |start: &str, end: &str| text.split_once(start)?.1.split(end).next().map(str::to_owned);
+    let (address, answer) = if text.contains("HTTP status ") {
+        (between("for url (", ")")?, format!("answered {}", between(" error (", ")")?))
+    } else if text.contains("Received some unexpected JSON") {
+        (between("JSON from `", "`")?, "answered with JSON that is not the page of a package".to_owned())
+    } else if text.contains("Unsupported `Content-Type`") {
+        let kind = between("Unsupported `Content-Type` \"", "\"")?;
+        (between("for `", "`")?, format!("answered with {kind}, and not with the page of a package"))
+    } else if text.contains("Missing `Content-Type`") {
+        (between("header for `", "`")?, "answered without a media type, and not with the page of a package".to_owned())
+    } else if text.contains("Failed to extract archive: ") {
+        (between("Failed to extract archive: ", " ")?, "is no wheel: the index gives something else for it".to_owned())
+    } else {
+        return None;
+    };
+    Some(UvError::Odd { address, answer })
 }
 
 /// Translates a hint; nothing for one that only concerns uv's command line.
@@ -221,6 +244,35 @@ mod tests {
             assert_eq!((index.as_str(), status), ("http://a.example/simple", expected));
         }
         assert!(matches!(explain(error), UvError::Unsatisfiable(_)));
+    }
+
+    #[test]
+    fn an_index_that_answers_with_something_else_is_told_apart() {
+        let said: Vec<String> = [
+            "error: Request failed after 3 retries in 8.4s\n  cause: Failed to fetch: `http://a.example/simple/six/`\n  cause: HTTP \
+             status server error (500 Internal Server Error) for url (http://a.example/simple/six/)",
+            "error: Failed to fetch: `http://a.example/f/six.whl`\n  cause: HTTP status client error (404 Not Found) for url \
+             (http://a.example/f/six.whl)",
+            "error: Received some unexpected JSON from `http://a.example/simple/six/`\n  cause: missing field `files` at line 1",
+            "error: Unsupported `Content-Type` \"text/plain\" for `http://a.example/simple/six/`. Expected JSON or HTML.",
+            "error: Missing `Content-Type` header for `http://a.example/simple/six/`",
+            "error: Failed to download `six==1.16.0`\n  cause: Failed to extract archive: six-1.16.0-py2.py3-none-any.whl\n  cause: \
+             Invalid zip file structure",
+        ]
+        .iter()
+        .map(|stderr| match explain(stderr) {
+            UvError::Odd { address, answer } => format!("{address} {answer}"),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        http://a.example/simple/six/ answered 500 Internal Server Error
+        http://a.example/f/six.whl answered 404 Not Found
+        http://a.example/simple/six/ answered with JSON that is not the page of a package
+        http://a.example/simple/six/ answered with text/plain, and not with the page of a package
+        http://a.example/simple/six/ answered without a media type, and not with the page of a package
+        six-1.16.0-py2.py3-none-any.whl is no wheel: the index gives something else for it
+        ");
     }
 
     #[test]

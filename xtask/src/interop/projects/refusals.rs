@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use kiln_testing::Listener;
+use kiln_testing::http::Answer;
+
 use super::{Result, Suite, lock};
 use crate::interop::report::Checks;
 
@@ -29,6 +32,9 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks, project: &Path) {
             ],
         )
     });
+    checks.check("an index that answers with something else is named, with what it answered", || {
+        odd_indexes(suite, &project.join("odd"))
+    });
     checks.check("a constraint and an override are told as what they are", || {
         let constraint = "packages = [\"pandas==2.2.0\"]\nresolution = { constraints = [\"numpy<1.20\"] }";
         let says = ["pandas==2.2.0 depends on numpy>=1.23.2,<2, and the constraint `numpy<1.20` holds", "a constraint"];
@@ -46,8 +52,60 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks, project: &Path) {
         fs_err::create_dir_all(&project)?;
         fs_err::write(project.join("kiln.toml"), format!("{text}{BASE}\n"))?;
         let says = ["depends on torch", "and the base has torch 2.8.0a0+nv25.5", "accept = [\"torch\"]"];
-        says_all(suite, &project, &says)
+        says_all(suite, &project, 2, &says)
     });
+}
+
+/// An index that answers with something else than the page of a package: the first part of the path says with what.
+fn odd(kind: &str, path: &str) -> Answer {
+    const JSON: &str = "application/vnd.pypi.simple.v1+json";
+    match kind {
+        "loop" => Answer::new(302).with("Location", path),
+        "login" => Answer::new(200).body("text/html", b"<html><form><input name=user></form></html>".to_vec()),
+        "version" => {
+            Answer::new(200).body(JSON, br#"{"meta": {"api-version": "9.0"}, "name": "six", "files": []}"#.to_vec())
+        }
+        "json" => Answer::new(200).body(JSON, b"{broken".to_vec()),
+        "text" => Answer::new(200).body("text/plain", b"hello".to_vec()),
+        "untold" => Answer::new(200),
+        "empty" => Answer::new(200).body("text/html", Vec::new()),
+        "gone" => Answer::new(410),
+        _ => Answer::new(500),
+    }
+}
+
+/// Each kind of odd answer ends with the address, what came, and advice.
+fn odd_indexes(suite: &Suite, project: &Path) -> Result<()> {
+    let listener = Listener::bind();
+    let address = listener.address().to_owned();
+    let _server = listener.serve(|mut stream, head, _| {
+        let kind = head.path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+        let answer = odd(&kind, &head.path());
+        answer.write_head(&mut stream, false)?;
+        if head.method != "HEAD" {
+            std::io::Write::write_all(&mut stream, &answer.body)?;
+        }
+        Ok(head.keep_alive)
+    });
+    for (kind, says) in [
+        ("loop", "redirects without an end"),
+        ("login", "answered with a page with a form"),
+        ("version", "answered with a page of version 9.0"),
+        ("json", "answered with JSON"),
+        ("text", "answered with text/plain"),
+        ("untold", "answered without a media type"),
+        ("empty", "answered with an empty page"),
+        ("gone", "answered 410"),
+        ("fails", "answered 500"),
+    ] {
+        let index = format!("packages = [\"six\"]\n\n[index]\ndefault = \"http://{address}/{kind}/simple\"");
+        let project = project.join(kind);
+        if lock(suite, &project, &index, "a").is_ok() {
+            return Err(format!("{kind}: it is locked").into());
+        }
+        says_all(suite, &project, 3, &[&format!("`http://{address}/{kind}/simple/six/` {says}"), "hint: "])?;
+    }
+    Ok(())
 }
 
 /// Locks an image that cannot be, and looks for parts of the message.
@@ -55,15 +113,15 @@ fn refused(suite: &Suite, project: &Path, images: &str, says: &[&str]) -> Result
     if lock(suite, project, images, "a").is_ok() {
         return Err("it is locked".into());
     }
-    says_all(suite, project, says)
+    says_all(suite, project, 2, says)
 }
 
-fn says_all(suite: &Suite, project: &Path, says: &[&str]) -> Result<()> {
+fn says_all(suite: &Suite, project: &Path, status: i32, says: &[&str]) -> Result<()> {
     let output = suite.kiln(project).arg("lock").output()?;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     match says.iter().find(|part| !error.contains(**part)) {
         Some(part) => Err(format!("`{part}` is not in: {error}").into()),
-        None if output.status.code() != Some(2) => Err(format!("it ends with {}: {error}", output.status).into()),
+        None if output.status.code() != Some(status) => Err(format!("it ends with {}: {error}", output.status).into()),
         None => Ok(()),
     }
 }
