@@ -326,7 +326,20 @@ impl Project<'_> {
             };
             return Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into());
         };
-        self.locked_wheel(best)
+        let wheel = self.locked_wheel(best)?;
+        let real = wheel.size.filter(|_| pylock::is_local(&best.location));
+        let real = real.or_else(|| self.workshop.store.size(&best.sha256).ok());
+        match best.size.zip(real).filter(|(said, real)| said != real) {
+            Some((said, real)) => {
+                let place = question.place_of(&package.name, package.version.as_deref(), listed);
+                let place = place.unwrap_or_else(|| question.image.span.clone().into());
+                let message = format!("`{}` has {real} bytes, and {said} are said of it", best.file);
+                let hint =
+                    "its digest is right, and its size is not: write the lock anew, or tell whoever runs the index";
+                Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into())
+            }
+            None => Ok(wheel),
+        }
     }
 }
 

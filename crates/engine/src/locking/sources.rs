@@ -29,7 +29,7 @@ impl Project<'_> {
             sources.push(match locked {
                 Some(locked) if frozen || *upgrade != Upgrade::Everything => self.restored(locked, remote, file)?,
                 None if frozen => {
-                    return Err(BuildError::LockOutdated(format!("it does not have {remote}")));
+                    return Err(BuildError::LockOutdated(format!("no files of {remote} are locked")));
                 }
                 _ => self.fetched(remote, remote_rev(remote), file)?,
             });

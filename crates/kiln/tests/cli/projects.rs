@@ -284,6 +284,33 @@ fn a_lock_whose_files_are_of_another_version_is_refused() {
 }
 
 #[test]
+fn a_lock_that_says_another_size_than_the_wheel_has_is_refused_where_the_wheel_is_known() {
+    let environment = project("\"pylock.toml\"");
+    pylock(&environment);
+    let text = environment.read("pylock.toml");
+    environment.write("pylock.toml", text.replace("hashes =", "size = 5, hashes ="));
+    let refused = environment.kiln("lock").to_string();
+    let bytes = fs_err::metadata(environment.path("wheels/alpha-1.0-py3-none-any.whl")).unwrap().len().to_string();
+    assert_snapshot!(refused.replace(&format!("{bytes} bytes"), "<size> bytes"), @r#"
+    ------- stderr -------
+    error: `alpha-1.0-py3-none-any.whl` has <size> bytes, and 5 are said of it
+     --> pylock.toml:4:8
+      |
+    4 | name = "alpha"
+      |        ^^^^^^^
+      |
+    help: its digest is right, and its size is not: write the lock anew, or tell whoever runs the index
+    [exit status: 2]
+    "#);
+    environment.write("pylock.toml", &text);
+    environment.succeed("build");
+    // The store has it now.
+    let url = text.replace("path = \"wheels/", "size = 5, url = \"https://example.org/");
+    environment.write("pylock.toml", url);
+    assert!(environment.kiln("lock").stderr.contains("bytes, and 5 are said of it"));
+}
+
+#[test]
 fn groups_of_one_name_in_two_spellings_are_refused() {
     let environment = project("{ file = \"pyproject.toml\", groups = [\"a-b\"] }");
     let groups = "\n[dependency-groups]\na-b = [\"alpha\"]\na_b = [\"beta\"]\n";

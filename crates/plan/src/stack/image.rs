@@ -80,6 +80,8 @@ impl Stack {
 pub struct Target {
     /// `3.11`; `None` where no image has packages.
     pub python: Option<String>,
+    /// The place of `python`.
+    pub python_span: Option<Span>,
     /// The CUDA release; `None` for CPU builds, or where the stack names none.
     pub cuda: Option<CudaRelease>,
     /// True for `cuda = "none"`.
