@@ -334,8 +334,7 @@ impl Project<'_> {
                 let place = question.place_of(&package.name, package.version.as_deref(), listed);
                 let place = place.unwrap_or_else(|| question.image.span.clone().into());
                 let message = format!("`{}` has {real} bytes, and {said} are said of it", best.file);
-                let hint =
-                    "its digest is right, and its size is not: write the lock anew, or tell whoever runs the index";
+                let hint = "the file and what names it do not belong together: write the lock anew, or get the file that it is for";
                 Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into())
             }
             None => Ok(wheel),

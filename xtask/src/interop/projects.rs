@@ -294,6 +294,8 @@ fn from_git(suite: &Suite, project: &Path) -> Result<()> {
     let commit = |six: &str| -> Result<String> {
         fs_err::write(repository.join("deploy/base.txt"), format!("six=={six}\n"))?;
         fs_err::write(repository.join("deploy/requirements.txt"), "-r base.txt\nidna==3.10\n")?;
+        fs_err::write(repository.join("deploy/empty.txt"), "")?;
+        fs_err::write(repository.join("deploy/other.in"), format!("{0} blob 3\n{six}\n\n", "0".repeat(40)))?;
         git(&["add", "--all"])?;
         git(&["commit", "--quiet", "--message", six])?;
         Ok(git(&["rev-parse", "HEAD"])?.trim().to_owned())

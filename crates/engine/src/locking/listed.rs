@@ -183,6 +183,12 @@ impl<'a> Listed<'a> {
         self.requirements.iter().map(|line| (line.value.name.to_string(), &line.place))
     }
 
+    /// The version of a package that a line names, and no other.
+    pub(super) fn exact_version(&self, package: &str) -> Option<String> {
+        let line = self.requirements.iter().find(|line| line.value.name.as_ref() == package)?;
+        line.value.exact_version().map(ToString::to_string)
+    }
+
     /// Constraints, and overrides, which are marked with `true`.
     pub(super) fn bounds(&self) -> impl Iterator<Item = (&Placed<FileRequirement>, bool)> {
         let constraints = self.constraints.iter().map(|line| (*line, false));

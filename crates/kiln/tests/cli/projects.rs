@@ -299,7 +299,7 @@ fn a_lock_that_says_another_size_than_the_wheel_has_is_refused_where_the_wheel_i
     4 | name = "alpha"
       |        ^^^^^^^
       |
-    help: its digest is right, and its size is not: write the lock anew, or tell whoever runs the index
+    help: the file and what names it do not belong together: write the lock anew, or get the file that it is for
     [exit status: 2]
     "#);
     environment.write("pylock.toml", &text);

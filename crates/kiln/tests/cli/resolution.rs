@@ -410,3 +410,42 @@ fn names_in_the_choice_of_versions_that_nothing_has_are_warned_of() {
     );
     assert_eq!(environment.kiln("lock").stderr, "");
 }
+
+/// Puts a program before uv's stand-in that counts its calls.
+fn count_calls(environment: &TestEnvironment) -> impl Fn() -> usize + use<> {
+    let (root, bin) = (environment.root(), environment.root().join("bin"));
+    let (real, calls) = (root.join("real"), root.join("calls"));
+    fs_err::create_dir_all(&real).unwrap();
+    for name in ["uv", "uv.torch"] {
+        if bin.join(name).exists() {
+            fs_err::rename(bin.join(name), real.join(name)).unwrap();
+        }
+    }
+    let script = format!("echo call >> {}\nexec {} \"$@\"\n", calls.display(), real.join("uv").display());
+    environment.script("uv", &script);
+    move || std::mem::take(&mut fs_err::read_to_string(&calls).unwrap_or_default()).lines().count()
+}
+
+#[test]
+fn uv_is_not_asked_twice_for_what_is_locked_or_known() {
+    let environment = torch("cuda = \"12.8\"");
+    environment.tell_uv("torch", &environment.root().join("torch"));
+    environment.wheel(&pure("six", "1.0"));
+    let calls = count_calls(&environment);
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["torch==2.7.1+cu128"]);
+    let first = calls();
+    environment.stack(&environment.read("kiln.toml").replace("\"torch\"]", "\"torch\", \"six\"]"));
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["six==1.0", "torch==2.7.1+cu128"]);
+    assert_eq!((first, calls() - first), (2, 1));
+    // The pair of a torch that is named is known before anything is chosen.
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"torch==2.7.1\", \"torchvision\"]"));
+    for (name, version) in [("torch", "2.7.1"), ("torchvision", "0.22.1"), ("torchvision", "0.23.0")] {
+        environment.wheel(&pure(name, version));
+    }
+    let calls = count_calls(&environment);
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["torch==2.7.1", "torchvision==0.22.1"]);
+    assert_eq!(calls(), 1);
+}
