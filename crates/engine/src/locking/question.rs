@@ -24,14 +24,14 @@ use crate::python::{self, BasePython};
 /// Raised when the same question would be answered in another way.
 const QUESTION_VERSION: u32 = 2;
 
-/// What is asked for one image on one platform.
+/// The question about one image on one platform.
 pub(super) struct ImageQuestion<'a> {
     pub(super) image: &'a Image,
     ancestors: Vec<&'a Image>,
     python: &'a str,
     pub(super) platform: Platform,
     base: String,
-    /// What is inside the base.
+    /// The content of the base.
     pub(super) facts: BaseFacts,
     /// Packages of the images above, by name and version.
     pub(super) above: Vec<(String, String)>,
@@ -155,7 +155,7 @@ impl<'a> ImageQuestion<'a> {
         format!("Python {} on {} with {libc}", self.python, self.platform)
     }
 
-    /// Why an old answer does not hold.
+    /// Returns the reason for which an old answer does not hold, a clause.
     pub(super) fn difference(&self, known: Option<&LockedImage>) -> String {
         let (name, platform) = (&self.image.name, self.platform);
         let Some(known) = known else { return format!("it has no image `{name}` for {platform}") };
@@ -175,7 +175,7 @@ impl<'a> ImageQuestion<'a> {
         format!("in `{name}` ({platform}) {}", changes.join(", "))
     }
 
-    /// Where a lock of another tool has a package, and the lock in words.
+    /// Returns the place of a package in a lock of another tool, and the lock in words.
     pub(super) fn locked_at(&self, package: &str, version: Option<&str>) -> Option<(Label, String)> {
         let find = |version| {
             let mut places = self.locks.iter().map(|(lock, _)| (lock.place_of(package, version), lock));
@@ -185,7 +185,7 @@ impl<'a> ImageQuestion<'a> {
         find(version).or_else(|| find(None))
     }
 
-    /// Where a package is asked for, in this image or above, or where a lock of another tool has it.
+    /// Returns the place that asks for a package, in this image or above, or the one in a lock of another tool.
     pub(super) fn place_of(&self, package: &str, version: Option<&str>, listed: Option<&Listed<'_>>) -> Option<Label> {
         let images = std::iter::once(self.image).chain(self.ancestors.iter().copied());
         let mut requirements = images.flat_map(|image| &image.requirements);
