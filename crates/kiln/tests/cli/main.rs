@@ -18,6 +18,7 @@ mod bad_wheels;
 mod base_python;
 mod bootstrap;
 mod build;
+mod commands;
 mod configuration;
 mod conflicts;
 mod copies;
