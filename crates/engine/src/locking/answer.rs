@@ -138,6 +138,9 @@ impl Project<'_> {
                     Err(error) => Failed::Other(error),
                 }
             }
+            UvError::Odd { address, answer } => match self.looked_at(address, answer) {
+                Ok(error) | Err(error) => Failed::Other(error),
+            },
             error => Failed::Other(self.unresolved(&first.question.image.name, error)),
         })?;
         let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);

@@ -27,28 +27,45 @@ impl Project<'_> {
     pub(super) fn odd_index(&self, explanation: &str, searched: &Searched) -> Result<Option<BuildError>> {
         let name = explanation.split_once(NO_VERSIONS).and_then(|(_, rest)| rest.split_whitespace().next());
         let Some(name) = name.filter(|_| !self.workshop.surroundings.offline) else { return Ok(None) };
-        let indexes = candidates(searched, name.trim_end_matches([',', '.']));
+        let name = name.trim_end_matches([',', '.']);
+        let indexes = candidates(searched, name);
         let default = if indexes.contains(&None) { self.default_index()? } else { None };
-        let surroundings = &self.workshop.surroundings;
-        let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for index in indexes.iter().filter_map(|index| index.as_ref().or(default.as_ref())) {
-            let Some(url) = self.page_of(index, name.trim_end_matches([',', '.'])) else { continue };
-            let page = fetcher.document(&url, PAGE, LARGEST_PAGE);
-            let page = async { unless_cancelled(&self.workshop.cancel, tokio::time::timeout(PATIENCE, page)).await };
-            let answer = match runtime.block_on(page)? {
-                Ok(Ok(page)) => match available::oddity(&page.bytes, &page.media_type) {
-                    Some(oddity) => format!("answered with {oddity}"),
-                    None => return Ok(None),
-                },
-                Ok(Err(problem)) => problem,
-                Err(_) => continue,
-            };
-            if !answer.starts_with("answered 404") {
-                return Ok(Some(BuildError::OddIndex { address: shown(&url), answer }));
+            let Some(url) = self.page_of(index, name) else { continue };
+            match self.odd_answer(&url)? {
+                Some(answer) if answer.starts_with("answered 404") => {}
+                Some(answer) => return Ok(Some(BuildError::OddIndex { address: shown(&url), answer })),
+                None => return Ok(None),
             }
         }
         Ok(None)
+    }
+
+    /// Looks at an address itself that the resolver found odd: it takes the redirect that it does not follow for a page.
+    pub(super) fn looked_at(&self, address: String, answer: String) -> Result<BuildError> {
+        let page =
+            address.parse().ok().filter(|url: &Url| url.path().ends_with('/') && answer.starts_with("answered with"));
+        let seen = match page.filter(|_| !self.workshop.surroundings.offline) {
+            Some(url) => self.odd_answer(&self.with_credentials(&url))?,
+            None => None,
+        };
+        Ok(BuildError::OddIndex { address, answer: seen.unwrap_or(answer) })
+    }
+
+    /// A clause about a server that does not answer with the page of a package; `None` where it does, or does not answer in time.
+    fn odd_answer(&self, url: &Url) -> Result<Option<String>> {
+        let surroundings = &self.workshop.surroundings;
+        let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let page = fetcher.document(url, PAGE, LARGEST_PAGE);
+        let page = async { unless_cancelled(&self.workshop.cancel, tokio::time::timeout(PATIENCE, page)).await };
+        Ok(match runtime.block_on(page)? {
+            Ok(Ok(page)) => {
+                available::oddity(&page.bytes, &page.media_type).map(|oddity| format!("answered with {oddity}"))
+            }
+            Ok(Err(problem)) => Some(problem),
+            Err(_) => None,
+        })
     }
 
     /// The address of a package's page, with the credentials that the stack gives; `None` for an index that is no server.

@@ -93,7 +93,7 @@ fn odd_indexes(suite: &Suite, project: &Path) -> Result<()> {
         ("version", "answered with a page of version 9.0"),
         ("json", "answered with JSON"),
         ("text", "answered with text/plain"),
-        ("untold", "answered without a media type"),
+        ("untold", "answered with no media type"),
         ("empty", "answered with an empty page"),
         ("gone", "answered 410"),
         ("fails", "answered 500"),
