@@ -49,6 +49,7 @@ impl Project<'_> {
             Some(url) => self.odd_answer(&self.with_credentials(&url))?,
             None => None,
         };
+        let seen = seen.filter(|seen| !seen.starts_with("cannot be reached"));
         Ok(BuildError::OddIndex { address, answer: seen.unwrap_or(answer) })
     }
 

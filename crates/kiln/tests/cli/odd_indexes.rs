@@ -25,7 +25,7 @@ fn an_answer_that_uv_tells_of_is_named_with_its_address() {
          (http://index.example/simple/six/)",
         "error: Failed to fetch: `http://index.example/f/six.whl`\n  cause: HTTP status client error (404 Not Found) for url \
          (http://index.example/f/six.whl)",
-        "error: Unsupported `Content-Type` \"text/plain\" for `http://index.example/simple/six/`. Expected JSON or HTML.",
+        "error: Unsupported `Content-Type` \"text/plain\" for `http://127.0.0.1:1/simple/six/`. Expected JSON or HTML.",
     ] {
         all.push_str(&with_index("http://index.example/simple", says).kiln("lock").to_string());
     }
@@ -41,7 +41,7 @@ fn an_answer_that_uv_tells_of_is_named_with_its_address() {
     hint: the index names what it does not have: choose another version, or another index below `[index]`
     [exit status: 3]
     ------- stderr -------
-    error: the package index cannot be used: `http://index.example/simple/six/` answered with text/plain, and not with the page of a package
+    error: the package index cannot be used: `http://127.0.0.1:1/simple/six/` answered with text/plain, and not with the page of a package
 
     hint: open the address in a browser: an index gives the page of a package there (PEP 503, PEP 691). Is it the right one below `[index]`, and does a proxy or a login stand before it?
     [exit status: 3]
