@@ -6,7 +6,7 @@ use std::path::Path;
 
 use kiln_plan::diagnostic::Diagnostics;
 use kiln_wheel::pylock::{Choice, environment};
-use kiln_wheel::requirements::{Requirements, poetry, pyproject};
+use kiln_wheel::requirements::{Provided, Requirements, poetry, pyproject};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -20,11 +20,13 @@ fuzz_target!(|text: &str| {
     for (groups, extras, dev) in [(&groups[..], &extras[..], true), (&[], &[], false)] {
         let choice = pyproject::Choice { groups, extras, dev };
         let mut content = |_: &Path| Ok(project.as_bytes().to_vec());
-        check(pyproject::read(directory, &directory.join("pyproject.toml"), choice, &mut content));
+        check(pyproject::read(directory, &directory.join("pyproject.toml"), choice, &Provided::new(), &mut content));
         let choice = Choice { groups: Some(groups).filter(|groups| !groups.is_empty()), extras };
-        check(poetry::read(lock, ("poetry.lock", Some(project)), directory, &environment, choice, dev));
+        let provided = Provided::new();
+        let written = poetry::Written { text: lock, path: "poetry.lock", project: Some(project), directory, provided: &provided };
+        check(poetry::read(written, &environment, choice, dev));
     }
-    if let Some(settings) = pyproject::settings(project, directory) {
+    if let Some(settings) = pyproject::BesideLock::read(project).map(|beside| beside.settings(directory)) {
         assert!(settings.parse::<toml::Table>().is_ok(), "{settings}");
     }
 });

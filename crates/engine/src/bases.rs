@@ -1,9 +1,10 @@
 //! Bases: their names in locks and messages, and their interpreters.
 
 use kiln_plan::base::{BaseFacts, Interpreter};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::stack;
 
-use crate::error::{BuildError, Result};
+use crate::error::Result;
 
 /// Returns the name of a base in the lock; `None` for `scratch` and for other images.
 pub fn name(from: &stack::From) -> Option<String> {
@@ -40,14 +41,14 @@ pub(crate) fn interpreter<'f>(
     let have = if have.is_empty() { "no Python at all".to_owned() } else { have.join(", ") };
     let of_environment = facts.interpreters.iter().any(|found| found.environment && found.minor_version() == python);
     let wanted = named.map_or_else(String::new, |named| format!(" at {named}"));
-    Err(BuildError::Mistake {
-        message: format!("the base `{base}` has no interpreter for Python {python}{wanted}: it has {have}"),
-        hint: if of_environment {
-            "the interpreter of a virtual environment takes packages with `python.environment = \"base\"`".into()
-        } else {
+    let message = format!("the base `{base}` has no interpreter for Python {python}{wanted}: it has {have}");
+    let hint = match of_environment {
+        true => "the interpreter of a virtual environment takes packages with `python.environment = \"base\"`",
+        false => {
             "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's), or set \
              `target.python`"
-                .into()
-        },
-    })
+        }
+    };
+    let place = image.target.python_span.clone().unwrap_or_else(|| image.span.clone());
+    Err(Diagnostics::from(Diagnostic::at(place, message).also(image.span.clone(), "for this image").hint(hint)).into())
 }

@@ -16,6 +16,7 @@ use kiln_plan::lock::LockError;
 use kiln_plan::platform::Platform;
 use kiln_registry::RegistryError;
 use kiln_store::StoreError;
+use kiln_wheel::name::WheelName;
 use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
 pub(crate) use run::RunError;
@@ -129,14 +130,6 @@ pub enum BuildError {
         /// The reason.
         source: DebianError,
     },
-    /// A file with requirements, or the lock of another tool.
-    #[error("`{path}` cannot be used")]
-    Requirements {
-        /// Its path.
-        path: String,
-        /// The reason.
-        source: Cause,
-    },
     /// A `uv.lock` that uv does not export.
     #[error("`{path}` cannot be exported by uv")]
     Export {
@@ -204,6 +197,14 @@ pub enum BuildError {
         index: String,
         /// The HTTP status, 401 or 403.
         status: u16,
+    },
+    /// A package index that answers with something else than what it is asked for.
+    #[error("the package index cannot be used: `{address}` {answer}")]
+    OddIndex {
+        /// The address of a page or a file, without credentials.
+        address: String,
+        /// A clause: `answered 500 Internal Server Error`.
+        answer: String,
     },
     /// Layers that a record promised are on no registry and in no store.
     #[error("layers are neither here nor where they were: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
@@ -278,7 +279,6 @@ impl BuildError {
             | Self::Unreadable { .. }
             | Self::NoFacts { .. }
             | Self::Bootstrap { .. }
-            | Self::Requirements { .. }
             | Self::Export { .. }
             | Self::Resolve { .. }
             | Self::Address { .. }
@@ -295,6 +295,7 @@ impl BuildError {
             | Self::Fetch(_)
             | Self::Index(_)
             | Self::IndexRefused { .. }
+            | Self::OddIndex { .. }
             | Self::Program { .. }
             | Self::Sandbox { .. }
             | Self::Io(_) => Fault::Surroundings,
@@ -313,9 +314,6 @@ impl BuildError {
             }
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
-            Self::Requirements { .. } => {
-                Some("write the file anew with the tool that made it, for this Python and with wheels".into())
-            }
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
@@ -328,6 +326,14 @@ impl BuildError {
                 "is the store's file system full, read-only, or without locks? `KILN_STORE` names another store".into(),
             ),
             Self::Oci(OciError::Entry { .. }) => Some(DAMAGED.into()),
+            Self::Oci(OciError::WrongWheel { wheel, .. }) => {
+                let file = wheel.rsplit('/').next().unwrap_or_default();
+                let name = file.parse::<WheelName>().map_or_else(|_| "NAME".to_owned(), |wheel| wheel.name.to_string());
+                Some(format!(
+                    "somebody replaced the file after it was locked: put the locked one back, or take the one that lies \
+                     there, `kiln lock --upgrade {name}`; where a lock of another tool names it, write that anew first"
+                ))
+            }
             Self::Oci(OciError::NoBytes { .. }) | Self::Lost(_) => Some(BASE_BYTES.into()),
             Self::Oci(OciError::Layout { .. }) => Some(LAYOUT.into()),
             Self::Oci(OciError::Damaged { .. }) => {
@@ -335,6 +341,7 @@ impl BuildError {
             }
             Self::Registry(error) => error.hint(),
             Self::Index(_) => Some("check the network, `[index]` in the stack file, and proxies".into()),
+            Self::OddIndex { answer, .. } => Some(odd_index(answer).into()),
             Self::IndexRefused { .. } => Some(
                 "give a name and a password or a token for its host in `~/.netrc`, or in its address under `[index]`; \
                  is the address right?"
@@ -358,7 +365,8 @@ impl BuildError {
             Self::Stack(_) | Self::Lock { .. } | Self::LockOutdated(_) | Self::Mistake { .. } | Self::Interrupted => {
                 true
             }
-            Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
+            Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::OddIndex { .. } => true,
+            Self::Lost(_) | Self::Program { .. } => true,
             Self::Changed(_) | Self::Run(_) | Self::Sandbox { .. } => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
@@ -405,6 +413,22 @@ impl BuildError {
             Self::Store(error) | Self::Oci(OciError::Store(error)) => error.is_disk_full(),
             Self::Io(error) | Self::Oci(OciError::Io(error)) => error.kind() == std::io::ErrorKind::StorageFull,
             _ => false,
+        }
+    }
+}
+
+/// Advice on an index that answers with something else than what it is asked for.
+fn odd_index(answer: &str) -> &'static str {
+    let status = answer.strip_prefix("answered ").and_then(|rest| rest.get(..3)).unwrap_or_default();
+    match status {
+        "429" => "the server wants fewer requests: try again later, or name another index below `[index]`",
+        "404" | "410" => {
+            "the index names what it does not have: choose another version, or another index below `[index]`"
+        }
+        _ if status.starts_with('5') => "the server fails: try again later, or name another index below `[index]`",
+        _ => {
+            "open the address in a browser: an index gives the page of a package there (PEP 503, PEP 691). Is it the right one \
+             below `[index]`, and does a proxy or a login stand before it?"
         }
     }
 }

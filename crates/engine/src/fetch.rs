@@ -1,6 +1,7 @@
 //! Downloads: parallel, resumed where they stopped, checked while they stream, tried again with patience.
 
 mod netrc;
+mod small;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,6 @@ use crate::error::FetchError;
 const LARGEST: u64 = 64 << 30;
 /// A clause about a server whose answer does not fit the bytes that are kept.
 const PART_OF_ANOTHER: &str = "gave a part that does not fit to what was kept of an earlier download";
-/// Attempts at a small file.
-const SMALL_ATTEMPTS: u32 = 3;
 /// Time between two looks at a download of another process.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -222,62 +221,6 @@ impl Fetcher {
         }
     }
 
-    /// Downloads a small file of which nothing is known, trying again as long as the server may recover.
-    pub(crate) async fn text(
-        &self,
-        url: &Url,
-        most: u64,
-        work: &Work<'_>,
-    ) -> Result<Vec<u8>, crate::error::BuildError> {
-        let file = url.path().rsplit('/').next().unwrap_or_default().to_owned();
-        let wanted = Wanted { file, url: url.clone(), digest: Digest::of(b""), size: None };
-        let mut made = 0;
-        loop {
-            made += 1;
-            let cause = match self.small(&wanted, most, work).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(cause, _)) => cause,
-            };
-            if made == SMALL_ATTEMPTS {
-                let (url, attempts) = (shown(url), made);
-                return Err(FetchError::Network { file: wanted.file, url, problem: cause, attempts, kept: 0 }.into());
-            }
-            unless_cancelled(work.cancel(), tokio::time::sleep(Duration::from_secs(1 << made))).await?;
-        }
-    }
-
-    async fn small(&self, wanted: &Wanted, most: u64, work: &Work<'_>) -> Result<Vec<u8>, Failure> {
-        let mut response = unless_cancelled(work.cancel(), self.request(wanted, 0)).await??;
-        let mut bytes = Vec::new();
-        while let Some(more) = unless_cancelled(work.cancel(), response.chunk()).await?? {
-            bytes.extend_from_slice(&more);
-            if bytes.len() as u64 > most {
-                let (file, host) = (wanted.file.clone(), host(&wanted.url));
-                let answer = format!("more than {}", size::format(most));
-                return Err(Failure::Final(FetchError::OtherSize { file, host, answer, expected: most }.into()));
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// A small document of this media type; nothing where the server does not give it, or it is larger than that many bytes.
-    pub(crate) async fn document(&self, url: &Url, media_type: &str, largest: usize) -> Option<Vec<u8>> {
-        let request = self.client.get(url.clone()).header(reqwest::header::ACCEPT, media_type);
-        let request = self.authorized(request, url);
-        let span = tracing::debug_span!("request", method = "GET", url = shown(url));
-        let sending = redirect::send(&self.client, request.build().ok()?, Reach::Anywhere, false);
-        let mut response = sending.instrument(span).await.ok()?.error_for_status().ok()?;
-        let mut bytes = Vec::new();
-        while let Some(more) = response.chunk().await.ok()? {
-            if bytes.len() + more.len() > largest {
-                return None;
-            }
-            bytes.extend_from_slice(&more);
-        }
-        Some(bytes)
-    }
-
     /// What a server says the size of something is.
     pub(crate) async fn size(&self, url: &Url) -> Option<u64> {
         let request = self.authorized(self.client.head(url.clone()), url);
@@ -468,7 +411,7 @@ fn continues_at(response: &Response, from: u64) -> bool {
 }
 
 /// Returns an address for messages: without credentials and query, which may hold a token.
-fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     format!("{}{}", redirect::origin(url), url.path())
 }
 

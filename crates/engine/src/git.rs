@@ -13,6 +13,9 @@ use crate::workshop::Workshop;
 const GIT: Names = &[PATH, LOCATIONS, NETWORK, &["SSH_AUTH_SOCK", "GIT_SSL_CAINFO", "XDG_CONFIG_HOME"]];
 /// Ways to repositories that git may take: none that runs a program of the address's choice (git(1), `GIT_ALLOW_PROTOCOL`).
 const PROTOCOLS: &str = "https:ssh:file";
+/// Bytes of files that are read together, and of what git says before and behind each.
+const TOGETHER: u64 = 64 << 20;
+const HEADER: u64 = 128;
 /// Bytes of a list of files.
 const LIST: usize = 256 << 20;
 
@@ -96,13 +99,48 @@ impl<'w> Commit<'w> {
         Ok(list.split(|byte| *byte == 0).filter_map(entry).collect())
     }
 
-    /// Returns the content of a file.
-    pub(crate) fn content(&self, entry: &Entry) -> Result<Vec<u8>> {
-        let most = usize::try_from(entry.size).unwrap_or(usize::MAX).saturating_add(1);
-        self.git(&["cat-file", "blob", &entry.id], Stdout::Captured(most))
+    /// Hands over the contents of files in their order, read by one git for as many as fit into memory.
+    pub(crate) fn contents(&self, entries: &[&Entry], take: &mut dyn FnMut(&Entry, &[u8]) -> Result<()>) -> Result<()> {
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut together = 0_u64;
+            let fits = |entry: &&&Entry| {
+                together = together.saturating_add(entry.size);
+                together <= TOGETHER
+            };
+            let (batch, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            self.batch(batch, take)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn batch(&self, entries: &[&Entry], take: &mut dyn FnMut(&Entry, &[u8]) -> Result<()>) -> Result<()> {
+        let size: u64 = entries.iter().map(|entry| entry.size.saturating_add(HEADER)).sum();
+        let most = usize::try_from(size).unwrap_or(usize::MAX);
+        let names: String = entries.iter().map(|entry| format!("{}\n", entry.id)).collect();
+        let call = self.call(&["cat-file", "--batch"], Stdout::Captured(most))?.input(names.into_bytes());
+        let said = self.run(call)?;
+        let mut rest = said.as_slice();
+        for entry in entries {
+            // `NAME blob SIZE`, a line feed, the content, a line feed (git-cat-file(1), "BATCH OUTPUT").
+            let header = format!("{} blob {}\n", entry.id, entry.size);
+            let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
+            let content = rest.strip_prefix(header.as_bytes()).and_then(|rest| rest.split_at_checked(size));
+            let Some((content, [b'\n', after @ ..])) = content else {
+                return Err(self.problem(&format!("git gave something else for `{}`", entry.path)));
+            };
+            take(entry, content)?;
+            rest = after;
+        }
+        Ok(())
     }
 
     fn git(&self, arguments: &[&str], stdout: Stdout) -> Result<Vec<u8>> {
+        self.run(self.call(arguments, stdout)?)
+    }
+
+    fn call(&self, arguments: &[&str], stdout: Stdout) -> Result<Call<'static>> {
         let program = self.workshop.find_program("git").ok_or_else(|| BuildError::Program {
             program: "git".into(),
             purpose: "to fetch repositories".into(),
@@ -121,7 +159,11 @@ impl<'w> Commit<'w> {
         for helper in &self.helpers {
             call = call.arg("-c").arg(format!("credential.helper={helper}"));
         }
-        match call.args(arguments).run(&self.workshop.surroundings.environment, &self.work) {
+        Ok(call.args(arguments))
+    }
+
+    fn run(&self, call: Call<'_>) -> Result<Vec<u8>> {
+        match call.run(&self.workshop.surroundings.environment, &self.work) {
             Ok(said) => Ok(said),
             Err(ProgramError::Interrupted) => Err(BuildError::Interrupted),
             Err(ProgramError::Failed(failed)) => {

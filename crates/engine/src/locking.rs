@@ -9,6 +9,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Environment, Image, Requirement, Stack};
 use kiln_store::Root;
 use kiln_wheel::pylock;
+use kiln_wheel::requirements::bring_wheel;
 use kiln_wheel::tags::Tags;
 
 use crate::bases as names;
@@ -18,19 +19,24 @@ use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
 mod answer;
+mod available;
 mod bases;
+mod conflict;
 mod files;
 mod links;
 mod listed;
+mod locks;
 mod publishers;
 mod question;
 mod sizes;
 mod sources;
 mod tiers;
 mod torch;
+mod unused;
 
 use answer::{Failed, Given, Part};
 use tiers::Together;
+use unused::Exclusions;
 
 /// What may change in a lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +68,8 @@ struct How<'a> {
     frozen: bool,
     /// Versions that images were chosen for together.
     together: &'a Together,
+    /// Notes which exclusions leave something out.
+    exclusions: &'a Exclusions,
 }
 
 /// What was decided for one image.
@@ -88,8 +96,9 @@ impl Project<'_> {
         check_upgrade(upgrade, &old)?;
         let mut new = Lock { version: lock::VERSION, native_gpus: self.native(&old, upgrade)?, ..Lock::default() };
         new.sources = self.lock_sources(&old, upgrade, frozen)?;
+        let exclusions = Exclusions::default();
         for &platform in &self.stack.platforms {
-            self.lock_platform(platform, &old, &mut new, upgrade, frozen)?;
+            self.lock_platform(platform, &old, &mut new, (upgrade, frozen), &exclusions)?;
         }
         // Platforms that were left out on the command line keep what is locked for them.
         keep_other_platforms(&self.stack.platforms, &self.stack.images, &old, &mut new);
@@ -99,6 +108,7 @@ impl Project<'_> {
             let mut written = new.clone();
             keep_other_choices(&self.stack, &old, &mut written);
             self.write_lock(&written)?;
+            self.warn_of_unused(&written, &exclusions)?;
             self.remember_bases(&written)?;
         }
         Ok(new)
@@ -145,7 +155,7 @@ impl Project<'_> {
         new: &mut Lock,
         how: How<'_>,
     ) -> std::result::Result<(), Failed> {
-        let How { upgrade, frozen, together } = how;
+        let How { upgrade, frozen, together, exclusions } = how;
         if let Some(name) = names::name(&image.from)
             && new.base(&name, platform).is_none()
         {
@@ -176,6 +186,7 @@ impl Project<'_> {
         let nearest = known.first().copied();
         let decision = match known.into_iter().find(holds) {
             Some(known) => {
+                exclusions.note(image, |_| true);
                 let wheels = old.wheels_by_digest();
                 let wheels = known.packages.iter().filter_map(|package| wheels.get(&package.wheel).copied().cloned());
                 Decision { wheels: wheels.collect(), image: known.clone() }
@@ -216,7 +227,7 @@ impl Project<'_> {
         if !image.has_packages() {
             return Ok(decision);
         }
-        let interpreter = question.interpreter()?;
+        question.interpreter()?;
         let own = known.filter(|known| known.variant == self.stack.variant);
         let stay = own.map_or_else(Vec::new, |known| {
             let stays = |package: &&LockedPackage| !how.upgrade.includes(&package.name);
@@ -226,9 +237,11 @@ impl Project<'_> {
         let part = Part::of(self, question, listed.as_ref())?;
         let given = question.above.iter().chain(&question.in_base).cloned();
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
-        let found = self.resolve_with_torch(&part, &Given { pins: &pins, preferences: &stay, ..Given::default() })?;
-        let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
-        let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
+        let given = Given { pins: &pins, preferences: &stay, ..Given::default() };
+        let found = self.resolve_with_torch(&part, &given)?;
+        let required = self.required_exclusions(&part, &given)?;
+        how.exclusions.note(image, |name| required.contains(name));
+        let tags = question.target().tags();
         let mut wrong = Diagnostics::default();
         let searched = self.searched(&part)?;
         for package in found {
@@ -239,7 +252,9 @@ impl Project<'_> {
             match self.choose(&package, &tags, question, listed.as_ref()) {
                 Ok(mut wheel) => {
                     wheel.indexes = publishers::candidates(&searched, &package.name);
-                    let version = package.version.clone().unwrap_or_default();
+                    let recipe = kiln_wheel::name_of(&package.name).and_then(|name| self.stack.recipes.get(&name));
+                    // A lock need not say which version a repository has.
+                    let version = package.version.or_else(|| recipe?.version.clone()).unwrap_or_default();
                     decision.image.packages.push(LockedPackage { name: package.name, version, wheel: wheel.sha256 });
                     decision.wheels.push(wheel);
                 }
@@ -284,6 +299,8 @@ impl Project<'_> {
         let platform = question.target().platform;
         let name = kiln_wheel::name_of(&package.name);
         if let Some((name, recipe)) = name.and_then(|name| self.stack.recipes.get_key_value(&name)) {
+            let place = question.place_of(&package.name, package.version.as_deref(), listed);
+            self.check_recipe(name, recipe, place, package.version.as_deref())?;
             let wheel = self.built_wheel(name, recipe, tags, platform)?;
             listed.map_or(Ok(()), |listed| listed.check(&package.name, version, &wheel))?;
             return Ok(wheel);
@@ -293,18 +310,35 @@ impl Project<'_> {
             None => package.wheels.clone(),
         };
         let Some(best) = pylock::best(&wheels, tags) else {
-            let place = question.place_of(&package.name, listed).unwrap_or_else(|| question.image.span.clone().into());
+            let place = question.place_of(&package.name, package.version.as_deref(), listed);
+            let place = place.unwrap_or_else(|| question.image.span.clone().into());
             let have: Vec<&str> = package.wheels.iter().map(|wheel| wheel.file.as_str()).take(3).collect();
-            let message = format!("no wheel of {} {version} fits {}", package.name, question.system());
-            let hint = match have.is_empty() {
-                true => format!("it has none at all: compile it, with a recipe `[wheels.{}]`", package.name),
-                false => {
-                    format!("there are {}; or compile it, with a recipe `[wheels.{}]`", have.join(", "), package.name)
+            let bring = bring_wheel(&package.name, package.version.as_deref().unwrap_or("VERSION"));
+            let (message, hint) = match package.source {
+                Some(source) => {
+                    let named = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
+                    (format!("the lock has no wheel of {}, only {source}", named.trim_end()), bring)
                 }
+                None => (
+                    format!("no wheel of {} {version} fits {}", package.name, question.system()),
+                    format!("there are {}; {bring}", have.join(", ")),
+                ),
             };
             return Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into());
         };
-        self.locked_wheel(best)
+        let wheel = self.locked_wheel(best)?;
+        let real = wheel.size.filter(|_| pylock::is_local(&best.location));
+        let real = real.or_else(|| self.workshop.store.size(&best.sha256).ok());
+        match best.size.zip(real).filter(|(said, real)| said != real) {
+            Some((said, real)) => {
+                let place = question.place_of(&package.name, package.version.as_deref(), listed);
+                let place = place.unwrap_or_else(|| question.image.span.clone().into());
+                let message = format!("`{}` has {real} bytes, and {said} are said of it", best.file);
+                let hint = "the file and what names it do not belong together: write the lock anew, or get the file that it is for";
+                Err(Diagnostics::from(Diagnostic::at(place, message).hint(hint)).into())
+            }
+            None => Ok(wheel),
+        }
     }
 }
 

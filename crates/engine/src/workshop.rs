@@ -159,7 +159,7 @@ impl Workshop<'_> {
         let work = self.work("verify", &wheel.file, wheel.size);
         let advance = |bytes: u64| work.advance(bytes).map_err(std::io::Error::from);
         let wrong = |error| match error {
-            StoreError::WrongDigest { expected, found } => other_wheel(&wheel.file, expected, found),
+            StoreError::WrongDigest { expected, found } => other_wheel(&path.display().to_string(), expected, found),
             error => error.into(),
         };
         if fs_err::metadata(path)?.len() <= READ_LATER {

@@ -69,6 +69,16 @@ pub fn check(packages: &[(&str, &str)]) -> Vec<Mismatch> {
     packages.iter().filter_map(mismatch).collect()
 }
 
+/// Returns the requirement of the newest release of each member of torch's family that pairs with a torch, by name; nothing for a
+/// torch that is not in the table, or that its maker built.
+pub fn pairs(torch: &str) -> Vec<(&'static str, String)> {
+    let members = Some(torch).filter(|torch| !torch.contains('+')).and_then(public).and_then(|torch| TABLE.get(&torch));
+    let newest = |(name, paired): (&'static String, &'static Vec<Paired>)| {
+        paired.last().map(|newest| (name.as_str(), format!("{name}{}", newest.0)))
+    };
+    members.into_iter().flatten().filter_map(newest).collect()
+}
+
 /// A member of torch's family: name, version, and the version that pairs.
 type Build<'p> = (&'p str, &'p str, String);
 

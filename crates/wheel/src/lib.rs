@@ -4,6 +4,7 @@
 //! another wheel.
 
 pub mod archive;
+pub mod available;
 pub mod install;
 pub mod metadata;
 pub mod modules;

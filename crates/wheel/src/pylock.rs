@@ -22,6 +22,8 @@ pub struct LockedPackage {
     pub version: Option<String>,
     /// Its wheels.
     pub wheels: Vec<WheelFile>,
+    /// The source that it is built from, where a lock names no wheel: `a repository`.
+    pub source: Option<&'static str>,
 }
 
 /// A wheel that a lock names.
@@ -39,8 +41,31 @@ pub struct WheelFile {
 
 /// The reason for which a lock cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PylockError(pub String);
+#[error("{problem}")]
+pub struct PylockError {
+    /// A clause about the lock, `it ...`, or about a package.
+    pub problem: String,
+    /// The package.
+    pub package: Option<String>,
+    /// The lock does not offer what is chosen of it.
+    pub is_choice: bool,
+}
+
+impl PylockError {
+    fn whole(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into(), package: None, is_choice: false }
+    }
+
+    fn of(package: &str, problem: impl Into<String>) -> Self {
+        Self { package: Some(package.to_owned()), ..Self::whole(problem) }
+    }
+}
+
+/// Returns names for a message; `none` where there are none.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
 
 /// The part of a lock that is installed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,7 +88,8 @@ pub fn parse(
     for package in file.packages() {
         if let Some(marker) = &package.marker
             && !chosen.holds(marker, environment).map_err(|reason| {
-                PylockError(format!("`{}` has the marker `{marker}`, which is not taken: {reason}", package.name))
+                let problem = format!("`{}` has the marker `{marker}`, which is not taken: {reason}", package.name);
+                PylockError::of(&package.name, problem)
             })?
         {
             continue;
@@ -71,7 +97,8 @@ pub fn parse(
         let locked = locked(package, environment)?;
         if let Some(other) = packages.iter().find(|other| other.name == locked.name) {
             let [one, two] = [other, &locked].map(|package| package.version.as_deref().unwrap_or("?"));
-            return Err(PylockError(format!("it has {} twice for this environment: {one} and {two}", locked.name)));
+            let problem = format!("it has {} twice for this environment: {one} and {two}", locked.name);
+            return Err(PylockError::of(&locked.name, problem));
         }
         packages.push(locked);
     }
@@ -81,18 +108,19 @@ pub fn parse(
 /// Checks that a lock is for an environment, and finds what of it is installed.
 fn chosen(file: &File, environment: &MarkerEnvironment, choice: Choice<'_>) -> Result<Chosen, PylockError> {
     let python = &environment.python_full_version().version;
-    requires_python(file.requires_python.as_deref(), python).map_err(|problem| PylockError(format!("it {problem}")))?;
+    requires_python(file.requires_python.as_deref(), python)
+        .map_err(|problem| PylockError::whole(format!("it {problem}")))?;
     let none = Chosen { groups: Vec::new(), extras: Vec::new() };
     let mut fits = file.environments.is_none();
     for marker in file.environments.iter().flatten() {
         fits |= none
             .holds(marker, environment)
-            .map_err(|reason| PylockError(format!("it is for `{marker}`, which is not taken: {reason}")))?;
+            .map_err(|reason| PylockError::whole(format!("it is for `{marker}`, which is not taken: {reason}")))?;
     }
     if !fits {
         let all: Vec<String> = file.environments.iter().flatten().map(|marker| format!("`{marker}`")).collect();
         let all = if all.is_empty() { "there are none in its list".to_owned() } else { all.join(", ") };
-        return Err(PylockError(format!("it is for other environments: {all}")));
+        return Err(PylockError::whole(format!("it is for other environments: {all}")));
     }
     let groups = choice.groups.unwrap_or(&file.default_groups);
     let mut all_groups = file.dependency_groups.clone();
@@ -102,9 +130,9 @@ fn chosen(file: &File, environment: &MarkerEnvironment, choice: Choice<'_>) -> R
     {
         for name in names {
             if !declared.iter().any(|other| same(other, name)) {
-                let declared = declared.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-                let has = if declared.is_empty() { "none".to_owned() } else { declared };
-                return Err(PylockError(format!("it has no {kind} `{name}`; there is {has}")));
+                let has = listed(declared.iter().map(String::as_str));
+                let problem = format!("it has no {kind} `{name}`; there is {has}");
+                return Err(PylockError { is_choice: true, ..PylockError::whole(problem) });
             }
         }
     }
@@ -127,24 +155,19 @@ fn requires_python(specifiers: Option<&str>, python: &pep440_rs::Version) -> Res
 fn locked(package: &Package, environment: &MarkerEnvironment) -> Result<LockedPackage, PylockError> {
     let name = normalise(&package.name)?;
     requires_python(package.requires_python.as_deref(), &environment.python_full_version().version)
-        .map_err(|problem| PylockError(format!("`{name}` {problem}")))?;
+        .map_err(|problem| PylockError::of(&name, format!("`{name}` {problem}")))?;
     let archive = package.archive.as_ref().filter(|archive| archive.file().ends_with(".whl"));
-    let wheels: Vec<WheelFile> = package.wheels.iter().chain(archive).map(wheel_file).collect::<Result<_, _>>()?;
-    let source = match (&package.vcs, &package.directory, &package.archive) {
-        (Some(_), ..) => Some("a repository"),
-        (None, Some(_), _) => Some("a directory"),
-        (None, None, Some(_)) if wheels.is_empty() => Some("an archive of its source"),
-        _ => None,
+    let wheel = |wheel| wheel_file(wheel).map_err(|problem| PylockError::of(&name, problem));
+    let wheels: Vec<WheelFile> = package.wheels.iter().chain(archive).map(wheel).collect::<Result<_, _>>()?;
+    let source = match (&package.vcs, &package.directory) {
+        (Some(_), _) => Some("a repository"),
+        (None, Some(_)) => Some("a directory"),
+        (None, None) => wheels.is_empty().then_some("an archive of its source"),
     };
-    if let Some(source) = source {
-        let what = "names a wheel for it, or leaves it out";
-        return Err(PylockError(format!(
-            "`{name}` is built from {source}, and kiln does not build sources yet: use a lock that {what}"
-        )));
-    }
     // A lock may leave it out for what is not on an index.
     let told = || Some(wheels.first()?.file.parse::<WheelName>().ok()?.version.to_string());
-    Ok(LockedPackage { name, version: package.version.clone().or_else(told), wheels })
+    let version = package.version.clone().or_else(told);
+    Ok(LockedPackage { name, version, wheels, source })
 }
 
 /// Groups and extras that are installed.
@@ -212,15 +235,15 @@ fn words(marker: &str) -> Vec<&str> {
 fn normalise(name: &str) -> Result<String, PylockError> {
     crate::name_of(name)
         .map(|name| name.to_string())
-        .ok_or_else(|| PylockError(format!("`{name}` is not a package name")))
+        .ok_or_else(|| PylockError::of(name, format!("`{name}` is not a package name")))
 }
 
-fn wheel_file(wheel: &Wheel) -> Result<WheelFile, PylockError> {
+fn wheel_file(wheel: &Wheel) -> Result<WheelFile, String> {
     let (file, location) = (wheel.file(), wheel.location().to_owned());
     let hex = wheel.hashes.get("sha256").map(|hex| hex.to_ascii_lowercase());
     let sha256 = hex
         .and_then(|hex| Digest::from_hex(&hex).ok())
-        .ok_or_else(|| PylockError(format!("`{file}` has no sha256, so that nothing could be checked against it")))?;
+        .ok_or_else(|| format!("`{file}` has no sha256, so that nothing could be checked against it"))?;
     Ok(WheelFile { file, location, size: wheel.size, sha256 })
 }
 
@@ -290,7 +313,7 @@ pub fn environment(python: &str, full_version: &str, platform: Platform) -> Resu
         python_version: python,
         sys_platform: "linux",
     })
-    .map_err(|error| PylockError(error.to_string()))
+    .map_err(|error| PylockError::whole(error.to_string()))
 }
 
 #[cfg(test)]
@@ -333,7 +356,7 @@ sdist = { url = "https://example.org/winonly-1.0.tar.gz", hashes = { sha256 = "0
 
     #[test]
     fn a_wheel_without_a_sha256_is_refused() {
-        assert!(parse(TEXT, &linux(), Choice::default()).unwrap_err().0.contains("has no sha256"));
+        assert!(parse(TEXT, &linux(), Choice::default()).unwrap_err().problem.contains("has no sha256"));
     }
 
     #[test]
@@ -387,7 +410,7 @@ sdist = { url = "https://example.org/winonly-1.0.tar.gz", hashes = { sha256 = "0
         let (dev, gpu) = (["dev".to_owned()], ["GPU".to_owned()]);
         assert_eq!(names(&text, Choice { groups: Some(&dev), extras: &gpu }), ["d", "g", "always"]);
         let unknown = ["deev".to_owned()];
-        let error = parse(&text, &linux(), Choice { groups: Some(&unknown), extras: &[] }).unwrap_err().0;
+        let error = parse(&text, &linux(), Choice { groups: Some(&unknown), extras: &[] }).unwrap_err().problem;
         assert_eq!(error, "it has no group `deev`; there is `default`, `dev`");
     }
 
@@ -397,18 +420,18 @@ sdist = { url = "https://example.org/winonly-1.0.tar.gz", hashes = { sha256 = "0
             ("requires-python = \">=3.12\"", "it needs Python >=3.12, and the image has 3.11.2"),
             ("environments = [\"sys_platform == 'win32'\"]", "it is for other environments: `sys_platform == 'win32'`"),
         ] {
-            assert_eq!(parse(&lock(head, &[]), &linux(), Choice::default()).unwrap_err().0, expected);
+            assert_eq!(parse(&lock(head, &[]), &linux(), Choice::default()).unwrap_err().problem, expected);
         }
         let text = lock("requires-python = \">=3.11.1\"", &[]);
         assert!(parse(&text, &linux(), Choice::default()).is_ok());
         let other = text.replace("\"1.0\"", "\"2.0\"");
         assert_eq!(
-            parse(&other, &linux(), Choice::default()).unwrap_err().0,
+            parse(&other, &linux(), Choice::default()).unwrap_err().problem,
             "its `lock-version` is 2.0, and this kiln reads 1.x"
         );
         let twice = lock("", &[("a", "os_name == 'posix'"), ("A", "os_name != 'nt'")]);
         assert_eq!(
-            parse(&twice, &linux(), Choice::default()).unwrap_err().0,
+            parse(&twice, &linux(), Choice::default()).unwrap_err().problem,
             "it has a twice for this environment: 1.5 and 1.5"
         );
     }
@@ -423,13 +446,13 @@ sdist = { url = "https://example.org/winonly-1.0.tar.gz", hashes = { sha256 = "0
     fn sources_are_refused_by_name() {
         let text =
             lock("", &[]).replace("packages = []", "") + "[[packages]]\nname = \"a\"\ndirectory = { path = \".\" }\n";
-        assert!(parse(&text, &linux(), Choice::default()).unwrap_err().0.starts_with("`a` is built from a directory"));
+        assert_eq!(parse(&text, &linux(), Choice::default()).unwrap()[0].source, Some("a directory"));
     }
 
     /// The error of a lock with one package that has these keys.
     fn wrong(package: &str) -> String {
         let text = format!("lock-version = \"1.0\"\n[[packages]]\n{package}").replace("HEX", &"0".repeat(64));
-        parse(&text, &linux(), Choice::default()).unwrap_err().0
+        parse(&text, &linux(), Choice::default()).unwrap_err().problem
     }
 
     #[test]
@@ -470,7 +493,7 @@ sdist = { url = "https://example.org/winonly-1.0.tar.gz", hashes = { sha256 = "0
 
     #[test]
     fn a_lock_that_says_too_little_is_refused() {
-        let refused = |text: &str| parse(text, &linux(), Choice::default()).unwrap_err().0;
+        let refused = |text: &str| parse(text, &linux(), Choice::default()).unwrap_err().problem;
         let told = [
             refused("lock-version = '1.0'\ncreated-by = 't'"),
             refused("lock-version = '1.x'\npackages = []"),

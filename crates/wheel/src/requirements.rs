@@ -5,6 +5,7 @@
 //! the file that names them. The environment is never read: `${NAME}`, which pip replaces, is a mistake too.
 
 mod decode;
+mod entry;
 mod lines;
 mod options;
 pub mod poetry;
@@ -23,10 +24,11 @@ use pep440_rs::VersionSpecifiers;
 use pep508_rs::{MarkerTree, PackageName};
 
 use decode::Undecodable;
+pub use entry::entry;
 use lines::Line;
 use options::{Given, Name};
-use requirement::{BUILD_IT, Refused, digest, normal, web_url};
-pub use requirement::{FileRequirement, Source};
+use requirement::{BUILD_IT, Refused, Surroundings, digest, normal, web_url};
+pub use requirement::{FileRequirement, Provided, Source, bring_wheel};
 
 /// Bytes that one file may have, and all of them together.
 pub const LARGEST: u64 = 16 << 20;
@@ -128,10 +130,18 @@ impl Requirements {
 pub fn read(
     project: &Path,
     file: &Path,
+    provided: &Provided,
     content: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Requirements, Diagnostics> {
-    let mut reader =
-        Reader { project, content, bytes: 0, stack: Vec::new(), found: Requirements::default(), wrong: Vec::new() };
+    let mut reader = Reader {
+        project,
+        provided,
+        content,
+        bytes: 0,
+        stack: Vec::new(),
+        found: Requirements::default(),
+        wrong: Vec::new(),
+    };
     let file = normal(file);
     if let Err(refused) = reader.file(&file, false) {
         let shown = shown(project, &file);
@@ -142,6 +152,7 @@ pub fn read(
 
 struct Reader<'a> {
     project: &'a Path,
+    provided: &'a Provided,
     content: &'a mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
     bytes: usize,
     /// The files that are being read, each included by the one before.
@@ -282,7 +293,8 @@ impl Reader<'_> {
         options: &[Given],
     ) -> Result<FileRequirement, (Place, Refused)> {
         let at_text = |refused| (open.place(line, 0..text.len()), refused);
-        let mut requirement = FileRequirement::read(text, &open.directory).map_err(at_text)?;
+        let surroundings = Surroundings { directory: &open.directory, provided: self.provided };
+        let mut requirement = FileRequirement::read(text, surroundings).map_err(at_text)?;
         if open.constraint && !requirement.extras.is_empty() {
             let refused = Refused::new("a constraint cannot have extras", "ask for the extras in a requirements file");
             return Err(at_text(refused));
@@ -372,6 +384,19 @@ impl Reader<'_> {
             Name::Pre => self.found.prereleases = Some(place.clone()),
             Name::AllReleases if value == ":all:" => self.found.prereleases = Some(place.clone()),
             Name::RequireHashes => self.found.require_hashes = Some(place.clone()),
+            Name::Editable => {
+                let surroundings = Surroundings { directory: &open.directory, provided: self.provided };
+                match FileRequirement::read(value, surroundings) {
+                    Ok(value) if self.provided.contains(&value.name) => {
+                        self.found.requirements.push(Placed { value, place: place.clone() });
+                    }
+                    read => {
+                        let hint = read.err().filter(|_| !is_project(value)).map(|refused| refused.hint);
+                        let refused = refuse_option(option.name, value);
+                        return Err(Refused { hint: hint.unwrap_or_else(|| refused.hint.clone()), ..refused });
+                    }
+                }
+            }
             // Wheels alone are taken anyhow.
             Name::OnlyBinary | Name::PreferBinary => {}
             refused => return Err(refuse_option(refused, value)),
@@ -399,11 +424,16 @@ impl Reader<'_> {
 const OPTIONS: &str = "options are those of pip's requirements files: `-r`, `-c`, `--hash`, `--index-url`, \
                        `--extra-index-url`, `--find-links`, `--no-index`, `--pre`, `--require-hashes`";
 
+/// Returns true for the project itself.
+fn is_project(value: &str) -> bool {
+    matches!(value, "." | "file:.") || value.starts_with(".[")
+}
+
 /// Options that are read and refused.
 fn refuse_option(name: Name, value: &str) -> Refused {
     let spelling = name.spelling();
     match name {
-        Name::Editable if matches!(value, "." | "file:.") || value.starts_with(".[") => Refused::new(
+        Name::Editable if is_project(value) => Refused::new(
             "the project itself is not installed: kiln installs wheels",
             format!("list what it needs; {BUILD_IT}; or bring its files with `copy`"),
         ),

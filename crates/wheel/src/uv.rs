@@ -6,9 +6,11 @@
 //! name, with paths that do not exist, so that it can build nothing, whatever a package asks for. A wheel that is
 //! compiled from source takes part as a wheel of metadata alone, which uv reads and nobody installs.
 
+mod claims;
 mod environment;
 mod files;
 mod interpreter;
+mod offers;
 mod said;
 
 use std::collections::BTreeSet;
@@ -22,9 +24,11 @@ use kiln_plan::stack::{Index, Prerelease};
 use kiln_programs::{Call, ChildEnvironment, Ended, ProgramError, Stdout};
 use pep508_rs::PackageName;
 
+pub use claims::{Bound, Claim, against, attribute};
 pub use environment::{IndexVariable, index_variable};
 use files::{configuration, lines, metadata_wheel, preferences, project};
 pub use interpreter::description;
+pub use offers::{Offers, offers};
 pub use said::Blocker;
 pub(crate) use said::explain;
 
@@ -152,6 +156,14 @@ pub enum UvError {
         index: String,
         /// The HTTP status.
         status: u16,
+    },
+    /// The index answers with something else than what it is asked for.
+    #[error("`{address}` {answer}")]
+    Odd {
+        /// The address of a page, or the name of a file.
+        address: String,
+        /// A clause: `answered 500 Internal Server Error`.
+        answer: String,
     },
     /// uv failed in another way.
     #[error("uv failed: {0}")]
@@ -392,6 +404,7 @@ pub fn compare(
             let is_stale = text.contains("needs to be updated") && !text.contains("Failed to build");
             Ok(if is_stale { Fit::Stale } else { Fit::Unknown(text) })
         }
+        Err(error @ UvError::Odd { .. }) => Ok(Fit::Unknown(error.to_string())),
         Err(error) => Err(error),
     }
 }

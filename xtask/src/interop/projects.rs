@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use kiln_plan::digest::Digest;
 
+mod refusals;
+
 use super::report::Checks;
 use super::requirements::uv;
 use super::{Result, Suite, programs};
@@ -62,7 +64,7 @@ pub(crate) fn check(suite: &Suite, checks: &mut Checks) {
     checks.check("tiers agree where one requires an older version", || tiers(suite, &project));
     checks.check("packages that no resolver accepts together go with an override", || overrides(suite, &project));
     checks.check("requirements come from a repository of git", || from_git(suite, &project));
-    checks.check("all packages without a wheel are named at once", || blockers(suite, &project));
+    refusals::check(suite, checks, &project);
     suite.remove("projects");
 }
 
@@ -292,6 +294,8 @@ fn from_git(suite: &Suite, project: &Path) -> Result<()> {
     let commit = |six: &str| -> Result<String> {
         fs_err::write(repository.join("deploy/base.txt"), format!("six=={six}\n"))?;
         fs_err::write(repository.join("deploy/requirements.txt"), "-r base.txt\nidna==3.10\n")?;
+        fs_err::write(repository.join("deploy/empty.txt"), "")?;
+        fs_err::write(repository.join("deploy/other.in"), format!("{0} blob 3\n{six}\n\n", "0".repeat(40)))?;
         git(&["add", "--all"])?;
         git(&["commit", "--quiet", "--message", six])?;
         Ok(git(&["rev-parse", "HEAD"])?.trim().to_owned())
@@ -354,21 +358,4 @@ fn overrides(suite: &Suite, project: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(format!("{versions:?}").into()),
     }
-}
-
-fn blockers(suite: &Suite, project: &Path) -> Result<()> {
-    let images = "packages = [\"pycocotools==2.0.0\", \"omegaconf==2.3.0\", \"tensorflow==2.5.0\"]";
-    let project = project.join("blockers");
-    if lock(suite, &project, images, "a").is_ok() {
-        return Err("they have wheels".into());
-    }
-    let error = String::from_utf8_lossy(&suite.kiln(&project).arg("lock").output()?.stderr).into_owned();
-    for name in
-        ["no wheel of pycocotools", "no wheel of antlr4-python3-runtime", "no wheel of tensorflow", "for cp36m, cp37m"]
-    {
-        if !error.contains(name) {
-            return Err(format!("`{name}` is not in: {error}").into());
-        }
-    }
-    Ok(())
 }

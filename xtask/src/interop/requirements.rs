@@ -115,7 +115,7 @@ const WAYS: [Way; 21] = [
         name: "a lock with a directory",
         file: "pylock.toml",
         requirements: "lock-version = '1.0'\ncreated-by = 't'\n[[packages]]\nname = 'evil'\ndirectory = { path = 'src' }\n",
-        says: "`evil` is built from a directory",
+        says: "the lock has no wheel of evil, only a directory",
         ..PLAIN
     },
     Way {

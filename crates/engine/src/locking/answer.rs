@@ -1,11 +1,11 @@
 //! The resolver's answer for an image, or for several that must agree: asked for, and translated where there is none.
 
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label};
 use kiln_plan::stack::{Index, Prerelease, Requirement};
 use kiln_wheel::pylock::LockedPackage;
-use kiln_wheel::uv::{self, Blocker, UvError};
+use kiln_wheel::uv::{self, UvError};
 use url::Url;
 
+use super::conflict;
 use super::listed::Listed;
 use super::question::ImageQuestion;
 use crate::error::{BuildError, Result};
@@ -70,13 +70,13 @@ impl<'q> Part<'q> {
     ) -> Result<Self> {
         let mut locked: Vec<LockedPackage> = Vec::new();
         for (source, kind) in &question.locks {
-            for package in project.locked_requirements(source, *kind, &question.target())? {
-                if question.image.resolution.exclude.iter().any(|name| name.as_ref() == package.name) {
+            for package in project.locked_requirements(question.image, source, *kind, &question.target())? {
+                if question.image.resolution.exclude.iter().any(|one| one.name.as_ref() == package.name) {
                     continue;
                 }
                 match locked.iter().find(|other| other.name == package.name) {
                     Some(other) if other.version != package.version => {
-                        return Err(differently(question, &package, other));
+                        return Err(conflict::differently(question, &package, other));
                     }
                     Some(_) => {}
                     None => locked.push(package),
@@ -86,34 +86,15 @@ impl<'q> Part<'q> {
         Ok(Self { question, listed, locked })
     }
 
-    fn asks_nothing(&self) -> bool {
+    pub(super) fn asks_nothing(&self) -> bool {
         self.question.image.requirements.is_empty() && self.listed.is_none_or(Listed::is_empty)
     }
 }
 
 /// Returns true for two spellings of one version (PEP 440).
-fn same_version(one: &str, other: &str) -> bool {
+pub(super) fn same_version(one: &str, other: &str) -> bool {
     let parsed = |text: &str| text.parse::<pep440_rs::Version>().ok();
     one == other || parsed(one).is_some() && parsed(one) == parsed(other)
-}
-
-/// Returns the error about a package that a lock of another tool has in another version than what the image stands on.
-fn locked_otherwise(question: &ImageQuestion<'_>, package: &LockedPackage, below: &str) -> BuildError {
-    let (name, version) = (&package.name, package.version.as_deref().unwrap_or("?"));
-    let file = question.locks.first().map(|(source, _)| source.span()).unwrap_or_else(|| question.image.span.clone());
-    let message =
-        format!("the lock has {name} {version}, and what `{}` stands on has {name} {below}", question.image.name);
-    let hint = format!(
-        "lock the same version in both, leave it out with `resolution = {{ exclude = [\"{name}\"] }}`, or take a base without it"
-    );
-    Diagnostics::from(Diagnostic::at(file, message).hint(hint)).into()
-}
-
-fn differently(question: &ImageQuestion<'_>, one: &LockedPackage, other: &LockedPackage) -> BuildError {
-    let [first, second] = [other, one].map(|package| package.version.as_deref().unwrap_or("?"));
-    let message = format!("two locks of `{}` name {} {first} and {second}", question.image.name, one.name);
-    Diagnostics::from(Diagnostic::at(question.image.span.clone(), message).hint("lock them together, or take one"))
-        .into()
 }
 
 impl Project<'_> {
@@ -130,22 +111,57 @@ impl Project<'_> {
             if let (Some((_, below)), Some(version)) = (given, &package.version)
                 && !same_version(below, version)
             {
-                return Err(Failed::Conflict(locked_otherwise(first.question, package, below)));
+                return Err(Failed::Conflict(conflict::locked_otherwise(first.question, package, below)));
             }
         }
         if parts.iter().all(Part::asks_nothing) {
             return Ok(locked);
         }
-        let Searched { index, no_index } = self.searched_by(parts)?;
+        let searched = self.searched_by(parts)?;
+        let Searched { index, no_index } = &searched;
         if !no_index && index.default.is_none() && index.extra.is_empty() && index.packages.is_empty() {
             self.hint_index();
         }
+        let asked = self.asked(first, parts, given, &searched)?;
+        let name = format!("{} ({})", first.question.image.name, first.question.platform);
+        let answer = self.ask(&asked, &name)?.map_err(|error| match error {
+            UvError::Unsatisfiable(explanation) => match self.odd_index(&explanation, &searched) {
+                Ok(None) => Failed::Conflict(self.conflict(parts, given, &explanation).into()),
+                Ok(Some(error)) | Err(error) => Failed::Other(error),
+            },
+            UvError::NoWheels(mut blockers) => {
+                if let Some(wrong) = self.held_back(parts, given, &blockers) {
+                    return Failed::Conflict(wrong.into());
+                }
+                match self.complete_reasons(&mut blockers, &searched, &first.question.target()) {
+                    Ok(()) => Failed::Conflict(self.no_wheels(parts, given, &blockers).into()),
+                    Err(error) => Failed::Other(error),
+                }
+            }
+            UvError::Odd { address, answer } => match self.looked_at(address, answer) {
+                Ok(error) | Err(error) => Failed::Other(error),
+            },
+            error => Failed::Other(self.unresolved(&first.question.image.name, error)),
+        })?;
+        let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
+        let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
+        Ok(locked.into_iter().chain(more).collect())
+    }
+
+    /// The question to uv for what images need together, beside what is given.
+    pub(super) fn asked<'q>(
+        &self,
+        first: &'q Part<'_>,
+        parts: &'q [Part<'_>],
+        given: &Given<'_>,
+        searched: &'q Searched,
+    ) -> Result<uv::Question<'q>> {
         let mut asked = uv::Question {
-            no_index,
+            no_index: searched.no_index,
             preferences: given.preferences.to_vec(),
             torch_backend: given.torch.map(str::to_owned),
             recipes: first.question.recipes.clone(),
-            ..uv::Question::about(first.question.target(), &index)
+            ..uv::Question::about(first.question.target(), &searched.index)
         };
         let pin = |name: &str, version: &str| format!("{name}=={version}");
         // No index knows the builds that bases have.
@@ -162,21 +178,12 @@ impl Project<'_> {
         }
         asked.constraints.extend(given.bounds.iter().cloned());
         asked.constraints.extend(given.pins.iter().map(|(name, version)| pin(name, version)));
-        asked
-            .constraints
-            .extend(locked.iter().filter_map(|package| Some(pin(&package.name, package.version.as_ref()?))));
+        let locked = parts.iter().flat_map(|part| &part.locked);
+        asked.constraints.extend(locked.filter_map(|package| Some(pin(&package.name, package.version.as_ref()?))));
         for part in parts {
             self.add_part(part, &mut asked)?;
         }
-        let name = format!("{} ({})", first.question.image.name, first.question.platform);
-        let answer = self.ask(&asked, &name)?.map_err(|error| match error {
-            UvError::Unsatisfiable(explanation) => Failed::Conflict(conflict(parts, &explanation).into()),
-            UvError::NoWheels(blockers) => Failed::Conflict(no_wheels(parts, &blockers).into()),
-            error => Failed::Other(self.unresolved(&first.question.image.name, error)),
-        })?;
-        let known = |package: &LockedPackage| locked.iter().any(|locked| locked.name == package.name);
-        let more: Vec<LockedPackage> = answer.into_iter().filter(|package| !known(package)).collect();
-        Ok(locked.into_iter().chain(more).collect())
+        Ok(asked)
     }
 
     /// The indexes that are searched for an image.
@@ -199,13 +206,15 @@ impl Project<'_> {
     fn add_part(&self, part: &Part<'_>, asked: &mut uv::Question<'_>) -> Result<()> {
         let image = part.question.image;
         for requirement in &image.requirements {
-            self.metadata_is_declared(requirement)?;
+            if let Some((name, recipe)) = self.stack.recipes.get_key_value(&requirement.name) {
+                self.check_recipe(name, recipe, Some(requirement.span.clone().into()), None)?;
+            }
             asked.requirements.push(self.absolute_requirement(requirement)?);
         }
         let texts = |list: &[Requirement]| list.iter().map(|one| one.text.clone()).collect::<Vec<_>>();
         asked.overrides.extend(texts(&image.resolution.overrides));
         asked.constraints.extend(texts(&image.resolution.constraints));
-        asked.exclude.extend(image.resolution.exclude.iter().map(ToString::to_string));
+        asked.exclude.extend(image.resolution.exclude.iter().map(|one| one.name.to_string()));
         if image.resolution.prerelease != Prerelease::Necessary {
             asked.prerelease = image.resolution.prerelease.clone();
         }
@@ -229,44 +238,47 @@ impl Project<'_> {
         Ok(format!("{}{extras} @ {url}", requirement.name))
     }
 
-    fn metadata_is_declared(&self, requirement: &Requirement) -> Result<()> {
-        let Some(recipe) = self.stack.recipes.get(&requirement.name) else { return Ok(()) };
-        if recipe.version.is_some() && recipe.dependencies.is_some() {
-            return Ok(());
-        }
-        let message = format!("`{}` is compiled from source, and its metadata is not known", requirement.name);
-        let hint = "declare `version` and `dependencies` in its recipe: wheels cannot be compiled yet";
-        let diagnostic = Diagnostic::at(requirement.span.clone(), message).also(recipe.span.clone(), "its recipe");
-        Err(Diagnostics::from(diagnostic.hint(hint)).into())
-    }
-
     /// Asks uv; its warnings are told.
     pub(super) fn ask(
         &self,
         question: &uv::Question<'_>,
         name: &str,
     ) -> Result<std::result::Result<Vec<LockedPackage>, UvError>> {
+        Ok(self.ask_quietly(question, name)?.map(|answer| {
+            answer.warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
+            answer.packages
+        }))
+    }
+
+    /// Asks uv.
+    pub(super) fn ask_quietly(
+        &self,
+        question: &uv::Question<'_>,
+        name: &str,
+    ) -> Result<std::result::Result<uv::Answer, UvError>> {
         let program = self.workshop.uv()?;
         let (directory, pages) =
             (self.workshop.store.temporary_directory()?, self.workshop.store.temporary_directory()?);
         let index = self.with_pages(question.index, pages.path())?;
         let asked = uv::Question { index: &index, offline: self.workshop.surroundings.offline, ..question.clone() };
         let work = self.workshop.work("resolve", name.to_owned(), None);
-        let answer = uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work);
-        Ok(answer.map(|answer| {
-            answer.warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
-            answer.packages
-        }))
+        Ok(uv::resolve(self.uv_programs(&program), &asked, directory.path(), &work))
     }
 
     /// The error about packages that uv does not resolve for another reason than their versions.
     pub(super) fn unresolved(&self, image: &str, error: UvError) -> BuildError {
+        self.of_uv(error, |source| BuildError::Resolve { image: image.to_owned(), source })
+    }
+
+    /// The error of uv about its surroundings, or another one.
+    pub(super) fn of_uv(&self, error: UvError, other: impl FnOnce(UvError) -> BuildError) -> BuildError {
         match error {
             UvError::Interrupted => BuildError::Interrupted,
             UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
             UvError::Index(text) => BuildError::Index(text.into()),
             UvError::Refused { index, status } => BuildError::IndexRefused { index, status },
-            source => BuildError::Resolve { image: image.to_owned(), source },
+            UvError::Odd { address, answer } => BuildError::OddIndex { address, answer },
+            error => other(error),
         }
     }
 
@@ -300,69 +312,4 @@ impl Project<'_> {
             find_links: index.find_links.iter().map(absolute).collect(),
         }
     }
-}
-
-/// The places of all requirements that an explanation mentions.
-fn mentioned(parts: &[Part<'_>], explanation: &str) -> Vec<Label> {
-    let mentions = |name: &str| uv::mentions(explanation, name);
-    let Some(first) = parts.first() else { return Vec::new() };
-    let mut labels: Vec<Label> = Vec::new();
-    for (requirement, image) in first.question.requirements(parts).filter(|(r, _)| mentions(r.name.as_ref())) {
-        let text = if *image == first.question.image.name { String::new() } else { format!("in `{image}`") };
-        labels.push(Label { text, ..requirement.span.clone().into() });
-    }
-    for listed in parts.iter().filter_map(|part| part.listed) {
-        labels.extend(listed.named().filter(|(name, _)| mentions(name)).map(|(_, place)| place.clone().into()));
-    }
-    labels
-}
-
-/// The error about requirements that contradict one another.
-fn conflict(parts: &[Part<'_>], explanation: &str) -> Diagnostics {
-    let Some(first) = parts.first() else { return Diagnostics::default() };
-    let mut labels = mentioned(parts, explanation);
-    let problem = if labels.len() > 1 { "contradict one another" } else { "cannot be resolved" };
-    let message = format!("the packages of `{}` {problem} on {}", first.question.image.name, first.question.platform);
-    if labels.is_empty() {
-        labels.push(first.question.image.span.clone().into());
-    }
-    let explanation = match parts.len() {
-        1 => explanation.to_owned(),
-        _ => explanation.replace("this image depends on", "the stack requires"),
-    };
-    let held = first.question.in_base.iter().find(|(name, _)| uv::mentions(&explanation, name));
-    let explanation = match held {
-        Some((name, version)) => format!(
-            "{explanation}\n{name} {version} is one of the base's own packages, which stay as they are. \
-             `python = {{ accept = [\"{name}\"] }}` takes it as it is, `replace = [\"{name}\"]` installs another in its place, \
-             and `environment = \"venv\"` sees none of the base's packages"
-        ),
-        None => explanation,
-    };
-    Diagnostic { message, labels, hint: None }.hint(explanation).into()
-}
-
-/// The errors about packages of which no wheel fits, all at once.
-fn no_wheels(parts: &[Part<'_>], blockers: &[Blocker]) -> Diagnostics {
-    let mut wrong = Diagnostics::default();
-    let Some(first) = parts.first() else { return wrong };
-    let question = first.question;
-    for (at, Blocker { name, versions, reason, explanation }) in blockers.iter().enumerate() {
-        let message = format!("no wheel of {name}{versions} fits {}", question.system());
-        let mut labels = mentioned(parts, explanation);
-        let place = parts.iter().find_map(|part| part.question.place_of(name, part.listed));
-        labels.retain(|label| {
-            place.as_ref().is_none_or(|place| (&label.file, &label.span) != (&place.file, &place.span))
-        });
-        labels.splice(0..0, place.or_else(|| labels.is_empty().then(|| question.image.span.clone().into())));
-        let mut hint = reason.clone();
-        if at + 1 == blockers.len() {
-            hint.push_str(
-                "; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and \
-                 put it into a directory of `[index] find-links`",
-            );
-        }
-        wrong.push(Diagnostic { message, labels, hint: Some(hint) });
-    }
-    wrong
 }

@@ -2,22 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Label, Span};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Recipe, Remote, RequirementsFile};
+use kiln_plan::stack::{Image, Recipe, Remote, RequirementsFile};
 use kiln_store::open_regular;
 use kiln_wheel::install::Wheel;
 use kiln_wheel::name::WheelName;
-use kiln_wheel::pylock::{self, LockedPackage, PylockError, WheelFile};
-use kiln_wheel::requirements::{self, Requirements, poetry, pyproject};
+use kiln_wheel::pylock::{self, WheelFile};
+use kiln_wheel::requirements::{self, Provided, Requirements, pyproject};
 use kiln_wheel::tags::{self, Tags};
-use kiln_wheel::uv::{self, Fit, Programs, Target, UvError};
-use pep508_rs::MarkerEnvironment;
+use kiln_wheel::uv::Programs;
 use url::Url;
 
-use super::listed::Listed;
+use super::answer::same_version;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
@@ -27,8 +26,8 @@ pub(super) const LARGEST_FILE: u64 = requirements::LARGEST;
 /// A file of requirements, and the part of it that is installed.
 pub(super) struct RequirementsSource<'a> {
     /// Absolute path.
-    path: PathBuf,
-    written: &'a RequirementsFile,
+    pub(super) path: PathBuf,
+    pub(super) written: &'a RequirementsFile,
     /// The files that its meaning depends on, by their paths relative to the project, with digests of their content.
     pub(super) files: Vec<(String, Digest)>,
     /// Its content.
@@ -65,32 +64,25 @@ impl RequirementsSource<'_> {
         self.written.chooses().then(|| format!("{groups:?} {extras:?} {dev} {package:?}"))
     }
 
-    fn unusable(&self, error: PylockError) -> BuildError {
-        BuildError::Requirements { path: self.shown(), source: error.into() }
-    }
-
     /// Returns its place in the stack file.
     pub(super) fn span(&self) -> Span {
         self.written.span.clone()
     }
 
     /// Returns its path, for messages.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         match &self.written.from {
             Some(remote) => format!("{} of {remote}", self.written.path),
-            None => self.path.display().to_string(),
+            None => self.written.path.clone(),
         }
-    }
-
-    fn groups_and_extras(&self) -> pylock::Choice<'_> {
-        pylock::Choice { groups: self.written.groups.as_deref(), extras: &self.written.extras }
     }
 }
 
 impl Project<'_> {
-    /// Reads a file of requirements; `lock` has the sources outside of the project.
+    /// Reads a file of requirements of an image; `lock` has the sources outside of the project.
     pub(super) fn requirements_source<'a>(
         &self,
+        image: &Image,
         file: &'a RequirementsFile,
         lock: &Lock,
     ) -> Result<RequirementsSource<'a>> {
@@ -114,7 +106,9 @@ impl Project<'_> {
                 Some(_) => fs_err::canonicalize(root)?,
                 None => self.working_tree()?,
             };
-            let list = list((root, &within), file, &path, name == "pyproject.toml")?;
+            let mut provided = self.brought(image);
+            provided.extend(image.resolution.overrides.iter().map(|one| one.name.clone()));
+            let list = list((root, &within), file, &path, &provided)?;
             let files = list.files.clone();
             let content = Content::List(Box::new(list));
             return Ok(RequirementsSource { path, written: file, files, content, _directory: directory });
@@ -130,123 +124,6 @@ impl Project<'_> {
             files.push((beside.display().to_string(), digest_of(&project)?));
         }
         Ok(RequirementsSource { path, written: file, files, content: Content::Locked(kind), _directory: directory })
-    }
-
-    /// The packages of a lock of another tool. Its wheels must have the digests that it says.
-    pub(super) fn locked_requirements(
-        &self,
-        source: &RequirementsSource<'_>,
-        kind: LockKind,
-        target: &Target<'_>,
-    ) -> Result<Vec<LockedPackage>> {
-        let environment = target.markers().map_err(|error| source.unusable(error))?;
-        let mut packages = match kind {
-            LockKind::Uv => self.uv_lock(source, target, &environment)?,
-            LockKind::Pylock => {
-                let text = read_text(&source.path)?;
-                pylock::parse(&text, &environment, source.groups_and_extras())
-                    .map_err(|error| source.unusable(error))?
-            }
-            LockKind::Poetry => return self.ask_for_poetry(source, target, &environment),
-        };
-        let directory = source.path.parent().unwrap_or(Path::new("/"));
-        for wheel in packages.iter_mut().flat_map(|package| &mut package.wheels) {
-            if !wheel.location.contains("://") {
-                wheel.location = directory.join(&wheel.location).display().to_string();
-            }
-        }
-        Ok(packages)
-    }
-
-    /// The packages of a `uv.lock`, which must be what its project asks for.
-    fn uv_lock(
-        &self,
-        source: &RequirementsSource<'_>,
-        target: &Target<'_>,
-        environment: &MarkerEnvironment,
-    ) -> Result<Vec<LockedPackage>> {
-        let directory = source.path.parent().unwrap_or(Path::new("/"));
-        let refused = |message: String, hint: &str| -> BuildError {
-            Diagnostics::from(Diagnostic::at(source.span(), message).hint(hint)).into()
-        };
-        if !directory.join("pyproject.toml").is_file() {
-            let message = format!("`{}` has no `pyproject.toml` beside it", source.written.path);
-            return Err(refused(message, "uv tells by it which packages of the lock are the project's"));
-        }
-        let temporary = self.workshop.store.temporary_directory()?;
-        let work = self.workshop.work("resolve", source.shown(), None);
-        let uv = self.workshop.uv()?;
-        let project = read_text(&directory.join("pyproject.toml"));
-        let settings = project.as_ref().ok().and_then(|text| pyproject::settings(text, directory));
-        if let Some(needs) = project.as_ref().ok().and_then(|text| pyproject::requires_python(text))
-            && !needs.contains(&environment.python_full_version().version)
-        {
-            let message = format!(
-                "the project of `{}` needs Python {needs}, and the image has {}",
-                source.written.path,
-                environment.python_full_version()
-            );
-            return Err(refused(message, "change the Python of the image, the base, or the project"));
-        }
-        let has_root = project.is_ok_and(|text| pyproject::has_project(&text));
-        let export = uv::Export {
-            project: directory,
-            settings: settings.as_deref(),
-            has_root,
-            groups: source.written.groups.as_deref().unwrap_or_default(),
-            extras: &source.written.extras,
-            dev: source.written.dev,
-            package: source.written.package.as_deref(),
-        };
-        let failed = |error| match error {
-            UvError::Interrupted => BuildError::Interrupted,
-            UvError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => error.into(),
-            error => BuildError::Export { path: source.shown(), source: error },
-        };
-        let programs = self.uv_programs(&uv);
-        let text = uv::export(programs, target, &export, temporary.path(), &work).map_err(failed)?;
-        let packages = pylock::parse(&text, environment, pylock::Choice::default());
-        let packages = packages.map_err(|error| source.unusable(error))?;
-        let path = &source.written.path;
-        match uv::compare(programs, target, &export, temporary.path(), &work).map_err(failed)? {
-            Fit::Fits => Ok(packages),
-            Fit::Stale => {
-                let message = format!("`{path}` does not fit its `pyproject.toml`");
-                let hint = "the project asks for something else than is locked: run `uv lock` there";
-                Err(Diagnostics::from(Diagnostic::at(source.written.span.clone(), message).hint(hint)).into())
-            }
-            Fit::Unknown(reason) => {
-                let reason = reason.lines().next().unwrap_or_default().to_owned();
-                self.workshop.warn(format!("kiln cannot tell if `{path}` fits its `pyproject.toml`: {reason}"));
-                Ok(packages)
-            }
-        }
-    }
-
-    /// The packages of a `poetry.lock`, from the indexes, without what they require.
-    fn ask_for_poetry(
-        &self,
-        source: &RequirementsSource<'_>,
-        target: &Target<'_>,
-        environment: &MarkerEnvironment,
-    ) -> Result<Vec<LockedPackage>> {
-        let text = read_text(&source.path)?;
-        let directory = source.path.parent().unwrap_or(Path::new("/"));
-        let (path, choice, dev) = (&source.written.path, source.groups_and_extras(), source.written.dev);
-        let project = read_text(&directory.join("pyproject.toml")).ok();
-        let found = poetry::read(&text, (path, project.as_deref()), directory, environment, choice, dev)?;
-        let listed = Listed::new(&found, environment, &self.directory)?;
-        let mut index = self.absolute_index();
-        listed.add_indexes(&mut index, environment, &self.directory)?;
-        let (lines, _) = listed.lines();
-        let question = uv::Question { listed: lines, alone: true, ..uv::Question::about(*target, &index) };
-        let mut packages = self.ask(&question, path)?.map_err(|error| self.unresolved(path, error))?;
-        let minor = target.python.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
-        let tags = Tags::new(minor, target.platform, target.libc);
-        for package in &mut packages {
-            package.wheels = listed.allowed(package, &tags)?;
-        }
-        Ok(packages)
     }
 
     /// The programs that take part in resolving.
@@ -285,6 +162,43 @@ impl Project<'_> {
         let project = fs_err::canonicalize(&self.directory).ok()?;
         let path = fs_err::canonicalize(path).ok()?;
         Some(path.strip_prefix(project).ok()?.to_str()?.to_owned())
+    }
+
+    /// Packages of an image whose wheels the stack brings, or that it leaves out.
+    pub(super) fn brought(&self, image: &Image) -> Provided {
+        let recipes = self.stack.recipes.iter().filter(|(_, recipe)| recipe.version.is_some());
+        let excluded = image.resolution.exclude.iter().map(|one| &one.name);
+        recipes.map(|(name, _)| name).chain(excluded).cloned().collect()
+    }
+
+    /// Checks that a recipe says what it has to, for a package that is asked for at a place, or locked there in a version.
+    pub(super) fn check_recipe(
+        &self,
+        name: &pep508_rs::PackageName,
+        recipe: &Recipe,
+        place: Option<Label>,
+        locked: Option<&str>,
+    ) -> Result<()> {
+        let wrong = |message: String, hint: String| -> BuildError {
+            let diagnostic = match place {
+                Some(place) => Diagnostic::at(place, message).also(recipe.span.clone(), "its recipe"),
+                None => Diagnostic::at(recipe.span.clone(), message),
+            };
+            Diagnostics::from(diagnostic.hint(hint)).into()
+        };
+        match (&recipe.version, &recipe.dependencies) {
+            (Some(version), Some(_)) => match locked.filter(|locked| !same_version(locked, version)) {
+                Some(locked) => Err(wrong(
+                    format!("{name} is locked in version {locked}, and its recipe brings {version}"),
+                    format!("bring its wheel in that version, `version = \"{locked}\"`, or lock {version}"),
+                )),
+                None => Ok(()),
+            },
+            _ => Err(wrong(
+                format!("`{name}` is compiled from source, and its metadata is not known"),
+                "declare `version` and `dependencies` in its recipe: wheels cannot be compiled yet".into(),
+            )),
+        }
     }
 
     /// The finished wheel of a recipe: until wheels can be compiled, one that lies in a find-links directory.
@@ -385,20 +299,31 @@ fn list(
     (root, within): (&Path, &Path),
     file: &RequirementsFile,
     path: &Path,
-    is_project: bool,
+    provided: &Provided,
 ) -> Result<Requirements> {
-    if is_project {
+    // A choice that the file does not offer is one of the stack file.
+    let placed = |wrong| placed(wrong, &file.span);
+    if path.file_name().is_some_and(|name| name == "pyproject.toml") {
         if file.package.is_some() {
             return Err(wrong_choice(file, "a `pyproject.toml` is one member of its workspace: name the member's own"));
         }
         let groups = file.groups.as_deref().unwrap_or_default();
         let choice = pyproject::Choice { groups, extras: &file.extras, dev: file.dev };
-        return Ok(pyproject::read(root, path, choice, &mut |path| read_within(within, path))?);
+        let mut content = |path: &Path| read_within(within, path);
+        return pyproject::read(root, path, choice, provided, &mut content).map_err(placed);
     }
     if file.chooses() {
         return Err(wrong_choice(file, "a list of requirements has no groups and no extras"));
     }
-    Ok(requirements::read(root, path, &mut |path| read_within(within, path))?)
+    requirements::read(root, path, provided, &mut |path| read_within(within, path)).map_err(placed)
+}
+
+/// Returns an error about a file; what has no place in it is said at its line of the stack file.
+pub(super) fn placed(mut wrong: Diagnostics, span: &Span) -> BuildError {
+    for diagnostic in wrong.0.iter_mut().filter(|diagnostic| diagnostic.labels.is_empty()) {
+        diagnostic.labels.push(span.clone().into());
+    }
+    wrong.into()
 }
 
 /// Returns the error about a file that a source outside of the project does not have.
@@ -429,7 +354,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// The text of a regular file.
-fn read_text(path: &Path) -> std::io::Result<String> {
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
     open_regular(path).and_then(std::io::read_to_string)
 }
 

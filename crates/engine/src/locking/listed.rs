@@ -178,9 +178,22 @@ impl<'a> Listed<'a> {
         lines.filter(move |line| line.value.name.to_string() == package).map(|line| &line.place)
     }
 
-    /// The names of all packages that are mentioned, with their lines.
+    /// The names of all packages that are required, with their lines.
     pub(super) fn named(&self) -> impl Iterator<Item = (String, &Place)> {
-        self.requirements.iter().chain(&self.constraints).map(|line| (line.value.name.to_string(), &line.place))
+        self.requirements.iter().map(|line| (line.value.name.to_string(), &line.place))
+    }
+
+    /// The version of a package that a line names, and no other.
+    pub(super) fn exact_version(&self, package: &str) -> Option<String> {
+        let line = self.requirements.iter().find(|line| line.value.name.as_ref() == package)?;
+        line.value.exact_version().map(ToString::to_string)
+    }
+
+    /// Constraints, and overrides, which are marked with `true`.
+    pub(super) fn bounds(&self) -> impl Iterator<Item = (&Placed<FileRequirement>, bool)> {
+        let constraints = self.constraints.iter().map(|line| (*line, false));
+        let of_project = self.file.overrides.iter().map(|line| (line, true));
+        constraints.chain(of_project)
     }
 
     /// The wheels of a package that its hashes allow. It is an error where they allow none that there is, or where

@@ -26,8 +26,8 @@ use crate::project::Project;
 const AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes that the page of a package and the document of a file may have.
-const LARGEST_PAGE: usize = 32 << 20;
-const LARGEST_DOCUMENT: usize = 4 << 20;
+pub(super) const LARGEST_PAGE: u64 = 32 << 20;
+const LARGEST_DOCUMENT: u64 = 4 << 20;
 /// Media types of the two.
 const PAGE: &str = "application/vnd.pypi.simple.v1+json";
 const DOCUMENT: &str = "application/vnd.pypi.integrity.v1+json, application/json;q=0.9";
@@ -96,7 +96,7 @@ impl Project<'_> {
     }
 
     /// The index that uv asks by itself, which kiln does not know.
-    fn default_index(&self) -> Result<Option<String>> {
+    pub(super) fn default_index(&self) -> Result<Option<String>> {
         let program = self.workshop.uv()?;
         let directory = self.workshop.store.temporary_directory()?;
         let work = self.workshop.work("resolve", "uv's own index".to_owned(), None);
@@ -142,7 +142,7 @@ impl Project<'_> {
 /// Asks the first index that has a wheel.
 async fn ask(fetcher: &Fetcher, pages: &[Url], file: &str, sha256: &Digest) -> Option<Told> {
     for url in pages {
-        let page = fetcher.document(url, PAGE, LARGEST_PAGE).await?;
+        let page = fetcher.document(url, PAGE, LARGEST_PAGE).await.ok()?.bytes;
         let mut document = match provenance::entry(&page, file, sha256)? {
             Entry::Absent => continue,
             Entry::Document(None) => return Some(Told::Nobody),
@@ -156,7 +156,7 @@ async fn ask(fetcher: &Fetcher, pages: &[Url], file: &str, sha256: &Digest) -> O
             // Neither can fail for an address with a host, which this one has.
             let _ = (document.set_username(url.username()), document.set_password(url.password()));
         }
-        let document = fetcher.document(&document, DOCUMENT, LARGEST_DOCUMENT).await?;
+        let document = fetcher.document(&document, DOCUMENT, LARGEST_DOCUMENT).await.ok()?.bytes;
         return provenance::publisher(&document).map(Told::By);
     }
     None

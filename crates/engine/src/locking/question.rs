@@ -24,14 +24,14 @@ use crate::python::{self, BasePython};
 /// Raised when the same question would be answered in another way.
 const QUESTION_VERSION: u32 = 2;
 
-/// What is asked for one image on one platform.
+/// The question about one image on one platform.
 pub(super) struct ImageQuestion<'a> {
     pub(super) image: &'a Image,
     ancestors: Vec<&'a Image>,
     python: &'a str,
     pub(super) platform: Platform,
     base: String,
-    /// What is inside the base.
+    /// The content of the base.
     pub(super) facts: BaseFacts,
     /// Packages of the images above, by name and version.
     pub(super) above: Vec<(String, String)>,
@@ -104,7 +104,7 @@ impl<'a> ImageQuestion<'a> {
         let said = [
             ("overrides", texts(overrides)),
             ("constraints", texts(constraints)),
-            ("exclude", exclude.iter().map(ToString::to_string).collect()),
+            ("exclude", exclude.iter().map(|one| one.name.to_string()).collect()),
             ("prerelease", prerelease),
             ("exclude newer", exclude_newer.iter().cloned().collect()),
         ];
@@ -155,7 +155,7 @@ impl<'a> ImageQuestion<'a> {
         format!("Python {} on {} with {libc}", self.python, self.platform)
     }
 
-    /// Why an old answer does not hold.
+    /// Returns the reason for which an old answer does not hold, a clause.
     pub(super) fn difference(&self, known: Option<&LockedImage>) -> String {
         let (name, platform) = (&self.image.name, self.platform);
         let Some(known) = known else { return format!("it has no image `{name}` for {platform}") };
@@ -175,15 +175,24 @@ impl<'a> ImageQuestion<'a> {
         format!("in `{name}` ({platform}) {}", changes.join(", "))
     }
 
-    /// Where a package is asked for, in this image or above.
-    pub(super) fn place_of(&self, package: &str, listed: Option<&Listed<'_>>) -> Option<Label> {
+    /// Returns the place of a package in a lock of another tool, and the lock in words.
+    pub(super) fn locked_at(&self, package: &str, version: Option<&str>) -> Option<(Label, String)> {
+        let find = |version| {
+            let mut places = self.locks.iter().map(|(lock, _)| (lock.place_of(package, version), lock));
+            places.find_map(|(place, lock)| Some((place?, format!("`{}`", lock.shown()))))
+        };
+        // A version may be spelled in another way.
+        find(version).or_else(|| find(None))
+    }
+
+    /// Returns the place that asks for a package, in this image or above, or the one in a lock of another tool.
+    pub(super) fn place_of(&self, package: &str, version: Option<&str>, listed: Option<&Listed<'_>>) -> Option<Label> {
         let images = std::iter::once(self.image).chain(self.ancestors.iter().copied());
         let mut requirements = images.flat_map(|image| &image.requirements);
         let found = requirements.find(|requirement| requirement.name.to_string() == package);
-        found.map(|found| found.span.clone().into()).or_else(|| {
-            let place = listed.and_then(|listed| listed.places(package).next().cloned());
-            place.map(Label::from)
-        })
+        let found = found.map(|found| found.span.clone().into());
+        let listed = || listed.and_then(|listed| listed.places(package).next().cloned()).map(Label::from);
+        found.or_else(listed).or_else(|| self.locked_at(package, version).map(|(place, _)| place))
     }
 }
 
@@ -213,7 +222,7 @@ impl Project<'_> {
         let mut list: Option<Requirements> = None;
         let (mut locks, mut files) = (Vec::new(), Vec::new());
         for file in &image.requirements_files {
-            let mut source = self.requirements_source(file, new)?;
+            let mut source = self.requirements_source(image, file, new)?;
             files.extend(source.files.iter().map(|(path, digest)| format!("{digest} {path}")));
             files.extend(source.choice());
             match std::mem::replace(&mut source.content, Content::Taken) {

@@ -9,7 +9,7 @@ use super::Upgrade;
 use super::files::LARGEST_FILE;
 use crate::error::{BuildError, Result};
 use crate::fetch::Fetcher;
-use crate::git::Commit;
+use crate::git::{Commit, Entry};
 use crate::project::Project;
 
 /// Files of requirements and locks that one repository may have.
@@ -29,7 +29,7 @@ impl Project<'_> {
             sources.push(match locked {
                 Some(locked) if frozen || *upgrade != Upgrade::Everything => self.restored(locked, remote, file)?,
                 None if frozen => {
-                    return Err(BuildError::LockOutdated(format!("it does not have {remote}")));
+                    return Err(BuildError::LockOutdated(format!("no files of {remote} are locked")));
                 }
                 _ => self.fetched(remote, remote_rev(remote), file)?,
             });
@@ -57,15 +57,17 @@ impl Project<'_> {
         match remote {
             Remote::Git { url, rev: named } => {
                 let commit = Commit::fetch(&self.workshop, url, rev)?;
+                let all = commit.files()?;
+                let is_wanted = |entry: &&Entry| {
+                    (entry.path == file.path || is_of_requirements(&entry.path)) && entry.size <= LARGEST_FILE
+                };
+                let wanted: Vec<&Entry> = all.iter().filter(is_wanted).take(MOST_FILES).collect();
                 let mut files = Vec::new();
-                for entry in
-                    commit.files()?.iter().filter(|entry| entry.path == file.path || is_of_requirements(&entry.path))
-                {
-                    if entry.size <= LARGEST_FILE && files.len() < MOST_FILES {
-                        let sha256 = self.workshop.store.add(&commit.content(entry)?)?;
-                        files.push(SourceFile { path: entry.path.clone(), sha256 });
-                    }
-                }
+                commit.contents(&wanted, &mut |entry, content| {
+                    let sha256 = self.workshop.store.add(content)?;
+                    files.push(SourceFile { path: entry.path.clone(), sha256 });
+                    Ok(())
+                })?;
                 files.sort();
                 let (git, rev) = (Some(url.clone()), Some(named.clone()));
                 Ok(LockedSource { git, rev, commit: Some(commit.id.clone()), url: None, files })
@@ -89,7 +91,7 @@ impl Project<'_> {
         let work = self.workshop.work("fetch", url.to_string(), None);
         let fetcher = Fetcher::new(surroundings.netrc.clone(), &surroundings.registry.proxies)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(fetcher.text(url, LARGEST_FILE, &work))
+        runtime.block_on(fetcher.text(url, LARGEST_FILE, &work, &*self.workshop.reporter))
     }
 
     /// Writes the files of a locked source into a directory, under their paths.

@@ -12,6 +12,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::Image;
 
 use super::answer::{Failed, Given, Part};
+use super::unused::Exclusions;
 use super::{How, Upgrade};
 use crate::error::{BuildError, Result};
 use crate::project::Project;
@@ -55,13 +56,13 @@ impl Project<'_> {
         platform: Platform,
         old: &Lock,
         new: &mut Lock,
-        upgrade: &Upgrade,
-        frozen: bool,
+        (upgrade, frozen): (&Upgrade, bool),
+        exclusions: &Exclusions,
     ) -> Result<()> {
         let mut together = Together::default();
         loop {
             let mut trial = new.clone();
-            let how = How { upgrade, frozen, together: &together };
+            let how = How { upgrade, frozen, together: &together, exclusions };
             let stopped = self.stack.images.iter().map(|image| self.stack.on(image, platform)).find_map(|image| {
                 let locked = match self.workshop.cancel.check() {
                     Ok(()) => self.lock_one(image, platform, old, &mut trial, how),

@@ -34,6 +34,11 @@ impl Project<'_> {
         if let Some(tag) = backend.as_deref().filter(|tag| is_below(tag)) {
             return self.resolve_paired(part, &Given { torch: Some(tag), ..*given });
         }
+        if let Some(tag) = &backend
+            && let Some(found) = self.resolve_as_locked(part, given, tag)?
+        {
+            return Ok(found);
+        }
         let first = self.resolve_paired(part, given)?;
         let Some(tag) = backend else { return Ok(first) };
         let all: Versions<'_> =
@@ -63,6 +68,26 @@ impl Project<'_> {
         }
     }
 
+    /// Asks for PyTorch's own builds at once where one of them is locked, and returns the answer if it stays.
+    fn resolve_as_locked(
+        &self,
+        part: &Part<'_>,
+        given: &Given<'_>,
+        tag: &str,
+    ) -> std::result::Result<Option<Vec<LockedPackage>>, Failed> {
+        let is_build = |version: &str| version.ends_with(&format!("+{tag}"));
+        let locked = given.preferences.iter().find(|(name, version)| name == "torch" && is_build(version));
+        let Some((_, locked)) = locked else { return Ok(None) };
+        match self.resolve_paired(part, &Given { torch: Some(tag), ..*given }) {
+            Ok(found) => {
+                let stays = found.iter().any(|one| one.name == "torch" && one.version.as_ref() == Some(locked));
+                Ok(stays.then_some(found))
+            }
+            Err(Failed::Conflict(_)) => Ok(None),
+            Err(failed) => Err(failed),
+        }
+    }
+
     /// Returns true if the stack names no index that torch could come from.
     fn torch_is_uvs_to_find(&self) -> bool {
         let index = &self.stack.index;
@@ -72,7 +97,15 @@ impl Project<'_> {
 
     fn resolve_paired(&self, part: &Part<'_>, given: &Given<'_>) -> std::result::Result<Vec<LockedPackage>, Failed> {
         let parts = std::slice::from_ref(part);
-        let first = self.resolve(parts, given)?;
+        let expected = expected_pairs(part, given);
+        let bounded = match expected.is_empty() {
+            true => None,
+            false => match self.resolve(parts, &Given { bounds: &expected, ..*given }) {
+                Err(Failed::Conflict(_)) => None,
+                answer => Some(answer?),
+            },
+        };
+        let first = bounded.map_or_else(|| self.resolve(parts, given), Ok)?;
         let versions = first.iter().filter_map(|package| Some((package.name.as_str(), package.version.as_deref()?)));
         let above = given.pins.iter().map(|(name, version)| (name.as_str(), version.as_str()));
         let all: Vec<(&str, &str)> = above.chain(versions).collect();
@@ -157,6 +190,19 @@ impl Project<'_> {
         }
         Some(diagnostic)
     }
+}
+
+/// Returns the members of torch's family that go with a torch whose version is known before anything is chosen, without those
+/// that are locked.
+fn expected_pairs(part: &Part<'_>, given: &Given<'_>) -> Vec<String> {
+    let pinned = given.pins.iter().find(|(name, _)| name == "torch").map(|(_, version)| version.clone());
+    let written = part.question.image.requirements.iter().find(|one| one.name.as_ref() == "torch");
+    let written = written.and_then(|one| one.text.split(';').next()?.split_once("==").map(|(_, version)| version));
+    let listed = || part.listed.and_then(|listed| listed.exact_version("torch"));
+    let torch = pinned.or_else(|| written.map(|version| version.trim().to_owned())).or_else(listed);
+    let is_locked = |name: &str| given.preferences.iter().any(|(locked, _)| locked == name);
+    let pairs = torch_family::pairs(torch.as_deref().unwrap_or_default());
+    pairs.into_iter().filter(|(name, _)| !is_locked(name)).map(|(_, requirement)| requirement).collect()
 }
 
 /// Returns uv's name of the builds of torch that a target is for; `None` where it names no CUDA.

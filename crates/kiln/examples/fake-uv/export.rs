@@ -19,6 +19,11 @@ pub(super) fn export(arguments: &Arguments) -> Result<()> {
     let table: toml::Table = fs_err::read_to_string(project.join("uv.lock"))?.parse()?;
     let packages: Vec<&toml::Value> =
         table.get("package").and_then(toml::Value::as_array).into_iter().flatten().collect();
+    if let Some(member) = arguments.values.get("--package")
+        && !packages.iter().any(|package| package["name"].as_str() == Some(member))
+    {
+        return Err(format!("The workspace does not have a member {member}: {}", project.display()).into());
+    }
     let root =
         packages.iter().find(|package| package.get("source").is_some_and(|source| source.get("virtual").is_some()));
     if let Some(root) = root.filter(|_| arguments.has("--locked")) {
@@ -31,17 +36,33 @@ pub(super) fn export(arguments: &Arguments) -> Result<()> {
     let needed = root.map(|root| needed(root, &packages, arguments)).transpose()?;
     let mut out = String::from("lock-version = \"1.0\"\ncreated-by = \"uv\"\n");
     for package in packages {
-        let Some(wheels) = package.get("wheels").and_then(toml::Value::as_array) else { continue };
+        let wheels = package.get("wheels").and_then(toml::Value::as_array);
         let name = package["name"].as_str().unwrap_or_default();
         if needed.as_ref().is_some_and(|needed| !needed.contains(name)) {
             continue;
         }
-        out.push_str(&format!("\n[[packages]]\nname = {}\nversion = {}\n", package["name"], package["version"]));
+        let source = match package.get("source").and_then(|source| source.get("git")) {
+            Some(url) => format!("vcs = {{ type = \"git\", url = {url}, commit-id = \"0\" }}\n"),
+            None => {
+                package.get("sdist").map(|sdist| format!("sdist = {{ url = {} }}\n", sdist["url"])).unwrap_or_default()
+            }
+        };
+        if wheels.is_none() && source.is_empty() {
+            continue;
+        }
+        out.push_str(&format!("\n[[packages]]\nname = {}\n", package["name"]));
+        // uv tells no version of a repository.
+        if !source.starts_with("vcs") {
+            out.push_str(&format!("version = {}\n", package["version"]));
+        }
+        out.push_str(&source);
         let wheel = |wheel: &toml::Value| {
             let hash = wheel["hash"].as_str().unwrap_or_default().trim_start_matches("sha256:").to_owned();
             format!("{{ url = {}, hashes = {{ sha256 = {hash:?} }} }}", wheel["url"])
         };
-        out.push_str(&format!("wheels = [{}]\n", wheels.iter().map(wheel).collect::<Vec<_>>().join(", ")));
+        if let Some(wheels) = wheels {
+            out.push_str(&format!("wheels = [{}]\n", wheels.iter().map(wheel).collect::<Vec<_>>().join(", ")));
+        }
     }
     Ok(fs_err::write(arguments.value("--output-file")?, out)?)
 }
@@ -57,11 +78,12 @@ fn needed(root: &toml::Value, packages: &[&toml::Value], arguments: &Arguments) 
     if !arguments.has("--no-default-groups") {
         groups.push("dev");
     }
-    for (table, chosen) in [("dev-dependencies", groups), ("optional-dependencies", arguments.all("--extra"))] {
+    let extras = arguments.all("--extra");
+    for (kind, table, chosen) in [("Group", "dev-dependencies", groups), ("Extra", "optional-dependencies", extras)] {
         for name in chosen {
             let list = root.get(table).and_then(|table| table.get(name));
             if list.is_none() && name != "dev" {
-                return Err(format!("`{name}` is not defined in the project's `{table}` table").into());
+                return Err(format!("{kind} `{name}` is not defined in the project's table").into());
             }
             waiting.extend(names(list));
         }

@@ -572,6 +572,9 @@ fn no_solution(why: &str) -> Box<dyn std::error::Error> {
 
 fn lock(chosen: &BTreeMap<PackageName, Chosen>) -> String {
     let mut text = String::from("lock-version = \"1.0\"\ncreated-by = \"uv\"\n");
+    if chosen.is_empty() {
+        text.push_str("packages = []\n");
+    }
     for (name, package) in chosen {
         text.push_str(&format!("\n[[packages]]\nname = \"{name}\"\nversion = \"{}\"\n", package.version));
         let wheel = |wheel: &Found| {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use kiln_engine::{Built, Delivered, Delivery, Output, Pushed, Upgrade};
+use kiln_engine::{BuildError, Built, Delivered, Delivery, Output, Pushed, Upgrade};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::size;
@@ -38,8 +38,9 @@ pub(crate) struct Build {
     /// After a failure, make and deliver what does not depend on it
     #[arg(long)]
     keep_going: bool,
-    /// The stack as it stands and every variant, one after the other
-    #[arg(long, conflicts_with_all = ["variant", "output"])]
+    /// The stack as it stands and every variant, one after the other: into the store, with `--push` or `--load` to where
+    /// their tags say; `--output` takes one `--variant`
+    #[arg(long, conflicts_with = "variant")]
     all_variants: bool,
     #[command(flatten)]
     stack: StackOptions,
@@ -51,6 +52,15 @@ impl Build {
         require_one_stdout(&outputs)?;
         if !self.all_variants {
             return self.build(&self.stack, &outputs, global, cancel);
+        }
+        if !self.output.is_empty() {
+            return Err(BuildError::Mistake {
+                message: "`--all-variants` takes no `--output`: the images of all variants have the same names".into(),
+                hint: "build each into a place of its own, `--variant NAME --output oci:NAME`; `--push` and `--load` tell them \
+                       apart by their tags"
+                    .into(),
+            }
+            .into());
         }
         let variants = self.variants(global)?;
         for options in variants {

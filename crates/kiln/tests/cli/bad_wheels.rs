@@ -290,11 +290,19 @@ fn a_wheel_that_was_replaced_after_locking_is_not_taken() {
     environment.write(FILE, wheel().file("broken/evil.py", "import os").finish());
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: the wheel `broken-1.0-py3-none-any.whl` is not the one that is locked: sha256:<digest> was expected, and it has sha256:<digest>
+    error: the wheel `<root>/project/wheels/broken-1.0-py3-none-any.whl` is not the one that is locked: sha256:<digest> was expected, and it has sha256:<digest>
+
+    hint: somebody replaced the file after it was locked: put the locked one back, or take the one that lies there, `kiln lock --upgrade broken`; where a lock of another tool names it, write that anew first
     [exit status: 1]
     ");
     environment.write(FILE, wheel().finish());
     environment.succeed("build");
+    // The way out that the message tells.
+    environment.write(FILE, wheel().file("broken/mended.py", "").finish());
+    fs_err::remove_dir_all(environment.root().join("store")).unwrap();
+    assert!(environment.kiln("build").stderr.contains("`kiln lock --upgrade broken`"));
+    environment.succeed("lock --upgrade broken");
+    environment.succeed("build --locked");
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn a_distribution_of_the_base_gives_way_only_where_the_stack_names_it() {
     13 | packages = ["modern"]
        |             ^^^^^^^^
        |
-    help: Because you require packaging==23.2 and modern==1.0 depends on packaging>=24
+    help: Because the base has packaging 23.2 and modern==1.0 depends on packaging>=24
           packaging 23.2 is one of the base's own packages, which stay as they are. `python = { accept = ["packaging"] }` takes it as it is, `replace = ["packaging"]` installs another in its place, and `environment = "venv"` sees none of the base's packages
     [exit status: 2]
     "#);
@@ -253,7 +253,7 @@ fn an_image_has_one_opt_venv() {
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     warning: the base of `upper` already holds torch 2.8.0a0+5228986c39.nv25.5, 177 B in all: it would stand there twice. `python.environment = "overlay"` installs beside it
-    error: `/opt/venv` is another environment in `app`, below
+    error: `upper` and `app`, which it stands on, share `/opt/venv`, and one of them alone sees the base's packages in it
       --> kiln.toml:18:22
        |
     11 | [images.app]
@@ -262,7 +262,7 @@ fn an_image_has_one_opt_venv() {
     18 | python.environment = "venv"
        |                      ^^^^^^
        |
-    help: choose one for both, or `base` here
+    help: give both the same `python.environment`, or this one `"base"`
     [exit status: 2]
     "#);
 }
@@ -273,8 +273,15 @@ fn an_image_may_have_another_python_than_the_stack() {
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: the base `oci base` has no interpreter for Python 3.12: it has /usr/local/bin/python3.11 (3.11)
-
-    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+      --> kiln.toml:14:10
+       |
+    11 | [images.app]
+       |         --- for this image
+    ...
+    14 | python = "3.12"
+       |          ^^^^^^
+       |
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
     [exit status: 2]
     "#);
     environment.stack(&stack(
@@ -283,8 +290,15 @@ fn an_image_may_have_another_python_than_the_stack() {
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: the base `oci base` has no interpreter for Python 3.11 at /opt/py/bin/python: it has /usr/local/bin/python3.11 (3.11)
-
-    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+      --> kiln.toml:14:22
+       |
+    11 | [images.app]
+       |         --- for this image
+    ...
+    14 | python = { version = "3.11", interpreter = "/opt/py/bin/python" }
+       |                      ^^^^^^
+       |
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
     [exit status: 2]
     "#);
     environment.stack(&stack(

@@ -147,7 +147,9 @@ fn hashes_of_locks_of_other_tools_bind() {
     );
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: the wheel `alpha-1.0-py3-none-any.whl` is not the one that is locked: sha256:<digest> was expected, and it has sha256:<digest>
+    error: the wheel `<root>/project/wheels/alpha-1.0-py3-none-any.whl` is not the one that is locked: sha256:<digest> was expected, and it has sha256:<digest>
+
+    hint: somebody replaced the file after it was locked: put the locked one back, or take the one that lies there, `kiln lock --upgrade alpha`; where a lock of another tool names it, write that anew first
     [exit status: 1]
     ");
     environment.stack(&text.replace("requirements.txt", "uv.lock"));
@@ -162,7 +164,9 @@ fn hashes_of_locks_of_other_tools_bind() {
     environment.write("uv.lock", lock(&wrong));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: the wheel `alpha-1.0-py3-none-any.whl` is not the one that is locked: sha256:<digest> was expected, and it has sha256:<digest>
+    error: the wheel `<root>/project/wheels/alpha-1.0-py3-none-any.whl` is not the one that is locked: sha256:<digest> was expected, and it has sha256:<digest>
+
+    hint: somebody replaced the file after it was locked: put the locked one back, or take the one that lies there, `kiln lock --upgrade alpha`; where a lock of another tool names it, write that anew first
     [exit status: 1]
     ");
     environment.write("uv.lock", lock(&sha256(&environment, "alpha-1.0-py3-none-any.whl")));

@@ -109,7 +109,8 @@ fn the_help_is_pinned() {
               After a failure, make and deliver what does not depend on it
 
           --all-variants
-              The stack as it stands and every variant, one after the other
+              The stack as it stands and every variant, one after the other: into the store, with
+              `--push` or `--load` to where their tags say; `--output` takes one `--variant`
 
           --variant <NAME>
               A variant that the stack declares

@@ -83,7 +83,7 @@ fn a_package_without_a_wheel_for_the_platform_is_to_be_brought() {
     13 | packages = ["solver"]
        |             ^^^^^^^^
        |
-    help: it has no wheel at all, only its source; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and put it into a directory of `[index] find-links`
+    help: it has wheels for other systems alone, or only its source; choose a version or a Python that has wheels, or build the wheel elsewhere (`pip wheel --no-deps`) and put it into a directory of `[index] find-links`
     [exit status: 2]
     "#);
 }
@@ -301,8 +301,15 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: the base `oci base` has no interpreter for Python 3.12: it has /usr/bin/python3.11 (3.11)
-
-    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+      --> kiln.toml:6:10
+       |
+     6 | python = "3.12"
+       |          ^^^^^^
+    ...
+    11 | [images.app]
+       |         --- for this image
+       |
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
     [exit status: 2]
     "#);
     let environment = greeting();
@@ -311,8 +318,15 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
     error: the base `oci base` has no interpreter for Python 3.11: it has no Python at all
-
-    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+      --> kiln.toml:6:10
+       |
+     6 | python = "3.11"
+       |          ^^^^^^
+    ...
+    11 | [images.app]
+       |         --- for this image
+       |
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
     [exit status: 2]
     "#);
 }

@@ -89,11 +89,11 @@ fn what_a_project_cannot_give_is_shown_at_its_line() {
     help: choose one of them
 
     error: the project has no extra `fasd`
-     --> pyproject.toml:8:1
-      |
-    8 | [project.optional-dependencies]
-      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-      |
+      --> kiln.toml:13:25
+       |
+    13 | requirements = { file = "pyproject.toml", extras = ["cpu", "gpu", "fasd"] }
+       |                         ^^^^^^^^^^^^^^^^
+       |
     help: did you mean `fast`?
     [exit status: 2]
     "#);
@@ -123,7 +123,7 @@ fn what_a_project_cannot_give_is_shown_at_its_line() {
     7 | alpha = { workspace = true }
       |         ^^^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.alpha]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["alpha==VERSION"]`
 
     error: a repository is not taken: it is source
      --> pyproject.toml:4:26
@@ -131,7 +131,7 @@ fn what_a_project_cannot_give_is_shown_at_its_line() {
     4 | dependencies = ["alpha", "beta @ git+https://example.org/b"]
       |                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.beta]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["beta==VERSION"]`
 
     error: the group `a` includes itself
       --> pyproject.toml:10:6
@@ -270,14 +270,44 @@ fn a_lock_whose_files_are_of_another_version_is_refused() {
     let lock = "lock-version = \"1.0\"\ncreated-by = \"t\"\n\n[[packages]]\nname = \"alpha\"\nversion = \"2.0\"\n\
                 wheels = [{ path = \"wheels/alpha-1.0-py3-none-any.whl\", hashes = { sha256 = \"00\" } }]\n";
     environment.write("pylock.toml", lock);
-    assert_snapshot!(environment.kiln("lock"), @r"
+    assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    error: `<root>/project/pylock.toml` cannot be used
-      caused by: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
+    error: `alpha` has `alpha-1.0-py3-none-any.whl`, a wheel of alpha 1.0, and its version is 2.0
+     --> pylock.toml:5:8
+      |
+    5 | name = "alpha"
+      |        ^^^^^^^
+      |
+    help: write the file anew with the tool that made it, for this Python and with wheels
+    [exit status: 2]
+    "#);
+}
 
-    hint: write the file anew with the tool that made it, for this Python and with wheels
-    [exit status: 1]
-    ");
+#[test]
+fn a_lock_that_says_another_size_than_the_wheel_has_is_refused_where_the_wheel_is_known() {
+    let environment = project("\"pylock.toml\"");
+    pylock(&environment);
+    let text = environment.read("pylock.toml");
+    environment.write("pylock.toml", text.replace("hashes =", "size = 5, hashes ="));
+    let refused = environment.kiln("lock").to_string();
+    let bytes = fs_err::metadata(environment.path("wheels/alpha-1.0-py3-none-any.whl")).unwrap().len().to_string();
+    assert_snapshot!(refused.replace(&format!("{bytes} bytes"), "<size> bytes"), @r#"
+    ------- stderr -------
+    error: `alpha-1.0-py3-none-any.whl` has <size> bytes, and 5 are said of it
+     --> pylock.toml:4:8
+      |
+    4 | name = "alpha"
+      |        ^^^^^^^
+      |
+    help: the file and what names it do not belong together: write the lock anew, or get the file that it is for
+    [exit status: 2]
+    "#);
+    environment.write("pylock.toml", &text);
+    environment.succeed("build");
+    // The store has it now.
+    let url = text.replace("path = \"wheels/", "size = 5, url = \"https://example.org/");
+    environment.write("pylock.toml", url);
+    assert!(environment.kiln("lock").stderr.contains("bytes, and 5 are said of it"));
 }
 
 #[test]
@@ -373,13 +403,18 @@ fn a_lock_that_contradicts_what_is_below_is_an_error() {
     environment.stack(&tiers("alpha==2.0"));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
-    error: the packages of `upper` cannot be resolved on linux/amd64
+    error: the packages of `upper` contradict one another on linux/amd64
       --> kiln.toml:13:13
        |
     13 | packages = ["alpha==2.0"]
        |             ^^^^^^^^^^^^ in `app`
        |
-    help: Because you require alpha==1.0 and the stack requires alpha==2.0
+      ::: pylock.toml:4:8
+       |
+     4 | name = "alpha"
+       |        ------- locked here
+       |
+    help: Because `pylock.toml` has alpha 1.0 and the stack requires alpha==2.0
     [exit status: 2]
     "#);
     // What nobody asked for in this version gives way.
@@ -398,6 +433,7 @@ fn a_package_of_a_lock_is_left_out_and_other_choices_are_told_to_change_nothing(
     <root>/project/kiln.lock: app (0 packages)
     ------- stderr -------
     warning: `constraints` of `resolution` choose nothing in the locks that `app` names, which are taken as they are: `exclude` leaves a package out, and the tool that wrote the lock changes a version
+    warning: kiln.toml:17: `constraints` names `alpha`, which no image has
     ");
 }
 

@@ -46,7 +46,7 @@ fn a_requirement_that_the_bases_distributions_do_not_meet_is_an_error() {
     14 | packages = ["six>=1.17"]
        |             ^^^^^^^^^^^
        |
-    help: Because you require six==1.16.0 and this image depends on six>=1.17
+    help: Because the base has six 1.16.0 and this image depends on six>=1.17
           six 1.16.0 is one of the base's own packages, which stay as they are. `python = { accept = ["six"] }` takes it as it is, `replace = ["six"]` installs another in its place, and `environment = "venv"` sees none of the base's packages
     [exit status: 2]
     "#);

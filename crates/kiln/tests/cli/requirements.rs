@@ -74,7 +74,7 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     2 | -e .
       | ^^^^
       |
-    help: list what it needs; kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`; or bring its files with `copy`
+    help: list what it needs; kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or bring its files with `copy`
     [exit status: 2]
     ");
     assert_snapshot!(refused(".\n"), @r"
@@ -85,7 +85,7 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     1 | .
       | ^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`
     [exit status: 2]
     ");
     assert_snapshot!(refused("alpha\n./src # ours\n"), @r"
@@ -96,10 +96,10 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     2 | ./src # ours
       | ^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`
     [exit status: 2]
     ");
-    assert_snapshot!(refused("numpy @ file:///croot/numpy_1708638617955/work\n"), @r"
+    assert_snapshot!(refused("numpy @ file:///croot/numpy_1708638617955/work\n"), @r#"
     ------- stderr -------
     error: `numpy` is asked for as a directory, and kiln installs wheels
      --> requirements.txt:1:1
@@ -107,10 +107,10 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     1 | numpy @ file:///croot/numpy_1708638617955/work
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-    help: this line was written by `pip freeze` inside conda: write `NAME==VERSION` instead; kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: this line was written by `pip freeze` inside conda: write `NAME==VERSION` instead; put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.numpy]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["numpy==VERSION"]`
     [exit status: 2]
-    ");
-    assert_snapshot!(refused("alpha @ git+https://example.org/alpha@v1\n"), @r"
+    "#);
+    assert_snapshot!(refused("alpha @ git+https://example.org/alpha@v1\n"), @r#"
     ------- stderr -------
     error: a repository is not taken: it is source
      --> requirements.txt:1:1
@@ -118,10 +118,10 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     1 | alpha @ git+https://example.org/alpha@v1
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.alpha]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["alpha==VERSION"]`
     [exit status: 2]
-    ");
-    assert_snapshot!(refused("https://example.org/alpha-1.0.tar.gz\n"), @r"
+    "#);
+    assert_snapshot!(refused("https://example.org/alpha-1.0.tar.gz\n"), @r#"
     ------- stderr -------
     error: a source archive is not taken: kiln installs wheels
      --> requirements.txt:1:1
@@ -129,9 +129,9 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     1 | https://example.org/alpha-1.0.tar.gz
       | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare `[wheels.alpha]` with `version = "VERSION"` and the wheel's `dependencies`: kiln builds no sources yet; or take a release of it: `[resolution] overrides = ["alpha==VERSION"]`
     [exit status: 2]
-    ");
+    "#);
     assert_snapshot!(refused("alpha --no-binary alpha\n--no-binary :all:\n"), @r"
     ------- stderr -------
     error: `--no-binary` stands beside a requirement, where pip ignores it
@@ -148,7 +148,7 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     2 | --no-binary :all:
       | ^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`
     [exit status: 2]
     ");
     assert_snapshot!(refused("alpha -C--build-option=x\n"), @r"
@@ -159,7 +159,7 @@ fn what_has_to_be_built_is_refused_at_its_line() {
     1 | alpha -C--build-option=x
       |       ^^^^^^^^^^^^^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`
     [exit status: 2]
     ");
 }
@@ -302,7 +302,7 @@ fn a_mistake_in_an_included_file_is_shown_in_that_file() {
     2 | -e ./x
       | ^^^^^^
       |
-    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe `[wheels.NAME]`
+    help: kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and name it, `./dist/NAME-VERSION-py3-none-any.whl`
 
     error: `requirements.txt` includes itself
      --> deep/nested.txt:3:1

@@ -276,6 +276,13 @@ fn every_variant_is_built_under_a_tag_of_its_own() {
     help: write the variant into it: `tags = ["1.0-${variant}"]`
     [exit status: 2]
     "#);
+    assert_snapshot!(environment.kiln("build --all-variants --output oci:out"), @r"
+    ------- stderr -------
+    error: `--all-variants` takes no `--output`: the images of all variants have the same names
+
+    hint: build each into a place of its own, `--variant NAME --output oci:NAME`; `--push` and `--load` tell them apart by their tags
+    [exit status: 2]
+    ");
 }
 
 /// A torch for CUDA 12.6 on the usual index, and PyTorch's own builds for 12.8 and for none.
@@ -376,14 +383,69 @@ fn mistakes_in_variants_are_shown() {
        |         ^^^^^^^^^^^^^^^
        |
     help: did you mean `${variant}`?
-
-    error: `1-${variants}` cannot be a tag
-      --> kiln.toml:14:9
-       |
-    14 | tags = ["1-${variants}"]
-       |         ^^^^^^^^^^^^^^^
-       |
-    help: letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128
     [exit status: 2]
     "#);
+}
+
+#[test]
+fn names_in_the_choice_of_versions_that_nothing_has_are_warned_of() {
+    let environment = contradiction(
+        "overrides = [\"numbers>=2\", \"nunbers<3\"]\nconstraints = [\"solver\", \"a\", \"b\", \"c\", \"d\"]\n\
+         exclude = [\"extra\", \"extr\"]",
+        "overlaps = { winner = \"frame\" }",
+    );
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (3 packages)
+    ------- stderr -------
+    warning: kiln.toml:18: `constraints` names `a`, `b`, `c` and 1 more, which no image has
+    warning: kiln.toml:19: `exclude` names `extr`, which nothing requires
+    warning: kiln.toml:17: `overrides` names `nunbers`, which no image has: did you mean `numbers`?
+    warning: kiln.toml:14: `winner` names `frame`, which no image has: did you mean `frames`?
+    ");
+    // What is locked already was looked at.
+    assert!(!environment.kiln("lock").stderr.contains("`exclude`"));
+    let environment = contradiction(
+        "overrides = [\"numbers>=2\"]\nconstraints = [\"solver\"]\nexclude = [\"extra\"]",
+        "overlaps = { winner = \"frames\" }",
+    );
+    assert_eq!(environment.kiln("lock").stderr, "");
+}
+
+/// Puts a program before uv's stand-in that counts its calls.
+fn count_calls(environment: &TestEnvironment) -> impl Fn() -> usize + use<> {
+    let (root, bin) = (environment.root(), environment.root().join("bin"));
+    let (real, calls) = (root.join("real"), root.join("calls"));
+    fs_err::create_dir_all(&real).unwrap();
+    for name in ["uv", "uv.torch"] {
+        if bin.join(name).exists() {
+            fs_err::rename(bin.join(name), real.join(name)).unwrap();
+        }
+    }
+    let script = format!("echo call >> {}\nexec {} \"$@\"\n", calls.display(), real.join("uv").display());
+    environment.script("uv", &script);
+    move || std::mem::take(&mut fs_err::read_to_string(&calls).unwrap_or_default()).lines().count()
+}
+
+#[test]
+fn uv_is_not_asked_twice_for_what_is_locked_or_known() {
+    let environment = torch("cuda = \"12.8\"");
+    environment.tell_uv("torch", &environment.root().join("torch"));
+    environment.wheel(&pure("six", "1.0"));
+    let calls = count_calls(&environment);
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["torch==2.7.1+cu128"]);
+    let first = calls();
+    environment.stack(&environment.read("kiln.toml").replace("\"torch\"]", "\"torch\", \"six\"]"));
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["six==1.0", "torch==2.7.1+cu128"]);
+    assert_eq!((first, calls() - first), (2, 1));
+    // The pair of a torch that is named is known before anything is chosen.
+    let environment = TestEnvironment::with_stack(&stack("packages = [\"torch==2.7.1\", \"torchvision\"]"));
+    for (name, version) in [("torch", "2.7.1"), ("torchvision", "0.22.1"), ("torchvision", "0.23.0")] {
+        environment.wheel(&pure(name, version));
+    }
+    let calls = count_calls(&environment);
+    environment.succeed("lock");
+    assert_eq!(locked(&environment, "app"), ["torch==2.7.1", "torchvision==0.22.1"]);
+    assert_eq!(calls(), 1);
 }

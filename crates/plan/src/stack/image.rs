@@ -81,6 +81,8 @@ impl Stack {
 pub struct Target {
     /// `3.11`; `None` where no image has packages.
     pub python: Option<String>,
+    /// The place of `python`.
+    pub python_span: Option<Span>,
     /// The CUDA release; `None` for CPU builds, or where the stack names none.
     pub cuda: Option<CudaRelease>,
     /// True for `cuda = "none"`.
@@ -150,7 +152,7 @@ pub struct Image {
     /// The choice of versions: the stack's, and then the image's own.
     pub resolution: Resolution,
     /// Packages whose files win where another package brings them too, the strongest last.
-    pub winners: Vec<PackageName>,
+    pub winners: Vec<Named>,
     /// The environment that packages are installed into.
     pub python: Python,
     /// Files from the project.
@@ -470,7 +472,7 @@ pub struct Resolution {
     /// Requirements that hold for what is installed anyhow.
     pub constraints: Vec<Requirement>,
     /// Packages that are not installed.
-    pub exclude: Vec<PackageName>,
+    pub exclude: Vec<Named>,
     /// Pre-releases that are chosen like releases.
     pub prerelease: Prerelease,
     /// An RFC 3339 time: nothing that the indexes got later.

@@ -70,7 +70,15 @@ impl Vars {
             (Some(value), _) | (None, Some(Ok(value))) => value,
             (None, Some(Err(problem))) => {
                 let message = format!("`${{{name}}}` has no value here: {problem}");
-                return Err(Diagnostic::at(span.clone(), message).hint("declare a variable of your own under `[vars]`"));
+                let hint = match name {
+                    "cuda.tag" => {
+                        "say it below `[target]`, `cuda = \"12.8\"` or `cuda = \"none\"`: that of a variant takes its place"
+                    }
+                    _ => {
+                        "name them below `[target]`, `gpus = [\"H100\"]`, or declare a variable of your own under `[vars]`"
+                    }
+                };
+                return Err(Diagnostic::at(span.clone(), message).hint(hint));
             }
             (None, None) => return Ok(None),
         };

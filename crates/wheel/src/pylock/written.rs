@@ -53,7 +53,7 @@ impl File {
         let file: Self = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start).min(text.len());
             let line = 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
-            PylockError(format!("at its line {line}: {}", error.message().replace('\n', ", ")))
+            PylockError::whole(format!("at its line {line}: {}", error.message().replace('\n', ", ")))
         })?;
         let version = file.lock_version.as_deref();
         let version = version.ok_or_else(|| wrong("it has no `lock-version`, so that it is no `pylock.toml`"))?;
@@ -65,7 +65,9 @@ impl File {
         }
         let packages = file.packages.as_ref();
         for package in packages.ok_or_else(|| wrong("it has no `packages`, which every `pylock.toml` has"))? {
-            package.check().map_err(|problem| wrong(format!("`{}` {problem}", package.name)))?;
+            package
+                .check()
+                .map_err(|problem| PylockError::of(&package.name, format!("`{}` {problem}", package.name)))?;
         }
         Ok(file)
     }
@@ -76,7 +78,7 @@ impl File {
 }
 
 fn wrong(problem: impl Into<String>) -> PylockError {
-    PylockError(problem.into())
+    PylockError::whole(problem)
 }
 
 impl Package {

@@ -6,7 +6,7 @@
 mod fresh;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use pep508_rs::{ExtraName, MarkerEnvironment};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::requirement::{BUILD_IT, Refused, read_marker};
-use super::{Bound, FileRequirement, Placed, Requirements, Source, index_url, without_secrets};
-use crate::pylock::Choice;
+use super::requirement::{Refused, Surroundings, bring_wheel, read_marker};
+use super::{Bound, FileRequirement, Placed, Provided, Requirements, Source, index_url, without_secrets};
+use crate::pylock::{self, Choice};
 
 #[derive(Deserialize)]
 struct File {
@@ -62,6 +62,8 @@ enum Markers {
 
 #[derive(Deserialize)]
 struct Listed {
+    #[serde(default)]
+    file: String,
     hash: String,
 }
 
@@ -75,16 +77,30 @@ struct Origin {
 /// The group of what a project itself needs.
 const MAIN: &str = "main";
 
-/// Reads the packages that an environment needs. The text's path in messages is `path`; wheels, and the `pyproject.toml` that
-/// a lock of version 2.0 belongs to, lie relative to `directory`.
+/// A lock with its surroundings.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    /// Its text.
+    pub text: &'a str,
+    /// Its path in messages.
+    pub path: &'a str,
+    /// The text of the `pyproject.toml` beside it, to which a lock of version 2.0 belongs.
+    pub project: Option<&'a str>,
+    /// Its directory: paths of wheels are relative to it.
+    pub directory: &'a Path,
+    /// Packages that somebody else brings.
+    pub provided: &'a Provided,
+}
+
+/// Reads the packages that an environment needs.
 pub fn read(
-    text: &str,
-    (path, project): (&str, Option<&str>),
-    directory: &Path,
+    written: Written<'_>,
     environment: &MarkerEnvironment,
     choice: Choice<'_>,
     dev: bool,
 ) -> Result<Requirements, Diagnostics> {
+    let Written { text, path, project, directory, provided } = written;
+    let surroundings = Surroundings { directory, provided };
     let source = Arc::new(SourceFile { path: path.to_owned(), text: without_secrets(text) });
     let place = |span| Place { file: Arc::clone(&source), span };
     let file: File = toml::from_str(text)
@@ -97,7 +113,7 @@ pub fn read(
         let hint = "the project asks for something else than is locked: run `poetry lock` there";
         return Err(Diagnostic::at(place(hash.span()), message).hint(hint).into());
     }
-    let wrong_choice = |problem: String| Diagnostic::at(place(0..0), problem);
+    let wrong_choice = |problem: String| Diagnostic::nowhere(problem);
     let needed = match minor {
         0 => Some(walk::needed(&file.package, project, environment, choice, dev).map_err(wrong_choice)?),
         _ => None,
@@ -116,7 +132,7 @@ pub fn read(
             None => package.applies(&groups, environment, &extras),
         };
         let taken = applies.and_then(|applies| match applies {
-            true => package.pinned(directory).map(Some),
+            true => package.pinned(surroundings).map(Some),
             false => Ok(None),
         });
         match taken {
@@ -164,10 +180,12 @@ fn groups(file: &File, choice: Choice<'_>, dev: bool) -> Result<Vec<String>, Str
     let known = |name: &String| file.package.iter().any(|package| package.groups.contains(name));
     let mut groups = choice.groups.map_or_else(|| vec![MAIN.to_owned()], <[String]>::to_vec);
     if let Some(unknown) = groups.iter().find(|name| *name != MAIN && !known(name)) {
-        return Err(format!("no package of this lock is of the group `{unknown}`"));
+        let all: BTreeSet<&str> = file.package.iter().flat_map(|package| &package.groups).map(String::as_str).collect();
+        return Err(format!("`poetry.lock` has no group `{unknown}`; there is {}", pylock::listed(all)));
     }
     if let Some(unknown) = choice.extras.iter().find(|extra| !file.extras.contains_key(*extra)) {
-        return Err(format!("this lock has no extra `{unknown}`"));
+        let all = pylock::listed(file.extras.keys().map(String::as_str));
+        return Err(format!("`poetry.lock` has no extra `{unknown}`; there is {all}"));
     }
     if dev {
         groups.extend(["dev".to_owned(), MAIN.to_owned()]);
@@ -199,30 +217,39 @@ impl Package {
     }
 
     /// Returns the requirement of exactly this version or wheel, and the index that it comes from.
-    fn pinned(&self, directory: &Path) -> Result<(FileRequirement, Option<String>), Refused> {
+    fn pinned(&self, surroundings: Surroundings<'_>) -> Result<(FileRequirement, Option<String>), Refused> {
         let name = self.name.get_ref();
         let refused = |problem: &str, hint: &str| Refused::new(format!("`{name}` {problem}"), hint);
         let package = crate::name_of(name).ok_or_else(|| refused("is not a package name", "mend the lock"))?;
         let mut index = None;
+        let exactly = || -> Result<Source, Refused> {
+            let version: Version =
+                self.version.parse().map_err(|_| refused("has an unreadable version", "mend the lock"))?;
+            Ok(Source::Index(VersionSpecifiers::from_iter([VersionSpecifier::equals_version(version)])))
+        };
+        if surroundings.provided.contains(&package) {
+            let (source, hashes) = (exactly()?, Vec::new());
+            return Ok((FileRequirement { name: package, extras: Vec::new(), source, marker: None, hashes }, None));
+        }
+        let bring = bring_wheel(package.as_ref(), &self.version);
+        let is_wheel = |file: &Listed| file.file.is_empty() || file.file.ends_with(".whl");
+        if !self.files.is_empty() && !self.files.iter().any(is_wheel) {
+            return Err(refused("has no wheel in this lock, only its source", &bring));
+        }
         let source = match &self.source {
             None => None,
             Some(origin) if origin.kind == "legacy" => {
-                index = Some(index_url(&origin.url, directory)?);
+                index = Some(index_url(&origin.url, surroundings.directory)?);
                 None
             }
             Some(origin) if matches!(origin.kind.as_str(), "url" | "file") && origin.url.ends_with(".whl") => {
-                Some(FileRequirement::read(&format!("{name} @ {}", origin.url), directory)?.source)
+                Some(FileRequirement::read(&format!("{name} @ {}", origin.url), surroundings)?.source)
             }
-            Some(_) => return Err(refused("is built from source, and kiln does not build sources yet", BUILD_IT)),
+            Some(_) => return Err(refused("is built from source, and kiln does not build sources yet", &bring)),
         };
         let source = match source {
             Some(source) => source,
-            None => {
-                let version: Version =
-                    self.version.parse().map_err(|_| refused("has an unreadable version", "mend the lock"))?;
-                let exactly = VersionSpecifier::equals_version(version);
-                Source::Index(VersionSpecifiers::from_iter([exactly]))
-            }
+            None => exactly()?,
         };
         let hashes: Vec<Digest> =
             self.files.iter().filter_map(|file| Digest::from_hex(file.hash.strip_prefix("sha256:")?).ok()).collect();
@@ -307,10 +334,16 @@ python-versions = "^3.9"
 content-hash = "0"
 "#;
 
+    static NONE: Provided = Provided::new();
+
+    fn written<'a>(text: &'a str, project: Option<&'a str>) -> Written<'a> {
+        Written { text, path: "poetry.lock", project, directory: Path::new("/p"), provided: &NONE }
+    }
+
     fn names(choice: Choice<'_>, dev: bool) -> Vec<String> {
         let text = LOCK.replace("HASH", &"0".repeat(64));
         let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
-        let found = read(&text, ("poetry.lock", None), Path::new("/p"), &environment, choice, dev).unwrap();
+        let found = read(written(&text, None), &environment, choice, dev).unwrap();
         let bound: Vec<&str> = found.bound.iter().map(|bound| bound.index.value.as_str()).collect();
         assert!(bound.is_empty() || bound == ["https://example.org/whl/cpu"]);
         found.requirements.iter().map(|requirement| requirement.value.to_string()).collect()
@@ -392,8 +425,7 @@ python-versions = "^3.9"
                        [tool.poetry.extras]\nshow = [\"rich\"]\n\
                        [tool.poetry.group.dev.dependencies]\nrich = { version = \"^13\", extras = [\"jupyter\"] }\n";
         let names = |choice: Choice<'_>, dev: bool| -> Vec<String> {
-            let found =
-                read(&text, ("poetry.lock", Some(project)), Path::new("/p"), &environment, choice, dev).unwrap();
+            let found = read(written(&text, Some(project)), &environment, choice, dev).unwrap();
             found.requirements.iter().map(|one| one.value.to_string()).collect()
         };
         assert_eq!(names(Choice::default(), false), ["numpy==2.1"]);
@@ -401,7 +433,7 @@ python-versions = "^3.9"
         let extra = Choice { groups: None, extras: &show };
         assert_eq!(names(extra, false), ["rich==13.0", "pygments==2.18", "numpy==2.1"]);
         assert_eq!(names(Choice::default(), true), ["rich==13.0", "pygments==2.18", "ipywidgets==8.0", "numpy==2.1"]);
-        let alone = read(&text, ("poetry.lock", None), Path::new("/p"), &environment, Choice::default(), false);
+        let alone = read(written(&text, None), &environment, Choice::default(), false);
         assert!(alone.unwrap_err().to_string().contains("there is no `pyproject.toml`"));
     }
 
@@ -409,8 +441,7 @@ python-versions = "^3.9"
     fn locks_of_other_versions_are_refused() {
         let text = LOCK.replace("\"2.1\"", "\"1.1\"");
         let environment = environment("3.11", "3.11.2", "linux/amd64".parse().unwrap()).unwrap();
-        let file = ("poetry.lock", None);
-        let error = read(&text, file, Path::new("/p"), &environment, Choice::default(), false).unwrap_err();
+        let error = read(written(&text, None), &environment, Choice::default(), false).unwrap_err();
         assert!(error.to_string().contains("kiln reads 2.0 and 2.1"), "{error}");
     }
 }

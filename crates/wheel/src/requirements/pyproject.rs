@@ -3,6 +3,9 @@
 //!
 //! The project itself is not installed: kiln takes wheels. What it needs is, from where the project says.
 
+mod beside_lock;
+mod sources;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
@@ -11,12 +14,14 @@ use std::sync::Arc;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Place, SourceFile, closest};
 use kiln_plan::digest::Digest;
-use pep508_rs::{MarkerTree, PackageName};
+use pep508_rs::PackageName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::requirement::{BUILD_IT, Refused, read_marker};
-use super::{Bound, FileRequirement, LARGEST, Placed, Requirements, index_url, normal, shown, without_secrets};
+pub use beside_lock::BesideLock;
+
+use super::requirement::{Refused, Surroundings};
+use super::{FileRequirement, LARGEST, Placed, Provided, Requirements, index_url, normal, shown, without_secrets};
 
 /// The part of a project that is installed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,27 +36,12 @@ pub struct Choice<'a> {
 
 /// Groups and extras that include one another.
 const DEEPEST: usize = 32;
-/// Settings of `[tool.uv]` that decide what a lock holds.
-const SETTINGS: [&str; 12] = [
-    "exclude-newer",
-    "exclude-newer-package",
-    "extra-index-url",
-    "find-links",
-    "fork-strategy",
-    "index",
-    "index-strategy",
-    "index-url",
-    "no-index",
-    "prerelease",
-    "prerelease-package",
-    "resolution",
-];
-
 /// Reads the requirements of a project. Paths in messages are relative to `stack`.
 pub fn read(
     stack: &Path,
     file: &Path,
     choice: Choice<'_>,
+    provided: &Provided,
     content: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Requirements, Diagnostics> {
     let path = shown(stack, &normal(file));
@@ -68,47 +58,13 @@ pub fn read(
         Diagnostic::at(place, error.message().trim().replace('\n', ", "))
     })?;
     let directory = file.parent().unwrap_or(Path::new("/"));
+    let surroundings = Surroundings { directory, provided };
     let found = Requirements { files: vec![(path, digest)], ..Requirements::default() };
     let table = document.get_ref();
-    let mut reader = Reader { table, source, directory, choice, found, wrong: Diagnostics::default() };
+    let mut reader = Reader { table, source, surroundings, choice, found, wrong: Diagnostics::default() };
     reader.project();
     reader.settings();
     reader.wrong.or(reader.found)
-}
-
-/// Returns the settings of a project that decide what its `uv.lock` holds, as a configuration file of uv. Relative paths become
-/// absolute.
-pub fn settings(text: &str, directory: &Path) -> Option<String> {
-    let table: toml::Table = text.parse().ok()?;
-    let own = table.get("tool").and_then(|tool| tool.get("uv")).and_then(toml::Value::as_table);
-    let mut kept: toml::Table = own
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| SETTINGS.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    let absolute = |value: &mut toml::Value| {
-        if let Some(path) = value.as_str().filter(|path| !path.contains(':') && !path.starts_with('/')) {
-            *value = directory.join(path).display().to_string().into();
-        }
-    };
-    for key in ["find-links", "extra-index-url"] {
-        kept.get_mut(key).and_then(toml::Value::as_array_mut).into_iter().flatten().for_each(absolute);
-    }
-    kept.get_mut("index-url").into_iter().for_each(absolute);
-    let indexes = kept.get_mut("index").and_then(toml::Value::as_array_mut).into_iter().flatten();
-    indexes.filter_map(|index| index.get_mut("url")).for_each(absolute);
-    Some(kept.to_string())
-}
-
-/// Returns the versions of Python that the text of a project names.
-pub fn requires_python(text: &str) -> Option<pep440_rs::VersionSpecifiers> {
-    text.parse::<toml::Table>().ok()?.get("project")?.get("requires-python")?.as_str()?.parse().ok()
-}
-
-/// Returns true for the text of a project; a `pyproject.toml` may hold a workspace alone.
-pub fn has_project(text: &str) -> bool {
-    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("project"))
 }
 
 type Value<'t> = Spanned<DeValue<'t>>;
@@ -116,7 +72,7 @@ type Value<'t> = Spanned<DeValue<'t>>;
 struct Reader<'t> {
     table: &'t DeTable<'t>,
     source: Arc<SourceFile>,
-    directory: &'t Path,
+    surroundings: Surroundings<'t>,
     choice: Choice<'t>,
     found: Requirements,
     wrong: Diagnostics,
@@ -263,7 +219,7 @@ impl<'t> Reader<'t> {
     /// Adds a requirement, or, of the project itself, the extras that it names.
     fn own_or_other(&mut self, text: &'t str, span: Range<usize>, seen: &mut Vec<String>, extras: &[String]) {
         let own = self.at(&["project", "name"]).and_then(|name| name.get_ref().as_str()).and_then(crate::name_of);
-        let read = FileRequirement::read(text, self.directory);
+        let read = FileRequirement::read(text, self.surroundings);
         match read {
             Ok(requirement) if own.is_some_and(|own| own == requirement.name) => {
                 for extra in &requirement.extras {
@@ -310,93 +266,12 @@ impl<'t> Reader<'t> {
                 format!("it has {}", declared.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
             }
         };
-        let span = by.or_else(|| table.map(Spanned::span)).unwrap_or(0..0);
-        self.refuse(span, format!("the project has no {kind} `{name}`"), hint);
-    }
-
-    /// Adds a requirement from where `[tool.uv.sources]` has it.
-    fn requirement(&mut self, text: &str, span: Range<usize>, extras: &[String], groups: &[String]) {
-        let place = self.place(span.clone());
-        let mut value = match FileRequirement::read(text, self.directory) {
-            Ok(value) => value,
-            Err(Refused { message, label, hint }) => {
-                return self.wrong.push(Diagnostic::at(place, message).label(label).hint(hint));
-            }
-        };
-        let source = self.at(&["tool", "uv", "sources"]).and_then(|sources| named(sources, value.name.as_ref()));
-        let sources = match source.map(|source| (source, source.get_ref())) {
-            Some((_, DeValue::Array(list))) => list.iter().collect(),
-            Some((source, _)) => vec![source],
-            None => Vec::new(),
-        };
-        for source in sources {
-            let Some(table) = source.get_ref().as_table() else { continue };
-            let text = |key: &str| get(table, key).and_then(|value| value.get_ref().as_str());
-            let names = |text: Option<&str>, chosen: &[String]| {
-                text.is_none_or(|text| chosen.iter().any(|name| crate::name_of(name) == crate::name_of(text)))
-            };
-            if !names(text("extra"), extras) || !names(text("group"), groups) {
-                continue;
-            }
-            let marker = match text("marker").map(read_marker).transpose() {
-                Ok(marker) => marker,
-                Err(refused) => {
-                    self.refuse(source.span(), refused.message, refused.hint);
-                    continue;
-                }
-            };
-            if let Err(refused) = self.take_from(&mut value, table, marker, &place, source.span()) {
-                self.refuse(source.span(), refused.message, refused.hint);
-            }
+        let message = format!("the project has no {kind} `{name}`");
+        match by {
+            Some(span) => self.refuse(span, message, hint),
+            // The choice is made elsewhere.
+            None => self.wrong.push(Diagnostic::nowhere(message).hint(hint)),
         }
-        self.found.requirements.push(Placed { value, place });
-    }
-
-    /// Takes a requirement from a source: where its marker holds, if it has one.
-    fn take_from(
-        &mut self,
-        value: &mut FileRequirement,
-        table: &DeTable<'_>,
-        marker: Option<MarkerTree>,
-        place: &Place,
-        span: Range<usize>,
-    ) -> Result<(), Refused> {
-        let text = |key: &str| get(table, key).and_then(|value| value.get_ref().as_str());
-        if let Some(name) = text("index") {
-            let Some(url) = self.index(name) else {
-                return Err(Refused::new(
-                    format!("there is no index `{name}`"),
-                    "declare it: `[[tool.uv.index]]` with `name` and `url`",
-                ));
-            };
-            let index = Placed { value: index_url(&url, self.directory)?, place: self.place(span) };
-            self.found.bound.push(Bound { name: value.name.clone(), index, marker });
-            return Ok(());
-        }
-        let location = text("url").or_else(|| text("path").filter(|path| path.ends_with(".whl")));
-        let Some(location) = location else {
-            let message = format!("`{}` is built from source here, and kiln does not build sources yet", value.name);
-            return Err(Refused::new(message, BUILD_IT));
-        };
-        let located = FileRequirement::read(&format!("{} @ {location}", value.name), self.directory)?;
-        let mut there = FileRequirement { source: located.source, hashes: located.hashes, ..value.clone() };
-        if let Some(marker) = marker {
-            let elsewhere = marker.negate();
-            there.restrict(marker);
-            value.restrict(elsewhere);
-            self.found.requirements.push(Placed { value: there, place: place.clone() });
-        } else {
-            *value = there;
-        }
-        Ok(())
-    }
-
-    /// The URL of an index that `[[tool.uv.index]]` names.
-    fn index(&self, name: &str) -> Option<String> {
-        let all = self.at(&["tool", "uv", "index"])?.get_ref().as_array()?;
-        let tables = all.iter().filter_map(|index| index.get_ref().as_table());
-        let text = |table: &DeTable<'_>, key: &str| get(table, key)?.get_ref().as_str().map(str::to_owned);
-        tables.filter(|table| text(table, "name").as_deref() == Some(name)).find_map(|table| text(table, "url"))
     }
 
     /// Refuses extras and groups that the project declares as contradicting one another.
@@ -444,7 +319,7 @@ impl<'t> Reader<'t> {
     fn requirements(&mut self, key: &str) -> Vec<Placed<FileRequirement>> {
         let mut found = Vec::new();
         for (text, span) in self.texts(self.at(&["tool", "uv", key])) {
-            match FileRequirement::read(text, self.directory) {
+            match FileRequirement::read(text, self.surroundings) {
                 Ok(value) => found.push(Placed { value, place: self.place(span) }),
                 Err(Refused { message, hint, .. }) => self.refuse(span, message, hint),
             }
@@ -496,7 +371,7 @@ impl<'t> Reader<'t> {
         named.extend(extra.into_iter().map(|(url, span)| (url, span, false)));
         for (url, span, is_default) in named {
             let place = self.place(span.clone());
-            match index_url(url, self.directory) {
+            match index_url(url, self.surroundings.directory) {
                 Ok(value) if is_default => self.found.index = Some(Placed { value, place }),
                 Ok(value) => self.found.extra_indexes.push(Placed { value, place }),
                 Err(Refused { message, hint, .. }) => self.refuse(span, message, hint),
@@ -504,7 +379,7 @@ impl<'t> Reader<'t> {
         }
         for (url, span) in self.texts(self.at(&["tool", "uv", "find-links"])) {
             let place = self.place(span.clone());
-            match index_url(url, self.directory) {
+            match index_url(url, self.surroundings.directory) {
                 Ok(url) => {
                     let value = url.strip_prefix("file://").map_or(url.clone(), str::to_owned);
                     self.found.find_links.push(Placed { value, place });
@@ -512,18 +387,6 @@ impl<'t> Reader<'t> {
                 Err(Refused { message, hint, .. }) => self.refuse(span, message, hint),
             }
         }
-    }
-}
-
-impl FileRequirement {
-    /// Lets it hold only where a marker does.
-    fn restrict(&mut self, marker: MarkerTree) {
-        let mut both = marker;
-        if let Some((_, own)) = &self.marker {
-            both.and(own.clone());
-        }
-        // One that always holds has no text.
-        self.marker = both.try_to_string().map(|text| (text, both.clone()));
     }
 }
 

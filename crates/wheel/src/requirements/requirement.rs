@@ -1,12 +1,13 @@
 //! One requirement of a file: a name with versions, or a wheel by its URL or path.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use kiln_plan::digest::Digest;
 use kiln_plan::marker::{self, MarkerError};
-use pep440_rs::{Operator, VersionSpecifiers};
+use pep440_rs::{Operator, Version, VersionSpecifiers};
 use pep508_rs::{ExtraName, MarkerEnvironment, MarkerTree, PackageName};
 use url::Url;
 
@@ -73,6 +74,11 @@ impl Refused {
         Self { message: message.into(), label: String::new(), hint: hint.into() }
     }
 
+    /// Gives other advice, where it has that of any source.
+    fn advise(self, hint: &str) -> Self {
+        Self { hint: self.hint.replace(BUILD_IT, hint), ..self }
+    }
+
     fn invalid(label: impl Into<String>) -> Self {
         Self {
             message: "this is not a Python requirement".into(),
@@ -84,12 +90,39 @@ impl Refused {
 
 /// Advice about sources, which kiln cannot build.
 pub(super) const BUILD_IT: &str = "kiln runs no code while it locks: build a wheel elsewhere (`pip wheel --no-deps`) and \
-                                   name it, `./dist/NAME-VERSION-py3-none-any.whl`; or compile it, with a recipe \
-                                   `[wheels.NAME]`";
+                                   name it, `./dist/NAME-VERSION-py3-none-any.whl`";
+
+/// Returns the advice about a package that is asked for as a source.
+pub(super) fn bring_it(name: &PackageName) -> String {
+    format!(
+        "{}; or take a release of it: `[resolution] overrides = [\"{name}==VERSION\"]`",
+        bring_wheel(name.as_ref(), "VERSION")
+    )
+}
+
+/// Returns the advice about a package of which there is no wheel: the way to bring one.
+pub fn bring_wheel(name: &str, version: &str) -> String {
+    format!(
+        "put its wheel, built elsewhere (`pip wheel --no-deps`), into a directory of `[index] find-links`, and declare \
+         `[wheels.{name}]` with `version = \"{version}\"` and the wheel's `dependencies`: kiln builds no sources yet"
+    )
+}
+
+/// The surroundings of a requirement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// Relative paths are relative to it.
+    pub(super) directory: &'a Path,
+    /// Packages that somebody else brings, so that their sources do not count.
+    pub(super) provided: &'a Provided,
+}
+
+/// Packages whose wheels somebody else brings: requirements of them may name sources, which nobody looks at.
+pub type Provided = BTreeSet<PackageName>;
 
 impl FileRequirement {
-    /// Reads the requirement part of a line; relative paths are relative to a directory.
-    pub(super) fn read(text: &str, directory: &Path) -> Result<Self, Refused> {
+    /// Reads the requirement part of a line.
+    pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Self, Refused> {
         if text.contains(|c: char| c.is_whitespace() && !BLANK.contains(&c)) {
             return Err(Refused::invalid("it has white space that is neither a blank nor a tab"));
         }
@@ -98,12 +131,12 @@ impl FileRequirement {
         let (head, marker) = (head.trim_matches(BLANK), marker.trim_matches(BLANK));
         let marker = if marker.is_empty() { None } else { Some((marker.to_owned(), read_marker(marker)?)) };
         let mut requirement = if by_url {
-            Self::of_wheel(head, None, Vec::new(), directory)?
+            Self::of_wheel(head, None, Vec::new(), surroundings)?
         } else if is_path(head) {
             let (path, extras) = split_extras(head);
-            Self::of_wheel(path, None, read_extras(extras)?, directory)?
+            Self::of_wheel(path, None, read_extras(extras)?, surroundings)?
         } else {
-            Self::named(head, directory)?
+            Self::named(head, surroundings)?
         };
         requirement.marker = marker;
         Ok(requirement)
@@ -123,8 +156,19 @@ impl FileRequirement {
         }
     }
 
+    /// Returns the version of `==VERSION` alone.
+    pub fn exact_version(&self) -> Option<&Version> {
+        match &self.source {
+            Source::Index(specifiers) => match &specifiers[..] {
+                [one] if *one.operator() == Operator::Equal => Some(one.version()),
+                _ => None,
+            },
+            Source::Url(_) | Source::File(_) => None,
+        }
+    }
+
     /// `name[extras]`, versions or ` @ URL`, and extras (PEP 508).
-    fn named(text: &str, directory: &Path) -> Result<Self, Refused> {
+    fn named(text: &str, surroundings: Surroundings<'_>) -> Result<Self, Refused> {
         let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let rest = text.trim_start_matches(of_name);
         let written = &text[..text.len() - rest.len()];
@@ -152,7 +196,7 @@ impl FileRequirement {
                 let message = format!("behind `@` stands `{location}`, which is a version and no URL");
                 return Err(Refused::new(message, format!("write `{name}=={location}`")));
             }
-            return Self::of_wheel(location, Some(name), extras, directory);
+            return Self::of_wheel(location, Some(name), extras, surroundings);
         }
         let versions = rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(rest);
         // pip passes over a comma at the end.
@@ -170,15 +214,21 @@ impl FileRequirement {
         location: &str,
         name: Option<PackageName>,
         extras: Vec<ExtraName>,
-        directory: &Path,
+        surroundings: Surroundings<'_>,
     ) -> Result<Self, Refused> {
         if location.contains(char::is_control) {
             return Err(Refused::invalid("it holds a control character"));
         }
         let (location, fragment) = location.split_once('#').unwrap_or((location, ""));
-        let (source, file) = locate(location, directory)?;
-        let Ok(wheel) = file.parse::<WheelName>() else {
-            return Err(no_wheel(location, &file, name.as_ref()));
+        let (source, wheel) = match locate(location, surroundings.directory) {
+            Ok((source, file)) => match file.parse::<WheelName>() {
+                Ok(wheel) => (source, wheel),
+                Err(_) => {
+                    let refused = no_wheel(location, &file, name.as_ref());
+                    return Self::of_source((location, fragment), name, extras, surroundings, refused);
+                }
+            },
+            Err(refused) => return Self::of_source((location, fragment), name, extras, surroundings, refused),
         };
         let name = match name {
             Some(name) if name != wheel.name => {
@@ -191,6 +241,22 @@ impl FileRequirement {
         };
         let hashes = fragment_hash(fragment)?.into_iter().collect();
         Ok(Self { name, extras, source, marker: None, hashes })
+    }
+
+    /// The package of a source, where somebody else brings its wheel.
+    fn of_source(
+        (location, fragment): (&str, &str),
+        name: Option<PackageName>,
+        extras: Vec<ExtraName>,
+        surroundings: Surroundings<'_>,
+        refused: Refused,
+    ) -> Result<Self, Refused> {
+        let Some(name) = name.or_else(|| name_of_source(location, fragment)) else { return Err(refused) };
+        if refused.hint.contains(BUILD_IT) && surroundings.provided.contains(&name) {
+            let source = Source::Index(VersionSpecifiers::empty());
+            return Ok(Self { name, extras, source, marker: None, hashes: Vec::new() });
+        }
+        Err(refused.advise(&bring_it(&name)))
     }
 }
 
@@ -407,7 +473,15 @@ pub(super) fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// The mistake of a location that is not one of a wheel.
+/// Returns the package of a source without a name before it: by `egg=`, or by the name of its archive.
+fn name_of_source(location: &str, fragment: &str) -> Option<PackageName> {
+    let egg = fragment.split('&').find_map(|part| part.strip_prefix("egg=")).map(|egg| split_extras(egg).0);
+    let file = location.rsplit('/').next().unwrap_or_default();
+    let archive = ARCHIVES.iter().find_map(|end| file.strip_suffix(end)).and_then(|stem| stem.rsplit_once('-'));
+    egg.or(archive.map(|(name, _)| name)).and_then(crate::name_of)
+}
+
+/// The mistake of a file that is not a wheel.
 fn no_wheel(location: &str, file: &str, name: Option<&PackageName>) -> Refused {
     let of = name.map(|name| format!("`{name}` is asked for as ")).unwrap_or_default();
     if file.ends_with(".whl") {

@@ -12,7 +12,7 @@ fn read_files(files: &Files<'_>) -> Result<Requirements, Diagnostics> {
     let files: BTreeMap<PathBuf, Vec<u8>> =
         files.iter().map(|(path, bytes)| (Path::new("/project").join(path), bytes.to_vec())).collect();
     let mut content = |path: &Path| files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
-    read(Path::new("/project"), Path::new("/project/requirements.txt"), &mut content)
+    read(Path::new("/project"), Path::new("/project/requirements.txt"), &Provided::new(), &mut content)
 }
 
 fn read_text(text: &str) -> Result<Requirements, Diagnostics> {
@@ -210,7 +210,8 @@ fn a_file_outside_the_project_is_shown_relative_to_it() {
         Some("/shared/base.txt") => Ok(b"a".to_vec()),
         _ => Err(io::ErrorKind::NotFound.into()),
     };
-    let read = read(Path::new("/project"), Path::new("/project/requirements.txt"), &mut content).unwrap();
+    let read =
+        read(Path::new("/project"), Path::new("/project/requirements.txt"), &Provided::new(), &mut content).unwrap();
     assert_eq!(read.files[1].0, "../shared/base.txt");
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Target;
 use crate::pylock::{self, PylockError};
+use crate::tags::Tags;
 
 /// A directory that exists on no machine.
 const NOWHERE: &str = "/nonexistent/kiln";
@@ -25,6 +26,12 @@ impl Target<'_> {
     fn minor_version(&self) -> &str {
         let end = self.python.match_indices('.').nth(1).map_or(self.python.len(), |(at, _)| at);
         &self.python[..end]
+    }
+
+    /// The tags of its wheels.
+    pub fn tags(&self) -> Tags {
+        let minor = self.python.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
+        Tags::new(minor, self.platform, self.libc)
     }
 
     /// The environment that markers are evaluated in.

@@ -11,13 +11,18 @@ pub struct Blocker {
     pub name: String,
     /// The versions that are asked for, such as `==4.9.3`; empty for all that there are.
     pub versions: String,
-    /// The reason: it has no wheel at all, or which ones it has.
-    pub reason: String,
+    /// The reason, a clause: which wheels it has, where uv tells.
+    pub reason: Option<String>,
     /// uv's explanation: it names the requirements that lead to the package.
     pub explanation: String,
 }
 
 impl Blocker {
+    /// Returns the reason, or all that is known of it.
+    pub fn told(&self) -> &str {
+        self.reason.as_deref().unwrap_or("it has wheels for other systems alone, or only its source")
+    }
+
     /// Returns a version that is asked for, if one can be told.
     pub(super) fn version(&self) -> Option<&str> {
         version_in(&self.versions).or_else(|| {
@@ -50,7 +55,7 @@ const NO_WHEEL: [&str; 4] = [
 pub(super) fn blockers(explanation: &str) -> Vec<Blocker> {
     let mut found: Vec<Blocker> = Vec::new();
     let phrases = NO_WHEEL.iter().flat_map(|phrase| explanation.match_indices(phrase));
-    for (at, phrase) in phrases {
+    for (at, _) in phrases {
         let Some(word) = explanation[..at].split_whitespace().next_back() else { continue };
         let end = word.find(|c| OPERATORS.contains(&c)).unwrap_or(word.len());
         let Some(name) = word[..end].split('[').next().and_then(crate::name_of) else { continue };
@@ -58,11 +63,7 @@ pub(super) fn blockers(explanation: &str) -> Vec<Blocker> {
             continue;
         }
         let has = |line: &&str| line.starts_with(HAS_WHEELS) && line.contains(&format!("`{name}`"));
-        let reason = match explanation.lines().find(has) {
-            Some(line) => line.to_owned(),
-            None if phrase.contains("usable") => "it has no wheel at all, only its source".to_owned(),
-            None => "it has none for this Python and system".to_owned(),
-        };
+        let reason = explanation.lines().find(has).map(str::to_owned);
         let (name, versions) = (name.to_string(), word[end..].to_owned());
         found.push(Blocker { name, versions, reason, explanation: explanation.to_owned() });
     }
@@ -122,10 +123,33 @@ pub(crate) fn explain(stderr: &str) -> UvError {
         let told: Vec<String> = std::iter::once(sentences(cause)).chain(hints).collect();
         return UvError::Unsatisfiable(told.join("\n"));
     }
+    if let Some(odd) = odd(&text) {
+        return odd;
+    }
     if unreachable.iter().any(|sign| text.contains(sign)) {
         return UvError::Index(text);
     }
     UvError::Failed(text)
+}
+
+/// Reads what an index answered that is no answer to what it was asked.
+fn odd(text: &str) -> Option<UvError> {
+    let between = |start: &str, end: &str| text.split_once(start)?.1.split(end).next().map(str::to_owned);
+    let (address, answer) = if text.contains("HTTP status ") {
+        (between("for url (", ")")?, format!("answered {}", between(" error (", ")")?))
+    } else if text.contains("Received some unexpected JSON") {
+        (between("JSON from `", "`")?, "answered with JSON that is not the page of a package".to_owned())
+    } else if text.contains("Unsupported `Content-Type`") {
+        let kind = between("Unsupported `Content-Type` \"", "\"")?;
+        (between("for `", "`")?, format!("answered with {kind}, and not with the page of a package"))
+    } else if text.contains("Missing `Content-Type`") {
+        (between("header for `", "`")?, "answered without a media type, and not with the page of a package".to_owned())
+    } else if text.contains("Failed to extract archive: ") {
+        (between("Failed to extract archive: ", " ")?, "is no wheel: the index gives something else for it".to_owned())
+    } else {
+        return None;
+    };
+    Some(UvError::Odd { address, answer })
 }
 
 /// Translates a hint; nothing for one that only concerns uv's command line.
@@ -223,6 +247,35 @@ mod tests {
     }
 
     #[test]
+    fn an_index_that_answers_with_something_else_is_told_apart() {
+        let said: Vec<String> = [
+            "error: Request failed after 3 retries in 8.4s\n  cause: Failed to fetch: `http://a.example/simple/six/`\n  cause: HTTP \
+             status server error (500 Internal Server Error) for url (http://a.example/simple/six/)",
+            "error: Failed to fetch: `http://a.example/f/six.whl`\n  cause: HTTP status client error (404 Not Found) for url \
+             (http://a.example/f/six.whl)",
+            "error: Received some unexpected JSON from `http://a.example/simple/six/`\n  cause: missing field `files` at line 1",
+            "error: Unsupported `Content-Type` \"text/plain\" for `http://a.example/simple/six/`. Expected JSON or HTML.",
+            "error: Missing `Content-Type` header for `http://a.example/simple/six/`",
+            "error: Failed to download `six==1.16.0`\n  cause: Failed to extract archive: six-1.16.0-py2.py3-none-any.whl\n  cause: \
+             Invalid zip file structure",
+        ]
+        .iter()
+        .map(|stderr| match explain(stderr) {
+            UvError::Odd { address, answer } => format!("{address} {answer}"),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        http://a.example/simple/six/ answered 500 Internal Server Error
+        http://a.example/f/six.whl answered 404 Not Found
+        http://a.example/simple/six/ answered with JSON that is not the page of a package
+        http://a.example/simple/six/ answered with text/plain, and not with the page of a package
+        http://a.example/simple/six/ answered without a media type, and not with the page of a package
+        six-1.16.0-py2.py3-none-any.whl is no wheel: the index gives something else for it
+        ");
+    }
+
+    #[test]
     fn an_unreachable_index_is_told_apart() {
         let stderr = "error: Failed to fetch: `http://127.0.0.1:1/simple/six/`\n  Caused by: error sending request\n";
         assert!(matches!(explain(stderr), UvError::Index(_)));
@@ -246,7 +299,7 @@ mod tests {
         let found = blockers(&source);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((found[0].name.as_str(), found[0].version()), ("antlr4-python3-runtime", Some("4.9.3")));
-        assert_eq!(found[0].reason, "it has no wheel at all, only its source");
+        assert_eq!(found[0].reason, None);
         let other = unsatisfiable(
             "error: No solution found when resolving dependencies\n  cause: Because tensorflow==2.5.0 has no wheels with \
              a matching Python ABI tag (e.g., `cp311`) and kiln-image depends on tensorflow==2.5.0, we can conclude that \
@@ -254,7 +307,7 @@ mod tests {
              for `tensorflow` (v2.5.0) with the following Python ABI tags: `cp38`, `cp39`\n",
         );
         let found = blockers(&other);
-        assert_eq!(found[0].reason, "there are wheels of `tensorflow` 2.5.0 for cp38, cp39 alone");
+        assert_eq!(found[0].reason.as_deref(), Some("there are wheels of `tensorflow` 2.5.0 for cp38, cp39 alone"));
         let all = unsatisfiable(
             "error: No solution found when resolving dependencies\n  cause: Because all versions of flash-attn have no \
              usable wheels and kiln-image depends on flash-attn>=2.5, we can conclude that your requirements are \

@@ -9,7 +9,7 @@ use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 use kiln_wheel::name::{InvalidWheelName, WheelName};
 use kiln_wheel::pylock;
-use kiln_wheel::requirements::{self, FileRequirement, Placed, Requirements, Source, pyproject};
+use kiln_wheel::requirements::{self, FileRequirement, Placed, Provided, Requirements, Source, pyproject};
 use kiln_wheel::tags::Tags;
 use serde_json::{Value, json};
 
@@ -78,7 +78,7 @@ fn read(text: &str) -> std::result::Result<Requirements, String> {
         true => Ok(text.as_bytes().to_vec()),
         false => Err(io::ErrorKind::NotFound.into()),
     };
-    requirements::read(Path::new(PROJECT), &path, &mut content).map_err(|wrong| told(&wrong))
+    requirements::read(Path::new(PROJECT), &path, &Provided::new(), &mut content).map_err(|wrong| told(&wrong))
 }
 
 fn file(text: &str) -> Read {
@@ -137,7 +137,7 @@ fn clause(text: &str) -> String {
 fn holds(one: &FileRequirement) -> std::result::Result<Vec<bool>, String> {
     let holds_in = |(python, full, platform): &(&str, &str, &str)| {
         let platform: Platform = platform.parse().map_err(|_| format!("{platform} is no platform"))?;
-        let environment = pylock::environment(python, full, platform).map_err(|error| error.0)?;
+        let environment = pylock::environment(python, full, platform).map_err(|error| error.problem)?;
         Ok(one.applies(&environment))
     };
     ENVIRONMENTS.iter().map(holds_in).collect()
@@ -172,8 +172,8 @@ fn installed(case: &Case, python: &str, full: &str, platform: Platform) -> Read 
     let libc = Libc { family: LibcFamily::Glibc, version: "2.36".into() };
     let minor = python.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
     let tags = Tags::new(minor, platform, Some(&libc));
-    let environment = pylock::environment(python, full, platform).map_err(|error| error.0)?;
-    let packages = pylock::parse(&case.text, &environment, choice).map_err(|error| error.0)?;
+    let environment = pylock::environment(python, full, platform).map_err(|error| error.problem)?;
+    let packages = pylock::parse(&case.text, &environment, choice).map_err(|error| error.problem)?;
     let chosen = |package: &pylock::LockedPackage| match pylock::best(&package.wheels, &tags) {
         Some(best) => Ok([package.name.clone(), best.file.clone()]),
         None => Err(format!("no wheel of {} fits", package.name)),
@@ -188,7 +188,8 @@ fn project(text: &str, names: &[String]) -> Read {
     let path = Path::new(PROJECT).join("pyproject.toml");
     let of = |groups: &[String]| {
         let choice = pyproject::Choice { groups, ..pyproject::Choice::default() };
-        let read = pyproject::read(Path::new(PROJECT), &path, choice, &mut |_| Ok(text.as_bytes().to_vec()));
+        let read =
+            pyproject::read(Path::new(PROJECT), &path, choice, &Provided::new(), &mut |_| Ok(text.as_bytes().to_vec()));
         all(&read.map_err(|wrong| told(&wrong))?.requirements)
     };
     let requirements = of(&[])?;

@@ -73,7 +73,7 @@ impl Builder<'_> {
             let (locked, prunable) = (fetch.id(), prune.is_some());
             all.push(ImageWheel { name, version, file, size, locked, node, prunable });
         }
-        let winner = |wheel: &ImageWheel| image.winners.iter().position(|name| name.as_ref() == wheel.name);
+        let winner = |wheel: &ImageWheel| image.winners.iter().position(|winner| winner.name.as_ref() == wheel.name);
         all.sort_by(|one, other| winner(one).cmp(&winner(other)).then_with(|| other.name.cmp(&one.name)));
         Ok(all)
     }
@@ -182,8 +182,11 @@ impl Builder<'_> {
             return Ok(());
         }
         let span = image.python.environment_span.clone().unwrap_or_else(|| image.span.clone());
-        let message = format!("`/opt/venv` is another environment in `{}`, below", below.name);
-        let hint = "choose one for both, or `base` here";
+        let message = format!(
+            "`{}` and `{}`, which it stands on, share `/opt/venv`, and one of them alone sees the base's packages in it",
+            image.name, below.name
+        );
+        let hint = "give both the same `python.environment`, or this one `\"base\"`";
         let diagnostic = Diagnostic::at(span, message).hint(hint);
         let below = below.python.environment_span.clone().unwrap_or_else(|| below.span.clone());
         Err(Diagnostics::from(diagnostic.also(below, "chosen here")).into())

@@ -435,3 +435,30 @@ fn variables_cannot_expand_without_bound() {
     [exit status: 2]
     "#);
 }
+
+#[test]
+fn a_variable_of_kilns_own_without_a_value_says_where_it_comes_from() {
+    let text = format!(
+        "{}\n[variants.old]\ncuda = \"12.6\"\n\n[images.a]\nfrom = \"scratch\"\nenv = {{ GPUS = \"${{gpus.torch}}\" }}\n",
+        TARGET.replace("name = \"demo\"", "name = \"demo\"\ntags = [\"1-${cuda.tag}\"]")
+    );
+    assert_snapshot!(whole(&text), @r#"
+    ------- stderr -------
+    error: `${gpus.torch}` has no value here: `target.gpus` names none
+      --> kiln.toml:14:16
+       |
+    14 | env = { GPUS = "${gpus.torch}" }
+       |                ^^^^^^^^^^^^^^^
+       |
+    help: name them below `[target]`, `gpus = ["H100"]`, or declare a variable of your own under `[vars]`
+
+    error: `${cuda.tag}` has no value here: `target.cuda` names no release
+     --> kiln.toml:3:9
+      |
+    3 | tags = ["1-${cuda.tag}"]
+      |         ^^^^^^^^^^^^^^^
+      |
+    help: say it below `[target]`, `cuda = "12.8"` or `cuda = "none"`: that of a variant takes its place
+    [exit status: 2]
+    "#);
+}

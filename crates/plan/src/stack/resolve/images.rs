@@ -179,8 +179,10 @@ fn reference_is_sound(stack: &str, image: &str) -> bool {
 }
 
 fn tag(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let before = wrong.0.len();
     let tag = expand(text, vars, wrong);
-    if !crate::reference::is_tag(&tag) {
+    // One without a value stands as it is written, which is said.
+    if wrong.0.len() == before && !crate::reference::is_tag(&tag) {
         wrong.push(
             Diagnostic::at(text.span(), format!("`{tag}` cannot be a tag"))
                 .hint("letters, digits, `_`, `.` and `-`, not beginning with the last two, at most 128"),

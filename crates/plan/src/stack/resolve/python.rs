@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::path::{Component, Path};
 
-use pep508_rs::PackageName;
 use url::Url;
 
 use super::images::{absolute, choice, project_path_in, without_nul_in};
@@ -163,7 +162,7 @@ pub(super) fn resolution(
         for text in &table.exclude {
             let name = expand(text, vars, wrong);
             match requirement::name(&name, text.span()) {
-                Ok(name) => found.exclude.push(name),
+                Ok(name) => found.exclude.push(Named { name, span: text.span() }),
                 Err(diagnostic) => wrong.push(diagnostic.hint("`exclude` takes names of packages, without versions")),
             }
         }
@@ -200,7 +199,7 @@ fn requirements(texts: &[Text], key: &str, vars: &Vars, wrong: &mut Diagnostics)
 }
 
 /// Returns the packages whose files win, the strongest last.
-pub(super) fn winners(table: Option<&OverlapsTable>, vars: &Vars, wrong: &mut Diagnostics) -> Vec<PackageName> {
+pub(super) fn winners(table: Option<&OverlapsTable>, vars: &Vars, wrong: &mut Diagnostics) -> Vec<Named> {
     let Some(OverlapsTable { winner }) = table else { return Vec::new() };
     let mut names = match winner.get() {
         TextOrList::Text(text) => match vars.expand_str(text, winner.span()) {
@@ -215,8 +214,8 @@ pub(super) fn winners(table: Option<&OverlapsTable>, vars: &Vars, wrong: &mut Di
     names.reverse();
     let mut found = Vec::new();
     for (name, span) in names {
-        match requirement::name(&name, span) {
-            Ok(name) => found.push(name),
+        match requirement::name(&name, span.clone()) {
+            Ok(name) => found.push(Named { name, span }),
             Err(diagnostic) => wrong.push(diagnostic),
         }
     }

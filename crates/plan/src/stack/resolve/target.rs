@@ -70,6 +70,7 @@ fn read(written: &TargetTable, overrides: &Overrides, vars: &Vars, wrong: &mut D
     let gpus = gpus(written, overrides, vars, cuda, wrong);
     Target {
         python: written.python.as_ref().and_then(|text| python(text, vars, wrong)),
+        python_span: written.python.as_ref().map(Spanned::span),
         cuda,
         cpu_only,
         cuda_span: written.cuda.as_ref().map(Spanned::span),

@@ -10,7 +10,7 @@ use pep508_rs::{ExtraName, MarkerEnvironment};
 use toml::{Table, Value};
 
 use super::{Package, allows, read_marker};
-use crate::pylock::Choice;
+use crate::pylock::{Choice, listed};
 use crate::requirements::requirement::Refused;
 
 /// A need: a package, the versions that fit, and extras.
@@ -71,7 +71,10 @@ impl Walk<'_> {
                     match name.as_str() {
                         super::MAIN => tables.push(table(poetry.get("dependencies"))),
                         name if groups.contains_key(name) => tables.push(of_group(name)),
-                        name => return Err(format!("the project has no group `{name}`")),
+                        name => {
+                            let all = listed(groups.keys().map(String::as_str).chain([super::MAIN]));
+                            return Err(format!("the project has no group `{name}`; there is {all}"));
+                        }
                     }
                 }
             }
@@ -83,7 +86,10 @@ impl Walk<'_> {
         let mut chosen = Vec::new();
         for extra in choice.extras {
             let members = extras.get(extra).and_then(Value::as_array);
-            let members = members.ok_or_else(|| format!("the project has no extra `{extra}`"))?;
+            let members = members.ok_or_else(|| {
+                let all = listed(extras.keys().map(String::as_str));
+                format!("the project has no extra `{extra}`; there is {all}")
+            })?;
             chosen.extend(members.iter().filter_map(|name| crate::name_of(name.as_str()?)));
         }
         let mut needs = Vec::new();
