@@ -214,20 +214,12 @@ mod tests {
     use super::*;
 
     fn held(location: &str) -> Distribution {
-        Distribution {
-            location: location.into(),
-            name: "six".into(),
-            version: "1".into(),
-            size: None,
-            metadata: None,
-            modules: Vec::new(),
-            extras: Vec::new(),
-            scripts: Vec::new(),
-        }
+        Distribution { location: location.into(), name: "six".into(), version: "1".into(), ..Distribution::default() }
     }
 
     fn interpreter(path: &str, site: &str, environment: bool) -> Interpreter {
-        Interpreter { path: path.into(), version: "3.11.2".into(), site_packages: Some(site.into()), environment }
+        let site_packages = Some(site.into());
+        Interpreter { path: path.into(), version: "3.11.2".into(), site_packages, environment, names: Vec::new() }
     }
 
     #[test]

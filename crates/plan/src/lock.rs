@@ -509,18 +509,15 @@ mod tests {
             interpreters: vec![Interpreter {
                 path: "/usr/bin/python3.11".into(),
                 version: "3.11.2".into(),
-                site_packages: None,
-                environment: false,
+                names: vec!["/usr/bin/python3".into()],
+                ..Interpreter::default()
             }],
             distributions: vec![Distribution {
                 location: "/usr/lib/python3/dist-packages".into(),
                 name: "six".into(),
                 version: "1.16.0".into(),
                 size: Some(7),
-                metadata: None,
-                modules: Vec::new(),
-                extras: Vec::new(),
-                scripts: Vec::new(),
+                ..Distribution::default()
             }],
             passwd: vec!["root:x:0:0:root:/root:/bin/bash".into()],
             shadow: vec!["root:*:3652:0:99999:7:::".into()],

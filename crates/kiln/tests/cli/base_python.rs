@@ -148,7 +148,7 @@ fn a_distribution_of_the_base_is_hidden_by_its_record() {
     let hidden: Vec<&str> = list.lines().filter(|line| line.contains(".wh.")).collect();
     assert_snapshot!(hidden.join("\n"), @r"
     -0644 0:0 usr/local/bin/.wh.xgb
-    -0644 0:0 usr/local/lib/python3.11/site-packages/shared/.wh.b.py
+    -0644 0:0 usr/local/lib/python3.11/site-packages/.wh.shared
     -0644 0:0 usr/local/lib/python3.11/site-packages/.wh.xgboost
     -0644 0:0 usr/local/lib/python3.11/site-packages/.wh.xgboost-2.1.dist-info
     ");

@@ -24,13 +24,13 @@ use crate::steps::agreement::Content;
 use crate::steps::compose::{MAX_LAYERS, Made};
 use crate::steps::conflicts::Conflicts;
 use crate::steps::fetch::Fetch;
-use crate::steps::file_below::{FileBelow, Need};
 use crate::steps::modules::Modules;
 use crate::steps::paths::Paths;
 use crate::steps::prune::Prune;
 use crate::steps::remove::Remove;
 use crate::steps::venv::Venv;
 use crate::steps::wheels::{LayerForm, Wheels};
+use crate::uninstall::Removal;
 
 /// Wheels above this many compressed bytes get a layer of their own.
 const OWN_LAYER: u64 = 8 << 20;
@@ -248,15 +248,13 @@ impl Builder<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut records = Vec::new();
-        for held in &gone {
-            let path = format!("{}/{}/RECORD", held.location.trim_matches('/'), held.metadata());
-            let real = draft.ground.below.landing(&path).unwrap_or(path);
-            records.push(self.graph.add(FileBelow::new(draft.ground.image, Vec::new(), real, Need::Record))?);
-        }
-        let prefix = base.interpreter.path.rsplit_once("/bin/").map_or("", |(prefix, _)| prefix).trim_matches('/');
-        let around = draft.ground.below.around(&[prefix]);
-        let step = Remove::new(&gone, records, &base.seen, (prefix, around));
+        // Scratch has no distributions.
+        let Some(below) = draft.ground.image else { return Ok(()) };
+        let removals: Vec<(String, Removal)> =
+            gone.into_iter().map(|held| (Remove::name(held), Removal::new(held, &base.seen))).collect();
+        let prefixes: Vec<&str> = removals.iter().map(|(_, removal)| removal.prefix()).collect();
+        let around = draft.ground.below.around(&prefixes);
+        let step = Remove::new(below, removals, around);
         let history = step.history();
         let node = self.graph.add(step)?;
         draft.layer(node, history, 0);
