@@ -16,12 +16,15 @@ use crate::below::{Below, Presence};
 use crate::documents;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
+use crate::python::Beside;
 
+mod above;
 mod answer;
 mod bases;
 mod files;
 mod links;
 mod listed;
+mod modules;
 mod publishers;
 mod question;
 mod sizes;
@@ -214,6 +217,7 @@ impl Project<'_> {
             wheels: Vec::new(),
         };
         if !image.has_packages() {
+            self.warn_of_base(question, &decision.image, BTreeSet::new())?;
             return Ok(decision);
         }
         let interpreter = question.interpreter()?;
@@ -227,10 +231,13 @@ impl Project<'_> {
         let given = question.above.iter().chain(&question.in_base).cloned();
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
         let found = self.resolve_with_torch(&part, &Given { pins: &pins, preferences: &stay, ..Given::default() })?;
+        self.check_above(question, &part, listed.as_ref(), &found)?;
         let minor = interpreter.minor_version().split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0);
         let tags = Tags::new(minor, platform, question.facts.libc.as_ref());
         let mut wrong = Diagnostics::default();
         let searched = self.searched(&part)?;
+        let is_in_base = |name: &str| question.in_base.iter().any(|(held, _)| held == name);
+        let needed = found.iter().map(|package| package.name.clone()).filter(|name| is_in_base(name)).collect();
         for package in found {
             let present = |(name, _): &(String, String)| *name == package.name;
             if question.above.iter().chain(&question.in_base).any(present) {
@@ -250,7 +257,34 @@ impl Project<'_> {
         }
         decision.image.packages.sort();
         self.warn_of_pip(question, &decision.image);
+        if wrong.0.is_empty() {
+            self.check_modules(question, &decision)?;
+        }
+        self.warn_of_base(question, &decision.image, needed)?;
         wrong.or(decision).map_err(|wrong| Failed::Other(wrong.into()))
+    }
+
+    /// Warns of requirements of the base's distributions that are not met; `needed` are those that the image's packages require.
+    fn warn_of_base(
+        &self,
+        question: &question::ImageQuestion<'_>,
+        locked: &LockedImage,
+        needed: BTreeSet<String>,
+    ) -> Result<()> {
+        let image = question.image;
+        let sees = question.environment != Environment::Venv && !question.facts.distributions.is_empty();
+        if !sees || !image.has_packages() && image.python.remove.is_empty() {
+            return Ok(());
+        }
+        let beside = Beside {
+            own: locked.packages.iter().map(|package| (package.name.as_str(), package.version.as_str())).collect(),
+            below: question.above.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect(),
+            removed: image.python.remove.iter().map(|named| named.name.as_ref()).collect(),
+            needed: needed.iter().map(String::as_str).collect(),
+        };
+        let warnings = question.base_python(&self.stack)?.unmet(&image.name, &beside, &question.markers()?);
+        warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
+        Ok(())
     }
 
     /// Warns of a `pip` on `PATH` that is the base's, and would install beside the environment.

@@ -8,6 +8,7 @@ mod lines;
 use std::fmt;
 
 pub use lines::{Attributes, DirectoryLine, FolderLine, LinkLine};
+use pep508_rs::PackageName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -232,6 +233,18 @@ impl Distribution {
 }
 
 impl BaseFacts {
+    /// Returns facts whose distributions have normalised names, however somebody writes them.
+    #[must_use]
+    pub fn with_normalised_names(mut self) -> Self {
+        for held in &mut self.distributions {
+            if let Ok(name) = PackageName::new(held.name.clone()) {
+                held.name = name.to_string();
+            }
+        }
+        self.distributions.sort();
+        self
+    }
+
     /// Returns the directories in which programs are looked for, as `PATH` has them.
     pub fn search_path(&self) -> impl Iterator<Item = &str> {
         self.path.as_deref().unwrap_or(DEFAULT_PATH).split(':').filter(|directory| directory.starts_with('/'))

@@ -1,18 +1,19 @@
 //! What is asked of the resolver for one image, and when an old answer still holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::diagnostic::Label;
 use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::redact_address;
-use kiln_plan::stack::{Environment, Image, Index, Prerelease, Requirement, Resolution};
+use kiln_plan::stack::{Environment, Image, Index, Prerelease, Requirement, Resolution, Stack};
 use kiln_plan::step::StepKey;
 use kiln_wheel::requirements::Requirements;
 use kiln_wheel::uv::Target;
 use pep508_rs::MarkerEnvironment;
 
+use super::above::{self, Above};
 use super::answer::Part;
 use super::files::{Content, LockKind, RequirementsSource, digest_of};
 use super::listed::Listed;
@@ -35,6 +36,10 @@ pub(super) struct ImageQuestion<'a> {
     pub(super) facts: BaseFacts,
     /// Packages of the images above, by name and version.
     pub(super) above: Vec<(String, String)>,
+    /// Their wheels, by package.
+    pub(super) wheels_above: BTreeMap<String, Above>,
+    /// Packages for which its lines demand a certain wheel.
+    certain: BTreeSet<String>,
     /// The environment that its packages go into.
     pub(super) environment: Environment,
     /// Packages of the base, where they count.
@@ -77,6 +82,14 @@ impl<'a> ImageQuestion<'a> {
         {
             key = key.text("cuda", &release);
         }
+        let is_demanded = |(name, _): &(&String, &Above)| !self.locks.is_empty() || self.certain.contains(*name);
+        for (name, above) in self.wheels_above.iter().filter(is_demanded) {
+            key = key.text("wheel above", &format!("{name} {}", above.digest));
+        }
+        let removed = self.image.python.remove.iter().filter(|_| !self.image.has_packages());
+        for named in removed {
+            key = key.text("removed", named.name.as_ref());
+        }
         for (name, requires) in &self.base_extras {
             key = key.text("extras in base", name).list("requires", requires);
         }
@@ -114,6 +127,11 @@ impl<'a> ImageQuestion<'a> {
     /// The base's interpreter.
     pub(super) fn interpreter(&self) -> Result<&Interpreter> {
         bases::interpreter(&self.facts, self.image, &self.base, self.environment)
+    }
+
+    /// The base's Python, as the image uses it.
+    pub(super) fn base_python(&self, stack: &Stack) -> Result<BasePython<'_>> {
+        BasePython::of(stack, self.image, &self.facts, &self.base)
     }
 
     /// The version of the base's interpreter, as exactly as the base tells it.
@@ -173,6 +191,11 @@ impl<'a> ImageQuestion<'a> {
             return format!("{file}indexes, recipes, Python, or what stands above `{name}` ({platform}) changed");
         }
         format!("in `{name}` ({platform}) {}", changes.join(", "))
+    }
+
+    /// Returns true if its lines demand a certain wheel of a package.
+    pub(super) fn demands(&self, package: &str) -> bool {
+        self.certain.contains(package)
     }
 
     /// Where a package is asked for, in this image or above.
@@ -238,7 +261,11 @@ impl Project<'_> {
             })
             .collect();
         self.warn_of_locks(image, &locks);
+        let wheels_above = above::wheels(&ancestors, platform, new);
+        let certain = above::certain(&image.requirements, list.as_ref());
         Ok(ImageQuestion {
+            wheels_above,
+            certain,
             image,
             ancestors,
             python: image.target.python(),

@@ -302,7 +302,7 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     ------- stderr -------
     error: the base `oci base` has no interpreter for Python 3.12: it has /usr/bin/python3.11 (3.11)
 
-    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's: 3.9 in bullseye, 3.11 in bookworm, 3.13 in trixie), or set `target.python`
     [exit status: 2]
     "#);
     let environment = greeting();
@@ -312,7 +312,7 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     ------- stderr -------
     error: the base `oci base` has no interpreter for Python 3.11: it has no Python at all
 
-    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    hint: choose a base that has it (a Debian with `include = ["python3"]` has its release's: 3.9 in bullseye, 3.11 in bookworm, 3.13 in trixie), or set `target.python`
     [exit status: 2]
     "#);
 }

@@ -20,7 +20,7 @@ const MAX_SKELETON: u64 = 16 * 1024;
 /// How much of a distribution's metadata is read: name and version stand at its start (PEP 566).
 const MAX_METADATA: u64 = 64 * 1024;
 
-/// How much of a list of installed files is read: the largest seen has 8 MB.
+/// Bytes of a list of installed files that are read: the largest seen has 8 MB.
 const MAX_LISTING: u64 = 32 * 1024 * 1024;
 
 /// How much of one line is looked at.
@@ -29,7 +29,7 @@ const MAX_LINE: usize = 64 * 1024;
 /// Files of one distribution that are looked at for modules.
 const MAX_MODULE_FILES: usize = 100_000;
 
-/// How much of an `__init__.py` is looked at: those of namespaces are one line.
+/// Bytes of an `__init__.py` that are looked at: those of namespaces are one line.
 const MAX_INIT: u64 = 4 * 1024;
 
 /// Requirements of one distribution that are kept, and of its extras.
@@ -105,7 +105,7 @@ pub(crate) struct Headers {
     pub(crate) extras: Vec<String>,
 }
 
-/// What a `RECORD` tells.
+/// The facts of a `RECORD`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Recorded {
     /// The sum of the sizes that it states, in bytes.
