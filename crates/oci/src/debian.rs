@@ -17,6 +17,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::secret::Secrets;
 use kiln_programs::{Call, ChildEnvironment, Ended, LOCATIONS, NETWORK, Names, PATH, ProgramError, Stdout};
 
+pub(crate) use normalise::shadow;
 pub use normalise::{Normalised, normalise};
 pub use packages::Package;
 

@@ -22,6 +22,7 @@ mod splice;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;
+pub mod tree;
 pub mod whole;
 
 pub use error::OciError;

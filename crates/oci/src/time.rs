@@ -27,6 +27,15 @@ pub fn copied(digest: &str) -> u64 {
     COPIED + bits(digest)
 }
 
+/// The oldest time of files that run steps made, after those of copies: 1997-02-01T00:00:00Z, in seconds since 1970.
+const RAN: u64 = 854_755_200;
+
+/// Returns the time of the files of a run step's layer, by the number of such layers below and the digest of its content. A file of a
+/// later step is always younger: `make` would make it again otherwise. 255 such layers end in 2030.
+pub fn ran(below: u8, content: &Digest) -> u64 {
+    RAN + (u64::from(below) << 22) + (bits(&content.hex()) >> 6)
+}
+
 /// Returns the first 28 bits of a digest in hexadecimal digits.
 fn bits(digest: &str) -> u64 {
     digest.get(..7).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
@@ -43,5 +52,9 @@ mod tests {
         assert_eq!(packaged(&Digest::from_hex(&most).unwrap()), 315_619_200 + (1 << 28) - 1);
         assert_eq!((copied("0000000f"), copied(&most)), (584_150_400, 584_150_400 + (1 << 28) - 1));
         assert!(packaged(&Digest::from_hex(&most).unwrap()) < copied("0000000"));
+        let (least, most) = (Digest::from_hex(&"0".repeat(64)).unwrap(), Digest::from_hex(&most).unwrap());
+        assert!(copied(&most.hex()) < ran(0, &least));
+        assert!(ran(0, &most) < ran(1, &least) && ran(254, &most) < ran(255, &least));
+        assert!(ran(255, &most) < 2_000_000_000);
     }
 }

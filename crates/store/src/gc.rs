@@ -9,6 +9,7 @@ use std::path::Path;
 use kiln_plan::digest::Digest;
 
 use crate::metadata::now;
+use crate::tree::{self, TREES};
 use crate::{Lock, Result, Store, Wait};
 
 /// Bytes that the store takes up.
@@ -24,6 +25,10 @@ pub struct Usage {
     pub recipe_count: u64,
     /// Bytes of the layers that recipes stand for: what is saved.
     pub spliced: u64,
+    /// Layers that are unpacked.
+    pub trees: u64,
+    /// How many.
+    pub tree_count: u64,
     /// Interrupted downloads, programs, the database.
     pub other: u64,
 }
@@ -85,6 +90,10 @@ impl Store {
             {
                 usage.spliced += recipe.size;
             }
+        }
+        for entry in fs_err::read_dir(self.root().join(TREES))? {
+            usage.trees += tree_size(&entry?.path().join("tree"))?;
+            usage.tree_count += 1;
         }
         for directory in ["partial", "tools", "temporary"] {
             usage.other += tree_size(&self.root().join(directory))?;
@@ -177,12 +186,22 @@ impl Store {
                 items.push(Item { digest, kind: kind.to_owned(), size: entry.metadata()?.len(), used });
             }
         }
+        for entry in fs_err::read_dir(self.root().join(TREES))? {
+            let entry = entry?;
+            let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
+            let used = known.get(&(digest.hex(), tree::KIND.to_owned())).copied().unwrap_or(0);
+            let size = tree_size(&entry.path().join("tree"))?;
+            items.push(Item { digest, kind: tree::KIND.into(), size, used });
+        }
         Ok(items)
     }
 
     fn remove(&self, item: &Item) -> Result<()> {
-        let path = if item.kind == "blob" { self.blob_path(&item.digest) } else { self.recipe_path(&item.digest) };
-        fs_err::remove_file(path)?;
+        match item.kind.as_str() {
+            "blob" => fs_err::remove_file(self.blob_path(&item.digest))?,
+            tree::KIND => tree::remove_tree(&self.tree_path(&item.digest))?,
+            _ => fs_err::remove_file(self.recipe_path(&item.digest))?,
+        }
         self.database()
             .execute("DELETE FROM item WHERE digest = ?1 AND kind = ?2", [&item.digest.hex(), &item.kind])?;
         Ok(())
@@ -231,7 +250,7 @@ fn tree_size(directory: &Path) -> Result<u64> {
         let found = entry.file_type()?;
         if found.is_dir() {
             size += tree_size(&entry.path())?;
-        } else if found.is_file() {
+        } else {
             size += entry.metadata()?.len();
         }
     }

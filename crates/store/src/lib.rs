@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `blobs/sha256/<hex>` | content: wheels, manifests, configs, layers that no recipe can stand for |
 //! | `recipes/sha256/<hex>` | how a spliced layer of that digest is put together from wheels |
+//! | `trees/sha256/<hex>` | layers unpacked, by diff id: what steps that run programs stand on |
 //! | `metadata.db` | results of steps, what uses what, when it was last used (SQLite, WAL) |
 //! | `tools/` | programs that kiln installed for itself |
 //! | `partial/` | downloads that were interrupted |
@@ -28,6 +29,7 @@ mod partial;
 mod recipe;
 mod regular;
 mod temporary;
+mod tree;
 mod verified;
 mod verifying;
 
@@ -48,6 +50,7 @@ pub use partial::Partial;
 pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
 pub use regular::open_regular;
 pub use temporary::{TemporaryDirectory, collect_left_behind, is_temporary};
+pub use tree::remove_tree;
 pub use verified::digest_of;
 pub use verifying::{Verifying, WrongContent};
 
@@ -83,7 +86,7 @@ impl Store {
 
     /// Opens a store as [`open`](Self::open) does, and calls `wait` while it waits.
     pub fn open_waiting(root: &Path, wait: Wait<'_>) -> Result<Self> {
-        for directory in [BLOBS, RECIPES, "tools", "partial", "locks", "temporary"] {
+        for directory in [BLOBS, RECIPES, tree::TREES, "tools", "partial", "locks", "temporary"] {
             fs_err::create_dir_all(root.join(directory))?;
         }
         // Absolute, because links and other processes are given these paths.

@@ -319,7 +319,7 @@ fn read_text(data: impl Read) -> io::Result<String> {
 }
 
 /// Dates the last change of every password to 1980-01-01; none, and 0 for a change that is due, stay (shadow(5)).
-fn shadow(text: &str) -> String {
+pub(crate) fn shadow(text: &str) -> String {
     let line = |line: &str| {
         let mut fields: Vec<&str> = line.split(':').collect();
         if let Some(day) = fields.get_mut(2)

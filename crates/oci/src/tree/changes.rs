@@ -1,0 +1,365 @@
+//! From the upper directory of an overlay to a layer: what a command changed, in an order and with times that do not depend on when
+//! and where it ran.
+//!
+//! Left out is what differs between two runs of the same command though nothing changed: logs and caches of apt, dpkg and ldconfig,
+//! backups of account files, sockets, and files below `/run` and the mounts of a runtime. Days of password changes are those of
+//! 1980; a machine's id is emptied (machine-id(5)).
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use kiln_plan::digest::Digest;
+use kiln_plan::whiteout;
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+use tar::EntryType;
+
+use super::names::shown;
+use super::{HELD, OF_OVERLAY, OPAQUE, OWNER, Owners};
+use crate::bytecode;
+use crate::debian::shadow;
+use crate::error::OciError;
+use crate::header::{Member, Writer};
+use crate::time::OLDEST;
+use crate::whole::LayerWriter;
+
+/// A text file that is rewritten is shorter.
+const MAX_TEXT: u64 = 4 << 20;
+
+/// The kind of a changed path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A directory; true if it hides all that lies below it in lower layers.
+    Directory(bool),
+    /// A file of so many bytes.
+    File(u64),
+    /// Another name of an earlier path.
+    HardLink(Vec<u8>),
+    /// A link to this text.
+    Symlink(Vec<u8>),
+    /// A named pipe.
+    Pipe,
+    /// The removal of the path.
+    Whiteout,
+}
+
+struct Entry {
+    change: Change,
+    mode: u32,
+    owner: (u32, u32),
+    /// Seconds since 1970, as the command left it.
+    time: u64,
+    /// As pax records.
+    records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The content, where it is not the file's.
+    text: Option<Vec<u8>>,
+    /// Device and inode of a file that has other names.
+    inode: Option<(u64, u64)>,
+}
+
+/// The changes of a command, by path.
+pub struct Changes {
+    upper: PathBuf,
+    entries: BTreeMap<Vec<u8>, Entry>,
+}
+
+impl Changes {
+    /// Reads an upper directory.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or holds a name that no layer can hold.
+    pub fn of(upper: &Path, owners: Owners) -> Result<Self, OciError> {
+        let mut changes = Self { upper: upper.to_owned(), entries: BTreeMap::new() };
+        changes.directory(b"", owners)?;
+        changes.leave_out();
+        changes.link();
+        Ok(changes)
+    }
+
+    /// Returns the changed paths, without a leading slash.
+    pub fn paths(&self) -> impl Iterator<Item = (&[u8], &Change)> {
+        self.entries.iter().map(|(path, entry)| (path.as_slice(), &entry.change))
+    }
+
+    /// Returns true if nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn directory(&mut self, path: &[u8], owners: Owners) -> Result<(), OciError> {
+        for entry in fs_err::read_dir(self.place(path))? {
+            let name = entry?.file_name();
+            let name = name.as_bytes();
+            let inner = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
+            let entry = self.entry(&inner, owners)?;
+            let Some(entry) = entry else { continue };
+            if name.starts_with(whiteout::PREFIX.as_bytes()) {
+                let problem = whiteout::problem(&String::from_utf8_lossy(name));
+                return Err(OciError::Member { path: shown(&inner), problem });
+            }
+            let is_directory = matches!(entry.change, Change::Directory(_));
+            self.entries.insert(inner.clone(), entry);
+            if is_directory {
+                self.directory(&inner, owners)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns a path of the upper directory as it goes into the layer; `None` for a socket.
+    fn entry(&self, path: &[u8], owners: Owners) -> Result<Option<Entry>, OciError> {
+        let place = self.place(path);
+        let found = fs_err::symlink_metadata(&place)?;
+        let kind = found.file_type();
+        let attributes = if kind.is_symlink() { Vec::new() } else { attributes(&place)? };
+        let held = |name: &str| attributes.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value);
+        let change = if kind.is_dir() {
+            Change::Directory(held(OPAQUE).is_some_and(|value| value == b"y"))
+        } else if kind.is_symlink() {
+            Change::Symlink(fs_err::read_link(&place)?.into_os_string().as_bytes().to_vec())
+        } else if kind.is_char_device() && found.rdev() == 0 {
+            Change::Whiteout
+        } else if kind.is_fifo() {
+            Change::Pipe
+        } else if kind.is_file() {
+            Change::File(found.len())
+        } else {
+            return Ok(None);
+        };
+        let inode = (kind.is_file() && found.nlink() > 1).then(|| (found.dev(), found.ino()));
+        let owner = match owners {
+            Owners::Given => (found.uid(), found.gid()),
+            Owners::Noted => held(OWNER).and_then(|text| owner(text)).unwrap_or((0, 0)),
+        };
+        let time = u64::try_from(found.mtime()).unwrap_or(0);
+        let mode = if change == Change::Whiteout { 0o644 } else { found.mode() & 0o7777 };
+        Ok(Some(Entry { mode, owner, time, records: records(&attributes), text: None, inode, change }))
+    }
+
+    fn place(&self, path: &[u8]) -> PathBuf {
+        self.upper.join(OsStr::from_bytes(path))
+    }
+
+    /// Removes what changes from run to run, and rewrites what holds a day or a number of the machine.
+    fn leave_out(&mut self) {
+        let upper = self.upper.clone();
+        self.entries.retain(|path, entry| {
+            let Ok(path) = std::str::from_utf8(path) else { return true };
+            if matches!(entry.change, Change::Whiteout) {
+                return !is_below(path, &["run", "dev", "proc", "sys"]);
+            }
+            if !matches!(entry.change, Change::Directory(_)) && is_volatile(path) {
+                return false;
+            }
+            if let Change::File(size) = entry.change {
+                entry.text = match path {
+                    "etc/machine-id" | "var/lib/dbus/machine-id" => Some(Vec::new()),
+                    "etc/shadow" if size < MAX_TEXT => {
+                        fs_err::read_to_string(upper.join(path)).ok().map(|text| shadow(&text).into_bytes())
+                    }
+                    _ => None,
+                };
+                if let Some(text) = &entry.text {
+                    entry.change = Change::File(text.len() as u64);
+                }
+            }
+            true
+        });
+    }
+
+    /// Turns further names of a file into hard links: each stands after the path that it leads to.
+    fn link(&mut self) {
+        let mut first = BTreeMap::new();
+        for (path, entry) in &mut self.entries {
+            let Some(inode) = entry.inode else { continue };
+            match first.get(&inode) {
+                Some(target) => entry.change = Change::HardLink(Vec::clone(target)),
+                None => drop(first.insert(inode, path.clone())),
+            }
+        }
+    }
+
+    /// Returns the digest of everything that goes into the layer but times.
+    pub fn digest(&self) -> Result<Digest, OciError> {
+        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
+        for (path, entry) in &self.entries {
+            let Entry { change, mode, owner, records, .. } = entry;
+            hash.update(format!("{path:?} {change:?} {mode:o} {owner:?} {records:?}\n"));
+            if let Change::File(_) = change {
+                let mut content = self.content(path, entry, 0)?;
+                loop {
+                    let read = content.read(&mut buffer)?;
+                    if read == 0 {
+                        break;
+                    }
+                    hash.update(&buffer[..read]);
+                }
+            }
+        }
+        Ok(Digest::finish(hash))
+    }
+
+    /// Opens the content of a file. Bytecode of a source that is among the changes too, and is as it was compiled, gets the source's
+    /// time.
+    fn content<'e>(&self, path: &[u8], entry: &'e Entry, time: u64) -> io::Result<Box<dyn Read + 'e>> {
+        if let Some(text) = &entry.text {
+            return Ok(Box::new(text.as_slice()));
+        }
+        let mut data = BufReader::with_capacity(256 << 10, fs_err::File::open(self.place(path))?);
+        let source = std::str::from_utf8(path).ok().and_then(bytecode::source_path);
+        let Some(source) = source.and_then(|source| self.entries.get(source.as_bytes())) else {
+            return Ok(Box::new(data));
+        };
+        let mut head = Vec::new();
+        data.by_ref().take(bytecode::HEAD as u64).read_to_end(&mut head)?;
+        let is_fresh = match source.change {
+            Change::File(size) => bytecode::source(&head) == Some((source.time as u32, size as u32)),
+            _ => false,
+        };
+        if is_fresh {
+            bytecode::date(&mut head, time);
+        }
+        Ok(Box::new(io::Cursor::new(head).chain(data)))
+    }
+
+    /// Writes the layer's tar. Files get `time`, in seconds since 1970; directories and links the oldest one. `advance` gets bytes of
+    /// content.
+    pub fn write(
+        &self,
+        time: u64,
+        out: &mut LayerWriter<'_>,
+        advance: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> Result<(), OciError> {
+        let mut writer = Writer::new(out);
+        for (path, entry) in &self.entries {
+            self.member(path, entry, time, &mut writer).map_err(|error| {
+                io::Error::new(error.kind(), format!("`/{}` became another while it was read: {error}", shown(path)))
+            })?;
+            if let Change::File(size) = entry.change {
+                advance(size)?;
+            }
+        }
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn member(&self, path: &[u8], entry: &Entry, time: u64, writer: &mut Writer<impl Write>) -> io::Result<()> {
+        let mut name = path.to_vec();
+        let (kind, link, size): (_, &[u8], _) = match &entry.change {
+            Change::Directory(_) => {
+                name.push(b'/');
+                (EntryType::Directory, b"", 0)
+            }
+            Change::File(size) => (EntryType::Regular, b"", *size),
+            Change::HardLink(to) => (EntryType::Link, to, 0),
+            Change::Symlink(to) => (EntryType::Symlink, to, 0),
+            Change::Pipe => (EntryType::Fifo, b"", 0),
+            Change::Whiteout => {
+                let last = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+                name.splice(last..last, whiteout::PREFIX.bytes());
+                (EntryType::Regular, b"", 0)
+            }
+        };
+        let (uid, gid) = (u64::from(entry.owner.0), u64::from(entry.owner.1));
+        let is_file = matches!(entry.change, Change::File(_) | Change::HardLink(_));
+        let time = if is_file { time } else { OLDEST };
+        let member =
+            Member { path: &name, link, kind, mode: entry.mode, uid, gid, time, size, records: &entry.records };
+        match &entry.change {
+            Change::File(_) => writer.member(&member, self.content(path, entry, time)?)?,
+            _ => writer.member(&member, io::empty())?,
+        }
+        if entry.change == Change::Directory(true) {
+            let marker = [path, b"/.wh..wh..opq"].concat();
+            writer.member(&Member { path: &marker, ..Member::file("", 0) }, io::empty())?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the extended attributes of a file.
+fn attributes(place: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = vec![0; 64 << 10];
+    let length = match rustix::fs::llistxattr(place, names.as_mut_slice()) {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        length => length?,
+    };
+    let mut all = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0; 64 << 10];
+        let length = rustix::fs::lgetxattr(place, OsStr::from_bytes(name), value.as_mut_slice())?;
+        value.truncate(length);
+        all.push((name.to_vec(), value));
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Returns the pax records of extended attributes: those that are held for a user without rights come back under their names.
+fn records(attributes: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut records: Vec<_> = attributes
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix(HELD.as_bytes()).unwrap_or(name);
+            let is_internal = OF_OVERLAY.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+                || name == OWNER.as_bytes()
+                || name.starts_with(b"security.selinux");
+            let value = if name == b"security.capability" { plain_capability(value) } else { value.clone() };
+            (!is_internal).then(|| ([b"SCHILY.xattr.", name].concat(), value))
+        })
+        .collect();
+    records.sort();
+    records
+}
+
+/// Returns the capabilities of a file without the namespace that set them (`struct vfs_ns_cap_data`, version 3, of capability.h: a
+/// root id follows 20 bytes that are those of version 2).
+fn plain_capability(value: &[u8]) -> Vec<u8> {
+    match value {
+        [low, second, third, 3, rest @ ..] if value.len() == 24 => [&[*low, *second, *third, 2], &rest[..16]].concat(),
+        other => other.to_vec(),
+    }
+}
+
+fn owner(text: &[u8]) -> Option<(u32, u32)> {
+    let (user, group) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    Some((user.parse().ok()?, group.parse().ok()?))
+}
+
+fn is_below(path: &str, directories: &[&str]) -> bool {
+    directories.iter().any(|above| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/')))
+}
+
+/// Returns true for a file that a command changes though it did nothing that counts, and that a system makes again when it needs it.
+fn is_volatile(path: &str) -> bool {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let is_backup = match folder {
+        "etc" => matches!(name, "passwd-" | "group-" | "shadow-" | "gshadow-" | "subuid-" | "subgid-"),
+        "var/lib/dpkg" | "var/cache/debconf" => name.ends_with("-old"),
+        _ => false,
+    };
+    let is_log = matches!(
+        path,
+        "var/log/dpkg.log"
+            | "var/log/alternatives.log"
+            | "var/log/bootstrap.log"
+            | "var/log/btmp"
+            | "var/log/wtmp"
+            | "var/log/lastlog"
+            | "var/log/faillog"
+            | "var/lib/systemd/random-seed"
+            | "var/cache/apt/pkgcache.bin"
+            | "var/cache/apt/srcpkgcache.bin"
+            | "var/lib/dpkg/lock"
+            | "var/lib/dpkg/lock-frontend"
+            | "var/lib/dpkg/triggers/Lock"
+            | "var/lib/apt/lists/lock"
+            | "var/cache/apt/archives/lock"
+    );
+    is_backup || is_log || is_below(path, &["run", "dev", "proc", "sys", "var/log/apt", "var/cache/ldconfig"])
+}

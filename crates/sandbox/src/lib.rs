@@ -1,0 +1,26 @@
+//! One command in user, mount, pid, ipc, uts and network namespaces of its own, over an overlay of layer trees. What it changes is
+//! left in one directory.
+//!
+//! A process with threads cannot make itself a sandbox: `unshare(2)` refuses user namespaces there, and between `fork` and `exec`
+//! hardly any code is sound. So the program starts itself again as a helper ([`help`]), which has one thread:
+//!
+//! 1. the *outer* helper leaves all namespaces, and waits until the program has mapped its ids;
+//! 2. the *inner* helper is the first process of the pid namespace. It mounts the file system, gives up what it may not keep, starts
+//!    the command, and waits for whatever the command leaves behind. When it ends, the kernel ends everything in the namespace.
+//!
+//! Each ends with its parent (`PR_SET_PDEATHSIG`), so that nothing stays when the program is killed.
+
+mod cgroup;
+mod error;
+mod file_system;
+mod helper;
+mod ids;
+mod network;
+mod privileges;
+mod running;
+mod spec;
+
+pub use error::{SandboxError, Stage};
+pub use helper::help;
+pub use running::{Ended, Output, Sandbox};
+pub use spec::{Command, Overlay, Root};

@@ -1,0 +1,64 @@
+//! The description of a sandbox.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A command and its surroundings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Command {
+    /// The program, by its path or by its name on `PATH`, and its arguments.
+    pub words: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Absolute path of the directory that it starts in.
+    pub workdir: String,
+    /// User id, group id and further groups, in the image.
+    pub user: (u32, u32, Vec<u32>),
+}
+
+/// The file system of a command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Root {
+    /// Trees of layers, the lowest first; at most 490.
+    pub layers: Vec<PathBuf>,
+    /// A directory for this command alone. What the command changes is left in its `upper` ([`Root::upper`]).
+    pub directory: PathBuf,
+}
+
+impl Root {
+    /// Returns the directory of the changes, in the form of an overlay with `userxattr` (overlayfs, kernel documentation): a
+    /// character device 0:0 hides a path, `user.overlay.opaque` hides what lies below a directory.
+    pub fn upper(&self) -> PathBuf {
+        self.directory.join("upper")
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.directory.join("work")
+    }
+
+    pub(crate) fn place(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+}
+
+/// The way in which layers are laid over one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlay {
+    /// By `fsopen(2)`, else by `mount(2)`.
+    #[default]
+    Any,
+    /// By `mount(2)`, as kernels before 6.7 need it: its options end at a page.
+    Mount,
+}
+
+/// Everything that the helper must know.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) root: Root,
+    pub(crate) command: Command,
+    pub(crate) overlay: Overlay,
+    /// Processes that may be there at once.
+    pub(crate) processes: u32,
+}

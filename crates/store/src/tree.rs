@@ -1,0 +1,178 @@
+//! Trees: layers as directories, by diff id. They follow from the layers, so that anything may remove them.
+//!
+//! `trees/sha256/<hex>` holds `tree` and `state`, which is the digest of the names, kinds, modes, sizes and times of all files. A tree
+//! that differs is made again. Content that changed while size and time stayed is not noticed.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use kiln_plan::digest::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::{Result, Store, StoreError};
+
+pub(crate) const TREES: &str = "trees/sha256";
+/// The kind of a tree in the database.
+pub(crate) const KIND: &str = "tree";
+
+impl Store {
+    /// Returns the tree of a layer, if it is here and as it was made.
+    pub fn tree(&self, diff_id: &Digest) -> Result<Option<PathBuf>> {
+        let place = self.tree_path(diff_id);
+        let (tree, Ok(state)) = (place.join("tree"), fs_err::read_to_string(place.join("state"))) else {
+            return Ok(None);
+        };
+        let found = state_of(&tree).ok();
+        if found.is_some_and(|(found, size)| found.hex() == state && self.remember_item(diff_id, KIND, size).is_ok()) {
+            return Ok(Some(tree));
+        }
+        remove_tree(&place)?;
+        Ok(None)
+    }
+
+    /// Makes the tree of a layer: `fill` gets an empty directory. Another process may be faster; then its tree is returned.
+    pub fn add_tree<E: From<StoreError>>(
+        &self,
+        diff_id: &Digest,
+        fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+    ) -> std::result::Result<PathBuf, E> {
+        let directory = self.temporary_directory()?;
+        let (whole, tree) = (directory.path().join("whole"), directory.path().join("whole/tree"));
+        let io = |error: io::Error| E::from(StoreError::Io(error));
+        fs_err::create_dir_all(&tree).map_err(io)?;
+        // Root of the image; the layer may say another mode.
+        fs_err::set_permissions(&tree, PermissionsExt::from_mode(0o755)).map_err(io)?;
+        let done = fill(&tree).and_then(|()| {
+            let (state, size) = state_of(&tree).map_err(io)?;
+            fs_err::write(whole.join("state"), state.hex()).map_err(io)?;
+            // A name that is there stands for a whole tree, also after the machine lost power.
+            let opened = fs_err::File::open(&whole).map_err(io)?;
+            rustix::fs::syncfs(opened).map_err(|error| io(error.into()))?;
+            match fs_err::rename(&whole, self.tree_path(diff_id)) {
+                Err(error) if is_there(&error) => {}
+                done => done.map_err(io)?,
+            }
+            Ok(self.remember_item(diff_id, KIND, size)?)
+        });
+        // Directories that may not be written cannot be removed by the value's end.
+        let removed = remove_tree(directory.path()).map_err(io);
+        done.and(removed).map(|()| self.tree_path(diff_id).join("tree"))
+    }
+
+    pub(crate) fn tree_path(&self, diff_id: &Digest) -> PathBuf {
+        self.root().join(TREES).join(diff_id.hex())
+    }
+}
+
+fn is_there(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
+}
+
+/// Removes a directory with all that is in it, also where its user made directories that may not be written.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs_err::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        done => return done,
+    }
+    open_up(path)?;
+    fs_err::remove_dir_all(path)
+}
+
+/// Lets the owner write into all directories.
+fn open_up(directory: &Path) -> io::Result<()> {
+    fs_err::set_permissions(directory, PermissionsExt::from_mode(0o700))?;
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the digest of the names, kinds, modes, sizes and times of everything in a tree, and its bytes.
+fn state_of(tree: &Path) -> io::Result<(Digest, u64)> {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    add(tree, &mut hash, &mut size)?;
+    Ok((Digest::finish(hash), size))
+}
+
+fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
+    let found = fs_err::symlink_metadata(path)?;
+    let length = if found.is_dir() { 0 } else { found.len() };
+    hash.update(format!("{:o} {length} {}\n", found.mode(), found.mtime()));
+    *size += length;
+    if !found.is_dir() {
+        return Ok(());
+    }
+    let mut names: Vec<_> = fs_err::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    names.sort();
+    for name in names {
+        hash.update(name.as_bytes());
+        hash.update([0]);
+        add(&path.join(name), hash, size)?;
+    }
+    hash.update([0]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(tree: &Path) -> Result<()> {
+        fs_err::create_dir(tree.join("usr"))?;
+        fs_err::write(tree.join("usr/file"), "content")?;
+        Ok(fs_err::set_permissions(tree.join("usr"), PermissionsExt::from_mode(0o555))?)
+    }
+
+    #[test]
+    fn a_tree_is_found_again_until_something_in_it_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let id = Digest::of(b"layer");
+        assert_eq!(store.tree(&id).unwrap(), None);
+        let tree = store.add_tree(&id, fill).unwrap();
+        assert_eq!(store.tree(&id).unwrap().as_ref(), Some(&tree));
+        assert_eq!(store.add_tree(&id, fill).unwrap(), tree);
+        fs_err::write(tree.join("usr/file"), "changed!").unwrap();
+        assert_eq!(store.tree(&id).unwrap(), None);
+        assert!(!tree.exists());
+        assert_eq!(fs_err::read_dir(directory.path().join("temporary")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_tree_that_failed_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let id = Digest::of(b"layer");
+        let failed: Result<_> = store.add_tree(&id, |tree| {
+            fill(tree)?;
+            Err(StoreError::Missing(id))
+        });
+        assert!(matches!(failed, Err(StoreError::Missing(_))));
+        assert_eq!(store.tree(&id).unwrap(), None);
+        assert_eq!(fs_err::read_dir(directory.path().join("temporary")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn garbage_collection_counts_and_removes_trees() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = Digest::of(b"layer");
+        let tree = {
+            let store = Store::open(directory.path()).unwrap();
+            let tree = store.add_tree(&id, fill).unwrap();
+            let usage = store.usage().unwrap();
+            assert_eq!((usage.trees, usage.tree_count), (7, 1));
+            tree
+        };
+        let report = Store::collect_garbage(directory.path(), 1000, false, &mut || Ok(())).unwrap();
+        assert!(report.removed.is_empty() && tree.exists());
+        let report = Store::collect_garbage(directory.path(), 0, false, &mut || Ok(())).unwrap();
+        assert_eq!((report.removed.len(), report.after), (1, 0));
+        assert!(!tree.exists());
+    }
+}
