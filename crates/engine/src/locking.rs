@@ -16,7 +16,7 @@ use crate::below::{Below, Presence};
 use crate::documents;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
-use crate::python::Beside;
+use crate::python::{BasePython, Beside};
 
 mod above;
 mod answer;
@@ -217,7 +217,9 @@ impl Project<'_> {
             wheels: Vec::new(),
         };
         if !image.has_packages() {
-            self.warn_of_base(question, &decision.image, BTreeSet::new())?;
+            if let Some(base) = self.seen_base(question)? {
+                self.warn_of_base(question, &base, &decision.image, BTreeSet::new())?;
+            }
             return Ok(decision);
         }
         let interpreter = question.interpreter()?;
@@ -257,32 +259,38 @@ impl Project<'_> {
         }
         decision.image.packages.sort();
         self.warn_of_pip(question, &decision.image);
-        if wrong.0.is_empty() {
-            self.check_modules(question, &decision)?;
+        if let Some(base) = self.seen_base(question)?.filter(|_| wrong.0.is_empty()) {
+            self.warn_of_base(question, &base, &decision.image, needed)?;
+            self.check_modules(question, &base, &decision)?;
         }
-        self.warn_of_base(question, &decision.image, needed)?;
         wrong.or(decision).map_err(|wrong| Failed::Other(wrong.into()))
+    }
+
+    /// Returns the Python of the base, where the image sees distributions of it and changes something.
+    fn seen_base<'q>(&self, question: &'q question::ImageQuestion<'_>) -> Result<Option<BasePython<'q>>> {
+        let image = question.image;
+        let sees = question.environment != Environment::Venv && !question.facts.distributions.is_empty();
+        let changes = image.has_packages() || !image.python.remove.is_empty();
+        let base = || BasePython::of(&self.stack, image, &question.facts, &question.base);
+        (sees && changes).then(base).transpose()
     }
 
     /// Warns of requirements of the base's distributions that are not met; `needed` are those that the image's packages require.
     fn warn_of_base(
         &self,
         question: &question::ImageQuestion<'_>,
+        base: &BasePython<'_>,
         locked: &LockedImage,
         needed: BTreeSet<String>,
     ) -> Result<()> {
         let image = question.image;
-        let sees = question.environment != Environment::Venv && !question.facts.distributions.is_empty();
-        if !sees || !image.has_packages() && image.python.remove.is_empty() {
-            return Ok(());
-        }
         let beside = Beside {
             own: locked.packages.iter().map(|package| (package.name.as_str(), package.version.as_str())).collect(),
             below: question.above.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect(),
             removed: image.python.remove.iter().map(|named| named.name.as_ref()).collect(),
             needed: needed.iter().map(String::as_str).collect(),
         };
-        let warnings = question.base_python(&self.stack)?.unmet(&image.name, &beside, &question.markers()?);
+        let warnings = base.unmet(&image.name, &beside, &question.markers()?);
         warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
         Ok(())
     }

@@ -33,11 +33,10 @@ pub(crate) struct BasePython<'f> {
     pub(crate) accepted: BTreeMap<String, Option<String>>,
 }
 
-/// Returns where the packages of an image go: where it says, or the nearest image below that does. Otherwise they go into the
-/// `/opt/venv` of a base that has one, beside the torch of a base that has one, and else into an environment of their own.
-pub(crate) fn environment(stack: &Stack, image: &Image, facts: &BaseFacts) -> Environment {
-    let mut chain = std::iter::once(image).chain(stack.ancestors(image));
-    if let Some(environment) = chain.find_map(|image| image.python.environment) {
+/// Returns where the packages of an image go: where it or an image below it says. Otherwise they go into the `/opt/venv` of a base
+/// that has one, beside the torch of a base that has one, and else into an environment of their own.
+pub(crate) fn environment(image: &Image, facts: &BaseFacts) -> Environment {
+    if let Some(environment) = image.python.environment {
         return environment;
     }
     // An image that kiln made in another stack: its environment goes on.
@@ -62,7 +61,7 @@ pub(crate) fn torch<'f>(image: &Image, facts: &'f BaseFacts) -> Option<&'f Distr
 impl<'f> BasePython<'f> {
     /// Returns the Python of an image that has packages. Names of distributions that the base does not have are errors.
     pub(crate) fn of(stack: &Stack, image: &Image, facts: &'f BaseFacts, base: &str) -> Result<Self> {
-        let environment = environment(stack, image, facts);
+        let environment = environment(image, facts);
         let interpreter = bases::interpreter(facts, image, base, environment)?;
         let site = (environment == Environment::Overlay).then(|| site_shown(facts, interpreter)).flatten();
         let mut found = Self {

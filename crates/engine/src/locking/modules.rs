@@ -2,7 +2,6 @@
 //! locked.
 
 use kiln_plan::lock::LockedWheel;
-use kiln_plan::stack::Environment;
 
 use super::Decision;
 use super::question::ImageQuestion;
@@ -10,17 +9,19 @@ use crate::driver::{Alone, Driver};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::project::Project;
+use crate::python::BasePython;
 use crate::step::{Level, Subject};
 use crate::steps::modules::{Brought, Modules};
 use crate::steps::paths::Paths;
 
 impl Project<'_> {
     /// Refuses wheels whose modules the base has. Those that would have to be downloaded are looked at when they are built.
-    pub(super) fn check_modules(&self, question: &ImageQuestion<'_>, decision: &Decision) -> Result<()> {
-        if question.environment == Environment::Venv || question.facts.distributions.is_empty() {
-            return Ok(());
-        }
-        let base = question.base_python(&self.stack)?;
+    pub(super) fn check_modules(
+        &self,
+        question: &ImageQuestion<'_>,
+        base: &BasePython<'_>,
+        decision: &Decision,
+    ) -> Result<()> {
         let scheme = base.scheme(question.image.target.python())?;
         let mut graph = Graph::default();
         let mut brought = Vec::new();
@@ -35,7 +36,7 @@ impl Project<'_> {
             }
         }
         let subject = Subject::Image(question.image.name.clone(), question.platform);
-        let Some(modules) = Modules::of(subject, brought, &scheme.site_packages, &base) else { return Ok(()) };
+        let Some(modules) = Modules::of(subject, brought, &scheme.site_packages, base) else { return Ok(()) };
         let modules = graph.add(modules)?;
         Driver::new(&graph, &self.workshop, &Alone).get(modules, Level::Known).map(|_| ())
     }

@@ -7,7 +7,7 @@ use kiln_plan::diagnostic::Label;
 use kiln_plan::lock::{Lock, LockedImage};
 use kiln_plan::platform::Platform;
 use kiln_plan::secret::redact_address;
-use kiln_plan::stack::{Environment, Image, Index, Prerelease, Requirement, Resolution, Stack};
+use kiln_plan::stack::{Environment, Image, Index, Prerelease, Requirement, Resolution};
 use kiln_plan::step::StepKey;
 use kiln_wheel::requirements::Requirements;
 use kiln_wheel::uv::Target;
@@ -31,7 +31,7 @@ pub(super) struct ImageQuestion<'a> {
     ancestors: Vec<&'a Image>,
     python: &'a str,
     pub(super) platform: Platform,
-    base: String,
+    pub(super) base: String,
     /// What is inside the base.
     pub(super) facts: BaseFacts,
     /// Packages of the images above, by name and version.
@@ -127,11 +127,6 @@ impl<'a> ImageQuestion<'a> {
     /// The base's interpreter.
     pub(super) fn interpreter(&self) -> Result<&Interpreter> {
         bases::interpreter(&self.facts, self.image, &self.base, self.environment)
-    }
-
-    /// The base's Python, as the image uses it.
-    pub(super) fn base_python(&self, stack: &Stack) -> Result<BasePython<'_>> {
-        BasePython::of(stack, self.image, &self.facts, &self.base)
     }
 
     /// The version of the base's interpreter, as exactly as the base tells it.
@@ -304,7 +299,7 @@ impl Project<'_> {
     /// Returns the environment of an image's packages, and what the base meets. An environment of its own beside a base that
     /// holds torch already gets a warning: it would stand there twice.
     fn base_packages(&self, image: &Image, facts: &BaseFacts, base: &str) -> Result<Held> {
-        let environment = python::environment(&self.stack, image, facts);
+        let environment = python::environment(image, facts);
         if !image.has_packages() || facts.interpreters.is_empty() {
             return Ok(Held {
                 environment,

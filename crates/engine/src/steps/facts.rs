@@ -61,26 +61,26 @@ impl Step for Facts {
         }
         let config: Config = from_json(&workshop.store.read(&image.config)?, "a config")?;
         let mut reader = FactsReader::new().with_path(config.env("PATH"));
-        read_layers(context, &image.layers, &name, &mut reader)?;
+        read_layers(context, &image.layers, &format!("`{name}`"), &mut reader).map_err(|error| match error {
+            BuildError::Oci(source @ OciError::NoBytes { .. }) => BuildError::NoFacts { base: name, source },
+            error => error,
+        })?;
         Ok(Box::new(reader.finish()))
     }
 }
 
-/// Reads the layers of what has this name.
-pub(super) fn read_layers(context: &Context<'_>, layers: &[Layer], name: &str, reader: &mut FactsReader) -> Result<()> {
+/// Reads the layers of `what`, a noun phrase.
+pub(super) fn read_layers(context: &Context<'_>, layers: &[Layer], what: &str, reader: &mut FactsReader) -> Result<()> {
     let workshop = context.workshop;
-    let work = context.work("inspect", name, Some(layers.iter().map(|layer| layer.size).sum()));
+    let work = context.work("inspect", what.trim_matches('`'), Some(layers.iter().map(|layer| layer.size).sum()));
     for layer in layers {
-        let blob = workshop.open_anywhere(&layer.digest, layer.size).map_err(|error| match error {
-            BuildError::Oci(source @ OciError::NoBytes { .. }) => BuildError::NoFacts { base: name.to_owned(), source },
-            error => error,
-        })?;
+        let blob = workshop.open_anywhere(&layer.digest, layer.size)?;
         let blob = Shared(Arc::new(Mutex::new(Opened(blob, None))));
         if let Err(error) = read_layer(reader, layer, &blob) {
             // The reason that the bytes ended comes before the archive's complaint about it.
             return Err(match blob.failure() {
                 Some(failure) => workshop.read_error(failure),
-                None => BuildError::Unreadable { what: format!("the layers of `{name}`"), source: error },
+                None => BuildError::Unreadable { what: format!("the layers of {what}"), source: error },
             });
         }
         work.advance(layer.size)?;

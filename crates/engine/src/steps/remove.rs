@@ -69,7 +69,7 @@ impl Step for Remove {
         let texts = self.distributions.iter().flat_map(Removal::texts).collect();
         let mut reader = FactsReader::of_files(directories.into_iter().collect(), texts);
         let subject = self.subject().to_string();
-        read_layers(context, &context.get(self.image).layers, &subject, &mut reader)?;
+        read_layers(context, &context.get(self.image).layers, "what is below", &mut reader)?;
         let files = reader.finish_files();
         let mut gone = BTreeSet::new();
         for (removal, name) in self.distributions.iter().zip(&self.names) {

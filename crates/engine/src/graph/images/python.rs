@@ -173,8 +173,7 @@ impl Builder<'_> {
     fn require_one_environment(&self, image: &stack::Image, base: &BasePython<'_>, platform: Platform) -> Result<()> {
         let Some(below) = self.venv_below(image, platform) else { return Ok(()) };
         let facts = self.facts(image, platform);
-        if base.environment == Environment::Base || environment(&self.project.stack, below, &facts) == base.environment
-        {
+        if base.environment == Environment::Base || environment(below, &facts) == base.environment {
             return Ok(());
         }
         let span = image.python.environment_span.clone().unwrap_or_else(|| image.span.clone());
@@ -201,7 +200,7 @@ impl Builder<'_> {
     {
         let facts = self.facts(image, platform);
         self.project.stack.ancestors(image).find(|above| {
-            environment(&self.project.stack, above, &facts) != Environment::Base
+            environment(above, &facts) != Environment::Base
                 && self.lock.image(&above.name, platform).is_some_and(|locked| !locked.packages.is_empty())
         })
     }
