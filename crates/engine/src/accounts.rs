@@ -56,6 +56,17 @@ impl Accounts {
         Some((field(line, 2).parse().ok()?, field(line, 3).parse().ok()?))
     }
 
+    /// Returns the groups that a user is a member of, beside the user's own, and the home directory.
+    pub(crate) fn further(&self, text: &str) -> (Vec<u32>, String) {
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let line = self.passwd.iter().find(|line| field(line, 0) == user || field(line, 2) == user);
+        let home = line.map_or(if user == "0" || user == "root" { "/root" } else { "/" }, |line| field(line, 5));
+        let name = line.map_or(user, |line| field(line, 0));
+        let is_member = |line: &&String| group.is_none() && field(line, 3).split(',').any(|member| member == name);
+        let groups = self.group.iter().filter(is_member).filter_map(|line| field(line, 2).parse().ok()).collect();
+        (groups, home.to_owned())
+    }
+
     fn group_id(&self, name: &str) -> Option<u32> {
         field(self.group.iter().find(|line| field(line, 0) == name)?, 2).parse().ok()
     }

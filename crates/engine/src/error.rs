@@ -2,6 +2,7 @@
 
 mod fetch;
 mod project;
+mod run;
 
 pub use fetch::FetchError;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use kiln_registry::RegistryError;
 use kiln_store::StoreError;
 use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
+pub(crate) use run::RunError;
 
 use crate::signing::InvalidSecret;
 
@@ -224,6 +226,19 @@ pub enum BuildError {
         /// How to get it.
         hint: String,
     },
+    /// A command of an image failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A command of an image cannot run on this machine.
+    #[error("`{command}` needs a sandbox, which cannot be made here")]
+    Sandbox {
+        /// The command.
+        command: String,
+        /// Advice for this machine.
+        remedy: String,
+        /// The reason.
+        source: kiln_sandbox::SandboxError,
+    },
     /// Files outside the store.
     #[error(transparent)]
     Io(std::io::Error),
@@ -269,6 +284,7 @@ impl BuildError {
             | Self::Address { .. }
             | Self::GpuCode { .. }
             | Self::Json { .. }
+            | Self::Run(_)
             | Self::Signing(_) => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
             Self::Unreachable(_) => Fault::Step,
@@ -280,6 +296,7 @@ impl BuildError {
             | Self::Index(_)
             | Self::IndexRefused { .. }
             | Self::Program { .. }
+            | Self::Sandbox { .. }
             | Self::Io(_) => Fault::Surroundings,
             Self::Interrupted => Fault::Interrupted,
         }
@@ -325,6 +342,8 @@ impl BuildError {
             ),
             Self::Fetch(error) => error.hint(),
             Self::Program { hint, .. } => Some(hint.clone()),
+            Self::Sandbox { remedy, .. } => Some(remedy.clone()),
+            Self::Run(error) => error.hint(),
             Self::Several(failures) => failures.iter().find_map(|(_, error)| error.hint()),
             _ => None,
         }
@@ -340,7 +359,7 @@ impl BuildError {
                 true
             }
             Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::Lost(_) | Self::Program { .. } => true,
-            Self::Changed(_) => true,
+            Self::Changed(_) | Self::Run(_) | Self::Sandbox { .. } => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
         };
@@ -382,6 +401,7 @@ impl BuildError {
             source = error.source();
         }
         match self {
+            Self::Run(error) => error.is_about_room(),
             Self::Store(error) | Self::Oci(OciError::Store(error)) => error.is_disk_full(),
             Self::Io(error) | Self::Oci(OciError::Io(error)) => error.kind() == std::io::ErrorKind::StorageFull,
             _ => false,

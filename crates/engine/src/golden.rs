@@ -23,6 +23,7 @@ use crate::below::Below;
 use crate::built::manifest_descriptor;
 use crate::driver::{Alone, Driver};
 use crate::graph::{Graph, Images, base_step};
+use crate::node::NodeId;
 use crate::product::Product;
 use crate::project::Project;
 use crate::step::{Level, Subject};
@@ -242,6 +243,29 @@ fn describe_base_packages(place: &Place, mut lock: Lock, golden: &mut BTreeMap<&
     describe_kinds(&images.graph, &driver, golden, |kind| matches!(kind, "modules" | "remove"));
 }
 
+/// Adds the kinds that run commands: their keys alone, since the test is no program that can be a sandbox's helper.
+fn describe_commands(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static str, String>) {
+    let commands = "run = [\"make\", { command = [\"make\", \"install\"], env = { A = \"2\" }, user = \"1000\", workdir = \"/src\" }]\n";
+    let project = place.project(&format!("{APP}{commands}"));
+    let images = Images::new(&project, &project.chosen(&[]).unwrap(), lock).unwrap();
+    let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+    let is_command = |id: &NodeId| matches!(images.graph.entry(*id).step.kind().name, "run" | "foundation");
+    let nodes: Vec<NodeId> = images.graph.ids().filter(is_command).collect();
+    // All that the first command reads.
+    let first = nodes.iter().find(|id| images.graph.entry(**id).step.kind().name == "run").unwrap();
+    let reads: Vec<_> = images.graph.entry(*first).reads.iter().map(|read| (read.node, Level::Known)).collect();
+    driver.want(&reads).unwrap();
+    driver.settle(nodes.iter().copied()).unwrap();
+    for id in nodes {
+        let entry = images.graph.entry(id);
+        let fields = String::from_utf8(entry.fields.clone()).unwrap();
+        let key = driver.key(id).map_or_else(|| "depends on the one before".to_owned(), |key| key.hex());
+        let kind = entry.step.kind();
+        writeln!(golden.entry(kind.name).or_default(), "version {}\nfields {fields}\nkey {key}\n", kind.version)
+            .unwrap();
+    }
+}
+
 #[test]
 fn keys_and_bytes_of_every_kind_are_pinned() {
     let place = Place::new();
@@ -263,6 +287,7 @@ fn keys_and_bytes_of_every_kind_are_pinned() {
     let driver = Driver::new(&graph, &project.workshop, &Alone);
     driver.get(facts, Level::Known).unwrap();
     describe(&graph, &driver, &mut golden);
+    describe_commands(&place, &lock, &mut golden);
     describe_base_packages(&place, lock, &mut golden);
     assert_eq!(golden.keys().copied().collect::<Vec<_>>(), kinds(), "every kind has a golden file");
     for (kind, text) in golden {

@@ -75,6 +75,16 @@ pub(crate) struct TextFile {
     pub(crate) text: String,
 }
 
+/// The ground that commands run on: the layers of an image, and what its configuration says about running programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Foundation {
+    /// The lowest first.
+    pub(crate) layers: Vec<Layer>,
+    /// `NAME=VALUE`.
+    pub(crate) env: Vec<String>,
+    pub(crate) workdir: String,
+}
+
 /// The Linux drivers that run some GPUs and take some code for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -112,6 +122,8 @@ pub(crate) enum Product {
     Driver(OldestDriver),
     /// A file of text.
     Text(TextFile),
+    /// The ground that commands run on.
+    Foundation(Foundation),
 }
 
 impl Product {
@@ -125,7 +137,13 @@ impl Product {
             Self::Layers(layers) => layers.iter().map(|layer| blob(&layer.digest, Some(layer.size))).collect(),
             Self::Paths(paths) => vec![blob(&paths.list, Some(paths.size))],
             Self::Image(image) => vec![blob(&image.manifest, Some(image.manifest_size)), blob(&image.config, None)],
-            Self::Conflicts(_) | Self::Facts(_) | Self::Verdict(_) | Self::Driver(_) | Self::Text(_) => Vec::new(),
+            // The layers are an image's, wherever they are.
+            Self::Foundation(_)
+            | Self::Conflicts(_)
+            | Self::Facts(_)
+            | Self::Verdict(_)
+            | Self::Driver(_)
+            | Self::Text(_) => Vec::new(),
         }
     }
 
@@ -175,6 +193,7 @@ product_kinds!(
     Verdict(Verdict),
     Driver(OldestDriver),
     Text(TextFile),
+    Foundation(Foundation),
 );
 
 #[cfg(test)]

@@ -63,6 +63,8 @@ pub enum Subject {
     Removed(Vec<String>),
     /// Users and the time zone of an image.
     Users(String),
+    /// A command that runs in an image.
+    Run(String),
     /// A base on a platform.
     Base(String, Platform),
     /// An image on a platform.
@@ -84,6 +86,7 @@ impl fmt::Display for Subject {
             },
             Self::FileBelow(path) => write!(f, "file {path} of what is below"),
             Self::Program(name) => write!(f, "program {name}"),
+            Self::Run(command) => write!(f, "run {command}"),
             Self::Environment => f.write_str("virtual environment"),
             Self::Removed(names) => write!(f, "the base without {}", names.join(", ")),
             Self::Users(text) => f.write_str(text),
@@ -122,7 +125,6 @@ pub(crate) enum Keep {
 pub(crate) enum Repeat {
     /// It does: anybody can derive the product again.
     SameBytes,
-    #[cfg_attr(not(test), expect(dead_code, reason = "steps that compile give other bytes each time"))]
     /// It may not: the record is all that can be known. It counts for this many seconds, where that is bounded.
     Recorded {
         /// Seconds.

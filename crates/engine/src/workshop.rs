@@ -1,5 +1,7 @@
 //! What commands work with, with a stack or without: the store, the network, programs, threads, and whoever looks on.
 
+mod trees;
+
 use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,10 @@ use clap::Parser;
 use crate::commands::Arguments;
 
 fn main() -> ExitCode {
+    // First of all: it must have one thread.
+    if let Some(status) = kiln_sandbox::help() {
+        return status;
+    }
     if let Some(status) = interpreter::answer(std::env::args_os().next()) {
         return status;
     }

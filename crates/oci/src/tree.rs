@@ -5,7 +5,7 @@
 //! character device 0:0 is a whiteout, and `user.overlay.opaque` on a directory hides what lies below it. Each layer is unpacked
 //! by itself, as Docker's `overlay2` does, so that layers are shared between images.
 //!
-//! Where the user who unpacks may not give files away, owners stand in an extended attribute of the files ([`OWNER`]).
+//! If the user who unpacks may not give files away, owners stand in an extended attribute of the files ([`OWNER`]).
 
 mod changes;
 mod names;

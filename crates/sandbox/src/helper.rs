@@ -30,6 +30,8 @@ pub(crate) const REFUSED: u8 = 0;
 /// Statuses of a command that cannot be started, as shells have them.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
+/// Status of the outer helper where the inner one was killed.
+const KILLED: u8 = 128 + libc::SIGKILL as u8;
 
 /// Does the helper's work if the program was started as one, else returns `None`. A program that uses a sandbox calls this first,
 /// since the helper must have one thread.
@@ -88,7 +90,7 @@ fn outer() -> Result<u8, Refusal> {
     written.transpose().map_err(namespaces("a pipe"))?;
     let status = inner.wait().map_err(namespaces("the first process"))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.unwrap_or(crate::running::KILLED))
+    Ok(code.unwrap_or(KILLED))
 }
 
 fn inner() -> Result<u8, Refusal> {

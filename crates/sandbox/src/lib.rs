@@ -17,6 +17,7 @@ mod helper;
 mod ids;
 mod network;
 mod privileges;
+mod remedy;
 mod running;
 mod spec;
 

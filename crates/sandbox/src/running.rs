@@ -16,8 +16,6 @@ use crate::helper::{INSIDE, OUTER, READY, REFUSED, STARTED};
 use crate::ids;
 use crate::spec::{Command, Overlay, Root, Spec};
 
-/// Status of a helper whose inner one was killed.
-pub(crate) const KILLED: u8 = 128 + libc::SIGKILL as u8;
 /// The time between two looks at the clock and the disk.
 const TICK: Duration = Duration::from_millis(50);
 

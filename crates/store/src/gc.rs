@@ -27,7 +27,7 @@ pub struct Usage {
     pub spliced: u64,
     /// Layers that are unpacked.
     pub trees: u64,
-    /// How many.
+    /// The number of these layers.
     pub tree_count: u64,
     /// Interrupted downloads, programs, the database.
     pub other: u64,

@@ -247,7 +247,8 @@ impl Project<'_> {
             | Product::Image(_)
             | Product::Verdict(_)
             | Product::Driver(_)
-            | Product::Text(_) => Vec::new(),
+            | Product::Text(_)
+            | Product::Foundation(_) => Vec::new(),
         };
         let (kind, name, image) = (step.kind().name, step.subject().to_string(), image.to_owned());
         Ok(Some(Candidate { key, kind, name, image, persist, value: json(&product)?, changes: false, keeps }))

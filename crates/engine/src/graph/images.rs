@@ -31,6 +31,7 @@ use crate::steps::driver::Driver;
 use crate::steps::facts::Facts;
 use crate::steps::gpu_code::GpuCode;
 
+mod commands;
 mod files;
 mod python;
 
@@ -187,6 +188,7 @@ impl Builder<'_> {
         self.copies(image, &mut draft)?;
         let settings = Settings { libraries, ..Settings::of(image, venv, &draft.ground.accounts) };
         self.files(image, &settings, &mut draft)?;
+        self.commands(image, &settings, &mut draft)?;
         let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);
         let agreement = Agreement::new(subject.clone(), &draft.ground.contents)?;

@@ -19,6 +19,7 @@ mod base_changes;
 mod base_python;
 mod bootstrap;
 mod build;
+mod commands;
 mod configuration;
 mod copies;
 mod copy;

@@ -105,7 +105,7 @@ impl Attributes {
         let xattrs = member.attributes().xattrs;
         let is_ours = |name: &[u8]| {
             let starts = |prefix: &&str| name.starts_with(prefix.as_bytes());
-            OF_OVERLAY.iter().chain(&["user.kiln."]).any(|prefix| starts(prefix))
+            OF_OVERLAY.iter().chain(&["user.kiln."]).any(starts)
         };
         let xattrs = xattrs.into_iter().filter(|(name, _)| !is_ours(name)).collect();
         Some(Self { mode: member.mode, owner, time: member.time, xattrs })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pep508_rs::PackageName;
 use url::Url;
 
+use super::run::Run;
 use crate::base::BaseFacts;
 use crate::diagnostic::Span;
 use crate::gpu::{Architecture, CudaRelease, GpuNames};
@@ -136,6 +137,8 @@ pub struct Image {
     pub from: From,
     /// Where `from` stands.
     pub from_span: Span,
+    /// Commands that run over everything else of the image.
+    pub run: Vec<Run>,
     /// Declared facts of the base.
     pub base_facts: Option<BaseFacts>,
     /// The interpreter and the hardware that it is for.

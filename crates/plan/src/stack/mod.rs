@@ -8,6 +8,7 @@ mod lines;
 mod read;
 mod requirement;
 mod resolve;
+mod run;
 mod spanned;
 mod vars;
 pub mod written;
@@ -20,4 +21,5 @@ pub use image::{
 pub use lines::line_of;
 pub use read::{Overrides, read, schema};
 pub use resolve::last_moment;
+pub use run::{Run, Shell};
 pub use spanned::Spanned;

@@ -21,6 +21,7 @@ mod config;
 mod files;
 mod images;
 mod python;
+mod run;
 mod target;
 mod users;
 mod variants;
@@ -51,6 +52,7 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
         );
     }
     images::no_tag_is_taken_twice(&images, &mut wrong);
+    run::nothing_stands_on_commands(&images, &mut wrong);
     target::python_is_said(&images, &mut wrong);
     target::base_packages_are_seen(&images, &mut wrong);
     wrong.or(Stack {

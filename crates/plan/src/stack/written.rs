@@ -11,10 +11,12 @@ use super::spanned::Spanned;
 
 mod image;
 mod python;
+mod run;
 mod scalar;
 
 pub use image::*;
 pub use python::*;
+pub use run::*;
 use scalar::scalar_or_table;
 
 /// A string of the stack file, in which `${name}` stands for a variable.

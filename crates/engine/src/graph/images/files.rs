@@ -44,7 +44,7 @@ impl Builder<'_> {
 
     /// Adds a layer for each copy; several share one where the image would have too many layers.
     pub(super) fn copies(&mut self, image: &stack::Image, draft: &mut Draft) -> Result<()> {
-        let room = MAX_LAYERS.saturating_sub(draft.ground.layers + draft.layers.len() + 1).max(1);
+        let room = MAX_LAYERS.saturating_sub(draft.ground.layers + draft.layers.len() + 1 + image.run.len()).max(1);
         let together = image.copy.len().div_ceil(room).max(1);
         for copies in image.copy.chunks(together) {
             let ground = &mut draft.ground;
@@ -135,6 +135,10 @@ impl Builder<'_> {
     /// Looks for the program that an image runs, and adds the step that looks for it in wheels where they could bring it.
     pub(super) fn program(&mut self, image: &stack::Image, draft: &Draft) -> Result<Option<Node<Verdict>>> {
         let (Some(CommandLine::Words(words)), ground) = (&image.entrypoint, &draft.ground) else { return Ok(None) };
+        if !image.run.is_empty() {
+            // A command may make it.
+            return Ok(None);
+        }
         let Some(name) = words.first().filter(|name| !name.is_empty() && !name.contains('$')) else { return Ok(None) };
         let path = ground.inherited.path.as_deref().unwrap_or(DEFAULT_PATH);
         let workdir = ground.inherited.workdir.as_deref().unwrap_or("/");

@@ -116,7 +116,7 @@ pub(super) fn healthcheck(
 }
 
 /// Returns a time in nanoseconds. Docker takes none below a millisecond.
-fn duration(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> u64 {
+pub(super) fn duration(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> u64 {
     let written = expand(text, vars, wrong);
     let parsed = humantime::parse_duration(&written).ok();
     let nanoseconds = parsed.and_then(|time| u64::try_from(time.as_nanos()).ok());

@@ -72,6 +72,7 @@ pub(super) fn image(
         span: name.span(),
         from: from_resolved,
         from_span: table.from.span(),
+        run: table.run.iter().filter_map(|run| super::run::run(run, context, wrong)).collect(),
         base_facts: table.base_facts.clone().map(BaseFacts::with_normalised_names),
         requirements: requirement::requirements(&table.packages, &file.groups, vars, wrong),
         requirements_files: python::requirements_files(table.requirements.as_ref(), vars, wrong),

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 
-use super::{OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, Text, scalar_or_table};
+use super::{OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, RunWritten, Text, scalar_or_table};
 use crate::base::BaseFacts;
 use crate::stack::spanned::Spanned;
 
@@ -41,6 +41,10 @@ pub struct ImageTable {
     /// Files, directories and links that the stack file itself holds; they come after the copies.
     #[serde(default)]
     pub files: Vec<FileTable>,
+    /// Commands that run over everything else of the image, one after the other, each a layer: a line for `sh -e`, a list of words, or
+    /// `{ command, shell = "bash", env, user, workdir, timeout }`. They have no network.
+    #[serde(default)]
+    pub run: Vec<Spanned<RunWritten>>,
     /// Users that the image creates.
     #[serde(default)]
     pub users: Vec<Spanned<UserTable>>,

@@ -1,0 +1,55 @@
+//! A command of an image that did not end well.
+
+use kiln_plan::size;
+use kiln_sandbox::Ended;
+
+/// A command that failed, or had to be ended.
+#[derive(Debug, thiserror::Error)]
+#[error("`{command}` {}{}", reason(*ended), shown(lines))]
+pub struct RunError {
+    /// The command, for people.
+    command: String,
+    ended: Ended,
+    /// Its last lines.
+    lines: Vec<String>,
+}
+
+impl RunError {
+    pub(crate) fn new(command: String, ended: Ended, lines: Vec<String>) -> Self {
+        Self { command, ended, lines }
+    }
+
+    /// Says what to do.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self.ended {
+            Ended::TimedOut => "give it more time: `timeout = \"1h\"`",
+            Ended::DiskFull => "free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller",
+            Ended::OutOfMemory(_) => "give it less to do at once (`make -j2`), or build on a machine with more memory",
+            Ended::Exited(127) => "a program is missing in the image, or `PATH` does not lead to it",
+            Ended::Exited(_) | Ended::Stopped => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    pub(crate) fn is_about_room(&self) -> bool {
+        matches!(self.ended, Ended::DiskFull)
+    }
+}
+
+fn reason(ended: Ended) -> String {
+    match ended {
+        Ended::Exited(status @ 129..=192) => format!("was ended by signal {}", status - 128),
+        Ended::Exited(status) => format!("failed with status {status}"),
+        Ended::TimedOut => "took longer than it may".into(),
+        Ended::DiskFull => "was stopped before it filled the disk".into(),
+        Ended::OutOfMemory(peak) => format!("ran out of memory: it had {}", size::format(peak)),
+        Ended::Stopped => "was stopped".into(),
+    }
+}
+
+fn shown(lines: &[String]) -> String {
+    match lines {
+        [] => String::new(),
+        lines => format!("; its last lines:\n{}", lines.join("\n")),
+    }
+}

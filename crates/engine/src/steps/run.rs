@@ -1,0 +1,234 @@
+//! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kiln_oci::image::Config;
+use kiln_oci::layer::{Layer, MediaType};
+use kiln_oci::time;
+use kiln_oci::tree::{Changes, Owners};
+use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
+use kiln_plan::base::DEFAULT_PATH;
+use kiln_plan::event::Work;
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::{self, CommandLine, Compression, Shell};
+use kiln_sandbox::{Command, Ended, Output, Root, Sandbox};
+use kiln_store::remove_tree;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{BuildError, Result, RunError};
+use crate::node::Node;
+use crate::product::Foundation;
+use crate::settings::Settings;
+use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
+
+/// The last lines that an error shows.
+const LINES: usize = 100;
+
+/// A command.
+#[derive(Serialize)]
+pub(crate) struct Run {
+    words: Vec<String>,
+    /// The image's settings that programs see.
+    settings: Settings,
+    /// The command's own.
+    own: Settings,
+    /// User id, group id, further groups.
+    user: (u32, u32, Vec<u32>),
+    home: String,
+    /// Commands below, which are older.
+    below: u8,
+    platform: Platform,
+    /// The image or base below; `None` for `scratch`.
+    foundation: Option<Node<Foundation>>,
+    /// Layers of the image so far, the lowest first.
+    layers: Vec<Node<Vec<Layer>>>,
+    compression: Compression,
+    writer: u32,
+    #[serde(skip)]
+    timeout: Option<Duration>,
+    /// The command, for people.
+    #[serde(skip)]
+    shown: String,
+}
+
+/// The place of a command in its image.
+pub(crate) struct Place<'p> {
+    pub(crate) settings: &'p Settings,
+    /// User id, group id, further groups, and the home directory.
+    pub(crate) user: (u32, u32, Vec<u32>),
+    pub(crate) home: String,
+    /// The number of commands before it.
+    pub(crate) below: usize,
+    pub(crate) platform: Platform,
+    pub(crate) foundation: Option<Node<Foundation>>,
+    pub(crate) layers: Vec<Node<Vec<Layer>>>,
+    pub(crate) compression: Compression,
+}
+
+impl Run {
+    pub(crate) fn new(run: &stack::Run, place: Place<'_>) -> Self {
+        let Place { settings, user, home, below, platform, foundation, layers, compression } = place;
+        let visible = Settings {
+            venv: settings.venv,
+            libraries: settings.libraries.clone(),
+            timezone: settings.timezone.clone(),
+            env: settings.env.clone(),
+            workdir: settings.workdir.clone(),
+            ..Settings::default()
+        };
+        let own = Settings { env: run.env.clone(), workdir: run.workdir.clone(), ..Settings::default() };
+        Self {
+            words: words(run),
+            settings: visible,
+            own,
+            user,
+            home,
+            below: u8::try_from(below).unwrap_or(u8::MAX),
+            platform,
+            foundation,
+            layers,
+            compression,
+            writer: WHOLE_VERSION,
+            timeout: run.timeout.map(Duration::from_nanos),
+            shown: short(&run.command.to_string()),
+        }
+    }
+
+    /// Returns the line of the image's history.
+    pub(crate) fn history(&self) -> String {
+        format!("kiln: run {}", self.shown)
+    }
+
+    /// Returns the environment and the working directory, over those of the image below.
+    fn surroundings(&self, foundation: Option<&Foundation>) -> (Vec<(String, String)>, String) {
+        let mut config = Config::scratch(self.platform);
+        if let Some(below) = foundation {
+            config.config.env.clone_from(&below.env);
+            config.config.working_dir.clone_from(&below.workdir);
+        }
+        if config.env("PATH").is_none() {
+            config.set_env("PATH", DEFAULT_PATH);
+        }
+        self.settings.apply(&mut config);
+        self.own.apply(&mut config);
+        if config.env("HOME").is_none() {
+            config.set_env("HOME", &self.home);
+        }
+        let pair = |entry: &String| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let workdir = if config.config.working_dir.is_empty() { "/".to_owned() } else { config.config.working_dir };
+        (config.config.env.iter().filter_map(pair).collect(), workdir)
+    }
+
+    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<()> {
+        let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
+        let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
+        let sandbox = Sandbox { timeout: self.timeout, ..Sandbox::default() };
+        let mut last = VecDeque::new();
+        let ended = sandbox.run(root, &command, |line| {
+            if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                work.output(&line);
+                last.push_back(line);
+                if last.len() > LINES {
+                    last.pop_front();
+                }
+            }
+            context.cancel().check().is_ok()
+        });
+        let command = self.shown.clone();
+        match ended {
+            Ok(Ended::Exited(0)) => Ok(()),
+            Ok(Ended::Stopped) => Err(BuildError::Interrupted),
+            Ok(ended) => Err(RunError::new(command, ended, last.into()).into()),
+            Err(source) => Err(BuildError::Sandbox { command, remedy: source.remedy(), source }),
+        }
+    }
+
+    fn layer(&self, context: &Context<'_>, changes: &Changes, work: &Work<'_>) -> Result<Layer> {
+        let media_type = match self.compression {
+            Compression::Gzip => MediaType::Gzip,
+            Compression::Zstd => MediaType::Zstd,
+        };
+        let workshop = context.workshop;
+        let mut out = LayerWriter::new(workshop.store, media_type, workshop.surroundings.jobs)?;
+        let time = time::ran(self.below, &changes.digest()?);
+        changes.write(time, &mut out, &mut |bytes| work.advance(bytes).map_err(std::io::Error::from))?;
+        Ok(out.finish()?)
+    }
+}
+
+/// Returns the program and its arguments.
+fn words(run: &stack::Run) -> Vec<String> {
+    let shell = |words: &[&str], line: &str| words.iter().copied().chain([line]).map(str::to_owned).collect();
+    match (&run.command, run.shell) {
+        (CommandLine::Words(words), _) => words.clone(),
+        (CommandLine::Shell(line), Shell::Sh) => shell(&["/bin/sh", "-e", "-c"], line),
+        (CommandLine::Shell(line), Shell::Bash) => shell(&["/bin/bash", "-euo", "pipefail", "-c"], line),
+    }
+}
+
+/// Returns the first line of a command, for people.
+fn short(command: &str) -> String {
+    let line = command.trim().lines().next().unwrap_or_default();
+    let cut: String = line.chars().take(60).collect();
+    if cut.len() < command.trim().len() { format!("{cut}...") } else { cut }
+}
+
+impl Step for Run {
+    type Product = Vec<Layer>;
+    const KIND: Kind = Kind { name: "run", version: 1 };
+
+    fn subject(&self) -> Subject {
+        Subject::Run(self.shown.clone())
+    }
+
+    fn reads(&self) -> Vec<Read> {
+        let foundation = self.foundation.map(|node| node.at(Level::Known));
+        foundation.into_iter().chain(self.layers.iter().map(|node| node.at(Level::Reachable))).collect()
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::Sandbox(0)
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::Shared
+    }
+
+    fn repeatable(&self) -> Repeat {
+        Repeat::Recorded { max_age: None }
+    }
+
+    fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
+        let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
+        let own = self.layers.iter().flat_map(|node| context.get(*node));
+        let layers = below.chain(own).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
+        let directory = context.workshop.store.temporary_directory()?;
+        let root = Root { layers, directory: directory.path().to_owned() };
+        let work = context.work("run", self.shown.as_str(), None);
+        let done = self.run(context, &root, &work).and_then(|()| {
+            let changes = Changes::of(&root.upper(), Owners::of_this_process())?;
+            match changes.is_empty() {
+                true => Ok(Vec::new()),
+                false => Ok(vec![self.layer(context, &changes, &work)?]),
+            }
+        });
+        // Directories that may not be written stay otherwise.
+        remove_tree(directory.path())?;
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_told_by_its_first_line() {
+        assert_eq!(short("make -C /src"), "make -C /src");
+        assert_eq!(short("\n  set -x\n  make\n"), "set -x...");
+        assert_eq!(short(&"x".repeat(80)), format!("{}...", "x".repeat(60)));
+    }
+}

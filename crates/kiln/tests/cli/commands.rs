@@ -1,0 +1,224 @@
+//! `run`: commands that run while an image is built.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use insta::assert_snapshot;
+
+use crate::environment::TestEnvironment;
+use crate::images::ReadBack;
+
+/// A project whose image `app` holds one program, `/step`, with its libraries, and has more lines.
+fn project(lines: &str) -> TestEnvironment {
+    let environment = TestEnvironment::new();
+    let step = step();
+    let place = environment.path("root/step");
+    fs_err::create_dir_all(place.parent().unwrap()).unwrap();
+    fs_err::copy(&step, place).unwrap();
+    for library in libraries() {
+        let real = fs_err::canonicalize(&library).unwrap();
+        for to in [&library, &real] {
+            let to = environment.path("root").join(to.strip_prefix("/").unwrap());
+            fs_err::create_dir_all(to.parent().unwrap()).unwrap();
+            fs_err::copy(&real, to).unwrap();
+        }
+    }
+    fs_err::create_dir_all(environment.path("root/data")).unwrap();
+    environment.write("root/data/file", "original");
+    environment.stack(&stack(lines));
+    environment
+}
+
+fn stack(lines: &str) -> String {
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    format!(
+        "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/{cpu}\"]\n\n[images.app]\nfrom = \"scratch\"\n\
+         copy = [{{ from = \"root\", to = \"/\" }}]\n{lines}"
+    )
+}
+
+/// The program: an example of this package, which tests are built with.
+fn step() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.parent().unwrap().parent().unwrap().join("examples/step")
+}
+
+/// The files that this process has mapped to run, and the place at which programs look for the loader.
+fn libraries() -> BTreeSet<PathBuf> {
+    let maps = fs_err::read_to_string("/proc/self/maps").unwrap();
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
+    let is_library = |path: &PathBuf| path.to_string_lossy().contains(".so") && path.is_file();
+    let mut paths: BTreeSet<PathBuf> = paths.filter(is_library).collect();
+    let loaders = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"].map(PathBuf::from);
+    paths.extend(loaders.into_iter().filter(|path| path.exists()));
+    paths
+}
+
+/// Returns true, and says so, if this machine allows no sandbox.
+#[allow(clippy::print_stderr, reason = "a test that was skipped says so")]
+fn is_impossible() -> bool {
+    let possible = std::process::Command::new("unshare").args(["-Urm", "true"]).status();
+    let impossible = possible.is_ok_and(|status| !status.success());
+    if impossible {
+        eprintln!("SKIPPED: this machine allows no user namespaces");
+    }
+    impossible
+}
+
+fn list(environment: &TestEnvironment) -> String {
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = ReadBack::of(&environment.path("out"), "app", cpu);
+    let list = image.list();
+    list.lines().filter(|line| line.contains("made") || line.contains(".wh.")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn commands_change_the_image_one_after_the_other() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project(
+        r#"env = { NAME = "world" }
+workdir = "/data"
+run = [
+  ["/step", "make", "/made", "then", "write", "/made/a", "1", "then", "variable", "NAME", "then", "where"],
+  { command = ["/step", "append", "/made/a", "2", "then", "remove", "/data/file", "then", "variable", "OWN"], env = { OWN = "x" } },
+  ["/step", "link", "a", "/made/link", "then", "variable", "OWN"],
+]
+"#,
+    );
+    let said = environment.kiln("build -v --output oci:out");
+    assert!(said.status == Some(0), "{said}");
+    let lines: Vec<&str> = said.stderr.lines().filter(|line| line.starts_with("  ")).collect();
+    assert_eq!(lines, ["  world", "  /data", "  x", "  unset"]);
+    assert_snapshot!(list(&environment), @r"
+    d0755 0:0 made
+    -0644 0:0 made/a
+    -0644 0:0 data/.wh.file
+    d0755 0:0 made
+    -0644 0:0 made/a
+    d0755 0:0 made
+    l0777 0:0 made/link -> a
+    ");
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = ReadBack::of(&environment.path("out"), "app", cpu);
+    assert_snapshot!(image.history().join("\n"), @r"
+    kiln: copy root to /
+    kiln: run /step make /made then write /made/a 1 then variable NAME the...
+    kiln: run /step append /made/a 2 then remove /data/file then variable ...
+    kiln: run /step link a /made/link then variable OWN
+    ");
+    // A second build runs nothing.
+    assert!(environment.succeed("build").contains("(unchanged)"));
+    let plan = environment.succeed("plan");
+    assert_eq!(plan.lines().filter(|line| line.contains("run /step") && line.ends_with("in the store")).count(), 3);
+}
+
+#[test]
+fn a_command_that_fails_shows_its_last_lines() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project(r#"run = [["/step", "print", "before", "then", "fail", "3"]]"#);
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: `/step print before then fail 3` failed with status 3; its last lines:
+    before
+    [exit status: 1]
+    ");
+    environment.stack(&stack(r#"run = [["/nothing"]]"#));
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: `/nothing` failed with status 127; its last lines:
+    kiln: /nothing: No such file or directory (os error 2)
+
+    hint: a program is missing in the image, or `PATH` does not lead to it
+    [exit status: 1]
+    ");
+    environment.stack(&stack(r#"run = [{ command = ["/step", "wait"], timeout = "200ms" }]"#));
+    assert_snapshot!(environment.kiln("build"), @r#"
+    ------- stderr -------
+    error: `/step wait` took longer than it may
+
+    hint: give it more time: `timeout = "1h"`
+    [exit status: 1]
+    "#);
+    environment.stack(&stack(r#"run = ["make install"]"#));
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: `make install` failed with status 127; its last lines:
+    kiln: /bin/sh: No such file or directory (os error 2)
+
+    hint: a program is missing in the image, or `PATH` does not lead to it
+    [exit status: 1]
+    ");
+    environment.stack(&stack(r#"run = [{ command = ["/step", "where"], workdir = "/nowhere" }]"#));
+    assert_snapshot!(environment.kiln("build"), @r"
+    ------- stderr -------
+    error: `/step where` failed with status 126; its last lines:
+    kiln: the working directory `/nowhere` cannot be entered
+    [exit status: 1]
+    ");
+}
+
+#[test]
+fn an_edit_above_runs_nothing_and_an_edit_below_runs_all() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project("run = [[\"/step\", \"write\", \"/made\", \"1\"]]\n");
+    environment.succeed("build");
+    environment.stack(&stack(
+        "run = [[\"/step\", \"write\", \"/made\", \"1\"]]\nlabels = { a = \"b\" }\ncommand = [\"/step\"]\n",
+    ));
+    let ran = |environment: &TestEnvironment| {
+        let said: serde_json::Value = serde_json::from_str(&environment.succeed("build --json")).unwrap();
+        let steps = said["steps"].as_array().unwrap().clone();
+        steps.iter().find(|step| step["kind"] == "run").unwrap()["outcome"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(ran(&environment), "local");
+    environment.write("root/data/file", "edited");
+    assert_eq!(ran(&environment), "performed");
+    assert_eq!(ran(&environment), "local");
+    environment.stack(&stack("run = [[\"/step\", \"write\", \"/made\", \"1\"]]\nenv = { A = \"b\" }\n"));
+    assert_eq!(ran(&environment), "performed");
+}
+
+#[test]
+fn mistakes_point_at_their_lines() {
+    let environment = TestEnvironment::new();
+    for (lines, name) in [
+        ("run = [\"\"]\n", "empty"),
+        ("run = [[]]\n", "no words"),
+        ("run = [{ command = [\"make\"], shell = \"bash\" }]\n", "a shell for words"),
+        ("run = [{ command = \"make\", shell = \"fish\" }]\n", "another shell"),
+        ("run = [{ command = \"make\", timeout = \"soon\" }]\n", "a time"),
+        ("run = [{ command = \"make\", workdir = \"src\" }]\n", "a relative directory"),
+        ("run = [7]\n", "a number"),
+        ("run = [{ shell = \"bash\" }]\n", "no command"),
+        ("run = [\"make\"]\n\n[images.above]\nfrom = \"app\"\n", "an image above"),
+    ] {
+        environment.stack(&stack(lines));
+        environment.write("root/file", "");
+        assert_snapshot!(format!("commands, {name}"), environment.kiln("plan"));
+    }
+}
+
+#[test]
+fn a_user_that_the_base_does_not_have_is_an_error() {
+    let environment = TestEnvironment::with_stack(
+        "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.app]\nfrom = { oci = \"base\" }\n\
+         run = [{ command = \"make\", user = \"alice\" }]\n",
+    );
+    assert_snapshot!(environment.kiln("build"), @r#"
+    ------- stderr -------
+    error: there is no user `alice` in the base
+     --> kiln.toml:9:35
+      |
+    9 | run = [{ command = "make", user = "alice" }]
+      |                                   ^^^^^^^
+      |
+    help: known are root, nobody
+    [exit status: 2]
+    "#);
+}

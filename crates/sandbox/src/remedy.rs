@@ -1,0 +1,52 @@
+//! Advice about a machine on which no sandbox can be made.
+
+use std::path::Path;
+
+use crate::error::{SandboxError, Stage};
+
+/// Settings that forbid user namespaces: the file, the value that does, and what changes it.
+const SETTINGS: [(&str, &str, &str); 3] = [
+    (
+        "/proc/sys/user/max_user_namespaces",
+        "0",
+        "the machine allows no user namespaces: `sysctl -w user.max_user_namespaces=15000`",
+    ),
+    // Debian's kernels before 5.10 and their descendants.
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        "the machine allows user namespaces to root alone: `sysctl -w kernel.unprivileged_userns_clone=1`",
+    ),
+    // Ubuntu since 23.10, GitHub's runners among them.
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "AppArmor restricts user namespaces here: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or give \
+         kiln a profile with `userns,`",
+    ),
+];
+/// Files by which containers are known.
+const MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
+
+impl SandboxError {
+    /// Says what to change on this machine, as far as its settings tell.
+    pub fn remedy(&self) -> String {
+        let reads = |file: &str| fs_err::read_to_string(file).ok();
+        let forbidden = SETTINGS.iter().find(|(file, value, _)| reads(file).is_some_and(|text| text.trim() == *value));
+        match self {
+            Self::Helper(_) => "is there enough memory, and may this user start more processes?".into(),
+            Self::Refused { stage: Stage::User, .. } => {
+                "this user has one id only: run kiln as root, or run the command as root (leave `user` out)".into()
+            }
+            Self::Refused { .. } => match forbidden {
+                Some((_, _, advice)) => (*advice).to_owned(),
+                None if MARKS.iter().any(|mark| Path::new(mark).exists()) => {
+                    "this is a container whose profile forbids it: `docker run --security-opt seccomp=unconfined \
+                     --security-opt apparmor=unconfined --security-opt systempaths=unconfined`"
+                        .into()
+                }
+                None => "may this user make user, mount and process namespaces here, and mount overlayfs?".into(),
+            },
+        }
+    }
+}
