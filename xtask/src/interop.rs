@@ -14,6 +14,7 @@
 
 mod awkward_wheel;
 mod base;
+mod base_packages;
 mod commands;
 mod copied;
 mod differences;
@@ -112,6 +113,8 @@ enum Part {
     ForeignData,
     /// The environment of an image beside one that pip filled
     Environments,
+    /// Images over a base's own packages beside what pip makes of the base
+    BasePackages,
     /// Builds of torch for the CUDA release of a stack
     TorchIndex,
     /// Images over a base that has its own build of torch: 3 GB to download; with `--long`, or where asked for
@@ -173,6 +176,9 @@ impl Interop {
             }
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);
+            }
+            if wanted(Part::BasePackages) {
+                base_packages::check(&suite, &mut checks);
             }
             if self.only == Some(Part::TorchIndex) {
                 torch_index::check(&suite, &mut checks);

@@ -28,27 +28,44 @@ pub(crate) fn interpreter<'f>(
     environment: stack::Environment,
 ) -> Result<&'f Interpreter> {
     let (python, named) = (image.target.python(), image.python.interpreter.as_deref());
-    let fits = |found: &&Interpreter| {
-        found.minor_version() == python
-            && named.is_none_or(|named| found.path == named)
-            && (environment == stack::Environment::Base || !found.environment)
+    let is_named = |found: &&Interpreter| {
+        named.is_none_or(|named| found.path == named || found.names.iter().any(|name| name == named))
     };
-    if let Some(found) = facts.interpreters.iter().find(fits) {
+    let is_usable = |found: &&Interpreter| environment == stack::Environment::Base || !found.environment;
+    let of_version = |found: &&Interpreter| found.minor_version() == python;
+    let candidates = || facts.interpreters.iter().filter(is_named);
+    if let Some(found) = candidates().filter(of_version).find(is_usable) {
         return Ok(found);
     }
-    let have: Vec<String> =
-        facts.interpreters.iter().map(|found| format!("{} ({})", found.path, found.version)).collect();
-    let have = if have.is_empty() { "no Python at all".to_owned() } else { have.join(", ") };
-    let of_environment = facts.interpreters.iter().any(|found| found.environment && found.minor_version() == python);
-    let wanted = named.map_or_else(String::new, |named| format!(" at {named}"));
-    let message = format!("the base `{base}` has no interpreter for Python {python}{wanted}: it has {have}");
-    let hint = match of_environment {
-        true => "the interpreter of a virtual environment takes packages with `python.environment = \"base\"`",
-        false => {
-            "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's), or set \
-             `target.python`"
-        }
+    let of_environment = candidates().find(|found| of_version(found) && !is_usable(found));
+    let other_version = candidates().find(|found| named.is_some() && !of_version(found));
+    let (message, hint) = match (of_environment, other_version) {
+        (Some(found), _) => (
+            format!("`{}` of the base `{base}` belongs to a virtual environment, on which `/opt/venv` cannot stand", found.path),
+            "`python.environment = \"base\"` installs into that environment; or choose the interpreter that it was made with".into(),
+        ),
+        (_, Some(found)) => (
+            format!("`{}` of the base `{base}` is Python {}, and the image is for {python}", found.path, found.version),
+            format!("`python = {{ version = \"{}\" }}`, or another `interpreter`", found.minor_version()),
+        ),
+        _ => (
+            format!(
+                "the base `{base}` has no interpreter for Python {python}{}: it has {}",
+                named.map_or_else(String::new, |named| format!(" at {named}")),
+                listed(facts)
+            ),
+            "choose a base that has it (a Debian with `include = [\"python3\"]` has its release's: 3.9 in bullseye, 3.11 in \
+             bookworm, 3.13 in trixie), or set `target.python`"
+                .into(),
+        ),
     };
     let place = image.target.python_span.clone().unwrap_or_else(|| image.span.clone());
     Err(Diagnostics::from(Diagnostic::at(place, message).also(image.span.clone(), "for this image").hint(hint)).into())
+}
+
+/// Returns the interpreters of a base for people.
+fn listed(facts: &BaseFacts) -> String {
+    let each = facts.interpreters.iter().map(|found| format!("{} ({})", found.path, found.version));
+    let all = each.collect::<Vec<_>>().join(", ");
+    if all.is_empty() { "no Python at all".to_owned() } else { all }
 }

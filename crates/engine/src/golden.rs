@@ -28,8 +28,8 @@ use crate::product::Product;
 use crate::project::Project;
 use crate::step::{Level, Subject};
 use crate::steps::facts::Facts;
-use crate::steps::file_below::{FileBelow, Need};
 use crate::steps::remove::Remove;
+use crate::uninstall::Removal;
 use crate::workshop::{Surroundings, Workshop};
 
 const TARGET: &str = "[stack]\nname = \"golden\"\n\n[target]\nplatforms = [\"linux/amd64\"]\npython = \"3.11\"\n\
@@ -120,12 +120,8 @@ impl Place {
         let blobs = project.workshop.blobs();
         let layout = self.directory.path().join("layout");
         write_layout(&layout, &blobs, contents, &work).unwrap();
-        let interpreter = Interpreter {
-            path: "/usr/bin/python3.11".into(),
-            version: "3.11.2".into(),
-            site_packages: None,
-            environment: false,
-        };
+        let interpreter =
+            Interpreter { path: "/usr/bin/python3.11".into(), version: "3.11.2".into(), ..Interpreter::default() };
         LockedBase {
             name: "oci layout".into(),
             platform: image.platform,
@@ -231,24 +227,19 @@ fn describe_base_packages(place: &Place, mut lock: Lock, golden: &mut BTreeMap<&
         location: location.into(),
         name: name.into(),
         version: "1.0".into(),
-        size: None,
-        metadata: None,
         modules: vec![name.into()],
-        extras: Vec::new(),
-        scripts: Vec::new(),
+        ..Distribution::default()
     };
     lock.bases[0].facts.distributions = vec![distribution("old", "/usr/lib/python3.11/site-packages")];
     let project = place.project(&format!("{APP}python.environment = \"overlay\"\n"));
     let mut images = Images::new(&project, &project.chosen(&[]).unwrap(), &lock).unwrap();
-    let (layers, id) = (images.images[0].layers.iter().map(|layer| layer.node).collect(), images.images[0].image.id());
-    let site = "opt/venv/lib/python3.11/site-packages";
-    let record = format!("{site}/words-1.0.dist-info/RECORD");
-    let record = images.graph.add(FileBelow::new(None, layers, record, Need::Record)).unwrap();
-    let words = distribution("words", &format!("/{site}"));
-    let remove = Remove::new(&[&words], vec![record], &[], ("opt/venv", Below::nothing().around(&[])));
+    let image = images.images[0].image;
+    let words = distribution("words", "/opt/venv/lib/python3.11/site-packages");
+    let removal = (Remove::name(&words), Removal::new(&words, &[]));
+    let remove = Remove::new(image, vec![removal], Below::nothing().around(&[]));
     let remove = images.graph.add(remove).unwrap();
     let driver = Driver::new(&images.graph, &project.workshop, &Alone);
-    driver.want(&[(id, Level::Known), (remove.id(), Level::Known)]).unwrap();
+    driver.want(&[(image.id(), Level::Known), (remove.id(), Level::Known)]).unwrap();
     describe_kinds(&images.graph, &driver, golden, |kind| matches!(kind, "modules" | "remove"));
 }
 

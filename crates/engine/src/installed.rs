@@ -18,13 +18,19 @@ pub(crate) type Listed = (String, u64, u32);
 
 /// Returns the files that an installer would write for a wheel.
 pub(crate) fn files(name: &str, file: fs_err::File, scheme: &Scheme) -> Result<Vec<InstalledFile>> {
+    told(name, file, scheme).map(|(files, _)| files)
+}
+
+/// Returns the files that an installer would write for a wheel, and its packages that are namespaces.
+pub(crate) fn told(name: &str, file: fs_err::File, scheme: &Scheme) -> Result<(Vec<InstalledFile>, Vec<String>)> {
     let unusable =
         |error: Box<dyn std::error::Error + Send + Sync>| BuildError::Wheel { file: name.to_owned(), source: error };
     let parsed = name.parse().map_err(|error| unusable(Box::<InvalidWheelName>::new(error)))?;
     let size = file.metadata()?.len();
     let wheel =
         Wheel::open(parsed, FileReader::from(file.into_file()), size).map_err(|error| unusable(error.into()))?;
-    wheel.install(scheme).map_err(|error| unusable(error.into()))
+    let files = wheel.install(scheme).map_err(|error| unusable(error.into()))?;
+    Ok((files, wheel.namespaces()))
 }
 
 /// Returns the entry of a list.

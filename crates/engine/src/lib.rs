@@ -52,6 +52,7 @@ mod step;
 mod steps;
 mod time;
 mod tools;
+mod uninstall;
 mod verify;
 mod workshop;
 

@@ -17,7 +17,9 @@ use crate::below::{Below, Presence};
 use crate::documents;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
+use crate::python::{BasePython, Beside};
 
+mod above;
 mod answer;
 mod available;
 mod bases;
@@ -26,6 +28,7 @@ mod files;
 mod links;
 mod listed;
 mod locks;
+mod modules;
 mod publishers;
 mod question;
 mod sizes;
@@ -225,6 +228,9 @@ impl Project<'_> {
             wheels: Vec::new(),
         };
         if !image.has_packages() {
+            if let Some(base) = self.seen_base(question)? {
+                self.warn_of_base(question, &base, &decision.image, BTreeSet::new())?;
+            }
             return Ok(decision);
         }
         question.interpreter()?;
@@ -239,11 +245,14 @@ impl Project<'_> {
         let pins: Vec<(String, String)> = given.chain(how.together.choices(image)).collect();
         let given = Given { pins: &pins, preferences: &stay, ..Given::default() };
         let found = self.resolve_with_torch(&part, &given)?;
+        self.check_above(question, &part, listed.as_ref(), &found)?;
         let required = self.required_exclusions(&part, &given)?;
         how.exclusions.note(image, |name| required.contains(name));
         let tags = question.target().tags();
         let mut wrong = Diagnostics::default();
         let searched = self.searched(&part)?;
+        let is_in_base = |name: &str| question.in_base.iter().any(|(held, _)| held == name);
+        let needed = found.iter().map(|package| package.name.clone()).filter(|name| is_in_base(name)).collect();
         for package in found {
             let present = |(name, _): &(String, String)| *name == package.name;
             if question.above.iter().chain(&question.in_base).any(present) {
@@ -265,7 +274,40 @@ impl Project<'_> {
         }
         decision.image.packages.sort();
         self.warn_of_pip(question, &decision.image);
+        if let Some(base) = self.seen_base(question)?.filter(|_| wrong.0.is_empty()) {
+            self.warn_of_base(question, &base, &decision.image, needed)?;
+            self.check_modules(question, &base, &decision)?;
+        }
         wrong.or(decision).map_err(|wrong| Failed::Other(wrong.into()))
+    }
+
+    /// Returns the Python of the base, where the image sees distributions of it and changes something.
+    fn seen_base<'q>(&self, question: &'q question::ImageQuestion<'_>) -> Result<Option<BasePython<'q>>> {
+        let image = question.image;
+        let sees = question.environment != Environment::Venv && !question.facts.distributions.is_empty();
+        let changes = image.has_packages() || !image.python.remove.is_empty();
+        let base = || BasePython::of(&self.stack, image, &question.facts, &question.base);
+        (sees && changes).then(base).transpose()
+    }
+
+    /// Warns of requirements of the base's distributions that are not met; `needed` are those that the image's packages require.
+    fn warn_of_base(
+        &self,
+        question: &question::ImageQuestion<'_>,
+        base: &BasePython<'_>,
+        locked: &LockedImage,
+        needed: BTreeSet<String>,
+    ) -> Result<()> {
+        let image = question.image;
+        let beside = Beside {
+            own: locked.packages.iter().map(|package| (package.name.as_str(), package.version.as_str())).collect(),
+            below: question.above.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect(),
+            removed: image.python.remove.iter().map(|named| named.name.as_ref()).collect(),
+            needed: needed.iter().map(String::as_str).collect(),
+        };
+        let warnings = base.unmet(&image.name, &beside, &question.markers()?);
+        warnings.into_iter().for_each(|warning| self.workshop.warn(warning));
+        Ok(())
     }
 
     /// Warns of a `pip` on `PATH` that is the base's, and would install beside the environment.

@@ -38,12 +38,15 @@ pub(crate) struct Wheel {
 }
 
 /// The files that a wheel installs, as a list in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Paths {
     /// The list: JSON in zstd, `[path, bytes, CRC-32]` for each file.
     pub(crate) list: Digest,
     /// Its size in bytes.
     pub(crate) size: u64,
+    /// Packages at the top that let other directories of `sys.path` have parts of them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) namespaces: Vec<String>,
 }
 
 /// Paths that several wheels of one image install.

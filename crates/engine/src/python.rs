@@ -5,9 +5,15 @@ use std::collections::BTreeMap;
 use kiln_plan::base::{BaseFacts, Distribution, Interpreter};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::stack::{Environment, Image, Named, Stack};
+use kiln_wheel::install::Scheme;
+use serde::Serialize;
 
 use crate::bases;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, ProjectError, Result};
+
+mod unmet;
+
+pub(crate) use unmet::Beside;
 
 /// The Python of a base, as an image uses it.
 pub(crate) struct BasePython<'f> {
@@ -27,11 +33,10 @@ pub(crate) struct BasePython<'f> {
     pub(crate) accepted: BTreeMap<String, Option<String>>,
 }
 
-/// Returns where the packages of an image go: where it says, or the nearest image below that does. Otherwise they go into the
-/// `/opt/venv` of a base that has one, beside the torch of a base that has one, and else into an environment of their own.
-pub(crate) fn environment(stack: &Stack, image: &Image, facts: &BaseFacts) -> Environment {
-    let mut chain = std::iter::once(image).chain(stack.ancestors(image));
-    if let Some(environment) = chain.find_map(|image| image.python.environment) {
+/// Returns where the packages of an image go: where it or an image below it says. Otherwise they go into the `/opt/venv` of a base
+/// that has one, beside the torch of a base that has one, and else into an environment of their own.
+pub(crate) fn environment(image: &Image, facts: &BaseFacts) -> Environment {
+    if let Some(environment) = image.python.environment {
         return environment;
     }
     // An image that kiln made in another stack: its environment goes on.
@@ -39,6 +44,8 @@ pub(crate) fn environment(stack: &Stack, image: &Image, facts: &BaseFacts) -> En
     match facts.interpreters.iter().any(is_made) {
         true => Environment::Base,
         false if torch(image, facts).is_some() => Environment::Overlay,
+        // It installs nothing, and what it takes away is the base's.
+        false if !image.has_packages() => Environment::Base,
         false => Environment::Venv,
     }
 }
@@ -54,7 +61,7 @@ pub(crate) fn torch<'f>(image: &Image, facts: &'f BaseFacts) -> Option<&'f Distr
 impl<'f> BasePython<'f> {
     /// Returns the Python of an image that has packages. Names of distributions that the base does not have are errors.
     pub(crate) fn of(stack: &Stack, image: &Image, facts: &'f BaseFacts, base: &str) -> Result<Self> {
-        let environment = environment(stack, image, facts);
+        let environment = environment(image, facts);
         let interpreter = bases::interpreter(facts, image, base, environment)?;
         let site = (environment == Environment::Overlay).then(|| site_shown(facts, interpreter)).flatten();
         let mut found = Self {
@@ -72,7 +79,9 @@ impl<'f> BasePython<'f> {
             found.seen = seen(&found.all, interpreter);
         }
         let mut wrong = Diagnostics::default();
-        for image in std::iter::once(image).chain(stack.ancestors(image)) {
+        let mut chain: Vec<&Image> = std::iter::once(image).chain(stack.ancestors(image)).collect();
+        chain.reverse();
+        for image in chain {
             found.apply(image, base, &mut wrong);
         }
         let gone = |held: &&Distribution| found.removed.iter().chain(&found.replaced).any(|gone| gone == held);
@@ -81,15 +90,19 @@ impl<'f> BasePython<'f> {
         Ok(wrong.or(found)?)
     }
 
-    /// Notes the distributions that an image names.
+    /// Notes the distributions that an image names. What it says counts more than what images below it say, apart from what these
+    /// remove.
     fn apply(&mut self, image: &Image, base: &str, wrong: &mut Diagnostics) {
         for named in &image.python.accept {
             let name = named.name.to_string();
             let module = name.replace('-', "_");
-            let brings = |held: &&Distribution| held.modules.contains(&module);
-            match self.held(&name).or_else(|| self.seen.iter().copied().find(brings)) {
+            let brings = |held: &&Distribution| held.name != name && held.modules.contains(&module);
+            let there = |held: &&Distribution| !self.removed.contains(held);
+            let seen = || self.seen.iter().copied().filter(there);
+            match seen().find(|held| held.name == name).or_else(|| seen().find(brings)) {
                 Some(held) => {
                     let version = (held.name == name).then(|| held.version.clone());
+                    self.replaced.retain(|held| held.name != name);
                     self.accepted.insert(name, version);
                 }
                 None => wrong.push(self.unknown(named, base, "accept")),
@@ -103,14 +116,10 @@ impl<'f> BasePython<'f> {
                 if held.is_empty() {
                     wrong.push(self.unknown(named, base, key));
                 }
+                self.accepted.remove(named.name.as_ref());
                 if key == "remove" { self.removed.extend(held) } else { self.replaced.extend(held) }
             }
         }
-    }
-
-    /// Returns the distribution of a name.
-    fn held(&self, name: &str) -> Option<&'f Distribution> {
-        self.seen.iter().copied().find(|held| held.name == name)
     }
 
     fn unknown(&self, named: &Named, base: &str, key: &str) -> Diagnostic {
@@ -122,12 +131,26 @@ impl<'f> BasePython<'f> {
             )
             .hint("it does with `python.environment = \"overlay\"`");
         }
+        if self.removed.iter().any(|held| held.name == name.as_ref()) {
+            let message = format!("`{name}` of the base is removed in an image below");
+            return Diagnostic::at(named.span.clone(), message).hint(format!("leave it out of `python.{key}`"));
+        }
         let message = format!("the base `{base}` has no Python distribution `{name}` that the image sees");
         let hint = match closest(name.as_ref(), self.seen.iter().map(|held| held.name.as_str())) {
             Some(close) => format!("did you mean `{close}`?"),
             None => format!("leave it out of `python.{key}`"),
         };
         Diagnostic::at(named.span.clone(), message).hint(hint)
+    }
+
+    /// Returns where the packages of an image go; `python` is as in `3.11`.
+    pub(crate) fn scheme(&self, python: &str) -> Result<Scheme> {
+        let interpreter = self.interpreter;
+        match (self.environment, &interpreter.site_packages) {
+            (Environment::Venv | Environment::Overlay, _) => Ok(Scheme::venv(python)),
+            (Environment::Base, Some(site)) => Ok(Scheme::base(&interpreter.path, site)),
+            (Environment::Base, None) => Err(ProjectError::NoSitePackages(interpreter.path.clone()).into()),
+        }
     }
 
     /// Returns the packages that the base meets, with their versions. A distribution whose version is none (PEP 440) meets nothing,
@@ -137,13 +160,27 @@ impl<'f> BasePython<'f> {
         self.seen.iter().filter(is_version).map(|held| (held.name.clone(), held.version.clone())).collect()
     }
 
-    /// Returns the modules of the base, each with the distribution that brings it. Several distributions share a namespace.
-    pub(crate) fn modules(&self) -> BTreeMap<&'f str, &'f Distribution> {
-        let mut modules: BTreeMap<&str, Vec<&Distribution>> = BTreeMap::new();
-        for held in &self.seen {
-            held.modules.iter().for_each(|module| modules.entry(module).or_default().push(held));
+    /// Returns the modules of the base, with what holds each, and the packages that are empty. Those that the image's own take the
+    /// place of are still there for an overlay.
+    pub(crate) fn modules(&self) -> BTreeMap<String, BaseModule> {
+        let mut modules: BTreeMap<String, BaseModule> = BTreeMap::new();
+        let hidden = self.replaced.iter().filter(|_| self.environment == Environment::Overlay);
+        let each = self.seen.iter().map(|held| (held, false)).chain(hidden.map(|held| (held, true)));
+        for (held, replaced) in each {
+            let full = held.modules.iter().map(|module| (module, false));
+            for (module, empty) in full.chain(held.shared.iter().map(|module| (module, true))) {
+                let found = modules.entry(module.clone()).or_insert_with(|| BaseModule {
+                    name: held.name.clone(),
+                    version: held.version.clone(),
+                    several: false,
+                    empty,
+                    replaced,
+                });
+                found.several |= found.name != held.name;
+                found.empty &= empty;
+            }
         }
-        modules.into_iter().filter_map(|(module, owners)| (owners.len() == 1).then(|| (module, owners[0]))).collect()
+        modules
     }
 
     /// Returns the scripts of the distributions that the image sees, as entry points write them, by name.
@@ -191,21 +228,71 @@ fn is_seen(held: &Distribution, interpreter: &Interpreter, site: Option<&str>) -
     !interpreter.environment && (own || debian)
 }
 
-/// Returns the error about a module that the base has already.
-pub(crate) fn module_is_there(wheel: &str, package: &str, module: &str, (owner, version): (&str, &str)) -> BuildError {
-    BuildError::Mistake {
-        message: format!(
-            "`{wheel}` brings the module `{}`, which the base already holds as {owner} {version}",
-            module.replace('/', ".")
-        ),
-        hint: format!(
-            "{} takes the base's in its place; `python = {{ replace = [\"{owner}\"] }}` lets the image's take the place of the \
-             base's",
-            match package.replace('-', "_") == module {
-                true => format!("`python = {{ accept = [\"{package}\"] }}`"),
-                false => format!("`resolution = {{ exclude = [\"{package}\"] }}`"),
-            }
-        ),
+/// The distribution of a base that holds a module.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct BaseModule {
+    name: String,
+    version: String,
+    /// Others hold it, too.
+    several: bool,
+    /// The module is a package whose `__init__` is empty.
+    pub(crate) empty: bool,
+    /// The image's own take the place of the distribution.
+    replaced: bool,
+}
+
+impl BaseModule {
+    /// Returns true if a wheel of this package must leave the module alone.
+    pub(crate) fn is_of_another(&self, package: &str) -> bool {
+        !self.several && !self.replaced && self.name != package
+    }
+}
+
+/// A contradiction of a wheel's modules and the base's.
+pub(crate) enum Clash {
+    /// Both have the module.
+    Same,
+    /// A package of the wheel hides the base's module in it.
+    Hides(String),
+    /// A package of the base hides what the wheel has in it.
+    Hidden,
+}
+
+impl Clash {
+    /// Returns the error about a wheel of a package and a module of the base.
+    pub(crate) fn error(&self, wheel: &str, package: &str, module: &str, held: &BaseModule) -> BuildError {
+        let (owner, version) = (&held.name, &held.version);
+        let dotted = module.replace('/', ".");
+        let exclude = format!("`resolution = {{ exclude = [\"{package}\"] }}`");
+        let merges = "`python.environment = \"base\"` installs into the base's directory, where Python finds both";
+        let (message, hint) = match self {
+            Self::Same => (
+                format!("`{wheel}` brings the module `{dotted}`, which the base already holds as {owner} {version}"),
+                format!(
+                    "{} takes the base's in its place; `python = {{ replace = [\"{owner}\"] }}` lets the image's take the place \
+                     of the base's",
+                    match package.replace('-', "_") == module {
+                        true => format!("`python = {{ accept = [\"{package}\"] }}`"),
+                        false => exclude,
+                    }
+                ),
+            ),
+            Self::Hides(package) => (
+                format!(
+                    "`{wheel}` brings the package `{}`, which hides the module `{dotted}` of the base's {owner} {version}",
+                    package.replace('/', ".")
+                ),
+                format!("{merges}; or {exclude} leaves it out"),
+            ),
+            Self::Hidden => (
+                format!(
+                    "`{wheel}` brings modules into the package `{dotted}`, which the base holds as {owner} {version} in another \
+                     directory: Python would find the base's alone"
+                ),
+                format!("{merges}; or {exclude} leaves it out"),
+            ),
+        };
+        BuildError::Mistake { message, hint }
     }
 }
 
@@ -214,20 +301,12 @@ mod tests {
     use super::*;
 
     fn held(location: &str) -> Distribution {
-        Distribution {
-            location: location.into(),
-            name: "six".into(),
-            version: "1".into(),
-            size: None,
-            metadata: None,
-            modules: Vec::new(),
-            extras: Vec::new(),
-            scripts: Vec::new(),
-        }
+        Distribution { location: location.into(), name: "six".into(), version: "1".into(), ..Distribution::default() }
     }
 
     fn interpreter(path: &str, site: &str, environment: bool) -> Interpreter {
-        Interpreter { path: path.into(), version: "3.11.2".into(), site_packages: Some(site.into()), environment }
+        let site_packages = Some(site.into());
+        Interpreter { path: path.into(), version: "3.11.2".into(), site_packages, environment, names: Vec::new() }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod contents;
 mod directories;
 pub(crate) mod entries;
+mod files;
 mod programs;
 mod report;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use kiln_plan::base::{Attributes, BaseFacts};
 
 use contents::{Content, ContentError, Interest};
 pub use entries::{Entries, Member, TarError};
+pub use files::Files;
 
 /// What may be held of one base: far above what real ones need, far below what hurts.
 const MAX_HELD: usize = 256 * 1024 * 1024;
@@ -57,10 +59,12 @@ pub enum FactsError {
     },
 }
 
-/// Collects facts from the layers of a base.
+/// Collects facts from the layers of a base, or its files in some directories.
 #[derive(Debug)]
 pub struct FactsReader {
     held: Held,
+    /// Files that are looked for, rather than facts.
+    wanted: Option<files::Wanted>,
     layers: usize,
     /// `PATH` of the base's configuration.
     path: Option<String>,
@@ -77,7 +81,13 @@ impl Default for FactsReader {
 impl FactsReader {
     /// Returns a reader that has seen no layer: the facts of `scratch`.
     pub fn new() -> Self {
-        Self { held: Held::new(), layers: 0, path: None, bytes: 0 }
+        Self { held: Held::new(), wanted: None, layers: 0, path: None, bytes: 0 }
+    }
+
+    /// Returns a reader that looks for files below directories, and for the text of others. Paths without links and without a leading
+    /// slash.
+    pub fn of_files(directories: Vec<String>, texts: Vec<String>) -> Self {
+        Self { wanted: Some(files::Wanted::new(directories, texts)), ..Self::new() }
     }
 
     /// Looks for programs in the directories of a `PATH`.
@@ -105,6 +115,18 @@ impl FactsReader {
     /// What all layers together say.
     pub fn finish(self) -> BaseFacts {
         report::report(&self.held, self.path)
+    }
+
+    /// Returns the files that all layers together have.
+    pub fn finish_files(self) -> Files {
+        Files(self.held)
+    }
+
+    fn interest(&self, path: &[u8]) -> Option<Interest> {
+        match &self.wanted {
+            Some(wanted) => wanted.interest(path),
+            None => Interest::in_path(path),
+        }
     }
 
     fn member(&mut self, member: &Member, data: &mut Entries<impl Read>) -> Result<(), FactsError> {
@@ -153,7 +175,7 @@ impl FactsReader {
 
     /// A hard link is its target; where the target was of no interest, its existence is what is left to know.
     fn hard_link(&self, path: &[u8], target: &[u8]) -> Option<Content> {
-        if Interest::in_path(path).is_none() && !programs::may_hold(self.path.as_deref(), path) {
+        if self.interest(path).is_none() && !programs::may_hold(self.path.as_deref(), path) {
             return None;
         }
         let target = self.held.entry(target).and_then(|target| self.held.file_of(target));
@@ -161,7 +183,7 @@ impl FactsReader {
     }
 
     fn file(&self, path: &[u8], member: &Member, data: &mut Entries<impl Read>) -> Result<Option<Content>, FactsError> {
-        let Some(interest) = Interest::in_path(path) else {
+        let Some(interest) = self.interest(path) else {
             return Ok(programs::may_hold(self.path.as_deref(), path).then_some(Content::Presence));
         };
         let is_regular = member.kind.is_file() || member.kind.is_contiguous();

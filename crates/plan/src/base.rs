@@ -8,6 +8,7 @@ mod lines;
 use std::fmt;
 
 pub use lines::{Attributes, DirectoryLine, FolderLine, LinkLine};
+use pep508_rs::PackageName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -82,15 +83,18 @@ impl BaseFacts {
         let path =
             |text: &str| line(text) && text.starts_with('/') && text.split('/').all(|part| part != ".." && part != ".");
         let interpreter = |found: &Interpreter| {
-            path(&found.path) && line(&found.version) && found.site_packages.as_deref().is_none_or(path)
+            path(&found.path)
+                && line(&found.version)
+                && found.names.iter().all(|name| path(name))
+                && found.site_packages.as_deref().is_none_or(path)
         };
         let below = |path: &str| line(path) && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         let distribution = |found: &Distribution| {
             let is_sound = line(&found.name) && line(&found.version) && path(&found.location);
             is_sound
                 && found.metadata.as_deref().is_none_or(below)
-                && found.modules.iter().all(|module| below(module))
-                && found.scripts.iter().chain(&found.extras).all(|text| line(text))
+                && found.modules.iter().chain(&found.shared).all(|module| below(module))
+                && found.scripts.iter().chain(&found.extras).chain(&found.requires).all(|text| line(text))
         };
         let texts = self
             .distribution
@@ -156,7 +160,7 @@ impl fmt::Display for Libc {
 }
 
 /// A Python interpreter of a base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Interpreter {
     /// Absolute path, such as `/usr/bin/python3.11`.
@@ -166,6 +170,9 @@ pub struct Interpreter {
     /// Where the interpreter's own environment puts packages, such as `/usr/local/lib/python3.11/dist-packages`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub site_packages: Option<String>,
+    /// Links that lead to it: `/usr/bin/python3`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub names: Vec<String>,
     /// It belongs to a virtual environment of the base.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub environment: bool,
@@ -180,7 +187,7 @@ impl Interpreter {
 }
 
 /// A Python distribution that a base holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Distribution {
     /// The directory that holds its `.dist-info` or `.egg-info`.
@@ -198,8 +205,14 @@ pub struct Distribution {
     /// Modules that it brings, as paths below its location without suffixes, where known: `torch`, `google/protobuf`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub modules: Vec<String>,
-    /// The requirements of its extras, as its metadata writes them: `aiohttp; extra == 'http'`. Its other requirements are the
-    /// base's own affair.
+    /// Packages of it whose `__init__` is empty, which other distributions have, too: `nvidia`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub shared: Vec<String>,
+    /// Its requirements, without those of extras, as its metadata writes them. They choose nothing, and are compared with what an
+    /// image makes of the base.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub requires: Vec<String>,
+    /// The requirements of its extras, as its metadata writes them: `aiohttp; extra == 'http'`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub extras: Vec<String>,
     /// Its console and GUI scripts, as its entry points write them: `torchrun = torch.distributed.run:main`.
@@ -220,6 +233,18 @@ impl Distribution {
 }
 
 impl BaseFacts {
+    /// Returns facts whose distributions have normalised names, however somebody writes them.
+    #[must_use]
+    pub fn with_normalised_names(mut self) -> Self {
+        for held in &mut self.distributions {
+            if let Ok(name) = PackageName::new(held.name.clone()) {
+                held.name = name.to_string();
+            }
+        }
+        self.distributions.sort();
+        self
+    }
+
     /// Returns the directories in which programs are looked for, as `PATH` has them.
     pub fn search_path(&self) -> impl Iterator<Item = &str> {
         self.path.as_deref().unwrap_or(DEFAULT_PATH).split(':').filter(|directory| directory.starts_with('/'))

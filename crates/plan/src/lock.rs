@@ -428,24 +428,28 @@ impl BaseFacts {
                 let _ = writeln!(out, "{key} = {}", quote(value));
             }
         }
+        let more = |key: &str, texts: &[String]| {
+            if texts.is_empty() { String::new() } else { format!(", {key} = {}", list(texts)) }
+        };
         tables(out, "interpreters", &self.interpreters, |found| {
             let environment = if found.environment { ", environment = true" } else { "" };
             let (path, version) = (quote(&found.path), quote(&found.version));
-            format!("path = {path}, version = {version}{}{environment}", site(&found.site_packages))
+            let names = more("names", &found.names);
+            format!("path = {path}, version = {version}{}{names}{environment}", site(&found.site_packages))
         });
         tables(out, "distributions", &self.distributions, |found| {
             let size = found.size.map_or_else(String::new, |size| format!(", size = {size}"));
             let (location, name, version) = (quote(&found.location), quote(&found.name), quote(&found.version));
-            let more = |key: &str, texts: &[String]| {
-                if texts.is_empty() { String::new() } else { format!(", {key} = {}", list(texts)) }
-            };
             let metadata =
                 found.metadata.as_ref().map_or_else(String::new, |name| format!(", metadata = {}", quote(name)));
-            let more = metadata
-                + &more("modules", &found.modules)
-                + &more("extras", &found.extras)
-                + &more("scripts", &found.scripts);
-            format!("location = {location}, name = {name}, version = {version}{size}{more}")
+            let lists = [
+                more("modules", &found.modules),
+                more("shared", &found.shared),
+                more("requires", &found.requires),
+                more("extras", &found.extras),
+                more("scripts", &found.scripts),
+            ];
+            format!("location = {location}, name = {name}, version = {version}{size}{metadata}{}", lists.concat())
         });
     }
 }
@@ -509,18 +513,20 @@ mod tests {
             interpreters: vec![Interpreter {
                 path: "/usr/bin/python3.11".into(),
                 version: "3.11.2".into(),
-                site_packages: None,
-                environment: false,
+                names: vec!["/usr/bin/python3".into()],
+                ..Interpreter::default()
             }],
             distributions: vec![Distribution {
                 location: "/usr/lib/python3/dist-packages".into(),
                 name: "six".into(),
                 version: "1.16.0".into(),
                 size: Some(7),
-                metadata: None,
-                modules: Vec::new(),
-                extras: Vec::new(),
-                scripts: Vec::new(),
+                metadata: Some("Six-1.16.0.egg-info".into()),
+                modules: vec!["six".into()],
+                shared: vec!["nvidia".into()],
+                requires: vec!["a>=1; os_name == 'posix'".into()],
+                extras: vec!["b; extra == \"x\"".into()],
+                scripts: vec!["six = six:main".into()],
             }],
             passwd: vec!["root:x:0:0:root:/root:/bin/bash".into()],
             shadow: vec!["root:*:3652:0:99999:7:::".into()],

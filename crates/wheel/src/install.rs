@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, Entry, Method};
 use crate::metadata::{EntryPoint, Metadata, entry_points};
+use crate::modules::declares_namespace;
 use crate::name::WheelName;
 use crate::record::{self, Row};
 
@@ -25,6 +26,9 @@ const METADATA_LIMIT: u64 = 32 << 20;
 /// Bytes that a script may have whose first line is rewritten, and all of a wheel together.
 const SCRIPT_LIMIT: u64 = 1 << 20;
 const SCRIPTS_LIMIT: usize = 16 << 20;
+
+/// Bytes of an `__init__.py` that may be that of a namespace.
+const INIT_LIMIT: u64 = 4 << 10;
 
 /// Where an environment keeps things. Paths have no leading slash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -291,6 +295,18 @@ impl<R: ReaderAt> Wheel<R> {
         files.push(InstalledFile { path: site("RECORD"), executable: false, content: record });
         refusals::check(&files, scheme)?;
         Ok(files)
+    }
+
+    /// Returns the packages at the top whose `__init__.py` lets other directories of `sys.path` have parts of them, as paths. What is
+    /// damaged is no such package: whoever installs it is told.
+    pub fn namespaces(&self) -> Vec<String> {
+        let declares = |entry: &&Entry| {
+            let text = (1..=INIT_LIMIT).contains(&entry.size).then(|| self.archive.read(entry, INIT_LIMIT));
+            text.and_then(Result::ok).is_some_and(|text| declares_namespace(&text))
+        };
+        let package = |entry: &Entry| entry.path.strip_suffix("/__init__.py").map(str::to_owned);
+        let at_top = |entry: &&Entry| package(entry).is_some_and(|package| !package.contains('/'));
+        self.archive.entries().iter().filter(at_top).filter(declares).filter_map(package).collect()
     }
 
     fn scripts(&self, scheme: &Scheme) -> Result<Vec<EntryPoint>, InstallError> {

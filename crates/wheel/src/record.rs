@@ -33,6 +33,15 @@ pub fn parse(bytes: &[u8], most: usize) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
+/// Reads the paths of an installed `RECORD`, at most so many, whatever else its rows hold: those of old installers are no list that
+/// [`parse`] takes.
+pub fn paths(bytes: &[u8], most: usize) -> Vec<String> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    let path = |record: csv::ByteRecord| String::from_utf8_lossy(record.get(0).unwrap_or_default()).into_owned();
+    let paths = reader.byte_records().take(most).filter_map(|record| record.ok().map(path));
+    paths.filter(|path| !path.is_empty()).collect()
+}
+
 /// Writes rows, sorted by path.
 pub fn write(mut rows: Vec<Row>) -> String {
     rows.sort();
@@ -87,6 +96,13 @@ mod tests {
     #[test]
     fn a_record_of_far_too_many_files_is_refused() {
         assert_eq!(parse(b"a,,\nb,,\nc,,\n", 2).unwrap_err(), "lists far more files than the wheel has");
+    }
+
+    #[test]
+    fn the_rows_of_an_installed_record_are_read_whatever_is_odd_about_them() {
+        let text = b"a.py\n,sha256=x,1\n\n\"b,c.py\",sha256=x,1,more\nd\\e.py,,\n\xff.py,,\r\n\"unclosed,,\nf.py,,\n";
+        assert_eq!(paths(text, 9), ["a.py", "b,c.py", "d\\e.py", "\u{fffd}.py", "unclosed,,\nf.py,,\n"]);
+        assert_eq!(paths(text, 1), ["a.py"]);
     }
 
     #[test]

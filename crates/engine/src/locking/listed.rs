@@ -14,6 +14,7 @@ use kiln_wheel::uv;
 use pep508_rs::MarkerEnvironment;
 use url::Url;
 
+use super::above::Above;
 use crate::error::{BuildError, Result};
 
 /// Digests that wheels of a package may have, with the lines that say so.
@@ -224,6 +225,22 @@ impl<'a> Listed<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks the wheel of an image below against the hashes of its package.
+    pub(super) fn check_above(&self, package: &str, version: &str, above: &Above) -> Result<()> {
+        match self.bound.get(package) {
+            Some(bound) if !bound.digests.contains(&above.digest) => {
+                let file = format!("{}` of `{}", above.file, above.image);
+                Err(wrong_hash(bound, package, version, &file, &above.digest))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns true if a package has a hash.
+    pub(super) fn has_hash(&self, package: &str) -> bool {
+        self.bound.contains_key(package)
     }
 
     fn lacks_hash(&self, package: &LockedPackage, version: &str, demanded: &Place, tags: &Tags) -> BuildError {

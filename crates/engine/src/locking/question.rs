@@ -1,6 +1,6 @@
 //! What is asked of the resolver for one image, and when an old answer still holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_plan::base::{BaseFacts, Interpreter};
 use kiln_plan::diagnostic::Label;
@@ -13,6 +13,7 @@ use kiln_wheel::requirements::Requirements;
 use kiln_wheel::uv::Target;
 use pep508_rs::MarkerEnvironment;
 
+use super::above::{self, Above};
 use super::answer::Part;
 use super::files::{Content, LockKind, RequirementsSource, digest_of};
 use super::listed::Listed;
@@ -30,11 +31,15 @@ pub(super) struct ImageQuestion<'a> {
     ancestors: Vec<&'a Image>,
     python: &'a str,
     pub(super) platform: Platform,
-    base: String,
+    pub(super) base: String,
     /// The content of the base.
     pub(super) facts: BaseFacts,
     /// Packages of the images above, by name and version.
     pub(super) above: Vec<(String, String)>,
+    /// Their wheels, by package.
+    pub(super) wheels_above: BTreeMap<String, Above>,
+    /// Packages for which its lines demand a certain wheel.
+    certain: BTreeSet<String>,
     /// The environment that its packages go into.
     pub(super) environment: Environment,
     /// Packages of the base, where they count.
@@ -76,6 +81,14 @@ impl<'a> ImageQuestion<'a> {
         if let Some(release) = target.cuda.map(|release| release.to_string()).or(target.cpu_only.then(|| "none".into()))
         {
             key = key.text("cuda", &release);
+        }
+        let is_demanded = |(name, _): &(&String, &Above)| !self.locks.is_empty() || self.certain.contains(*name);
+        for (name, above) in self.wheels_above.iter().filter(is_demanded) {
+            key = key.text("wheel above", &format!("{name} {}", above.digest));
+        }
+        let removed = self.image.python.remove.iter().filter(|_| !self.image.has_packages());
+        for named in removed {
+            key = key.text("removed", named.name.as_ref());
         }
         for (name, requires) in &self.base_extras {
             key = key.text("extras in base", name).list("requires", requires);
@@ -185,6 +198,11 @@ impl<'a> ImageQuestion<'a> {
         find(version).or_else(|| find(None))
     }
 
+    /// Returns true if its lines demand a certain wheel of a package.
+    pub(super) fn demands(&self, package: &str) -> bool {
+        self.certain.contains(package)
+    }
+
     /// Returns the place that asks for a package, in this image or above, or the one in a lock of another tool.
     pub(super) fn place_of(&self, package: &str, version: Option<&str>, listed: Option<&Listed<'_>>) -> Option<Label> {
         let images = std::iter::once(self.image).chain(self.ancestors.iter().copied());
@@ -247,7 +265,11 @@ impl Project<'_> {
             })
             .collect();
         self.warn_of_locks(image, &locks);
+        let wheels_above = above::wheels(&ancestors, platform, new);
+        let certain = above::certain(&image.requirements, list.as_ref());
         Ok(ImageQuestion {
+            wheels_above,
+            certain,
             image,
             ancestors,
             python: image.target.python(),
@@ -286,7 +308,7 @@ impl Project<'_> {
     /// Returns the environment of an image's packages, and what the base meets. An environment of its own beside a base that
     /// holds torch already gets a warning: it would stand there twice.
     fn base_packages(&self, image: &Image, facts: &BaseFacts, base: &str) -> Result<Held> {
-        let environment = python::environment(&self.stack, image, facts);
+        let environment = python::environment(image, facts);
         if !image.has_packages() || facts.interpreters.is_empty() {
             return Ok(Held {
                 environment,

@@ -32,7 +32,7 @@ impl Facts {
 
 impl Step for Facts {
     type Product = Box<BaseFacts>;
-    const KIND: Kind = Kind { name: "facts", version: 5 };
+    const KIND: Kind = Kind { name: "facts", version: 6 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -59,29 +59,33 @@ impl Step for Facts {
                 hint: "declare what is inside: `base-facts = { interpreters = [...], libc = ... }`".into(),
             });
         }
-        let bytes = image.layers.iter().map(|layer| layer.size).sum();
-        let work = context.work("inspect", name.as_str(), Some(bytes));
         let config: Config = from_json(&workshop.store.read(&image.config)?, "a config")?;
         let mut reader = FactsReader::new().with_path(config.env("PATH"));
-        for layer in &image.layers {
-            let blob = workshop.open_anywhere(&layer.digest, layer.size).map_err(|error| match error {
-                BuildError::Oci(source @ OciError::NoBytes { .. }) => {
-                    BuildError::NoFacts { base: name.clone(), source }
-                }
-                error => error,
-            })?;
-            let blob = Shared(Arc::new(Mutex::new(Opened(blob, None))));
-            if let Err(error) = read_layer(&mut reader, layer, &blob) {
-                // The reason that the bytes ended comes before the archive's complaint about it.
-                return Err(match blob.failure() {
-                    Some(failure) => workshop.read_error(failure),
-                    None => BuildError::Unreadable { what: format!("the layers of `{name}`"), source: error },
-                });
-            }
-            work.advance(layer.size)?;
-        }
+        read_layers(context, &image.layers, &format!("`{name}`"), &mut reader).map_err(|error| match error {
+            BuildError::Oci(source @ OciError::NoBytes { .. }) => BuildError::NoFacts { base: name, source },
+            error => error,
+        })?;
         Ok(Box::new(reader.finish()))
     }
+}
+
+/// Reads the layers of `what`, a noun phrase.
+pub(super) fn read_layers(context: &Context<'_>, layers: &[Layer], what: &str, reader: &mut FactsReader) -> Result<()> {
+    let workshop = context.workshop;
+    let work = context.work("inspect", what.trim_matches('`'), Some(layers.iter().map(|layer| layer.size).sum()));
+    for layer in layers {
+        let blob = workshop.open_anywhere(&layer.digest, layer.size)?;
+        let blob = Shared(Arc::new(Mutex::new(Opened(blob, None))));
+        if let Err(error) = read_layer(reader, layer, &blob) {
+            // The reason that the bytes ended comes before the archive's complaint about it.
+            return Err(match blob.failure() {
+                Some(failure) => workshop.read_error(failure),
+                None => BuildError::Unreadable { what: format!("the layers of {what}"), source: error },
+            });
+        }
+        work.advance(layer.size)?;
+    }
+    Ok(())
 }
 
 fn read_layer(

@@ -12,6 +12,7 @@ use crate::error::{FetchError, Result};
 use crate::fetch::Wanted;
 use crate::product::Wheel;
 use crate::step::{Cost, Keep, Kind, Step, Subject};
+use crate::workshop::Workshop;
 
 /// A locked wheel.
 #[derive(Serialize)]
@@ -41,6 +42,11 @@ impl Fetch {
                 found.is_file() && (self.url.is_none() || self.wheel.size.is_none_or(|size| size == found.len()))
             })
         })
+    }
+
+    /// Returns true if the wheel is on this machine.
+    pub(crate) fn is_at_hand(&self, workshop: &Workshop<'_>) -> bool {
+        workshop.holds(&self.sha256) || self.local().is_some()
     }
 
     fn wanted(&self, offline: bool) -> Result<Wanted> {

@@ -31,30 +31,18 @@ pub(crate) struct FileBelow {
     layers: Vec<Node<Vec<Layer>>>,
     /// Path without links and without a leading slash.
     path: String,
-    #[serde(skip)]
-    need: Need,
-}
-
-/// The use of a file of what is below.
-#[derive(Clone, Copy)]
-pub(crate) enum Need {
-    /// Lines are added to it.
-    Append,
-    /// It lists the files of a Python distribution.
-    Record,
 }
 
 impl FileBelow {
-    pub(crate) fn new(image: Option<Node<Image>>, layers: Vec<Node<Vec<Layer>>>, path: String, need: Need) -> Self {
-        Self { image, layers, path, need }
+    pub(crate) fn new(image: Option<Node<Image>>, layers: Vec<Node<Vec<Layer>>>, path: String) -> Self {
+        Self { image, layers, path }
     }
 
     fn no_file(&self, problem: &str) -> BuildError {
-        let (message, hint) = match self.need {
-            Need::Append => ("nothing can be appended to", "give the whole file with `text`"),
-            Need::Record => ("a Python distribution of the base cannot be removed without", "take a base without it"),
-        };
-        BuildError::Mistake { message: format!("{message} `/{}`: {problem}", self.path), hint: hint.into() }
+        BuildError::Mistake {
+            message: format!("nothing can be appended to `/{}`: {problem}", self.path),
+            hint: "give the whole file with `text`".into(),
+        }
     }
 }
 

@@ -29,7 +29,7 @@ impl Paths {
 
 impl Step for Paths {
     type Product = Product;
-    const KIND: Kind = Kind { name: "paths", version: 1 };
+    const KIND: Kind = Kind { name: "paths", version: 2 };
 
     fn subject(&self) -> Subject {
         self.subject.clone()
@@ -45,8 +45,8 @@ impl Step for Paths {
 
     fn perform(&self, context: &Context<'_>) -> Result<Product> {
         let (workshop, wheel) = (context.workshop, context.get(self.wheel));
-        let files = installed::files(&wheel.file, workshop.open_wheel(wheel)?, &self.scheme)?;
+        let (files, namespaces) = installed::told(&wheel.file, workshop.open_wheel(wheel)?, &self.scheme)?;
         let list = write_list(&files.into_iter().map(installed::listed).collect::<Vec<_>>())?;
-        Ok(Product { list: workshop.store.add(&list)?, size: list.len() as u64 })
+        Ok(Product { list: workshop.store.add(&list)?, size: list.len() as u64, namespaces })
     }
 }

@@ -332,6 +332,13 @@ fn allows(requirement: &Requirement<VerbatimUrl>, version: &Version) -> bool {
     }
 }
 
+fn url(requirement: &Requirement<VerbatimUrl>) -> Option<&Url> {
+    match &requirement.version_or_url {
+        Some(VersionOrUrl::Url(url)) => Some(url.raw()),
+        _ => None,
+    }
+}
+
 /// A package that was chosen: its wheels, and whose demands it meets.
 #[derive(Clone)]
 struct Chosen {
@@ -385,6 +392,14 @@ impl Question {
         }
         let demand = demands.remove(0);
         if let Some(taken) = chosen.get_mut(&demand.requirement.name) {
+            if let (Some(one), Some(other)) = (url(&taken.demands[0].requirement), url(&demand.requirement))
+                && one != other
+            {
+                let name = &demand.requirement.name;
+                return Err(
+                    format!("Requirements contain conflicting URLs for package `{name}`:\n- {one}\n- {other}").into()
+                );
+            }
             if !demand.allows(&taken.version) {
                 return Err(unsatisfiable(&[taken.demands[0].clone(), demand]));
             }
@@ -429,12 +444,9 @@ impl Question {
         let name = &demand.requirement.name;
         let mut versions: BTreeMap<Version, Vec<Found>> = BTreeMap::new();
         let direct = self.constraints.iter().filter(|constraint| constraint.name == *name);
-        let direct = std::iter::once(&demand.requirement).chain(direct).find_map(|requirement| {
-            match &requirement.version_or_url {
-                Some(VersionOrUrl::Url(url)) => Some(self.direct(url.raw())),
-                _ => None,
-            }
-        });
+        let direct = std::iter::once(&demand.requirement)
+            .chain(direct)
+            .find_map(|requirement| url(requirement).map(|url| self.direct(url)));
         let wheels = match direct {
             Some(found) => vec![found?],
             None => self.wheels(name)?,

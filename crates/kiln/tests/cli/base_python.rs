@@ -7,7 +7,7 @@ use crate::wheels::{pure, stack};
 use insta::assert_snapshot;
 
 /// The files of an installed distribution, its `RECORD` among them.
-fn installed(name: &str, version: &str, files: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(crate) fn installed(name: &str, version: &str, files: &[(&str, &str)]) -> Vec<(String, String)> {
     let info = format!("{}-{version}.dist-info", name.replace('-', "_"));
     let mut all: Vec<(String, String)> =
         files.iter().map(|(path, text)| (path.replace("INFO", &info), (*text).to_owned())).collect();
@@ -78,7 +78,6 @@ fn a_wheel_never_hides_a_module_of_the_base_without_a_word() {
     let environment = over_the_framework("packages = [\"compiled\"]");
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    warning: triton 3.9.0 does not pair with torch 2.8.0a0; triton 3.4.0 does, and the torch of `app` is the base's
     error: `triton-3.9.0-py3-none-any.whl` brings the module `triton`, which the base already holds as pytorch-triton 3.3.0
 
     hint: `python = { accept = ["triton"] }` takes the base's in its place; `python = { replace = ["pytorch-triton"] }` lets the image's take the place of the base's
@@ -148,7 +147,7 @@ fn a_distribution_of_the_base_is_hidden_by_its_record() {
     let hidden: Vec<&str> = list.lines().filter(|line| line.contains(".wh.")).collect();
     assert_snapshot!(hidden.join("\n"), @r"
     -0644 0:0 usr/local/bin/.wh.xgb
-    -0644 0:0 usr/local/lib/python3.11/site-packages/shared/.wh.b.py
+    -0644 0:0 usr/local/lib/python3.11/site-packages/.wh.shared
     -0644 0:0 usr/local/lib/python3.11/site-packages/.wh.xgboost
     -0644 0:0 usr/local/lib/python3.11/site-packages/.wh.xgboost-2.1.dist-info
     ");
@@ -281,7 +280,7 @@ fn an_image_may_have_another_python_than_the_stack() {
     14 | python = "3.12"
        |          ^^^^^^
        |
-    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's: 3.9 in bullseye, 3.11 in bookworm, 3.13 in trixie), or set `target.python`
     [exit status: 2]
     "#);
     environment.stack(&stack(
@@ -298,7 +297,7 @@ fn an_image_may_have_another_python_than_the_stack() {
     14 | python = { version = "3.11", interpreter = "/opt/py/bin/python" }
        |                      ^^^^^^
        |
-    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's: 3.9 in bullseye, 3.11 in bookworm, 3.13 in trixie), or set `target.python`
     [exit status: 2]
     "#);
     environment.stack(&stack(

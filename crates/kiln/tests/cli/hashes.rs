@@ -5,6 +5,7 @@ use kiln_plan::digest::Digest;
 
 use crate::environment::TestEnvironment;
 use crate::requirements::{locked, project};
+use crate::wheels::{pure, stack};
 
 /// The sha256 of a wheel of the project.
 fn sha256(environment: &TestEnvironment, file: &str) -> String {
@@ -172,4 +173,104 @@ fn hashes_of_locks_of_other_tools_bind() {
     environment.write("uv.lock", lock(&sha256(&environment, "alpha-1.0-py3-none-any.whl")));
     environment.succeed("build");
     assert_eq!(locked(&environment), ["alpha==1.0"]);
+}
+
+#[test]
+fn hashes_bind_the_wheels_of_images_below() {
+    let environment = project("");
+    let (right, wrong) = (sha256(&environment, "alpha-1.0-py3-none-any.whl"), "0".repeat(64));
+    let lower = stack("packages = [\"alpha==1.0\"]");
+    environment.stack(&format!("{lower}\n[images.upper]\nfrom = \"app\"\nrequirements = \"requirements.txt\"\n"));
+    environment.write("requirements.txt", format!("beta\nalpha==1.0 --hash=sha256:{right}\n"));
+    environment.succeed("lock");
+    environment.write("requirements.txt", format!("beta\nalpha==1.0 --hash=sha256:{wrong}\n"));
+    assert_snapshot!(environment.kiln("lock"), @r"
+    ------- stderr -------
+    error: no wheel of alpha 1.0 has a hash that is given
+     --> requirements.txt:2:1
+      |
+    2 | alpha==1.0 --hash=sha256:<digest>
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+    help: `alpha-1.0-py3-none-any.whl` of `app` has sha256:<digest>: find out which of the two is wrong; where the hashes belong to another version, pin it with `==`
+    [exit status: 2]
+    ");
+    let locked = format!(
+        "lock-version = \"1.0\"\ncreated-by = \"test\"\n[[packages]]\nname = \"alpha\"\nversion = \"1.0\"\n\
+         wheels = [{{ name = \"alpha-1.0-py3-none-any.whl\", url = \"https://index.test/alpha-1.0-py3-none-any.whl\", \
+         hashes = {{ sha256 = \"{wrong}\" }} }}]\n"
+    );
+    environment.write("pylock.toml", locked);
+    environment.stack(&format!("{lower}\n[images.upper]\nfrom = \"app\"\nrequirements = \"pylock.toml\"\n"));
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: alpha 1.0 is another wheel in `app`, below: `alpha-1.0-py3-none-any.whl` with sha256:<digest>
+      --> kiln.toml:17:16
+       |
+    17 | requirements = "pylock.toml"
+       |                ^^^^^^^^^^^^^
+       |
+    help: `alpha-1.0-py3-none-any.whl` is demanded here: demand the same in both, or leave it out here
+    [exit status: 2]
+    "#);
+}
+
+#[test]
+fn hashes_of_what_the_base_has_are_not_checked_and_that_is_told() {
+    let environment = project("");
+    fs_err::remove_dir_all(environment.path("base")).unwrap();
+    crate::bases::with_site_packages(&environment.path("base"), &[("alpha", "1.0"), ("beta", "1.0")]);
+    environment.stack(&stack("requirements = \"requirements.txt\"\npython.environment = \"overlay\""));
+    let wrong = "0".repeat(64);
+    environment
+        .write("requirements.txt", format!("alpha==1.0 --hash=sha256:{wrong}\nbeta==1.0 --hash=sha256:{wrong}\n"));
+    assert_snapshot!(environment.kiln("lock"), @r"
+    <root>/project/kiln.lock: app (0 packages)
+    ------- stderr -------
+    warning: the hashes of alpha and 1 more are not checked in `app`: the base has them, and not as wheels. `python.replace` installs them from wheels
+    ");
+}
+
+#[test]
+fn a_wheel_that_is_named_must_be_that_of_the_image_below() {
+    let environment = project("");
+    let wheel = |version: &str| pure("alpha", version).file("alpha/other.py", "x");
+    for version in ["1.0", "2.0"] {
+        let built = wheel(version);
+        fs_err::create_dir_all(environment.path("dist")).unwrap();
+        fs_err::write(environment.path("dist").join(built.file_name()), built.finish()).unwrap();
+    }
+    let tiers = |lower: &str, upper: &str| {
+        let lower = stack(&format!("packages = [\"{lower}\"]"));
+        environment.stack(&format!("{lower}\n[images.upper]\nfrom = \"app\"\npackages = [\"{upper}\", \"beta\"]\n"));
+    };
+    tiers("alpha==1.0", "./dist/alpha-1.0-py3-none-any.whl");
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: alpha 1.0 is another wheel in `app`, below: `alpha-1.0-py3-none-any.whl` with sha256:<digest>
+      --> kiln.toml:17:13
+       |
+    17 | packages = ["./dist/alpha-1.0-py3-none-any.whl", "beta"]
+       |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: `alpha-1.0-py3-none-any.whl` is demanded here: demand the same in both, or leave it out here
+    [exit status: 2]
+    "#);
+    tiers("./dist/alpha-1.0-py3-none-any.whl", "./dist/alpha-1.0-py3-none-any.whl");
+    environment.succeed("lock");
+    tiers("./dist/alpha-1.0-py3-none-any.whl", "./dist/alpha-2.0-py3-none-any.whl");
+    assert_snapshot!(environment.kiln("lock"), @r#"
+    ------- stderr -------
+    error: the packages of `upper` contradict one another on linux/amd64
+      --> kiln.toml:17:13
+       |
+    13 | packages = ["./dist/alpha-1.0-py3-none-any.whl"]
+       |             ----------------------------------- in `app`
+    ...
+    17 | packages = ["./dist/alpha-2.0-py3-none-any.whl", "beta"]
+       |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+    help: `alpha` is required from more than one place: file://<root>/project/dist/alpha-2.0-py3-none-any.whl, file://<root>/project/dist/alpha-1.0-py3-none-any.whl
+    [exit status: 2]
+    "#);
 }

@@ -309,7 +309,7 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     11 | [images.app]
        |         --- for this image
        |
-    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's: 3.9 in bullseye, 3.11 in bookworm, 3.13 in trixie), or set `target.python`
     [exit status: 2]
     "#);
     let environment = greeting();
@@ -326,7 +326,7 @@ fn a_base_without_the_interpreter_says_which_it_has() {
     11 | [images.app]
        |         --- for this image
        |
-    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's), or set `target.python`
+    help: choose a base that has it (a Debian with `include = ["python3"]` has its release's: 3.9 in bullseye, 3.11 in bookworm, 3.13 in trixie), or set `target.python`
     [exit status: 2]
     "#);
 }

@@ -15,6 +15,7 @@ use kiln_oci::testing as bases;
 use kiln_wheel::testing::index as server;
 
 mod bad_wheels;
+mod base_changes;
 mod base_python;
 mod bootstrap;
 mod build;

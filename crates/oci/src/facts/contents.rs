@@ -20,13 +20,19 @@ const MAX_SKELETON: u64 = 16 * 1024;
 /// How much of a distribution's metadata is read: name and version stand at its start (PEP 566).
 const MAX_METADATA: u64 = 64 * 1024;
 
+/// Bytes of a list of installed files that are read: the largest seen has 8 MB.
+const MAX_LISTING: u64 = 32 * 1024 * 1024;
+
 /// How much of one line is looked at.
 const MAX_LINE: usize = 64 * 1024;
 
 /// Files of one distribution that are looked at for modules.
 const MAX_MODULE_FILES: usize = 100_000;
 
-/// Requirements of extras of one distribution that are kept.
+/// Bytes of an `__init__.py` that are looked at: those of namespaces are one line.
+const MAX_INIT: u64 = 4 * 1024;
+
+/// Requirements of one distribution that are kept, and of its extras.
 const MAX_EXTRAS: usize = 200;
 
 /// Scripts or modules of one distribution that are kept.
@@ -50,6 +56,9 @@ pub(crate) enum Interest {
     Record,
     EntryPoints,
     TopLevel,
+    Requires,
+    Package,
+    Listing,
     Presence,
 }
 
@@ -71,12 +80,15 @@ pub(crate) enum Content {
     PatchLevel(Option<String>),
     /// Headers of the metadata of a Python distribution.
     Metadata(Option<Headers>),
-    /// The sum of the sizes that a `RECORD` states, in bytes, and the modules of its files.
-    Record(u64, Vec<String>),
+    Record(Recorded),
     /// The scripts of a distribution's entry points, as `NAME = MODULE:ATTRIBUTE`.
     EntryPoints(Vec<String>),
     /// The modules at the top of a distribution, as setuptools lists them.
     TopLevel(Vec<String>),
+    /// The requirements of a distribution, as setuptools lists them: its own, and those of its extras.
+    Requires(Vec<String>, Vec<String>),
+    /// The `__init__.py` of a package at the top: whether it lets other directories of `sys.path` have parts of it.
+    Package(bool),
     /// It exists, which is all there is to know.
     Presence,
 }
@@ -87,8 +99,23 @@ pub(crate) struct Headers {
     /// As written.
     pub(crate) name: String,
     pub(crate) version: String,
+    /// Requirements, without those of extras.
+    pub(crate) requires: Vec<String>,
     /// Requirements of extras.
     pub(crate) extras: Vec<String>,
+}
+
+/// The facts of a `RECORD`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Recorded {
+    /// The sum of the sizes that it states, in bytes.
+    pub(crate) size: u64,
+    /// Modules of its files.
+    pub(crate) modules: Vec<String>,
+    /// Modules in those at the top, in case these are namespaces.
+    pub(crate) inner: Vec<String>,
+    /// Packages with an empty `__init__`.
+    pub(crate) shared: Vec<String>,
 }
 
 /// A file of interest that cannot be read.
@@ -132,6 +159,8 @@ impl Interest {
             "RECORD" if folder.ends_with(".dist-info") && is_environment() => Some(Self::Record),
             "entry_points.txt" if is_metadata(folder) && is_environment() => Some(Self::EntryPoints),
             "top_level.txt" if folder.ends_with(".egg-info") && is_environment() => Some(Self::TopLevel),
+            "requires.txt" if folder.ends_with(".egg-info") && is_environment() => Some(Self::Requires),
+            "__init__.py" if is_environment() => Some(Self::Package),
             _ if name.ends_with(".egg-info") && is_environment() => Some(Self::Metadata),
             "pyvenv.cfg" => Some(Self::Presence),
             "apt-get" | "apk" | "dnf" | "microdnf" | "zypper" | "pacman" => Some(Self::Presence),
@@ -167,6 +196,17 @@ impl Interest {
             Self::Record => record(reader)?,
             Self::EntryPoints => Content::EntryPoints(scripts(reader)?),
             Self::TopLevel => Content::TopLevel(top_level(reader)?),
+            Self::Requires => requires(reader)?,
+            Self::Package => {
+                let mut text = Vec::new();
+                reader.take(MAX_INIT).read_to_end(&mut text)?;
+                Content::Package(kiln_wheel::modules::declares_namespace(&text))
+            }
+            Self::Listing => {
+                let mut bytes = Vec::new();
+                reader.take(MAX_LISTING).read_to_end(&mut bytes)?;
+                Content::Text(String::from_utf8_lossy(&bytes).into_owned())
+            }
             Self::Presence => Content::Presence,
         })
     }
@@ -185,15 +225,20 @@ impl Content {
         match self {
             Self::Text(text) | Self::Account(_, text) | Self::Skeleton(_, Some(text)) => text.len(),
             Self::Packages(packages) => packages.iter().map(|(name, version)| name.len() + version.len() + 64).sum(),
-            Self::Metadata(Some(Headers { name, version, extras })) => {
-                name.len() + version.len() + extras.iter().map(|text| text.len() + 24).sum::<usize>()
+            Self::Metadata(Some(Headers { name, version, requires, extras })) => {
+                name.len() + version.len() + texts([requires, extras])
             }
-            Self::Record(_, texts) | Self::EntryPoints(texts) | Self::TopLevel(texts) => {
-                texts.iter().map(|text| text.len() + 24).sum()
-            }
+            Self::Record(Recorded { modules, inner, shared, .. }) => texts([modules, inner, shared]),
+            Self::EntryPoints(found) | Self::TopLevel(found) => texts([found]),
+            Self::Requires(own, extras) => texts([own, extras]),
             _ => 0,
         }
     }
+}
+
+/// Returns the bytes that lists of text take, roughly.
+fn texts<const N: usize>(lists: [&Vec<String>; N]) -> usize {
+    lists.into_iter().flatten().map(|text| text.len() + 24).sum()
 }
 
 /// `libc.so.6`, or `libc-2.31.so` as glibc named its file until 2.34.
@@ -351,7 +396,7 @@ fn patch_level(reader: impl Read) -> io::Result<Option<String>> {
 }
 
 fn metadata(reader: impl Read) -> io::Result<Option<Headers>> {
-    let (mut name, mut version, mut extras) = (None, None, Vec::new());
+    let (mut name, mut version, mut requires, mut extras) = (None, None, Vec::new(), Vec::new());
     lines(reader.take(MAX_METADATA), |line| {
         if let Some((key, value)) = line.split_once(':') {
             let text = || Some(value.trim().to_owned());
@@ -359,14 +404,39 @@ fn metadata(reader: impl Read) -> io::Result<Option<Headers>> {
                 name = text();
             } else if version.is_none() && key.eq_ignore_ascii_case("version") {
                 version = text();
-            } else if key.eq_ignore_ascii_case("requires-dist") && is_of_extra(value) && extras.len() < MAX_EXTRAS {
-                extras.push(value.trim().to_owned());
+            } else if key.eq_ignore_ascii_case("requires-dist") {
+                let list = if is_of_extra(value) { &mut extras } else { &mut requires };
+                list.extend(text().filter(|_| list.len() < MAX_EXTRAS));
             }
         }
         !line.is_empty()
     })?;
     let (Some(name), Some(version)) = (name, version) else { return Ok(None) };
-    Ok(Some(Headers { name, version, extras }).filter(|found| is_name(&found.name) && !found.version.is_empty()))
+    Ok(Some(Headers { name, version, requires, extras })
+        .filter(|found| is_name(&found.name) && !found.version.is_empty()))
+}
+
+/// Reads `requires.txt`: sections are `[EXTRA]`, `[:MARKER]` or `[EXTRA:MARKER]` (setuptools, "The Internal Structure of Python Eggs").
+fn requires(reader: impl Read) -> io::Result<Content> {
+    let (mut own, mut extras, mut section) = (Vec::new(), Vec::new(), (String::new(), String::new()));
+    lines(reader.take(MAX_METADATA), |line| {
+        let line = line.trim();
+        if let Some(inner) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            let (extra, marker) = inner.split_once(':').unwrap_or((inner, ""));
+            section = (extra.trim().to_owned(), marker.trim().to_owned());
+        } else if !line.is_empty() && !line.starts_with('#') {
+            let (extra, marker) = &section;
+            let (requirement, inline) = line.split_once(';').unwrap_or((line, ""));
+            let inline = [inline.trim(), marker.as_str()].into_iter().filter(|text| !text.is_empty());
+            let mut conditions: Vec<String> = inline.map(|text| format!("({text})")).collect();
+            conditions.extend((!extra.is_empty()).then(|| format!("extra == '{extra}'")));
+            let end = if conditions.is_empty() { String::new() } else { format!(" ; {}", conditions.join(" and ")) };
+            let list = if extra.is_empty() { &mut own } else { &mut extras };
+            list.extend(Some(format!("{}{end}", requirement.trim())).filter(|_| list.len() < MAX_EXTRAS));
+        }
+        true
+    })?;
+    Ok(Content::Requires(own, extras))
 }
 
 /// Returns true for a requirement that is one of an extra alone.
@@ -385,17 +455,24 @@ fn is_name(name: &str) -> bool {
 
 /// Reads the lines of a `RECORD` (PEP 376): path, hash, size.
 fn record(reader: impl Read) -> io::Result<Content> {
-    let (mut sum, mut modules) = (0_u64, Vec::new());
+    let (mut sum, mut files) = (0_u64, Vec::new());
     lines(reader, |line| {
         let mut fields = line.rsplitn(3, ',');
         let size = fields.next().and_then(|size| size.trim().parse::<u64>().ok());
         sum = sum.saturating_add(size.unwrap_or(0));
         if let Some(path) = fields.nth(1).filter(|path| is_module_file(path)) {
-            modules.push((path.trim_matches('"').to_owned(), size.unwrap_or(1)));
+            files.push((path.trim_matches('"').to_owned(), size.unwrap_or(1)));
         }
-        modules.len() < MAX_MODULE_FILES
+        files.len() < MAX_MODULE_FILES
     })?;
-    Ok(Content::Record(sum, kiln_wheel::modules::modules(modules.iter().map(|(path, size)| (path.as_str(), *size)))))
+    let each = || files.iter().map(|(path, size)| (path.as_str(), *size));
+    let is_inner = |(path, _): &(&str, u64)| path.match_indices('/').count() > 1;
+    Ok(Content::Record(Recorded {
+        size: sum,
+        modules: kiln_wheel::modules::modules(each()),
+        inner: kiln_wheel::modules::modules(each().filter(is_inner)),
+        shared: kiln_wheel::modules::shared(each()),
+    }))
 }
 
 /// Returns true for a file that may make a module: at the top, or the `__init__` of a package.
@@ -440,6 +517,9 @@ mod tests {
             ("usr/lib/python3/dist-packages/six.egg-info/PKG-INFO", Some(Interest::Metadata)),
             ("opt/v/lib64/python3.11/site-packages/six.dist-info/RECORD", Some(Interest::Record)),
             ("srv/six.dist-info/METADATA", None),
+            ("usr/lib/python3/dist-packages/six.egg-info/requires.txt", Some(Interest::Requires)),
+            ("usr/lib/python3/dist-packages/google/__init__.py", Some(Interest::Package)),
+            ("usr/lib/python3/dist-packages/google/a/__init__.py", None),
             ("usr/local/include/python3.11/patchlevel.h", Some(Interest::PatchLevel)),
         ] {
             assert_eq!(Interest::in_path(path.as_bytes()), interest, "{path}");
@@ -469,6 +549,15 @@ mod tests {
                       Package: python3.12-minimal\nStatus: install ok installed\nVersion: 3.12.3-1\n";
         let packages = stanzas(status.as_bytes(), "Package: ", "Version: ").unwrap();
         assert_eq!(packages.into_iter().collect::<Vec<_>>(), [("python3.12-minimal".into(), "3.12.3-1".into())]);
+    }
+
+    #[test]
+    fn requirements_of_an_egg_have_the_markers_of_their_sections() {
+        let text =
+            "six>=1\n\n[:python_version < '3.8']\ntyping\n\n[Http]\nidna\n[x:sys_platform == 'win32']\nwin ; a\n";
+        let Content::Requires(own, extras) = requires(text.as_bytes()).unwrap() else { panic!("no requirements") };
+        assert_eq!(own, ["six>=1", "typing ; (python_version < '3.8')"]);
+        assert_eq!(extras, ["idna ; extra == 'Http'", "win ; (a) and (sys_platform == 'win32') and extra == 'x'"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use kiln_plan::base::{
     Attributes, BaseFacts, DirectoryLine, Distribution, Interpreter, Libc, LibcFamily, SkeletonFile,
 };
 
-use super::contents::{Content, Headers, glibc_version_in_name, is_glibc, major_minor, release};
+use super::contents::{Content, Headers, Recorded, glibc_version_in_name, is_glibc, major_minor, release};
 use super::{Held, directories, programs};
 
 /// Everything that can be told about a base.
@@ -226,10 +226,15 @@ fn interpreter_version(name: &str) -> Option<&str> {
     (!minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit())).then_some(version)
 }
 
+/// Links to one interpreter that are told.
+const MOST_LINKS: usize = 16;
+
 /// An interpreter while its names are looked for.
 struct Named {
     path: String,
     version: String,
+    /// Links to it.
+    links: Vec<String>,
     /// Its place in `PATH`.
     place: usize,
     is_environment: bool,
@@ -262,18 +267,40 @@ fn interpreters(held: &Held, os: &OsRelease, packages: &Packages<'_>, search: &[
             Some(version) => (real.clone(), version),
             None => (path.clone(), version.to_owned()),
         };
-        let named = found.entry(real).or_insert(Named { path, version, place, is_environment });
+        let named = found.entry(real).or_insert(Named { path, version, links: Vec::new(), place, is_environment });
         named.place = named.place.min(place);
     }
+    add_links(held, &mut found);
     let mut found: Vec<Named> = found.into_values().collect();
     found.sort_by(|a, b| (a.place, &a.path).cmp(&(b.place, &b.path)));
-    let interpreter = |Named { path, version, is_environment, .. }: Named| Interpreter {
+    let interpreter = |Named { path, version, links, is_environment, .. }: Named| Interpreter {
+        names: links,
         environment: is_environment,
         version: patch_version(held, packages, &path, &version).unwrap_or_else(|| version.clone()),
         site_packages: site_packages(&path, &version, os),
         path: format!("/{path}"),
     };
     found.into_iter().map(interpreter).collect()
+}
+
+/// Adds the links that lead to each interpreter: `python3`, `python`.
+fn add_links(held: &Held, found: &mut BTreeMap<String, Named>) {
+    for path in paths(held) {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let is_name =
+            name.strip_prefix("python").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+        if !is_name || !(folder == "bin" || folder.ends_with("/bin")) {
+            continue;
+        }
+        // The interpreters of a virtual environment are links to one outside of it, and names of its own one.
+        let is_environment = folder.strip_suffix("/bin").is_some_and(|prefix| has_file(held, prefix, "pyvenv.cfg"));
+        let own = || found.keys().find(|real| real.rsplit_once('/').is_some_and(|(other, _)| other == folder)).cloned();
+        let real = || String::from_utf8(held.resolve(path.as_bytes())?).ok();
+        let Some(real) = (if is_environment { own() } else { real() }) else { continue };
+        if let Some(named) = found.get_mut(&real).filter(|named| named.path != path && named.links.len() < MOST_LINKS) {
+            named.links.push(format!("/{path}"));
+        }
+    }
 }
 
 fn has_file(held: &Held, directory: &str, name: &str) -> bool {
@@ -321,46 +348,71 @@ fn site_packages(path: &str, version: &str, os: &OsRelease) -> Option<String> {
 }
 
 fn distributions(held: &Held) -> Vec<Distribution> {
-    let mut found = Vec::new();
-    for (path, content) in files(held) {
-        let Content::Metadata(Some(Headers { name, version, extras })) = content else {
-            continue;
-        };
-        let Some((folder, file)) = path.rsplit_once('/') else {
-            continue;
-        };
-        let beside = |name: &str| held.file(format!("{folder}/{name}").as_bytes());
-        let is_file = file.ends_with(".egg-info");
-        let Some(location) =
-            (if is_file { Some(folder) } else { folder.rsplit_once('/').map(|(location, _)| location) })
-        else {
-            continue;
-        };
-        let (size, modules) = match beside("RECORD").or_else(|| beside("top_level.txt")).filter(|_| !is_file) {
-            Some(Content::Record(size, modules)) => (Some(*size), modules.clone()),
-            Some(Content::TopLevel(modules)) => (None, modules.clone()),
-            _ => (None, Vec::new()),
-        };
-        let scripts = match beside("entry_points.txt").filter(|_| !is_file) {
-            Some(Content::EntryPoints(scripts)) => scripts.clone(),
-            _ => Vec::new(),
-        };
-        let metadata = path.strip_prefix(location).unwrap_or(&path).trim_start_matches('/');
-        let metadata = metadata.split('/').next().unwrap_or_default();
-        let name = normalise_name(name);
-        found.push(Distribution {
-            metadata: Some(metadata.to_owned()).filter(|own| *own != Distribution::usual_metadata(&name, version)),
-            location: format!("/{location}"),
-            name,
-            version: version.clone(),
-            size,
-            modules,
-            extras: extras.clone(),
-            scripts,
-        });
-    }
+    let files = files(held);
+    let metadata = files.iter().filter_map(|(path, content)| match content {
+        Content::Metadata(Some(headers)) => Some((path.as_str(), headers)),
+        _ => None,
+    });
+    let mut found: Vec<Distribution> =
+        metadata.filter_map(|(path, headers)| distribution(held, path, headers)).collect();
     found.sort();
     found.dedup();
+    found
+}
+
+/// Returns the distribution whose metadata lies at a path.
+fn distribution(held: &Held, path: &str, headers: &Headers) -> Option<Distribution> {
+    let (folder, file) = path.rsplit_once('/')?;
+    let is_file = file.ends_with(".egg-info");
+    let location = if is_file { folder } else { folder.rsplit_once('/')?.0 };
+    let beside = |name: &str| held.file(format!("{folder}/{name}").as_bytes()).filter(|_| !is_file);
+    let recorded = match beside("RECORD").or_else(|| beside("top_level.txt")) {
+        Some(Content::Record(recorded)) => recorded.clone(),
+        Some(Content::TopLevel(modules)) => Recorded { modules: modules.clone(), ..Recorded::default() },
+        _ => Recorded::default(),
+    };
+    let scripts = match beside("entry_points.txt") {
+        Some(Content::EntryPoints(scripts)) => scripts.clone(),
+        _ => Vec::new(),
+    };
+    let Headers { version, requires, extras, .. } = headers;
+    let (requires, extras) = match beside("requires.txt") {
+        Some(Content::Requires(requires, extras)) if headers.requires.is_empty() && headers.extras.is_empty() => {
+            (requires, extras)
+        }
+        _ => (requires, extras),
+    };
+    let metadata = path.strip_prefix(location).unwrap_or(path).trim_start_matches('/');
+    let metadata = metadata.split('/').next().unwrap_or_default();
+    let name = normalise_name(&headers.name);
+    Some(Distribution {
+        metadata: Some(metadata.to_owned()).filter(|own| *own != Distribution::usual_metadata(&name, version)),
+        location: format!("/{location}"),
+        name,
+        version: version.clone(),
+        size: beside("RECORD").map(|_| recorded.size),
+        modules: modules(held, location, &recorded),
+        shared: recorded.shared,
+        requires: requires.clone(),
+        extras: extras.clone(),
+        scripts,
+    })
+}
+
+/// Returns the modules of a distribution: of a package that is a namespace, those in it.
+fn modules(held: &Held, location: &str, recorded: &Recorded) -> Vec<String> {
+    let init = |module: &str| held.file(format!("{location}/{module}/__init__.py").as_bytes());
+    let mut found = Vec::new();
+    for module in &recorded.modules {
+        match init(module) {
+            Some(Content::Package(true)) => {
+                let is_inner =
+                    |inner: &&String| inner.strip_prefix(module.as_str()).is_some_and(|rest| rest.starts_with('/'));
+                found.extend(recorded.inner.iter().filter(is_inner).cloned());
+            }
+            _ => found.push(module.clone()),
+        }
+    }
     found
 }
 

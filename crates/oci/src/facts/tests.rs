@@ -239,6 +239,58 @@ fn distributions_are_told_by_their_metadata_and_sized_by_their_record() {
 }
 
 #[test]
+fn requirements_of_distributions_are_told_of_eggs_too() {
+    let site = "usr/lib/python3/dist-packages";
+    let metadata = "Name: a\nVersion: 1\nRequires-Dist: b>=1\nRequires-Dist: c; extra == 'x'\n";
+    let facts = facts([Layer::new()
+        .file(&format!("{site}/a-1.dist-info/METADATA"), metadata)
+        .file(&format!("{site}/egg-2.egg-info/PKG-INFO"), "Name: egg\nVersion: 2\n")
+        .file(&format!("{site}/egg-2.egg-info/requires.txt"), "six\n[x:os_name=='posix']\nidna\n")]);
+    let requires: Vec<_> = facts.distributions.iter().map(|found| (&found.requires[..], &found.extras[..])).collect();
+    assert_eq!(requires[0], (&["b>=1".to_owned()][..], &["c; extra == 'x'".to_owned()][..]));
+    let extra = "idna ; (os_name=='posix') and extra == 'x'".to_owned();
+    assert_eq!(requires[1], (&["six".to_owned()][..], &[extra][..]));
+}
+
+#[test]
+fn modules_of_namespaces_are_told_and_packages_that_are_empty() {
+    let site = "usr/local/lib/python3.11/site-packages";
+    let record = "google/__init__.py,sha256=x,60\ngoogle/protobuf/__init__.py,sha256=x,9\nplain/__init__.py,sha256=x,60\n\
+                  plain/inner/__init__.py,sha256=x,9\nnvidia/__init__.py,sha256=x,0\nnvidia/a/__init__.py,sha256=x,0\n";
+    let facts = facts([Layer::new()
+        .file(&format!("{site}/a-1.dist-info/METADATA"), "Name: a\nVersion: 1\n")
+        .file(&format!("{site}/a-1.dist-info/RECORD"), record)
+        .file(
+            &format!("{site}/google/__init__.py"),
+            "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n",
+        )
+        .file(&format!("{site}/plain/__init__.py"), "from .inner import *\n")]);
+    assert_eq!(facts.distributions[0].modules, ["google/protobuf", "plain"]);
+    assert_eq!(facts.distributions[0].shared, ["nvidia"]);
+}
+
+#[test]
+fn interpreters_have_the_names_of_links_that_lead_to_them() {
+    let facts = facts([debian()
+        .file("usr/bin/python3.11", "")
+        .link("usr/bin/python3", "python3.11")
+        .link("usr/local/bin/python", "/usr/bin/python3")
+        .link("usr/bin/python3-config", "python3.11")
+        .file("venv/pyvenv.cfg", "home = /usr/bin\n")
+        .link("venv/bin/python3", "/usr/bin/python3.11")
+        .link("venv/bin/python3.11", "python3")]);
+    let names: Vec<(&str, String)> =
+        facts.interpreters.iter().map(|found| (found.path.as_str(), found.names.join(" "))).collect();
+    assert_eq!(
+        names,
+        [
+            ("/usr/bin/python3.11", "/usr/bin/python3 /usr/local/bin/python".to_owned()),
+            ("/venv/bin/python3.11", "/venv/bin/python3".to_owned()),
+        ]
+    );
+}
+
+#[test]
 fn a_layer_on_top_may_write_through_the_links_of_a_merged_usr() {
     let facts =
         facts([debian(), Layer::new().file("bin/python3.11", "").file("lib/os-release", "ID=debian\nVERSION_ID=13\n")]);

@@ -494,7 +494,7 @@ pub enum Prerelease {
 /// The environment of an image's Python packages.
 #[derive(Debug, Clone, Default)]
 pub struct Python {
-    /// The kind of environment; `None` where the image below or the base decides.
+    /// The kind of environment, as the image or one below it says; `None` where the base decides.
     pub environment: Option<Environment>,
     /// The place of `environment`.
     pub environment_span: Option<Span>,

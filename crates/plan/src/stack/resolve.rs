@@ -90,6 +90,7 @@ fn images_on_platforms(
             written.images.iter().map(|(key, table)| images::image((key, table), context, *platform, &mut found));
         let mut images: Vec<Image> = read.collect();
         order(&mut images, &mut found);
+        inherit_environments(&mut images);
         wrong.0 = found.0;
         all.push((*platform, images));
         if wrong.0.len() > before.len() {
@@ -99,6 +100,18 @@ fn images_on_platforms(
     let mut all = all.into_iter();
     let first = all.next().map(|(_, images)| images).unwrap_or_default();
     (first, all.collect())
+}
+
+/// Gives each image the environment of the image below it, where it says none. Images stand after those below them.
+fn inherit_environments(images: &mut [Image]) {
+    for at in 0..images.len() {
+        let (below, rest) = images.split_at_mut(at);
+        let Some(image) = rest.first_mut().filter(|image| image.python.environment.is_none()) else { continue };
+        if let From::Image(name) = &image.from {
+            let parent = below.iter().find(|other| other.name == *name);
+            image.python.environment = parent.and_then(|parent| parent.python.environment);
+        }
+    }
 }
 
 fn variables(written: &StackFile, overrides: &Overrides, wrong: &mut Diagnostics) -> Vars {

@@ -101,6 +101,9 @@ fn of_image(text: &str) -> String {
     text.replace("`kiln-image`", "this image").replace("kiln-image", "this image")
 }
 
+/// The phrase by which uv tells that requirements name several files for one package.
+const CONFLICTING: &str = "Requirements contain conflicting URLs for package `";
+
 /// Returns uv's explanation without what only concerns its own command line, and with its advice for a stack file.
 pub(crate) fn explain(stderr: &str) -> UvError {
     let unreachable = ["Failed to fetch", "error sending request", "Network connectivity is disabled", "dns error"];
@@ -125,6 +128,13 @@ pub(crate) fn explain(stderr: &str) -> UvError {
     }
     if let Some(odd) = odd(&text) {
         return odd;
+    }
+    if let Some((package, urls)) = text.split_once(CONFLICTING).and_then(|(_, rest)| rest.split_once("`: ")) {
+        let urls: Vec<&str> = urls.split("- ").map(str::trim).filter(|url| !url.is_empty()).collect();
+        return UvError::Unsatisfiable(format!(
+            "`{package}` is required from more than one place: {}",
+            urls.join(", ")
+        ));
     }
     if unreachable.iter().any(|sign| text.contains(sign)) {
         return UvError::Index(text);

@@ -17,7 +17,7 @@ use crate::step::Step;
 use crate::steps::agreement::Content;
 use crate::steps::compose::MAX_LAYERS;
 use crate::steps::copy::Copy;
-use crate::steps::file_below::{FileBelow, Need};
+use crate::steps::file_below::FileBelow;
 use crate::steps::files::{Files, Wanted};
 use crate::steps::program::Program;
 use crate::steps::users::Users;
@@ -129,7 +129,7 @@ impl Builder<'_> {
             hint: "give the whole file with `text`".into(),
         })?;
         let layers = draft.layers.iter().map(|layer| layer.node).collect();
-        self.graph.add(FileBelow::new(draft.ground.image, layers, real, Need::Append))
+        self.graph.add(FileBelow::new(draft.ground.image, layers, real))
     }
 
     /// Looks for the program that an image runs, and adds the step that looks for it in wheels where they could bring it.

@@ -9,11 +9,10 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::lock::{Lock, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Environment};
-use kiln_wheel::install::Scheme;
 
 use super::{Builder, Draft, Ground, LayerNode, Tier};
 use crate::bases;
-use crate::error::{ProjectError, Result};
+use crate::error::Result;
 use crate::node::{Node, NodeId};
 use crate::opened;
 use crate::product::{Conflicts as ConflictsProduct, Paths as PathsProduct, Wheel};
@@ -24,13 +23,13 @@ use crate::steps::agreement::Content;
 use crate::steps::compose::{MAX_LAYERS, Made};
 use crate::steps::conflicts::Conflicts;
 use crate::steps::fetch::Fetch;
-use crate::steps::file_below::{FileBelow, Need};
-use crate::steps::modules::Modules;
+use crate::steps::modules::{Brought, Modules};
 use crate::steps::paths::Paths;
 use crate::steps::prune::Prune;
 use crate::steps::remove::Remove;
 use crate::steps::venv::Venv;
 use crate::steps::wheels::{LayerForm, Wheels};
+use crate::uninstall::Removal;
 
 /// Wheels above this many compressed bytes get a layer of their own.
 const OWN_LAYER: u64 = 8 << 20;
@@ -60,7 +59,7 @@ impl Builder<'_> {
             let Some(wheel) = self.wheels.get(&package.wheel).map(|wheel| (*wheel).clone()) else { continue };
             let subject = Subject::Package { name: package.name.clone(), version: package.version.clone() };
             let (file, size) = (wheel.file.clone(), wheel.size.unwrap_or(0));
-            let fetch = self.graph.add(self.fetch(subject, wheel))?;
+            let fetch = self.graph.add(self.project.fetch(subject, wheel))?;
             let prune = selection.as_ref().filter(|_| Prune::concerns(&file, size));
             let node = match prune {
                 Some(selection) => {
@@ -78,12 +77,6 @@ impl Builder<'_> {
         Ok(all)
     }
 
-    fn fetch(&self, subject: Subject, wheel: LockedWheel) -> Fetch {
-        let paths = places(self.project, &wheel);
-        let url = wheel.url.as_ref().and_then(|url| url.parse().ok()).map(|url| self.project.with_credentials(&url));
-        Fetch::new(subject, wheel, paths, url)
-    }
-
     /// Adds the layers of an image's packages: the environment, one layer for each large wheel, and one for all small ones.
     pub(super) fn python(
         &mut self,
@@ -97,7 +90,7 @@ impl Builder<'_> {
             return Ok(());
         }
         let python = image.target.python();
-        let scheme = scheme(python, base)?;
+        let scheme = base.scheme(python)?;
         self.require_one_environment(image, base, draft.platform)?;
         if base.environment != Environment::Base && self.venv_below(image, draft.platform).is_none() {
             require_no_venv(image, &draft.ground)?;
@@ -117,8 +110,11 @@ impl Builder<'_> {
         let others = draft.ground.layers + draft.layers.len() + image.copy.len().min(1) + 2;
         let (large, small) = layer_places(&wheels, MAX_LAYERS.saturating_sub(others + 1));
         let subject = Subject::Image(image.name.clone(), draft.platform);
-        let brought = wheels.iter().zip(&tier);
-        let brought = brought.map(|(wheel, (file, paths))| (wheel.name.clone(), file.clone(), *paths)).collect();
+        let brought = wheels.iter().zip(&tier).map(|(wheel, (file, paths))| {
+            let (package, file) = (wheel.name.clone(), file.clone());
+            Brought { paths: *paths, package, file }
+        });
+        let brought = brought.collect();
         if let Some(modules) = Modules::of(subject.clone(), brought, &scheme.site_packages, base) {
             draft.modules.push(self.graph.add(modules)?);
         }
@@ -177,8 +173,7 @@ impl Builder<'_> {
     fn require_one_environment(&self, image: &stack::Image, base: &BasePython<'_>, platform: Platform) -> Result<()> {
         let Some(below) = self.venv_below(image, platform) else { return Ok(()) };
         let facts = self.facts(image, platform);
-        if base.environment == Environment::Base || environment(&self.project.stack, below, &facts) == base.environment
-        {
+        if base.environment == Environment::Base || environment(below, &facts) == base.environment {
             return Ok(());
         }
         let span = image.python.environment_span.clone().unwrap_or_else(|| image.span.clone());
@@ -208,7 +203,7 @@ impl Builder<'_> {
     {
         let facts = self.facts(image, platform);
         self.project.stack.ancestors(image).find(|above| {
-            environment(&self.project.stack, above, &facts) != Environment::Base
+            environment(above, &facts) != Environment::Base
                 && self.lock.image(&above.name, platform).is_some_and(|locked| !locked.packages.is_empty())
         })
     }
@@ -226,7 +221,7 @@ impl Builder<'_> {
             .flat_map(|locked| &locked.packages)
             .map(|package| (package.name.as_str(), package.version.as_str()))
             .collect();
-        Ok(opened::directories(&scheme(image.target.python(), base)?.site_packages, &packages))
+        Ok(opened::directories(&base.scheme(image.target.python())?.site_packages, &packages))
     }
 
     /// Adds the layer that hides distributions of the base.
@@ -251,15 +246,13 @@ impl Builder<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut records = Vec::new();
-        for held in &gone {
-            let path = format!("{}/{}/RECORD", held.location.trim_matches('/'), held.metadata());
-            let real = draft.ground.below.landing(&path).unwrap_or(path);
-            records.push(self.graph.add(FileBelow::new(draft.ground.image, Vec::new(), real, Need::Record))?);
-        }
-        let prefix = base.interpreter.path.rsplit_once("/bin/").map_or("", |(prefix, _)| prefix).trim_matches('/');
-        let around = draft.ground.below.around(&[prefix]);
-        let step = Remove::new(&gone, records, &base.seen, (prefix, around));
+        // Scratch has no distributions.
+        let Some(below) = draft.ground.image else { return Ok(()) };
+        let removals: Vec<(String, Removal)> =
+            gone.into_iter().map(|held| (Remove::name(held), Removal::new(held, &base.seen))).collect();
+        let prefixes: Vec<&str> = removals.iter().map(|(_, removal)| removal.prefix()).collect();
+        let around = draft.ground.below.around(&prefixes);
+        let step = Remove::new(below, removals, around);
         let history = step.history();
         let node = self.graph.add(step)?;
         draft.layer(node, history, 0);
@@ -287,15 +280,6 @@ fn layer_places(wheels: &[ImageWheel], room: usize) -> (Vec<usize>, Vec<usize>) 
     (large, small)
 }
 
-fn scheme(python: &str, base: &BasePython<'_>) -> Result<Scheme> {
-    let interpreter = base.interpreter;
-    match (base.environment, &interpreter.site_packages) {
-        (Environment::Venv | Environment::Overlay, _) => Ok(Scheme::venv(python)),
-        (Environment::Base, Some(site)) => Ok(Scheme::base(&interpreter.path, site)),
-        (Environment::Base, None) => Err(ProjectError::NoSitePackages(interpreter.path.clone()).into()),
-    }
-}
-
 /// Returns the paths on this machine where a wheel may lie: as the lock says, in find-links directories, in `file:` indexes.
 fn places(project: &Project<'_>, wheel: &LockedWheel) -> Vec<PathBuf> {
     let said = wheel.path.iter().map(|path| project.directory.join(path));
@@ -317,6 +301,13 @@ fn places(project: &Project<'_>, wheel: &LockedWheel) -> Vec<PathBuf> {
 }
 
 impl Project<'_> {
+    /// Returns the step that brings a locked wheel here.
+    pub(crate) fn fetch(&self, subject: Subject, wheel: LockedWheel) -> Fetch {
+        let paths = places(self, &wheel);
+        let url = wheel.url.as_ref().and_then(|url| url.parse().ok()).map(|url| self.with_credentials(&url));
+        Fetch::new(subject, wheel, paths, url)
+    }
+
     /// The GPU code that stays of an image's wheels, where some is cut.
     pub(crate) fn selection(&self, image: &stack::Image, lock: &Lock) -> Option<Selection> {
         image.prune.map(|prune| Selection {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use super::{config, expand, files, from, python, reference_component, target, users};
+use crate::base::BaseFacts;
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::gpu::Form;
 use crate::platform::Platform;
@@ -72,7 +73,7 @@ pub(super) fn image(
         from: from_resolved,
         from_span: table.from.span(),
         run: table.run.iter().filter_map(|run| super::run::run(run, context, wrong)).collect(),
-        base_facts: table.base_facts.clone(),
+        base_facts: table.base_facts.clone().map(BaseFacts::with_normalised_names),
         requirements: requirement::requirements(&table.packages, &file.groups, vars, wrong),
         requirements_files: python::requirements_files(table.requirements.as_ref(), vars, wrong),
         resolution: python::resolution(&file.resolution, &table.resolution, vars, wrong),

@@ -239,13 +239,30 @@ pub(super) fn environment(written: Option<&PythonWritten>, vars: &Vars, wrong: &
         }
         found
     };
-    Python {
+    let python = Python {
         environment,
         environment_span: text.map(Spanned::span),
         interpreter: table.interpreter.as_ref().map(|text| absolute(text, vars, wrong)),
         accept: named(&table.accept, wrong),
         replace: named(&table.replace, wrong),
         remove: named(&table.remove, wrong),
+    };
+    require_one_fate(&python, wrong);
+    python
+}
+
+/// Refuses a distribution of the base of which two things are said.
+fn require_one_fate(python: &Python, wrong: &mut Diagnostics) {
+    let said = [("accept", &python.accept), ("replace", &python.replace), ("remove", &python.remove)];
+    let said: Vec<(&str, &Named)> =
+        said.iter().flat_map(|(key, list)| list.iter().map(move |named| (*key, named))).collect();
+    for (at, (key, named)) in said.iter().enumerate() {
+        let is_other = |(other, first): &&(&str, &Named)| first.name == named.name && other != key;
+        if let Some((other, first)) = said.get(..at).and_then(|before| before.iter().find(is_other)) {
+            let message = format!("`{}` is in `python.{key}` and in `python.{other}`", named.name);
+            let hint = "`accept` keeps the base's, `replace` lets another take its place, and `remove` takes it away: choose one";
+            wrong.push(Diagnostic::at(named.span.clone(), message).also(first.span.clone(), "here").hint(hint));
+        }
     }
 }
 

@@ -237,11 +237,13 @@ pub(super) fn python_is_said(images: &[Image], wrong: &mut Diagnostics) {
     }
 }
 
-/// Refuses names of the base's packages in images that install none: no interpreter tells which of them it would see.
+/// Refuses names of the base's packages in images that install none, where they change nothing; what is removed goes, if it is said
+/// from which Python.
 pub(super) fn base_packages_are_seen(images: &[Image], wrong: &mut Diagnostics) {
     for image in images.iter().filter(|image| !image.has_packages()) {
         let Python { accept, replace, remove, .. } = &image.python;
-        for (key, list) in [("accept", accept), ("replace", replace), ("remove", remove)] {
+        let remove: &[_] = if image.target.python.is_some() { &[] } else { remove };
+        for (key, list) in [("accept", accept.as_slice()), ("replace", replace), ("remove", remove)] {
             if let Some(named) = list.first() {
                 let message = format!("`{}` has no packages, which `python.{key}` is about", image.name);
                 wrong.push(Diagnostic::at(named.span.clone(), message).hint("write it to the image that has them"));

@@ -1,20 +1,14 @@
 //! Python requirements of an image as written: files of them, the choice of versions, and the environment.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 
+use super::scalar::OneOrList;
 use super::{Text, scalar_or_table};
 use crate::stack::spanned::Spanned;
 
 /// Files of requirements: one, or a list.
-#[derive(Debug, Clone)]
-pub enum RequirementsWritten {
-    /// One.
-    One(RequirementsFileWritten),
-    /// Any number.
-    List(Vec<Spanned<RequirementsFileWritten>>),
-}
+pub type RequirementsWritten = OneOrList<RequirementsFileWritten>;
 
 /// A file of requirements, as written.
 #[derive(Debug, Clone)]
@@ -134,37 +128,3 @@ scalar_or_table!(
     RequirementsTable,
     "a path, or `{ file = PATH, groups, extras, dev, package, from }`"
 );
-
-impl<'de> Deserialize<'de> for RequirementsWritten {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = RequirementsWritten;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a path, `{ file = PATH, groups, extras, dev, package, from }`, or a list of them")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RequirementsWritten, E> {
-                Ok(RequirementsWritten::One(RequirementsFileWritten::Path(text.to_owned())))
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RequirementsWritten, A::Error> {
-                let table = RequirementsTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(RequirementsWritten::One(RequirementsFileWritten::Table(Box::new(table))))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<RequirementsWritten, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(RequirementsWritten::List)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl JsonSchema for RequirementsWritten {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Requirements".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let one = generator.subschema_for::<RequirementsFileWritten>();
-        json_schema!({ "anyOf": [one.clone(), { "type": "array", "items": one }] })
-    }
-}
