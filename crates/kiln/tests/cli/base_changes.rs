@@ -212,16 +212,30 @@ fn an_interpreter_is_named_by_any_of_its_names() {
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
     error: `/usr/bin/python3.12` of the base `oci base` is Python 3.12.1, and the image is for 3.11
-
-    hint: `python = { version = "3.12" }`, or another `interpreter`
+      --> kiln.toml:6:10
+       |
+     6 | python = "3.11"
+       |          ^^^^^^
+    ...
+    11 | [images.app]
+       |         --- for this image
+       |
+    help: `python = { version = "3.12" }`, or another `interpreter`
     [exit status: 2]
     "#);
     environment.stack(&image("/srv/v/bin/python"));
     assert_snapshot!(environment.kiln("lock"), @r#"
     ------- stderr -------
     error: `/srv/v/bin/python3.11` of the base `oci base` belongs to a virtual environment, on which `/opt/venv` cannot stand
-
-    hint: `python.environment = "base"` installs into that environment; or choose the interpreter that it was made with
+      --> kiln.toml:6:10
+       |
+     6 | python = "3.11"
+       |          ^^^^^^
+    ...
+    11 | [images.app]
+       |         --- for this image
+       |
+    help: `python.environment = "base"` installs into that environment; or choose the interpreter that it was made with
     [exit status: 2]
     "#);
 }
