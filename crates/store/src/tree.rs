@@ -101,7 +101,11 @@ fn state_of(tree: &Path) -> io::Result<(Digest, u64)> {
 }
 
 fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
-    let found = fs_err::symlink_metadata(path)?;
+    let found = match fs_err::symlink_metadata(path) {
+        // A layer may have directories into which their owner may not look.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        found => found?,
+    };
     let length = if found.is_dir() { 0 } else { found.len() };
     hash.update(format!("{:o} {length} {}\n", found.mode(), found.mtime()));
     *size += length;
@@ -109,7 +113,6 @@ fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
         return Ok(());
     }
     let entries = match fs_err::read_dir(path) {
-        // A layer may have directories that their owner cannot read.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         entries => entries?,
     };

@@ -17,6 +17,8 @@ use crate::random::Random;
 /// Images in a short and in a long run, and the seed that they follow from.
 const IMAGES: [u64; 2] = [24, 300];
 const SEED: u64 = 24;
+/// Images of one call of BuildKit.
+const AT_ONCE: usize = 25;
 const BASE: &str = "commands/base:1";
 /// Programs of busybox that the base has.
 const APPLETS: [&str; 14] =
@@ -54,22 +56,8 @@ fn command(random: &mut Random) -> String {
 }
 
 fn part(random: &mut Random) -> String {
-    let paths = [
-        "/d",
-        "/d/a",
-        "/d/b",
-        "/d/b/c",
-        "/d/b/n",
-        "/e",
-        "/e/x",
-        "/e/y",
-        "/new",
-        "/new/in",
-        "/new/in/er",
-        "/l",
-        "/l/a",
-        "/bin/id",
-    ];
+    let paths =
+        ["/d", "/d/a", "/d/b", "/d/b/c", "/d/b/n", "/e", "/e/x", "/e/y", "/new", "/new/in", "/new/in/er", "/l", "/l/a"];
     let (one, other) = (random.one_of(&paths).copied().unwrap_or("/d"), random.one_of(&paths).copied().unwrap_or("/e"));
     let mode =
         random.one_of(&["0644", "0755", "0700", "4755", "2775", "1777", "0000", "0555"]).copied().unwrap_or("0644");
@@ -87,7 +75,8 @@ fn part(random: &mut Random) -> String {
         10 => format!("cp -a {one} {other}"),
         11 | 12 => format!("echo {number} >> {one}"),
         13 => format!("touch {one}"),
-        14 => format!("mkfifo {one}"),
+        // At a path that nothing writes to: that would wait for a reader.
+        14 => "mkfifo /pipe".into(),
         _ => format!("rmdir {one}"),
     }
 }
@@ -154,8 +143,22 @@ fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
         &format!("docker-archive:{}:{BASE}", archive.display()),
     ]))?;
     docker.text(&["load", "--quiet", "--input", &archive.display().to_string()])?;
+    let numbered: Vec<(usize, &Case)> = cases.iter().enumerate().collect();
+    numbered.chunks(AT_ONCE).try_for_each(|some| bake(docker, directory, some))?;
+    let mut wrong = Vec::new();
+    for number in 0..cases.len() {
+        let ours = seen::image(&project.join("layout"), &format!("c{number}"))?;
+        let theirs = seen::archive(&directory.join(format!("c{number}.tar")))?;
+        wrong.extend(differences(&ours, &theirs).into_iter().map(|line| format!("c{number}: {line}")));
+    }
+    none("differences", &wrong)
+}
+
+/// Builds some images.
+fn bake(docker: &Docker, directory: &Path, cases: &[(usize, &Case)]) -> Result<()> {
+    let context = directory.join("root/tree/d");
     let mut targets = Map::new();
-    for (number, case) in cases.iter().enumerate() {
+    for (number, case) in cases {
         let lines: String = case
             .commands
             .iter()
@@ -165,20 +168,14 @@ fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
         let dockerfile = format!("FROM {BASE}\n{lines}");
         targets.insert(
             format!("c{number}"),
-            json!({ "context": project.join("tree/d"), "dockerfile-inline": dockerfile, "output": [output] }),
+            json!({ "context": context, "dockerfile-inline": dockerfile, "output": [output] }),
         );
     }
     let names: Vec<&String> = targets.keys().collect();
     let file = directory.join("bake.json");
     fs_err::write(&file, json!({ "group": { "default": { "targets": names } }, "target": targets }).to_string())?;
     docker.text(&["buildx", "bake", "--progress", "plain", "--file", &file.display().to_string()])?;
-    let mut wrong = Vec::new();
-    for number in 0..cases.len() {
-        let ours = seen::image(&project.join("layout"), &format!("c{number}"))?;
-        let theirs = seen::archive(&directory.join(format!("c{number}.tar")))?;
-        wrong.extend(differences(&ours, &theirs).into_iter().map(|line| format!("c{number}: {line}")));
-    }
-    none("differences", &wrong)
+    Ok(())
 }
 
 fn differences(ours: &Seen, theirs: &Seen) -> Vec<String> {
