@@ -65,6 +65,8 @@ pub(super) struct Entry {
 pub struct Changes {
     upper: PathBuf,
     pub(super) entries: BTreeMap<Vec<u8>, Entry>,
+    /// Modes of files with several names, by device and inode, as the command left them.
+    modes: BTreeMap<(u64, u64), u32>,
 }
 
 impl Changes {
@@ -74,7 +76,7 @@ impl Changes {
     ///
     /// If it cannot be read, or holds a name that no layer can hold.
     pub fn of(upper: &Path, owners: Owners) -> Result<Self, OciError> {
-        let mut changes = Self { upper: upper.to_owned(), entries: BTreeMap::new() };
+        let mut changes = Self { upper: upper.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
         changes.directory(b"", owners)?;
         changes.leave_out();
         changes.link();
@@ -112,7 +114,7 @@ impl Changes {
     }
 
     /// Returns a path of the upper directory as it goes into the layer; `None` for a socket.
-    fn entry(&self, path: &[u8], owners: Owners) -> Result<Option<Entry>, OciError> {
+    fn entry(&mut self, path: &[u8], owners: Owners) -> Result<Option<Entry>, OciError> {
         let place = self.place(path);
         let found = fs_err::symlink_metadata(&place)?;
         let kind = found.file_type();
@@ -142,7 +144,11 @@ impl Changes {
             Owners::Noted => held(OWNER).and_then(|text| owner(text)).unwrap_or((0, 0)),
         };
         let time = u64::try_from(found.mtime()).unwrap_or(0);
-        let mode = if change == Change::Whiteout { 0o644 } else { found.mode() & 0o7777 };
+        let mode = match inode {
+            _ if change == Change::Whiteout => 0o644,
+            Some(inode) => *self.modes.entry(inode).or_insert(found.mode() & 0o7777),
+            None => found.mode() & 0o7777,
+        };
         Ok(Some(Entry { mode, owner, time, records: records(&attributes), text: None, inode, change }))
     }
 

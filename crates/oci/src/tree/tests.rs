@@ -258,11 +258,12 @@ fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
     let upper = directory.path();
     fs_err::create_dir(upper.join("closed")).unwrap();
     fs_err::write(upper.join("closed/file"), "content").unwrap();
+    fs_err::hard_link(upper.join("closed/file"), upper.join("closed/other")).unwrap();
     for path in ["closed/file", "closed"] {
         fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0)).unwrap();
     }
     let changes = Changes::of(upper, Owners::Noted).unwrap();
-    assert_eq!(changes.paths().count(), 2);
+    assert_eq!(changes.paths().count(), 3);
     changes.digest().unwrap();
     let file = fs_err::metadata(upper.join("closed/file")).unwrap();
     assert_eq!(file.mode() & 0o7777, 0o400);
