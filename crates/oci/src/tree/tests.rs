@@ -260,7 +260,7 @@ fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
     fs_err::write(upper.join("closed/file"), "content").unwrap();
     fs_err::hard_link(upper.join("closed/file"), upper.join("closed/other")).unwrap();
     for path in ["closed/file", "closed"] {
-        fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0)).unwrap();
+        fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0o000)).unwrap();
     }
     let changes = Changes::of(upper, Owners::Noted).unwrap();
     assert_eq!(changes.paths().count(), 3);

@@ -171,7 +171,8 @@ def refused(number, made, said):
         return "no versions" if "resolved" in said or "contradict" in said else "other: " + said.splitlines()[0]
     place = OUT / str(number)
     held = [f"{name} {version}" for name, version in made["held"].items() if name not in made["remove"]]
-    file = said.split("`")[1]
+    error = next(line for line in said.splitlines() if line.startswith("error"))
+    file = error.split("`")[1]
     name = next(name for name, wheel in made["wheels"].items() if wheel["file"] == file)
     modules = modules_of(made, [*held, name])
     with Root(place / "peer", layers(OUT / "bases/layout", f"base{number}")[LAYERS:]) as pip:
