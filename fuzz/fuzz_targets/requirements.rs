@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use kiln_plan::diagnostic::Place;
-use kiln_wheel::requirements::{FileRequirement, Placed, Requirements, read};
+use kiln_wheel::requirements::{FileRequirement, Placed, Provided, Requirements, read};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
         Some("/project/x/s.txt") => Ok(second.to_vec()),
         _ => Err(io::ErrorKind::NotFound.into()),
     };
-    match read(project, &project.join("r.txt"), &mut content) {
+    match read(project, &project.join("r.txt"), &Provided::new(), &mut content) {
         Ok(found) => check(&found),
         Err(diagnostics) => {
             assert!(!diagnostics.0.is_empty());
@@ -52,7 +52,7 @@ fn check(found: &Requirements) {
 /// Reads one line that was written.
 fn again(written: &str) -> Placed<FileRequirement> {
     let mut content = |_: &Path| Ok(written.as_bytes().to_vec());
-    match read(Path::new("/project"), Path::new("/project/again.txt"), &mut content) {
+    match read(Path::new("/project"), Path::new("/project/again.txt"), &Provided::new(), &mut content) {
         Ok(mut again) if again.requirements.len() == 1 => again.requirements.remove(0),
         other => panic!("{written:?} is read as {other:?}"),
     }
