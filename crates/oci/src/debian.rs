@@ -17,8 +17,8 @@ use kiln_plan::platform::Platform;
 use kiln_plan::secret::Secrets;
 use kiln_programs::{Call, ChildEnvironment, Ended, LOCATIONS, NETWORK, Names, PATH, ProgramError, Stdout};
 
-pub(crate) use normalise::shadow;
 pub use normalise::{Normalised, normalise};
+pub(crate) use normalise::{is_backup, shadow};
 pub use packages::Package;
 
 use crate::facts::TarError;

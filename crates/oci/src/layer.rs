@@ -1,6 +1,7 @@
 //! Layers: what goes into one, and what is known of one that is made.
 
 use kiln_plan::digest::Digest;
+use kiln_plan::stack::Compression;
 use kiln_plan::whiteout;
 use kiln_wheel::archive::Entry;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,15 @@ pub enum MediaType {
     /// A tar in zstd.
     #[serde(rename = "application/vnd.oci.image.layer.v1.tar+zstd")]
     Zstd,
+}
+
+impl From<Compression> for MediaType {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::Gzip => Self::Gzip,
+            Compression::Zstd => Self::Zstd,
+        }
+    }
 }
 
 /// One member of a layer that is to be made.

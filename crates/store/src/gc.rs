@@ -199,7 +199,7 @@ impl Store {
     fn remove(&self, item: &Item) -> Result<()> {
         match item.kind.as_str() {
             "blob" => fs_err::remove_file(self.blob_path(&item.digest))?,
-            tree::KIND => tree::remove_tree(&self.tree_path(&item.digest))?,
+            tree::KIND => crate::removal::remove_tree(&self.tree_path(&item.digest))?,
             _ => fs_err::remove_file(self.recipe_path(&item.digest))?,
         }
         self.database()

@@ -28,6 +28,7 @@ mod metadata;
 mod partial;
 mod recipe;
 mod regular;
+mod removal;
 mod temporary;
 mod tree;
 mod verified;
@@ -49,8 +50,8 @@ pub use metadata::Root;
 pub use partial::Partial;
 pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
 pub use regular::open_regular;
+pub use removal::remove_tree;
 pub use temporary::{TemporaryDirectory, collect_left_behind, is_temporary};
-pub use tree::remove_tree;
 pub use verified::digest_of;
 pub use verifying::{Verifying, WrongContent};
 

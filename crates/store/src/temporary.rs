@@ -156,7 +156,7 @@ fn collect_one(path: &Path) -> io::Result<()> {
         if !lock(&file)? || !is_at(path, &file) {
             return Ok(());
         }
-        if found.is_dir() { crate::remove_tree(path) } else { fs_err::remove_file(path) }
+        if found.is_dir() { crate::removal::remove_tree(path) } else { fs_err::remove_file(path) }
     } else {
         fs_err::remove_file(path)
     };

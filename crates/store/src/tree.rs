@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use kiln_plan::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
+use crate::atomic::put_new_directory;
+use crate::removal::remove_tree;
 use crate::{Result, Store, StoreError};
 
 pub(crate) const TREES: &str = "trees/sha256";
@@ -47,10 +49,7 @@ impl Store {
         let done = fill(&tree).and_then(|()| {
             let (state, size) = state_of(&tree).map_err(io)?;
             fs_err::write(whole.join("state"), state.hex()).map_err(io)?;
-            // A name that is there stands for a whole tree, also after the machine lost power.
-            let opened = fs_err::File::open(&whole).map_err(io)?;
-            rustix::fs::syncfs(opened).map_err(|error| io(error.into()))?;
-            match fs_err::rename(&whole, self.tree_path(diff_id)) {
+            match put_new_directory(&whole, &self.tree_path(diff_id)) {
                 Err(error) if is_there(&error) => {}
                 done => done.map_err(io)?,
             }
@@ -68,29 +67,6 @@ impl Store {
 
 fn is_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
-}
-
-/// Removes a directory with all that is in it, also where its user made directories that may not be written.
-pub fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs_err::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        done => return done,
-    }
-    open_up(path)?;
-    fs_err::remove_dir_all(path)
-}
-
-/// Lets the owner write into all directories.
-fn open_up(directory: &Path) -> io::Result<()> {
-    fs_err::set_permissions(directory, PermissionsExt::from_mode(0o700))?;
-    for entry in fs_err::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Returns the digest of the names, kinds, modes, sizes and times of everything in a tree, and its bytes.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_oci::layer::{Body, Layer, LayerFile, MediaType};
+use kiln_oci::layer::{Body, Layer, LayerFile};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
 use kiln_oci::{bytecode as pyc, time};
 use kiln_plan::base::Attributes;
@@ -164,11 +164,7 @@ impl Step for Copy {
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
         let work = context.work("copy", self.subject.to_string(), Some(self.bytes()));
-        let media_type = match self.compression {
-            Compression::Gzip => MediaType::Gzip,
-            Compression::Zstd => MediaType::Zstd,
-        };
-        let mut out = LayerWriter::new(workshop.store, media_type, workshop.surroundings.jobs)?;
+        let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let mut copied: Vec<Vec<Source>> = self.parts.iter().map(|part| part.copied.files.clone()).collect();
         let bytecode: Vec<_> = self.parts.iter().map(|part| part.copied.bytecode()).collect();
         for (member, from) in &self.members {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use kiln_oci::image::Config;
-use kiln_oci::layer::{Layer, MediaType};
+use kiln_oci::layer::Layer;
 use kiln_oci::time;
 use kiln_oci::tree::{Changes, Owners};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
@@ -147,12 +147,8 @@ impl Run {
     }
 
     fn layer(&self, context: &Context<'_>, changes: &Changes, work: &Work<'_>) -> Result<Layer> {
-        let media_type = match self.compression {
-            Compression::Gzip => MediaType::Gzip,
-            Compression::Zstd => MediaType::Zstd,
-        };
         let workshop = context.workshop;
-        let mut out = LayerWriter::new(workshop.store, media_type, workshop.surroundings.jobs)?;
+        let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let time = time::ran(self.below, &changes.digest()?);
         changes.write(time, &mut out, &mut |bytes| work.advance(bytes).map_err(std::io::Error::from))?;
         Ok(out.finish()?)

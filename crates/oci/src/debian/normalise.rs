@@ -219,13 +219,8 @@ impl Treatment {
             );
             return if made_by_apt { Self::Drop } else { Self::Keep };
         }
-        let is_backup = match folder {
-            "etc" => matches!(name, "passwd-" | "group-" | "shadow-" | "gshadow-" | "subuid-" | "subgid-"),
-            "var/lib/dpkg" | "var/cache/debconf" => name.ends_with("-old"),
-            _ => false,
-        };
         match path {
-            _ if is_backup => Self::Drop,
+            _ if is_backup(folder, name) => Self::Drop,
             "etc/machine-id" => Self::Empty,
             "var/log/btmp" | "var/log/wtmp" | "var/log/lastlog" | "var/log/faillog" => Self::Empty,
             "etc/hostname" | "etc/resolv.conf" => Self::Drop,
@@ -241,6 +236,15 @@ impl Treatment {
             _ if name.ends_with(".pyc") => Self::Bytecode,
             _ => Self::Keep,
         }
+    }
+}
+
+/// Returns true for the copies that tools make of account files, dpkg's status and debconf's answers before they change them.
+pub(crate) fn is_backup(folder: &str, name: &str) -> bool {
+    match folder {
+        "etc" => matches!(name, "passwd-" | "group-" | "shadow-" | "gshadow-" | "subuid-" | "subgid-"),
+        "var/lib/dpkg" | "var/cache/debconf" => name.ends_with("-old"),
+        _ => false,
     }
 }
 

@@ -21,7 +21,7 @@ use tar::EntryType;
 use super::names::shown;
 use super::{HELD, OF_OVERLAY, OPAQUE, OWNER, Owners};
 use crate::bytecode;
-use crate::debian::shadow;
+use crate::debian::{is_backup, shadow};
 use crate::error::OciError;
 use crate::header::{Member, Writer};
 use crate::time::OLDEST;
@@ -349,11 +349,6 @@ fn is_below(path: &str, directories: &[&str]) -> bool {
 /// Returns true for a file that a command changes though it did nothing that counts, and that a system makes again when it needs it.
 fn is_volatile(path: &str) -> bool {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let is_backup = match folder {
-        "etc" => matches!(name, "passwd-" | "group-" | "shadow-" | "gshadow-" | "subuid-" | "subgid-"),
-        "var/lib/dpkg" | "var/cache/debconf" => name.ends_with("-old"),
-        _ => false,
-    };
     let is_log = matches!(
         path,
         "var/log/dpkg.log"
@@ -372,5 +367,7 @@ fn is_volatile(path: &str) -> bool {
             | "var/lib/apt/lists/lock"
             | "var/cache/apt/archives/lock"
     );
-    is_backup || is_log || is_below(path, &["run", "dev", "proc", "sys", "var/log/apt", "var/cache/ldconfig"])
+    is_backup(folder, name)
+        || is_log
+        || is_below(path, &["run", "dev", "proc", "sys", "var/log/apt", "var/cache/ldconfig"])
 }

@@ -170,14 +170,19 @@ impl Tree {
         }
     }
 
-    /// Opens a directory of the tree, and makes what is missing of it: root's, 0755.
+    /// Opens the directory of a member.
     fn parent(&mut self, path: Vec<u8>) -> io::Result<OwnedFd> {
         if let Some((known, opened)) = self.last.take()
             && known == path
         {
             return Ok(opened);
         }
-        match self.open(&path) {
+        self.made(&path)
+    }
+
+    /// Opens a directory of the tree, and makes what is missing of it: root's, 0755.
+    fn made(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => return opened,
         }
@@ -189,7 +194,7 @@ impl Tree {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.open(&path)
+        self.open(path)
     }
 
     fn open(&self, path: &[u8]) -> io::Result<OwnedFd> {
@@ -345,11 +350,11 @@ impl Tree {
     fn finish(self) -> Result<(), TreeError> {
         let failed = |path: &[u8]| {
             let path = shown(path);
-            move |error: Errno| TreeError::Io { path, source: error.into() }
+            move |source: io::Error| TreeError::Io { path, source }
         };
         for path in &self.hidden {
             let (directory, name) = split(path);
-            let Ok(parent) = self.make_parent(directory) else { continue };
+            let Ok(parent) = self.made(directory) else { continue };
             match rustix::fs::statat(&parent, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
                     self.hide_below(path).map_err(failed(path))?;
@@ -358,43 +363,32 @@ impl Tree {
                 Ok(_) => {}
                 Err(_) => {
                     let kind = FileType::CharacterDevice;
-                    mknodat(&parent, OsStr::from_bytes(name), kind, Mode::empty(), 0).map_err(failed(path))?;
+                    let done = mknodat(&parent, OsStr::from_bytes(name), kind, Mode::empty(), 0);
+                    done.map_err(|error| failed(path)(error.into()))?;
                 }
             }
         }
         for path in &self.opaque {
-            self.make_parent(path).map_err(failed(path))?;
+            self.made(path).map_err(failed(path))?;
             self.hide_below(path).map_err(failed(path))?;
         }
         // The deepest first, since each changes the time of the one above.
         for (path, attributes) in self.directories.iter().rev() {
-            let opened = self.readable(path).map_err(failed(path))?;
-            self.finish_file(&opened, attributes).map_err(|source| TreeError::Io { path: shown(path), source })?;
+            let done = self.readable(path).and_then(|opened| self.finish_file(&opened, attributes));
+            done.map_err(failed(path))?;
         }
         Ok(())
     }
 
-    fn make_parent(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let raw = |error: io::Error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-        for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]) {
-            let (directory, name) = split(&path[..end]);
-            if !name.is_empty() && self.open(&path[..end]).is_err() {
-                let parent = self.open(directory).map_err(raw)?;
-                mkdirat(&parent, OsStr::from_bytes(name), Mode::from_raw_mode(0o755))?;
-            }
-        }
-        self.open(path).map_err(raw)
-    }
-
-    fn hide_below(&self, path: &[u8]) -> Result<(), Errno> {
-        fsetxattr(self.readable(path)?, OPAQUE, b"y", XattrFlags::empty())
+    fn hide_below(&self, path: &[u8]) -> io::Result<()> {
+        Ok(fsetxattr(self.readable(path)?, OPAQUE, b"y", XattrFlags::empty())?)
     }
 
     /// Opens a directory to change its attributes, which a path alone does not allow.
-    fn readable(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+    fn readable(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+        Ok(openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?)
     }
 }
 

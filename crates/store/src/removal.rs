@@ -1,0 +1,28 @@
+//! Removing directories that others filled.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Removes a directory with all that is in it, also where its user made directories that may not be written.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs_err::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        done => return done,
+    }
+    open_up(path)?;
+    fs_err::remove_dir_all(path)
+}
+
+/// Lets the owner write into all directories.
+fn open_up(directory: &Path) -> io::Result<()> {
+    fs_err::set_permissions(directory, PermissionsExt::from_mode(0o700))?;
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
