@@ -243,15 +243,17 @@ impl Project<'_> {
         node.name == image.name || self.stack.ancestors(image).any(|above| above.name == node.name)
     }
 
-    /// Returns the images that a command is about: those named, or all, each after what it stands on.
+    /// Returns the images that a command is about: those named, or all, each after those that it stands on and copies from.
     pub fn chosen(&self, names: &[String]) -> Result<Vec<&stack::Image>> {
         let mut wanted = BTreeSet::new();
+        let mut waiting = Vec::new();
         for name in names {
-            let Some(image) = self.stack.image(name) else {
-                return Err(self.no_image(name).into());
-            };
-            wanted.insert(&image.name);
-            wanted.extend(self.stack.ancestors(image).map(|above| &above.name));
+            waiting.push(self.stack.image(name).ok_or_else(|| self.no_image(name))?);
+        }
+        while let Some(image) = waiting.pop() {
+            if wanted.insert(&image.name) {
+                waiting.extend(image.needs().filter_map(|(name, _)| self.stack.image(name)));
+            }
         }
         let chosen = |image: &&stack::Image| names.is_empty() || wanted.contains(&image.name);
         Ok(self.stack.images.iter().filter(chosen).collect())
@@ -269,7 +271,10 @@ impl Project<'_> {
         image: &stack::Image,
         lock: &Lock,
     ) -> Result<std::result::Result<Built, (String, Platform)>> {
-        let images = Images::new(self, &self.chosen(std::slice::from_ref(&image.name))?, lock)?;
+        let images = Images::planned(self, &self.chosen(std::slice::from_ref(&image.name))?, lock)?;
+        if let Some((_, platform, on)) = images.unplanned.first() {
+            return Ok(Err((on.clone(), *platform)));
+        }
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };

@@ -79,6 +79,9 @@ pub enum BuildError {
         /// What to do.
         hint: String,
     },
+    /// A result that must be known first is not.
+    #[error("{0} is not known yet")]
+    NotYet(String),
     /// A file was changed while it was copied.
     #[error("`{}` changed while it was copied", .0.display())]
     Changed(PathBuf),
@@ -287,7 +290,7 @@ impl BuildError {
             | Self::Run(_)
             | Self::Signing(_) => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
-            Self::Unreachable(_) => Fault::Step,
+            Self::Unreachable(_) | Self::NotYet(_) => Fault::Step,
             Self::Several(failures) => failures.first().map_or(Fault::Step, |(_, error)| error.fault()),
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
             Self::Oci(_) => Fault::Step,
@@ -315,6 +318,7 @@ impl BuildError {
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
+            Self::NotYet(_) => Some("`kiln build` finds it out".into()),
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
             Self::NothingLeft { .. } => Some(

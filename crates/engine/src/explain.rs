@@ -96,7 +96,7 @@ impl fmt::Display for Change {
 impl Project<'_> {
     /// Explains images: those that are named, each after what it stands on.
     pub fn explain(&self, names: &[String], lock: &Lock) -> Result<Vec<Explanation>> {
-        let images = Images::new(self, &self.chosen(names)?, lock)?;
+        let images = Images::planned(self, &self.chosen(names)?, lock)?;
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };

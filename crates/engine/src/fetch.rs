@@ -2,6 +2,7 @@
 
 mod netrc;
 mod small;
+mod unknown;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

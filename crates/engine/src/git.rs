@@ -1,6 +1,7 @@
 //! Repositories of git, through git itself: bare, without hooks, filters or the user's settings, of which only what leads to
 //! credentials is used.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use kiln_plan::event::Work;
@@ -26,7 +27,7 @@ pub(crate) struct Commit<'w> {
     directory: kiln_store::TemporaryDirectory,
     /// The user's credential helpers.
     helpers: Vec<String>,
-    url: String,
+    pub(crate) url: String,
     /// The name that it was asked for under.
     rev: String,
     /// Its name, 40 or 64 hexadecimal digits.
@@ -44,8 +45,8 @@ pub(crate) struct Entry {
 }
 
 impl<'w> Commit<'w> {
-    /// Fetches what a name of a repository leads to: a branch, a tag or a commit.
-    pub(crate) fn fetch(workshop: &'w Workshop<'w>, url: &str, rev: &str) -> Result<Self> {
+    /// Returns an empty repository of a name at an address.
+    fn new(workshop: &'w Workshop<'w>, url: &str, rev: &str) -> Result<Self> {
         let work = workshop.work("fetch", format!("{url} at {rev}"), None);
         let directory = workshop.store.temporary_directory()?;
         let mut commit = Self {
@@ -58,10 +59,16 @@ impl<'w> Commit<'w> {
             id: String::new(),
         };
         if workshop.surroundings.offline {
-            return Err(commit.problem("it is not locked, and the network may not be used"));
+            return Err(commit.problem("it is not in the store, and the network may not be used"));
         }
         commit.helpers = helpers(workshop, &commit.work);
         commit.git(&["init", "--quiet", "--bare", "."], Stdout::Discarded)?;
+        Ok(commit)
+    }
+
+    /// Fetches what a name of a repository leads to: a branch, a tag or a commit.
+    pub(crate) fn fetch(workshop: &'w Workshop<'w>, url: &str, rev: &str) -> Result<Self> {
+        let mut commit = Self::new(workshop, url, rev)?;
         let shallow = ["fetch", "--quiet", "--depth", "1", "--no-tags", "--", url, rev];
         match commit.git(&shallow, Stdout::Discarded) {
             Ok(_) => commit.id = commit.resolve("FETCH_HEAD")?,
@@ -136,12 +143,21 @@ impl<'w> Commit<'w> {
         Ok(())
     }
 
-    fn git(&self, arguments: &[&str], stdout: Stdout) -> Result<Vec<u8>> {
+    /// Returns the directory of the bare repository.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn program(&self, name: &str) -> Option<std::path::PathBuf> {
+        self.workshop.find_program(name)
+    }
+
+    pub(crate) fn git(&self, arguments: &[&str], stdout: Stdout) -> Result<Vec<u8>> {
         self.run(self.call(arguments, stdout)?)
     }
 
-    fn call(&self, arguments: &[&str], stdout: Stdout) -> Result<Call<'static>> {
-        let program = self.workshop.find_program("git").ok_or_else(|| BuildError::Program {
+    pub(crate) fn call<A: AsRef<OsStr>>(&self, arguments: &[A], stdout: Stdout) -> Result<Call<'static>> {
+        let program = self.program("git").ok_or_else(|| BuildError::Program {
             program: "git".into(),
             purpose: "to fetch repositories".into(),
             problem: "is not on PATH".into(),
@@ -162,21 +178,20 @@ impl<'w> Commit<'w> {
         Ok(call.args(arguments))
     }
 
-    fn run(&self, call: Call<'_>) -> Result<Vec<u8>> {
+    pub(crate) fn run(&self, call: Call<'_>) -> Result<Vec<u8>> {
         match call.run(&self.workshop.surroundings.environment, &self.work) {
             Ok(said) => Ok(said),
             Err(ProgramError::Interrupted) => Err(BuildError::Interrupted),
-            Err(ProgramError::Failed(failed)) => {
-                let lines = failed.last_lines(2);
-                let said = lines.iter().map(|line| line.trim_start_matches("fatal: ")).collect::<Vec<_>>().join("; ");
-                let ended = failed.ended.to_string();
-                Err(self.problem(if said.is_empty() { &ended } else { &said }))
-            }
-            Err(error) => Err(self.problem(&error.to_string())),
+            Err(error) => Err(self.problem(&told(&error))),
         }
     }
 
-    fn problem(&self, problem: &str) -> BuildError {
+    /// Runs a call whose error is what git said.
+    pub(crate) fn said(&self, call: Call<'_>) -> std::result::Result<Vec<u8>, String> {
+        call.run(&self.workshop.surroundings.environment, &self.work).map_err(|error| told(&error))
+    }
+
+    pub(crate) fn problem(&self, problem: &str) -> BuildError {
         BuildError::Mistake {
             message: format!("`{}` of {} cannot be fetched: {problem}", self.rev, self.url),
             hint: "credentials come from git's credential helper, `~/.netrc` or the ssh agent; `rev` is a branch, a tag or a \
@@ -184,6 +199,40 @@ impl<'w> Commit<'w> {
                 .into(),
         }
     }
+}
+
+/// Returns the commit that a name of a repository leads to, as git chooses among tags and branches (gitrevisions(7)).
+pub(crate) fn commit_of(workshop: &Workshop<'_>, url: &str, rev: &str) -> Result<String> {
+    if is_commit(rev) {
+        return Ok(rev.to_ascii_lowercase());
+    }
+    let repository = Commit::new(workshop, url, rev)?;
+    let said =
+        repository.git(&["ls-remote", "--quiet", "--", url, rev, &format!("{rev}^{{}}")], Stdout::Captured(LIST))?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let names: Vec<(&str, &str)> = said.lines().filter_map(|line| line.split_once('\t')).collect();
+    let named = |wanted: String| names.iter().find(|(_, name)| *name == wanted).map(|(id, _)| *id);
+    let found = [
+        rev.to_owned(),
+        format!("refs/{rev}"),
+        // A tag with a message leads to a commit.
+        format!("refs/tags/{rev}^{{}}"),
+        format!("refs/tags/{rev}"),
+        format!("refs/heads/{rev}"),
+    ];
+    match found.into_iter().find_map(named) {
+        Some(id) => Ok(id.to_owned()),
+        // The start of a commit's name, which servers do not resolve.
+        None => Ok(Commit::fetch(workshop, url, rev)?.id),
+    }
+}
+
+/// Returns the last lines of what git said, or how it ended.
+fn told(error: &ProgramError) -> String {
+    let ProgramError::Failed(failed) = error else { return error.to_string() };
+    let lines = failed.last_lines(2);
+    let said = lines.iter().map(|line| line.trim_start_matches("fatal: ")).collect::<Vec<_>>().join("; ");
+    if said.is_empty() { failed.ended.to_string() } else { said }
 }
 
 /// Returns the user's credential helpers (gitcredentials(7)).

@@ -2,6 +2,7 @@
 //! snapshot alone, and is built once.
 
 mod images;
+mod look;
 
 use std::collections::HashMap;
 use std::sync::Arc;

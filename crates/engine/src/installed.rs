@@ -5,11 +5,13 @@ use std::io::Read as _;
 use kiln_wheel::archive::FileReader;
 use kiln_wheel::install::{Content, InstalledFile, Scheme, Wheel};
 use kiln_wheel::name::InvalidWheelName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{BuildError, Result};
 
 /// Bytes that a list of files may have, compressed and not.
-pub(crate) const LIST_LIMIT: u64 = 64 << 20;
+pub(crate) const LIST_LIMIT: u64 = 512 << 20;
 /// A level of zstd: lists are written once for each wheel, and sent to caches.
 const LIST_LEVEL: i32 = 3;
 
@@ -42,12 +44,17 @@ pub(crate) fn listed(file: InstalledFile) -> Listed {
 }
 
 /// Writes a list.
-pub(crate) fn write_list(files: &[Listed]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn write_list<T: Serialize>(files: &[T]) -> std::io::Result<Vec<u8>> {
     zstd::bulk::compress(&serde_json::to_vec(files)?, LIST_LEVEL)
 }
 
-/// Reads a list; `None` where it is none, or too long.
+/// Reads the list of a wheel; `None` where it is none, or too long.
 pub(crate) fn read_list(bytes: &[u8]) -> Option<Vec<Listed>> {
+    read_list_of(bytes)
+}
+
+/// Reads a list of anything; `None` where it is none, or too long.
+pub(crate) fn read_list_of<T: DeserializeOwned>(bytes: &[u8]) -> Option<Vec<T>> {
     let mut json = Vec::new();
     zstd::stream::Decoder::new(bytes).ok()?.take(LIST_LIMIT).read_to_end(&mut json).ok()?;
     serde_json::from_slice(&json).ok()

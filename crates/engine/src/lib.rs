@@ -48,6 +48,7 @@ mod settings;
 mod shelf;
 mod signing;
 mod snapshot;
+mod sources;
 mod step;
 mod steps;
 mod time;

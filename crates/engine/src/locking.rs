@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
-use kiln_plan::lock::{self, Lock, LockedImage, LockedPackage, LockedWheel};
+use kiln_plan::lock::{self, Lock, LockedBase, LockedImage, LockedPackage, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Environment, Image, Requirement, Stack};
 use kiln_store::Root;
@@ -159,9 +159,12 @@ impl Project<'_> {
         how: How<'_>,
     ) -> std::result::Result<(), Failed> {
         let How { upgrade, frozen, together, exclusions } = how;
+        self.lock_copied(image, platform, old, new, (*upgrade == Upgrade::Everything, frozen))?;
         if let Some(name) = names::name(&image.from)
-            && new.base(&name, platform).is_none()
+            && !new.base(&name, platform).is_some_and(LockedBase::is_complete)
         {
+            // Images that are only copied from are not looked into.
+            new.bases.retain(|base| base.name != name || base.platform != platform);
             let locked = old.base(&name, platform);
             let nothing = Upgrade::Nothing;
             let upgrade_base = *if frozen { &nothing } else { upgrade } == Upgrade::Everything;

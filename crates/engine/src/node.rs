@@ -34,7 +34,12 @@ impl<P> Node<P> {
 
     /// Returns the wish to read its product.
     pub(crate) fn at(self, level: Level) -> Read {
-        Read { node: self.0, level }
+        Read { node: self.0, level, in_key: true }
+    }
+
+    /// Returns the wish to come after this node, whose product is not in the key: the step has what it takes from it in its fields.
+    pub(crate) fn before(self) -> Read {
+        Read { node: self.0, level: Level::Known, in_key: false }
     }
 }
 
@@ -77,4 +82,6 @@ pub(crate) struct Read {
     pub(crate) node: NodeId,
     /// The level at which the step needs it.
     pub(crate) level: Level,
+    /// The digest of its product is in the key.
+    pub(crate) in_key: bool,
 }

@@ -119,7 +119,7 @@ impl Project<'_> {
     pub fn plan(&self, names: &[String], lock: &Lock) -> Result<Vec<ImagePlan>> {
         let chosen = self.chosen(names)?;
         chosen.iter().for_each(|image| self.tell_of_declared_facts(image));
-        let images = Images::new(self, &chosen, lock)?;
+        let images = Images::planned(self, &chosen, lock)?;
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };

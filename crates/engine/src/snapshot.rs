@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_oci::bytecode;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
-use kiln_plan::stack::{self, Copy};
+use kiln_plan::stack::{self, Copy, Elsewhere};
 use kiln_plan::step::StepKey;
 use kiln_plan::whiteout;
 use kiln_store::open_regular;
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BuildError, Result};
 use crate::project::Project;
+use crate::sources::Tree;
 
 mod filter;
 mod secrets;
@@ -41,10 +42,20 @@ const BUFFER: usize = 128 << 10;
 pub(crate) struct Source {
     /// Path below the copied directory, or empty for the copied file itself.
     pub(crate) path: String,
+    /// Path in the file system; of another place, the path there.
     pub(crate) from: PathBuf,
     pub(crate) kind: SourceKind,
     /// Bytes of a file.
     pub(crate) size: u64,
+    /// Owner and extended attributes, where the place has some.
+    pub(crate) own: Option<Own>,
+}
+
+/// Owner, group and extended attributes of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) owner: (u32, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Source {
@@ -58,8 +69,8 @@ impl Source {
     /// Returns true if a later change cannot hide behind the time stamp that was seen.
     fn is_old(&self, began: i128) -> bool {
         match &self.kind {
-            SourceKind::File { seen, .. } => seen.changed() < began - TOO_YOUNG,
-            SourceKind::Directory { .. } | SourceKind::Symlink(_) => true,
+            SourceKind::File { at: FileAt::Project(seen), .. } => seen.changed() < began - TOO_YOUNG,
+            SourceKind::File { .. } | SourceKind::Directory { .. } | SourceKind::Symlink(_) => true,
         }
     }
 }
@@ -73,11 +84,30 @@ pub(crate) enum SourceKind {
     },
     File {
         mode: u32,
-        seen: Stat,
+        at: FileAt,
         /// BLAKE3 of the content; `None` where the digest of the whole was known.
         digest: Option<String>,
     },
     Symlink(String),
+}
+
+/// The place of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileAt {
+    /// The project, as `lstat` told of it.
+    Project(Stat),
+    /// A tree of the copy, by its number, with the time in seconds since 1970.
+    Tree(usize, u64),
+}
+
+impl FileAt {
+    /// Returns the time of the last change, in seconds since 1970.
+    fn modified(&self) -> u64 {
+        match self {
+            Self::Project(seen) => seen.modified(),
+            Self::Tree(_, time) => *time,
+        }
+    }
 }
 
 /// A state of a file, as far as it tells of its content: size, inode, times of change in seconds and nanoseconds, mode.
@@ -117,6 +147,8 @@ pub(crate) struct Copied {
     pub(crate) bytes: u64,
     /// Paths for which a rule decided.
     pub(crate) decided: Vec<Decided>,
+    /// Trees from outside of the project that have the files.
+    pub(crate) trees: Vec<Tree>,
 }
 
 /// A path of the project for which a rule of an ignore file decided.
@@ -134,7 +166,10 @@ impl Copied {
     /// Returns the place in the image, without a leading slash: a file that is copied into a directory keeps its name.
     pub(crate) fn place(&self, copy: &Copy, is_directory: impl Fn(&str) -> bool) -> String {
         let to = copy.to.trim_matches('/');
-        let named = || Path::new(&copy.from.first()?.path).file_name()?.to_str().map(str::to_owned);
+        let named = || match &copy.elsewhere {
+            Some(Elsewhere::Url(download)) if !download.unpack => Some(download.file_name()),
+            _ => Path::new(&copy.from.first()?.path).file_name()?.to_str().map(str::to_owned),
+        };
         match named().filter(|_| self.is_single() && (copy.to.ends_with('/') || is_directory(to))) {
             Some(name) => format!("{to}/{name}").trim_matches('/').to_owned(),
             None => to.to_owned(),
@@ -148,7 +183,7 @@ impl Copied {
         let sources = self.files.iter().filter(|file| wanted.contains(&file.path));
         let sources: HashMap<&str, (u32, u32)> = sources
             .filter_map(|file| match &file.kind {
-                SourceKind::File { seen, .. } => Some((file.path.as_str(), (seen.modified() as u32, file.size as u32))),
+                SourceKind::File { at, .. } => Some((file.path.as_str(), (at.modified() as u32, file.size as u32))),
                 _ => None,
             })
             .collect();
@@ -184,7 +219,7 @@ impl Snapshot {
         let mut seen = HashMap::new();
         let platforms = &project.stack.platforms;
         let all = images.iter().flat_map(|image| platforms.iter().map(|platform| project.stack.on(image, *platform)));
-        for copy in all.flat_map(|image| &image.copy) {
+        for copy in all.flat_map(|image| image.copies()).filter(|copy| copy.elsewhere.is_none()) {
             if let Entry::Vacant(place) = snapshot.copies.entry(taken(copy)) {
                 place.insert(Arc::new(look(project, copy, &mut seen)?));
             }
@@ -230,7 +265,7 @@ fn look(project: &Project<'_>, copy: &Copy, seen: &mut Seen) -> Result<Copied> {
         }
     };
     let bytes = files.iter().map(|file| file.size).sum();
-    let copied = Copied { content, files, bytes, decided };
+    let copied = Copied { content, files, bytes, decided, trees: Vec::new() };
     require_no_whiteout(copy, &copied)?;
     Ok(copied)
 }
@@ -243,7 +278,7 @@ fn digest_files(project: &Project<'_>, key: &StepKey, files: &mut [Source], bega
     let mut now = BTreeMap::new();
     for file in files.iter_mut() {
         let old = file.is_old(began);
-        let SourceKind::File { seen, digest, .. } = &mut file.kind else { continue };
+        let SourceKind::File { at: FileAt::Project(seen), digest, .. } = &mut file.kind else { continue };
         let found = match last.get(&file.path).filter(|(stat, _)| stat == seen) {
             Some((_, known)) => known.clone(),
             None => read_digest(project, &file.from)?,
@@ -281,7 +316,8 @@ fn state(files: &[Source]) -> String {
             // A directory's own times change when something is ignored in it; its files say all that matters.
             SourceKind::Directory { mode } => all.update(format!("directory {mode:o}").as_bytes()),
             SourceKind::Symlink(to) => all.update(format!("link {} {to}", to.len()).as_bytes()),
-            SourceKind::File { seen, .. } => {
+            SourceKind::File { at: FileAt::Tree(..), .. } => all.update(b"elsewhere"),
+            SourceKind::File { at: FileAt::Project(seen), .. } => {
                 for number in seen.0 {
                     all.update(&number.to_le_bytes());
                 }
@@ -309,12 +345,15 @@ pub(crate) fn content(files: &[Source]) -> String {
                 field(digest.as_deref().unwrap_or_default().as_bytes());
             }
         }
+        if let Some(Own { owner, xattrs }) = &file.own {
+            field(format!("owner {owner:?} attributes {xattrs:?}").as_bytes());
+        }
     }
     all.finalize().to_hex().to_string()
 }
 
 /// Refuses names that a layer would take for whiteouts.
-fn require_no_whiteout(copy: &Copy, copied: &Copied) -> Result<()> {
+pub(crate) fn require_no_whiteout(copy: &Copy, copied: &Copied) -> Result<()> {
     let to = copied.place(copy, |_| false);
     let own = whiteout::component(&to).map(|component| (to.clone(), component.to_owned()));
     let below = |file: &Source| {

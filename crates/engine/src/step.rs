@@ -53,6 +53,8 @@ pub enum Subject {
     Copies(Vec<String>),
     /// Files that the stack file holds: their places.
     Files(Vec<String>),
+    /// A tree that images copy from, in words.
+    Tree(String),
     /// A file of a base, by its path.
     FileBelow(String),
     /// The program that an image runs.
@@ -84,6 +86,7 @@ impl fmt::Display for Subject {
                 [first, second, _, ..] => write!(f, "files {first}, {second} and {} more", places.len() - 2),
                 few => write!(f, "files {}", few.join(", ")),
             },
+            Self::Tree(tree) => write!(f, "the files of {tree}"),
             Self::FileBelow(path) => write!(f, "file {path} of what is below"),
             Self::Program(name) => write!(f, "program {name}"),
             Self::Run(command) => write!(f, "run {command}"),

@@ -12,6 +12,8 @@ pub(crate) mod file_below;
 pub(crate) mod files;
 pub(crate) mod foundation;
 pub(crate) mod gpu_code;
+pub(crate) mod image_layers;
+pub(crate) mod list;
 pub(crate) mod modules;
 pub(crate) mod paths;
 pub(crate) mod program;

@@ -171,16 +171,18 @@ impl Workshop<'_> {
         Ok(())
     }
 
-    /// Downloads a wheel into the store.
+    /// Downloads a file into the store.
     pub(crate) fn download(&self, wanted: &Wanted) -> Result<()> {
-        let network = match self.network.get() {
-            Some(network) => network,
-            None => {
-                let made = Network::new(self.surroundings.netrc.clone(), &self.surroundings.registry.proxies)?;
-                self.network.get_or_init(|| made)
-            }
-        };
-        network.fetch(self.store, wanted, &*self.reporter, &self.cancel)
+        self.network()?.fetch(self.store, wanted, &*self.reporter, &self.cancel)
+    }
+
+    /// The client of indexes and addresses, made when first needed.
+    pub(crate) fn network(&self) -> Result<&Network> {
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        let made = Network::new(self.surroundings.netrc.clone(), &self.surroundings.registry.proxies)?;
+        Ok(self.network.get_or_init(|| made))
     }
 
     /// Returns the bytes that were downloaded from indexes, and the seconds in which anything was.

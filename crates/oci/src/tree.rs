@@ -8,10 +8,12 @@
 //! If the user who unpacks may not give files away, owners stand in an extended attribute of the files ([`OWNER`]).
 
 mod changes;
+mod list;
 mod names;
 mod unpack;
 
 pub use changes::{Change, Changes};
+pub use list::{Listed, ListedKind, list, readable};
 pub use unpack::{TreeError, unpack};
 
 /// Extended attribute for the owner of a file that its user could not give away: `UID:GID` in decimal digits.

@@ -101,8 +101,8 @@ impl State {
             return node.key;
         }
         let entry = graph.entry(id);
-        let digests: Option<Vec<Digest>> =
-            entry.reads.iter().map(|read| self.product(read.node).map(Product::digest)).collect();
+        let reads = entry.reads.iter().filter(|read| read.in_key);
+        let digests: Option<Vec<Digest>> = reads.map(|read| self.product(read.node).map(Product::digest)).collect();
         let key = key(entry.step.kind(), &entry.fields, digests?);
         self.nodes[id.index()].key = Some(key);
         self.by_key.entry(key).or_default().push(id);

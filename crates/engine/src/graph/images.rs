@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kiln_oci::debian::Bootstrap;
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
+use kiln_oci::tree::Listed;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedBase, LockedWheel};
@@ -13,6 +14,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Environment, From, GpuCode as Demand};
 
 use super::Graph;
+use super::look::Look;
 use crate::accounts::Accounts;
 use crate::bases;
 use crate::below::Below;
@@ -32,6 +34,7 @@ use crate::steps::facts::Facts;
 use crate::steps::gpu_code::GpuCode;
 
 mod commands;
+mod elsewhere;
 mod files;
 mod python;
 
@@ -69,21 +72,34 @@ pub(crate) struct ImageNodes {
 pub(crate) struct Images {
     pub(crate) graph: Graph,
     pub(crate) images: Vec<ImageNodes>,
+    /// Images whose steps depend on results that are not known, with these.
+    pub(crate) unplanned: Vec<(String, Platform, String)>,
 }
 
 impl Images {
-    /// Builds the graph of these images, each of which stands after the one below it, on all platforms.
+    /// Builds the graph of these images, each of which stands after those that it needs, on all platforms. What the graph itself
+    /// depends on is made.
     pub(crate) fn new(project: &Project<'_>, images: &[&stack::Image], lock: &Lock) -> Result<Self> {
-        let snapshot = Snapshot::of(project, images)?;
-        let wheels = lock.wheels_by_digest();
-        let mut builder = Builder { project, lock, wheels, snapshot, graph: Graph::default(), done: HashMap::new() };
-        let mut all = Vec::new();
+        Self::of(project, images, lock, true)
+    }
+
+    /// As [`Images::new`], without performing any step that takes time.
+    pub(crate) fn planned(project: &Project<'_>, images: &[&stack::Image], lock: &Lock) -> Result<Self> {
+        Self::of(project, images, lock, false)
+    }
+
+    fn of(project: &Project<'_>, images: &[&stack::Image], lock: &Lock, performs: bool) -> Result<Self> {
+        let mut builder = Builder::new(project, images, lock, performs)?;
+        let (mut all, mut unplanned) = (Vec::new(), Vec::new());
         for &image in images {
             for &platform in &project.stack.platforms {
-                all.push(builder.image(image, platform)?);
+                match builder.image(image, platform) {
+                    Err(BuildError::NotYet(on)) => unplanned.push((image.name.clone(), platform, on)),
+                    done => all.push(done?),
+                }
             }
         }
-        Ok(Self { graph: builder.graph, images: all })
+        Ok(Self { graph: builder.graph, images: all, unplanned })
     }
 }
 
@@ -110,6 +126,24 @@ struct Builder<'p> {
     snapshot: Snapshot,
     graph: Graph,
     done: HashMap<(String, Platform), Done>,
+    look: Look<'p>,
+    /// Lists of trees that images copy from, by their nodes.
+    lists: HashMap<NodeId, Arc<Vec<Listed>>>,
+}
+
+impl<'p> Builder<'p> {
+    fn new(project: &'p Project<'p>, images: &[&stack::Image], lock: &'p Lock, performs: bool) -> Result<Self> {
+        Ok(Self {
+            project,
+            lock,
+            wheels: lock.wheels_by_digest(),
+            snapshot: Snapshot::of(project, images)?,
+            graph: Graph::default(),
+            done: HashMap::new(),
+            look: Look::new(project, performs),
+            lists: HashMap::new(),
+        })
+    }
 }
 
 /// Settings that an image has of the one below it.

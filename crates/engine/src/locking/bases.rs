@@ -5,8 +5,8 @@ use kiln_oci::debian::Bootstrap;
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::base::BaseFacts;
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
-use kiln_plan::lock::LockedBase;
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
+use kiln_plan::lock::{Lock, LockedBase};
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 use kiln_plan::stack;
@@ -58,6 +58,33 @@ impl Project<'_> {
             stack::From::Scratch | stack::From::Image(_) => return Ok(None),
         };
         self.looked_into(image, found).map(Some)
+    }
+
+    /// Locks the images on registries that an image copies from. Nothing of them is fetched but documents.
+    pub(super) fn lock_copied(
+        &self,
+        image: &stack::Image,
+        platform: Platform,
+        old: &Lock,
+        new: &mut Lock,
+        (upgrade, frozen): (bool, bool),
+    ) -> Result<()> {
+        for copy in image.copies() {
+            let Some(stack::Elsewhere::Reference(reference)) = &copy.elsewhere else { continue };
+            let name = reference.to_string();
+            if new.base(&name, platform).is_some() {
+                continue;
+            }
+            let locked = old.base(&name, platform);
+            new.bases.push(match locked {
+                Some(locked) if frozen || !upgrade => locked.clone(),
+                None if frozen => {
+                    return Err(BuildError::LockOutdated(format!("it has no image `{name}` for {platform}")));
+                }
+                _ => self.lock_reference(reference, platform).map_err(|error| at(copy.span(), error))?,
+            });
+        }
+        Ok(())
     }
 
     /// Completes a base with the number of its layers and its facts, where the lock does not have them.
@@ -156,7 +183,12 @@ fn recent_key(name: &str, platform: Platform) -> StepKey {
 
 /// Points at the `from` that names something unusable.
 fn at_from(image: &stack::Image, error: BuildError) -> BuildError {
-    let at = |message: String| Diagnostic::at(image.from_span.clone(), message);
+    at(image.from_span.clone(), error)
+}
+
+/// Points at the place of the stack file that names something unusable.
+fn at(span: Span, error: BuildError) -> BuildError {
+    let at = |message: String| Diagnostic::at(span.clone(), message);
     match error {
         BuildError::Oci(error @ OciError::Layout { .. }) => {
             Diagnostics::from(at(error.to_string()).hint(LAYOUT)).into()

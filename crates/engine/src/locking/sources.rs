@@ -1,15 +1,16 @@
-//! Requirements from outside of the project: fetched once, locked with the digests of their files, and read from the store.
+//! Places outside of the project. Requirements are fetched once, locked with the digests of their files, and read from the store;
+//! copies are locked to a commit or to a digest, and fetched when they are built.
 
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedSource, SourceFile};
-use kiln_plan::stack::{Remote, RequirementsFile};
+use kiln_plan::stack::{Copy, Elsewhere, Remote, RequirementsFile};
 use url::Url;
 
 use super::Upgrade;
 use super::files::LARGEST_FILE;
 use crate::error::{BuildError, Result};
 use crate::fetch::Fetcher;
-use crate::git::{Commit, Entry};
+use crate::git::{self, Commit, Entry};
 use crate::project::Project;
 
 /// Files of requirements and locks that one repository may have.
@@ -34,7 +35,51 @@ impl Project<'_> {
                 _ => self.fetched(remote, remote_rev(remote), file)?,
             });
         }
+        for image in &self.stack.images {
+            for copy in image.copies() {
+                self.lock_copy(copy, old, (upgrade, frozen), &mut sources)?;
+            }
+        }
         Ok(sources)
+    }
+
+    /// Locks the place of a copy, unless the stack file or another source pins it.
+    fn lock_copy(
+        &self,
+        copy: &Copy,
+        old: &Lock,
+        (upgrade, frozen): (&Upgrade, bool),
+        sources: &mut Vec<LockedSource>,
+    ) -> Result<()> {
+        let remote = match &copy.elsewhere {
+            Some(Elsewhere::Url(download)) if download.sha256.is_some() => return Ok(()),
+            Some(elsewhere) => elsewhere.remote(),
+            None => return Ok(()),
+        };
+        let Some(remote) = remote.filter(|remote| !sources.iter().any(|source| source.is_of(remote))) else {
+            return Ok(());
+        };
+        let locked = old.sources.iter().find(|source| source.is_of(&remote));
+        sources.push(match (locked, &copy.elsewhere) {
+            (Some(locked), _) if frozen || *upgrade != Upgrade::Everything => locked.clone(),
+            (None, _) if frozen => {
+                return Err(BuildError::LockOutdated(format!("it has nothing of {remote}, which is copied")));
+            }
+            (_, Some(Elsewhere::Git(checkout))) => LockedSource {
+                git: Some(checkout.url.clone()),
+                rev: Some(checkout.rev.clone()),
+                commit: Some(git::commit_of(&self.workshop, &checkout.url, &checkout.rev)?),
+                ..LockedSource::default()
+            },
+            (_, Some(Elsewhere::Url(download))) => {
+                let path = download.file_name();
+                let sha256 = self.workshop.download_unknown(&path, &download.url)?;
+                let files = vec![SourceFile { path, sha256 }];
+                LockedSource { url: Some(download.url.to_string()), files, ..LockedSource::default() }
+            }
+            _ => return Ok(()),
+        });
+        Ok(())
     }
 
     /// Returns a locked source whose files are in the store.

@@ -38,7 +38,7 @@ pub struct CopiedFile {
 }
 
 impl Project<'_> {
-    /// Lists what images copy. Nothing is done.
+    /// Lists what images copy from the project. Nothing is done.
     pub fn plan_files(&self, names: &[String]) -> Result<Vec<CopyPlan>> {
         let images = self.chosen(names)?;
         let snapshot = Snapshot::of(self, &images)?;
@@ -46,7 +46,7 @@ impl Project<'_> {
         let mut plans = Vec::new();
         for image in images {
             let image = platform.map_or(image, |platform: Platform| self.stack.on(image, platform));
-            for copy in &image.copy {
+            for copy in image.copy.iter().filter(|copy| copy.elsewhere.is_none()) {
                 plans.push(self.copy_plan(&snapshot, image, copy)?);
             }
         }

@@ -11,7 +11,7 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::stack::{self, Copy};
 
 use super::filter::{Filter, Place};
-use super::{Decided, Seen, Source, SourceKind, Stat, secrets, vanished};
+use super::{Decided, FileAt, Seen, Source, SourceKind, Stat, secrets, vanished};
 use crate::error::{BuildError, ProjectError, Result};
 use crate::project::Project;
 
@@ -294,12 +294,12 @@ fn source(from: &Path, path: String, found: &std::fs::Metadata) -> Result<Source
         };
         SourceKind::Symlink(to)
     } else if found.is_file() {
-        SourceKind::File { mode: mode(found), seen: Stat::of(found), digest: None }
+        SourceKind::File { mode: mode(found), at: FileAt::Project(Stat::of(found)), digest: None }
     } else {
         return Err(not_copied(from, "is neither file, directory nor link"));
     };
     let size = if found.is_file() { found.size() } else { 0 };
-    Ok(Source { path, from: from.to_owned(), kind, size })
+    Ok(Source { path, from: from.to_owned(), kind, size, own: None })
 }
 
 /// Returns the permission bits that a file or directory gets. A mode that a umask may have made is that of no umask in

@@ -1,7 +1,7 @@
 //! `copy`: files of the project as a layer that depends on their names, modes and contents and on nothing else. Every byte
 //! is digested again as it goes into the layer: one that is not as the snapshot found it fails the step.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,8 +16,10 @@ use serde::Serialize;
 use crate::below::{Below, Manner};
 use crate::context::Context;
 use crate::error::{BuildError, Result};
-use crate::snapshot::{Copied, Source, SourceKind, Stat, changed, content, vanished};
-use crate::step::{Cost, Kind, Step, Subject};
+use crate::snapshot::{Copied, FileAt, Own, Source, SourceKind, Stat, changed, content, vanished};
+use crate::sources::Tree;
+use crate::step::{Cost, Kind, Read, Step, Subject};
+use crate::workshop::Workshop;
 
 /// Files of the project, as one layer.
 #[derive(Serialize)]
@@ -30,6 +32,9 @@ pub(crate) struct Copy {
     /// The members of the layer, each with the part and the place of the file that its content comes from.
     #[serde(skip)]
     members: Vec<(LayerFile, Option<(usize, usize)>)>,
+    /// The steps that found out what is copied from outside of the project.
+    #[serde(skip)]
+    after: Vec<Read>,
     #[serde(skip)]
     subject: Subject,
 }
@@ -57,6 +62,7 @@ impl Copy {
     /// Fits copies, each with its files and their owner, to what is below them, and puts them there.
     pub(crate) fn new(
         copies: Vec<(&Wanted, Arc<Copied>, (u32, u32))>,
+        after: Vec<Read>,
         compression: Compression,
         below: &mut Below,
     ) -> Result<Self> {
@@ -71,6 +77,7 @@ impl Copy {
             compression,
             writer: WHOLE_VERSION,
             members: Vec::new(),
+            after,
             subject,
         };
         for (wanted, copied, owner) in copies {
@@ -85,7 +92,8 @@ impl Copy {
         let (gives_owner, gives_mode) = (wanted.owner.user.is_some(), wanted.mode.is_some());
         let parents = Attributes { owner, ..Attributes::default() };
         let manner = Manner { parents, gives_owner, gives_mode, target: to.clone() };
-        let laid = below.lay(&origin, &manner, members(&copied, &to, owner, wanted.mode))?;
+        let given = gives_owner.then_some(owner);
+        let laid = below.lay(&origin, &manner, members(&copied, &to, (owner, given), wanted.mode))?;
         let part = self.parts.len();
         let files = laid.files.into_iter().map(|(file, at)| (file, at.flatten().map(|at| (part, at))));
         self.below.extend(laid.notes);
@@ -120,8 +128,13 @@ impl Copy {
 }
 
 /// Returns everything that is copied as members of a layer on nothing at all, each with the place of the file that its content
-/// comes from.
-fn members(copied: &Copied, to: &str, owner: (u32, u32), mode: Option<u32>) -> Vec<(LayerFile, Option<usize>)> {
+/// comes from. Paths that have an owner keep it, unless the copy gives another.
+fn members(
+    copied: &Copied,
+    to: &str,
+    (owner, given): ((u32, u32), Option<(u32, u32)>),
+    mode: Option<u32>,
+) -> Vec<(LayerFile, Option<usize>)> {
     let time = time::copied(&copied.content);
     let mut members = Vec::with_capacity(copied.files.len() + 1);
     if !copied.is_single() && !to.is_empty() {
@@ -139,7 +152,11 @@ fn members(copied: &Copied, to: &str, owner: (u32, u32), mode: Option<u32>) -> V
                 (LayerFile { time, ..LayerFile::new(path, mode.unwrap_or(*own), Body::File(file.size)) }, Some(at))
             }
         };
-        members.push((LayerFile { owner, ..member.0 }, member.1));
+        let (owner, xattrs) = match &file.own {
+            Some(Own { owner: own, xattrs }) => (given.unwrap_or(*own), xattrs.clone()),
+            None => (owner, Vec::new()),
+        };
+        members.push((LayerFile { owner, xattrs, ..member.0 }, member.1));
     }
     members
 }
@@ -155,6 +172,10 @@ impl Step for Copy {
 
     fn subject(&self) -> Subject {
         self.subject.clone()
+    }
+
+    fn reads(&self) -> Vec<Read> {
+        self.after.clone()
     }
 
     fn cost(&self) -> Cost {
@@ -173,7 +194,7 @@ impl Step for Copy {
                 out.small(member)?;
                 continue;
             };
-            let mut file = Watched::open(source)?;
+            let mut file = Watched::open(workshop, &self.parts[part].copied.trees, source)?;
             let written = match bytecode[part].get(source.path.as_str()) {
                 Some(&of) => out.file(member, &mut Dated::new(&mut file, of, member.time)),
                 None => out.file(member, &mut file),
@@ -183,7 +204,7 @@ impl Step for Copy {
             work.advance(source.size)?;
         }
         for (part, files) in self.parts.iter().zip(&mut copied) {
-            part.require_content(files)?;
+            part.require_content(workshop, files)?;
         }
         Ok(vec![out.end()?])
     }
@@ -192,10 +213,10 @@ impl Step for Copy {
 impl Part {
     /// Compares the whole, which is all that is known where the snapshot did not look at each file. A file that a later copy
     /// hides is read for it.
-    fn require_content(&self, files: &mut [Source]) -> Result<()> {
+    fn require_content(&self, workshop: &Workshop<'_>, files: &mut [Source]) -> Result<()> {
         for file in files.iter_mut() {
             if matches!(file.kind, SourceKind::File { digest: None, .. }) {
-                let mut hidden = Watched::open(file)?;
+                let mut hidden = Watched::open(workshop, &self.copied.trees, file)?;
                 io::copy(&mut hidden, &mut io::sink())?;
                 file.found(hidden.end()?);
             }
@@ -222,7 +243,7 @@ impl<'f> Dated<'f> {
     }
 }
 
-impl Read for Dated<'_> {
+impl io::Read for Dated<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.begun {
             self.begun = true;
@@ -251,13 +272,19 @@ struct Watched {
 }
 
 impl Watched {
-    fn open(source: &Source) -> Result<Self> {
+    fn open(workshop: &Workshop<'_>, trees: &[Tree], source: &Source) -> Result<Self> {
         let changed = || changed(&source.from);
-        let SourceKind::File { seen, digest, .. } = &source.kind else { return Err(changed()) };
-        let file = open_regular(&source.from).map_err(|error| vanished(&source.from, error))?;
-        if Stat::of(&file.metadata()?) != *seen {
-            return Err(changed());
-        }
+        let SourceKind::File { at, digest, .. } = &source.kind else { return Err(changed()) };
+        let file = match at {
+            FileAt::Tree(tree, _) => workshop.open_in(trees.get(*tree).ok_or_else(changed)?, &source.from)?,
+            FileAt::Project(seen) => {
+                let file = open_regular(&source.from).map_err(|error| vanished(&source.from, error))?;
+                if Stat::of(&file.metadata()?) != *seen {
+                    return Err(changed());
+                }
+                file
+            }
+        };
         Ok(Self {
             path: source.from.clone(),
             file,
@@ -286,7 +313,7 @@ impl Watched {
     }
 }
 
-impl Read for Watched {
+impl io::Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.hasher.update(&buffer[..read]);

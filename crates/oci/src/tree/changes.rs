@@ -294,7 +294,7 @@ impl Changes {
 }
 
 /// Returns the extended attributes of a file.
-fn attributes(place: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn attributes(place: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; 64 << 10];
     let length = match rustix::fs::llistxattr(place, names.as_mut_slice()) {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -312,7 +312,7 @@ fn attributes(place: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 }
 
 /// Returns the pax records of extended attributes: those that are held for a user without rights come back under their names.
-fn records(attributes: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn records(attributes: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut records: Vec<_> = attributes
         .iter()
         .filter_map(|(name, value)| {
@@ -337,7 +337,7 @@ fn plain_capability(value: &[u8]) -> Vec<u8> {
     }
 }
 
-fn owner(text: &[u8]) -> Option<(u32, u32)> {
+pub(super) fn owner(text: &[u8]) -> Option<(u32, u32)> {
     let (user, group) = std::str::from_utf8(text).ok()?.split_once(':')?;
     Some((user.parse().ok()?, group.parse().ok()?))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pep508_rs::PackageName;
 use url::Url;
 
+use super::copy::{Copy, Elsewhere};
 use super::run::Run;
 use crate::base::BaseFacts;
 use crate::diagnostic::Span;
@@ -139,6 +140,8 @@ pub struct Image {
     pub from: From,
     /// Where `from` stands.
     pub from_span: Span,
+    /// Commands that run before everything else of the image.
+    pub setup: Vec<Run>,
     /// Commands that run over everything else of the image.
     pub run: Vec<Run>,
     /// Declared facts of the base.
@@ -329,6 +332,25 @@ pub enum FileContent {
 }
 
 impl Image {
+    /// Returns everything that it copies: into layers, and for its commands to see.
+    pub fn copies(&self) -> impl Iterator<Item = &Copy> {
+        let binds = self.setup.iter().chain(&self.run).flat_map(|run| &run.bind);
+        self.copy.iter().chain(binds)
+    }
+
+    /// Returns the images of the stack that must be made before this one, with the places that name them.
+    pub fn needs(&self) -> impl Iterator<Item = (&str, Span)> {
+        let below = match &self.from {
+            From::Image(name) => Some((name.as_str(), self.from_span.clone())),
+            _ => None,
+        };
+        let copied = self.copies().filter_map(|copy| match &copy.elsewhere {
+            Some(Elsewhere::Image(name)) => Some((name.as_str(), copy.span())),
+            _ => None,
+        });
+        below.into_iter().chain(copied)
+    }
+
     /// Whether it installs Python packages of its own.
     pub fn has_packages(&self) -> bool {
         !self.requirements.is_empty() || !self.requirements_files.is_empty()
@@ -536,65 +558,6 @@ pub enum Compression {
     Gzip,
     /// Recompressed.
     Zstd,
-}
-
-/// Files from the project.
-#[derive(Debug, Clone)]
-pub struct Copy {
-    /// The sources, at least one.
-    pub from: Vec<Source>,
-    /// Sources keep their names in `to`, which is a directory: they were written as a list or as a pattern.
-    pub keeps_names: bool,
-    /// Absolute path in the image.
-    pub to: String,
-    /// Patterns of what is left out.
-    pub exclude: Vec<Pattern>,
-    /// A file with such patterns.
-    pub ignore_file: Option<String>,
-    /// Whose the files are.
-    pub owner: Owner,
-    /// The place of `owner`.
-    pub owner_span: Option<Span>,
-    /// Mode of files.
-    pub mode: Option<u32>,
-}
-
-impl Copy {
-    /// Returns the sources as written, with commas between.
-    pub fn shown(&self) -> String {
-        self.from.iter().map(|source| source.path.as_str()).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Returns where the sources stand.
-    pub fn span(&self) -> Span {
-        let start = self.from.iter().map(|source| source.span.start).min().unwrap_or(0);
-        start..self.from.iter().map(|source| source.span.end).max().unwrap_or(start)
-    }
-}
-
-/// A pattern of files that a copy leaves out, and where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
-    /// As in `.gitignore`.
-    pub text: String,
-    /// Its place in the stack file.
-    pub span: Span,
-}
-
-/// A file or directory of the project, or a pattern of some.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Relative to the stack file, inside its directory; with a final `/` the content of a directory.
-    pub path: String,
-    /// Its place in the stack file.
-    pub span: Span,
-}
-
-impl Source {
-    /// Returns true for a pattern.
-    pub fn is_pattern(&self) -> bool {
-        self.path.contains(['*', '?', '['])
-    }
 }
 
 /// A user and a group, each by id or by a name that the base facts know.

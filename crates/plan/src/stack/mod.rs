@@ -3,6 +3,7 @@
 //! Two stages, because a mistake must point at its line and name what is valid, while everything after reading wants
 //! values that cannot be wrong any more.
 
+mod copy;
 mod image;
 mod lines;
 mod read;
@@ -13,10 +14,11 @@ mod spanned;
 mod vars;
 pub mod written;
 
+pub use copy::{Checkout, Copy, Download, Elsewhere, Pattern, Source};
 pub use image::{
-    Cache, CommandLine, Compression, Copy, Environment, File, FileContent, From, GpuCode, Healthcheck, Image, Index,
-    Named, NewUser, Owner, Part, Pattern, Prerelease, Prune, Python, Recipe, Remote, Requirement, RequirementsFile,
-    Resolution, Source, Stack, Target, Trust, Value,
+    Cache, CommandLine, Compression, Environment, File, FileContent, From, GpuCode, Healthcheck, Image, Index, Named,
+    NewUser, Owner, Part, Prerelease, Prune, Python, Recipe, Remote, Requirement, RequirementsFile, Resolution, Stack,
+    Target, Trust, Value,
 };
 pub use lines::line_of;
 pub use read::{Overrides, read, schema};

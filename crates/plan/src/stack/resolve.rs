@@ -10,7 +10,7 @@ use super::read::Overrides;
 use super::requirement;
 use super::vars::Vars;
 use super::written::{CacheTable, FromWritten, IndexTable, StackFile, Text, TrustWritten, WheelTable};
-use crate::diagnostic::{Diagnostic, Diagnostics, closest};
+use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{InvalidReference, Repository};
@@ -21,6 +21,7 @@ mod config;
 mod files;
 mod images;
 mod python;
+mod remote;
 mod run;
 mod target;
 mod users;
@@ -52,7 +53,6 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
         );
     }
     images::no_tag_is_taken_twice(&images, &mut wrong);
-    run::nothing_stands_on_commands(&images, &mut wrong);
     target::python_is_said(&images, &mut wrong);
     target::base_packages_are_seen(&images, &mut wrong);
     wrong.or(Stack {
@@ -269,24 +269,27 @@ fn recipes(
     recipes
 }
 
-/// Sorts images so that each stands after the one it is built from; notes cycles.
+/// Sorts images so that each stands after those that it is built from and copies from; notes cycles.
 fn order(images: &mut Vec<Image>, wrong: &mut Diagnostics) {
     let mut placed: Vec<Image> = Vec::with_capacity(images.len());
     loop {
-        let ready = images.iter().position(|image| match &image.from {
-            From::Image(parent) => placed.iter().any(|placed| placed.name == *parent),
-            _ => true,
-        });
+        let is_placed = |name: &str| placed.iter().any(|placed| placed.name == name);
+        let ready = images.iter().position(|image| image.needs().all(|(name, _)| is_placed(name)));
         match ready {
             Some(at) => placed.push(images.remove(at)),
             None => break,
         }
     }
-    if let Some(first) = images.first() {
-        let mut diagnostic = Diagnostic::at(first.from_span.clone(), "these images are built from one another")
-            .label(format!("`{}` is built from this", first.name));
-        for other in &images[1..] {
-            diagnostic = diagnostic.also(other.from_span.clone(), format!("`{}` is built from this", other.name));
+    let left: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+    let mut places = images.iter().filter_map(|image| {
+        let (name, span) = image.needs().find(|(name, _)| left.contains(name))?;
+        let verb = if matches!(&image.from, From::Image(below) if below == name) { "is built" } else { "copies" };
+        Some((span, format!("`{}` {verb} from this", image.name)))
+    });
+    if let Some((span, label)) = places.next() {
+        let mut diagnostic = Diagnostic::at(span, "these images are built from one another").label(label);
+        for (span, label) in places {
+            diagnostic = diagnostic.also(span, label);
         }
         wrong.push(diagnostic.hint("one of them needs a base: `{ debian = \"bookworm\" }`, `{ oci = \"PATH\" }`"));
     }
@@ -306,39 +309,42 @@ fn mirror(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
     mirror
 }
 
+/// Returns the image that a name means: one that the file declares, else a reference.
+fn from_name(text: &str, span: Span, file: &StackFile, vars: &Vars, wrong: &mut Diagnostics) -> From {
+    let name = vars.expand_str(text, span.clone()).unwrap_or_else(|diagnostic| {
+        wrong.push(diagnostic);
+        text.to_owned()
+    });
+    let declared = || file.images.keys().map(|image| image.as_str());
+    if name == "scratch" {
+        return From::Scratch;
+    }
+    if declared().any(|image| image == name) {
+        return From::Image(name);
+    }
+    if !name.contains(['/', ':', '.']) {
+        let hint = match closest(&name, declared()) {
+            Some(close) => format!("did you mean `{close}`?"),
+            None => format!("a registry reference says its registry: `docker.io/library/{name}:TAG`"),
+        };
+        let message = format!("there is no image `{name}` in this stack");
+        wrong.push(Diagnostic::at(span.clone(), message).hint(hint));
+    }
+    match name.parse() {
+        Ok(reference) => From::Reference(reference),
+        Err(error) => {
+            if wrong.0.is_empty() {
+                wrong.push(Diagnostic::at(span, InvalidReference::to_string(&error)));
+            }
+            From::Scratch
+        }
+    }
+}
+
 /// What `from` means: a name declared in the file shadows a registry reference.
 fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &mut Diagnostics) -> From {
     match written.get() {
-        FromWritten::Name(name) => {
-            let name = vars.expand_str(name, written.span()).unwrap_or_else(|diagnostic| {
-                wrong.push(diagnostic);
-                name.clone()
-            });
-            let declared = || file.images.keys().map(|image| image.as_str());
-            if name == "scratch" {
-                From::Scratch
-            } else if declared().any(|image| image == name) {
-                From::Image(name)
-            } else {
-                if !name.contains(['/', ':', '.']) {
-                    let hint = match closest(&name, declared()) {
-                        Some(close) => format!("did you mean `{close}`?"),
-                        None => format!("a registry reference says its registry: `docker.io/library/{name}:TAG`"),
-                    };
-                    let message = format!("there is no image `{name}` in this stack");
-                    wrong.push(Diagnostic::at(written.span(), message).hint(hint));
-                }
-                match name.parse() {
-                    Ok(reference) => From::Reference(reference),
-                    Err(error) => {
-                        if wrong.0.is_empty() {
-                            wrong.push(Diagnostic::at(written.span(), InvalidReference::to_string(&error)));
-                        }
-                        From::Scratch
-                    }
-                }
-            }
-        }
+        FromWritten::Name(name) => from_name(name, written.span(), file, vars, wrong),
         FromWritten::Table(table) => match (&table.oci, &table.debian) {
             (Some(path), None) => {
                 let path_text = images::project_path(path, vars, wrong);

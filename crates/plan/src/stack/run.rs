@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::copy::Copy;
 use super::image::{CommandLine, Value};
 use crate::diagnostic::Span;
 
@@ -22,6 +23,8 @@ pub struct Run {
     pub workdir: Option<String>,
     /// The time after which it is ended, in nanoseconds.
     pub timeout: Option<u64>,
+    /// Files that it sees, and that the image does not get.
+    pub bind: Vec<Copy>,
 }
 
 /// A shell that runs a line.

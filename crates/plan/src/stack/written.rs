@@ -9,11 +9,13 @@ use serde::Deserialize;
 
 use super::spanned::Spanned;
 
+mod copy;
 mod image;
 mod python;
 mod run;
 mod scalar;
 
+pub use copy::*;
 pub use image::*;
 pub use python::*;
 pub use run::*;

@@ -47,12 +47,14 @@ impl Builder<'_> {
         let room = MAX_LAYERS.saturating_sub(draft.ground.layers + draft.layers.len() + 1 + image.run.len()).max(1);
         let together = image.copy.len().div_ceil(room).max(1);
         for copies in image.copy.chunks(together) {
-            let ground = &mut draft.ground;
-            let mut all = Vec::new();
+            let (mut all, mut after) = (Vec::new(), Vec::new());
             for copy in copies {
-                all.push((copy, self.snapshot.copied(copy)?, ground.accounts.owner_of(copy)?));
+                let (copied, found_by) = self.copied(copy, draft.platform)?;
+                all.push((copy, copied, draft.ground.accounts.owner_of(copy)?));
+                after.extend(found_by);
             }
-            let step = Copy::new(all, image.compression, &mut ground.below)?;
+            let ground = &mut draft.ground;
+            let step = Copy::new(all, after, image.compression, &mut ground.below)?;
             let (history, bytes) = (step.history(), step.bytes());
             for file in step.files() {
                 ground.accounts.note_file(&file.path, Noted::Copied(&step.subject().to_string()));

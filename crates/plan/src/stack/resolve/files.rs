@@ -1,32 +1,35 @@
 //! Copied files, and files that the stack file itself holds.
 
 use super::images::{Context, absolute, without_nul};
-use super::{expand, images};
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::stack::image::{Copy, File, FileContent, Owner, Pattern, Source};
+use super::{expand, images, remote};
+use crate::diagnostic::{Diagnostic, Diagnostics, Span};
+use crate::stack::copy::{Copy, Pattern, Source};
+use crate::stack::image::{File, FileContent, Owner};
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
-use crate::stack::written::{CopyTable, FileTable, Text, TextOrList};
+use crate::stack::written::{CopyFromWritten, CopyTable, FileTable, Text, TextOrList};
 
-/// Returns a copy.
-pub(super) fn copy(table: &CopyTable, vars: &Vars, wrong: &mut Diagnostics) -> Copy {
-    let mut from = Vec::new();
-    let mut source = |path: String, span| from.push(Source { path, span });
-    match table.from.get() {
-        TextOrList::Text(text) => {
+/// Returns a copy; `None` where its source is wrong.
+pub(super) fn copy(table: &CopyTable, context: &Context<'_>, wrong: &mut Diagnostics) -> Option<Copy> {
+    let vars = context.vars;
+    let (elsewhere, from, is_list) = match table.from.get() {
+        CopyFromWritten::Project(paths) => {
+            let from = project_sources(paths, table.from.span(), vars, wrong);
+            (None, from, matches!(paths, TextOrList::List(_)))
+        }
+        CopyFromWritten::Elsewhere(place) => {
+            if let Some(file) = &table.ignore_file {
+                let message = "`ignore-file` is for copies of the project";
+                wrong.push(Diagnostic::at(file.span(), message).hint("`exclude` leaves files out of any copy"));
+            }
             let span = table.from.span();
-            source(images::project_path_in(text, span.clone(), vars, wrong), span);
+            let (elsewhere, path) = remote::elsewhere(place, span.clone(), context, wrong)?;
+            (Some(elsewhere), vec![Source { path, span }], false)
         }
-        TextOrList::List(texts) if texts.is_empty() => {
-            wrong.push(Diagnostic::at(table.from.span(), "a copy of nothing").hint("name a file or a directory"));
-        }
-        TextOrList::List(texts) => {
-            texts.iter().for_each(|text| source(images::project_path(text, vars, wrong), text.span()));
-        }
-    }
-    let is_list = matches!(table.from.get(), TextOrList::List(_));
-    Copy {
-        keeps_names: is_list || from.iter().any(Source::is_pattern),
+    };
+    Some(Copy {
+        keeps_names: elsewhere.is_none() && (is_list || from.iter().any(Source::is_pattern)),
+        elsewhere,
         from,
         to: absolute(&table.to, vars, wrong),
         exclude: table
@@ -38,6 +41,21 @@ pub(super) fn copy(table: &CopyTable, vars: &Vars, wrong: &mut Diagnostics) -> C
         owner: table.owner.as_ref().map_or_else(Owner::default, |text| owner(&expand(text, vars, wrong))),
         owner_span: table.owner.as_ref().map(Spanned::span),
         mode: table.mode.as_ref().and_then(|text| mode(text, vars, wrong)),
+    })
+}
+
+fn project_sources(paths: &TextOrList, span: Span, vars: &Vars, wrong: &mut Diagnostics) -> Vec<Source> {
+    match paths {
+        TextOrList::Text(text) => {
+            vec![Source { path: images::project_path_in(text, span.clone(), vars, wrong), span }]
+        }
+        TextOrList::List(texts) => {
+            if texts.is_empty() {
+                wrong.push(Diagnostic::at(span, "a copy of nothing").hint("name a file or a directory"));
+            }
+            let source = |text: &Text| Source { path: images::project_path(text, vars, wrong), span: text.span() };
+            texts.iter().map(source).collect()
+        }
     }
 }
 

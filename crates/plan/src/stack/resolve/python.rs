@@ -3,19 +3,16 @@
 use std::ops::Range;
 use std::path::{Component, Path};
 
-use url::Url;
-
 use super::images::{absolute, choice, project_path_in, without_nul_in};
-use super::{expand, expand_all};
+use super::{expand, expand_all, remote};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
-use crate::secret;
-use crate::stack::image::{Environment, Named, Prerelease, Python, Remote, Requirement, RequirementsFile, Resolution};
+use crate::stack::image::{Environment, Named, Prerelease, Python, Requirement, RequirementsFile, Resolution};
 use crate::stack::requirement;
 use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
 use crate::stack::written::{
     OverlapsTable, PythonWritten, RequirementsFileWritten, RequirementsTable, RequirementsWritten, ResolutionTable,
-    SourceTable, Text, TextOrList,
+    Text, TextOrList,
 };
 
 /// Returns the files of requirements of an image.
@@ -58,65 +55,12 @@ fn requirements_file(
                 dev: *dev,
                 package: package.as_ref().map(|package| normalised(package, vars, wrong)),
                 span: file.span(),
-                from: from.as_ref().and_then(|from| remote(from, vars, wrong)),
+                from: from.as_ref().and_then(|from| remote::remote(from, vars, wrong)),
                 ..everything(match from {
                     Some(_) => project_path_in(file, file.span(), vars, wrong),
                     None => repository_path(file, file.span(), vars, wrong),
                 })
             }
-        }
-    }
-}
-
-/// Returns a place outside of the project.
-fn remote(written: &Spanned<SourceTable>, vars: &Vars, wrong: &mut Diagnostics) -> Option<Remote> {
-    let address = |text: &Text, wrong: &mut Diagnostics| {
-        let address = expand(text, vars, wrong);
-        let shown = secret::redact_address(&address);
-        if shown != address {
-            wrong.push(
-                Diagnostic::at(text.span(), format!("the address `{shown}` has a password"))
-                    .hint("the lock names it: credentials belong in `~/.netrc` or in git's credential helper"),
-            );
-        }
-        address
-    };
-    match written.get() {
-        SourceTable { git: Some(url), rev, url: None } => {
-            let rev = rev.as_ref().map_or_else(|| "HEAD".to_owned(), |rev| expand(rev, vars, wrong));
-            let (url, span) = (address(url, wrong), url.span());
-            let allowed = ["https://", "ssh://", "file://"].iter().any(|scheme| url.starts_with(scheme));
-            let is_scp = url.split_once(':').is_some_and(|(host, path)| host.contains('@') && !path.starts_with("//"));
-            if !(allowed || is_scp) || url.starts_with('-') {
-                wrong.push(
-                    Diagnostic::at(span, format!("`{url}` is not an address of a repository"))
-                        .hint("`https://`, `ssh://`, `file://`, or `user@host:path`"),
-                );
-            }
-            if rev.is_empty()
-                || rev.starts_with('-')
-                || rev.contains(|c: char| c.is_whitespace() || "~^:?*[\\".contains(c))
-            {
-                let span = written.span();
-                wrong.push(Diagnostic::at(span, format!("`{rev}` is not a branch, a tag or a commit")));
-            }
-            Some(Remote::Git { url, rev })
-        }
-        SourceTable { git: None, rev: None, url: Some(url) } => {
-            let text = address(url, wrong);
-            let parsed = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-            if parsed.is_none() {
-                let message = format!("`{text}` is not an address");
-                wrong.push(Diagnostic::at(url.span(), message).hint("it begins with `https://`"));
-            }
-            parsed.map(Remote::Url)
-        }
-        _ => {
-            wrong.push(
-                Diagnostic::at(written.span(), "a source is either a repository of git or an address")
-                    .hint("`{ git = \"URL\", rev = \"TAG\" }` or `{ url = \"URL\" }`"),
-            );
-            None
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::images::{Context, absolute, choice};
-use super::{config, expand};
+use super::{config, expand, files};
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::stack::image::{CommandLine, From, Image};
+use crate::stack::image::CommandLine;
 use crate::stack::run::{Run, Shell};
 use crate::stack::spanned::Spanned;
 use crate::stack::written::{RunTable, RunWritten, TextOrList};
@@ -17,7 +17,16 @@ pub(super) fn run(written: &Spanned<RunWritten>, context: &Context<'_>, wrong: &
             let command = Spanned::new(written.span(), command.clone());
             let command = line(&command, context, wrong)?;
             let (span, env) = (written.span(), BTreeMap::new());
-            Some(Run { command, span, shell: Shell::Sh, env, user: None, workdir: None, timeout: None })
+            Some(Run {
+                command,
+                span,
+                shell: Shell::Sh,
+                env,
+                user: None,
+                workdir: None,
+                timeout: None,
+                bind: Vec::new(),
+            })
         }
         RunWritten::Table(table) => with_options(table, context, wrong),
     }
@@ -39,6 +48,7 @@ fn with_options(table: &RunTable, context: &Context<'_>, wrong: &mut Diagnostics
         user: table.user.as_ref().map(|text| (expand(text, vars, wrong), text.span())),
         workdir: table.workdir.as_ref().map(|text| absolute(text, vars, wrong)),
         timeout: table.timeout.as_ref().map(|text| config::duration(text, vars, wrong)),
+        bind: table.bind.iter().filter_map(|table| files::copy(table, context, wrong)).collect(),
     })
 }
 
@@ -52,18 +62,4 @@ fn line(text: &Spanned<TextOrList>, context: &Context<'_>, wrong: &mut Diagnosti
         return None;
     }
     Some(config::command(text, context, wrong))
-}
-
-/// Refuses images that stand on one that runs commands: layers cannot be laid yet on files that only a command's end tells of.
-pub(super) fn nothing_stands_on_commands(images: &[Image], wrong: &mut Diagnostics) {
-    for image in images {
-        let From::Image(name) = &image.from else { continue };
-        if images.iter().any(|below| below.name == *name && !below.run.is_empty()) {
-            let message = format!("`{}` stands on `{name}`, which runs commands", image.name);
-            wrong.push(
-                Diagnostic::at(image.from_span.clone(), message)
-                    .hint("nothing can stand on such an image yet: give this image the commands, too"),
-            );
-        }
-    }
 }

@@ -6,7 +6,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 
-use super::{OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, RunWritten, Text, scalar_or_table};
+use super::{
+    CopyTable, OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, RunWritten, Text, scalar_or_table,
+};
 use crate::base::BaseFacts;
 use crate::stack::spanned::Spanned;
 
@@ -35,14 +37,17 @@ pub struct ImageTable {
     pub gpus: Option<Vec<Text>>,
     /// The Python version, where it differs from `[target]`, or a table about the environment of Python packages.
     pub python: Option<Spanned<PythonWritten>>,
-    /// Files from the project.
+    /// Files from the project, from other images, from repositories of git and from addresses.
     #[serde(default)]
     pub copy: Vec<CopyTable>,
     /// Files, directories and links that the stack file itself holds; they come after the copies.
     #[serde(default)]
     pub files: Vec<FileTable>,
+    /// Commands that run before anything else of the image is made, as in `run`: its packages and files stand on them.
+    #[serde(default)]
+    pub setup: Vec<Spanned<RunWritten>>,
     /// Commands that run over everything else of the image, one after the other, each a layer: a line for `sh -e`, a list of words, or
-    /// `{ command, shell = "bash", env, user, workdir, timeout }`. They have no network.
+    /// `{ command, shell = "bash", env, user, workdir, timeout, bind }`. They have no network.
     #[serde(default)]
     pub run: Vec<Spanned<RunWritten>>,
     /// Users that the image creates.
@@ -177,27 +182,6 @@ pub struct VerifyTable {
     /// at any directory. `["vllm/_flashmla*"]`.
     #[serde(default)]
     pub except: Vec<Text>,
-}
-
-/// Files from the project.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct CopyTable {
-    /// A file or directory relative to the stack file, a pattern of some, or a list of both.
-    pub from: Spanned<TextOrList>,
-    /// Absolute path in the image. A directory's content goes into it; a file goes there, or into it with a final `/`. What a
-    /// list or a pattern names goes into it: under its name, or a directory's content where it has a final `/`.
-    pub to: Text,
-    /// Patterns (as in `.gitignore`, relative to what is copied) of what is left out.
-    #[serde(default)]
-    pub exclude: Vec<Text>,
-    /// A file with such patterns, relative to the stack file: they count from where it lies. `.dockerignore` has Docker's
-    /// rules and counts by default where it lies beside the stack file; every other has git's.
-    pub ignore_file: Option<Text>,
-    /// `user`, `user:group`, `uid:gid`. Default: `0:0`.
-    pub owner: Option<Text>,
-    /// Octal mode of files; directories get `x` where files have `r`. Default: as they are.
-    pub mode: Option<Text>,
 }
 
 /// The image or base below, as written.

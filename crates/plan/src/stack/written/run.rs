@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 
-use super::{Text, TextOrList};
+use super::{CopyTable, Text, TextOrList};
 use crate::stack::spanned::Spanned;
 
 /// A command that runs while the image is built, as written.
@@ -35,6 +35,9 @@ pub struct RunTable {
     pub workdir: Option<Text>,
     /// The time after which it is ended, such as `20m`.
     pub timeout: Option<Text>,
+    /// Files that the command sees at a path and that the image does not get: tables as in `copy`. Changes below these paths are lost.
+    #[serde(default)]
+    pub bind: Vec<CopyTable>,
 }
 
 impl<'de> Deserialize<'de> for RunWritten {
@@ -44,7 +47,7 @@ impl<'de> Deserialize<'de> for RunWritten {
             type Value = RunWritten;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(
-                    "a line for the shell, a list of words, or `{ command, shell, env, user, workdir, timeout }`",
+                    "a line for the shell, a list of words, or `{ command, shell, env, user, workdir, timeout, bind }`",
                 )
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RunWritten, E> {

@@ -1,0 +1,167 @@
+//! Places outside of the project that images copy from: layers of images, commits, downloads.
+//!
+//! Each is a [`Tree`], whose identity is its JSON: a digest, and nothing that depends on where it was found. A tree is made when its
+//! files are needed, kept in the store by its identity, and listed once ([`crate::steps::list`]); lists are shared, so that a
+//! machine with a cache learns what a copy takes without fetching anything.
+
+mod archive;
+mod checkout;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use kiln_oci::layer::Layer;
+use kiln_oci::names;
+use kiln_oci::tree::{Listed, ListedKind, Owners, list, readable};
+use kiln_plan::digest::Digest;
+use kiln_plan::parallel;
+use serde::Serialize;
+use url::Url;
+
+pub(crate) use checkout::{Checkout, Patch};
+
+use crate::error::{BuildError, FetchError, Result};
+use crate::fetch::Wanted;
+use crate::workshop::Workshop;
+
+/// Raised when the same source would give another tree.
+const VERSION: u32 = 1;
+
+/// A tree that files are copied from.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Tree {
+    /// A layer of an image, by its diff id.
+    Layer(Digest, #[serde(skip)] Layer),
+    /// The files of a commit.
+    Checkout(Checkout),
+    /// A file, whose path in the tree is empty.
+    File(Download),
+    /// The content of an archive.
+    Archive(Download),
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layer(_, layer) => write!(f, "layer {}", layer.digest.short()),
+            Self::Checkout(checkout) => write!(f, "{} at {}", checkout.url, checkout.commit),
+            Self::File(download) | Self::Archive(download) => f.write_str(&download.file),
+        }
+    }
+}
+
+/// A file at an address.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Download {
+    pub(crate) sha256: Digest,
+    /// Its name, for messages.
+    #[serde(skip)]
+    pub(crate) file: String,
+    #[serde(skip)]
+    pub(crate) url: Url,
+}
+
+impl Tree {
+    /// Returns the digest by which the store keeps it.
+    fn id(&self) -> Result<Digest> {
+        match self {
+            Self::Layer(diff_id, _) => Ok(*diff_id),
+            other => {
+                let json = serde_json::to_vec(&(VERSION, other));
+                Ok(Digest::of(&json.map_err(|source| BuildError::Json { what: "a source", source })?))
+            }
+        }
+    }
+}
+
+impl Workshop<'_> {
+    /// Returns the directory of a tree, which is made if it is not here.
+    fn directory_of(&self, tree: &Tree) -> Result<PathBuf> {
+        if let Tree::Layer(_, layer) = tree {
+            return self.tree(layer);
+        }
+        let id = tree.id()?;
+        if let Some(directory) = self.store.tree(&id)? {
+            return Ok(directory);
+        }
+        self.store.add_tree(&id, |directory| match tree {
+            Tree::Checkout(checkout) => checkout.fill(self, directory),
+            Tree::Archive(download) => self.unpack_archive(download, directory),
+            Tree::Layer(..) | Tree::File(_) => Err(BuildError::Unreachable("a tree of one file".into())),
+        })
+    }
+
+    /// Lists a tree, with the BLAKE3 of each file.
+    pub(crate) fn listing(&self, tree: &Tree) -> Result<Vec<Listed>> {
+        if let Tree::File(download) = tree {
+            let file = self.open_download(download)?;
+            let kind = ListedKind::File(file.metadata()?.len(), digest(self, file)?);
+            return Ok(vec![Listed {
+                path: String::new(),
+                mode: 0o644,
+                owner: (0, 0),
+                xattrs: Vec::new(),
+                time: 0,
+                kind,
+            }]);
+        }
+        let directory = self.directory_of(tree)?;
+        let listed = list(&directory, Owners::of_this_process())?;
+        parallel::each(&listed, self.surroundings.jobs, |one| {
+            let mut one = one.clone();
+            if let ListedKind::File(_, found) = &mut one.kind {
+                let place = directory.join(native(&one.path));
+                *found = digest(self, readable(&place, |place| fs_err::File::open(place))?)?;
+            }
+            match tree {
+                Tree::Layer(..) => {}
+                // Owners in archives are those of whoever packed them.
+                Tree::Archive(_) | Tree::File(_) => one.owner = (0, 0),
+                Tree::Checkout(_) => checkout::normalise(&mut one),
+            }
+            Ok(one)
+        })
+    }
+
+    /// Opens a file of a tree by its path there.
+    pub(crate) fn open_in(&self, tree: &Tree, path: &Path) -> Result<fs_err::File> {
+        match tree {
+            Tree::File(download) => self.open_download(download),
+            tree => {
+                let place = self.directory_of(tree)?.join(path);
+                Ok(readable(&place, kiln_store::open_regular)?)
+            }
+        }
+    }
+
+    /// Opens a download, which is fetched if it is not here.
+    fn open_download(&self, download: &Download) -> Result<fs_err::File> {
+        let Download { sha256, file, url } = download.clone();
+        if !self.store.has_blob(&sha256) {
+            if self.surroundings.offline {
+                return Err(FetchError::Offline(file).into());
+            }
+            self.download(&Wanted { file, url, digest: sha256, size: None })?;
+        }
+        Ok(self.store.open_blob(&sha256)?)
+    }
+}
+
+/// Returns the path that a text of [`kiln_oci::names`] stands for.
+pub(crate) fn native(path: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt as _;
+    std::ffi::OsString::from_vec(names::bytes(path)).into()
+}
+
+fn digest(workshop: &Workshop<'_>, mut file: fs_err::File) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        workshop.cancel.check()?;
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            read => hasher.update(&buffer[..read]),
+        };
+    }
+}
