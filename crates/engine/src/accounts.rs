@@ -50,6 +50,11 @@ impl Accounts {
         Self { passwd, group, shadow, made: Vec::new(), replaced_by: None }
     }
 
+    /// Returns these accounts with the users that the stack made in others.
+    pub(crate) fn made_as_in(self, others: &Self) -> Self {
+        Self { made: others.made.clone(), ..self }
+    }
+
     /// Returns the ids of a user and of the user's own group.
     pub(crate) fn user(&self, name: &str) -> Option<(u32, u32)> {
         let line = self.passwd.iter().find(|line| field(line, 0) == name)?;

@@ -18,6 +18,7 @@ use crate::driver::Driver;
 use crate::error::{BuildError, ProjectError, Result};
 use crate::graph::{ImageNodes, Images};
 use crate::history::Speed;
+use crate::locking::Upgrade;
 use crate::node::NodeId;
 use crate::output::Output;
 use crate::project::Project;
@@ -69,6 +70,7 @@ impl Project<'_> {
         let chosen = self.chosen(names)?;
         self.require_published(names, &delivery)?;
         let images = Images::new(self, &chosen, lock)?;
+        self.require_lock_above_commands(&chosen)?;
         let remote = CacheReader::new(self);
         let driver = Driver::new(&images.graph, &self.workshop, &remote).keep_going(delivery.keep_going);
         let build = Build { images: &images, driver: &driver, remote: &remote };
@@ -92,6 +94,18 @@ impl Project<'_> {
         let shared = if delivery.push { self.share(&build, &wanted, lock)? } else { Shared::default() };
         self.workshop.store.sync()?;
         Ok(Delivered { built, pushed, shared, failure })
+    }
+
+    /// Compares the lock with what commands left, now that they have run: packages that are installed above them depend on it.
+    fn require_lock_above_commands(&self, images: &[&stack::Image]) -> Result<()> {
+        let runs = |image: &stack::Image| !image.setup.is_empty() || !image.run.is_empty();
+        let stands_on_commands = |image: &&&stack::Image| {
+            image.has_packages() && (!image.setup.is_empty() || self.stack.ancestors(image).any(runs))
+        };
+        match images.iter().find(stands_on_commands) {
+            Some(_) => self.lock(&Upgrade::Nothing, true).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Refuses to push or load an image by name that the stack file keeps from that.

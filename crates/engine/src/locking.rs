@@ -177,12 +177,19 @@ impl Project<'_> {
             }
             new.bases.extend(base);
         }
-        let question = self.question(image, platform, new)?;
-        let inputs = question.inputs();
         let mut known: Vec<&LockedImage> = old.images_of(&image.name, platform).collect();
         known.retain(|known| known.variant.is_empty() || known.variant == self.stack.variant);
         // What is locked for this very choice comes first.
         known.sort_by_key(|known| known.variant != self.stack.variant);
+        let question = match (self.question(image, platform, new, !frozen), known.first()) {
+            // Only commands that have not run here tell if it fits: it is looked at again when they have.
+            (Err(BuildError::NotYet(_)), Some(known)) if frozen => {
+                add_images(vec![(*known).clone()], old, new);
+                return Ok(());
+            }
+            (question, _) => question?,
+        };
+        let inputs = question.inputs();
         let holds = |known: &&LockedImage| {
             known.inputs == inputs
                 && !touches(upgrade, known)

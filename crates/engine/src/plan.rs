@@ -137,6 +137,18 @@ impl Project<'_> {
             }
             plans.push(plan);
         }
+        plans.extend(images.unplanned.iter().map(|(name, platform, on)| ImagePlan {
+            image: name.clone(),
+            platform: *platform,
+            base: None,
+            steps: Vec::new(),
+            result: State::DependsOn(vec![on.clone()]),
+            changes: None,
+            fetch: 0,
+            seconds: None,
+        }));
+        let place = |plan: &ImagePlan| chosen.iter().position(|image| image.name == plan.image);
+        plans.sort_by_key(place);
         Ok(plans)
     }
 

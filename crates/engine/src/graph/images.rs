@@ -88,6 +88,32 @@ impl Images {
         Self::of(project, images, lock, false)
     }
 
+    /// Returns the facts that the packages of an image are installed by: those of its base, or those after commands below it.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::NotYet`] where commands must run for it, and nothing is to be performed.
+    pub(crate) fn facts_below(
+        project: &Project<'_>,
+        image: &stack::Image,
+        platform: Platform,
+        lock: &Lock,
+        performs: bool,
+    ) -> Result<BaseFacts> {
+        let stack = &project.stack;
+        let image = stack.on(image, platform);
+        let runs = |image: &stack::Image| !image.setup.is_empty() || !image.run.is_empty();
+        if image.setup.is_empty() && !stack.ancestors(image).any(runs) {
+            return Ok(base_facts(lock, stack.root(image), platform));
+        }
+        let chosen = project.chosen(std::slice::from_ref(&image.name))?;
+        let mut builder = Builder::new(project, &chosen, lock, performs)?;
+        for below in chosen.iter().filter(|below| below.name != image.name) {
+            builder.image(below, platform)?;
+        }
+        Ok(builder.prepared(image, platform)?.0.facts.as_ref().clone())
+    }
+
     fn of(project: &Project<'_>, images: &[&stack::Image], lock: &Lock, performs: bool) -> Result<Self> {
         let mut builder = Builder::new(project, images, lock, performs)?;
         let (mut all, mut unplanned) = (Vec::new(), Vec::new());
@@ -117,6 +143,10 @@ struct Done {
     contents: Vec<Arc<Content>>,
     below: Below,
     accounts: Accounts,
+    facts: Arc<BaseFacts>,
+    commands: usize,
+    /// Its commands may have changed anything that was known of it.
+    is_changed: bool,
 }
 
 struct Builder<'p> {
@@ -129,6 +159,8 @@ struct Builder<'p> {
     look: Look<'p>,
     /// Lists of trees that images copy from, by their nodes.
     lists: HashMap<NodeId, Arc<Vec<Listed>>>,
+    /// The facts that the packages of images are installed by.
+    facts: HashMap<(String, Platform), Arc<BaseFacts>>,
 }
 
 impl<'p> Builder<'p> {
@@ -142,6 +174,7 @@ impl<'p> Builder<'p> {
             done: HashMap::new(),
             look: Look::new(project, performs),
             lists: HashMap::new(),
+            facts: HashMap::new(),
         })
     }
 }
@@ -170,6 +203,10 @@ struct Ground {
     below: Below,
     accounts: Accounts,
     inherited: Inherited,
+    /// The facts that packages are installed by.
+    facts: Arc<BaseFacts>,
+    /// Commands below, which are older.
+    commands: usize,
 }
 
 /// An image while its nodes are added.
@@ -184,6 +221,11 @@ struct Draft {
 }
 
 impl Draft {
+    fn new(platform: Platform, ground: Ground) -> Self {
+        let (layers, made, conflicts, modules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { platform, ground, layers, made, conflicts, modules }
+    }
+
     fn layer(&mut self, node: Node<Vec<Layer>>, history: String, bytes: u64) {
         self.layers.push(LayerNode { node, bytes, wheels: Vec::new() });
         self.made.push(Made { layers: node, history, pruned: Vec::new() });
@@ -194,19 +236,11 @@ impl Builder<'_> {
     fn image(&mut self, image: &stack::Image, platform: Platform) -> Result<ImageNodes> {
         let image = self.project.stack.on(image, platform);
         let root = self.project.stack.root(image);
-        let base_name = bases::name(&root.from);
-        let facts = self.facts(image, platform);
-        let base_name = base_name.unwrap_or_else(|| "scratch".into());
-        let ground = self.ground(image, platform, &facts)?;
+        let base_name = bases::name(&root.from).unwrap_or_else(|| "scratch".into());
+        let (ground, setup) = self.prepared(image, platform)?;
+        let facts = Arc::clone(&ground.facts);
         let (base, below) = (ground.base.clone(), ground.image);
-        let mut draft = Draft {
-            platform,
-            ground,
-            layers: Vec::new(),
-            made: Vec::new(),
-            conflicts: Vec::new(),
-            modules: Vec::new(),
-        };
+        let mut draft = Draft::new(platform, ground);
         let wheels = self.image_wheels(image, platform)?;
         let packages = wheels.iter().map(|wheel| wheel.locked).collect();
         let has_packages = !wheels.is_empty();
@@ -222,7 +256,7 @@ impl Builder<'_> {
         self.copies(image, &mut draft)?;
         let settings = Settings { libraries, ..Settings::of(image, venv, &draft.ground.accounts) };
         self.files(image, &settings, &mut draft)?;
-        self.commands(image, &settings, &mut draft)?;
+        self.commands(image, &image.run, &settings, &mut draft)?;
         let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);
         let agreement = Agreement::new(subject.clone(), &draft.ground.contents)?;
@@ -251,9 +285,19 @@ impl Builder<'_> {
                 Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
             }
         };
-        let Ground { layers, tiers, contents, below, accounts, inherited, .. } = draft.ground;
-        let done =
-            Done { image: node, layers: layers + draft.layers.len(), tiers, contents, below, accounts, inherited };
+        let Ground { layers, tiers, contents, below, accounts, inherited, facts, commands, .. } = draft.ground;
+        let done = Done {
+            image: node,
+            layers: layers + draft.layers.len(),
+            tiers,
+            contents,
+            below,
+            accounts,
+            inherited,
+            facts,
+            commands,
+            is_changed: !image.run.is_empty(),
+        };
         self.done.insert((image.name.clone(), platform), done);
         let facts = match (&base, &image.from, &image.base_facts) {
             (Some((locked, node)), From::Reference(_), None) => {
@@ -268,7 +312,7 @@ impl Builder<'_> {
             base,
             facts,
             parent: parent(image).map(str::to_owned),
-            layers: draft.layers,
+            layers: setup.into_iter().chain(draft.layers).collect(),
             packages,
             image: node,
             gate,
@@ -283,9 +327,12 @@ impl Builder<'_> {
         layers.map(|layer| self.graph.add(driver(layer.node))).collect()
     }
 
-    fn ground(&mut self, image: &stack::Image, platform: Platform, facts: &BaseFacts) -> Result<Ground> {
-        if let Some(done) = parent(image).and_then(|parent| self.done.get(&(parent.to_owned(), platform))) {
-            return Ok(Ground {
+    fn ground(&mut self, image: &stack::Image, platform: Platform) -> Result<Ground> {
+        if let Some(parent) = parent(image) {
+            let done = self.done.get(&(parent.to_owned(), platform));
+            let done = done.ok_or_else(|| BuildError::NotYet(format!("image {parent}")))?;
+            let is_changed = done.is_changed;
+            let mut ground = Ground {
                 base: None,
                 image: Some(done.image),
                 layers: done.layers,
@@ -294,24 +341,36 @@ impl Builder<'_> {
                 below: done.below.clone(),
                 accounts: done.accounts.clone(),
                 inherited: done.inherited.clone(),
-            });
+                facts: Arc::clone(&done.facts),
+                commands: done.commands,
+            };
+            if is_changed {
+                self.look_again(parent, platform, &mut ground)?;
+            }
+            return Ok(ground);
         }
-        let (tiers, contents, accounts) = (Vec::new(), Vec::new(), Accounts::of(facts));
+        let facts = Arc::new(base_facts(self.lock, image, platform));
+        let (tiers, contents, accounts) = (Vec::new(), Vec::new(), Accounts::of(&facts));
         let (path, user, workdir) = (facts.path.clone(), facts.user.clone(), facts.workdir.clone());
         let inherited = Inherited { path, user, workdir, login_path: None };
-        let Some(name) = bases::name(&image.from) else {
-            let below = Below::nothing();
-            return Ok(Ground { base: None, image: None, layers: 0, tiers, contents, below, accounts, inherited });
-        };
-        let below = Below::of(facts, &name);
-        let locked = self.lock.base(&name, platform);
-        let base = locked.map(|locked| {
-            Ok::<_, BuildError>((locked.clone(), self.graph.add(base_step(self.project, image, locked)?)?))
-        });
-        let base = base.transpose()?;
-        let layers = base.as_ref().and_then(|(locked, _)| locked.layers).unwrap_or(0);
+        let (mut base, mut below, mut layers) = (None, Below::nothing(), 0);
+        if let Some(name) = bases::name(&image.from) {
+            below = Below::of(&facts, &name);
+            if let Some(locked) = self.lock.base(&name, platform) {
+                base = Some((locked.clone(), self.graph.add(base_step(self.project, image, locked)?)?));
+                layers = locked.layers.unwrap_or(0);
+            }
+        }
         let image = base.as_ref().map(|(_, node)| *node);
-        Ok(Ground { base, image, layers, tiers, contents, below, accounts, inherited })
+        Ok(Ground { base, image, layers, tiers, contents, below, accounts, inherited, facts, commands: 0 })
+    }
+}
+
+/// Returns the facts of the base that a lowest image stands on.
+fn base_facts(lock: &Lock, root: &stack::Image, platform: Platform) -> BaseFacts {
+    match bases::name(&root.from) {
+        Some(name) => lock.base(&name, platform).map(|base| base.facts.clone()).unwrap_or_default(),
+        None => root.base_facts.clone().unwrap_or_default(),
     }
 }
 

@@ -19,6 +19,7 @@ use super::files::{Content, LockKind, RequirementsSource, digest_of};
 use super::listed::Listed;
 use crate::bases;
 use crate::error::{ProjectError, Result};
+use crate::graph::Images;
 use crate::project::Project;
 use crate::python::{self, BasePython};
 
@@ -221,13 +222,14 @@ impl Project<'_> {
         image: &'a Image,
         platform: Platform,
         new: &Lock,
+        performs: bool,
     ) -> Result<ImageQuestion<'a>> {
         let ancestors: Vec<&Image> = self.stack.ancestors(image).collect();
         let root = self.stack.root(image);
         let base = bases::name(&root.from).unwrap_or_else(|| "scratch".into());
-        let facts = match new.base(&base, platform) {
-            Some(base) => base.facts.clone(),
-            None => root.base_facts.clone().unwrap_or_default(),
+        let facts = match image.has_packages() || !image.python.remove.is_empty() {
+            true => Images::facts_below(self, image, platform, new, performs)?,
+            false => BaseFacts::default(),
         };
         let mut above: Vec<(String, String)> = Vec::new();
         for ancestor in &ancestors {

@@ -107,7 +107,7 @@ impl Project<'_> {
         members.sort_by_key(|one| one.name != image.name);
         let mut questions = Vec::new();
         for member in &members {
-            questions.push(self.question(member, platform, trial)?);
+            questions.push(self.question(member, platform, trial, true)?);
         }
         let mut listed = Vec::new();
         for question in &questions {

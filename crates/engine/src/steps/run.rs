@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use kiln_oci::image::Config;
 use kiln_oci::layer::Layer;
-use kiln_oci::time;
 use kiln_oci::tree::{Changes, Owners};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
+use kiln_oci::{names, time};
 use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
@@ -44,6 +44,9 @@ pub(crate) struct Run {
     foundation: Option<Node<Foundation>>,
     /// Layers of the image so far, the lowest first.
     layers: Vec<Node<Vec<Layer>>>,
+    /// Files that it sees and that the image does not get.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bind: Vec<Bound>,
     compression: Compression,
     writer: u32,
     #[serde(skip)]
@@ -64,12 +67,21 @@ pub(crate) struct Place<'p> {
     pub(crate) platform: Platform,
     pub(crate) foundation: Option<Node<Foundation>>,
     pub(crate) layers: Vec<Node<Vec<Layer>>>,
+    pub(crate) bind: Vec<Bound>,
     pub(crate) compression: Compression,
+}
+
+/// Files that a command sees at a path.
+#[derive(Serialize)]
+pub(crate) struct Bound {
+    pub(crate) layers: Node<Vec<Layer>>,
+    /// Path in the image, without a leading slash and without links.
+    pub(crate) path: String,
 }
 
 impl Run {
     pub(crate) fn new(run: &stack::Run, place: Place<'_>) -> Self {
-        let Place { settings, user, home, below, platform, foundation, layers, compression } = place;
+        let Place { settings, user, home, below, platform, foundation, layers, bind, compression } = place;
         let visible = Settings {
             venv: settings.venv,
             libraries: settings.libraries.clone(),
@@ -89,6 +101,7 @@ impl Run {
             platform,
             foundation,
             layers,
+            bind,
             compression,
             writer: WHOLE_VERSION,
             timeout: run.timeout.map(Duration::from_nanos),
@@ -182,7 +195,8 @@ impl Step for Run {
 
     fn reads(&self) -> Vec<Read> {
         let foundation = self.foundation.map(|node| node.at(Level::Known));
-        foundation.into_iter().chain(self.layers.iter().map(|node| node.at(Level::Reachable))).collect()
+        let bound = self.bind.iter().map(|bound| &bound.layers);
+        foundation.into_iter().chain(self.layers.iter().chain(bound).map(|node| node.at(Level::Reachable))).collect()
     }
 
     fn cost(&self) -> Cost {
@@ -200,12 +214,14 @@ impl Step for Run {
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
         let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
         let own = self.layers.iter().flat_map(|node| context.get(*node));
-        let layers = below.chain(own).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
+        let bound = self.bind.iter().flat_map(|bound| context.get(bound.layers));
+        let layers = below.chain(own).chain(bound).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
         let directory = context.workshop.store.temporary_directory()?;
         let root = Root { layers, directory: directory.path().to_owned() };
         let work = context.work("run", self.shown.as_str(), None);
         let done = self.run(context, &root, &work).and_then(|()| {
-            let changes = Changes::of(&root.upper(), Owners::of_this_process())?;
+            let mut changes = Changes::of(&root.upper(), Owners::of_this_process())?;
+            self.bind.iter().for_each(|bound| changes.leave_out_below(&names::bytes(&bound.path)));
             match changes.is_empty() {
                 true => Ok(Vec::new()),
                 false => Ok(vec![self.layer(context, &changes, &work)?]),

@@ -93,6 +93,20 @@ impl Changes {
         self.entries.is_empty()
     }
 
+    /// Leaves out a path and everything below it, and directories above it that hold no other change.
+    pub fn leave_out_below(&mut self, path: &[u8]) {
+        let is_below = |other: &[u8], above: &[u8]| {
+            other.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+        };
+        self.entries.retain(|other, _| !is_below(other, path));
+        let slashes = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+        for above in slashes.map(|(slash, _)| &path[..slash]) {
+            if self.entries.keys().filter(|other| is_below(other, above)).count() == 1 {
+                self.entries.remove(above);
+            }
+        }
+    }
+
     fn directory(&mut self, path: &[u8], owners: Owners) -> Result<(), OciError> {
         for entry in fs_err::read_dir(self.place(path))? {
             let name = entry?.file_name();

@@ -1,24 +1,83 @@
-//! Commands that run over everything else of an image.
+//! Commands: before everything else of an image, and over everything else of it.
+
+use std::sync::Arc;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::platform::Platform;
 use kiln_plan::stack;
 
-use super::{Builder, Draft};
+use super::{Builder, Draft, Ground, LayerNode};
+use crate::accounts::Accounts;
+use crate::below::Below;
 use crate::error::Result;
 use crate::settings::Settings;
 use crate::step::Subject;
+use crate::steps::compose::Compose;
+use crate::steps::copy::Copy;
+use crate::steps::facts::Facts;
 use crate::steps::foundation::Foundation;
-use crate::steps::run::{Place, Run};
+use crate::steps::run::{Bound, Place, Run};
 
 impl Builder<'_> {
+    /// Returns the ground that an image is made on, with its `setup` performed, and the layers of that.
+    pub(super) fn prepared(&mut self, image: &stack::Image, platform: Platform) -> Result<(Ground, Vec<LayerNode>)> {
+        let mut ground = self.ground(image, platform)?;
+        let mut layers = Vec::new();
+        if !image.setup.is_empty() {
+            let settings = Settings { env: image.env.clone(), ..Settings::default() };
+            let mut draft = Draft::new(platform, ground);
+            self.commands(image, &image.setup, &settings, &mut draft)?;
+            let compose = Compose {
+                platform,
+                below: draft.ground.image,
+                made: draft.made,
+                settings: Settings::default(),
+                created: self.project.workshop.surroundings.created,
+                conflicts: Vec::new(),
+                modules: Vec::new(),
+                agreement: None,
+                program: None,
+                drivers: Vec::new(),
+                subject: Subject::Image(image.name.clone(), platform),
+            };
+            layers = draft.layers;
+            ground = draft.ground;
+            ground.layers += layers.len();
+            ground.image = Some(self.graph.add(compose)?);
+            self.look_again(&image.name, platform, &mut ground)?;
+        }
+        self.facts.insert((image.name.clone(), platform), Arc::clone(&ground.facts));
+        Ok((ground, layers))
+    }
+
+    /// Takes the facts of what is below again, after commands of this image. Packages that kiln put there stay known as they are.
+    pub(super) fn look_again(&mut self, name: &str, platform: Platform, ground: &mut Ground) -> Result<()> {
+        let Some(image) = ground.image else { return Ok(()) };
+        let node = self.graph.add(Facts::new(Subject::Image(name.to_owned(), platform), image))?;
+        for facts in self.look.at(&self.graph, &[node])? {
+            ground.below = Below::of(&facts, name);
+            ground.accounts = Accounts::of(&facts).made_as_in(&ground.accounts);
+            if ground.tiers.iter().all(Vec::is_empty) {
+                ground.facts = Arc::from(facts);
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a layer for each command. Each runs over those of all before it.
-    pub(super) fn commands(&mut self, image: &stack::Image, settings: &Settings, draft: &mut Draft) -> Result<()> {
-        if image.run.is_empty() {
+    pub(super) fn commands(
+        &mut self,
+        image: &stack::Image,
+        runs: &[stack::Run],
+        settings: &Settings,
+        draft: &mut Draft,
+    ) -> Result<()> {
+        if runs.is_empty() {
             return Ok(());
         }
         let subject = Subject::Image(image.name.clone(), draft.platform);
         let foundation = draft.ground.image.map(|below| self.graph.add(Foundation::new(below, subject))).transpose()?;
-        for (below, run) in image.run.iter().enumerate() {
+        for run in runs {
             let accounts = &draft.ground.accounts;
             let (user, groups, home) = match &run.user {
                 Some((text, span)) => {
@@ -38,17 +97,34 @@ impl Builder<'_> {
                 settings,
                 user: (user.0, user.1, groups),
                 home,
-                below,
+                below: draft.ground.commands,
                 platform: draft.platform,
                 foundation,
                 layers: draft.layers.iter().map(|layer| layer.node).collect(),
+                bind: self.bound(run, image, draft)?,
                 compression: image.compression,
             };
             let step = Run::new(run, place);
             let history = step.history();
             let node = self.graph.add(step)?;
             draft.layer(node, history, 0);
+            draft.ground.commands += 1;
         }
         Ok(())
+    }
+
+    /// Returns the files that a command sees and that the image does not get.
+    fn bound(&mut self, run: &stack::Run, image: &stack::Image, draft: &Draft) -> Result<Vec<Bound>> {
+        let mut bound = Vec::new();
+        for copy in &run.bind {
+            let (copied, after) = self.copied(copy, draft.platform)?;
+            let mut below = draft.ground.below.clone();
+            let path = copied.place(copy, |path| below.is_directory(path));
+            let path = below.landing(&path).unwrap_or(path);
+            let owner = draft.ground.accounts.owner_of(copy)?;
+            let step = Copy::new(vec![(copy, copied, owner)], after, image.compression, &mut below)?;
+            bound.push(Bound { layers: self.graph.add(step)?, path });
+        }
+        Ok(bound)
     }
 }

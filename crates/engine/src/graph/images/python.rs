@@ -11,7 +11,6 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Environment};
 
 use super::{Builder, Draft, Ground, LayerNode, Tier};
-use crate::bases;
 use crate::error::Result;
 use crate::node::{Node, NodeId};
 use crate::opened;
@@ -172,7 +171,7 @@ impl Builder<'_> {
     /// Refuses an `/opt/venv` that would have to see the base's packages in one image, and not in the other.
     fn require_one_environment(&self, image: &stack::Image, base: &BasePython<'_>, platform: Platform) -> Result<()> {
         let Some(below) = self.venv_below(image, platform) else { return Ok(()) };
-        let facts = self.facts(image, platform);
+        let facts = self.facts_of(image, platform);
         if base.environment == Environment::Base || environment(below, &facts) == base.environment {
             return Ok(());
         }
@@ -187,13 +186,9 @@ impl Builder<'_> {
         Err(Diagnostics::from(diagnostic.also(below, "chosen here")).into())
     }
 
-    /// Returns the facts of the base of an image.
-    pub(super) fn facts(&self, image: &stack::Image, platform: Platform) -> BaseFacts {
-        let root = self.project.stack.root(image);
-        match bases::name(&root.from) {
-            Some(name) => self.lock.base(&name, platform).map(|base| base.facts.clone()).unwrap_or_default(),
-            None => root.base_facts.clone().unwrap_or_default(),
-        }
+    /// Returns the facts that the packages of an image are installed by.
+    fn facts_of(&self, image: &stack::Image, platform: Platform) -> Arc<BaseFacts> {
+        self.facts.get(&(image.name.clone(), platform)).cloned().unwrap_or_default()
     }
 
     /// Returns the nearest image below whose packages lie in `/opt/venv`.
@@ -201,7 +196,7 @@ impl Builder<'_> {
     where
         Self: 'i,
     {
-        let facts = self.facts(image, platform);
+        let facts = self.facts_of(image, platform);
         self.project.stack.ancestors(image).find(|above| {
             environment(above, &facts) != Environment::Base
                 && self.lock.image(&above.name, platform).is_some_and(|locked| !locked.packages.is_empty())
