@@ -16,6 +16,10 @@ fn main() -> ExitCode {
                 let old = fs_err::read_to_string(path).unwrap_or_default();
                 done(fs_err::write(path, old + text));
             }
+            ["show", path] => match fs_err::read_to_string(path) {
+                Ok(text) => say(&text),
+                Err(error) => done(Err(error)),
+            },
             ["make", path] => done(fs_err::create_dir_all(path)),
             ["remove", path] => done(fs_err::remove_file(path)),
             ["link", target, path] => done(symlink(target, path)),

@@ -1,12 +1,10 @@
 //! Products that the graph itself depends on: what other images hold, and what their commands left. They are found while it is built.
 
-use kiln_plan::digest::Digest;
-
 use super::Graph;
-use crate::driver::Driver;
+use crate::driver::{Driver, Remote as _};
 use crate::error::{BuildError, Result};
 use crate::node::Node;
-use crate::product::{Paths, ProductKind};
+use crate::product::{Blob, Paths, ProductKind};
 use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::Level;
@@ -33,7 +31,7 @@ impl<'p> Look<'p> {
         let driver = Driver::new(graph, &self.project.workshop, &self.remote);
         let ids = nodes.iter().map(|node| node.id());
         match self.performs {
-            true => driver.want(&ids.map(|id| (id, Level::Here)).collect::<Vec<_>>())?,
+            true => driver.want(&ids.map(|id| (id, Level::Known)).collect::<Vec<_>>())?,
             false => driver.settle(ids)?,
         }
         let product = |node: &Node<P>| {
@@ -46,14 +44,17 @@ impl<'p> Look<'p> {
     /// Returns the content of lists of files.
     pub(super) fn lists(&self, graph: &Graph, nodes: &[Node<Paths>]) -> Result<Vec<Vec<u8>>> {
         let lists = self.at(graph, nodes)?;
-        let bring = |list: &Paths| {
-            let digest: Digest = list.list;
-            let blob = crate::product::Blob { digest, size: Some(list.size) };
-            if !self.project.workshop.holds(&digest) {
-                crate::driver::Remote::bring(&self.remote, &blob)?;
+        if self.performs {
+            let driver = Driver::new(graph, &self.project.workshop, &self.remote);
+            driver.want(&nodes.iter().map(|node| (node.id(), Level::Here)).collect::<Vec<_>>())?;
+        }
+        let read = |list: &Paths| {
+            let blob = Blob { digest: list.list, size: Some(list.size) };
+            if !self.project.workshop.holds(&blob.digest) && !self.remote.bring(&blob)? {
+                return Err(BuildError::NotYet("a list of files".into()));
             }
-            Ok(self.project.workshop.store.read(&digest)?)
+            Ok(self.project.workshop.store.read(&blob.digest)?)
         };
-        lists.iter().map(bring).collect()
+        lists.iter().map(read).collect()
     }
 }

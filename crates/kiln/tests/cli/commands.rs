@@ -162,6 +162,90 @@ fn a_command_that_fails_shows_its_last_lines() {
 }
 
 #[test]
+fn setup_runs_before_everything_else_and_an_edit_of_a_source_does_not_run_it_again() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project("");
+    environment.write("src/a", "1");
+    let lines = "\n[images.train]\nfrom = \"app\"\nenv = { NAME = \"world\" }\n\
+                 setup = [[\"/step\", \"make\", \"/made/real\", \"then\", \"link\", \"real\", \"/made/link\", \"then\", \"variable\", \"NAME\"]]\n\
+                 copy = [{ from = \"src\", to = \"/made/link\" }]\n\
+                 run = [[\"/step\", \"write\", \"/made/link/b\", \"2\"]]\n";
+    environment.stack(&stack(lines));
+    let said = environment.kiln("build -v --output oci:out");
+    assert!(said.status == Some(0) && said.stderr.contains("  world"), "{said}");
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = ReadBack::of(&environment.path("out"), "train", cpu);
+    let made = image.list();
+    assert_snapshot!(made.lines().filter(|line| line.contains("made")).collect::<Vec<_>>().join("\n"), @r"
+    d0755 0:0 made
+    l0777 0:0 made/link -> real
+    d0755 0:0 made/real
+    d0755 0:0 made
+    d0755 0:0 made/real
+    -0644 0:0 made/real/a
+    d0755 0:0 made
+    d0755 0:0 made/real
+    -0644 0:0 made/real/b
+    ");
+    environment.write("src/a", "edited");
+    let said: serde_json::Value = serde_json::from_str(&environment.succeed("build --json")).unwrap();
+    let steps = said["steps"].as_array().unwrap().iter().filter(|step| step["kind"] == "run");
+    let ran: Vec<&str> = steps.map(|step| step["outcome"].as_str().unwrap()).collect();
+    assert_snapshot!(ran.join(" "), @"local performed");
+}
+
+#[test]
+fn an_image_stands_on_what_the_commands_below_it_left() {
+    if is_impossible() {
+        return;
+    }
+    let lines = "run = [[\"/step\", \"make\", \"/made/real\", \"then\", \"link\", \"real\", \"/made/link\", \"then\", \"make\", \"/etc\", \
+                 \"then\", \"write\", \"/etc/passwd\", \"bob:x:1234:1234::/home/bob:/bin/sh\\n\", \"then\", \"write\", \"/etc/group\", \"bob:x:1234:\\n\"]]\n\n\
+                 [images.above]\nfrom = \"app\"\nuser = \"bob\"\nfiles = [{ to = \"/made/link/text\", text = \"t\", owner = \"bob\" }]\n";
+    let environment = project(lines);
+    environment.succeed("lock");
+    let plan = environment.succeed("plan");
+    assert!(plan.contains("above: depends on"), "{plan}");
+    environment.succeed("build --locked --output oci:out");
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = ReadBack::of(&environment.path("out"), "above", cpu);
+    let made = image.list();
+    assert_snapshot!(made.lines().filter(|line| line.contains("made")).collect::<Vec<_>>().join("\n"), @r"
+    d0755 0:0 made
+    l0777 0:0 made/link -> real
+    d0755 0:0 made/real
+    d0755 0:0 made
+    d0755 0:0 made/real
+    -0644 1234:1234 made/real/text
+    ");
+}
+
+#[test]
+fn a_command_sees_bound_files_and_the_image_does_not_get_them() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project("");
+    environment.write("src/a", "bound");
+    environment.stack(&stack(
+        "run = [{ command = [\"/step\", \"show\", \"/data/in/a\", \"then\", \"write\", \"/data/in/lost\", \"1\", \"then\", \
+         \"remove\", \"/data/in/a\", \"then\", \"write\", \"/made\", \"2\"], bind = [{ from = \"src\", to = \"/data/in\" }] },\n\
+         { command = [\"/step\", \"show\", \"/tools/made\"], bind = [{ from = { image = \"tools\", path = \"/t\" }, to = \"/tools\" }] }]\n\
+         \n[images.tools]\nfrom = \"scratch\"\nfiles = [{ to = \"/t/made\", text = \"elsewhere\" }]\n",
+    ));
+    let said = environment.kiln("build -v --output oci:out");
+    assert!(said.status == Some(0), "{said}");
+    let lines: Vec<&str> = said.stderr.lines().filter(|line| line.starts_with("  ")).collect();
+    assert_eq!(lines, ["  bound", "  elsewhere"]);
+    assert_snapshot!(list(&environment), @"-0644 0:0 made");
+    // Other content is another command.
+    environment.write("src/a", "other");
+    assert!(environment.kiln("build -v").stderr.contains("  other"));
+}
+
+#[test]
 fn an_edit_above_runs_nothing_and_an_edit_below_runs_all() {
     if is_impossible() {
         return;
@@ -196,7 +280,8 @@ fn mistakes_point_at_their_lines() {
         ("run = [{ command = \"make\", workdir = \"src\" }]\n", "a relative directory"),
         ("run = [7]\n", "a number"),
         ("run = [{ shell = \"bash\" }]\n", "no command"),
-        ("run = [\"make\"]\n\n[images.above]\nfrom = \"app\"\n", "an image above"),
+        ("setup = [\"\"]\n", "empty setup"),
+        ("run = [{ command = \"make\", bind = [{ from = \"root\", to = \"x\" }] }]\n", "a bind at a relative path"),
     ] {
         environment.stack(&stack(lines));
         environment.write("root/file", "");

@@ -27,6 +27,7 @@ mod copy;
 mod copy_rules;
 mod determinism;
 mod downloads;
+mod elsewhere;
 mod forged;
 mod garbage;
 mod gpu_code;

@@ -291,7 +291,11 @@ fn order(images: &mut Vec<Image>, wrong: &mut Diagnostics) {
         for (span, label) in places {
             diagnostic = diagnostic.also(span, label);
         }
-        wrong.push(diagnostic.hint("one of them needs a base: `{ debian = \"bookworm\" }`, `{ oci = \"PATH\" }`"));
+        let hint = match images.iter().all(|image| matches!(&image.from, From::Image(_))) {
+            true => "one of them needs a base: `{ debian = \"bookworm\" }`, `{ oci = \"PATH\" }`",
+            false => "an image is made after those that it copies from: leave one of the copies out",
+        };
+        wrong.push(diagnostic.hint(hint));
     }
     *images = placed;
 }

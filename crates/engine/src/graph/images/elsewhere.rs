@@ -272,7 +272,8 @@ impl Selection<'_> {
             None if names.is_empty() => "its directory is not there, or is empty".into(),
             None => format!("there are {}", names.iter().take(8).cloned().collect::<Vec<_>>().join(", ")),
         };
-        let message = format!("there is no `{}`", self.copy.shown());
+        let place = self.copy.elsewhere.as_ref().map(ToString::to_string).unwrap_or_default();
+        let message = format!("`{place}` has no `/{path}`");
         Diagnostics::from(Diagnostic::at(self.copy.span(), message).hint(hint)).into()
     }
 }
