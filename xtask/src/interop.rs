@@ -19,6 +19,7 @@ mod commands;
 mod copied;
 mod differences;
 mod docker26;
+mod elsewhere;
 mod environments;
 mod foreign;
 mod foreign_data;
@@ -107,6 +108,8 @@ enum Part {
     Copied,
     /// Commands of images beside BuildKit's, as root and as an ordinary user
     Commands,
+    /// Copies from other images beside BuildKit's, and from repositories beside git's
+    Elsewhere,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
     /// Test data of pip, uv and `packaging`, and variations of it, beside pip and `packaging`
@@ -173,6 +176,9 @@ impl Interop {
             }
             if wanted(Part::Commands) {
                 commands::check(&suite, &mut checks);
+            }
+            if wanted(Part::Elsewhere) {
+                elsewhere::check(&suite, &mut checks);
             }
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);

@@ -19,7 +19,7 @@ const IMAGES: [u64; 2] = [24, 300];
 const SEED: u64 = 24;
 /// Images of one call of BuildKit.
 const AT_ONCE: usize = 25;
-const BASE: &str = "commands/base:1";
+pub(super) const BASE: &str = "commands/base:1";
 /// Programs of busybox that the base has.
 const APPLETS: [&str; 14] =
     ["sh", "mkdir", "rm", "rmdir", "mv", "ln", "chmod", "chown", "cp", "touch", "mkfifo", "cat", "id", "pwd"];
@@ -49,7 +49,7 @@ impl Case {
 }
 
 /// Returns some shell commands in one line. Each may fail: it is the same one that fails in both.
-fn command(random: &mut Random) -> String {
+pub(super) fn command(random: &mut Random) -> String {
     let parts = random.within(4, 12);
     let parts: Vec<String> = (0..parts).map(|_| format!("{} 2>/dev/null || true", part(random))).collect();
     parts.join("; ")
@@ -100,6 +100,14 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
 
 /// Writes a project: a base of busybox, and an image over it for each case.
 fn write(project: &Path, cases: &[Vec<String>]) -> Result<()> {
+    let images = cases.iter().enumerate();
+    let images =
+        images.map(|(number, commands)| format!("\n[images.c{number}]\nfrom = \"base\"\nrun = {}\n", json!(commands)));
+    write_over_base(project, &images.collect::<String>())
+}
+
+/// Writes a project: a base of busybox, and images over it.
+pub(super) fn write_over_base(project: &Path, images: &str) -> Result<()> {
     let tree = project.join("tree");
     for place in ["bin", "dev", "proc", "sys", "etc", "tmp", "d/b", "e"] {
         fs_err::create_dir_all(tree.join(place))?;
@@ -108,21 +116,23 @@ fn write(project: &Path, cases: &[Vec<String>]) -> Result<()> {
     let busybox = programs::find("busybox").ok_or("busybox is missing")?;
     fs_err::copy(busybox, tree.join("bin/busybox"))?;
     for applet in APPLETS {
-        symlink("busybox", tree.join("bin").join(applet))?;
+        let place = tree.join("bin").join(applet);
+        if fs_err::symlink_metadata(&place).is_err() {
+            symlink("busybox", place)?;
+        }
     }
     for (path, text) in
         [("d/a", "a"), ("d/b/c", "c"), ("e/x", "x"), ("etc/hosts", ""), ("etc/hostname", ""), ("etc/resolv.conf", "")]
     {
         fs_err::write(tree.join(path), text)?;
     }
-    symlink("d", tree.join("l"))?;
-    let mut text = "[stack]\nname = \"commands\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.base]\nfrom = \"scratch\"\n\
+    if fs_err::symlink_metadata(tree.join("l")).is_err() {
+        symlink("d", tree.join("l"))?;
+    }
+    let text = "[stack]\nname = \"commands\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.base]\nfrom = \"scratch\"\n\
                     copy = [{ from = \"tree\", to = \"/\" }]\nenv = { PATH = \"/bin\" }\ncommand = [\"/bin/sh\"]\n"
         .to_owned();
-    for (number, commands) in cases.iter().enumerate() {
-        text += &format!("\n[images.c{number}]\nfrom = \"base\"\nrun = {}\n", json!(commands));
-    }
-    Ok(fs_err::write(project.join("kiln.toml"), text)?)
+    Ok(fs_err::write(project.join("kiln.toml"), text + images)?)
 }
 
 fn build(suite: &Suite, directory: &Path, cases: &[Case]) -> Result<()> {
@@ -132,10 +142,10 @@ fn build(suite: &Suite, directory: &Path, cases: &[Case]) -> Result<()> {
     Ok(())
 }
 
-fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
-    let project = directory.join("root");
+/// Gives the base of a layout to a daemon.
+pub(super) fn load_base(docker: &Docker, directory: &Path, layout: &Path) -> Result<()> {
     let archive = directory.join("base.tar");
-    let from = transports::in_layout(&project.join("layout"), "base");
+    let from = transports::in_layout(layout, "base");
     programs::output(transports::skopeo().args([
         "copy",
         "--quiet",
@@ -143,6 +153,12 @@ fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
         &format!("docker-archive:{}:{BASE}", archive.display()),
     ]))?;
     docker.text(&["load", "--quiet", "--input", &archive.display().to_string()])?;
+    Ok(())
+}
+
+fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
+    let project = directory.join("root");
+    load_base(docker, directory, &project.join("layout"))?;
     let numbered: Vec<(usize, &Case)> = cases.iter().enumerate().collect();
     numbered.chunks(AT_ONCE).try_for_each(|some| bake(docker, directory, some))?;
     let mut wrong = Vec::new();
@@ -156,20 +172,27 @@ fn compare(docker: &Docker, directory: &Path, cases: &[Case]) -> Result<()> {
 
 /// Builds some images.
 fn bake(docker: &Docker, directory: &Path, cases: &[(usize, &Case)]) -> Result<()> {
+    let dockerfile = |case: &Case| {
+        let lines: String = case.commands.iter().map(|line| run_line(line)).collect();
+        format!("FROM {BASE}\n{lines}")
+    };
+    let files = cases.iter().map(|(number, case)| (format!("c{number}"), dockerfile(case)));
+    bake_files(docker, directory, &files.collect::<Vec<_>>())
+}
+
+/// Returns the line of a Dockerfile that runs a line of a shell without a network.
+pub(super) fn run_line(line: &str) -> String {
+    format!("RUN --network=none {}\n", json!(["/bin/sh", "-e", "-c", line]))
+}
+
+/// Builds Dockerfiles in one call of BuildKit, each into an archive of its name.
+pub(super) fn bake_files(docker: &Docker, directory: &Path, files: &[(String, String)]) -> Result<()> {
     let context = directory.join("root/tree/d");
     let mut targets = Map::new();
-    for (number, case) in cases {
-        let lines: String = case
-            .commands
-            .iter()
-            .map(|line| format!("RUN --network=none {}\n", json!(["/bin/sh", "-e", "-c", line])))
-            .collect();
-        let output = format!("type=tar,dest={}", directory.join(format!("c{number}.tar")).display());
-        let dockerfile = format!("FROM {BASE}\n{lines}");
-        targets.insert(
-            format!("c{number}"),
-            json!({ "context": context, "dockerfile-inline": dockerfile, "output": [output] }),
-        );
+    for (name, dockerfile) in files {
+        let output = format!("type=tar,dest={}", directory.join(format!("{name}.tar")).display());
+        targets
+            .insert(name.clone(), json!({ "context": context, "dockerfile-inline": dockerfile, "output": [output] }));
     }
     let names: Vec<&String> = targets.keys().collect();
     let file = directory.join("bake.json");
@@ -178,7 +201,7 @@ fn bake(docker: &Docker, directory: &Path, cases: &[(usize, &Case)]) -> Result<(
     Ok(())
 }
 
-fn differences(ours: &Seen, theirs: &Seen) -> Vec<String> {
+pub(super) fn differences(ours: &Seen, theirs: &Seen) -> Vec<String> {
     let is_ours = |path: &&Vec<u8>| {
         let text = String::from_utf8_lossy(path);
         !path.is_empty() && !OF_RUNTIMES.iter().any(|of| text == *of || text.starts_with(&format!("{of}/")))

@@ -9,7 +9,7 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 15] = [
+const NEEDED: [(&str, &str); 17] = [
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
@@ -17,6 +17,8 @@ const NEEDED: [(&str, &str); 15] = [
     ("docker-registry", "docker-registry"),
     ("dockerd", "docker.io"),
     ("eu-elflint", "elfutils"),
+    ("git", "git"),
+    ("git-lfs", "git-lfs"),
     ("htpasswd", "apache2-utils"),
     ("mmdebstrap", "mmdebstrap"),
     ("openssl", "openssl"),

@@ -115,7 +115,8 @@ impl Reading {
     }
 }
 
-fn digest(content: &mut impl Read) -> Result<String> {
+/// Returns the SHA-256 of content.
+pub(crate) fn digest(content: &mut impl Read) -> Result<String> {
     let (mut sum, mut buffer) = (Sha256::new(), vec![0; 128 << 10]);
     loop {
         match content.read(&mut buffer)? {

@@ -181,3 +181,79 @@ impl Seek for Counted<'_> {
         self.file.seek(to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+
+    use super::*;
+
+    /// A tar with the file `a`, as gzip, bzip2, xz, lzip, xz (LZMA) and zstd compress it.
+    const COMPRESSED: [&str; 6] = [
+        "H4sIAAAAAAACA0tkoD0wAAIzExMwDQToNBCYIrGB4oaGhqbGDAoGdHAbQ2lxSWIR0Pqi/PwSfOoIyaN7boiAjNScnHyGUTAKRsEoGAUjDQAAX9JmzAAI\
+         AAA=",
+        "QlpoOTFBWSZTWV00bXkAADV7kMmAAEBAAG8AAADiRJ4ABAAACCAAVDUAADQGgkkCaGmTQ0NgtOHf6JAKkOGK4proTZJwmVXIRd9mE85IzImOALZ86CGx\
+         y9zYDOqEfF3JFOFCQXTRteQ=",
+        "/Td6WFoAAATm1rRGAgAhARwAAAAQz1jM4Af/AEhdADCAM1AYaImDAdzibiEFVzU4EMnOeUq7XqtIVxTR2cT4b/Emd9jaDW1UL79sUdjdA7q/GnVVMTS8\
+         axDic8/4IpTxA6xWjyiJAAD4qHn+bFXwIAABZIAQAAAAnH7PsbHEZ/sCAAAAAARZWg==",
+        "TFpJUAEMADCAM1AYaImDAdzibiEFVyRlFdYVMcE+d787ry62pjrxM9GwK/fACFIsdhnWb5Zpjd6aqfgYee2oioeKDSXxfBP7z012VN/8O5ugX9JmzAAI\
+         AAAAAAAAZQAAAAAAAAA=",
+        "XQAAgAD//////////wAwgDNQGGiJgwHc4m4hBVc1OBDJznlKu16rSFcU0dnE+G/xJnfY2g1tVC+/bFHY3QO6vxp1VTE0vGsQ4nPP+CKU8QOsVqnIyp//\
+         9Suzbg==",
+        "KLUv/QRoHQIA8kIJD7BrDOQJzUtebGNySEBOASaEzJGlpF5V2GoODOPudse/QpB/Swog8DY2Dvf5i6QUgIXAgAOFH0xecIHA4fyEsbC0K0M=",
+    ];
+    /// A zip of Python's `zipfile`: an executable file, a link, and a file of a system without modes.
+    const ZIP: &str = "UEsDBBQAAAAIAAFgXVjRidJCCgAAAGQAAAADAAAAZC9hy0jNycnPoC0BAFBLAwQUAAAAAAABYF1YQ7636AEAAAABAAAABgAAAGQvbGlua2FQSwME\
+         FAAAAAAAAWBdWIMW3IwBAAAAAQAAAAUAAABwbGFpbnhQSwECFAMUAAAACAABYF1Y0YnSQgoAAABkAAAAAwAAAAAAAAAAAAAA7QEAAAAAZC9hUEsBAhQD\
+         FAAAAAAAAWBdWEO+t+gBAAAAAQAAAAYAAAAAAAAAAAAAAP+hKwAAAGQvbGlua1BLAQIUABQAAAAAAAFgXViDFtyMAQAAAAEAAAAFAAAAAAAAAAAAAACA\
+         AVAAAABwbGFpblBLBQYAAAAAAwADAJgAAAB0AAAAAAA=";
+
+    fn decoded(text: &str) -> Vec<u8> {
+        BASE64_STANDARD.decode(text.replace([' ', '\n'], "")).unwrap()
+    }
+
+    #[test]
+    fn a_tar_is_unpacked_whatever_compressed_it() {
+        for (at, text) in COMPRESSED.iter().enumerate() {
+            let bytes = decoded(text);
+            let form = form_of(&mut io::Cursor::new(&bytes)).unwrap().unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let tar = inflated(form, bytes.as_slice()).unwrap();
+            unpack(tar, directory.path(), Owners::of_this_process(), &mut |_| Ok(())).unwrap();
+            assert_eq!(fs_err::read_to_string(directory.path().join("a")).unwrap(), "hello", "{at} {form:?}");
+        }
+    }
+
+    #[test]
+    fn a_zip_is_unpacked_with_modes_links_and_times() {
+        let directory = tempfile::tempdir().unwrap();
+        unpack_zip(io::Cursor::new(decoded(ZIP)), directory.path(), &mut |_| Ok(())).unwrap();
+        let place = |path: &str| directory.path().join(path);
+        assert_eq!(fs_err::read_to_string(place("d/a")).unwrap(), "hello".repeat(20));
+        assert_eq!(fs_err::metadata(place("d/a")).unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(fs_err::metadata(place("plain")).unwrap().permissions().mode() & 0o7777, 0o644);
+        assert_eq!(fs_err::read_link(place("d/link")).unwrap(), Path::new("a"));
+        let modified = fs_err::metadata(place("d/a")).unwrap().modified().unwrap();
+        let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(since, 1_709_208_002, "2024-02-29 12:00:02");
+    }
+
+    #[test]
+    fn text_is_no_archive_and_an_empty_tar_is_one() {
+        let form = |bytes: &[u8]| form_of(&mut io::Cursor::new(bytes)).unwrap();
+        assert_eq!(form(b"#!/bin/sh\n"), None);
+        assert_eq!(form(&[0; 1024]), Some(Form::Tar));
+        assert_eq!(form(b""), None);
+    }
+
+    #[test]
+    fn a_zip_that_ends_early_is_refused_with_its_own_reason() {
+        let bytes = decoded(ZIP);
+        let directory = tempfile::tempdir().unwrap();
+        let error = unpack_zip(io::Cursor::new(&bytes[..60]), directory.path(), &mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("Could not find EOCD"), "{error}");
+    }
+}
