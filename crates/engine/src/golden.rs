@@ -243,6 +243,17 @@ fn describe_base_packages(place: &Place, mut lock: Lock, golden: &mut BTreeMap<&
     describe_kinds(&images.graph, &driver, golden, |kind| matches!(kind, "modules" | "remove"));
 }
 
+/// Adds the kinds that find what an image copies of another.
+fn describe_copies(place: &Place, golden: &mut BTreeMap<&'static str, String>) {
+    let images = "[images.tool]\nfrom = \"scratch\"\ncopy = [{ from = \"src\", to = \"/t\" }]\n\n[images.app]\nfrom = \"scratch\"\n\
+                  copy = [{ from = { image = \"tool\", path = \"/t\" }, to = \"/x\" }]\n";
+    let project = place.project(images);
+    let images = Images::new(&project, &project.chosen(&[]).unwrap(), &Lock::default()).unwrap();
+    let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+    driver.want(&images.images.iter().map(|node| (node.image.id(), Level::Known)).collect::<Vec<_>>()).unwrap();
+    describe_kinds(&images.graph, &driver, golden, |kind| matches!(kind, "list" | "image-layers"));
+}
+
 /// Adds the kinds that run commands: their keys alone, since the test is no program that can be a sandbox's helper.
 fn describe_commands(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static str, String>) {
     let commands = "run = [\"make\", { command = [\"make\", \"install\"], env = { A = \"2\" }, user = \"1000\", workdir = \"/src\" }]\n";
@@ -288,6 +299,7 @@ fn keys_and_bytes_of_every_kind_are_pinned() {
     driver.get(facts, Level::Known).unwrap();
     describe(&graph, &driver, &mut golden);
     describe_commands(&place, &lock, &mut golden);
+    describe_copies(&place, &mut golden);
     describe_base_packages(&place, lock, &mut golden);
     assert_eq!(golden.keys().copied().collect::<Vec<_>>(), kinds(), "every kind has a golden file");
     for (kind, text) in golden {

@@ -234,7 +234,7 @@ mod tests {
         let place = |path: &str| directory.path().join(path);
         assert_eq!(fs_err::read_to_string(place("d/a")).unwrap(), "hello".repeat(20));
         assert_eq!(fs_err::metadata(place("d/a")).unwrap().permissions().mode() & 0o7777, 0o755);
-        assert_eq!(fs_err::metadata(place("plain")).unwrap().permissions().mode() & 0o7777, 0o644);
+        assert_eq!(fs_err::metadata(place("plain")).unwrap().permissions().mode() & 0o7777, 0o664);
         assert_eq!(fs_err::read_link(place("d/link")).unwrap(), Path::new("a"));
         let modified = fs_err::metadata(place("d/a")).unwrap().modified().unwrap();
         let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
