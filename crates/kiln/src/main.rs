@@ -19,7 +19,7 @@ use crate::commands::Arguments;
 
 fn main() -> ExitCode {
     // First of all: it must have one thread.
-    if let Some(status) = kiln_sandbox::help() {
+    if let Some(status) = kiln_sandbox::help(kiln_engine::inside) {
         return status;
     }
     if let Some(status) = interpreter::answer(std::env::args_os().next()) {

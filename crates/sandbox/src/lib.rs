@@ -11,17 +11,25 @@
 //! Each ends with its parent (`PR_SET_PDEATHSIG`), so that nothing stays when the program is killed.
 
 mod cgroup;
+mod copies;
 mod error;
 mod file_system;
 mod helper;
 mod ids;
+mod inside;
 mod network;
+mod notify;
+mod owners;
 mod privileges;
 mod remedy;
 mod running;
 mod spec;
+mod supervisor;
 
 pub use error::{SandboxError, Stage};
 pub use helper::help;
-pub use running::{Ended, Output, Sandbox};
+pub use ids::Ids;
+pub use inside::Inside;
+pub use owners::{Inode, Owners};
+pub use running::{Ended, Output, Ran, Sandbox};
 pub use spec::{Command, Overlay, Root};

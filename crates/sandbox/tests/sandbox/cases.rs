@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use kiln_sandbox::{Command, Ended, Output, Overlay, Root, Sandbox, SandboxError, Stage};
+use kiln_sandbox::{Command, Ended, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage};
 
 use crate::attacks::{ATTACKS, Aim};
 use crate::tree;
@@ -18,9 +18,9 @@ use crate::tree;
 const NOBODY: u32 = 65_534;
 
 /// A tree, and things of the host that attacks aim at.
-struct Ground {
+pub(crate) struct Ground {
     directory: tempfile::TempDir,
-    aim: Aim,
+    pub(crate) aim: Aim,
     is_root: bool,
     _server: TcpListener,
     _socket: std::os::unix::net::UnixListener,
@@ -54,11 +54,11 @@ impl Ground {
         Self { directory, aim, is_root, _server: server, _socket: socket }
     }
 
-    fn tree(&self) -> PathBuf {
+    pub(crate) fn tree(&self) -> PathBuf {
         self.directory.path().join("tree")
     }
 
-    fn layers(&self, layers: Vec<PathBuf>) -> (tempfile::TempDir, Root) {
+    pub(crate) fn layers(&self, layers: Vec<PathBuf>) -> (tempfile::TempDir, Root) {
         let own = tempfile::tempdir_in(self.directory.path()).unwrap();
         let root = Root { layers, directory: own.path().to_owned() };
         (own, root)
@@ -79,7 +79,7 @@ impl Drop for Ground {
     }
 }
 
-fn command(words: &[&str]) -> Command {
+pub(crate) fn command(words: &[&str]) -> Command {
     Command {
         words: words.iter().map(|word| (*word).to_owned()).collect(),
         env: vec![("PATH".into(), "/".into())],
@@ -90,14 +90,23 @@ fn command(words: &[&str]) -> Command {
 
 fn run(sandbox: &Sandbox, root: &Root, command: &Command) -> Result<(Ended, String), SandboxError> {
     let mut said = String::new();
-    let ended = sandbox.run(root, command, |line| {
+    let ran = run_whole(sandbox, root, command, &mut said)?;
+    Ok((ran.ended, said))
+}
+
+pub(crate) fn run_whole(
+    sandbox: &Sandbox,
+    root: &Root,
+    command: &Command,
+    said: &mut String,
+) -> Result<Ran, SandboxError> {
+    sandbox.run(root, command, |line| {
         if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
-            said += &String::from_utf8_lossy(&line);
+            *said += &String::from_utf8_lossy(&line);
             said.push('\n');
         }
         true
-    })?;
-    Ok((ended, said))
+    })
 }
 
 /// Ordinary things that a command of a test does.
@@ -128,10 +137,7 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
             fs_err::create_dir("/data").unwrap();
             fs_err::write("/data/other", "other").unwrap();
         }
-        ["own", user] => {
-            fs_err::write("/owned", "").unwrap();
-            std::os::unix::fs::chown("/owned", Some(user.parse().unwrap()), Some(7)).unwrap();
-        }
+        ["owners", rest @ ..] => return crate::owners::act(rest),
         ["setuid"] => {
             fs_err::copy("/attack", "/tmp/setuid").unwrap();
             fs_err::set_permissions("/tmp/setuid", PermissionsExt::from_mode(0o4755)).unwrap();
@@ -148,7 +154,7 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-type Case = (&'static str, fn(&Ground));
+pub(crate) type Case = (&'static str, fn(&Ground));
 
 const CASES: &[Case] = &[
     ("a command prints, fails, and is killed as anywhere", |ground| {
@@ -227,16 +233,6 @@ const CASES: &[Case] = &[
         assert_eq!(ended, Ended::Exited(0), "{said}");
         assert_ne!(said.trim(), "0");
     }),
-    ("an owner stays, where there are ids for it", |ground| {
-        let (_own, root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "own", "1000"]);
-        if ground.is_root {
-            assert_eq!(ended, Ended::Exited(0), "{said}");
-            let owned = fs_err::metadata(root.upper().join("owned")).unwrap();
-            assert_eq!((owned.uid(), owned.gid()), (1000, 7));
-        } else {
-            assert_ne!(ended, Ended::Exited(0));
-        }
-    }),
     ("programs with a setuid bit work inside", |ground| {
         if ground.is_root {
             let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "setuid"]);
@@ -277,7 +273,7 @@ const CASES: &[Case] = &[
             looks += 1;
             looks < 3
         });
-        assert_eq!(ended.unwrap(), Ended::Stopped);
+        assert_eq!(ended.unwrap().ended, Ended::Stopped);
         assert!(gone(&ground.aim.word));
     }),
     ("everything ends when the program is killed", |ground| {
@@ -382,7 +378,7 @@ pub(crate) fn all(filter: Option<&str>) -> ExitCode {
             }
         }
     };
-    for (name, case) in CASES.iter().filter(|(name, _)| wanted(name)) {
+    for (name, case) in CASES.iter().chain(crate::owners::CASES).filter(|(name, _)| wanted(name)) {
         check(format!("{user}: {name}"), &|| case(&ground));
     }
     for (name, _) in ATTACKS.iter().filter(|(name, _)| wanted(name)) {

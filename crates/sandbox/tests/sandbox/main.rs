@@ -9,6 +9,7 @@
 
 mod attacks;
 mod cases;
+mod owners;
 mod tree;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use attacks::{ATTACKS, Aim, special};
 
 fn main() -> ExitCode {
-    if let Some(status) = kiln_sandbox::help() {
+    if let Some(status) = kiln_sandbox::help(|_| Ok(())) {
         return status;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
