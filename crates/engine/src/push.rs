@@ -16,6 +16,7 @@ use kiln_registry::{Document, Moved, Publication, Published, Upload};
 
 use crate::built::Built;
 use crate::error::{BuildError, Result};
+use crate::owners;
 use crate::project::Project;
 use crate::workshop::Workshop;
 
@@ -64,6 +65,7 @@ impl Project<'_> {
     pub(crate) fn push_one(&self, built: &Built) -> Result<Pushed> {
         let image = self.stack.image(&built.name).ok_or_else(|| self.no_image(&built.name))?;
         let to = self.repository(image)?;
+        owners::require(self.workshop.store, built)?;
         let partial = self.stack.partial;
         let publication = Publication {
             blobs: self.workshop.uploads(built, |_, layer| self.upload(layer.digest, layer.size, Some(image), &to))?,

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     if let Some(status) = kiln_sandbox::help(kiln_engine::inside) {
         return status;
     }
+    kiln_engine::remove_others();
     if let Some(status) = interpreter::answer(std::env::args_os().next()) {
         return status;
     }

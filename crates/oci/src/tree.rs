@@ -25,17 +25,10 @@ const OPAQUE: &str = "user.overlay.opaque";
 /// The place where owners of files are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
-    /// In the file system: this is root.
+    /// In the file system: this is root, perhaps of a namespace.
     Given,
     /// In extended attributes: this is a user with one id. All files are the user's.
     Noted,
-}
-
-impl Owners {
-    /// Returns the place for the user of this process.
-    pub fn of_this_process() -> Self {
-        if rustix::process::geteuid().is_root() { Self::Given } else { Self::Noted }
-    }
 }
 
 #[cfg(test)]

@@ -92,20 +92,40 @@ fn ask(program: &str, process: Pid, own: u32, first: u32) -> io::Result<()> {
     if done.status.success() { Ok(()) } else { Err(said()) }
 }
 
-/// Returns the first id of the range that a file gives to the user of this process (subuid(5)).
-fn subordinate(file: &str) -> Option<u32> {
+/// Returns the name of this process's user, where it has one.
+fn user_name() -> Option<String> {
     let user = geteuid().as_raw().to_string();
-    let accounts = fs_err::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = accounts.lines().find_map(|line| {
+    let accounts = fs_err::read_to_string("/etc/passwd").ok()?;
+    accounts.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)? == user).then_some(name)
-    });
-    let text = fs_err::read_to_string(file).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.trim().split(':');
-        let owner = fields.next()?;
-        let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse::<u32>().ok()?);
-        ((owner == user || Some(owner) == name) && count >= IDS - 1).then_some(first)
+        (fields.nth(1)? == user).then(|| name.to_owned())
     })
+}
+
+/// A line of a file of ranges (subuid(5)): whose, the first id, and how many.
+fn ranges(text: &str) -> impl Iterator<Item = (&str, u32, u32)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':');
+        Some((fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    })
+}
+
+/// Returns the first id of the range that a file gives to the user of this process.
+fn subordinate(file: &str) -> Option<u32> {
+    let (user, name) = (geteuid().as_raw().to_string(), user_name());
+    let text = fs_err::read_to_string(file).ok()?;
+    let is_own = |owner: &str| owner == user || Some(owner) == name.as_deref();
+    ranges(&text).find(|(owner, _, count)| is_own(owner) && *count >= IDS - 1).map(|(_, first, _)| first)
+}
+
+/// Returns the lines that give a range to this user: after all that are given.
+pub(crate) fn lines() -> (String, String) {
+    let user = user_name().unwrap_or_else(|| geteuid().as_raw().to_string());
+    let line = |file: &str| {
+        let text = fs_err::read_to_string(file).unwrap_or_default();
+        let ends = ranges(&text).filter_map(|(_, first, count)| first.checked_add(count));
+        format!("{user}:{}:{IDS}", ends.max().unwrap_or(0).max(100_000))
+    };
+    (line("/etc/subuid"), line("/etc/subgid"))
 }

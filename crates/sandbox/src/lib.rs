@@ -30,6 +30,7 @@ pub use error::{SandboxError, Stage};
 pub use helper::help;
 pub use ids::Ids;
 pub use inside::Inside;
-pub use owners::{Inode, Owners};
+pub use owners::{Inode, OWNER, Owners};
+pub use remedy::more_ids;
 pub use running::{Ended, Output, Ran, Sandbox};
 pub use spec::{Command, Overlay, Root};

@@ -1,12 +1,14 @@
 //! Owners of the files that a command made.
 
+use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
 /// Extended attribute for the owner of a file that its user could not give away: `UID:GID` in decimal digits.
-pub(crate) const OWNER: &str = "user.kiln.owner";
+pub const OWNER: &str = "user.kiln.owner";
 
 /// An inode, told from a later one of the same number by the time at which it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,12 +20,21 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// Returns the inode of a path.
+    /// Returns the inode of a path; a link's is its own.
     ///
     /// # Errors
     ///
     /// If there is no such file.
-    pub fn of(directory: impl AsFd, path: impl rustix::path::Arg, flags: AtFlags) -> rustix::io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::found(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Returns the inode of an open file.
+    pub(crate) fn of_open(file: impl AsFd) -> rustix::io::Result<Self> {
+        Self::found(file, Path::new(""), AtFlags::EMPTY_PATH)
+    }
+
+    fn found(directory: impl AsFd, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
         let found = statx(directory, path, flags, StatxFlags::INO | StatxFlags::BTIME)?;
         let has_time = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
         let made = if has_time { (found.stx_btime.tv_sec, found.stx_btime.tv_nsec) } else { (0, 0) };

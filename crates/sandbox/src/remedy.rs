@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{SandboxError, Stage};
+use crate::ids;
 
 /// Settings that forbid user namespaces: the file, the value that does, and what changes it.
 const SETTINGS: [(&str, &str, &str); 3] = [
@@ -25,6 +26,16 @@ const SETTINGS: [(&str, &str, &str); 3] = [
          kiln a profile with `userns,`",
     ),
 ];
+/// Says how the user of this process gets the ids that an image may use.
+pub fn more_ids() -> String {
+    let lines = ids::lines();
+    format!(
+        "this user has one id: install `newuidmap` (package `uidmap`), and let root add the line `{}` to /etc/subuid and `{}` to \
+         /etc/subgid; or run kiln as root",
+        lines.0, lines.1
+    )
+}
+
 /// Files by which containers are known.
 const MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 
@@ -36,7 +47,7 @@ impl SandboxError {
         match self {
             Self::Helper(_) => "is there enough memory, and may this user start more processes?".into(),
             Self::Refused { stage: Stage::User, .. } => {
-                "this user has one id only: run kiln as root, or run the command as root (leave `user` out)".into()
+                format!("{}, or run the command as root (leave `user` out)", more_ids())
             }
             Self::Refused { .. } => match forbidden {
                 Some((_, _, advice)) => (*advice).to_owned(),

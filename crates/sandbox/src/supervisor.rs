@@ -178,7 +178,7 @@ impl Supervisor {
     /// Returns the inode among the changes. An overlay may show another; copies are not among the changes yet.
     fn inode(&self, target: &OwnedFd) -> Option<Inode> {
         let real = self.in_upper(target);
-        Inode::of(real.as_ref().unwrap_or(target), "", AtFlags::EMPTY_PATH).ok()
+        Inode::of_open(real.as_ref().unwrap_or(target)).ok()
     }
 
     fn in_upper(&self, target: &OwnedFd) -> Option<OwnedFd> {

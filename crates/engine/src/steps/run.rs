@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use kiln_oci::image::Config;
 use kiln_oci::layer::Layer;
-use kiln_oci::time;
-use kiln_oci::tree::{Changes, Owners};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
 use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, CommandLine, Compression, Shell};
-use kiln_sandbox::{Command, Ended, Output, Root, Sandbox};
+use kiln_sandbox::{Command, Ended, Ids, Output, Owners, Ran, Root, Sandbox};
 use kiln_store::remove_tree;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{BuildError, Result, RunError};
+use crate::inside;
 use crate::node::Node;
+use crate::owners;
 use crate::product::Foundation;
 use crate::settings::Settings;
 use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
@@ -121,12 +121,13 @@ impl Run {
         (config.config.env.iter().filter_map(pair).collect(), workdir)
     }
 
-    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<()> {
+    /// Runs the command, and returns where the owners of its files are.
+    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<Owners> {
         let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
         let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
         let sandbox = Sandbox { timeout: self.timeout, ..Sandbox::default() };
         let mut last = VecDeque::new();
-        let ended = sandbox.run(root, &command, |line| {
+        let ran = sandbox.run(root, &command, |line| {
             if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 work.output(&line);
@@ -138,20 +139,34 @@ impl Run {
             context.cancel().check().is_ok()
         });
         let command = self.shown.clone();
+        let Ran { ended, owners, .. } = match ran {
+            Ok(ran) => ran,
+            Err(source) => return Err(BuildError::Sandbox { command, remedy: source.remedy(), source }),
+        };
+        let another = match owners {
+            Owners::Noted { another, .. } => another,
+            Owners::Given | Owners::Lost => None,
+        };
         match ended {
-            Ok(Ended::Exited(0)) => Ok(()),
-            Ok(Ended::Stopped) => Err(BuildError::Interrupted),
-            Ok(ended) => Err(RunError::new(command, ended, last.into()).into()),
-            Err(source) => Err(BuildError::Sandbox { command, remedy: source.remedy(), source }),
+            Ended::Exited(0) if another.is_none() => Ok(owners),
+            Ended::Stopped => Err(BuildError::Interrupted),
+            ended => Err(RunError::new(command, ended, another, last.into()).into()),
         }
     }
 
-    fn layer(&self, context: &Context<'_>, changes: &Changes, work: &Work<'_>) -> Result<Layer> {
+    /// Returns the layer of what the command changed.
+    fn layer(&self, context: &Context<'_>, root: &Root, owners: &Owners, work: &Work<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
-        let time = time::ran(self.below, &changes.digest()?);
-        changes.write(time, &mut out, &mut |bytes| work.advance(bytes).map_err(std::io::Error::from))?;
-        Ok(out.finish()?)
+        let upper = root.upper();
+        let changed = (upper.as_path(), owners);
+        let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
+        if !inside::pack(Ids::of_this_process(), changed, self.below, &mut out, &mut watch)? {
+            return Ok(Vec::new());
+        }
+        let layer = out.finish()?;
+        owners::note(workshop.store, &layer, *owners != Owners::Lost)?;
+        Ok(vec![layer])
     }
 }
 
@@ -204,13 +219,7 @@ impl Step for Run {
         let directory = context.workshop.store.temporary_directory()?;
         let root = Root { layers, directory: directory.path().to_owned() };
         let work = context.work("run", self.shown.as_str(), None);
-        let done = self.run(context, &root, &work).and_then(|()| {
-            let changes = Changes::of(&root.upper(), Owners::of_this_process())?;
-            match changes.is_empty() {
-                true => Ok(Vec::new()),
-                false => Ok(vec![self.layer(context, &changes, &work)?]),
-            }
-        });
+        let done = self.run(context, &root, &work).and_then(|owners| self.layer(context, &root, &owners, &work));
         // Directories that may not be written stay otherwise.
         remove_tree(directory.path())?;
         done

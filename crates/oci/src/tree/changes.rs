@@ -25,7 +25,6 @@ use crate::debian::{is_backup, shadow};
 use crate::error::OciError;
 use crate::header::{Member, Writer};
 use crate::time::OLDEST;
-use crate::whole::LayerWriter;
 
 /// A text file that is rewritten is shorter.
 const MAX_TEXT: u64 = 4 << 20;
@@ -70,14 +69,18 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Reads an upper directory.
+    /// Reads an upper directory. `others` knows the noted owners of files that have no attributes.
     ///
     /// # Errors
     ///
     /// If it cannot be read, or holds a name that no layer can hold.
-    pub fn of(upper: &Path, owners: Owners) -> Result<Self, OciError> {
+    pub fn of(
+        upper: &Path,
+        owners: Owners,
+        others: &dyn Fn(&Path) -> Option<(u32, u32)>,
+    ) -> Result<Self, OciError> {
         let mut changes = Self { upper: upper.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
-        changes.directory(b"", owners)?;
+        changes.directory(b"", owners, others)?;
         changes.leave_out();
         changes.link();
         Ok(changes)
@@ -93,13 +96,17 @@ impl Changes {
         self.entries.is_empty()
     }
 
-    fn directory(&mut self, path: &[u8], owners: Owners) -> Result<(), OciError> {
+    fn directory(
+        &mut self,
+        path: &[u8],
+        owners: Owners,
+        others: &dyn Fn(&Path) -> Option<(u32, u32)>,
+    ) -> Result<(), OciError> {
         for entry in fs_err::read_dir(self.place(path))? {
             let name = entry?.file_name();
             let name = name.as_bytes();
             let inner = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
-            let entry = self.entry(&inner, owners)?;
-            let Some(entry) = entry else { continue };
+            let Some(entry) = self.entry(&inner, owners, others)? else { continue };
             if name.starts_with(whiteout::PREFIX.as_bytes()) {
                 let problem = whiteout::problem(&String::from_utf8_lossy(name));
                 return Err(OciError::Member { path: shown(&inner), problem });
@@ -107,14 +114,19 @@ impl Changes {
             let is_directory = matches!(entry.change, Change::Directory(_));
             self.entries.insert(inner.clone(), entry);
             if is_directory {
-                self.directory(&inner, owners)?;
+                self.directory(&inner, owners, others)?;
             }
         }
         Ok(())
     }
 
     /// Returns a path of the upper directory as it goes into the layer; `None` for a socket.
-    fn entry(&mut self, path: &[u8], owners: Owners) -> Result<Option<Entry>, OciError> {
+    fn entry(
+        &mut self,
+        path: &[u8],
+        owners: Owners,
+        others: &dyn Fn(&Path) -> Option<(u32, u32)>,
+    ) -> Result<Option<Entry>, OciError> {
         let place = self.place(path);
         let found = fs_err::symlink_metadata(&place)?;
         let kind = found.file_type();
@@ -140,8 +152,10 @@ impl Changes {
         };
         let inode = (kind.is_file() && found.nlink() > 1).then(|| (found.dev(), found.ino()));
         let owner = match owners {
+            Owners::Given if change == Change::Whiteout => (0, 0),
             Owners::Given => (found.uid(), found.gid()),
-            Owners::Noted => held(OWNER).and_then(|text| owner(text)).unwrap_or((0, 0)),
+            Owners::Noted if change == Change::Whiteout => (0, 0),
+            Owners::Noted => held(OWNER).and_then(|text| owner(text)).or_else(|| others(&place)).unwrap_or((0, 0)),
         };
         let time = u64::try_from(found.mtime()).unwrap_or(0);
         let mode = match inode {
@@ -243,7 +257,7 @@ impl Changes {
     pub fn write(
         &self,
         time: u64,
-        out: &mut LayerWriter<'_>,
+        out: &mut impl Write,
         advance: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> Result<(), OciError> {
         let mut writer = Writer::new(out);

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use kiln_sandbox::{Command, Ended, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage};
+use rustix::mount::MountPropagationFlags;
+
+use kiln_sandbox::{Command, Ended, Ids, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage};
 
 use crate::attacks::{ATTACKS, Aim};
 use crate::tree;
@@ -21,7 +23,7 @@ const NOBODY: u32 = 65_534;
 pub(crate) struct Ground {
     directory: tempfile::TempDir,
     pub(crate) aim: Aim,
-    is_root: bool,
+    pub(crate) ids: Ids,
     _server: TcpListener,
     _socket: std::os::unix::net::UnixListener,
 }
@@ -49,9 +51,7 @@ impl Ground {
         // SAFETY: the calls take integers alone.
         let shared = unsafe { libc::shmget(aim.key, 4096, libc::IPC_CREAT | 0o666) };
         assert!(shared >= 0);
-        // SAFETY: the call takes no arguments.
-        let is_root = unsafe { libc::geteuid() } == 0;
-        Self { directory, aim, is_root, _server: server, _socket: socket }
+        Self { directory, aim, ids: Ids::of_this_process(), _server: server, _socket: socket }
     }
 
     pub(crate) fn tree(&self) -> PathBuf {
@@ -186,7 +186,7 @@ const CASES: &[Case] = &[
         match run(&sandbox, &root, &user) {
             Ok(done) => assert_eq!(done, (Ended::Exited(0), "1000 1001 2\n".into())),
             // One id is mapped.
-            Err(SandboxError::Refused { stage: Stage::User, .. }) => assert!(!ground.is_root),
+            Err(SandboxError::Refused { stage: Stage::User, .. }) => assert_eq!(ground.ids, Ids::One),
             Err(error) => panic!("{error:?}"),
         }
     }),
@@ -234,7 +234,7 @@ const CASES: &[Case] = &[
         assert_ne!(said.trim(), "0");
     }),
     ("programs with a setuid bit work inside", |ground| {
-        if ground.is_root {
+        if ground.ids != Ids::One {
             let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "setuid"]);
             assert_eq!((ended, said.as_str()), (Ended::Exited(0), "0\n"));
         }
@@ -365,7 +365,11 @@ fn attack(ground: &Ground, name: &str) {
 /// Runs all cases and attacks whose name holds a text.
 pub(crate) fn all(filter: Option<&str>) -> ExitCode {
     let ground = Ground::new();
-    let user = if ground.is_root { "root" } else { "user" };
+    let user = match ground.ids {
+        Ids::All => "root",
+        Ids::Range(..) => "user with a range",
+        Ids::One => "user",
+    };
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     let (mut passed, mut failed) = (0, 0);
     let mut check = |name: String, case: &dyn Fn()| {
@@ -388,10 +392,9 @@ pub(crate) fn all(filter: Option<&str>) -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// Runs everything again as an ordinary user, if this is root.
-pub(crate) fn as_ordinary_user(filter: Option<&str>) -> ExitCode {
-    // SAFETY: the call takes no arguments.
-    if unsafe { libc::geteuid() } != 0 {
+/// Runs everything again in another way, if this is root.
+pub(crate) fn again(way: &str, filter: Option<&str>) -> ExitCode {
+    if !rustix::process::geteuid().is_root() {
         return ExitCode::SUCCESS;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -400,7 +403,28 @@ pub(crate) fn as_ordinary_user(filter: Option<&str>) -> ExitCode {
     let program = directory.path().join("test");
     fs_err::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let mut again = std::process::Command::new(program);
-    again.arg("as-user").args(filter).uid(NOBODY).gid(NOBODY).env("TMPDIR", directory.path()).current_dir("/");
-    let status = again.status().unwrap();
+    again.arg(way).args(filter).env("TMPDIR", directory.path()).current_dir("/");
+    if way == "as-user" {
+        again.uid(NOBODY).gid(NOBODY);
+    }
+    ExitCode::from(u8::from(!again.status().unwrap().success()))
+}
+
+/// Gives the ordinary user a range of ids, in a mount namespace of its own, and runs everything.
+pub(crate) fn with_range(filter: Option<&str>) -> ExitCode {
+    let files = ["/etc/subuid", "/etc/subgid"].map(Path::new);
+    let programs = ["/usr/bin/newuidmap", "/usr/bin/newgidmap"].map(Path::new);
+    if !files.iter().chain(&programs).all(|path| path.exists()) {
+        println!("SKIPPED: everything as a user with a range of ids, which needs newuidmap(1)");
+        return ExitCode::SUCCESS;
+    }
+    let ranges = Path::new(&std::env::var("TMPDIR").unwrap()).join("ranges");
+    fs_err::write(&ranges, format!("{NOBODY}:300000:65536\n")).unwrap();
+    // SAFETY: the function is unsafe for `UnshareFlags::FILES`, which is not the flag.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    files.iter().for_each(|file| rustix::mount::mount_bind(&ranges, *file).unwrap());
+    let mut user = std::process::Command::new(std::env::current_exe().unwrap());
+    let status = user.arg("as-user").args(filter).uid(NOBODY).gid(NOBODY).status().unwrap();
     ExitCode::from(u8::from(!status.success()))
 }

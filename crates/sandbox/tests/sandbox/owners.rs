@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use kiln_sandbox::{Ended, Ids, Inode, Overlay, Owners, Ran, Root, Sandbox};
 use libc::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, c_int, c_long};
-use rustix::fs::{AtFlags, CWD, XattrFlags};
+use rustix::fs::{CWD, XattrFlags};
 
 use crate::cases::{Case, Ground, command, run_whole};
 
@@ -39,7 +39,7 @@ fn owner(root: &Root, owners: &Owners, path: &str) -> (u32, u32) {
                 return (user.parse().unwrap(), group.parse().unwrap());
             }
             let table: BTreeMap<_, _> = table.iter().copied().collect();
-            let inode = Inode::of(CWD, &place, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            let inode = Inode::of(&place).unwrap();
             table.get(&inode).copied().unwrap_or((0, 0))
         }
         Owners::Lost => panic!("this kernel has no notifications"),

@@ -1,0 +1,139 @@
+//! Files that belong to ids of a range: they are made, read and removed by kiln once more, as root of a user namespace.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use kiln_oci::tree::{Changes, Owners, unpack as unpack_tree};
+use kiln_oci::{OciError, time};
+use kiln_sandbox::{Ids, Inode, Inside};
+
+/// Names of what is done there.
+const UNPACK: &str = "unpack";
+const PACK: &str = "pack";
+const REMOVE: &str = "remove";
+
+/// Does such work: this process is root of the namespace.
+///
+/// # Errors
+///
+/// If it fails; the words are all that the other process gets.
+pub fn inside(arguments: &[OsString]) -> io::Result<()> {
+    let words: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+    let (name, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let ready = &mut |_| Ok(());
+    match (name.to_str(), arguments) {
+        (Some(UNPACK), [tree]) => unpack(Ids::All, io::stdin().lock(), Path::new(tree), ready).map_err(line),
+        (Some(PACK), [upper, below]) => {
+            let below = below.to_str().and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
+            let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
+            let changed = (Path::new(upper), &kiln_sandbox::Owners::Given);
+            pack(Ids::All, changed, below, &mut out, ready).map_err(line)?;
+            out.flush()
+        }
+        (Some(REMOVE), [path]) => kiln_store::remove_tree(Path::new(path)),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Lets the store remove such files.
+pub fn remove_others() {
+    kiln_store::remove_others_by(|path| match Ids::of_this_process() {
+        ids @ Ids::Range(..) => Inside::start(ids, REMOVE, &[path.as_os_str()]).and_then(Inside::finish),
+        Ids::All | Ids::One => Err(io::ErrorKind::PermissionDenied.into()),
+    });
+}
+
+/// Unpacks a tar into an empty directory. `watch` gets bytes as they are read or written.
+pub(crate) fn unpack(
+    ids: Ids,
+    mut tar: impl Read,
+    tree: &Path,
+    watch: &mut dyn FnMut(u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let owners = match ids {
+        Ids::All => Owners::Given,
+        Ids::One => Owners::Noted,
+        Ids::Range(..) => {
+            let mut there = Inside::start(ids, UNPACK, &[tree.as_os_str()])?;
+            let sent = there.stdin().map_or(Ok(0), |mut stdin| copy(&mut tar, &mut stdin, watch));
+            let done = there.finish();
+            return match sent {
+                // It says why it reads no more.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => done.and(Err(error)),
+                sent => sent.and(done),
+            };
+        }
+    };
+    unpack_tree(tar, tree, owners, watch).map_err(io::Error::other)
+}
+
+/// Writes the layer of a command, which ran after so many others, as a tar: what it left in its directory of changes. Returns false,
+/// and writes nothing, if it changed nothing.
+pub(crate) fn pack(
+    ids: Ids,
+    (upper, owners): (&Path, &kiln_sandbox::Owners),
+    below: u8,
+    out: &mut impl Write,
+    watch: &mut dyn FnMut(u64) -> io::Result<()>,
+) -> Result<bool, OciError> {
+    let (kind, table): (_, BTreeMap<Inode, _>) = match (ids, owners) {
+        (Ids::Range(..), _) => {
+            let mut there = Inside::start(ids, PACK, &[upper.as_os_str(), below.to_string().as_ref()])?;
+            let written = there.stdout().map_or(Ok(0), |mut stdout| copy(&mut stdout, out, watch));
+            there.finish()?;
+            return Ok(written? > 0);
+        }
+        (Ids::All, _) => (Owners::Given, BTreeMap::new()),
+        (Ids::One, kiln_sandbox::Owners::Noted { table, .. }) => (Owners::Noted, table.iter().copied().collect()),
+        (Ids::One, _) => (Owners::Noted, BTreeMap::new()),
+    };
+    let other = |path: &Path| table.get(&Inode::of(path).ok()?).copied();
+    let changes = Changes::of(upper, kind, &other)?;
+    write(&changes, below, out, watch)?;
+    Ok(!changes.is_empty())
+}
+
+fn write(
+    changes: &Changes,
+    below: u8,
+    out: &mut impl Write,
+    watch: &mut dyn FnMut(u64) -> io::Result<()>,
+) -> Result<(), OciError> {
+    match changes.is_empty() {
+        true => Ok(()),
+        false => changes.write(time::ran(below, &changes.digest()?), out, watch),
+    }
+}
+
+/// Copies all bytes, and returns how many they were.
+fn copy(from: &mut impl Read, to: &mut impl Write, watch: &mut dyn FnMut(u64) -> io::Result<()>) -> io::Result<u64> {
+    let (mut buffer, mut copied) = (vec![0; 256 << 10], 0);
+    loop {
+        let read = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            return Ok(copied);
+        }
+        to.write_all(&buffer[..read])?;
+        watch(read as u64)?;
+        copied += read as u64;
+    }
+}
+
+/// Returns an error in one line, with its causes.
+fn line(error: impl std::error::Error) -> io::Error {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    io::Error::other(causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_sandbox_notes_owners_where_layers_look_for_them() {
+        assert_eq!(kiln_sandbox::OWNER, kiln_oci::tree::OWNER);
+    }
+}
