@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use kiln_oci::tree::{Changes, Owners, unpack as unpack_tree};
+use kiln_oci::tree::{Changes, Form, Owners, Upper, unpack as unpack_tree};
 use kiln_oci::{OciError, time};
-use kiln_sandbox::{Ids, Inode, Inside};
+use kiln_sandbox::{Ended, Ids, Inode, Inside, Ran, Root};
 
 /// Names of what is done there.
 const UNPACK: &str = "unpack";
 const PACK: &str = "pack";
+/// An argument: the layers were copied.
+const COPIED: &str = "copied";
 const REMOVE: &str = "remove";
 
 /// Does such work: this process is root of the namespace.
@@ -25,11 +27,13 @@ pub fn inside(arguments: &[OsString]) -> io::Result<()> {
     let ready = &mut |_| Ok(());
     match (name.to_str(), arguments) {
         (Some(UNPACK), [tree]) => unpack(Ids::All, io::stdin().lock(), Path::new(tree), ready).map_err(line),
-        (Some(PACK), [upper, below]) => {
+        (Some(PACK), [below, copied, directory, layers @ ..]) => {
             let below = below.to_str().and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
             let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
-            let changed = (Path::new(upper), &kiln_sandbox::Owners::Given);
-            pack(Ids::All, changed, below, &mut out, ready).map_err(line)?;
+            let root = Root { layers: layers.iter().map(PathBuf::from).collect(), directory: directory.into() };
+            let (ended, owners) = (Ended::Exited(0), kiln_sandbox::Owners::Given);
+            let ran = Ran { ended, owners, copied: *copied == COPIED };
+            pack(Ids::All, &root, &ran, below, &mut out, ready).map_err(line)?;
             out.flush()
         }
         (Some(REMOVE), [path]) => kiln_store::remove_tree(Path::new(path)),
@@ -69,18 +73,23 @@ pub(crate) fn unpack(
     unpack_tree(tar, tree, owners, watch).map_err(io::Error::other)
 }
 
-/// Writes the layer of a command, which ran after so many others, as a tar: what it left in its directory of changes. Returns false,
-/// and writes nothing, if it changed nothing.
+/// Writes the layer of a command, which ran after so many others, as a tar: what it left in its directory. Returns false, and writes
+/// nothing, if it changed nothing.
 pub(crate) fn pack(
     ids: Ids,
-    (upper, owners): (&Path, &kiln_sandbox::Owners),
+    root: &Root,
+    ran: &Ran,
     below: u8,
     out: &mut impl Write,
     watch: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> Result<bool, OciError> {
-    let (kind, table): (_, BTreeMap<Inode, _>) = match (ids, owners) {
+    let (owners, table): (_, BTreeMap<Inode, _>) = match (ids, &ran.owners) {
         (Ids::Range(..), _) => {
-            let mut there = Inside::start(ids, PACK, &[upper.as_os_str(), below.to_string().as_ref()])?;
+            let below = below.to_string();
+            let copied = if ran.copied { COPIED } else { "" };
+            let mut arguments = vec![OsStr::new(&below), OsStr::new(copied), root.directory.as_os_str()];
+            arguments.extend(root.layers.iter().map(|layer| layer.as_os_str()));
+            let mut there = Inside::start(ids, PACK, &arguments)?;
             let written = there.stdout().map_or(Ok(0), |mut stdout| copy(&mut stdout, out, watch));
             there.finish()?;
             return Ok(written? > 0);
@@ -90,7 +99,9 @@ pub(crate) fn pack(
         (Ids::One, _) => (Owners::Noted, BTreeMap::new()),
     };
     let other = |path: &Path| table.get(&Inode::of(path).ok()?).copied();
-    let changes = Changes::of(upper, kind, &other)?;
+    let form = if ran.copied { Form::Layer } else { Form::Overlay };
+    let upper = Upper { path: &root.upper(), lower: &root.layers, form, owners, others: &other };
+    let changes = Changes::of(&upper)?;
     write(&changes, below, out, watch)?;
     Ok(!changes.is_empty())
 }

@@ -2,7 +2,8 @@
 //!
 //! Each file is copied and none is linked, so that no command writes into a tree; what are several names of one file in a tree are
 //! several files, as an overlay treats them once one is written to. After the command, what it changed is moved to the directory of
-//! the changes, in the form that an overlay leaves there. A file has changed if its inode is another or was changed later (`ctime`),
+//! the changes, where files with the names of whiteouts say what was removed (OCI image specification, "Whiteouts"): who cannot mount
+//! an overlay may be unable to make those of overlayfs, too. A file has changed if its inode is another or was changed later (`ctime`),
 //! a time that no command can set.
 
 use std::collections::BTreeMap;
@@ -23,14 +24,19 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::fchdir;
 
+use crate::owners::Inode;
+
 const OPAQUE: &str = "user.overlay.opaque";
+/// Names of whiteouts (OCI image specification).
+const WHITEOUT: &[u8] = b".wh.";
+const HIDES_ALL: &[u8] = b".wh..wh..opq";
 /// Extended attributes of overlayfs itself.
 const OF_OVERLAY: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
 /// Longer than the clock by which the kernel dates changes stands still.
 const TICK: Duration = Duration::from_millis(20);
 
-/// An inode as it was copied: its number, and when it was changed.
-type State = (u64, i64, i64);
+/// An inode as it was copied, and when it was changed.
+type State = (Inode, (i64, i64));
 
 /// What was copied into a directory.
 #[derive(Default)]
@@ -70,8 +76,8 @@ impl Copies {
     }
 }
 
-fn state(found: &Metadata) -> State {
-    (found.ino(), found.ctime(), found.ctime_nsec())
+fn state(path: &Path, found: &Metadata) -> io::Result<State> {
+    Ok((Inode::of(path)?, (found.ctime(), found.ctime_nsec())))
 }
 
 impl Known {
@@ -80,10 +86,11 @@ impl Known {
         for entry in fs_err::read_dir(directory)? {
             let entry = entry?;
             let found = entry.metadata()?;
+            let state = state(&entry.path(), &found)?;
             if found.is_dir() {
-                known.directories.insert(entry.file_name(), (state(&found), Self::of(&entry.path())?));
+                known.directories.insert(entry.file_name(), (state, Self::of(&entry.path())?));
             } else {
-                known.others.insert(entry.file_name(), state(&found));
+                known.others.insert(entry.file_name(), state);
             }
         }
         Ok(known)
@@ -99,10 +106,11 @@ impl Known {
         }
         for (name, found) in &names {
             let (from, to) = (copies.join(name), upper.join(name));
+            let now = state(&from, found)?;
             match self.directories.get(name) {
-                Some((known, below)) if found.is_dir() && known.0 == found.ino() => {
+                Some((known, below)) if found.is_dir() && known.0 == now.0 => {
                     fs_err::create_dir(&to)?;
-                    if below.separate(&from, &to)? || *known != state(found) {
+                    if below.separate(&from, &to)? || *known != now {
                         copy_attributes(&from, found, &to)?;
                         changed = true;
                     } else {
@@ -110,10 +118,11 @@ impl Known {
                     }
                 }
                 hidden => {
-                    if self.others.get(name) != Some(&state(found)) {
+                    if self.others.get(name) != Some(&now) {
+                        refuse_whiteouts(&from, found.is_dir())?;
                         fs_err::rename(from, &to)?;
                         if hidden.is_some() && found.is_dir() {
-                            lsetxattr(&to, OPAQUE, b"y", XattrFlags::empty())?;
+                            fs_err::write(to.join(OsStr::from_bytes(HIDES_ALL)), "")?;
                         }
                         changed = true;
                     }
@@ -121,24 +130,38 @@ impl Known {
             }
         }
         for name in self.directories.keys().chain(self.others.keys()).filter(|name| !names.contains_key(*name)) {
-            mknodat(CWD, upper.join(name), FileType::CharacterDevice, Mode::empty(), 0)?;
+            fs_err::write(upper.join(OsStr::from_bytes(&[WHITEOUT, name.as_bytes()].concat())), "")?;
             changed = true;
         }
         Ok(changed)
     }
 }
 
+/// Refuses names that a layer cannot hold.
+fn refuse_whiteouts(path: &Path, is_directory: bool) -> io::Result<()> {
+    if path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT)) {
+        return Err(io::Error::other(format!("`{}`: in a layer, such a name removes another file", path.display())));
+    }
+    let entries = if is_directory { Some(fs_err::read_dir(path)?) } else { None };
+    entries.into_iter().flatten().try_for_each(|entry| {
+        let entry = entry?;
+        refuse_whiteouts(&entry.path(), entry.file_type()?.is_dir())
+    })
+}
+
 /// Lays the content of a tree over what is there.
 fn lay(tree: &Path, to: &Path) -> io::Result<()> {
     for entry in fs_err::read_dir(tree)? {
         let entry = entry?;
-        let (from, found, to) = (entry.path(), entry.metadata()?, to.join(entry.file_name()));
-        let is_there = fs_err::symlink_metadata(&to).map(|there| there.is_dir());
-        let hides = found.is_dir() && lgetxattr(&from, OPAQUE, &mut [0; 1]).is_ok();
-        match is_there {
-            Ok(true) if !found.is_dir() || hides => fs_err::remove_dir_all(&to)?,
-            Ok(false) => fs_err::remove_file(&to)?,
-            _ => {}
+        let (from, name, found) = (entry.path(), entry.file_name(), entry.metadata()?);
+        if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
+            remove(&to.join(OsStr::from_bytes(hidden)))?;
+            continue;
+        }
+        let to = to.join(name);
+        let is_merged = found.is_dir() && !hides_all(&from) && fs_err::symlink_metadata(&to).is_ok_and(|to| to.is_dir());
+        if !is_merged {
+            remove(&to)?;
         }
         if found.is_dir() {
             match fs_err::create_dir(&to) {
@@ -159,6 +182,22 @@ fn lay(tree: &Path, to: &Path) -> io::Result<()> {
         copy_attributes(&from, &found, &to)?;
     }
     Ok(())
+}
+
+fn hides_all(directory: &Path) -> bool {
+    let marker = directory.join(OsStr::from_bytes(HIDES_ALL));
+    lgetxattr(directory, OPAQUE, &mut [0; 1]).is_ok() || fs_err::symlink_metadata(marker).is_ok()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs_err::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs_err::remove_dir_all(path),
+        _ => fs_err::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Copies owner, extended attributes, mode and time, in the order in which none takes another away.

@@ -34,7 +34,8 @@ pub struct Root {
 
 impl Root {
     /// Returns the directory of the changes, in the form of an overlay with `userxattr` (overlayfs, kernel documentation): a
-    /// character device 0:0 hides a path, `user.overlay.opaque` hides what lies below a directory.
+    /// character device 0:0 hides a path, `user.overlay.opaque` hides what lies below a directory. Where layers were copied, it has the
+    /// form of a layer: files `.wh.NAME` and `.wh..wh..opq` do that.
     pub fn upper(&self) -> PathBuf {
         self.directory.join(UPPER)
     }

@@ -121,8 +121,7 @@ impl Run {
         (config.config.env.iter().filter_map(pair).collect(), workdir)
     }
 
-    /// Runs the command, and returns where the owners of its files are.
-    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<Owners> {
+    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<Ran> {
         let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
         let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
         let sandbox = Sandbox { timeout: self.timeout, ..Sandbox::default() };
@@ -139,33 +138,28 @@ impl Run {
             context.cancel().check().is_ok()
         });
         let command = self.shown.clone();
-        let Ran { ended, owners, .. } = match ran {
-            Ok(ran) => ran,
-            Err(source) => return Err(BuildError::Sandbox { command, remedy: source.remedy(), source }),
-        };
-        let another = match owners {
+        let ran = ran.map_err(|source| BuildError::Sandbox { command: command.clone(), remedy: source.remedy(), source })?;
+        let another = match ran.owners {
             Owners::Noted { another, .. } => another,
             Owners::Given | Owners::Lost => None,
         };
-        match ended {
-            Ended::Exited(0) if another.is_none() => Ok(owners),
+        match ran.ended {
+            Ended::Exited(0) if another.is_none() => Ok(ran),
             Ended::Stopped => Err(BuildError::Interrupted),
             ended => Err(RunError::new(command, ended, another, last.into()).into()),
         }
     }
 
     /// Returns the layer of what the command changed.
-    fn layer(&self, context: &Context<'_>, root: &Root, owners: &Owners, work: &Work<'_>) -> Result<Vec<Layer>> {
+    fn layer(&self, context: &Context<'_>, root: &Root, ran: &Ran, work: &Work<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
-        let upper = root.upper();
-        let changed = (upper.as_path(), owners);
         let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
-        if !inside::pack(Ids::of_this_process(), changed, self.below, &mut out, &mut watch)? {
+        if !inside::pack(Ids::of_this_process(), root, ran, self.below, &mut out, &mut watch)? {
             return Ok(Vec::new());
         }
         let layer = out.finish()?;
-        owners::note(workshop.store, &layer, *owners != Owners::Lost)?;
+        owners::note(workshop.store, &layer, ran.owners != Owners::Lost)?;
         Ok(vec![layer])
     }
 }
@@ -219,7 +213,7 @@ impl Step for Run {
         let directory = context.workshop.store.temporary_directory()?;
         let root = Root { layers, directory: directory.path().to_owned() };
         let work = context.work("run", self.shown.as_str(), None);
-        let done = self.run(context, &root, &work).and_then(|owners| self.layer(context, &root, &owners, &work));
+        let done = self.run(context, &root, &work).and_then(|ran| self.layer(context, &root, &ran, &work));
         // Directories that may not be written stay otherwise.
         remove_tree(directory.path())?;
         done

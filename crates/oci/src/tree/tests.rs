@@ -43,6 +43,10 @@ fn unpacked(members: &[Told<'_>]) -> (tempfile::TempDir, Result<(), TreeError>) 
     (directory, done)
 }
 
+fn changes_of(upper: &Path, owners: Owners) -> Result<Changes, OciError> {
+    Changes::of(&Upper { path: upper, lower: &[], form: Form::Overlay, owners, others: &|_| None })
+}
+
 /// Root can give files away, and others note it.
 fn owners_here() -> Owners {
     if rustix::process::geteuid().is_root() { Owners::Given } else { Owners::Noted }
@@ -161,7 +165,7 @@ fn later_members_of_a_path_replace_earlier_ones() {
 fn layer(upper: &Path) -> Vec<(String, EntryType, String, u32)> {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    let changes = Changes::of(upper, owners_here(), &|_| None).unwrap();
+    let changes = changes_of(upper, owners_here()).unwrap();
     let mut out = LayerWriter::new(&store, MediaType::Gzip, 2).unwrap();
     changes.write(crate::time::ran(0, &changes.digest().unwrap()), &mut out, &mut |_| Ok(())).unwrap();
     let layer = out.finish().unwrap();
@@ -251,7 +255,7 @@ fn two_runs_at_different_times_give_the_same_layer() {
         let time = (time as u32).to_le_bytes();
         let head = [&[0xa7, 0x0d, b'\r', b'\n', 0, 0, 0, 0], &time[..], &[5, 0, 0, 0], b"code"].concat();
         fs_err::write(place.join("__pycache__/a.cpython-311.pyc"), head).unwrap();
-        let changes = Changes::of(place, owners_here(), &|_| None).unwrap();
+        let changes = changes_of(place, owners_here()).unwrap();
         changes.digest().unwrap()
     };
     assert_eq!(make(1_700_000_000), make(1_800_000_000));
@@ -267,7 +271,7 @@ fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
     for path in ["closed/file", "closed"] {
         fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0o000)).unwrap();
     }
-    let changes = Changes::of(upper, Owners::Noted, &|_| None).unwrap();
+    let changes = changes_of(upper, Owners::Noted).unwrap();
     assert_eq!(changes.paths().count(), 3);
     changes.digest().unwrap();
     let file = fs_err::metadata(upper.join("closed/file")).unwrap();
@@ -279,7 +283,7 @@ fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
 fn a_name_that_no_layer_can_hold_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     fs_err::write(directory.path().join(".wh.x"), "").unwrap();
-    let error = Changes::of(directory.path(), Owners::Noted, &|_| None).err().unwrap();
+    let error = changes_of(directory.path(), Owners::Noted).err().unwrap();
     assert!(error.to_string().contains(".wh.x"), "{error}");
 }
 
@@ -293,7 +297,7 @@ fn owners_and_attributes_that_a_user_cannot_set_come_back() {
     }
     let store_directory = tempfile::tempdir().unwrap();
     let store = Store::open(store_directory.path()).unwrap();
-    let changes = Changes::of(directory.path(), Owners::Noted, &|_| None).unwrap();
+    let changes = changes_of(directory.path(), Owners::Noted).unwrap();
     let mut out = LayerWriter::new(&store, MediaType::Gzip, 1).unwrap();
     changes.write(7, &mut out, &mut |_| Ok(())).unwrap();
     let bytes = store.read(&out.finish().unwrap().digest).unwrap();
@@ -324,13 +328,13 @@ proptest! {
         }
         let store = Store::open(&directory.path().join("store")).unwrap();
         let owners = owners_here();
-        let changes = Changes::of(&upper, owners, &|_| None).unwrap();
+        let changes = changes_of(&upper, owners).unwrap();
         let mut out = LayerWriter::new(&store, MediaType::Gzip, 1).unwrap();
         changes.write(1_000, &mut out, &mut |_| Ok(())).unwrap();
         let bytes = store.read(&out.finish().unwrap().digest).unwrap();
         let tree = directory.path().join("tree");
         fs_err::create_dir(&tree).unwrap();
         unpack(decompress(io::Cursor::new(bytes)).unwrap(), &tree, owners, &mut |_| Ok(())).unwrap();
-        prop_assert_eq!(Changes::of(&tree, owners, &|_| None).unwrap().digest().unwrap(), changes.digest().unwrap());
+        prop_assert_eq!(changes_of(&tree, owners).unwrap().digest().unwrap(), changes.digest().unwrap());
     }
 }
