@@ -30,7 +30,8 @@ pub(crate) fn are_lost(store: &Store, layer: &Layer) -> Result<bool> {
 pub(crate) fn require(store: &Store, built: &Built) -> Result<()> {
     for layer in built.images.iter().flat_map(|image| &image.layers) {
         if are_lost(store, layer)? {
-            let message = format!("the owners of files in a layer of `{}` are not known, so it is not pushed", built.name);
+            let message =
+                format!("the owners of files in a layer of `{}` are not known, so it is not pushed", built.name);
             let hint = format!("this kernel does not tell of calls that change owners; {}", kiln_sandbox::more_ids());
             return Err(BuildError::Mistake { message, hint });
         }

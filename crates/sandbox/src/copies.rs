@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use fs_err::os::unix::fs::{lchown, symlink};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, mknodat, open,
-    utimensat,
+    AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, mknodat,
+    open, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::fchdir;
@@ -159,7 +159,8 @@ fn lay(tree: &Path, to: &Path) -> io::Result<()> {
             continue;
         }
         let to = to.join(name);
-        let is_merged = found.is_dir() && !hides_all(&from) && fs_err::symlink_metadata(&to).is_ok_and(|to| to.is_dir());
+        let is_merged =
+            found.is_dir() && !hides_all(&from) && fs_err::symlink_metadata(&to).is_ok_and(|to| to.is_dir());
         if !is_merged {
             remove(&to)?;
         }

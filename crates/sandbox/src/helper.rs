@@ -14,9 +14,9 @@ use rustix::process::{
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Refusal, Stage};
-use crate::privileges::{Filters, give_up};
 use crate::ids::Ids;
 use crate::owners::Owners;
+use crate::privileges::{Filters, give_up};
 use crate::spec::Spec;
 use crate::supervisor::{self, Supervisor};
 use crate::{file_system, inside, network, notify};
@@ -196,7 +196,8 @@ fn start(spec: &Spec, supervisor: OwnedFd) -> Result<Result<Child, u8>, Refusal>
     unsafe {
         command.pre_exec(move || {
             setsid()?;
-            give_up(&filters, supervisor.as_fd(), ids, &groups).map_err(|_| io::Error::from_raw_os_error(PRIVILEGES))?;
+            give_up(&filters, supervisor.as_fd(), ids, &groups)
+                .map_err(|_| io::Error::from_raw_os_error(PRIVILEGES))?;
             rustix::process::chdir(enter.as_c_str()).map_err(|_| io::Error::from_raw_os_error(WORKDIR))?;
             // From here on the output is the command's.
             rustix::io::write(rustix::stdio::stdout(), &[STARTED])?;

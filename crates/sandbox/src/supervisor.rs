@@ -18,8 +18,8 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags, chownat, fstat, getxattr, open,
-    openat2, readlinkat, setxattr, statx,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags, chownat, fstat, getxattr,
+    open, openat2, readlinkat, setxattr, statx,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, fchdir, pidfd_open};

@@ -9,7 +9,7 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 15] = [
+const NEEDED: [(&str, &str); 16] = [
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
@@ -19,6 +19,7 @@ const NEEDED: [(&str, &str); 15] = [
     ("eu-elflint", "elfutils"),
     ("htpasswd", "apache2-utils"),
     ("mmdebstrap", "mmdebstrap"),
+    ("newuidmap", "uidmap"),
     ("openssl", "openssl"),
     ("podman", "podman"),
     ("readelf", "binutils"),

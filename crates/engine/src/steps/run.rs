@@ -138,7 +138,8 @@ impl Run {
             context.cancel().check().is_ok()
         });
         let command = self.shown.clone();
-        let ran = ran.map_err(|source| BuildError::Sandbox { command: command.clone(), remedy: source.remedy(), source })?;
+        let ran =
+            ran.map_err(|source| BuildError::Sandbox { command: command.clone(), remedy: source.remedy(), source })?;
         let another = match ran.owners {
             Owners::Noted { another, .. } => another,
             Owners::Given | Owners::Lost => None,

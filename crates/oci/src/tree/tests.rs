@@ -38,8 +38,7 @@ fn tar(members: &[Told<'_>]) -> Vec<u8> {
 fn unpacked(members: &[Told<'_>]) -> (tempfile::TempDir, Result<(), TreeError>) {
     let directory = tempfile::tempdir().unwrap();
     fs_err::create_dir(directory.path().join("tree")).unwrap();
-    let done =
-        unpack(tar(members).as_slice(), &directory.path().join("tree"), owners_here(), &mut |_| Ok(()));
+    let done = unpack(tar(members).as_slice(), &directory.path().join("tree"), owners_here(), &mut |_| Ok(()));
     (directory, done)
 }
 
