@@ -16,10 +16,10 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fs_err::os::unix::fs::{lchown, symlink};
+use fs_err::os::unix::fs::symlink;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, mknodat,
-    open, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr, llistxattr,
+    lsetxattr, mknodat, open, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::fchdir;
@@ -203,9 +203,10 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// Copies owner, extended attributes, mode and time, in the order in which none takes another away.
 fn copy_attributes(from: &Path, found: &Metadata, to: &Path) -> io::Result<()> {
-    match lchown(to, Some(found.uid()), Some(found.gid())) {
+    let (user, group) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+    match chownat(CWD, to, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW) {
         // One that is not mapped: an overlay shows nobody's.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => {}
+        Err(Errno::INVAL | Errno::PERM) => {}
         done => done?,
     }
     let mut names = vec![0; 64 << 10];

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, open};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_change,
@@ -18,6 +19,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::copies::Copies;
 use crate::error::{Refusal, Stage};
+use crate::ids::Ids;
 use crate::spec::{COPIES, Overlay, Root, UPPER};
 
 /// Devices that every program expects (hier(7)), bound from the host: nobody makes devices in a user namespace.
@@ -31,17 +33,20 @@ const LINKS: [(&str, &str); 4] = [
 ];
 /// Parts of `/proc` that show the machine (defaults of runc for `maskedPaths`).
 const MASKED: [&str; 8] = ["acpi", "kcore", "keys", "latency_stats", "timer_list", "sched_debug", "scsi", "kallsyms"];
+/// The directory of apt's configuration, and what a user with one id needs there (apt.conf(5)): apt downloads as another user otherwise.
+const APT: &str = "etc/apt/apt.conf.d";
+const APT_AS_ROOT: &str = "APT::Sandbox::User \"root\";\n";
 /// Names that resolve without a network.
 const HOSTS: &str = "127.0.0.1 localhost kiln\n::1 localhost\n";
 
 /// Mounts the overlay and everything below it, and makes it the root. Returns the copies that took its place, if any.
-pub(crate) fn enter(root: &Root, overlay: Overlay, processes: u32) -> Result<Option<Copies>, Refusal> {
+pub(crate) fn enter(root: &Root, overlay: Overlay, ids: Ids, processes: u32) -> Result<Option<Copies>, Refusal> {
     let mounts = |what: &'static str| Refusal::of(Stage::Mounts, what);
     // A mount made here must not appear on the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| mounts("private mounts")(error.into()))?;
     let place = root.place();
-    let copies = lay(root, overlay, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
+    let copies = lay(root, overlay, ids, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
     let old = pivot(&place.join("merged")).map_err(mounts("pivot_root"))?;
     proc(processes).map_err(mounts("/proc"))?;
     dev().map_err(mounts("/dev"))?;
@@ -55,7 +60,7 @@ const RESTRICTED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union
 
 /// Mounts the overlay at `place/merged`. The lowest of all layers is one of empty directories, so that what is mounted later finds
 /// its places and the layer of the changes does not hold them.
-fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<Option<Copies>> {
+fn lay(root: &Root, overlay: Overlay, ids: Ids, place: &Path) -> io::Result<Option<Copies>> {
     mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
     for directory in ["merged", "skeleton", "links"] {
         fs_err::create_dir(place.join(directory))?;
@@ -67,24 +72,32 @@ fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<Option<Copies>
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     fs_err::set_permissions(skeleton.join("tmp"), open_to_all)?;
     fs_err::write(skeleton.join("etc/hosts"), HOSTS)?;
+    if ids == Ids::One && root.layers.iter().any(|layer| layer.join(APT).is_dir()) {
+        fs_err::create_dir_all(skeleton.join(APT))?;
+        fs_err::write(skeleton.join(APT).join("zz-kiln"), APT_AS_ROOT)?;
+    }
     let mut layers: Vec<&Path> = vec![&skeleton];
     layers.extend(root.layers.iter().map(std::path::PathBuf::as_path));
     let merged = place.join("merged");
-    let refused = match overlay {
-        Overlay::Any => match by_fsopen(root, &layers, &merged) {
-            // `lowerdir+` is new in Linux 6.7, fsopen in 5.2.
-            Err(_) => by_mount(root, &layers, place),
-            done => done,
-        },
+    let mounted = match overlay {
+        // `lowerdir+` is new in Linux 6.7, fsopen in 5.2.
+        Overlay::Any => by_fsopen(root, &layers, &merged).or_else(|_| by_mount(root, &layers, place)),
         Overlay::Mount => return by_mount(root, &layers, place).map(|()| None),
-        Overlay::Copies => Err(io::ErrorKind::Unsupported.into()),
+        Overlay::Copies => Err(Errno::OPNOTSUPP.into()),
     };
-    if refused.is_ok() {
-        return Ok(None);
+    match mounted {
+        Err(error) if is_impossible(&error) => {}
+        done => return done.map(|()| None),
     }
     let copies = Copies::new(&layers, &root.directory, COPIES, UPPER)?;
     bind(&root.copies(), &merged, MountFlags::NODEV)?;
     Ok(Some(copies))
+}
+
+/// Returns true for the errors of a machine or a file system on which no overlay can be mounted.
+fn is_impossible(error: &io::Error) -> bool {
+    let impossible = [Errno::NODEV, Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|error| impossible.contains(&error))
 }
 
 fn by_fsopen(root: &Root, layers: &[&Path], at: &Path) -> io::Result<()> {

@@ -8,8 +8,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::process::{
-    DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid, WaitOptions, getppid, set_dumpable_behavior,
-    set_parent_process_death_signal, setrlimit, setsid, umask, wait,
+    DumpableBehavior, Gid, Pid, Signal, Uid, WaitOptions, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal, setsid, umask, wait,
 };
 use rustix::thread::UnshareFlags;
 
@@ -19,7 +19,7 @@ use crate::owners::Owners;
 use crate::privileges::{Filters, give_up};
 use crate::spec::Spec;
 use crate::supervisor::{self, Supervisor};
-use crate::{file_system, inside, network, notify};
+use crate::{file_system, inside, limits, network, notify};
 
 /// Names under which the program is started as a helper.
 pub(crate) const OUTER: &str = "kiln: sandbox";
@@ -143,10 +143,9 @@ fn inner() -> Result<u8, Refusal> {
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
     rustix::system::sethostname(b"kiln").map_err(|error| namespaces("sethostname")(error.into()))?;
     network::up().map_err(Refusal::of(Stage::Network, "the loopback interface"))?;
-    let copies = file_system::enter(&spec.root, spec.overlay, spec.processes)?;
-    // A core file of a step would be a part of the image; and nobody may look into this process.
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(|error| namespaces("RLIMIT_CORE")(error.into()))?;
+    let copies = file_system::enter(&spec.root, spec.overlay, spec.ids, spec.processes)?;
+    limits::set().map_err(namespaces("limits of resources"))?;
+    // Nobody may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| namespaces("PR_SET_DUMPABLE")(error.into()))?;
     umask(rustix::fs::Mode::from_raw_mode(0o022));

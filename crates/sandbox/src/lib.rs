@@ -17,6 +17,7 @@ mod file_system;
 mod helper;
 mod ids;
 mod inside;
+mod limits;
 mod network;
 mod notify;
 mod owners;

@@ -50,7 +50,7 @@ pub enum Change {
 pub(super) struct Entry {
     change: Change,
     pub(super) mode: u32,
-    owner: (u32, u32),
+    pub(super) owner: (u32, u32),
     /// True if the owner stands somewhere; else it is root, as for every new file.
     is_noted: bool,
     /// Seconds since 1970, as the command left it.
@@ -110,9 +110,7 @@ impl Changes {
     pub fn of(upper: &Upper<'_>) -> Result<Self, OciError> {
         let mut changes = Self { upper: upper.path.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
         changes.directory(b"", upper)?;
-        if upper.form == Form::Overlay {
-            changes.clear_opaque(&Lower(upper.lower))?;
-        }
+        changes.hide_what_is_there(&Lower(upper.lower))?;
         if upper.owners == Owners::Noted {
             changes.inherit(&Lower(upper.lower))?;
         }
@@ -159,13 +157,18 @@ impl Changes {
         Ok(())
     }
 
-    /// Lets directories hide only directories: overlays make others opaque, too, and not each kernel makes the same ones so.
-    fn clear_opaque(&mut self, lower: &Lower<'_>) -> io::Result<()> {
+    /// Lets directories hide directories alone, and whiteouts what a layer has: overlays make other directories opaque, too, and not
+    /// each kernel the same ones; and a sandbox shows files of its own.
+    fn hide_what_is_there(&mut self, lower: &Lower<'_>) -> io::Result<()> {
+        let mut gone = Vec::new();
         for (path, entry) in &mut self.entries {
-            if entry.change == Change::Directory(true) && lower.at(path)? != Shown::Directory {
-                entry.change = Change::Directory(false);
+            match entry.change {
+                Change::Directory(true) => entry.change = Change::Directory(lower.at(path)? == Shown::Directory),
+                Change::Whiteout if lower.at(path)? == Shown::Nothing => gone.push(path.clone()),
+                _ => {}
             }
         }
+        gone.iter().for_each(|path| drop(self.entries.remove(path)));
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use kiln_plan::whiteout;
 
 use super::OPAQUE;
 
@@ -26,7 +28,11 @@ impl Lower<'_> {
             let mut place = tree.clone();
             let mut hides = false;
             for name in path.split(|byte| *byte == b'/') {
-                hides |= rustix::fs::lgetxattr(&place, OPAQUE, &mut [0; 8][..]).is_ok();
+                let marker = |of: &[u8]| place.join(OsStr::from_bytes(&[whiteout::PREFIX.as_bytes(), of].concat()));
+                hides |= rustix::fs::lgetxattr(&place, OPAQUE, &mut [0; 8][..]).is_ok() || exists(&marker(b".wh..opq"));
+                if exists(&marker(name)) {
+                    return Ok(Shown::Nothing);
+                }
                 place.push(OsStr::from_bytes(name));
                 let found = match fs_err::symlink_metadata(&place) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound && hides => return Ok(Shown::Nothing),
@@ -47,6 +53,10 @@ impl Lower<'_> {
     }
 }
 
+fn exists(path: &Path) -> bool {
+    fs_err::symlink_metadata(path).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,10 +65,11 @@ mod tests {
     fn the_uppermost_tree_that_has_a_path_or_hides_it_decides() {
         let directory = tempfile::tempdir().unwrap();
         let trees = ["low", "high"].map(|name| directory.path().join(name));
-        for path in ["low/a/b", "low/opaque/old", "low/becomes", "high/a/c", "high/opaque", "low/hidden/x"] {
+        for path in ["low/a/b", "low/opaque/old", "low/becomes", "high/a/c", "high/opaque", "low/hidden/x", "low/gone"]
+        {
             fs_err::create_dir_all(directory.path().join(path)).unwrap();
         }
-        for path in ["low/file", "high/becomes", "low/a/f"] {
+        for path in ["low/file", "high/becomes", "low/a/f", "high/.wh.gone"] {
             fs_err::write(directory.path().join(path), "").unwrap();
         }
         rustix::fs::setxattr(trees[1].join("opaque"), OPAQUE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
@@ -68,6 +79,9 @@ mod tests {
         let at = |path: &str| lower.at(path.as_bytes()).unwrap();
         assert_eq!(["a", "a/b", "a/c", "opaque"].map(at), [Shown::Directory; 4]);
         assert_eq!(["file", "becomes", "a/f"].map(at), [Shown::Other; 3]);
-        assert_eq!(["opaque/old", "becomes/x", "hidden", "hidden/x", "nothing", "a/n"].map(at), [Shown::Nothing; 6]);
+        assert_eq!(
+            ["opaque/old", "becomes/x", "hidden", "hidden/x", "gone", "nothing", "a/n"].map(at),
+            [Shown::Nothing; 7]
+        );
     }
 }

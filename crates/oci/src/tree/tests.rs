@@ -8,6 +8,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 use crate::compression::decompress;
+use crate::error::OciError;
 use crate::facts::entries::Entries;
 use crate::layer::MediaType;
 use crate::whole::LayerWriter;
@@ -161,10 +162,10 @@ fn later_members_of_a_path_replace_earlier_ones() {
 }
 
 /// Returns the members of the layer of an upper directory.
-fn layer(upper: &Path) -> Vec<(String, EntryType, String, u32)> {
+fn layer(upper: &Upper<'_>) -> Vec<(String, EntryType, String, u32)> {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    let changes = changes_of(upper, owners_here()).unwrap();
+    let changes = Changes::of(upper).unwrap();
     let mut out = LayerWriter::new(&store, MediaType::Gzip, 2).unwrap();
     changes.write(crate::time::ran(0, &changes.digest().unwrap()), &mut out, &mut |_| Ok(())).unwrap();
     let layer = out.finish().unwrap();
@@ -212,7 +213,13 @@ fn changes_become_a_layer_in_the_order_of_their_paths() {
     .unwrap();
     rustix::fs::setxattr(upper.join("a"), OPAQUE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(upper.join("socket")).unwrap();
-    let found = layer(upper);
+    let lower = tempfile::tempdir().unwrap();
+    for name in ["a", "gone"] {
+        fs_err::create_dir(lower.path().join(name)).unwrap();
+    }
+    let lower = [lower.path().to_owned()];
+    let form = Form::Overlay;
+    let found = layer(&Upper { path: upper, lower: &lower, form, owners: owners_here(), others: &|_| None });
     let names: Vec<&str> = found.iter().map(|(path, ..)| path.as_str()).collect();
     assert_eq!(
         names,
@@ -238,6 +245,66 @@ fn changes_become_a_layer_in_the_order_of_their_paths() {
     assert_eq!(of("a/x"), &("a/x".to_owned(), HARD, "a-b".to_owned(), 0o640));
     assert_eq!(of("a-b").1, FILE);
     assert_eq!(of("a/link"), &("a/link".to_owned(), LINK, "x".to_owned(), 0o777));
+}
+
+#[test]
+fn only_what_is_there_is_hidden() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lower, upper) = (directory.path().join("lower"), directory.path().join("upper"));
+    for path in ["lower/anew", "lower/gone", "upper/anew", "upper/first", "upper/of-a-file"] {
+        fs_err::create_dir_all(directory.path().join(path)).unwrap();
+    }
+    fs_err::write(lower.join("of-a-file"), "").unwrap();
+    for name in ["anew", "first", "of-a-file"] {
+        rustix::fs::setxattr(upper.join(name), OPAQUE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    for name in ["gone", "never"] {
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, upper.join(name), kind, rustix::fs::Mode::empty(), 0).unwrap();
+    }
+    let copied = directory.path().join("copied");
+    for path in ["anew", "first", "of-a-file"] {
+        fs_err::create_dir_all(copied.join(path)).unwrap();
+    }
+    for path in ["anew/.wh..wh..opq", "first/.wh..wh..opq", ".wh.gone", ".wh.never"] {
+        fs_err::write(copied.join(path), "").unwrap();
+    }
+    for (path, form) in [(upper, Form::Overlay), (copied, Form::Layer)] {
+        let lower = [lower.clone()];
+        let found = layer(&Upper { path: &path, lower: &lower, form, owners: owners_here(), others: &|_| None });
+        let names: Vec<&str> = found.iter().map(|(path, ..)| path.as_str()).collect();
+        assert_eq!(names, ["anew/", "anew/.wh..wh..opq", "first/", ".wh.gone", "of-a-file/"], "{form:?}");
+    }
+}
+
+#[test]
+fn a_noted_group_is_passed_on_to_what_is_made_in_its_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lower, upper) = (directory.path().join("lower"), directory.path().join("upper"));
+    for path in ["lower/shared", "upper/shared/inner", "upper/other"] {
+        fs_err::create_dir_all(directory.path().join(path)).unwrap();
+    }
+    for path in ["shared", "shared/inner"] {
+        fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0o2775)).unwrap();
+    }
+    for path in ["lower/shared/old", "upper/shared/old", "upper/shared/inner/new", "upper/shared/own", "upper/other/x"]
+    {
+        fs_err::write(directory.path().join(path), "").unwrap();
+    }
+    symlink("x", upper.join("shared/link")).unwrap();
+    for (path, owner) in [("shared", "5:7"), ("shared/own", "0:0"), ("other", "5:7")] {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(upper.join(path), OWNER, owner.as_bytes(), flags).unwrap();
+    }
+    let (lower, owners, form) = ([lower], Owners::Noted, Form::Overlay);
+    let others = |path: &Path| path.ends_with("other/x").then_some((3, 4));
+    let changes = Changes::of(&Upper { path: &upper, lower: &lower, form, owners, others: &others }).unwrap();
+    let owner = |path: &str| changes.entries[path.as_bytes()].owner;
+    assert_eq!(
+        ["shared", "shared/inner", "shared/inner/new", "shared/link"].map(owner),
+        [(5, 7), (0, 7), (0, 7), (0, 7)]
+    );
+    assert_eq!(["shared/old", "shared/own", "other/x"].map(owner), [(0, 0), (0, 0), (3, 4)]);
 }
 
 #[test]

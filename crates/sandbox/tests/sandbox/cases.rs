@@ -145,6 +145,11 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
                 std::process::Command::new("/tmp/setuid").args(["act", "effective"]).uid(1000).gid(1000).status();
             return ExitCode::from(u8::try_from(child.unwrap().code().unwrap()).unwrap());
         }
+        ["limits"] => {
+            let soft = |resource| rustix::process::getrlimit(resource).current.unwrap();
+            use rustix::process::Resource;
+            println!("{} {} {}", soft(Resource::Nofile), soft(Resource::Stack), soft(Resource::Core));
+        }
         ["effective"] => {
             // SAFETY: the call takes no arguments.
             println!("{}", unsafe { libc::geteuid() });
@@ -277,24 +282,12 @@ const CASES: &[Case] = &[
         assert!(gone(&ground.aim.word));
     }),
     ("everything ends when the program is killed", |ground| {
-        let own = std::env::current_exe().unwrap();
-        let directory = ground.directory.path().join("killed");
-        fs_err::create_dir_all(&directory).unwrap();
-        fs_err::write(directory.join("tree"), ground.tree().display().to_string()).unwrap();
-        fs_err::write(directory.join("word"), &ground.aim.word).unwrap();
-        let mut program = std::process::Command::new(own).arg("runs-until-killed").arg(&directory).spawn().unwrap();
-        let begun = Instant::now();
-        while gone(&ground.aim.word) {
-            assert!(begun.elapsed() < Duration::from_secs(10), "it never began");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        program.kill().unwrap();
-        program.wait().unwrap();
-        let begun = Instant::now();
-        while !gone(&ground.aim.word) {
-            assert!(begun.elapsed() < Duration::from_secs(5), "it goes on");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // The second one waits for an answer most of the time.
+        ["wait", "give-away"].iter().for_each(|what| kill_the_program(ground, what));
+    }),
+    ("limits are not those of whoever runs the program", |ground| {
+        let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "limits"]);
+        assert_eq!((ended, said.as_str()), (Ended::Exited(0), "1024 8388608 0\n"));
     }),
     ("forks end at the limit", |ground| {
         let sandbox = Sandbox { processes: 400, timeout: Some(Duration::from_secs(60)), ..Sandbox::default() };
@@ -340,13 +333,35 @@ fn gone(word: &str) -> bool {
     })
 }
 
-/// Runs a command that waits for ever.
-pub(crate) fn run_until_killed(directory: &str) -> ExitCode {
+fn kill_the_program(ground: &Ground, what: &str) {
+    let own = std::env::current_exe().unwrap();
+    let directory = ground.directory.path().join(what);
+    fs_err::create_dir_all(&directory).unwrap();
+    fs_err::write(directory.join("tree"), ground.tree().display().to_string()).unwrap();
+    fs_err::write(directory.join("word"), &ground.aim.word).unwrap();
+    let mut program = std::process::Command::new(own);
+    let mut program = program.arg("runs-until-killed").arg(&directory).arg(what).spawn().unwrap();
+    let begun = Instant::now();
+    while gone(&ground.aim.word) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it never began");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let begun = Instant::now();
+    while !gone(&ground.aim.word) {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs a command that goes on for ever.
+pub(crate) fn run_until_killed(directory: &str, what: &str) -> ExitCode {
     let directory = Path::new(directory);
     let tree = fs_err::read_to_string(directory.join("tree")).unwrap();
     let word = fs_err::read_to_string(directory.join("word")).unwrap();
     let root = Root { layers: vec![tree.into()], directory: directory.to_owned() };
-    let _ = run(&Sandbox::default(), &root, &command(&["/attack", "wait", &word]));
+    let _ = run(&Sandbox::default(), &root, &command(&["/attack", what, &word]));
     ExitCode::SUCCESS
 }
 

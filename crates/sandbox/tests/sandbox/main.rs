@@ -29,10 +29,12 @@ fn main() -> ExitCode {
         }
         ["special", name] => ExitCode::from(u8::from(special(name))),
         ["wait", ..] => ExitCode::from(u8::from(special("waits"))),
+        ["give-away", ..] => owners::give_away_for_ever(),
+        ["unsupervised", tree, directory] => owners::run_unsupervised(tree, directory),
         ["act", rest @ ..] => cases::act(rest),
         ["as-user", rest @ ..] => cases::all(rest.first().copied()),
         ["with-range", rest @ ..] => cases::with_range(rest.first().copied()),
-        ["runs-until-killed", directory] => cases::run_until_killed(directory),
+        ["runs-until-killed", directory, what] => cases::run_until_killed(directory, what),
         rest => {
             let filter = rest.iter().copied().find(|word| !word.starts_with('-'));
             let all = [cases::all(filter), cases::again("as-user", filter), cases::again("with-range", filter)];

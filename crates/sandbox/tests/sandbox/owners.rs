@@ -91,6 +91,7 @@ pub(crate) const CASES: &[Case] = &[
             assert_eq!(ran.ended, Ended::Exited(0), "{said}");
             let mode = |path: &str| fs_err::metadata(root.upper().join(path)).unwrap().mode() & 0o7777;
             assert_eq!(["b/file", "b/no-x", "b/directory", "b/same"].map(mode), [0o755, 0o2644, 0o6755, 0o755]);
+            assert_eq!((mode("b/after"), owner(root, &ran.owners, "b/after")), (0o4755, (1000, 1000)));
             let has = |path: &str| {
                 let name = "security.capability";
                 rustix::fs::lgetxattr(root.upper().join(path), name, &mut [0; 64][..]).is_ok()
@@ -132,6 +133,14 @@ pub(crate) const CASES: &[Case] = &[
     ("a path that changes while a call is answered leads to a file of the step", |ground| {
         both(ground, &["race"], |_, ran, said| assert_eq!(ran.ended, Ended::Exited(0), "{said}"));
         assert_eq!(fs_err::metadata(&ground.aim.file).unwrap().uid(), fs_err::metadata(ground.tree()).unwrap().uid());
+    }),
+    ("without notifications owners are lost, and it is told", |ground| {
+        if ground.ids == Ids::One {
+            let (_own, root) = ground.layers(vec![ground.tree()]);
+            let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+            let done = program.arg("unsupervised").args([ground.tree(), root.directory]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&done.stdout), "Exited(0) Lost 22\n");
+        }
     }),
     ("files that are no files of the image are given away and keep nothing", |ground| {
         both(ground, &["odd"], |root, ran, said| {
@@ -218,10 +227,38 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
             println!("{}", error(done.into()));
         }
         ["many"] => many(),
+        ["one"] => println!("{}", chown("/data/file", 5, 5)),
         ["race"] => race(),
         ["odd"] => odd(),
         other => panic!("{other:?}"),
     }
+    ExitCode::SUCCESS
+}
+
+/// Gives a file away again and again.
+pub(crate) fn give_away_for_ever() -> ExitCode {
+    loop {
+        chown("/data/file", 1, 1);
+        chown("/data/file", 2, 2);
+    }
+}
+
+/// Runs a command that gives a file away, under a supervisor that never answers: a process has one at most.
+pub(crate) fn run_unsupervised(tree: &str, directory: &str) -> ExitCode {
+    let allow =
+        libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    let program = libc::sock_fprog { len: 1, filter: (&raw const allow).cast_mut() };
+    rustix::thread::set_no_new_privs(true).unwrap();
+    // SAFETY: the kernel reads one instruction; the descriptor stays open for this process and those that it starts.
+    let listener = unsafe {
+        let (mode, flag) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+        libc::dup(libc::syscall(libc::SYS_seccomp, mode, flag, &raw const program) as c_int)
+    };
+    assert!(listener >= 0);
+    let root = Root { layers: vec![tree.into()], directory: directory.into() };
+    let mut said = String::new();
+    let ran = run_whole(&Sandbox::default(), &root, &command(&["/attack", "act", "owners", "one"]), &mut said).unwrap();
+    print!("{:?} {:?} {said}", ran.ended, ran.owners);
     ExitCode::SUCCESS
 }
 
@@ -284,6 +321,9 @@ fn bits() {
         assert_eq!(chown(name, 1000, 1000), 0, "{name}");
     }
     assert_eq!(chown("same", SAME, SAME), 0);
+    fs_err::write("after", "").unwrap();
+    assert_eq!(chown("after", 1000, 1000), 0);
+    mode("after", 0o4755);
 }
 
 fn errors() {
