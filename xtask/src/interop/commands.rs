@@ -21,8 +21,9 @@ const SEED: u64 = 24;
 const AT_ONCE: usize = 25;
 const BASE: &str = "commands/base:1";
 /// Programs of busybox that the base has.
-const APPLETS: [&str; 14] =
-    ["sh", "mkdir", "rm", "rmdir", "mv", "ln", "chmod", "chown", "cp", "touch", "mkfifo", "cat", "id", "pwd"];
+const APPLETS: [&str; 15] =
+    ["sh", "mkdir", "rm", "rmdir", "mv", "ln", "chmod", "chown", "cp", "touch", "mkfifo", "cat", "id", "pwd", "su"];
+const ACCOUNTS: &str = "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n";
 /// Paths that a container runtime puts files on while a command runs.
 const OF_RUNTIMES: [&str; 6] = ["etc/hosts", "etc/hostname", "etc/resolv.conf", "dev", "proc", "sys"];
 
@@ -96,6 +97,7 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
         checks.check(&name, || compare_users(suite, &cases));
     }
     checks.check("one image in six ways: root, a range of ids, one id; overlay, copies", || one_digest(suite));
+    checks.check("a command becomes another user, and is refused with one id", || another_user(suite));
     suite.remove("commands");
 }
 
@@ -111,9 +113,15 @@ fn write(project: &Path, cases: &[Vec<String>]) -> Result<()> {
     for applet in APPLETS {
         symlink("busybox", tree.join("bin").join(applet))?;
     }
-    for (path, text) in
-        [("d/a", "a"), ("d/b/c", "c"), ("e/x", "x"), ("etc/hosts", ""), ("etc/hostname", ""), ("etc/resolv.conf", "")]
-    {
+    for (path, text) in [
+        ("d/a", "a"),
+        ("d/b/c", "c"),
+        ("e/x", "x"),
+        ("etc/hosts", ""),
+        ("etc/hostname", ""),
+        ("etc/resolv.conf", ""),
+        ("etc/passwd", ACCOUNTS),
+    ] {
         fs_err::write(tree.join(path), text)?;
     }
     symlink("d", tree.join("l"))?;
@@ -223,4 +231,25 @@ fn one_digest(suite: &Suite) -> Result<()> {
     let wrong = found.iter().filter(|(_, manifest)| *manifest != found[0].1);
     let wrong: Vec<_> = wrong.map(|(name, manifest)| format!("{name}: {manifest}, as root {}", found[0].1)).collect();
     none("images that differ", &wrong)
+}
+
+/// Runs a command that becomes another user. It passes over the error, and kiln does not.
+fn another_user(suite: &Suite) -> Result<()> {
+    let commands = vec!["mkdir -m 777 /free; su alice -c 'touch /free/x' || true".to_owned()];
+    let [root, _, range, _, one, _] = ways::WAYS;
+    let build = |way| ways::build(way, &suite.kiln, |project| write(project, std::slice::from_ref(&commands)));
+    let manifests =
+        |images: Vec<super::stack::Image>| images.into_iter().map(|image| image.manifest).collect::<Vec<_>>();
+    if manifests(build(root)?) != manifests(build(range)?) {
+        return Err("a user with a range of ids builds another image".into());
+    }
+    match build(one) {
+        Err(error)
+            if ["alice", "1000", "newuidmap", "/etc/subuid"].iter().all(|word| error.to_string().contains(word)) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(format!("the error does not say what to do: {error}").into()),
+        Ok(_) => Err("it is built".into()),
+    }
 }

@@ -1,6 +1,7 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
 use std::collections::VecDeque;
+use std::sync::Once;
 use std::time::Duration;
 
 use kiln_oci::image::Config;
@@ -25,6 +26,10 @@ use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 
 /// The last lines that an error shows.
 const LINES: usize = 100;
+
+/// A warning.
+const COPIED: &str = "no overlay can be mounted over the store here, so each command runs over copies of its layers; another file system \
+                      for the store may be faster";
 
 /// A command.
 #[derive(Serialize)]
@@ -140,6 +145,10 @@ impl Run {
         let command = self.shown.clone();
         let ran =
             ran.map_err(|source| BuildError::Sandbox { command: command.clone(), remedy: source.remedy(), source })?;
+        if ran.copied {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| context.workshop.warn(COPIED));
+        }
         let another = match ran.owners {
             Owners::Noted { another, .. } => another,
             Owners::Given | Owners::Lost => None,
