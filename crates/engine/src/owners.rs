@@ -38,3 +38,29 @@ pub(crate) fn require(store: &Store, built: &Built) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use kiln_oci::image::Image;
+    use kiln_oci::layer::MediaType;
+    use kiln_plan::digest::Digest;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_without_owners_is_not_pushed_until_another_machine_made_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let digest = Digest::of(b"layer");
+        let layer = Layer { media_type: MediaType::Gzip, digest, diff_id: digest, size: 5, urls: Vec::new() };
+        let (platform, manifest, config) = ("linux/amd64".parse().unwrap(), digest, digest);
+        let image = Image { platform, manifest, manifest_size: 1, config, layers: vec![layer.clone()] };
+        let built = Built::of("app", vec![image], &store).unwrap();
+        require(&store, &built).unwrap();
+        note(&store, &layer, false).unwrap();
+        let error = require(&store, &built).unwrap_err();
+        assert!(error.to_string().contains("`app`") && error.hint().unwrap().contains("newuidmap"), "{error}");
+        note(&store, &layer, true).unwrap();
+        require(&store, &built).unwrap();
+    }
+}

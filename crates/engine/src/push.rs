@@ -65,7 +65,6 @@ impl Project<'_> {
     pub(crate) fn push_one(&self, built: &Built) -> Result<Pushed> {
         let image = self.stack.image(&built.name).ok_or_else(|| self.no_image(&built.name))?;
         let to = self.repository(image)?;
-        owners::require(self.workshop.store, built)?;
         let partial = self.stack.partial;
         let publication = Publication {
             blobs: self.workshop.uploads(built, |_, layer| self.upload(layer.digest, layer.size, Some(image), &to))?,
@@ -194,6 +193,7 @@ impl Workshop<'_> {
         built: &Built,
         upload: impl Fn(&Blobs<'_>, &Layer) -> Result<Upload>,
     ) -> Result<Vec<Upload>> {
+        owners::require(self.store, built)?;
         let blobs = self.blobs();
         let mut seen = BTreeSet::new();
         let mut uploads = Vec::new();

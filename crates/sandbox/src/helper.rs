@@ -117,7 +117,7 @@ fn outer() -> Result<u8, Refusal> {
 /// Keeps owners for a user with one id, and leaves what it knows of them in a file.
 struct Keeper {
     supervisor: Option<Supervisor>,
-    file: std::fs::File,
+    file: fs_err::File,
 }
 
 impl Keeper {
@@ -125,7 +125,7 @@ impl Keeper {
         if spec.ids != Ids::One {
             return Ok(None);
         }
-        let file = fs_err::File::create(spec.root.owners())?.into_file();
+        let file = fs_err::File::create(spec.root.owners())?;
         let supervisor = notify::is_supported().then(|| Supervisor::new(&spec.root.upper())).transpose()?;
         Ok(Some(Self { supervisor, file }))
     }

@@ -119,13 +119,13 @@ fn subordinate(file: &str) -> Option<u32> {
     ranges(&text).find(|(owner, _, count)| is_own(owner) && *count >= IDS - 1).map(|(_, first, _)| first)
 }
 
-/// Returns the lines that give a range to this user: after all that are given.
-pub(crate) fn lines() -> (String, String) {
+/// Returns the line of a file that would give a range to this user, after all that are given; `None` if it has one.
+pub(crate) fn missing_line(file: &str) -> Option<String> {
+    if subordinate(file).is_some() {
+        return None;
+    }
     let user = user_name().unwrap_or_else(|| geteuid().as_raw().to_string());
-    let line = |file: &str| {
-        let text = fs_err::read_to_string(file).unwrap_or_default();
-        let ends = ranges(&text).filter_map(|(_, first, count)| first.checked_add(count));
-        format!("{user}:{}:{IDS}", ends.max().unwrap_or(0).max(100_000))
-    };
-    (line("/etc/subuid"), line("/etc/subgid"))
+    let text = fs_err::read_to_string(file).unwrap_or_default();
+    let end = ranges(&text).filter_map(|(_, first, count)| first.checked_add(count)).max();
+    Some(format!("{user}:{}:{IDS}", end.unwrap_or(0).max(100_000)))
 }

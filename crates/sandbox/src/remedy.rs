@@ -28,12 +28,11 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 ];
 /// Says how the user of this process gets the ids that an image may use.
 pub fn more_ids() -> String {
-    let lines = ids::lines();
-    format!(
-        "this user has one id: install `newuidmap` (package `uidmap`), and let root add the line `{}` to /etc/subuid and `{}` to \
-         /etc/subgid; or run kiln as root",
-        lines.0, lines.1
-    )
+    let lines = ["/etc/subuid", "/etc/subgid"].map(|file| ids::missing_line(file).map(|line| (line, file)));
+    let lines: Vec<_> =
+        lines.into_iter().flatten().map(|(line, file)| format!("the line `{line}` to {file}")).collect();
+    let lines = if lines.is_empty() { String::new() } else { format!(", and let root add {}", lines.join(" and ")) };
+    format!("this user has one id: install `newuidmap` (package `uidmap`){lines}; or run kiln as root")
 }
 
 /// Files by which containers are known.

@@ -112,7 +112,7 @@ impl Supervisor {
         let lookup = Lookup { caller: &caller, proc: &self.proc };
         let at = |directory: i32, path: u64, follow: bool| {
             let path = caller.path(path)?;
-            let found = lookup.find(caller.descriptor(directory)?, &path, follow)?;
+            let found = lookup.find(directory, &path, follow)?;
             waits().map(|()| found)
         };
         let ((user, group), target) = match call.number & !X32 {

@@ -28,7 +28,8 @@ impl Caller {
     fn file(&self, name: &str) -> Result<String, Errno> {
         let opened = openat(&self.directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut text = String::new();
-        std::fs::File::from(opened).read_to_string(&mut text).map_err(|_| Errno::SRCH)?;
+        let mut opened = fs_err::File::from_parts(opened.into(), name);
+        opened.read_to_string(&mut text).map_err(|_| Errno::SRCH)?;
         Ok(text)
     }
 

@@ -25,13 +25,13 @@ pub(super) struct Lookup<'c> {
 }
 
 impl Lookup<'_> {
-    /// Finds a file from a directory on; a link at the end is followed or not.
-    pub(super) fn find(&self, from: OwnedFd, path: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
+    /// Finds a file from a descriptor's directory on; a link at the end is followed or not.
+    pub(super) fn find(&self, directory: i32, path: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
         if path.is_empty() {
             return Err(Errno::NOENT);
         }
         let root = self.caller.root()?;
-        let mut at = if path.starts_with(b"/") { root.try_clone().map_err(|_| Errno::NFILE)? } else { from };
+        let mut at = if path.starts_with(b"/") { self.caller.root()? } else { self.caller.descriptor(directory)? };
         let mut left = Vec::new();
         push(&mut left, path);
         let mut links = 0;
@@ -55,7 +55,7 @@ impl Lookup<'_> {
             match self.text(&at, &name, &next)? {
                 Some(text) => {
                     if text.starts_with(b"/") {
-                        at = root.try_clone().map_err(|_| Errno::NFILE)?;
+                        at = self.caller.root()?;
                     }
                     push(&mut left, &text);
                 }

@@ -289,6 +289,12 @@ const CASES: &[Case] = &[
         let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "limits"]);
         assert_eq!((ended, said.as_str()), (Ended::Exited(0), "1024 8388608 0\n"));
     }),
+    #[cfg(target_arch = "x86_64")]
+    ("a call of another architecture ends its process", |ground| {
+        // The lists are of this one's numbers. 31 is SIGSYS.
+        let (_own, _root, ended, _) = ground.run(&Sandbox::default(), &["/attack", "special", "calls by 32 bits"]);
+        assert_eq!(ended, Ended::Exited(128 + 31));
+    }),
     ("forks end at the limit", |ground| {
         let sandbox = Sandbox { processes: 400, timeout: Some(Duration::from_secs(60)), ..Sandbox::default() };
         let (_own, _root, ended, _) = ground.run(&sandbox, &["/attack", "special", "forks"]);

@@ -154,7 +154,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Attempts and the errors that they give, 0 for none.
-const ERRORS: [(&str, c_int); 17] = [
+const ERRORS: [(&str, c_int); 18] = [
     ("no file", libc::ENOENT),
     ("an empty path", libc::ENOENT),
     ("below a file", libc::ENOTDIR),
@@ -167,6 +167,7 @@ const ERRORS: [(&str, c_int); 17] = [
     ("no descriptor", libc::EBADF),
     ("a descriptor of a path alone", libc::EBADF),
     ("no directory's descriptor", libc::ENOTDIR),
+    ("no descriptor and a whole path", 0),
     ("unknown flags", libc::EINVAL),
     ("an id that there is not", libc::EINVAL),
     ("groups that there are not", libc::EINVAL),
@@ -353,6 +354,7 @@ fn errors() {
         fchown(77, 1, 1),
         fchown(path_alone.as_raw_fd(), 1, 1),
         chown_at(file.as_raw_fd(), "x", (1, 1), 0),
+        chown_at(77, "/e/file", (1, 1), 0),
         chown_at(AT_FDCWD, "file", (1, 1), 0x4_0000),
         chown("file", 65_536, SAME),
         groups,
@@ -367,7 +369,7 @@ fn errors() {
                 },
             )
             .unwrap();
-            chown("file", 1, 1)
+            chown("file", 2, 2)
         },
     ];
     for ((name, _), found) in ERRORS.iter().zip(found) {
