@@ -16,6 +16,7 @@ use kiln_registry::{Document, Moved, Publication, Published, Upload};
 
 use crate::built::Built;
 use crate::error::{BuildError, Result};
+use crate::owners;
 use crate::project::Project;
 use crate::workshop::Workshop;
 
@@ -192,6 +193,7 @@ impl Workshop<'_> {
         built: &Built,
         upload: impl Fn(&Blobs<'_>, &Layer) -> Result<Upload>,
     ) -> Result<Vec<Upload>> {
+        owners::require(self.store, built)?;
         let blobs = self.blobs();
         let mut seen = BTreeSet::new();
         let mut uploads = Vec::new();

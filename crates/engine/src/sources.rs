@@ -15,6 +15,7 @@ use kiln_oci::names;
 use kiln_oci::tree::{Listed, ListedKind, Owners, list, readable};
 use kiln_plan::digest::Digest;
 use kiln_plan::parallel;
+use kiln_sandbox::Ids;
 use serde::Serialize;
 use url::Url;
 
@@ -79,13 +80,13 @@ impl Workshop<'_> {
     /// Returns the directory of a tree, which is made if it is not here.
     fn directory_of(&self, tree: &Tree) -> Result<PathBuf> {
         if let Tree::Layer(_, layer) = tree {
-            return self.tree(layer);
+            return self.readable_tree(layer);
         }
-        let id = tree.id()?;
-        if let Some(directory) = self.store.tree(&id)? {
+        let (id, ids) = (tree.id()?, ids().to_string());
+        if let Some(directory) = self.store.tree(&id, &ids)? {
             return Ok(directory);
         }
-        self.store.add_tree(&id, |directory| match tree {
+        self.store.add_tree(&id, &ids, |directory| match tree {
             Tree::Checkout(checkout) => checkout.fill(self, directory),
             Tree::Archive(download) => self.unpack_archive(download, directory),
             Tree::Layer(..) | Tree::File(_) => Err(BuildError::Unreachable("a tree of one file".into())),
@@ -107,7 +108,7 @@ impl Workshop<'_> {
             }]);
         }
         let directory = self.directory_of(tree)?;
-        let listed = list(&directory, Owners::of_this_process())?;
+        let listed = list(&directory, owners())?;
         parallel::each(&listed, self.surroundings.jobs, |one| {
             let mut one = one.clone();
             if let ListedKind::File(_, found) = &mut one.kind {
@@ -145,6 +146,22 @@ impl Workshop<'_> {
             self.download(&Wanted { file, url, digest: sha256, size: None })?;
         }
         Ok(self.store.open_blob(&sha256)?)
+    }
+}
+
+/// Returns the ids by which trees of sources are kept: this process reads all of them without a namespace.
+fn ids() -> Ids {
+    match Ids::of_this_process() {
+        Ids::All => Ids::All,
+        Ids::One | Ids::Range(..) => Ids::One,
+    }
+}
+
+/// Returns the place where trees of sources have owners.
+fn owners() -> Owners {
+    match ids() {
+        Ids::All => Owners::Given,
+        Ids::One | Ids::Range(..) => Owners::Noted,
     }
 }
 

@@ -19,9 +19,10 @@ use crate::commands::Arguments;
 
 fn main() -> ExitCode {
     // First of all: it must have one thread.
-    if let Some(status) = kiln_sandbox::help() {
+    if let Some(status) = kiln_sandbox::help(kiln_engine::inside) {
         return status;
     }
+    kiln_engine::remove_others();
     if let Some(status) = interpreter::answer(std::env::args_os().next()) {
         return status;
     }

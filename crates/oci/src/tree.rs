@@ -5,14 +5,18 @@
 //! character device 0:0 is a whiteout, and `user.overlay.opaque` on a directory hides what lies below it. Each layer is unpacked
 //! by itself, as Docker's `overlay2` does, so that layers are shared between images.
 //!
+//! Where such devices or attributes cannot be made, no overlay can be mounted either: whiteouts are then files as in the tar (`.wh.NAME`,
+//! `.wh..wh..opq`), for who copies trees.
+//!
 //! If the user who unpacks may not give files away, owners stand in an extended attribute of the files ([`OWNER`]).
 
 mod changes;
 mod list;
+mod lower;
 mod names;
 mod unpack;
 
-pub use changes::{Change, Changes};
+pub use changes::{Change, Changes, Form, Upper};
 pub use list::{Listed, ListedKind, list, readable};
 pub use unpack::{TreeError, unpack};
 
@@ -27,17 +31,10 @@ const OPAQUE: &str = "user.overlay.opaque";
 /// The place where owners of files are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
-    /// In the file system: this is root.
+    /// In the file system: this is root, perhaps of a namespace.
     Given,
     /// In extended attributes: this is a user with one id. All files are the user's.
     Noted,
-}
-
-impl Owners {
-    /// Returns the place for the user of this process.
-    pub fn of_this_process() -> Self {
-        if rustix::process::geteuid().is_root() { Self::Given } else { Self::Noted }
-    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use kiln_sandbox::{Command, Ended, Output, Root, Sandbox};
+use kiln_sandbox::{Command, Ended, Output, Ran, Root, Sandbox};
 
 fn main() -> ExitCode {
-    if let Some(status) = kiln_sandbox::help() {
+    if let Some(status) = kiln_sandbox::help(|_| Ok(())) {
         return status;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         true
     };
     match Sandbox::default().run(&root, &command, told) {
-        Ok(Ended::Exited(status)) => ExitCode::from(status),
+        Ok(Ran { ended: Ended::Exited(status), .. }) => ExitCode::from(status),
         Ok(_) => ExitCode::from(125),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error:?}");

@@ -99,7 +99,7 @@ impl Drop for Limits {
             // The last process may be going yet.
             for _ in 0..50 {
                 match fs_err::remove_dir(group) {
-                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
                     _ => break,
                 }
                 std::thread::sleep(std::time::Duration::from_millis(2));

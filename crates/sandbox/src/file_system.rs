@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, open};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_change,
@@ -16,8 +17,10 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
+use crate::copies::Copies;
 use crate::error::{Refusal, Stage};
-use crate::spec::{Overlay, Root};
+use crate::ids::Ids;
+use crate::spec::{COPIES, Overlay, Root, UPPER};
 
 /// Devices that every program expects (hier(7)), bound from the host: nobody makes devices in a user namespace.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -28,34 +31,36 @@ const LINKS: [(&str, &str); 4] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 ];
-/// Parts of `/proc` by which root changes the machine (OCI runtime specification, defaults of runc for `readonlyPaths`).
-const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// Parts of `/proc` that show the machine (defaults of runc for `maskedPaths`).
 const MASKED: [&str; 8] = ["acpi", "kcore", "keys", "latency_stats", "timer_list", "sched_debug", "scsi", "kallsyms"];
+/// The directory of apt's configuration, and what a user with one id needs there (apt.conf(5)): apt downloads as another user otherwise.
+const APT: &str = "etc/apt/apt.conf.d";
+const APT_AS_ROOT: &str = "APT::Sandbox::User \"root\";\n";
 /// Names that resolve without a network.
 const HOSTS: &str = "127.0.0.1 localhost kiln\n::1 localhost\n";
 
-/// Mounts the overlay and everything below it, and makes it the root.
-pub(crate) fn enter(root: &Root, overlay: Overlay, processes: u32) -> Result<(), Refusal> {
+/// Mounts the overlay and everything below it, and makes it the root. Returns the copies that took its place, if any.
+pub(crate) fn enter(root: &Root, overlay: Overlay, ids: Ids, processes: u32) -> Result<Option<Copies>, Refusal> {
     let mounts = |what: &'static str| Refusal::of(Stage::Mounts, what);
     // A mount made here must not appear on the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| mounts("private mounts")(error.into()))?;
     let place = root.place();
-    lay(root, overlay, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
+    let copies = lay(root, overlay, ids, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
     let old = pivot(&place.join("merged")).map_err(mounts("pivot_root"))?;
     proc(processes).map_err(mounts("/proc"))?;
     dev().map_err(mounts("/dev"))?;
     let sys = mount("tmpfs", "/sys", "tmpfs", RESTRICTED | MountFlags::RDONLY, Some(c"mode=755"));
     sys.map_err(|error| mounts("/sys")(error.into()))?;
-    leave(old).map_err(mounts("the old root"))
+    leave(old).map_err(mounts("the old root"))?;
+    Ok(copies)
 }
 
 const RESTRICTED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// Mounts the overlay at `place/merged`. The lowest of all layers is one of empty directories, so that what is mounted later finds
 /// its places and the layer of the changes does not hold them.
-fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<()> {
+fn lay(root: &Root, overlay: Overlay, ids: Ids, place: &Path) -> io::Result<Option<Copies>> {
     mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
     for directory in ["merged", "skeleton", "links"] {
         fs_err::create_dir(place.join(directory))?;
@@ -67,19 +72,32 @@ fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<()> {
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     fs_err::set_permissions(skeleton.join("tmp"), open_to_all)?;
     fs_err::write(skeleton.join("etc/hosts"), HOSTS)?;
+    if ids == Ids::One && root.layers.iter().any(|layer| layer.join(APT).is_dir()) {
+        fs_err::create_dir_all(skeleton.join(APT))?;
+        fs_err::write(skeleton.join(APT).join("zz-kiln"), APT_AS_ROOT)?;
+    }
     let mut layers: Vec<&Path> = vec![&skeleton];
     layers.extend(root.layers.iter().map(std::path::PathBuf::as_path));
-    let done = match overlay {
-        Overlay::Any => by_fsopen(root, &layers, &place.join("merged")),
-        Overlay::Mount => Err(rustix::io::Errno::NOSYS.into()),
-    };
-    match done {
+    let merged = place.join("merged");
+    let mounted = match overlay {
         // `lowerdir+` is new in Linux 6.7, fsopen in 5.2.
-        Err(error) if [libc::ENOSYS, libc::EINVAL].iter().any(|code| error.raw_os_error() == Some(*code)) => {
-            by_mount(root, &layers, place)
-        }
-        done => done,
+        Overlay::Any => by_fsopen(root, &layers, &merged).or_else(|_| by_mount(root, &layers, place)),
+        Overlay::Mount => return by_mount(root, &layers, place).map(|()| None),
+        Overlay::Copies => Err(Errno::OPNOTSUPP.into()),
+    };
+    match mounted {
+        Err(error) if is_impossible(&error) => {}
+        done => return done.map(|()| None),
     }
+    let copies = Copies::new(&layers, &root.directory, COPIES, UPPER)?;
+    bind(&root.copies(), &merged, MountFlags::NODEV)?;
+    Ok(Some(copies))
+}
+
+/// Returns true for the errors of a machine or a file system on which no overlay can be mounted.
+fn is_impossible(error: &io::Error) -> bool {
+    let impossible = [Errno::NODEV, Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|error| impossible.contains(&error))
 }
 
 fn by_fsopen(root: &Root, layers: &[&Path], at: &Path) -> io::Result<()> {
@@ -136,21 +154,38 @@ fn proc(processes: u32) -> io::Result<()> {
     if is_limit_of_namespace() {
         let _ = fs_err::write("/proc/sys/kernel/pid_max", processes.to_string());
     }
-    for name in READ_ONLY {
-        let path = Path::new("/proc").join(name);
-        if path.exists() {
-            mount_bind(&path, &path)?;
-            mount_remount(&path, RESTRICTED | MountFlags::RDONLY | MountFlags::BIND, c"")?;
+    // By some of them root changes the machine; of all of them it could change the mode, which is the machine's, too.
+    for entry in fs_err::read_dir("/proc")? {
+        let entry = entry?;
+        let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        if !is_process && !entry.file_type()?.is_symlink() {
+            bind(&entry.path(), &entry.path(), RESTRICTED | MountFlags::RDONLY)?;
         }
     }
     for path in MASKED.map(|name| Path::new("/proc").join(name)) {
         if path.is_dir() {
             mount("tmpfs", &path, "tmpfs", RESTRICTED | MountFlags::RDONLY, None)?;
         } else if path.exists() {
-            mount_bind("dev/null", &path)?;
+            bind(Path::new("dev/null"), &path, MountFlags::RDONLY)?;
         }
     }
     Ok(())
+}
+
+/// Mounts what is at one path at another, too, with more flags. Those that it has must be named again: a user namespace keeps them.
+fn bind(from: &Path, to: &Path, more: MountFlags) -> io::Result<()> {
+    mount_bind(from, to)?;
+    let has = rustix::fs::statvfs(to)?.f_flag;
+    let kept = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    let kept = kept.into_iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, flag)| flag);
+    Ok(mount_remount(to, kept.fold(MountFlags::BIND | more, MountFlags::union), c"")?)
 }
 
 /// Returns true if the namespace has a limit of its own for process ids: before Linux 6.14 the file is the machine's.
@@ -168,7 +203,8 @@ fn dev() -> io::Result<()> {
         let from = Path::new("dev").join(device);
         if from.exists() {
             fs_err::write(dev.join(device), "")?;
-            mount_bind(from, dev.join(device))?;
+            // Read-only: who may write to a device may yet change neither its mode nor its owner, which are the machine's.
+            bind(&from, &dev.join(device), MountFlags::RDONLY)?;
         }
     }
     for (name, target) in LINKS {

@@ -1,20 +1,25 @@
 //! The helper: this program, started again with one thread.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::process::{
-    DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid, WaitOptions, getppid, set_dumpable_behavior,
-    set_parent_process_death_signal, setrlimit, setsid, umask, wait,
+    DumpableBehavior, Gid, Pid, Signal, Uid, WaitOptions, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal, setsid, umask, wait,
 };
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Refusal, Stage};
+use crate::ids::Ids;
+use crate::owners::Owners;
 use crate::privileges::{Filters, give_up};
 use crate::spec::Spec;
-use crate::{file_system, network};
+use crate::supervisor::{self, Supervisor};
+use crate::{file_system, inside, limits, network, notify};
 
 /// Names under which the program is started as a helper.
 pub(crate) const OUTER: &str = "kiln: sandbox";
@@ -35,8 +40,13 @@ const KILLED: u8 = 128 + libc::SIGKILL as u8;
 
 /// Does the helper's work if the program was started as one, else returns `None`. A program that uses a sandbox calls this first,
 /// since the helper must have one thread.
-pub fn help() -> Option<ExitCode> {
+///
+/// `work` is what the program does as [`Inside`](crate::Inside): it gets the work's name and its arguments.
+pub fn help(work: impl FnOnce(&[OsString]) -> io::Result<()>) -> Option<ExitCode> {
     let name = std::env::args_os().next()?;
+    if name == OsStr::new(inside::INSIDE) {
+        return Some(inside::work(work));
+    }
     if name == OsStr::new(OUTER) {
         return Some(finish(outer()));
     }
@@ -76,46 +86,102 @@ fn outer() -> Result<u8, Refusal> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|error| namespaces("unshare")(error.into()))?;
     tell(&[READY])?;
     // The program maps the ids, and then writes what is asked for.
-    let mut spec = Vec::new();
-    io::stdin().read_to_end(&mut spec).map_err(namespaces("a pipe"))?;
-    if spec.is_empty() {
+    let mut text = Vec::new();
+    io::stdin().read_to_end(&mut text).map_err(namespaces("a pipe"))?;
+    if text.is_empty() {
         return Ok(NOT_FOUND);
     }
+    let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
+    let owners = Keeper::new(&spec).map_err(Refusal::of(Stage::User, "the supervisor of calls"))?;
+    let (mut socket, theirs) = UnixStream::pair().map_err(namespaces("a socket"))?;
     let mut inner = Command::new("/proc/self/exe");
-    inner.arg0(INNER).env_clear().stdin(Stdio::piped());
-    let mut inner = inner.spawn().map_err(namespaces("the first process"))?;
-    let [a, b, c, d] = inner.id().to_le_bytes();
+    inner.arg0(INNER).env_clear().stdin(OwnedFd::from(theirs));
+    let mut child = inner.spawn().map_err(namespaces("the first process"))?;
+    // Its end of the socket.
+    drop(inner);
+    let [a, b, c, d] = child.id().to_le_bytes();
     tell(&[INSIDE, a, b, c, d])?;
-    let written = inner.stdin.take().map(|mut stdin| stdin.write_all(&spec));
-    written.transpose().map_err(namespaces("a pipe"))?;
-    let status = inner.wait().map_err(namespaces("the first process"))?;
+    socket.write_all(&text).map_err(namespaces("a socket"))?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(namespaces("a socket"))?;
+    if let Some(owners) = owners
+        && let Err(error) = owners.keep(&socket, Pid::from_child(&child))
+    {
+        // The command's calls fail from now on, and so does the command.
+        let _ = writeln!(io::stderr(), "kiln: calls are no longer answered: {error}");
+    }
+    let status = child.wait().map_err(namespaces("the first process"))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.unwrap_or(KILLED))
+}
+
+/// Keeps owners for a user with one id, and leaves what it knows of them in a file.
+struct Keeper {
+    supervisor: Option<Supervisor>,
+    file: fs_err::File,
+}
+
+impl Keeper {
+    fn new(spec: &Spec) -> io::Result<Option<Self>> {
+        if spec.ids != Ids::One {
+            return Ok(None);
+        }
+        let file = fs_err::File::create(spec.root.owners())?;
+        let supervisor = notify::is_supported().then(|| Supervisor::new(&spec.root.upper())).transpose()?;
+        Ok(Some(Self { supervisor, file }))
+    }
+
+    fn keep(self, socket: &UnixStream, first: Pid) -> io::Result<()> {
+        let owners = self.supervisor.map(|supervisor| supervisor.run(socket, first)).transpose()?;
+        Ok(serde_json::to_writer(self.file, &owners.unwrap_or(Owners::Lost))?)
+    }
 }
 
 fn inner() -> Result<u8, Refusal> {
     die_with_parent().map_err(namespaces("PR_SET_PDEATHSIG"))?;
     let mut text = Vec::new();
-    io::stdin().read_to_end(&mut text).map_err(namespaces("a pipe"))?;
+    io::stdin().read_to_end(&mut text).map_err(namespaces("a socket"))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
     rustix::system::sethostname(b"kiln").map_err(|error| namespaces("sethostname")(error.into()))?;
     network::up().map_err(Refusal::of(Stage::Network, "the loopback interface"))?;
-    file_system::enter(&spec.root, spec.overlay, spec.processes)?;
-    // A core file of a step would be a part of the image; and nobody may look into this process.
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(|error| namespaces("RLIMIT_CORE")(error.into()))?;
+    let copies = file_system::enter(&spec.root, spec.overlay, spec.ids, spec.processes)?;
+    limits::set().map_err(namespaces("limits of resources"))?;
+    // Nobody may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| namespaces("PR_SET_DUMPABLE")(error.into()))?;
     umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let child = start(&spec)?;
-    Ok(child.map_or_else(|status| status, |child| reap(&child)))
+    // Standard input of the command is another; this is the socket to the outer helper.
+    let supervisor = rustix::stdio::stdin().try_clone_to_owned().map_err(namespaces("a socket"))?;
+    let child = start(&spec, supervisor)?;
+    let status = child.map_or_else(|status| status, |child| reap(&child));
+    if let (Some(copies), 0) = (copies, status)
+        && let Err(error) = end_others().and_then(|()| copies.separate())
+    {
+        let _ = writeln!(io::stderr(), "kiln: the changes cannot be told: {error}");
+        return Ok(NOT_EXECUTABLE);
+    }
+    Ok(status)
+}
+
+/// Ends everything that the command left.
+fn end_others() -> io::Result<()> {
+    // SAFETY: the call takes integers alone. As the first process of its namespace, this one reaches no other namespace's.
+    #[allow(unsafe_code, reason = "no safe function signals all processes")]
+    let _ = unsafe { libc::kill(-1, libc::SIGKILL) };
+    loop {
+        match wait(WaitOptions::empty()) {
+            Err(rustix::io::Errno::CHILD) => return Ok(()),
+            Err(rustix::io::Errno::INTR) | Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Starts the command; its status is the error where its program cannot be started.
-fn start(spec: &Spec) -> Result<Result<Child, u8>, Refusal> {
+fn start(spec: &Spec, supervisor: OwnedFd) -> Result<Result<Child, u8>, Refusal> {
     let user = |problem: String| Refusal { stage: Stage::User, problem };
     let [program, arguments @ ..] = spec.command.words.as_slice() else { return Ok(Err(NOT_FOUND)) };
-    let filters = Filters::new().map_err(|error| user(format!("a filter of calls: {error}")))?;
+    let answered = (spec.ids == Ids::One).then_some(supervisor::CALLS);
+    let filters = Filters::new(answered).map_err(|error| user(format!("a filter of calls: {error}")))?;
     let (uid, gid, groups) = &spec.command.user;
     let ids = (Uid::from_raw(*uid), Gid::from_raw(*gid));
     let groups: Vec<Gid> = groups.iter().map(|id| Gid::from_raw(*id)).collect();
@@ -129,7 +195,8 @@ fn start(spec: &Spec) -> Result<Result<Child, u8>, Refusal> {
     unsafe {
         command.pre_exec(move || {
             setsid()?;
-            give_up(&filters, ids, &groups).map_err(|_| io::Error::from_raw_os_error(PRIVILEGES))?;
+            give_up(&filters, supervisor.as_fd(), ids, &groups)
+                .map_err(|_| io::Error::from_raw_os_error(PRIVILEGES))?;
             rustix::process::chdir(enter.as_c_str()).map_err(|_| io::Error::from_raw_os_error(WORKDIR))?;
             // From here on the output is the command's.
             rustix::io::write(rustix::stdio::stdout(), &[STARTED])?;
@@ -179,7 +246,7 @@ fn tell(bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// Asks for the end of this process with its parent's; one whose parent is gone already ends now.
-fn die_with_parent() -> io::Result<()> {
+pub(crate) fn die_with_parent() -> io::Result<()> {
     let parent = getppid();
     set_parent_process_death_signal(Some(Signal::KILL))?;
     match getppid() == parent {
@@ -189,7 +256,7 @@ fn die_with_parent() -> io::Result<()> {
 }
 
 /// Lets no descriptor but the standard ones reach another program.
-fn close_inherited() -> io::Result<()> {
+pub(crate) fn close_inherited() -> io::Result<()> {
     // SAFETY: the call closes nothing: it marks descriptors to be closed by exec.
     #[allow(unsafe_code, reason = "no safe function makes this call")]
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };

@@ -8,20 +8,34 @@
 //! 2. the *inner* helper is the first process of the pid namespace. It mounts the file system, gives up what it may not keep, starts
 //!    the command, and waits for whatever the command leaves behind. When it ends, the kernel ends everything in the namespace.
 //!
+//! A user with one id can neither give files away nor become another user: the outer helper answers these calls of the command, and
+//! notes the owners ([`Owners`]). With a range of ids, files belong to ids of it, and who is not root of such a namespace may not touch
+//! them ([`Inside`]).
+//!
 //! Each ends with its parent (`PR_SET_PDEATHSIG`), so that nothing stays when the program is killed.
 
 mod cgroup;
+mod copies;
 mod error;
 mod file_system;
 mod helper;
 mod ids;
+mod inside;
+mod limits;
 mod network;
+mod notify;
+mod owners;
 mod privileges;
 mod remedy;
 mod running;
 mod spec;
+mod supervisor;
 
 pub use error::{SandboxError, Stage};
 pub use helper::help;
-pub use running::{Ended, Output, Sandbox};
+pub use ids::Ids;
+pub use inside::Inside;
+pub use owners::{Inode, OWNER, Owners};
+pub use remedy::more_ids;
+pub use running::{Ended, Output, Ran, Sandbox};
 pub use spec::{Command, Overlay, Root};

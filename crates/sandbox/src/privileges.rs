@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
@@ -15,6 +16,8 @@ use rustix::thread::{
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+
+use crate::notify;
 
 /// Capabilities of root in a container (Docker's default list). All are over the namespace alone.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
@@ -88,13 +91,19 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWCGROUP) as u64;
 /// Calls of the x32 kind have this bit (x86-64 alone), and would pass a list of the others.
 #[cfg(target_arch = "x86_64")]
-const X32: libc::c_long = 0x4000_0000;
+pub(crate) const X32: libc::c_long = 0x4000_0000;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) const X32: libc::c_long = 0;
 
 /// The filters, made before the command's process is: there nothing may be allocated.
-pub(crate) struct Filters(Vec<BpfProgram>);
+pub(crate) struct Filters {
+    refused: Vec<BpfProgram>,
+    /// Calls that are answered by another process.
+    answered: Option<notify::Program>,
+}
 
 impl Filters {
-    pub(crate) fn new() -> Result<Self, seccompiler::BackendError> {
+    pub(crate) fn new(answered: Option<&[libc::c_long]>) -> Result<Self, seccompiler::BackendError> {
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
         let always = |calls: &[libc::c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>();
         let mut forbidden = always(&FORBIDDEN);
@@ -115,12 +124,24 @@ impl Filters {
             let action = SeccompAction::Errno(code as u32);
             BpfProgram::try_from(SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?)
         };
-        Ok(Self(vec![filter(forbidden, libc::EPERM)?, filter(absent, libc::ENOSYS)?]))
+        let refused = vec![filter(forbidden, libc::EPERM)?, filter(absent, libc::ENOSYS)?];
+        let all = |calls: &[libc::c_long]| {
+            let mut all: Vec<_> = calls.iter().flat_map(|call| [*call, call | X32]).collect();
+            all.dedup();
+            notify::program(&all)
+        };
+        Ok(Self { refused, answered: answered.map(all) })
     }
 }
 
-/// Gives up what the command may not have, and becomes its user. Allocates nothing.
-pub(crate) fn give_up(filters: &Filters, user: (Uid, Gid), groups: &[Gid]) -> io::Result<()> {
+/// Gives up what the command may not have, and becomes its user. `supervisor` gets the notifications of calls that are to be
+/// answered. Allocates nothing.
+pub(crate) fn give_up(
+    filters: &Filters,
+    supervisor: BorrowedFd<'_>,
+    user: (Uid, Gid),
+    groups: &[Gid],
+) -> io::Result<()> {
     clear_ambient_capability_set()?;
     for capability in CapabilitySet::all().difference(KEPT).iter() {
         match remove_capability_from_bounding_set(capability) {
@@ -129,7 +150,7 @@ pub(crate) fn give_up(filters: &Filters, user: (Uid, Gid), groups: &[Gid]) -> io
             done => done?,
         }
     }
-    filters.0.iter().try_for_each(install)?;
+    filters.refused.iter().try_for_each(install)?;
     match set_thread_groups(groups) {
         // One id is mapped, which forbids it (user_namespaces(7), `setgroups`).
         Err(rustix::io::Errno::PERM) if groups.is_empty() => {}
@@ -137,6 +158,11 @@ pub(crate) fn give_up(filters: &Filters, user: (Uid, Gid), groups: &[Gid]) -> io
     }
     set_thread_res_gid(user.1, user.1, user.1)?;
     set_thread_res_uid(user.0, user.0, user.0)?;
+    if let Some(program) = &filters.answered {
+        // A kernel may have no notifications, or another supervisor already: then nobody answers.
+        let listener = notify::listen(program).ok();
+        notify::send(supervisor, listener.as_ref().map(|listener| listener.as_fd()))?;
+    }
     if user.0.is_root() {
         set_capabilities(
             None,

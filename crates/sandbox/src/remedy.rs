@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{SandboxError, Stage};
+use crate::ids;
 
 /// Settings that forbid user namespaces: the file, the value that does, and what changes it.
 const SETTINGS: [(&str, &str, &str); 3] = [
@@ -25,6 +26,15 @@ const SETTINGS: [(&str, &str, &str); 3] = [
          kiln a profile with `userns,`",
     ),
 ];
+/// Says how the user of this process gets the ids that an image may use.
+pub fn more_ids() -> String {
+    let lines = ["/etc/subuid", "/etc/subgid"].map(|file| ids::missing_line(file).map(|line| (line, file)));
+    let lines: Vec<_> =
+        lines.into_iter().flatten().map(|(line, file)| format!("the line `{line}` to {file}")).collect();
+    let lines = if lines.is_empty() { String::new() } else { format!(", and let root add {}", lines.join(" and ")) };
+    format!("this user has one id: install `newuidmap` (package `uidmap`){lines}; or run kiln as root")
+}
+
 /// Files by which containers are known.
 const MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 
@@ -36,7 +46,7 @@ impl SandboxError {
         match self {
             Self::Helper(_) => "is there enough memory, and may this user start more processes?".into(),
             Self::Refused { stage: Stage::User, .. } => {
-                "this user has one id only: run kiln as root, or run the command as root (leave `user` out)".into()
+                format!("{}, or run the command as root (leave `user` out)", more_ids())
             }
             Self::Refused { .. } => match forbidden {
                 Some((_, _, advice)) => (*advice).to_owned(),

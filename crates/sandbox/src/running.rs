@@ -8,12 +8,14 @@ use std::process::{Child, Command as Program, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::Limits;
 use crate::error::{Refusal, SandboxError};
 use crate::helper::{INSIDE, OUTER, READY, REFUSED, STARTED};
-use crate::ids;
+use crate::ids::Ids;
+use crate::owners::Owners;
 use crate::spec::{Command, Overlay, Root, Spec};
 
 /// The time between two looks at the clock and the disk.
@@ -34,6 +36,8 @@ pub struct Sandbox {
     pub spare: (u64, u64),
     /// The way in which layers are laid over one another.
     pub overlay: Overlay,
+    /// The ids that commands have.
+    pub ids: Ids,
 }
 
 impl Default for Sandbox {
@@ -45,6 +49,7 @@ impl Default for Sandbox {
             processes: 16_384,
             spare: (512 << 20, 4096),
             overlay: Overlay::Any,
+            ids: Ids::of_this_process(),
         }
     }
 }
@@ -79,6 +84,23 @@ pub enum Ended {
     Stopped,
 }
 
+/// A command that ran.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its end.
+    pub ended: Ended,
+    /// The owners of what it changed.
+    pub owners: Owners,
+    /// True if the layers were copied, since overlays cannot be mounted.
+    pub copied: bool,
+}
+
+impl From<Ended> for Ran {
+    fn from(ended: Ended) -> Self {
+        Self { ended, owners: Owners::Lost, copied: false }
+    }
+}
+
 impl Sandbox {
     /// Runs a command, and returns when it and all that it started have ended. `more` gets its lines while it runs, and `None` some
     /// times a second; false ends the command.
@@ -91,26 +113,34 @@ impl Sandbox {
         root: &Root,
         command: &Command,
         mut more: impl FnMut(Option<Output>) -> bool,
-    ) -> Result<Ended, SandboxError> {
+    ) -> Result<Ran, SandboxError> {
         for directory in [root.upper(), root.work(), root.place()] {
             fs_err::create_dir_all(directory).map_err(SandboxError::Helper)?;
         }
         if !self.has_room(&root.directory) {
-            return Ok(Ended::DiskFull);
+            return Ok(Ended::DiskFull.into());
         }
         let limits = Limits::new(self.memory, self.processes);
         let (mut helper, stdout, stderr) = self.start(root, command, &limits)?;
         let ended = self.watch(root, lines(stdout, stderr), &mut more);
         if ended != Ended::Exited(0) {
-            return Ok(ended);
+            return Ok(ended.into());
         }
         let status = helper.outer.wait().map_err(SandboxError::Helper)?;
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX);
-        Ok(match limits.out_of_memory() {
+        let ended = match limits.out_of_memory() {
             Some(peak) if code != 0 => Ended::OutOfMemory(peak),
             _ => Ended::Exited(code),
-        })
+        };
+        let owners = match self.ids {
+            Ids::One => {
+                let text = fs_err::read(root.owners()).map_err(SandboxError::Helper)?;
+                serde_json::from_slice(&text).unwrap_or(Owners::Lost)
+            }
+            Ids::All | Ids::Range(..) => Owners::Given,
+        };
+        Ok(Ran { ended, owners, copied: root.copies().exists() })
     }
 
     /// Returns the version of control groups that limit the memory of commands here; `None` where none do.
@@ -129,9 +159,9 @@ impl Sandbox {
         // Before it leaves the namespace of control groups.
         limits.add(process).map_err(|error| refused(Refusal::of(crate::Stage::Limits, "cgroup.procs")(error)))?;
         expect(&mut stdout, READY)?;
-        ids::map(process).map_err(|error| refused(Refusal::of(crate::Stage::Ids, "uid_map")(error)))?;
+        self.ids.map(process).map_err(|error| refused(Refusal::of(crate::Stage::Ids, "uid_map")(error)))?;
         let (root, command) = (root.clone(), command.clone());
-        let spec = Spec { root, command, overlay: self.overlay, processes: self.processes };
+        let spec = Spec { root, command, overlay: self.overlay, ids: self.ids, processes: self.processes };
         let text = serde_json::to_vec(&spec).map_err(|error| SandboxError::Helper(error.into()))?;
         let stdin = helper.outer.stdin.take().ok_or_else(lost)?;
         { stdin }.write_all(&text).map_err(SandboxError::Helper)?;
@@ -139,8 +169,12 @@ impl Sandbox {
         let mut id = [0; 4];
         stdout.read_exact(&mut id).map_err(SandboxError::Helper)?;
         let inner = i32::try_from(u32::from_le_bytes(id)).ok().and_then(Pid::from_raw);
-        let open = |inner| pidfd_open(inner, PidfdFlags::empty()).map_err(|error| SandboxError::Helper(error.into()));
-        helper.inner = inner.map(open).transpose()?;
+        helper.inner = match inner.map(|inner| pidfd_open(inner, PidfdFlags::empty())) {
+            Some(Ok(inner)) => Some(inner),
+            // It has ended, and everything inside with it.
+            None | Some(Err(Errno::SRCH)) => None,
+            Some(Err(error)) => return Err(SandboxError::Helper(error.into())),
+        };
         expect(&mut stdout, STARTED)?;
         Ok((helper, stdout, stderr))
     }

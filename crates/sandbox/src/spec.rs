@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Ids;
+
 /// A command and its surroundings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Command {
@@ -17,6 +19,10 @@ pub struct Command {
     pub user: (u32, u32, Vec<u32>),
 }
 
+/// Names in the directory of a command.
+pub(crate) const UPPER: &str = "upper";
+pub(crate) const COPIES: &str = "copies";
+
 /// The file system of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Root {
@@ -28,13 +34,24 @@ pub struct Root {
 
 impl Root {
     /// Returns the directory of the changes, in the form of an overlay with `userxattr` (overlayfs, kernel documentation): a
-    /// character device 0:0 hides a path, `user.overlay.opaque` hides what lies below a directory.
+    /// character device 0:0 hides a path, `user.overlay.opaque` hides what lies below a directory. Where layers were copied, it has the
+    /// form of a layer: files `.wh.NAME` and `.wh..wh..opq` do that.
     pub fn upper(&self) -> PathBuf {
-        self.directory.join("upper")
+        self.directory.join(UPPER)
     }
 
     pub(crate) fn work(&self) -> PathBuf {
         self.directory.join("work")
+    }
+
+    /// Returns the directory that holds everything, where layers are copied.
+    pub(crate) fn copies(&self) -> PathBuf {
+        self.directory.join(COPIES)
+    }
+
+    /// Returns the file in which the helper leaves what it knows of owners.
+    pub(crate) fn owners(&self) -> PathBuf {
+        self.directory.join("owners")
     }
 
     pub(crate) fn place(&self) -> PathBuf {
@@ -46,11 +63,13 @@ impl Root {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Overlay {
-    /// By `fsopen(2)`, else by `mount(2)`.
+    /// By `fsopen(2)`, else by `mount(2)`, else as copies.
     #[default]
     Any,
     /// By `mount(2)`, as kernels before 6.7 need it: its options end at a page.
     Mount,
+    /// As copies in one directory, where overlays cannot be mounted: what changed is found by comparison.
+    Copies,
 }
 
 /// Everything that the helper must know.
@@ -59,6 +78,7 @@ pub(crate) struct Spec {
     pub(crate) root: Root,
     pub(crate) command: Command,
     pub(crate) overlay: Overlay,
+    pub(crate) ids: Ids,
     /// Processes that may be there at once.
     pub(crate) processes: u32,
 }

@@ -245,7 +245,12 @@ fn ago(used: i64) -> String {
 
 fn tree_size(directory: &Path) -> Result<u64> {
     let mut size = 0;
-    for entry in fs_err::read_dir(directory)? {
+    let entries = match fs_err::read_dir(directory) {
+        // A layer may have directories into which their owner may not look.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let found = entry.file_type()?;
         if found.is_dir() {

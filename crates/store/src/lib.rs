@@ -50,7 +50,7 @@ pub use metadata::Root;
 pub use partial::Partial;
 pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
 pub use regular::open_regular;
-pub use removal::remove_tree;
+pub use removal::{remove_others_by, remove_tree};
 pub use temporary::{TemporaryDirectory, collect_left_behind, is_temporary};
 pub use verified::digest_of;
 pub use verifying::{Verifying, WrongContent};

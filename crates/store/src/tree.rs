@@ -1,7 +1,7 @@
 //! Trees: layers as directories, by diff id. They follow from the layers, so that anything may remove them.
 //!
-//! `trees/sha256/<hex>` holds `tree` and `state`, which is the digest of the names, kinds, modes, sizes and times of all files. A tree
-//! that differs is made again. Content that changed while size and time stayed is not noticed.
+//! `trees/sha256/<hex>` holds `tree` and `state`, which is the digest of the names, kinds, modes, sizes and times of all files, and of
+//! the ids by which owners are kept. A tree that differs is made again. Content that changed while size and time stayed is not noticed.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -20,13 +20,13 @@ pub(crate) const TREES: &str = "trees/sha256";
 pub(crate) const KIND: &str = "tree";
 
 impl Store {
-    /// Returns the tree of a layer, if it is here and as it was made.
-    pub fn tree(&self, diff_id: &Digest) -> Result<Option<PathBuf>> {
+    /// Returns the tree of a layer, if it is here, as it was made, and with owners by these ids.
+    pub fn tree(&self, diff_id: &Digest, ids: &str) -> Result<Option<PathBuf>> {
         let place = self.tree_path(diff_id);
         let (tree, Ok(state)) = (place.join("tree"), fs_err::read_to_string(place.join("state"))) else {
             return Ok(None);
         };
-        let found = state_of(&tree).ok();
+        let found = state_of(&tree, ids).ok();
         if found.is_some_and(|(found, size)| found.hex() == state && self.remember_item(diff_id, KIND, size).is_ok()) {
             return Ok(Some(tree));
         }
@@ -38,6 +38,7 @@ impl Store {
     pub fn add_tree<E: From<StoreError>>(
         &self,
         diff_id: &Digest,
+        ids: &str,
         fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> std::result::Result<PathBuf, E> {
         let directory = self.temporary_directory()?;
@@ -47,7 +48,7 @@ impl Store {
         // Root of the image; the layer may say another mode.
         fs_err::set_permissions(&tree, PermissionsExt::from_mode(0o755)).map_err(io)?;
         let done = fill(&tree).and_then(|()| {
-            let (state, size) = state_of(&tree).map_err(io)?;
+            let (state, size) = state_of(&tree, ids).map_err(io)?;
             fs_err::write(whole.join("state"), state.hex()).map_err(io)?;
             match put_new_directory(&whole, &self.tree_path(diff_id)) {
                 Err(error) if is_there(&error) => {}
@@ -70,8 +71,9 @@ fn is_there(error: &io::Error) -> bool {
 }
 
 /// Returns the digest of the names, kinds, modes, sizes and times of everything in a tree, and its bytes.
-fn state_of(tree: &Path) -> io::Result<(Digest, u64)> {
+fn state_of(tree: &Path, ids: &str) -> io::Result<(Digest, u64)> {
     let (mut hash, mut size) = (Sha256::new(), 0);
+    hash.update(ids);
     add(tree, &mut hash, &mut size)?;
     Ok((Digest::finish(hash), size))
 }
@@ -107,6 +109,8 @@ fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const IDS: &str = "all";
+
     fn fill(tree: &Path) -> Result<()> {
         fs_err::create_dir(tree.join("usr"))?;
         fs_err::write(tree.join("usr/file"), "content")?;
@@ -118,12 +122,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let id = Digest::of(b"layer");
-        assert_eq!(store.tree(&id).unwrap(), None);
-        let tree = store.add_tree(&id, fill).unwrap();
-        assert_eq!(store.tree(&id).unwrap().as_ref(), Some(&tree));
-        assert_eq!(store.add_tree(&id, fill).unwrap(), tree);
+        assert_eq!(store.tree(&id, IDS).unwrap(), None);
+        let tree = store.add_tree(&id, IDS, fill).unwrap();
+        assert_eq!(store.tree(&id, IDS).unwrap().as_ref(), Some(&tree));
+        assert_eq!(store.add_tree(&id, IDS, fill).unwrap(), tree);
+        assert_eq!(store.tree(&id, "one").unwrap(), None);
+        assert_eq!(store.add_tree(&id, IDS, fill).unwrap(), tree);
         fs_err::write(tree.join("usr/file"), "changed!").unwrap();
-        assert_eq!(store.tree(&id).unwrap(), None);
+        assert_eq!(store.tree(&id, IDS).unwrap(), None);
         assert!(!tree.exists());
         assert_eq!(fs_err::read_dir(directory.path().join("temporary")).unwrap().count(), 0);
     }
@@ -133,12 +139,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let id = Digest::of(b"layer");
-        let failed: Result<_> = store.add_tree(&id, |tree| {
+        let failed: Result<_> = store.add_tree(&id, IDS, |tree| {
             fill(tree)?;
             Err(StoreError::Missing(id))
         });
         assert!(matches!(failed, Err(StoreError::Missing(_))));
-        assert_eq!(store.tree(&id).unwrap(), None);
+        assert_eq!(store.tree(&id, IDS).unwrap(), None);
         assert_eq!(fs_err::read_dir(directory.path().join("temporary")).unwrap().count(), 0);
     }
 
@@ -148,7 +154,7 @@ mod tests {
         let id = Digest::of(b"layer");
         let tree = {
             let store = Store::open(directory.path()).unwrap();
-            let tree = store.add_tree(&id, fill).unwrap();
+            let tree = store.add_tree(&id, IDS, fill).unwrap();
             let usage = store.usage().unwrap();
             assert_eq!((usage.trees, usage.tree_count), (7, 1));
             tree

@@ -1,10 +1,10 @@
-//! Commands of images beside BuildKit's `RUN`: random ones, over one base, with the same files, modes, owners and links; and as an
-//! ordinary user the same image as as root.
+//! Commands of images beside BuildKit's `RUN`: random ones, over one base, with the same files, modes, owners and links; and the same
+//! image whoever builds it, on overlays and on copies.
+
+mod ways;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Map, json};
 
@@ -21,12 +21,11 @@ const SEED: u64 = 24;
 const AT_ONCE: usize = 25;
 pub(super) const BASE: &str = "commands/base:1";
 /// Programs of busybox that the base has.
-const APPLETS: [&str; 14] =
-    ["sh", "mkdir", "rm", "rmdir", "mv", "ln", "chmod", "chown", "cp", "touch", "mkfifo", "cat", "id", "pwd"];
+const APPLETS: [&str; 15] =
+    ["sh", "mkdir", "rm", "rmdir", "mv", "ln", "chmod", "chown", "cp", "touch", "mkfifo", "cat", "id", "pwd", "su"];
+const ACCOUNTS: &str = "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n";
 /// Paths that a container runtime puts files on while a command runs.
 const OF_RUNTIMES: [&str; 6] = ["etc/hosts", "etc/hostname", "etc/resolv.conf", "dev", "proc", "sys"];
-/// The ordinary user (`nobody`).
-const USER: u32 = 65_534;
 
 /// The commands of one image.
 struct Case {
@@ -40,8 +39,8 @@ impl Case {
         Self { commands: (0..commands).map(|_| command(&mut random)).collect() }
     }
 
-    /// Returns the same commands without those that an ordinary user cannot run.
-    fn of_user(&self) -> Vec<String> {
+    /// Returns the same commands without those whose result a user with one id may see: the owner that `stat` tells is root.
+    fn of_one_id(&self) -> Vec<String> {
         let is_allowed = |part: &&str| !part.starts_with("chown");
         let without = |line: &String| line.split("; ").filter(is_allowed).collect::<Vec<_>>().join("; ");
         self.commands.iter().map(without).collect()
@@ -92,9 +91,13 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
             let name = format!("{count} images with commands are BuildKit's: seed {SEED}");
             checks.check(&name, || compare(&docker, &directory, &cases));
         }
-        let name = format!("{count} images are the same when an ordinary user builds them");
-        checks.check(&name, || compare_users(suite, &directory, &cases));
+        let name = format!(
+            "{count} images are the same when a user with a range of ids builds them, and without owners with one id"
+        );
+        checks.check(&name, || compare_users(suite, &cases));
     }
+    checks.check("one image in six ways: root, a range of ids, one id; overlay, copies", || one_digest(suite));
+    checks.check("a command becomes another user, and is refused with one id", || another_user(suite));
     suite.remove("commands");
 }
 
@@ -121,9 +124,15 @@ pub(super) fn write_over_base(project: &Path, images: &str) -> Result<()> {
             symlink("busybox", place)?;
         }
     }
-    for (path, text) in
-        [("d/a", "a"), ("d/b/c", "c"), ("e/x", "x"), ("etc/hosts", ""), ("etc/hostname", ""), ("etc/resolv.conf", "")]
-    {
+    for (path, text) in [
+        ("d/a", "a"),
+        ("d/b/c", "c"),
+        ("e/x", "x"),
+        ("etc/hosts", ""),
+        ("etc/hostname", ""),
+        ("etc/resolv.conf", ""),
+        ("etc/passwd", ACCOUNTS),
+    ] {
         fs_err::write(tree.join(path), text)?;
     }
     if fs_err::symlink_metadata(tree.join("l")).is_err() {
@@ -218,29 +227,52 @@ pub(super) fn differences(ours: &Seen, theirs: &Seen) -> Vec<String> {
     paths.filter(is_ours).filter(differ).map(line).collect()
 }
 
-/// Builds all images as root and as an ordinary user, without commands that give files away, and compares their digests.
-fn compare_users(suite: &Suite, directory: &Path, cases: &[Case]) -> Result<()> {
-    let cases: Vec<Vec<String>> = cases.iter().map(Case::of_user).collect();
-    let place = tempfile::Builder::new().prefix("interop-user-").tempdir()?;
-    fs_err::set_permissions(place.path(), PermissionsExt::from_mode(0o755))?;
-    // The user may not enter the directory in which this suite works.
-    let kiln = place.path().join("kiln");
-    fs_err::copy(&suite.kiln, &kiln)?;
-    let as_root = directory.join("without-owners");
-    let as_user = place.path().join("project");
-    for project in [&as_root, &as_user] {
-        write(project, &cases)?;
+/// Builds all images as root and as ordinary users, and compares their digests.
+fn compare_users(suite: &Suite, cases: &[Case]) -> Result<()> {
+    let [root, _, range, _, one, _] = ways::WAYS;
+    let all: Vec<_> = cases.iter().map(|case| case.commands.clone()).collect();
+    let without: Vec<_> = cases.iter().map(Case::of_one_id).collect();
+    let mut wrong = Vec::new();
+    for (user, cases) in [(range, &all), (one, &without)] {
+        let [ours, theirs] = [root, user].map(|way| ways::build(way, &suite.kiln, |project| write(project, cases)));
+        let (ours, theirs) = (ours?, theirs?);
+        let differ = ours.iter().zip(&theirs).filter(|(one, other)| one.manifest != other.manifest);
+        wrong.extend(differ.map(|(one, _)| format!("{}: {}", user.name, one.name)));
     }
-    programs::output(Command::new("chown").arg("-R").arg(format!("{USER}:{USER}")).arg(&as_user))?;
-    let mut root = suite.kiln(&as_root);
-    let mut user = Command::new(&kiln);
-    user.arg("--store").arg(as_user.join("store")).current_dir(&as_user).uid(USER).gid(USER).env("HOME", &as_user);
-    let mut found = Vec::new();
-    for command in [&mut root, &mut user] {
-        found.push(super::stack::images(command.args(["--json", "build"]))?);
-    }
-    let pairs = found[0].iter().zip(&found[1]);
-    let wrong: Vec<String> =
-        pairs.filter(|(one, other)| one.manifest != other.manifest).map(|(one, _)| one.name.clone()).collect();
     none("images that differ", &wrong)
+}
+
+/// Builds one image in every way.
+fn one_digest(suite: &Suite) -> Result<()> {
+    let commands = ways::COMMANDS.map(str::to_owned).to_vec();
+    let mut found = Vec::new();
+    for way in ways::WAYS {
+        let images = ways::build(way, &suite.kiln, |project| write(project, std::slice::from_ref(&commands)))?;
+        let image = images.last().ok_or("no image")?;
+        found.push((way.name, image.manifest.clone()));
+    }
+    let wrong = found.iter().filter(|(_, manifest)| *manifest != found[0].1);
+    let wrong: Vec<_> = wrong.map(|(name, manifest)| format!("{name}: {manifest}, as root {}", found[0].1)).collect();
+    none("images that differ", &wrong)
+}
+
+/// Runs a command that becomes another user. It passes over the error, and kiln does not.
+fn another_user(suite: &Suite) -> Result<()> {
+    let commands = vec!["mkdir -m 777 /free; su alice -c 'touch /free/x' || true".to_owned()];
+    let [root, _, range, _, one, _] = ways::WAYS;
+    let build = |way| ways::build(way, &suite.kiln, |project| write(project, std::slice::from_ref(&commands)));
+    let manifests =
+        |images: Vec<super::stack::Image>| images.into_iter().map(|image| image.manifest).collect::<Vec<_>>();
+    if manifests(build(root)?) != manifests(build(range)?) {
+        return Err("a user with a range of ids builds another image".into());
+    }
+    match build(one) {
+        Err(error)
+            if ["alice", "1000", "newuidmap", "/etc/subuid"].iter().all(|word| error.to_string().contains(word)) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(format!("the error does not say what to do: {error}").into()),
+        Ok(_) => Err("it is built".into()),
+    }
 }

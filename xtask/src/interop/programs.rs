@@ -9,7 +9,7 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 17] = [
+const NEEDED: [(&str, &str); 18] = [
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
@@ -21,6 +21,7 @@ const NEEDED: [(&str, &str); 17] = [
     ("git-lfs", "git-lfs"),
     ("htpasswd", "apache2-utils"),
     ("mmdebstrap", "mmdebstrap"),
+    ("newuidmap", "uidmap"),
     ("openssl", "openssl"),
     ("podman", "podman"),
     ("readelf", "binutils"),

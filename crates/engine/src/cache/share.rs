@@ -20,6 +20,7 @@ use crate::driver::Origin;
 use crate::error::{BuildError, Result};
 use crate::graph::ImageNodes;
 use crate::node::NodeId;
+use crate::owners;
 use crate::product::Product;
 use crate::project::Project;
 use crate::remote::{EMPTY, Found, Record, tag, trusted};
@@ -235,6 +236,13 @@ impl Project<'_> {
         let (Some(key), Keep::Shared, true) = (build.driver.key(id), step.keep(), made_here) else { return Ok(None) };
         if !build.driver.is_here(id) {
             return Ok(None);
+        }
+        if let Product::Layers(layers) = &product {
+            for layer in layers {
+                if owners::are_lost(self.workshop.store, layer)? {
+                    return Ok(None);
+                }
+            }
         }
         let keeps = match &product {
             Product::Layers(layers) => layers.iter().map(kept_layer).collect(),

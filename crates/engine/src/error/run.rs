@@ -5,22 +5,27 @@ use kiln_sandbox::Ended;
 
 /// A command that failed, or had to be ended.
 #[derive(Debug, thiserror::Error)]
-#[error("`{command}` {}{}", reason(*ended), shown(lines))]
+#[error("`{command}` {}{}", reason(*ended, *another), shown(lines))]
 pub struct RunError {
     /// The command, for people.
     command: String,
     ended: Ended,
+    /// The id that one of its processes wanted to have, and could not.
+    another: Option<u32>,
     /// Its last lines.
     lines: Vec<String>,
 }
 
 impl RunError {
-    pub(crate) fn new(command: String, ended: Ended, lines: Vec<String>) -> Self {
-        Self { command, ended, lines }
+    pub(crate) fn new(command: String, ended: Ended, another: Option<u32>, lines: Vec<String>) -> Self {
+        Self { command, ended, another, lines }
     }
 
     /// Says what to do.
     pub(crate) fn hint(&self) -> Option<String> {
+        if self.another.is_some() {
+            return Some(kiln_sandbox::more_ids());
+        }
         let hint = match self.ended {
             Ended::TimedOut => "give it more time: `timeout = \"1h\"`",
             Ended::DiskFull => "free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller",
@@ -36,7 +41,10 @@ impl RunError {
     }
 }
 
-fn reason(ended: Ended) -> String {
+fn reason(ended: Ended, another: Option<u32>) -> String {
+    if let Some(id) = another {
+        return format!("wanted to become the user or group {id}, which a user with one id cannot");
+    }
     match ended {
         Ended::Exited(status @ 129..=192) => format!("was ended by signal {}", status - 128),
         Ended::Exited(status) => format!("failed with status {status}"),

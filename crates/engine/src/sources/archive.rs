@@ -4,9 +4,9 @@
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use kiln_oci::tree::{Owners, unpack};
+use kiln_oci::tree::unpack;
 
-use super::Download;
+use super::{Download, owners};
 use crate::error::{BuildError, Result};
 use crate::workshop::Workshop;
 
@@ -63,7 +63,7 @@ impl Workshop<'_> {
             Form::Zip => unpack_zip(file, directory, &mut watch),
             form => inflated(form, file)
                 .map_err(Into::into)
-                .and_then(|tar| Ok(unpack(tar, directory, Owners::of_this_process(), &mut watch)?)),
+                .and_then(|tar| Ok(unpack(tar, directory, owners(), &mut watch)?)),
         };
         self.cancel.check()?;
         done.map_err(|source| BuildError::Unreadable { what: format!("the archive `{name}`"), source })
@@ -108,7 +108,7 @@ fn unpack_zip(
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || as_tar(file, out));
         let tar = BufReader::with_capacity(BUFFER, tar);
-        let unpacked = unpack(tar, directory, Owners::of_this_process(), watch);
+        let unpacked = unpack(tar, directory, owners(), watch);
         // A zip that cannot be read ends the tar early: its own error says more.
         match writer.join().unwrap_or_else(|_| Err("the thread that reads it failed".into())) {
             Err(error) if !is_broken_pipe(&*error) => Err(error),
@@ -222,7 +222,7 @@ mod tests {
             let form = form_of(&mut io::Cursor::new(&bytes)).unwrap().unwrap();
             let directory = tempfile::tempdir().unwrap();
             let tar = inflated(form, bytes.as_slice()).unwrap();
-            unpack(tar, directory.path(), Owners::of_this_process(), &mut |_| Ok(())).unwrap();
+            unpack(tar, directory.path(), owners(), &mut |_| Ok(())).unwrap();
             assert_eq!(fs_err::read_to_string(directory.path().join("a")).unwrap(), "hello", "{at} {form:?}");
         }
     }

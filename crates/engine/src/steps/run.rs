@@ -1,30 +1,36 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
 use std::collections::VecDeque;
+use std::sync::Once;
 use std::time::Duration;
 
 use kiln_oci::image::Config;
 use kiln_oci::layer::Layer;
-use kiln_oci::tree::{Changes, Owners};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
-use kiln_oci::{names, time};
 use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, CommandLine, Compression, Shell};
-use kiln_sandbox::{Command, Ended, Output, Root, Sandbox};
+use kiln_sandbox::{Command, Ended, Ids, Output, Owners, Ran, Root, Sandbox};
 use kiln_store::remove_tree;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{BuildError, Result, RunError};
+use crate::inside::Done;
 use crate::node::Node;
+use crate::owners;
 use crate::product::Foundation;
 use crate::settings::Settings;
+use crate::sources::native;
 use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 
 /// The last lines that an error shows.
 const LINES: usize = 100;
+
+/// A warning.
+const COPIED: &str = "no overlay can be mounted over the store here, so each command runs over copies of its layers; another file system \
+                      for the store may be faster";
 
 /// A command.
 #[derive(Serialize)]
@@ -134,12 +140,12 @@ impl Run {
         (config.config.env.iter().filter_map(pair).collect(), workdir)
     }
 
-    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<()> {
+    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<Ran> {
         let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
         let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
         let sandbox = Sandbox { timeout: self.timeout, ..Sandbox::default() };
         let mut last = VecDeque::new();
-        let ended = sandbox.run(root, &command, |line| {
+        let ran = sandbox.run(root, &command, |line| {
             if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 work.output(&line);
@@ -151,20 +157,36 @@ impl Run {
             context.cancel().check().is_ok()
         });
         let command = self.shown.clone();
-        match ended {
-            Ok(Ended::Exited(0)) => Ok(()),
-            Ok(Ended::Stopped) => Err(BuildError::Interrupted),
-            Ok(ended) => Err(RunError::new(command, ended, last.into()).into()),
-            Err(source) => Err(BuildError::Sandbox { command, remedy: source.remedy(), source }),
+        let ran =
+            ran.map_err(|source| BuildError::Sandbox { command: command.clone(), remedy: source.remedy(), source })?;
+        if ran.copied {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| context.workshop.warn(COPIED));
+        }
+        let another = match ran.owners {
+            Owners::Noted { another, .. } => another,
+            Owners::Given | Owners::Lost => None,
+        };
+        match ran.ended {
+            Ended::Exited(0) if another.is_none() => Ok(ran),
+            Ended::Stopped => Err(BuildError::Interrupted),
+            ended => Err(RunError::new(command, ended, another, last.into()).into()),
         }
     }
 
-    fn layer(&self, context: &Context<'_>, changes: &Changes, work: &Work<'_>) -> Result<Layer> {
+    /// Returns the layer of what the command changed.
+    fn layer(&self, context: &Context<'_>, root: &Root, ran: &Ran, work: &Work<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
-        let time = time::ran(self.below, &changes.digest()?);
-        changes.write(time, &mut out, &mut |bytes| work.advance(bytes).map_err(std::io::Error::from))?;
-        Ok(out.finish()?)
+        let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
+        let bound = self.bind.iter().map(|bound| native(&bound.path)).collect();
+        let done = Done { root, ran, below: self.below, bound };
+        if !done.pack(Ids::of_this_process(), &mut out, &mut watch)? {
+            return Ok(Vec::new());
+        }
+        let layer = out.finish()?;
+        owners::note(workshop.store, &layer, ran.owners != Owners::Lost)?;
+        Ok(vec![layer])
     }
 }
 
@@ -219,14 +241,7 @@ impl Step for Run {
         let directory = context.workshop.store.temporary_directory()?;
         let root = Root { layers, directory: directory.path().to_owned() };
         let work = context.work("run", self.shown.as_str(), None);
-        let done = self.run(context, &root, &work).and_then(|()| {
-            let mut changes = Changes::of(&root.upper(), Owners::of_this_process())?;
-            self.bind.iter().for_each(|bound| changes.leave_out_below(&names::bytes(&bound.path)));
-            match changes.is_empty() {
-                true => Ok(Vec::new()),
-                false => Ok(vec![self.layer(context, &changes, &work)?]),
-            }
-        });
+        let done = self.run(context, &root, &work).and_then(|ran| self.layer(context, &root, &ran, &work));
         // Directories that may not be written stay otherwise.
         remove_tree(directory.path())?;
         done

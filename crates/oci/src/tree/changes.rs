@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
+use super::lower::{Lower, Shown};
 use super::names::shown;
 use super::{HELD, OF_OVERLAY, OPAQUE, OWNER, Owners};
 use crate::bytecode;
@@ -25,7 +26,6 @@ use crate::debian::{is_backup, shadow};
 use crate::error::OciError;
 use crate::header::{Member, Writer};
 use crate::time::OLDEST;
-use crate::whole::LayerWriter;
 
 /// A text file that is rewritten is shorter.
 const MAX_TEXT: u64 = 4 << 20;
@@ -50,7 +50,9 @@ pub enum Change {
 pub(super) struct Entry {
     change: Change,
     pub(super) mode: u32,
-    owner: (u32, u32),
+    pub(super) owner: (u32, u32),
+    /// True if the owner stands somewhere; else it is root, as for every new file.
+    is_noted: bool,
     /// Seconds since 1970, as the command left it.
     time: u64,
     /// As pax records.
@@ -59,6 +61,36 @@ pub(super) struct Entry {
     text: Option<Vec<u8>>,
     /// Device and inode of a file that has other names.
     inode: Option<(u64, u64)>,
+}
+
+impl Entry {
+    fn whiteout() -> Self {
+        let (change, records) = (Change::Whiteout, Vec::new());
+        Self { change, mode: 0o644, owner: (0, 0), is_noted: true, time: 0, records, text: None, inode: None }
+    }
+}
+
+/// The directory of a command's changes.
+pub struct Upper<'u> {
+    /// Its path.
+    pub path: &'u Path,
+    /// The trees that it lies over, the lowest first.
+    pub lower: &'u [PathBuf],
+    /// The form in which it says what was removed.
+    pub form: Form,
+    /// The place where owners are kept.
+    pub owners: Owners,
+    /// Knows the noted owners of files that have no attributes.
+    pub others: &'u dyn Fn(&Path) -> Option<(u32, u32)>,
+}
+
+/// A form in which an upper directory says what was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// That of overlayfs.
+    Overlay,
+    /// That of layers: files whose names begin with `.wh.`.
+    Layer,
 }
 
 /// The changes of a command, by path.
@@ -75,9 +107,13 @@ impl Changes {
     /// # Errors
     ///
     /// If it cannot be read, or holds a name that no layer can hold.
-    pub fn of(upper: &Path, owners: Owners) -> Result<Self, OciError> {
-        let mut changes = Self { upper: upper.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
-        changes.directory(b"", owners)?;
+    pub fn of(upper: &Upper<'_>) -> Result<Self, OciError> {
+        let mut changes = Self { upper: upper.path.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
+        changes.directory(b"", upper)?;
+        changes.hide_what_is_there(&Lower(upper.lower))?;
+        if upper.owners == Owners::Noted {
+            changes.inherit(&Lower(upper.lower))?;
+        }
         changes.leave_out();
         changes.link();
         Ok(changes)
@@ -107,31 +143,77 @@ impl Changes {
         }
     }
 
-    fn directory(&mut self, path: &[u8], owners: Owners) -> Result<(), OciError> {
+    fn directory(&mut self, path: &[u8], upper: &Upper<'_>) -> Result<(), OciError> {
         for entry in fs_err::read_dir(self.place(path))? {
             let name = entry?.file_name();
             let name = name.as_bytes();
-            let inner = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
-            let entry = self.entry(&inner, owners)?;
-            let Some(entry) = entry else { continue };
-            if name.starts_with(whiteout::PREFIX.as_bytes()) {
-                let problem = whiteout::problem(&String::from_utf8_lossy(name));
-                return Err(OciError::Member { path: shown(&inner), problem });
+            let inner = |name: &[u8]| if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
+            if let Some(hidden) = name.strip_prefix(whiteout::PREFIX.as_bytes()) {
+                if upper.form == Form::Overlay {
+                    let problem = whiteout::problem(&String::from_utf8_lossy(name));
+                    return Err(OciError::Member { path: shown(&inner(name)), problem });
+                }
+                if hidden != b".wh..opq" {
+                    self.entries.insert(inner(hidden), Entry::whiteout());
+                } else if let Some(above) = self.entries.get_mut(path) {
+                    above.change = Change::Directory(true);
+                }
+                continue;
             }
+            let inner = inner(name);
+            let Some(entry) = self.entry(&inner, upper)? else { continue };
             let is_directory = matches!(entry.change, Change::Directory(_));
             self.entries.insert(inner.clone(), entry);
             if is_directory {
-                self.directory(&inner, owners)?;
+                self.directory(&inner, upper)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets directories hide directories alone, and whiteouts what a layer has: overlays make other directories opaque, too, and not
+    /// each kernel the same ones; and a sandbox shows files of its own.
+    fn hide_what_is_there(&mut self, lower: &Lower<'_>) -> io::Result<()> {
+        let mut gone = Vec::new();
+        for (path, entry) in &mut self.entries {
+            match entry.change {
+                Change::Directory(true) => entry.change = Change::Directory(lower.at(path)? == Shown::Directory),
+                Change::Whiteout if lower.at(path)? == Shown::Nothing => gone.push(path.clone()),
+                _ => {}
+            }
+        }
+        gone.iter().for_each(|path| drop(self.entries.remove(path)));
+        Ok(())
+    }
+
+    /// Passes the noted group of directories on to what was made in them, as the kernel does where it knows the group
+    /// (setgid bit, inode(7)).
+    fn inherit(&mut self, lower: &Lower<'_>) -> io::Result<()> {
+        let mut groups: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+        for (path, entry) in &mut self.entries {
+            let above = path.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
+            if let (false, Some(group)) = (entry.is_noted, groups.get(above))
+                && entry.change != Change::Whiteout
+                && lower.at(path)? == Shown::Nothing
+            {
+                entry.owner.1 = *group;
+            }
+            if matches!(entry.change, Change::Directory(_)) && entry.mode & 0o2000 != 0 {
+                groups.insert(path.clone(), entry.owner.1);
             }
         }
         Ok(())
     }
 
     /// Returns a path of the upper directory as it goes into the layer; `None` for a socket.
-    fn entry(&mut self, path: &[u8], owners: Owners) -> Result<Option<Entry>, OciError> {
+    fn entry(&mut self, path: &[u8], upper: &Upper<'_>) -> Result<Option<Entry>, OciError> {
+        let owners = upper.owners;
         let place = self.place(path);
         let found = fs_err::symlink_metadata(&place)?;
         let kind = found.file_type();
+        if kind.is_char_device() && found.rdev() == 0 {
+            return Ok(Some(Entry::whiteout()));
+        }
         let needed = if kind.is_dir() { 0o700 } else { 0o400 };
         if owners == Owners::Noted && (kind.is_dir() || kind.is_file()) && found.mode() & needed != needed {
             // Root of the namespace may read it, and its owner outside may not.
@@ -143,8 +225,6 @@ impl Changes {
             Change::Directory(held(OPAQUE).is_some_and(|value| value == b"y"))
         } else if kind.is_symlink() {
             Change::Symlink(fs_err::read_link(&place)?.into_os_string().as_bytes().to_vec())
-        } else if kind.is_char_device() && found.rdev() == 0 {
-            Change::Whiteout
         } else if kind.is_fifo() {
             Change::Pipe
         } else if kind.is_file() {
@@ -153,17 +233,18 @@ impl Changes {
             return Ok(None);
         };
         let inode = (kind.is_file() && found.nlink() > 1).then(|| (found.dev(), found.ino()));
-        let owner = match owners {
-            Owners::Given => (found.uid(), found.gid()),
-            Owners::Noted => held(OWNER).and_then(|text| owner(text)).unwrap_or((0, 0)),
+        let noted = match owners {
+            Owners::Given => Some((found.uid(), found.gid())),
+            Owners::Noted => held(OWNER).and_then(|text| owner(text)).or_else(|| (upper.others)(&place)),
         };
+        let owner = noted.unwrap_or((0, 0));
         let time = u64::try_from(found.mtime()).unwrap_or(0);
         let mode = match inode {
-            _ if change == Change::Whiteout => 0o644,
             Some(inode) => *self.modes.entry(inode).or_insert(found.mode() & 0o7777),
             None => found.mode() & 0o7777,
         };
-        Ok(Some(Entry { mode, owner, time, records: records(&attributes), text: None, inode, change }))
+        let is_noted = noted.is_some();
+        Ok(Some(Entry { mode, owner, is_noted, time, records: records(&attributes), text: None, inode, change }))
     }
 
     fn place(&self, path: &[u8]) -> PathBuf {
@@ -257,7 +338,7 @@ impl Changes {
     pub fn write(
         &self,
         time: u64,
-        out: &mut LayerWriter<'_>,
+        out: &mut impl Write,
         advance: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> Result<(), OciError> {
         let mut writer = Writer::new(out);

@@ -8,6 +8,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 use crate::compression::decompress;
+use crate::error::OciError;
 use crate::facts::entries::Entries;
 use crate::layer::MediaType;
 use crate::whole::LayerWriter;
@@ -38,9 +39,17 @@ fn tar(members: &[Told<'_>]) -> Vec<u8> {
 fn unpacked(members: &[Told<'_>]) -> (tempfile::TempDir, Result<(), TreeError>) {
     let directory = tempfile::tempdir().unwrap();
     fs_err::create_dir(directory.path().join("tree")).unwrap();
-    let done =
-        unpack(tar(members).as_slice(), &directory.path().join("tree"), Owners::of_this_process(), &mut |_| Ok(()));
+    let done = unpack(tar(members).as_slice(), &directory.path().join("tree"), owners_here(), &mut |_| Ok(()));
     (directory, done)
+}
+
+fn changes_of(upper: &Path, owners: Owners) -> Result<Changes, OciError> {
+    Changes::of(&Upper { path: upper, lower: &[], form: Form::Overlay, owners, others: &|_| None })
+}
+
+/// Root can give files away, and others note it.
+fn owners_here() -> Owners {
+    if rustix::process::geteuid().is_root() { Owners::Given } else { Owners::Noted }
 }
 
 const FILE: EntryType = EntryType::Regular;
@@ -153,10 +162,10 @@ fn later_members_of_a_path_replace_earlier_ones() {
 }
 
 /// Returns the members of the layer of an upper directory.
-fn layer(upper: &Path) -> Vec<(String, EntryType, String, u32)> {
+fn layer(upper: &Upper<'_>) -> Vec<(String, EntryType, String, u32)> {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    let changes = Changes::of(upper, Owners::of_this_process()).unwrap();
+    let changes = Changes::of(upper).unwrap();
     let mut out = LayerWriter::new(&store, MediaType::Gzip, 2).unwrap();
     changes.write(crate::time::ran(0, &changes.digest().unwrap()), &mut out, &mut |_| Ok(())).unwrap();
     let layer = out.finish().unwrap();
@@ -204,7 +213,13 @@ fn changes_become_a_layer_in_the_order_of_their_paths() {
     .unwrap();
     rustix::fs::setxattr(upper.join("a"), OPAQUE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(upper.join("socket")).unwrap();
-    let found = layer(upper);
+    let lower = tempfile::tempdir().unwrap();
+    for name in ["a", "gone"] {
+        fs_err::create_dir(lower.path().join(name)).unwrap();
+    }
+    let lower = [lower.path().to_owned()];
+    let form = Form::Overlay;
+    let found = layer(&Upper { path: upper, lower: &lower, form, owners: owners_here(), others: &|_| None });
     let names: Vec<&str> = found.iter().map(|(path, ..)| path.as_str()).collect();
     assert_eq!(
         names,
@@ -233,6 +248,66 @@ fn changes_become_a_layer_in_the_order_of_their_paths() {
 }
 
 #[test]
+fn only_what_is_there_is_hidden() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lower, upper) = (directory.path().join("lower"), directory.path().join("upper"));
+    for path in ["lower/anew", "lower/gone", "upper/anew", "upper/first", "upper/of-a-file"] {
+        fs_err::create_dir_all(directory.path().join(path)).unwrap();
+    }
+    fs_err::write(lower.join("of-a-file"), "").unwrap();
+    for name in ["anew", "first", "of-a-file"] {
+        rustix::fs::setxattr(upper.join(name), OPAQUE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    for name in ["gone", "never"] {
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, upper.join(name), kind, rustix::fs::Mode::empty(), 0).unwrap();
+    }
+    let copied = directory.path().join("copied");
+    for path in ["anew", "first", "of-a-file"] {
+        fs_err::create_dir_all(copied.join(path)).unwrap();
+    }
+    for path in ["anew/.wh..wh..opq", "first/.wh..wh..opq", ".wh.gone", ".wh.never"] {
+        fs_err::write(copied.join(path), "").unwrap();
+    }
+    for (path, form) in [(upper, Form::Overlay), (copied, Form::Layer)] {
+        let lower = [lower.clone()];
+        let found = layer(&Upper { path: &path, lower: &lower, form, owners: owners_here(), others: &|_| None });
+        let names: Vec<&str> = found.iter().map(|(path, ..)| path.as_str()).collect();
+        assert_eq!(names, ["anew/", "anew/.wh..wh..opq", "first/", ".wh.gone", "of-a-file/"], "{form:?}");
+    }
+}
+
+#[test]
+fn a_noted_group_is_passed_on_to_what_is_made_in_its_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lower, upper) = (directory.path().join("lower"), directory.path().join("upper"));
+    for path in ["lower/shared", "upper/shared/inner", "upper/other"] {
+        fs_err::create_dir_all(directory.path().join(path)).unwrap();
+    }
+    for path in ["shared", "shared/inner"] {
+        fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0o2775)).unwrap();
+    }
+    for path in ["lower/shared/old", "upper/shared/old", "upper/shared/inner/new", "upper/shared/own", "upper/other/x"]
+    {
+        fs_err::write(directory.path().join(path), "").unwrap();
+    }
+    symlink("x", upper.join("shared/link")).unwrap();
+    for (path, owner) in [("shared", "5:7"), ("shared/own", "0:0"), ("other", "5:7")] {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(upper.join(path), OWNER, owner.as_bytes(), flags).unwrap();
+    }
+    let (lower, owners, form) = ([lower], Owners::Noted, Form::Overlay);
+    let others = |path: &Path| path.ends_with("other/x").then_some((3, 4));
+    let changes = Changes::of(&Upper { path: &upper, lower: &lower, form, owners, others: &others }).unwrap();
+    let owner = |path: &str| changes.entries[path.as_bytes()].owner;
+    assert_eq!(
+        ["shared", "shared/inner", "shared/inner/new", "shared/link"].map(owner),
+        [(5, 7), (0, 7), (0, 7), (0, 7)]
+    );
+    assert_eq!(["shared/old", "shared/own", "other/x"].map(owner), [(0, 0), (0, 0), (3, 4)]);
+}
+
+#[test]
 fn two_runs_at_different_times_give_the_same_layer() {
     let make = |time: i64| {
         let directory = tempfile::tempdir().unwrap();
@@ -246,7 +321,7 @@ fn two_runs_at_different_times_give_the_same_layer() {
         let time = (time as u32).to_le_bytes();
         let head = [&[0xa7, 0x0d, b'\r', b'\n', 0, 0, 0, 0], &time[..], &[5, 0, 0, 0], b"code"].concat();
         fs_err::write(place.join("__pycache__/a.cpython-311.pyc"), head).unwrap();
-        let changes = Changes::of(place, Owners::of_this_process()).unwrap();
+        let changes = changes_of(place, owners_here()).unwrap();
         changes.digest().unwrap()
     };
     assert_eq!(make(1_700_000_000), make(1_800_000_000));
@@ -262,7 +337,7 @@ fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
     for path in ["closed/file", "closed"] {
         fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0o000)).unwrap();
     }
-    let changes = Changes::of(upper, Owners::Noted).unwrap();
+    let changes = changes_of(upper, Owners::Noted).unwrap();
     assert_eq!(changes.paths().count(), 3);
     changes.digest().unwrap();
     let file = fs_err::metadata(upper.join("closed/file")).unwrap();
@@ -274,7 +349,7 @@ fn files_that_their_owner_may_not_read_are_read_and_keep_their_modes() {
 fn a_name_that_no_layer_can_hold_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     fs_err::write(directory.path().join(".wh.x"), "").unwrap();
-    let error = Changes::of(directory.path(), Owners::Noted).err().unwrap();
+    let error = changes_of(directory.path(), Owners::Noted).err().unwrap();
     assert!(error.to_string().contains(".wh.x"), "{error}");
 }
 
@@ -288,7 +363,7 @@ fn owners_and_attributes_that_a_user_cannot_set_come_back() {
     }
     let store_directory = tempfile::tempdir().unwrap();
     let store = Store::open(store_directory.path()).unwrap();
-    let changes = Changes::of(directory.path(), Owners::Noted).unwrap();
+    let changes = changes_of(directory.path(), Owners::Noted).unwrap();
     let mut out = LayerWriter::new(&store, MediaType::Gzip, 1).unwrap();
     changes.write(7, &mut out, &mut |_| Ok(())).unwrap();
     let bytes = store.read(&out.finish().unwrap().digest).unwrap();
@@ -318,14 +393,14 @@ proptest! {
             }
         }
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let owners = Owners::of_this_process();
-        let changes = Changes::of(&upper, owners).unwrap();
+        let owners = owners_here();
+        let changes = changes_of(&upper, owners).unwrap();
         let mut out = LayerWriter::new(&store, MediaType::Gzip, 1).unwrap();
         changes.write(1_000, &mut out, &mut |_| Ok(())).unwrap();
         let bytes = store.read(&out.finish().unwrap().digest).unwrap();
         let tree = directory.path().join("tree");
         fs_err::create_dir(&tree).unwrap();
         unpack(decompress(io::Cursor::new(bytes)).unwrap(), &tree, owners, &mut |_| Ok(())).unwrap();
-        prop_assert_eq!(Changes::of(&tree, owners).unwrap().digest().unwrap(), changes.digest().unwrap());
+        prop_assert_eq!(changes_of(&tree, owners).unwrap().digest().unwrap(), changes.digest().unwrap());
     }
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use kiln_plan::whiteout;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
     fchown, fsetxattr, ftruncate, futimens, linkat, mkdirat, mknodat, openat, openat2, seek, symlinkat, unlinkat,
@@ -363,7 +364,10 @@ impl Tree {
                 Ok(_) => {}
                 Err(_) => {
                     let kind = FileType::CharacterDevice;
-                    let done = mknodat(&parent, OsStr::from_bytes(name), kind, Mode::empty(), 0);
+                    let done = match mknodat(&parent, OsStr::from_bytes(name), kind, Mode::empty(), 0) {
+                        Err(Errno::PERM) => mark(&parent, name),
+                        done => done,
+                    };
                     done.map_err(|error| failed(path)(error.into()))?;
                 }
             }
@@ -381,7 +385,11 @@ impl Tree {
     }
 
     fn hide_below(&self, path: &[u8]) -> io::Result<()> {
-        Ok(fsetxattr(self.readable(path)?, OPAQUE, b"y", XattrFlags::empty())?)
+        let directory = self.readable(path)?;
+        Ok(match fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty()) {
+            Err(Errno::PERM | Errno::OPNOTSUPP) => mark(&directory, b".wh..opq"),
+            done => done,
+        }?)
     }
 
     /// Opens a directory to change its attributes, which a path alone does not allow.
@@ -390,6 +398,12 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?)
     }
+}
+
+/// Makes the file that stands for a whiteout where no device can.
+fn mark(directory: &OwnedFd, hidden: &[u8]) -> rustix::io::Result<()> {
+    let name = [whiteout::PREFIX.as_bytes(), hidden].concat();
+    mknodat(directory, OsStr::from_bytes(&name), FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
 }
 
 fn ids(owner: (u32, u32)) -> (Option<Uid>, Option<Gid>) {

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use kiln_sandbox::{Command, Ended, Output, Overlay, Root, Sandbox, SandboxError, Stage};
+use rustix::mount::MountPropagationFlags;
+
+use kiln_sandbox::{Command, Ended, Ids, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage};
 
 use crate::attacks::{ATTACKS, Aim};
 use crate::tree;
@@ -18,10 +20,10 @@ use crate::tree;
 const NOBODY: u32 = 65_534;
 
 /// A tree, and things of the host that attacks aim at.
-struct Ground {
+pub(crate) struct Ground {
     directory: tempfile::TempDir,
-    aim: Aim,
-    is_root: bool,
+    pub(crate) aim: Aim,
+    pub(crate) ids: Ids,
     _server: TcpListener,
     _socket: std::os::unix::net::UnixListener,
 }
@@ -49,16 +51,14 @@ impl Ground {
         // SAFETY: the calls take integers alone.
         let shared = unsafe { libc::shmget(aim.key, 4096, libc::IPC_CREAT | 0o666) };
         assert!(shared >= 0);
-        // SAFETY: the call takes no arguments.
-        let is_root = unsafe { libc::geteuid() } == 0;
-        Self { directory, aim, is_root, _server: server, _socket: socket }
+        Self { directory, aim, ids: Ids::of_this_process(), _server: server, _socket: socket }
     }
 
-    fn tree(&self) -> PathBuf {
+    pub(crate) fn tree(&self) -> PathBuf {
         self.directory.path().join("tree")
     }
 
-    fn layers(&self, layers: Vec<PathBuf>) -> (tempfile::TempDir, Root) {
+    pub(crate) fn layers(&self, layers: Vec<PathBuf>) -> (tempfile::TempDir, Root) {
         let own = tempfile::tempdir_in(self.directory.path()).unwrap();
         let root = Root { layers, directory: own.path().to_owned() };
         (own, root)
@@ -79,7 +79,7 @@ impl Drop for Ground {
     }
 }
 
-fn command(words: &[&str]) -> Command {
+pub(crate) fn command(words: &[&str]) -> Command {
     Command {
         words: words.iter().map(|word| (*word).to_owned()).collect(),
         env: vec![("PATH".into(), "/".into())],
@@ -90,14 +90,23 @@ fn command(words: &[&str]) -> Command {
 
 fn run(sandbox: &Sandbox, root: &Root, command: &Command) -> Result<(Ended, String), SandboxError> {
     let mut said = String::new();
-    let ended = sandbox.run(root, command, |line| {
+    let ran = run_whole(sandbox, root, command, &mut said)?;
+    Ok((ran.ended, said))
+}
+
+pub(crate) fn run_whole(
+    sandbox: &Sandbox,
+    root: &Root,
+    command: &Command,
+    said: &mut String,
+) -> Result<Ran, SandboxError> {
+    sandbox.run(root, command, |line| {
         if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
-            said += &String::from_utf8_lossy(&line);
+            *said += &String::from_utf8_lossy(&line);
             said.push('\n');
         }
         true
-    })?;
-    Ok((ended, said))
+    })
 }
 
 /// Ordinary things that a command of a test does.
@@ -128,16 +137,18 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
             fs_err::create_dir("/data").unwrap();
             fs_err::write("/data/other", "other").unwrap();
         }
-        ["own", user] => {
-            fs_err::write("/owned", "").unwrap();
-            std::os::unix::fs::chown("/owned", Some(user.parse().unwrap()), Some(7)).unwrap();
-        }
+        ["owners", rest @ ..] => return crate::owners::act(rest),
         ["setuid"] => {
             fs_err::copy("/attack", "/tmp/setuid").unwrap();
             fs_err::set_permissions("/tmp/setuid", PermissionsExt::from_mode(0o4755)).unwrap();
             let child =
                 std::process::Command::new("/tmp/setuid").args(["act", "effective"]).uid(1000).gid(1000).status();
             return ExitCode::from(u8::try_from(child.unwrap().code().unwrap()).unwrap());
+        }
+        ["limits"] => {
+            let soft = |resource| rustix::process::getrlimit(resource).current.unwrap();
+            use rustix::process::Resource;
+            println!("{} {} {}", soft(Resource::Nofile), soft(Resource::Stack), soft(Resource::Core));
         }
         ["effective"] => {
             // SAFETY: the call takes no arguments.
@@ -148,7 +159,7 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-type Case = (&'static str, fn(&Ground));
+pub(crate) type Case = (&'static str, fn(&Ground));
 
 const CASES: &[Case] = &[
     ("a command prints, fails, and is killed as anywhere", |ground| {
@@ -180,7 +191,7 @@ const CASES: &[Case] = &[
         match run(&sandbox, &root, &user) {
             Ok(done) => assert_eq!(done, (Ended::Exited(0), "1000 1001 2\n".into())),
             // One id is mapped.
-            Err(SandboxError::Refused { stage: Stage::User, .. }) => assert!(!ground.is_root),
+            Err(SandboxError::Refused { stage: Stage::User, .. }) => assert_eq!(ground.ids, Ids::One),
             Err(error) => panic!("{error:?}"),
         }
     }),
@@ -227,18 +238,8 @@ const CASES: &[Case] = &[
         assert_eq!(ended, Ended::Exited(0), "{said}");
         assert_ne!(said.trim(), "0");
     }),
-    ("an owner stays, where there are ids for it", |ground| {
-        let (_own, root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "own", "1000"]);
-        if ground.is_root {
-            assert_eq!(ended, Ended::Exited(0), "{said}");
-            let owned = fs_err::metadata(root.upper().join("owned")).unwrap();
-            assert_eq!((owned.uid(), owned.gid()), (1000, 7));
-        } else {
-            assert_ne!(ended, Ended::Exited(0));
-        }
-    }),
     ("programs with a setuid bit work inside", |ground| {
-        if ground.is_root {
+        if ground.ids != Ids::One {
             let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "setuid"]);
             assert_eq!((ended, said.as_str()), (Ended::Exited(0), "0\n"));
         }
@@ -277,28 +278,22 @@ const CASES: &[Case] = &[
             looks += 1;
             looks < 3
         });
-        assert_eq!(ended.unwrap(), Ended::Stopped);
+        assert_eq!(ended.unwrap().ended, Ended::Stopped);
         assert!(gone(&ground.aim.word));
     }),
     ("everything ends when the program is killed", |ground| {
-        let own = std::env::current_exe().unwrap();
-        let directory = ground.directory.path().join("killed");
-        fs_err::create_dir_all(&directory).unwrap();
-        fs_err::write(directory.join("tree"), ground.tree().display().to_string()).unwrap();
-        fs_err::write(directory.join("word"), &ground.aim.word).unwrap();
-        let mut program = std::process::Command::new(own).arg("runs-until-killed").arg(&directory).spawn().unwrap();
-        let begun = Instant::now();
-        while gone(&ground.aim.word) {
-            assert!(begun.elapsed() < Duration::from_secs(10), "it never began");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        program.kill().unwrap();
-        program.wait().unwrap();
-        let begun = Instant::now();
-        while !gone(&ground.aim.word) {
-            assert!(begun.elapsed() < Duration::from_secs(5), "it goes on");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // The second one waits for an answer most of the time.
+        ["wait", "give-away"].iter().for_each(|what| kill_the_program(ground, what));
+    }),
+    ("limits are not those of whoever runs the program", |ground| {
+        let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "act", "limits"]);
+        assert_eq!((ended, said.as_str()), (Ended::Exited(0), "1024 8388608 0\n"));
+    }),
+    #[cfg(target_arch = "x86_64")]
+    ("a call of another architecture ends its process", |ground| {
+        // The lists are of this one's numbers. 31 is SIGSYS.
+        let (_own, _root, ended, _) = ground.run(&Sandbox::default(), &["/attack", "special", "calls by 32 bits"]);
+        assert_eq!(ended, Ended::Exited(128 + 31));
     }),
     ("forks end at the limit", |ground| {
         let sandbox = Sandbox { processes: 400, timeout: Some(Duration::from_secs(60)), ..Sandbox::default() };
@@ -344,13 +339,35 @@ fn gone(word: &str) -> bool {
     })
 }
 
-/// Runs a command that waits for ever.
-pub(crate) fn run_until_killed(directory: &str) -> ExitCode {
+fn kill_the_program(ground: &Ground, what: &str) {
+    let own = std::env::current_exe().unwrap();
+    let directory = ground.directory.path().join(what);
+    fs_err::create_dir_all(&directory).unwrap();
+    fs_err::write(directory.join("tree"), ground.tree().display().to_string()).unwrap();
+    fs_err::write(directory.join("word"), &ground.aim.word).unwrap();
+    let mut program = std::process::Command::new(own);
+    let mut program = program.arg("runs-until-killed").arg(&directory).arg(what).spawn().unwrap();
+    let begun = Instant::now();
+    while gone(&ground.aim.word) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it never began");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let begun = Instant::now();
+    while !gone(&ground.aim.word) {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs a command that goes on for ever.
+pub(crate) fn run_until_killed(directory: &str, what: &str) -> ExitCode {
     let directory = Path::new(directory);
     let tree = fs_err::read_to_string(directory.join("tree")).unwrap();
     let word = fs_err::read_to_string(directory.join("word")).unwrap();
     let root = Root { layers: vec![tree.into()], directory: directory.to_owned() };
-    let _ = run(&Sandbox::default(), &root, &command(&["/attack", "wait", &word]));
+    let _ = run(&Sandbox::default(), &root, &command(&["/attack", what, &word]));
     ExitCode::SUCCESS
 }
 
@@ -369,7 +386,11 @@ fn attack(ground: &Ground, name: &str) {
 /// Runs all cases and attacks whose name holds a text.
 pub(crate) fn all(filter: Option<&str>) -> ExitCode {
     let ground = Ground::new();
-    let user = if ground.is_root { "root" } else { "user" };
+    let user = match ground.ids {
+        Ids::All => "root",
+        Ids::Range(..) => "user with a range",
+        Ids::One => "user",
+    };
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     let (mut passed, mut failed) = (0, 0);
     let mut check = |name: String, case: &dyn Fn()| {
@@ -382,7 +403,7 @@ pub(crate) fn all(filter: Option<&str>) -> ExitCode {
             }
         }
     };
-    for (name, case) in CASES.iter().filter(|(name, _)| wanted(name)) {
+    for (name, case) in CASES.iter().chain(crate::owners::CASES).filter(|(name, _)| wanted(name)) {
         check(format!("{user}: {name}"), &|| case(&ground));
     }
     for (name, _) in ATTACKS.iter().filter(|(name, _)| wanted(name)) {
@@ -392,10 +413,9 @@ pub(crate) fn all(filter: Option<&str>) -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// Runs everything again as an ordinary user, if this is root.
-pub(crate) fn as_ordinary_user(filter: Option<&str>) -> ExitCode {
-    // SAFETY: the call takes no arguments.
-    if unsafe { libc::geteuid() } != 0 {
+/// Runs everything again in another way, if this is root.
+pub(crate) fn again(way: &str, filter: Option<&str>) -> ExitCode {
+    if !rustix::process::geteuid().is_root() {
         return ExitCode::SUCCESS;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -404,7 +424,28 @@ pub(crate) fn as_ordinary_user(filter: Option<&str>) -> ExitCode {
     let program = directory.path().join("test");
     fs_err::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let mut again = std::process::Command::new(program);
-    again.arg("as-user").args(filter).uid(NOBODY).gid(NOBODY).env("TMPDIR", directory.path()).current_dir("/");
-    let status = again.status().unwrap();
+    again.arg(way).args(filter).env("TMPDIR", directory.path()).current_dir("/");
+    if way == "as-user" {
+        again.uid(NOBODY).gid(NOBODY);
+    }
+    ExitCode::from(u8::from(!again.status().unwrap().success()))
+}
+
+/// Gives the ordinary user a range of ids, in a mount namespace of its own, and runs everything.
+pub(crate) fn with_range(filter: Option<&str>) -> ExitCode {
+    let files = ["/etc/subuid", "/etc/subgid"].map(Path::new);
+    let programs = ["/usr/bin/newuidmap", "/usr/bin/newgidmap"].map(Path::new);
+    if !files.iter().chain(&programs).all(|path| path.exists()) {
+        println!("SKIPPED: everything as a user with a range of ids, which needs newuidmap(1)");
+        return ExitCode::SUCCESS;
+    }
+    let ranges = Path::new(&std::env::var("TMPDIR").unwrap()).join("ranges");
+    fs_err::write(&ranges, format!("{NOBODY}:300000:65536\n")).unwrap();
+    // SAFETY: the function is unsafe for `UnshareFlags::FILES`, which is not the flag.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    files.iter().for_each(|file| rustix::mount::mount_bind(&ranges, *file).unwrap());
+    let mut user = std::process::Command::new(std::env::current_exe().unwrap());
+    let status = user.arg("as-user").args(filter).uid(NOBODY).gid(NOBODY).status().unwrap();
     ExitCode::from(u8::from(!status.success()))
 }

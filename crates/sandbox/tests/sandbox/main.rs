@@ -1,4 +1,4 @@
-//! Commands in sandboxes: ordinary ones, and hostile ones, as root and as an ordinary user.
+//! Commands in sandboxes: ordinary ones, and hostile ones, as root, as a user with one id, and as a user with a range of ids.
 //!
 //! The test is its own helper, and its own hostile command: it copies itself and its libraries into a tree. So it has a `main` in
 //! place of the usual harness, whose threads a helper must not have.
@@ -9,6 +9,7 @@
 
 mod attacks;
 mod cases;
+mod owners;
 mod tree;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use attacks::{ATTACKS, Aim, special};
 
 fn main() -> ExitCode {
-    if let Some(status) = kiln_sandbox::help() {
+    if let Some(status) = kiln_sandbox::help(|_| Ok(())) {
         return status;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,14 +29,16 @@ fn main() -> ExitCode {
         }
         ["special", name] => ExitCode::from(u8::from(special(name))),
         ["wait", ..] => ExitCode::from(u8::from(special("waits"))),
+        ["give-away", ..] => owners::give_away_for_ever(),
+        ["unsupervised", tree, directory] => owners::run_unsupervised(tree, directory),
         ["act", rest @ ..] => cases::act(rest),
         ["as-user", rest @ ..] => cases::all(rest.first().copied()),
-        ["runs-until-killed", directory] => cases::run_until_killed(directory),
+        ["with-range", rest @ ..] => cases::with_range(rest.first().copied()),
+        ["runs-until-killed", directory, what] => cases::run_until_killed(directory, what),
         rest => {
             let filter = rest.iter().copied().find(|word| !word.starts_with('-'));
-            let own = cases::all(filter);
-            let others = cases::as_ordinary_user(filter);
-            if own == ExitCode::SUCCESS { others } else { own }
+            let all = [cases::all(filter), cases::again("as-user", filter), cases::again("with-range", filter)];
+            all.into_iter().find(|done| *done != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
         }
     }
 }
