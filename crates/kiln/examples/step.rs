@@ -16,6 +16,11 @@ fn main() -> ExitCode {
                 let old = fs_err::read_to_string(path).unwrap_or_default();
                 done(fs_err::write(path, old + text));
             }
+            // Nobody can make the same file twice.
+            ["now", path] => {
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                done(fs_err::write(path, format!("{:020}", now.as_nanos())));
+            }
             ["make", path] => done(fs_err::create_dir_all(path)),
             ["remove", path] => done(fs_err::remove_file(path)),
             ["link", target, path] => done(symlink(target, path)),

@@ -11,6 +11,7 @@
 //! Each ends with its parent (`PR_SET_PDEATHSIG`), so that nothing stays when the program is killed.
 
 mod cgroup;
+mod diagnosis;
 mod error;
 mod file_system;
 mod helper;
@@ -21,7 +22,9 @@ mod remedy;
 mod running;
 mod spec;
 
+pub use diagnosis::{Finding, State};
 pub use error::{SandboxError, Stage};
 pub use helper::help;
+pub use remedy::container;
 pub use running::{Ended, Output, Sandbox};
 pub use spec::{Command, Overlay, Root};

@@ -58,6 +58,8 @@ pub(crate) struct ImageNodes {
     pub(crate) parent: Option<String>,
     /// Its own layers, the lowest first.
     pub(crate) layers: Vec<LayerNode>,
+    /// Those of its layers that commands make.
+    pub(crate) commands: Vec<NodeId>,
     /// Its packages as they are locked.
     pub(crate) packages: Vec<NodeId>,
     pub(crate) image: Node<Image>,
@@ -188,7 +190,7 @@ impl Builder<'_> {
         self.copies(image, &mut draft)?;
         let settings = Settings { libraries, ..Settings::of(image, venv, &draft.ground.accounts) };
         self.files(image, &settings, &mut draft)?;
-        self.commands(image, &settings, &mut draft)?;
+        let commands = self.commands(image, &settings, &mut draft)?;
         let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);
         let agreement = Agreement::new(subject.clone(), &draft.ground.contents)?;
@@ -235,6 +237,7 @@ impl Builder<'_> {
             facts,
             parent: parent(image).map(str::to_owned),
             layers: draft.layers,
+            commands,
             packages,
             image: node,
             gate,

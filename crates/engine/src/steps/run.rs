@@ -1,6 +1,7 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_oci::image::Config;
@@ -16,6 +17,7 @@ use kiln_sandbox::{Command, Ended, Output, Root, Sandbox};
 use kiln_store::remove_tree;
 use serde::Serialize;
 
+use crate::commands::UserTerminal;
 use crate::context::Context;
 use crate::error::{BuildError, Result, RunError};
 use crate::node::Node;
@@ -23,6 +25,8 @@ use crate::product::Foundation;
 use crate::settings::Settings;
 use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 
+/// Becomes an interactive shell: bash, where the image has it.
+const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
 /// The last lines that an error shows.
 const LINES: usize = 100;
 
@@ -137,12 +141,63 @@ impl Run {
             }
             context.cancel().check().is_ok()
         });
-        let command = self.shown.clone();
+        let shown = self.shown.clone();
         match ended {
             Ok(Ended::Exited(0)) => Ok(()),
             Ok(Ended::Stopped) => Err(BuildError::Interrupted),
-            Ok(ended) => Err(RunError::new(command, ended, last.into()).into()),
-            Err(source) => Err(BuildError::Sandbox { command, remedy: source.remedy(), source }),
+            Ok(ended) => {
+                let failed = RunError::new(shown, ended, last.into());
+                if let Some(shell) = context.commands.shell {
+                    self.open_shell(shell, context, root, command)?;
+                }
+                Err(failed.into())
+            }
+            Err(source) => Err(BuildError::Sandbox { command: shown, remedy: source.remedy(&root.directory), source }),
+        }
+    }
+
+    /// Opens a shell where the command failed: with its files, its environment, its user and its working directory.
+    fn open_shell(
+        &self,
+        shell: &dyn UserTerminal,
+        context: &Context<'_>,
+        root: &Root,
+        mut command: Command,
+    ) -> Result<()> {
+        command.words = ["/bin/sh", "-c", OPEN].map(str::to_owned).to_vec();
+        let mut ended = None;
+        shell.lend(&self.shown, &mut |terminal, kind| {
+            command.env.push(("TERM".to_owned(), kind.to_owned()));
+            let more = || context.cancel().check().is_ok();
+            ended = Some(Sandbox::default().run_on(terminal, root, &command, more));
+        })?;
+        if let Some(Err(error)) = ended {
+            context.workshop.warn(format!("no shell can be opened: {error}"));
+        }
+        context.cancel().check().map_err(BuildError::from)
+    }
+
+    /// Runs the command over layers, and hands on what it changed.
+    fn run_over<T>(
+        &self,
+        context: &Context<'_>,
+        layers: &[PathBuf],
+        work: &Work<'_>,
+        then: impl FnOnce(&Changes) -> Result<T>,
+    ) -> Result<T> {
+        let directory = context.workshop.store.temporary_directory()?;
+        let root = Root { layers: layers.to_vec(), directory: directory.path().to_owned() };
+        let done = self.run(context, &root, work);
+        let done = done.and_then(|()| then(&Changes::of(&root.upper(), Owners::of_this_process())?));
+        // Directories that may not be written stay otherwise.
+        remove_tree(directory.path())?;
+        done
+    }
+
+    fn require_same(&self, changes: &Changes, again: &Changes) -> Result<()> {
+        match changes.differences(again)? {
+            differences if differences.is_empty() => Ok(()),
+            differences => Err(BuildError::Differs { command: self.shown.clone(), differences }),
         }
     }
 
@@ -189,6 +244,10 @@ impl Step for Run {
         Cost::Sandbox(0)
     }
 
+    fn command(&self) -> Option<String> {
+        Some(self.shown.clone())
+    }
+
     fn keep(&self) -> Keep {
         Keep::Shared
     }
@@ -200,20 +259,17 @@ impl Step for Run {
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
         let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
         let own = self.layers.iter().flat_map(|node| context.get(*node));
-        let layers = below.chain(own).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
-        let directory = context.workshop.store.temporary_directory()?;
-        let root = Root { layers, directory: directory.path().to_owned() };
+        let layers: Vec<PathBuf> = below.chain(own).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
         let work = context.work("run", self.shown.as_str(), None);
-        let done = self.run(context, &root, &work).and_then(|()| {
-            let changes = Changes::of(&root.upper(), Owners::of_this_process())?;
+        self.run_over(context, &layers, &work, |changes| {
+            if context.commands.twice {
+                self.run_over(context, &layers, &work, |again| self.require_same(changes, again))?;
+            }
             match changes.is_empty() {
                 true => Ok(Vec::new()),
-                false => Ok(vec![self.layer(context, &changes, &work)?]),
+                false => Ok(vec![self.layer(context, changes, &work)?]),
             }
-        });
-        // Directories that may not be written stay otherwise.
-        remove_tree(directory.path())?;
-        done
+        })
     }
 }
 

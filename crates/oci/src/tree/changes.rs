@@ -5,6 +5,8 @@
 //! backups of account files, sockets, and files below `/run` and the mounts of a runtime. Days of password changes are those of
 //! 1980; a machine's id is emptied (machine-id(5)).
 
+mod differences;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};

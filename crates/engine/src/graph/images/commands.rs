@@ -5,6 +5,7 @@ use kiln_plan::stack;
 
 use super::{Builder, Draft};
 use crate::error::Result;
+use crate::node::NodeId;
 use crate::settings::Settings;
 use crate::step::Subject;
 use crate::steps::foundation::Foundation;
@@ -12,9 +13,15 @@ use crate::steps::run::{Place, Run};
 
 impl Builder<'_> {
     /// Adds a layer for each command. Each runs over those of all before it.
-    pub(super) fn commands(&mut self, image: &stack::Image, settings: &Settings, draft: &mut Draft) -> Result<()> {
+    pub(super) fn commands(
+        &mut self,
+        image: &stack::Image,
+        settings: &Settings,
+        draft: &mut Draft,
+    ) -> Result<Vec<NodeId>> {
+        let mut commands = Vec::new();
         if image.run.is_empty() {
-            return Ok(());
+            return Ok(commands);
         }
         let subject = Subject::Image(image.name.clone(), draft.platform);
         let foundation = draft.ground.image.map(|below| self.graph.add(Foundation::new(below, subject))).transpose()?;
@@ -47,8 +54,9 @@ impl Builder<'_> {
             let step = Run::new(run, place);
             let history = step.history();
             let node = self.graph.add(step)?;
+            commands.push(node.id());
             draft.layer(node, history, 0);
         }
-        Ok(())
+        Ok(commands)
     }
 }
