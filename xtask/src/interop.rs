@@ -16,6 +16,7 @@ mod awkward_wheel;
 mod base;
 mod base_packages;
 mod commands;
+mod confined;
 mod copied;
 mod differences;
 mod docker26;
@@ -107,6 +108,8 @@ enum Part {
     Copied,
     /// Commands of images beside BuildKit's, as root and as an ordinary user
     Commands,
+    /// kiln in containers and on machines where sandboxes are forbidden
+    Confined,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
     /// Test data of pip, uv and `packaging`, and variations of it, beside pip and `packaging`
@@ -173,6 +176,9 @@ impl Interop {
             }
             if wanted(Part::Commands) {
                 commands::check(&suite, &mut checks);
+            }
+            if wanted(Part::Confined) {
+                confined::check(&suite, &mut checks);
             }
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);
