@@ -201,8 +201,9 @@ impl Run {
         }
     }
 
-    fn layer(&self, context: &Context<'_>, changes: &Changes, work: &Work<'_>) -> Result<Layer> {
+    fn layer(&self, context: &Context<'_>, changes: &Changes) -> Result<Layer> {
         let workshop = context.workshop;
+        let work = context.work("export", self.shown.as_str(), Some(changes.size()));
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let time = time::ran(self.below, &changes.digest()?);
         changes.write(time, &mut out, &mut |bytes| work.advance(bytes).map_err(std::io::Error::from))?;
@@ -259,7 +260,7 @@ impl Step for Run {
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
         let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
         let own = self.layers.iter().flat_map(|node| context.get(*node));
-        let layers: Vec<PathBuf> = below.chain(own).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
+        let layers = context.workshop.trees(&below.chain(own).collect::<Vec<_>>())?;
         let work = context.work("run", self.shown.as_str(), None);
         self.run_over(context, &layers, &work, |changes| {
             if context.commands.twice {
@@ -267,7 +268,7 @@ impl Step for Run {
             }
             match changes.is_empty() {
                 true => Ok(Vec::new()),
-                false => Ok(vec![self.layer(context, changes, &work)?]),
+                false => Ok(vec![self.layer(context, changes)?]),
             }
         })
     }

@@ -90,6 +90,12 @@ impl Changes {
         self.entries.iter().map(|(path, entry)| (path.as_slice(), &entry.change))
     }
 
+    /// Returns the bytes of all files.
+    pub fn size(&self) -> u64 {
+        let size = |entry: &Entry| if let Change::File(size) = entry.change { size } else { 0 };
+        self.entries.values().map(size).sum()
+    }
+
     /// Returns true if nothing changed.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
