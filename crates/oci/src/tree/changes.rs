@@ -27,7 +27,6 @@ use crate::debian::{is_backup, shadow};
 use crate::error::OciError;
 use crate::header::{Member, Writer};
 use crate::time::OLDEST;
-use crate::whole::LayerWriter;
 
 /// A text file that is rewritten is shorter.
 const MAX_TEXT: u64 = 4 << 20;
@@ -251,7 +250,7 @@ impl Changes {
     pub fn write(
         &self,
         time: u64,
-        out: &mut LayerWriter<'_>,
+        out: &mut impl Write,
         advance: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> Result<(), OciError> {
         let mut writer = Writer::new(out);
