@@ -1,5 +1,7 @@
 //! Commands of images beside BuildKit's `RUN`: random ones, over one base, with the same files, modes, owners and links; and as an
-//! ordinary user the same image as as root.
+//! ordinary user the same image as as root. What crun and Docker make of such images: `alike`.
+
+mod alike;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt as _;
@@ -91,6 +93,9 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
         if let Some(docker) = checks.check("a Docker daemon of Debian 13 runs", || docker26::start(&directory)) {
             let name = format!("{count} images with commands are BuildKit's: seed {SEED}");
             checks.check(&name, || compare(&docker, &directory, &cases));
+            checks.check("images with commands are alike under crun and Docker", || {
+                alike::check(suite, &docker, &directory)
+            });
         }
         let name = format!("{count} images are the same when an ordinary user builds them");
         checks.check(&name, || compare_users(suite, &directory, &cases));
