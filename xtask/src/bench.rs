@@ -7,6 +7,7 @@ mod assemble;
 mod fatbin;
 mod measure;
 mod push;
+mod run;
 
 use clap::{Args, Subcommand};
 
@@ -23,6 +24,8 @@ enum Which {
     Assemble(assemble::Assemble),
     /// Images to a local registry: against skopeo, Docker and buildah
     Push(push::Push),
+    /// Commands of images, the layers that they make, and layers as directories: against crun, uv, Docker and buildah
+    Run(run::Run),
     /// GPU code in torch's libraries, listed and cut: against cuobjdump and pigz
     Fatbin(fatbin::Fatbin),
 }
@@ -32,6 +35,7 @@ impl Bench {
         match &self.which {
             Which::Assemble(assemble) => assemble.run(),
             Which::Push(push) => push.run(),
+            Which::Run(run) => run.run(),
             Which::Fatbin(fatbin) => fatbin.run(),
         }
     }

@@ -16,6 +16,7 @@ mod awkward_wheel;
 mod base;
 mod base_packages;
 mod commands;
+mod confined;
 mod copied;
 mod differences;
 mod docker26;
@@ -110,6 +111,8 @@ enum Part {
     Commands,
     /// Copies from other images beside BuildKit's, and from repositories beside git's
     Elsewhere,
+    /// kiln in containers and on machines where sandboxes are forbidden
+    Confined,
     /// Requirements files as pip reads them, and foreign code that must not run while packages are chosen
     Requirements,
     /// Test data of pip, uv and `packaging`, and variations of it, beside pip and `packaging`
@@ -179,6 +182,9 @@ impl Interop {
             }
             if wanted(Part::Elsewhere) {
                 elsewhere::check(&suite, &mut checks);
+            }
+            if wanted(Part::Confined) {
+                confined::check(&suite, &mut checks);
             }
             if wanted(Part::Environments) {
                 environments::check(&suite, &mut checks);

@@ -14,6 +14,7 @@
 
 mod campaign;
 mod check;
+mod commands;
 mod damages;
 mod groups;
 mod interposer;
@@ -66,6 +67,9 @@ pub(crate) struct Torture {
     /// Build so often against servers that fail
     #[arg(long, value_name = "N")]
     servers: Option<u64>,
+    /// Run commands of images so often
+    #[arg(long, value_name = "N")]
+    commands: Option<u64>,
     /// The seed of all cases [default: another one each time]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -149,6 +153,7 @@ impl Torture {
             (Campaign::Groups, self.groups),
             (Campaign::FullDisks, self.full_disks),
             (Campaign::Servers, self.servers),
+            (Campaign::Commands, self.commands),
         ];
         let wanted = |campaign| self.only.is_none_or(|only| only == campaign);
         let timed = asked.iter().all(|(_, count)| count.is_none()) || self.seconds.is_some();

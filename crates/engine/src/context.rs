@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use kiln_plan::event::{Cancel, Work};
 
+use crate::commands::Commands;
 use crate::node::{Node, NodeId};
 use crate::product::{Product, ProductKind};
 use crate::workshop::Workshop;
@@ -12,12 +13,13 @@ use crate::workshop::Workshop;
 pub(crate) struct Context<'a> {
     /// Store, programs, network, threads.
     pub(crate) workshop: &'a Workshop<'a>,
+    pub(crate) commands: Commands<'a>,
     inputs: HashMap<NodeId, Product>,
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(workshop: &'a Workshop<'a>, inputs: HashMap<NodeId, Product>) -> Self {
-        Self { workshop, inputs }
+    pub(crate) fn new(workshop: &'a Workshop<'a>, commands: Commands<'a>, inputs: HashMap<NodeId, Product>) -> Self {
+        Self { workshop, commands, inputs }
     }
 
     /// Returns a product that the step reads.

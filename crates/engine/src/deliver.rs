@@ -1,6 +1,8 @@
 //! A build from the stack to where the images go: the graph is made and driven, checks are waited for, and images are
 //! written out and pushed. Bytes that a record promised and nobody has are made on the way, and nothing else.
 
+mod commands;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_oci::image::Image;
@@ -14,9 +16,10 @@ use kiln_store::Root;
 use crate::build::Build;
 use crate::built::Built;
 use crate::cache::Shared;
+use crate::commands::{Commands, require_sandbox};
 use crate::driver::Driver;
 use crate::error::{BuildError, ProjectError, Result};
-use crate::graph::{ImageNodes, Images};
+use crate::graph::{ImageNodes, Images, Making};
 use crate::history::Speed;
 use crate::locking::Upgrade;
 use crate::node::NodeId;
@@ -51,6 +54,8 @@ pub struct Delivery<'a> {
     pub push: bool,
     /// After a failure, steps and images that do not depend on it are made and delivered too.
     pub keep_going: bool,
+    /// The way in which commands are performed.
+    pub commands: Commands<'a>,
 }
 
 impl Build<'_> {
@@ -69,12 +74,21 @@ impl Project<'_> {
     pub fn deliver(&self, names: &[String], lock: &Lock, delivery: Delivery<'_>) -> Result<Delivered> {
         let chosen = self.chosen(names)?;
         self.require_published(names, &delivery)?;
-        let images = Images::new(self, &chosen, lock)?;
+        let making = Making { performs: true, keep_going: delivery.keep_going, commands: delivery.commands };
+        let mut images = Images::made(self, &chosen, lock, making)?;
+        delivery.commands.again.iter().try_for_each(|name| commands::require_command(name, &images))?;
         self.require_lock_above_commands(&chosen)?;
+        let (mut failure, again) = (images.failure.take(), std::mem::take(&mut images.again));
+        for (name, ..) in &images.unplanned {
+            self.workshop.warn(format!("`{name}` is left out: it depends on what failed"));
+        }
         let remote = CacheReader::new(self);
-        let driver = Driver::new(&images.graph, &self.workshop, &remote).keep_going(delivery.keep_going);
+        let driver = Driver::new(&images.graph, &self.workshop, &remote)
+            .keep_going(delivery.keep_going)
+            .commands(delivery.commands, again);
         let build = Build { images: &images, driver: &driver, remote: &remote };
-        let (mut built, mut failure) = self.build(&build, lock, delivery.keep_going)?;
+        let (mut built, later) = self.build(&build, lock, delivery.keep_going)?;
+        failure = failure.or(later);
         let mut failed = self.failed_checks(&build)?;
         built.retain(|built| !failed.contains_key(&built.name));
         failure = failure.or_else(|| failed.pop_first().map(|(_, error)| error));
@@ -124,6 +138,10 @@ impl Project<'_> {
         let nodes = &build.images.images;
         let mut wants: Vec<(NodeId, Level)> = nodes.iter().map(|image| (image.image.id(), Level::Known)).collect();
         wants.extend(nodes.iter().filter_map(|image| Some((image.gate?.id(), Level::Known))));
+        let ids: Vec<NodeId> = wants.iter().map(|(id, _)| *id).collect();
+        if !keep_going {
+            require_sandbox(&self.workshop, &build.images.graph, build.driver, &ids)?;
+        }
         let began = std::time::Instant::now();
         let driven = build.driver.want(&wants);
         self.learn_speeds(build, began)?;
@@ -132,7 +150,6 @@ impl Project<'_> {
             Err(error) if keep_going && !matches!(error, BuildError::Interrupted) => Some(error),
             Err(error) => return Err(error),
         };
-        let ids: Vec<NodeId> = wants.iter().map(|(id, _)| *id).collect();
         build.driver.warnings(&ids).into_iter().for_each(|warning| self.workshop.warn(warning));
         let mut all: Vec<Built> = Vec::new();
         for image in self.stack.images.iter().filter(|image| nodes.iter().any(|node| node.name == image.name)) {

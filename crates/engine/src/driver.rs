@@ -12,6 +12,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use kiln_plan::step::StepKey;
 pub(crate) use state::Origin;
 use state::State;
 
+use crate::commands::Commands;
 use crate::error::{BuildError, Result};
 use crate::graph::Graph;
 use crate::lanes::{Lanes, Permit};
@@ -82,6 +84,9 @@ pub(crate) struct Driver<'a> {
     changed: Condvar,
     /// After a failure, steps that do not depend on it are performed too.
     keep_going: bool,
+    commands: Commands<'a>,
+    /// Steps that are performed though their results are known.
+    again: BTreeSet<NodeId>,
     /// The reporter wants to know of every step.
     is_followed: bool,
 }
@@ -99,6 +104,8 @@ impl<'a> Driver<'a> {
             state: Mutex::new(State::new(graph)),
             changed: Condvar::new(),
             keep_going: false,
+            commands: Commands::default(),
+            again: BTreeSet::new(),
             is_followed: workshop.reporter.follows_steps(),
         }
     }
@@ -106,6 +113,15 @@ impl<'a> Driver<'a> {
     /// After a failure, performs all steps that do not depend on it, if `keep_going`.
     pub(crate) fn keep_going(self, keep_going: bool) -> Self {
         Self { keep_going, ..self }
+    }
+
+    /// Performs commands in this way, and those of `again` though their results are known.
+    pub(crate) fn commands(self, commands: Commands<'a>, again: BTreeSet<NodeId>) -> Self {
+        Self { commands, again, ..self }
+    }
+
+    fn is_again(&self, id: NodeId) -> bool {
+        self.again.contains(&id)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -206,6 +222,12 @@ impl<'a> Driver<'a> {
         self.satisfies(&self.lock(), id, Level::Here)
     }
 
+    /// Returns the steps whose products are needed and not known.
+    pub(crate) fn unknown(&self) -> Vec<NodeId> {
+        let state = self.lock();
+        self.graph.ids().filter(|id| state.is_considered(*id) && !state.is_known(*id)).collect()
+    }
+
     /// Returns true if the node is known and its bytes can be had without performing it.
     pub(crate) fn is_reachable(&self, id: NodeId) -> bool {
         self.satisfies(&self.lock(), id, Level::Reachable)
@@ -279,6 +301,7 @@ impl<'a> Driver<'a> {
                         self.tell_settled(id, Some(key), origin);
                         state.set(self.graph, id, product, origin);
                     }
+                    None if self.is_again(id) => {}
                     None if entry.step.keep() == Keep::Shared && self.policy.is_some() => ask.push((id, key)),
                     None => {}
                 }
@@ -294,6 +317,9 @@ impl<'a> Driver<'a> {
     fn recorded(&self, state: &State, id: NodeId, key: &StepKey) -> Result<Option<(Product, Origin)>> {
         if let Some((product, origin)) = state.with_key(key).filter(|_| !state.is_refused(id)) {
             return Ok(Some((product, origin)));
+        }
+        if self.is_again(id) {
+            return Ok(None);
         }
         let step = &self.graph.entry(id).step;
         let store = self.workshop.store;

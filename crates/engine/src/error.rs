@@ -233,6 +233,14 @@ pub enum BuildError {
     /// A command of an image failed.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A command of an image that changed other files the second time.
+    #[error("`{command}` does not change the same each time:{}", listed(differences))]
+    Differs {
+        /// The command.
+        command: String,
+        /// Paths, and how they differ.
+        differences: Vec<String>,
+    },
     /// A command of an image cannot run on this machine.
     #[error("`{command}` needs a sandbox, which cannot be made here")]
     Sandbox {
@@ -288,6 +296,7 @@ impl BuildError {
             | Self::GpuCode { .. }
             | Self::Json { .. }
             | Self::Run(_)
+            | Self::Differs { .. }
             | Self::Signing(_) => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
             Self::Unreachable(_) | Self::NotYet(_) => Fault::Step,
@@ -355,6 +364,11 @@ impl BuildError {
             Self::Program { hint, .. } => Some(hint.clone()),
             Self::Sandbox { remedy, .. } => Some(remedy.clone()),
             Self::Run(error) => error.hint(),
+            Self::Differs { .. } => Some(
+                "times, random numbers and the order of parallel work are the usual reasons; `SOURCE_DATE_EPOCH` in `env` stops \
+                 most tools from writing the time"
+                    .into(),
+            ),
             Self::Several(failures) => failures.iter().find_map(|(_, error)| error.hint()),
             _ => None,
         }
@@ -371,7 +385,7 @@ impl BuildError {
             }
             Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::OddIndex { .. } => true,
             Self::Lost(_) | Self::Program { .. } => true,
-            Self::Changed(_) | Self::Run(_) | Self::Sandbox { .. } => true,
+            Self::Changed(_) | Self::Run(_) | Self::Differs { .. } | Self::Sandbox { .. } => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
         };
@@ -485,6 +499,16 @@ impl From<Cancelled> for BuildError {
     fn from(_: Cancelled) -> Self {
         Self::Interrupted
     }
+}
+
+/// Lists the first of some lines below a message.
+fn listed(lines: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text: String = lines.iter().take(SHOWN).map(|line| format!("\n{line}")).collect();
+    if let Some(more @ 1..) = lines.len().checked_sub(SHOWN) {
+        text.push_str(&format!("\nand {more} more"));
+    }
+    text
 }
 
 /// Lists failures, each with its reasons.

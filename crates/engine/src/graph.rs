@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use images::{ImageNodes, Images, LayerNode, base_step};
+pub(crate) use look::Making;
 
 use crate::error::{BuildError, Result};
 use crate::node::{Node, NodeId};

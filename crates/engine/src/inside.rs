@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use kiln_oci::tree::{Changes, Form, Owners, Upper, unpack as unpack_tree};
 use kiln_oci::{OciError, time};
 use kiln_sandbox::{Ended, Ids, Inode, Inside, Ran, Root};
+use serde::{Deserialize, Serialize};
 
 /// Names of what is done there.
 const UNPACK: &str = "unpack";
 const PACK: &str = "pack";
-/// An argument: the layers were copied.
-const COPIED: &str = "copied";
+const COMPARE: &str = "compare";
 const REMOVE: &str = "remove";
 
 /// Does such work: this process is root of the namespace.
@@ -28,20 +28,18 @@ pub fn inside(arguments: &[OsString]) -> io::Result<()> {
     let ready = &mut |_| Ok(());
     match (name.to_str(), arguments) {
         (Some(UNPACK), [tree]) => unpack(Ids::All, io::stdin().lock(), Path::new(tree), ready).map_err(line),
-        (Some(PACK), [below, copied, bound, directory, paths @ ..]) => {
-            let number = |text: &OsStr| text.to_str().and_then(|text| text.parse::<u32>().ok());
-            let invalid = io::ErrorKind::InvalidInput;
-            let below = number(below).and_then(|below| u8::try_from(below).ok()).ok_or(invalid)?;
-            let bound = number(bound).ok_or(invalid)? as usize;
-            let (bound, layers) = paths.split_at_checked(bound).ok_or(invalid)?;
+        (Some(PACK), [description]) => {
+            let described: Vec<Described> = serde_json::from_slice(description.as_bytes())?;
+            let [done] = described.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
             let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
-            let root = Root { layers: layers.iter().map(PathBuf::from).collect(), directory: directory.into() };
-            let (ended, owners) = (Ended::Exited(0), kiln_sandbox::Owners::Given);
-            let ran = Ran { ended, owners, copied: *copied == COPIED };
-            let bound = bound.iter().map(PathBuf::from).collect();
-            let done = Done { root: &root, ran: &ran, below, bound };
-            done.pack(Ids::All, &mut out, ready).map_err(line)?;
+            done.with(|done| done.pack(Ids::All, &mut out, ready)).map_err(line)?;
             out.flush()
+        }
+        (Some(COMPARE), [description]) => {
+            let described: Vec<Described> = serde_json::from_slice(description.as_bytes())?;
+            let [done, again] = described.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let found = done.with(|done| again.with(|again| done.differences(again, Ids::All))).map_err(line)?;
+            Ok(serde_json::to_writer(io::stdout().lock(), &found)?)
         }
         (Some(REMOVE), [path]) => kiln_store::remove_tree(Path::new(path)),
         _ => Err(io::ErrorKind::InvalidInput.into()),
@@ -90,7 +88,43 @@ pub(crate) struct Done<'d> {
     pub(crate) bound: Vec<PathBuf>,
 }
 
+/// As much of it as this process needs to know inside.
+#[derive(Serialize, Deserialize)]
+struct Described {
+    root: Root,
+    copied: bool,
+    below: u8,
+    bound: Vec<PathBuf>,
+}
+
+impl Described {
+    fn with<T>(&self, act: impl FnOnce(&Done<'_>) -> T) -> T {
+        let Self { root, copied, below, bound } = self;
+        let ran = Ran { ended: Ended::Exited(0), owners: kiln_sandbox::Owners::Given, copied: *copied };
+        act(&Done { root, ran: &ran, below: *below, bound: bound.clone() })
+    }
+}
+
 impl Done<'_> {
+    fn described(&self) -> Described {
+        let (root, copied, below, bound) = (self.root.clone(), self.ran.copied, self.below, self.bound.clone());
+        Described { root, copied, below, bound }
+    }
+
+    fn changes(&self, ids: Ids) -> Result<Changes, OciError> {
+        let (owners, table): (_, BTreeMap<Inode, _>) = match (ids, &self.ran.owners) {
+            (Ids::All | Ids::Range(..), _) => (Owners::Given, BTreeMap::new()),
+            (Ids::One, kiln_sandbox::Owners::Noted { table, .. }) => (Owners::Noted, table.iter().copied().collect()),
+            (Ids::One, _) => (Owners::Noted, BTreeMap::new()),
+        };
+        let other = |path: &Path| table.get(&Inode::of(path).ok()?).copied();
+        let form = if self.ran.copied { Form::Layer } else { Form::Overlay };
+        let upper = Upper { path: &self.root.upper(), lower: &self.root.layers, form, owners, others: &other };
+        let mut changes = Changes::of(&upper)?;
+        self.bound.iter().for_each(|path| changes.leave_out_below(path.as_os_str().as_bytes()));
+        Ok(changes)
+    }
+
     /// Writes the layer of the command as a tar: what it left in its directory. Returns false, and writes nothing, if it changed
     /// nothing.
     pub(crate) fn pack(
@@ -99,31 +133,34 @@ impl Done<'_> {
         out: &mut impl Write,
         watch: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> Result<bool, OciError> {
-        let Self { root, ran, below, bound } = self;
-        let (owners, table): (_, BTreeMap<Inode, _>) = match (ids, &ran.owners) {
-            (Ids::Range(..), _) => {
-                let (below, count) = (below.to_string(), bound.len().to_string());
-                let copied = if ran.copied { COPIED } else { "" };
-                let mut arguments =
-                    vec![OsStr::new(&below), OsStr::new(copied), OsStr::new(&count), root.directory.as_os_str()];
-                arguments.extend(bound.iter().chain(&root.layers).map(|path| path.as_os_str()));
-                let mut there = Inside::start(ids, PACK, &arguments)?;
-                let written = there.stdout().map_or(Ok(0), |mut stdout| copy(&mut stdout, out, watch));
-                there.finish()?;
-                return Ok(written? > 0);
-            }
-            (Ids::All, _) => (Owners::Given, BTreeMap::new()),
-            (Ids::One, kiln_sandbox::Owners::Noted { table, .. }) => (Owners::Noted, table.iter().copied().collect()),
-            (Ids::One, _) => (Owners::Noted, BTreeMap::new()),
-        };
-        let other = |path: &Path| table.get(&Inode::of(path).ok()?).copied();
-        let form = if ran.copied { Form::Layer } else { Form::Overlay };
-        let upper = Upper { path: &root.upper(), lower: &root.layers, form, owners, others: &other };
-        let mut changes = Changes::of(&upper)?;
-        bound.iter().for_each(|path| changes.leave_out_below(path.as_os_str().as_bytes()));
-        write(&changes, *below, out, watch)?;
+        if let Ids::Range(..) = ids {
+            let mut there = start(ids, PACK, &[self.described()])?;
+            let written = there.stdout().map_or(Ok(0), |mut stdout| copy(&mut stdout, out, watch));
+            there.finish()?;
+            return Ok(written? > 0);
+        }
+        let changes = self.changes(ids)?;
+        write(&changes, self.below, out, watch)?;
         Ok(!changes.is_empty())
     }
+
+    /// Compares what the command left with what it left when it ran again: a line for each path that differs.
+    pub(crate) fn differences(&self, again: &Self, ids: Ids) -> Result<Vec<String>, OciError> {
+        if let Ids::Range(..) = ids {
+            let mut there = start(ids, COMPARE, &[self.described(), again.described()])?;
+            let mut text = Vec::new();
+            let read = there.stdout().map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
+            there.finish()?;
+            read?;
+            return Ok(serde_json::from_slice(&text).map_err(io::Error::from)?);
+        }
+        self.changes(ids)?.differences(&again.changes(ids)?)
+    }
+}
+
+fn start(ids: Ids, work: &str, described: &[Described]) -> io::Result<Inside> {
+    let description = serde_json::to_string(described)?;
+    Inside::start(ids, work, &[OsStr::new(&description)])
 }
 
 fn write(

@@ -178,6 +178,11 @@ pub(crate) trait Step: Serialize + Send + Sync + 'static {
         None
     }
 
+    /// Returns the command, for people, where it runs in a sandbox.
+    fn command(&self) -> Option<String> {
+        None
+    }
+
     /// Returns what users are warned of, on every build that uses the product.
     fn warnings(&self, _product: &Self::Product) -> Vec<String> {
         Vec::new()
@@ -198,6 +203,7 @@ pub(crate) trait AnyStep: Send + Sync {
     fn fields(&self) -> serde_json::Result<Vec<u8>>;
     fn is_product(&self, product: &Product) -> bool;
     fn downloads(&self) -> Option<u64>;
+    fn command(&self) -> Option<String>;
     fn warnings(&self, product: &Product) -> Vec<String>;
     fn perform(&self, context: &Context<'_>) -> Result<Product>;
 }
@@ -233,6 +239,10 @@ impl<S: Step> AnyStep for S {
 
     fn downloads(&self) -> Option<u64> {
         Step::downloads(self)
+    }
+
+    fn command(&self) -> Option<String> {
+        Step::command(self)
     }
 
     fn warnings(&self, product: &Product) -> Vec<String> {

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod du;
 pub(crate) mod explain;
 pub(crate) mod gc;
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     Du(du::Du),
     /// Remove what was used least recently from the store
     Gc(gc::Gc),
+    /// Say what works on this machine and what does not, and what to do about it
+    Doctor(doctor::Doctor),
     /// Print the JSON schema of the stack file
     Schema(schema::SchemaCommand),
     /// Print a completion script for a shell
@@ -110,6 +113,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Gpus(command) => command.run(global, cancel),
         Command::Du(command) => command.run(global, cancel),
         Command::Gc(command) => command.run(global, cancel),
+        Command::Doctor(command) => command.run(global, cancel),
         Command::Schema(command) => command.run(),
         Command::Completions(command) => command.run(),
     }

@@ -7,6 +7,7 @@ mod interpreter;
 mod interrupt;
 mod progress;
 mod render;
+mod shell;
 mod steps;
 mod surroundings;
 mod trace;

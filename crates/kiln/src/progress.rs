@@ -76,6 +76,14 @@ impl Terminal {
         }
     }
 
+    /// Does something while nothing is shown: events wait.
+    pub(crate) fn hidden<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &self.bars {
+            Some(bars) => bars.suspend(act),
+            None => act(),
+        }
+    }
+
     /// Returns true if such a retry was not printed lately.
     fn is_news(&self, retry: (String, u32, String)) -> bool {
         let mut retried = self.retried.lock().unwrap_or_else(PoisonError::into_inner);

@@ -29,6 +29,11 @@ impl StepList {
         Self { terminal: Terminal::new(global), is_kept: global.json, steps: Mutex::default() }
     }
 
+    /// Does something while nothing is shown.
+    pub(crate) fn hidden<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.terminal.hidden(act)
+    }
+
     /// Returns the list as JSON.
     pub(crate) fn json(&self) -> Vec<serde_json::Value> {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);

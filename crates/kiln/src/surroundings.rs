@@ -46,7 +46,7 @@ pub(crate) fn surroundings(
 }
 
 /// The environment that programs are given parts of.
-fn child_environment() -> ChildEnvironment {
+pub(crate) fn child_environment() -> ChildEnvironment {
     ChildEnvironment::new(std::env::vars_os())
 }
 
@@ -158,7 +158,7 @@ fn netrc() -> Netrc {
 }
 
 /// The variables that nvidia-smi needs: the places of the driver's library, which some systems keep in a place of their own.
-const NVIDIA_SMI: Names = &[PATH, &["LD_LIBRARY_PATH"]];
+pub(crate) const NVIDIA_SMI: Names = &[PATH, &["LD_LIBRARY_PATH"]];
 
 /// Returns the capabilities of this machine's GPUs, as the driver's own tool tells them. A machine without the tool has no
 /// GPU.

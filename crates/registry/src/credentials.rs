@@ -5,6 +5,7 @@
 
 mod file;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +118,15 @@ impl Credentials {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the names of the helpers that the files name: `ecr-login` of `docker-credential-ecr-login`.
+    pub fn helpers(&self) -> Result<BTreeSet<String>, RegistryError> {
+        let mut helpers = BTreeSet::new();
+        for file in &self.files {
+            helpers.extend(read(file)?.iter().flat_map(ConfigFile::helpers).map(str::to_owned));
+        }
+        Ok(helpers)
     }
 
     fn find_in(

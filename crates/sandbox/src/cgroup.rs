@@ -88,7 +88,27 @@ impl Limits {
     }
 }
 
+/// The age of groups from which on one without its kiln is removed: before, it may be about to be used in another namespace of
+/// processes, where its kiln has another number.
+const OLD: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Removes the groups that killed kilns left.
+fn collect(parent: &Path) {
+    let entries = fs_err::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix("kiln-")?.split('-').next());
+        let Some(process) = process else { continue };
+        let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|made| made.elapsed().ok());
+        if !Path::new("/proc").join(process).exists() && age.is_some_and(|age| age > OLD) {
+            // One that has processes stays.
+            let _ = fs_err::remove_dir(entry.path());
+        }
+    }
+}
+
 fn make(parent: &Path) -> Option<PathBuf> {
+    collect(parent);
     let group = parent.join(name());
     fs_err::create_dir(&group).is_ok().then_some(group)
 }

@@ -2,9 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::process::{
@@ -179,15 +180,18 @@ fn end_others() -> io::Result<()> {
 /// Starts the command; its status is the error where its program cannot be started.
 fn start(spec: &Spec, supervisor: OwnedFd) -> Result<Result<Child, u8>, Refusal> {
     let user = |problem: String| Refusal { stage: Stage::User, problem };
-    let [program, arguments @ ..] = spec.command.words.as_slice() else { return Ok(Err(NOT_FOUND)) };
     let answered = (spec.ids == Ids::One).then_some(supervisor::CALLS);
     let filters = Filters::new(answered).map_err(|error| user(format!("a filter of calls: {error}")))?;
+    let [program, arguments @ ..] = spec.command.words.as_slice() else {
+        return trial(&filters, supervisor.as_fd()).map(Err);
+    };
     let (uid, gid, groups) = &spec.command.user;
     let ids = (Uid::from_raw(*uid), Gid::from_raw(*gid));
     let groups: Vec<Gid> = groups.iter().map(|id| Gid::from_raw(*id)).collect();
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(spec.command.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    let terminal = spec.terminal;
     let workdir = spec.command.workdir.clone();
     let enter = std::ffi::CString::new(workdir.as_str()).map_err(|error| user(error.to_string()))?;
     // SAFETY: between fork and exec this process has one thread, and the calls allocate nothing.
@@ -200,7 +204,7 @@ fn start(spec: &Spec, supervisor: OwnedFd) -> Result<Result<Child, u8>, Refusal>
             rustix::process::chdir(enter.as_c_str()).map_err(|_| io::Error::from_raw_os_error(WORKDIR))?;
             // From here on the output is the command's.
             rustix::io::write(rustix::stdio::stdout(), &[STARTED])?;
-            Ok(())
+            if terminal { take_terminal() } else { Ok(()) }
         });
     }
     let child = match command.spawn() {
@@ -219,6 +223,25 @@ fn start(spec: &Spec, supervisor: OwnedFd) -> Result<Result<Child, u8>, Refusal>
         Ok(child) => Ok(child),
     };
     Ok(child)
+}
+
+/// Makes the terminal on standard error the one of this session, and its input and output.
+fn take_terminal() -> io::Result<()> {
+    let terminal = rustix::stdio::stderr();
+    rustix::stdio::dup2_stdin(terminal)?;
+    rustix::stdio::dup2_stdout(terminal)?;
+    Ok(rustix::process::ioctl_tiocsctty(terminal)?)
+}
+
+/// Does in this process what one of a command does before it starts, and what it does to files.
+fn trial(filters: &Filters, supervisor: BorrowedFd<'_>) -> Result<u8, Refusal> {
+    let refused = |stage, what: &'static str| Refusal::of(stage, what);
+    give_up(filters, supervisor, (Uid::ROOT, Gid::ROOT), &[]).map_err(refused(Stage::User, "privileges"))?;
+    let directory = Path::new("/trial");
+    let done = fs_err::create_dir(directory).and_then(|()| fs_err::write(directory.join("file"), "a line\n"));
+    done.and_then(|()| fs_err::remove_dir_all(directory)).map_err(refused(Stage::Overlay, "a file"))?;
+    tell(&[STARTED])?;
+    Ok(0)
 }
 
 /// Codes by which the command's process tells what failed: no call of its gives them.

@@ -16,6 +16,7 @@
 
 mod cgroup;
 mod copies;
+mod diagnosis;
 mod error;
 mod file_system;
 mod helper;
@@ -31,11 +32,12 @@ mod running;
 mod spec;
 mod supervisor;
 
+pub use diagnosis::{Finding, State, Tried};
 pub use error::{SandboxError, Stage};
 pub use helper::help;
 pub use ids::Ids;
 pub use inside::Inside;
 pub use owners::{Inode, OWNER, Owners};
-pub use remedy::more_ids;
+pub use remedy::{container, more_ids};
 pub use running::{Ended, Output, Ran, Sandbox};
 pub use spec::{Command, Overlay, Root};

@@ -1,30 +1,51 @@
-//! Advice about a machine on which no sandbox can be made.
+//! Advice about a machine on which no sandbox can be made, or one that lacks a part. Refusals and `kiln doctor` give the same.
 
 use std::path::Path;
 
 use crate::error::{SandboxError, Stage};
 use crate::ids;
 
-/// Settings that forbid user namespaces: the file, the value that does, and what changes it.
-const SETTINGS: [(&str, &str, &str); 3] = [
-    (
-        "/proc/sys/user/max_user_namespaces",
-        "0",
-        "the machine allows no user namespaces: `sysctl -w user.max_user_namespaces=15000`",
-    ),
+/// Advice where memory is not limited.
+pub(crate) const MEMORY: &str =
+    "run kiln as root: a command that takes all memory may otherwise end other programs too";
+/// Advice where no overlay can be mounted over the store.
+pub(crate) const COPIES: &str =
+    "put the store on another file system, such as ext4 or xfs (`KILN_STORE`); in a container, on a volume";
+/// Advice for kernels without user notification.
+pub(crate) const NOTIFICATION: &str = "take a kernel from 5.0 on, and a profile that allows `seccomp`";
+
+/// A setting that forbids user namespaces.
+struct Setting {
+    file: &'static str,
+    /// The value that does.
+    forbids: &'static str,
+    /// True if it concerns root too.
+    is_for_all: bool,
+    advice: &'static str,
+}
+
+const SETTINGS: [Setting; 3] = [
+    Setting {
+        file: "/proc/sys/user/max_user_namespaces",
+        forbids: "0",
+        is_for_all: true,
+        advice: "the machine allows no user namespaces: `sysctl -w user.max_user_namespaces=15000`",
+    },
     // Debian's kernels before 5.10 and their descendants.
-    (
-        "/proc/sys/kernel/unprivileged_userns_clone",
-        "0",
-        "the machine allows user namespaces to root alone: `sysctl -w kernel.unprivileged_userns_clone=1`",
-    ),
+    Setting {
+        file: "/proc/sys/kernel/unprivileged_userns_clone",
+        forbids: "0",
+        is_for_all: false,
+        advice: "the machine allows user namespaces to root alone: `sysctl -w kernel.unprivileged_userns_clone=1`",
+    },
     // Ubuntu since 23.10, GitHub's runners among them.
-    (
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "AppArmor restricts user namespaces here: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or give \
-         kiln a profile with `userns,`",
-    ),
+    Setting {
+        file: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        forbids: "1",
+        is_for_all: false,
+        advice: "AppArmor restricts user namespaces here: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or give \
+                 kiln a profile with `userns,`",
+    },
 ];
 /// Says how the user of this process gets the ids that an image may use.
 pub fn more_ids() -> String {
@@ -35,28 +56,66 @@ pub fn more_ids() -> String {
     format!("this user has one id: install `newuidmap` (package `uidmap`){lines}; or run kiln as root")
 }
 
-/// Files by which containers are known.
-const MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
+/// A container runtime: a file by which its containers are known, its name, and the options under which sandboxes can be made in them.
+const RUNTIMES: [(&str, &str, &str); 3] = [
+    (
+        "/run/secrets/kubernetes.io",
+        "Kubernetes",
+        "`hostUsers: false` for the pod, and for the container `securityContext: { procMount: Unmasked, seccompProfile: \
+         { type: Unconfined }, appArmorProfile: { type: Unconfined } }`",
+    ),
+    (
+        "/.dockerenv",
+        "Docker",
+        "`docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt \
+         systempaths=unconfined`",
+    ),
+    ("/run/.containerenv", "podman", "`podman run --security-opt seccomp=unconfined --security-opt unmask=ALL`"),
+];
+
+/// Returns the name of the runtime whose container this process is in.
+pub fn container() -> Option<&'static str> {
+    runtime().map(|(_, name, _)| *name)
+}
+
+fn runtime() -> Option<&'static (&'static str, &'static str, &'static str)> {
+    RUNTIMES.iter().find(|(mark, ..)| Path::new(mark).exists())
+}
 
 impl SandboxError {
-    /// Says what to change on this machine, as far as its settings tell.
-    pub fn remedy(&self) -> String {
-        let reads = |file: &str| fs_err::read_to_string(file).ok();
-        let forbidden = SETTINGS.iter().find(|(file, value, _)| reads(file).is_some_and(|text| text.trim() == *value));
-        match self {
-            Self::Helper(_) => "is there enough memory, and may this user start more processes?".into(),
-            Self::Refused { stage: Stage::User, .. } => {
-                format!("{}, or run the command as root (leave `user` out)", more_ids())
-            }
-            Self::Refused { .. } => match forbidden {
-                Some((_, _, advice)) => (*advice).to_owned(),
-                None if MARKS.iter().any(|mark| Path::new(mark).exists()) => {
-                    "this is a container whose profile forbids it: `docker run --security-opt seccomp=unconfined \
-                     --security-opt apparmor=unconfined --security-opt systempaths=unconfined`"
-                        .into()
-                }
-                None => "may this user make user, mount and process namespaces here, and mount overlayfs?".into(),
-            },
+    /// Says what to change on this machine, as far as its settings tell. `directory` is the one for the command's files.
+    pub fn remedy(&self, directory: &Path) -> String {
+        let stage = match self {
+            Self::Helper(_) => return "is there enough memory, and may this user start more processes?".into(),
+            Self::Refused { stage, .. } => *stage,
+        };
+        if stage == Stage::User {
+            return format!("{}, or run the command as root (leave `user` out)", more_ids());
+        }
+        if stage == Stage::Overlay && is_on_overlay(directory) {
+            return "the store lies on an overlay, over which no other can be laid: put it on a volume, `docker run --volume \
+                    kiln:/store --env KILN_STORE=/store`"
+                .into();
+        }
+        if let Some(setting) = SETTINGS.iter().find(|setting| setting.is_in_the_way()) {
+            return setting.advice.into();
+        }
+        match runtime() {
+            Some((_, name, options)) => format!("this is a container of {name} whose profile forbids it: {options}"),
+            None => "may this user make user, mount and process namespaces here, and mount overlayfs?".into(),
         }
     }
+}
+
+impl Setting {
+    fn is_in_the_way(&self) -> bool {
+        let is_set = fs_err::read_to_string(self.file).is_ok_and(|text| text.trim() == self.forbids);
+        is_set && (self.is_for_all || !rustix::process::geteuid().is_root())
+    }
+}
+
+fn is_on_overlay(directory: &Path) -> bool {
+    /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+    const OVERLAY: u64 = 0x794c_7630;
+    rustix::fs::statfs(directory).is_ok_and(|found| found.f_type as u64 == OVERLAY)
 }

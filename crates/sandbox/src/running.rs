@@ -121,14 +121,12 @@ impl Sandbox {
             return Ok(Ended::DiskFull.into());
         }
         let limits = Limits::new(self.memory, self.processes);
-        let (mut helper, stdout, stderr) = self.start(root, command, &limits)?;
+        let (mut helper, stdout, stderr) = self.start(root, command, &limits, None)?;
         let ended = self.watch(root, lines(stdout, stderr), &mut more);
         if ended != Ended::Exited(0) {
             return Ok(ended.into());
         }
-        let status = helper.outer.wait().map_err(SandboxError::Helper)?;
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-        let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX);
+        let code = helper.status()?;
         let ended = match limits.out_of_memory() {
             Some(peak) if code != 0 => Ended::OutOfMemory(peak),
             _ => Ended::Exited(code),
@@ -143,25 +141,55 @@ impl Sandbox {
         Ok(Ran { ended, owners, copied: root.copies().exists() })
     }
 
+    /// Runs a command with a terminal of its own: `terminal` is the end that programs have. Returns when it and all that it started
+    /// have ended; `more` is asked some times a second, and false ends the command.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox cannot be made: the command did not run.
+    pub fn run_on(
+        &self,
+        terminal: OwnedFd,
+        root: &Root,
+        command: &Command,
+        mut more: impl FnMut() -> bool,
+    ) -> Result<Ended, SandboxError> {
+        let limits = Limits::new(self.memory, self.processes);
+        let (mut helper, stdout, _) = self.start(root, command, &limits, Some(terminal))?;
+        match self.watch(root, lines(stdout, None), &mut |_| more()) {
+            Ended::Exited(_) => helper.status().map(Ended::Exited),
+            ended => Ok(ended),
+        }
+    }
+
     /// Returns the version of control groups that limit the memory of commands here; `None` where none do.
     pub fn memory_control(&self) -> Option<u8> {
         Limits::new(self.memory, self.processes).version()
     }
 
-    fn start(&self, root: &Root, command: &Command, limits: &Limits) -> Result<(Helper, Out, Err), SandboxError> {
+    fn start(
+        &self,
+        root: &Root,
+        command: &Command,
+        limits: &Limits,
+        terminal: Option<OwnedFd>,
+    ) -> Result<(Helper, Out, Option<Err>), SandboxError> {
+        let has_terminal = terminal.is_some();
         let mut helper = Program::new(&self.helper);
-        helper.arg0(OUTER).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        helper.arg0(OUTER).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+        helper.stderr(terminal.map_or_else(Stdio::piped, Stdio::from));
         let child = helper.process_group(0).spawn().map_err(SandboxError::Helper)?;
         let mut helper = Helper { outer: child, inner: None };
         let mut stdout = BufReader::new(helper.outer.stdout.take().ok_or_else(lost)?);
-        let stderr = BufReader::new(helper.outer.stderr.take().ok_or_else(lost)?);
+        let stderr = helper.outer.stderr.take().map(BufReader::new);
         let process = Pid::from_child(&helper.outer);
         // Before it leaves the namespace of control groups.
         limits.add(process).map_err(|error| refused(Refusal::of(crate::Stage::Limits, "cgroup.procs")(error)))?;
         expect(&mut stdout, READY)?;
         self.ids.map(process).map_err(|error| refused(Refusal::of(crate::Stage::Ids, "uid_map")(error)))?;
         let (root, command) = (root.clone(), command.clone());
-        let spec = Spec { root, command, overlay: self.overlay, ids: self.ids, processes: self.processes };
+        let (overlay, ids, processes) = (self.overlay, self.ids, self.processes);
+        let spec = Spec { root, command, overlay, ids, terminal: has_terminal, processes };
         let text = serde_json::to_vec(&spec).map_err(|error| SandboxError::Helper(error.into()))?;
         let stdin = helper.outer.stdin.take().ok_or_else(lost)?;
         { stdin }.write_all(&text).map_err(SandboxError::Helper)?;
@@ -227,6 +255,15 @@ struct Helper {
     inner: Option<OwnedFd>,
 }
 
+impl Helper {
+    /// Waits for the end of the command, and returns its status.
+    fn status(&mut self) -> Result<u8, SandboxError> {
+        let status = self.outer.wait().map_err(SandboxError::Helper)?;
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+    }
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
         // Either may have ended by itself.
@@ -261,12 +298,14 @@ fn expect(stdout: &mut impl Read, wanted: u8) -> Result<(), SandboxError> {
     }
 }
 
-/// Reads both outputs, each in a thread.
-fn lines(stdout: Out, stderr: Err) -> mpsc::Receiver<Output> {
+/// Reads the outputs, each in a thread.
+fn lines(stdout: Out, stderr: Option<Err>) -> mpsc::Receiver<Output> {
     let (send, lines) = mpsc::sync_channel(64);
     let also = send.clone();
     std::thread::spawn(move || forward(stdout, |line| send.send(Output::Stdout(line)).is_ok()));
-    std::thread::spawn(move || forward(stderr, |line| also.send(Output::Stderr(line)).is_ok()));
+    if let Some(stderr) = stderr {
+        std::thread::spawn(move || forward(stderr, |line| also.send(Output::Stderr(line)).is_ok()));
+    }
     lines
 }
 

@@ -9,7 +9,7 @@ use crate::ids::Ids;
 /// A command and its surroundings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Command {
-    /// The program, by its path or by its name on `PATH`, and its arguments.
+    /// The program, by its path or by its name on `PATH`, and its arguments. Without words nothing starts: the sandbox is tried.
     pub words: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
@@ -79,6 +79,8 @@ pub(crate) struct Spec {
     pub(crate) command: Command,
     pub(crate) overlay: Overlay,
     pub(crate) ids: Ids,
+    /// Standard error is a terminal, which becomes the command's input and output too.
+    pub(crate) terminal: bool,
     /// Processes that may be there at once.
     pub(crate) processes: u32,
 }

@@ -154,7 +154,7 @@ impl Bench {
         run(&self.at, line)
     }
 
-    fn line(&self, store: &str, stack: &str, command: &str, rest: &str) -> String {
+    pub(super) fn line(&self, store: &str, stack: &str, command: &str, rest: &str) -> String {
         format!("'{}' -q --store {store} -f {stack}/kiln.toml {command} {rest}", self.kiln.display())
     }
 
@@ -209,7 +209,7 @@ impl Bench {
     }
 
     /// The uv that kiln uses.
-    fn uv(&self) -> Result<String, String> {
+    pub(super) fn uv(&self) -> Result<String, String> {
         if has("uv") {
             return Ok("uv".into());
         }

@@ -16,8 +16,8 @@ use super::measure::{Figure, Sample, has, timed};
 use crate::interop::complain as say;
 
 /// The registry's address.
-const ADDRESS: &str = "127.0.0.1:5037";
-const BUILDAH: &str = "buildah --root $PWD/peer/storage --runroot $PWD/peer/run --storage-driver overlay";
+pub(super) const ADDRESS: &str = "127.0.0.1:5037";
+pub(super) const BUILDAH: &str = "buildah --root $PWD/peer/storage --runroot $PWD/peer/run --storage-driver overlay";
 
 /// What is measured and how often.
 #[derive(Debug, Args)]
@@ -53,11 +53,11 @@ struct Report {
 }
 
 /// A registry that is stopped with the value.
-struct Registry(Child);
+pub(super) struct Registry(Child);
 
 impl Registry {
     /// Starts one; what an earlier one kept in the directory stays, unless `fresh`.
-    fn start(bench: &Bench, fresh: bool) -> Result<Self, String> {
+    pub(super) fn start(bench: &Bench, fresh: bool) -> Result<Self, String> {
         let data = bench.at.join("registry");
         if fresh {
             bench.run("rm -rf registry && sync")?;

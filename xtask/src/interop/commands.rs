@@ -1,6 +1,7 @@
 //! Commands of images beside BuildKit's `RUN`: random ones, over one base, with the same files, modes, owners and links; and the same
-//! image whoever builds it, on overlays and on copies.
+//! image whoever builds it, on overlays and on copies (`ways`). What crun and Docker make of such images: `alike`.
 
+mod alike;
 mod ways;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -90,6 +91,9 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
         if let Some(docker) = checks.check("a Docker daemon of Debian 13 runs", || docker26::start(&directory)) {
             let name = format!("{count} images with commands are BuildKit's: seed {SEED}");
             checks.check(&name, || compare(&docker, &directory, &cases));
+            checks.check("images with commands are alike under crun and Docker", || {
+                alike::check(suite, &docker, &directory)
+            });
         }
         let name = format!(
             "{count} images are the same when a user with a range of ids builds them, and without owners with one id"

@@ -9,10 +9,11 @@ use super::Result;
 use super::report::eprint;
 
 /// Programs, and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 18] = [
+const NEEDED: [(&str, &str); 19] = [
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
+    ("crun", "crun"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("dockerd", "docker.io"),

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use super::outcome::Problem;
 use super::world::World;
-use super::{Result, damages, groups, kills, servers};
+use super::{Result, commands, damages, groups, kills, servers};
 use crate::random::Random;
 
 /// A kind of disturbance.
@@ -20,6 +20,8 @@ pub(crate) enum Campaign {
     FullDisks,
     /// A registry and an index that fail
     Servers,
+    /// Commands of images: kiln is killed, runs beside others, its unpacked layers are damaged, its disk is full
+    Commands,
 }
 
 impl Campaign {
@@ -31,6 +33,7 @@ impl Campaign {
             Self::Groups => "groups",
             Self::FullDisks => "full-disks",
             Self::Servers => "servers",
+            Self::Commands => "commands",
         }
     }
 
@@ -44,6 +47,7 @@ impl Campaign {
             Self::Damages => damages::run(world, &name, &mut random),
             Self::Groups => groups::run(world, &name, &mut random),
             Self::Servers => servers::run(world, &name, &mut random),
+            Self::Commands => commands::run(world, &name, &mut random),
         };
         report.map(Report::joined)
     }

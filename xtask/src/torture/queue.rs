@@ -5,15 +5,17 @@ use std::time::Instant;
 use super::campaign::Campaign;
 
 /// The order of campaigns: each as often as it stands here.
-const TURNS: [Campaign; 12] = [
+const TURNS: [Campaign; 14] = [
     Campaign::Kills,
     Campaign::Damages,
     Campaign::Groups,
+    Campaign::Commands,
     Campaign::Kills,
     Campaign::FullDisks,
     Campaign::Kills,
     Campaign::Damages,
     Campaign::Servers,
+    Campaign::Commands,
     Campaign::Kills,
     Campaign::Groups,
     Campaign::Damages,

@@ -11,6 +11,7 @@ use kiln_wheel::testing::WheelBuilder;
 use kiln_wheel::testing::index::Server;
 
 use super::Result;
+use super::commands::Prepared;
 use super::interposer::{Calls, Interposer};
 use super::place::{Build, Place, Registry, Start};
 use super::scenario::{SCENARIOS, Scenario};
@@ -54,6 +55,8 @@ pub(crate) struct World {
     pub(crate) archives: BTreeMap<Variant, Digest>,
     /// File name and digest of the pruned wheel.
     pub(crate) pruned: (String, Digest),
+    /// What commands of images start from, where they can run here.
+    pub(crate) commands: Option<Prepared>,
     /// What an undisturbed run of each scenario does.
     pub(crate) calls: BTreeMap<&'static str, Calls>,
 }
@@ -76,6 +79,7 @@ impl World {
             login: FakeRegistry::with(Options { auth: Auth::Basic { user, password }, ..Options::default() }),
             root: root.to_owned(),
             keep,
+            commands: Prepared::make(root, &fs_err::canonicalize(kiln)?)?,
             kiln: fs_err::canonicalize(kiln)?,
             reference: BTreeMap::new(),
             listed: BTreeMap::new(),

@@ -107,7 +107,9 @@ impl Driver<'_> {
     fn find_or_perform(&self, id: NodeId, key: StepKey, inputs: HashMap<NodeId, Product>) -> Result<Done> {
         let step = &self.graph.entry(id).step;
         let found = match records::local(self.workshop.store, &key)? {
-            Some(product) if step.is_product(&product) && self.is_whole(&product) => Some(product),
+            Some(product) if !self.is_again(id) && step.is_product(&product) && self.is_whole(&product) => {
+                Some(product)
+            }
             _ => None,
         };
         if let Some(product) = found {
@@ -124,7 +126,7 @@ impl Driver<'_> {
         let step = &self.graph.entry(id).step;
         let span = tracing::debug_span!("step", kind = step.kind().name, subject = %step.subject(), %key);
         let since = Instant::now();
-        let product = span.in_scope(|| step.perform(&Context::new(self.workshop, inputs)))?;
+        let product = span.in_scope(|| step.perform(&Context::new(self.workshop, self.commands, inputs)))?;
         self.tell_performed(id, key, &product, since.elapsed());
         Ok(product)
     }

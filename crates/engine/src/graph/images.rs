@@ -1,6 +1,6 @@
 //! From a stack, its lock and the snapshot to the graph of its images.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kiln_oci::debian::Bootstrap;
@@ -14,7 +14,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Environment, From, GpuCode as Demand};
 
 use super::Graph;
-use super::look::Look;
+use super::look::{Look, Making};
 use crate::accounts::Accounts;
 use crate::bases;
 use crate::below::Below;
@@ -61,6 +61,8 @@ pub(crate) struct ImageNodes {
     pub(crate) parent: Option<String>,
     /// Its own layers, the lowest first.
     pub(crate) layers: Vec<LayerNode>,
+    /// Those of its layers that commands make.
+    pub(crate) commands: Vec<NodeId>,
     /// Its packages as they are locked.
     pub(crate) packages: Vec<NodeId>,
     pub(crate) image: Node<Image>,
@@ -74,18 +76,22 @@ pub(crate) struct Images {
     pub(crate) images: Vec<ImageNodes>,
     /// Images whose steps depend on results that are not known, with these.
     pub(crate) unplanned: Vec<(String, Platform, String)>,
+    /// The first error of those that left an image out.
+    pub(crate) failure: Option<BuildError>,
+    /// Commands that are performed though their results are known, and were not yet.
+    pub(crate) again: BTreeSet<NodeId>,
 }
 
 impl Images {
     /// Builds the graph of these images, each of which stands after those that it needs, on all platforms. What the graph itself
     /// depends on is made.
     pub(crate) fn new(project: &Project<'_>, images: &[&stack::Image], lock: &Lock) -> Result<Self> {
-        Self::of(project, images, lock, true)
+        Self::made(project, images, lock, Making::default())
     }
 
     /// As [`Images::new`], without performing any step that takes time.
     pub(crate) fn planned(project: &Project<'_>, images: &[&stack::Image], lock: &Lock) -> Result<Self> {
-        Self::of(project, images, lock, false)
+        Self::made(project, images, lock, Making { performs: false, ..Making::default() })
     }
 
     /// Returns the facts that the packages of an image are installed by: those of its base, or those after commands below it.
@@ -107,25 +113,37 @@ impl Images {
             return Ok(base_facts(lock, stack.root(image), platform));
         }
         let chosen = project.chosen(std::slice::from_ref(&image.name))?;
-        let mut builder = Builder::new(project, &chosen, lock, performs)?;
+        let mut builder = Builder::new(project, &chosen, lock, Making { performs, ..Making::default() })?;
         for below in chosen.iter().filter(|below| below.name != image.name) {
             builder.image(below, platform)?;
         }
         Ok(builder.prepared(image, platform)?.0.facts.as_ref().clone())
     }
 
-    fn of(project: &Project<'_>, images: &[&stack::Image], lock: &Lock, performs: bool) -> Result<Self> {
-        let mut builder = Builder::new(project, images, lock, performs)?;
-        let (mut all, mut unplanned) = (Vec::new(), Vec::new());
+    /// As [`Images::new`], in some way.
+    pub(crate) fn made(
+        project: &Project<'_>,
+        images: &[&stack::Image],
+        lock: &Lock,
+        making: Making<'_>,
+    ) -> Result<Self> {
+        let mut builder = Builder::new(project, images, lock, making)?;
+        let (mut all, mut unplanned, mut failure) = (Vec::new(), Vec::new(), None);
         for &image in images {
             for &platform in &project.stack.platforms {
                 match builder.image(image, platform) {
                     Err(BuildError::NotYet(on)) => unplanned.push((image.name.clone(), platform, on)),
+                    Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
+                    Err(error) if making.keep_going => {
+                        unplanned.push((image.name.clone(), platform, error.to_string()));
+                        failure = failure.or(Some(error));
+                    }
                     done => all.push(done?),
                 }
             }
         }
-        Ok(Self { graph: builder.graph, images: all, unplanned })
+        let again = builder.look.into_again();
+        Ok(Self { graph: builder.graph, images: all, unplanned, failure, again })
     }
 }
 
@@ -164,7 +182,7 @@ struct Builder<'p> {
 }
 
 impl<'p> Builder<'p> {
-    fn new(project: &'p Project<'p>, images: &[&stack::Image], lock: &'p Lock, performs: bool) -> Result<Self> {
+    fn new(project: &'p Project<'p>, images: &[&stack::Image], lock: &'p Lock, making: Making<'p>) -> Result<Self> {
         Ok(Self {
             project,
             lock,
@@ -172,7 +190,7 @@ impl<'p> Builder<'p> {
             snapshot: Snapshot::of(project, images)?,
             graph: Graph::default(),
             done: HashMap::new(),
-            look: Look::new(project, performs),
+            look: Look::new(project, making),
             lists: HashMap::new(),
             facts: HashMap::new(),
         })
@@ -256,7 +274,7 @@ impl Builder<'_> {
         self.copies(image, &mut draft)?;
         let settings = Settings { libraries, ..Settings::of(image, venv, &draft.ground.accounts) };
         self.files(image, &settings, &mut draft)?;
-        self.commands(image, &image.run, &settings, &mut draft)?;
+        let commands = self.commands(image, (&image.run, image.setup.len()), &settings, &mut draft)?;
         let program = self.program(image, &draft)?;
         let subject = Subject::Image(image.name.clone(), platform);
         let agreement = Agreement::new(subject.clone(), &draft.ground.contents)?;
@@ -285,7 +303,7 @@ impl Builder<'_> {
                 Some(self.graph.add(GpuCode::new(subject, node, gpus, demand, image.except.clone()))?)
             }
         };
-        let Ground { layers, tiers, contents, below, accounts, inherited, facts, commands, .. } = draft.ground;
+        let Ground { layers, tiers, contents, below, accounts, inherited, facts, commands: older, .. } = draft.ground;
         let done = Done {
             image: node,
             layers: layers + draft.layers.len(),
@@ -295,7 +313,7 @@ impl Builder<'_> {
             accounts,
             inherited,
             facts,
-            commands,
+            commands: older,
             is_changed: !image.run.is_empty(),
         };
         self.done.insert((image.name.clone(), platform), done);
@@ -312,6 +330,7 @@ impl Builder<'_> {
             base,
             facts,
             parent: parent(image).map(str::to_owned),
+            commands: setup.iter().map(|layer| layer.node.id()).chain(commands).collect(),
             layers: setup.into_iter().chain(draft.layers).collect(),
             packages,
             image: node,

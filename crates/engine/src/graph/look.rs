@@ -1,25 +1,58 @@
 //! Products that the graph itself depends on: what other images hold, and what their commands left. They are found while it is built.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use super::Graph;
+use crate::commands::{Commands, require_sandbox};
 use crate::driver::{Driver, Remote as _};
 use crate::error::{BuildError, Result};
-use crate::node::Node;
+use crate::node::{Node, NodeId};
 use crate::product::{Blob, Paths, ProductKind};
 use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::Level;
 
+/// The way in which a graph is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Making<'a> {
+    /// Steps on whose products it depends are performed where these are not known.
+    pub(crate) performs: bool,
+    /// An image that cannot be planned is left out, and the others are not.
+    pub(crate) keep_going: bool,
+    pub(crate) commands: Commands<'a>,
+}
+
+impl Default for Making<'_> {
+    fn default() -> Self {
+        Self { performs: true, keep_going: false, commands: Commands::default() }
+    }
+}
+
 /// A look at products of a graph that is not whole yet.
 pub(super) struct Look<'p> {
     project: &'p Project<'p>,
     remote: CacheReader<'p>,
-    /// Steps are performed where their products are not known.
-    performs: bool,
+    making: Making<'p>,
+    /// Commands that are performed though their results are known, and were not yet.
+    again: RefCell<BTreeSet<NodeId>>,
 }
 
 impl<'p> Look<'p> {
-    pub(super) fn new(project: &'p Project<'p>, performs: bool) -> Self {
-        Self { project, remote: CacheReader::new(project), performs }
+    pub(super) fn new(project: &'p Project<'p>, making: Making<'p>) -> Self {
+        Self { project, remote: CacheReader::new(project), making, again: RefCell::default() }
+    }
+
+    /// Notes a command of an image, the Nth from 1.
+    pub(super) fn command(&self, image: &str, number: usize, node: NodeId) {
+        let Commands { again, twice, .. } = self.making.commands;
+        if twice || again.iter().any(|name| name == image || *name == format!("{image}:{number}")) {
+            self.again.borrow_mut().insert(node);
+        }
+    }
+
+    pub(super) fn into_again(self) -> BTreeSet<NodeId> {
+        self.again.into_inner()
     }
 
     /// Returns the products of nodes.
@@ -28,11 +61,17 @@ impl<'p> Look<'p> {
     ///
     /// [`BuildError::NotYet`] where one is not known, and nothing is to be performed.
     pub(super) fn at<P: ProductKind>(&self, graph: &Graph, nodes: &[Node<P>]) -> Result<Vec<P>> {
-        let driver = Driver::new(graph, &self.project.workshop, &self.remote);
-        let ids = nodes.iter().map(|node| node.id());
-        match self.performs {
-            true => driver.want(&ids.map(|id| (id, Level::Known)).collect::<Vec<_>>())?,
-            false => driver.settle(ids)?,
+        let again = self.again.borrow().clone();
+        let driver = Driver::new(graph, &self.project.workshop, &self.remote).commands(self.making.commands, again);
+        let ids: Vec<NodeId> = nodes.iter().map(|node| node.id()).collect();
+        if self.making.performs {
+            if !self.making.keep_going {
+                require_sandbox(&self.project.workshop, graph, &driver, &ids)?;
+            }
+            driver.want(&ids.iter().map(|id| (*id, Level::Known)).collect::<Vec<_>>())?;
+            self.again.borrow_mut().retain(|id| !driver.has_worked(*id));
+        } else {
+            driver.settle(ids)?;
         }
         let product = |node: &Node<P>| {
             let subject = || graph.entry(node.id()).step.subject().to_string();
@@ -44,7 +83,7 @@ impl<'p> Look<'p> {
     /// Returns the content of lists of files.
     pub(super) fn lists(&self, graph: &Graph, nodes: &[Node<Paths>]) -> Result<Vec<Vec<u8>>> {
         let lists = self.at(graph, nodes)?;
-        if self.performs {
+        if self.making.performs {
             let driver = Driver::new(graph, &self.project.workshop, &self.remote);
             driver.want(&nodes.iter().map(|node| (node.id(), Level::Here)).collect::<Vec<_>>())?;
         }

@@ -1,6 +1,7 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use kiln_sandbox::{Command, Ended, Ids, Output, Owners, Ran, Root, Sandbox};
 use kiln_store::remove_tree;
 use serde::Serialize;
 
+use crate::commands::UserTerminal;
 use crate::context::Context;
 use crate::error::{BuildError, Result, RunError};
 use crate::inside::Done;
@@ -25,6 +27,8 @@ use crate::settings::Settings;
 use crate::sources::native;
 use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 
+/// Becomes an interactive shell: bash, where the image has it.
+const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
 /// The last lines that an error shows.
 const LINES: usize = 100;
 
@@ -156,9 +160,12 @@ impl Run {
             }
             context.cancel().check().is_ok()
         });
-        let command = self.shown.clone();
-        let ran =
-            ran.map_err(|source| BuildError::Sandbox { command: command.clone(), remedy: source.remedy(), source })?;
+        let shown = self.shown.clone();
+        let ran = ran.map_err(|source| BuildError::Sandbox {
+            command: shown.clone(),
+            remedy: source.remedy(&root.directory),
+            source,
+        })?;
         if ran.copied {
             static WARNED: Once = Once::new();
             WARNED.call_once(|| context.workshop.warn(COPIED));
@@ -170,22 +177,74 @@ impl Run {
         match ran.ended {
             Ended::Exited(0) if another.is_none() => Ok(ran),
             Ended::Stopped => Err(BuildError::Interrupted),
-            ended => Err(RunError::new(command, ended, another, last.into()).into()),
+            ended => {
+                let failed = RunError::new(shown, ended, another, last.into());
+                if let Some(shell) = context.commands.shell {
+                    self.open_shell(shell, context, root, command)?;
+                }
+                Err(failed.into())
+            }
+        }
+    }
+
+    /// Opens a shell where the command failed: with its files, its environment, its user and its working directory.
+    fn open_shell(
+        &self,
+        shell: &dyn UserTerminal,
+        context: &Context<'_>,
+        root: &Root,
+        mut command: Command,
+    ) -> Result<()> {
+        command.words = ["/bin/sh", "-c", OPEN].map(str::to_owned).to_vec();
+        let mut ended = None;
+        shell.lend(&self.shown, &mut |terminal, kind| {
+            command.env.push(("TERM".to_owned(), kind.to_owned()));
+            let more = || context.cancel().check().is_ok();
+            ended = Some(Sandbox::default().run_on(terminal, root, &command, more));
+        })?;
+        if let Some(Err(error)) = ended {
+            context.workshop.warn(format!("no shell can be opened: {error}"));
+        }
+        context.cancel().check().map_err(BuildError::from)
+    }
+
+    /// Runs the command over layers, and hands on what it left.
+    fn run_over<T>(
+        &self,
+        context: &Context<'_>,
+        layers: &[PathBuf],
+        work: &Work<'_>,
+        then: impl FnOnce(&Done<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let directory = context.workshop.store.temporary_directory()?;
+        let root = Root { layers: layers.to_vec(), directory: directory.path().to_owned() };
+        let done = self.run(context, &root, work).and_then(|ran| {
+            let bound = self.bind.iter().map(|bound| native(&bound.path)).collect();
+            then(&Done { root: &root, ran: &ran, below: self.below, bound })
+        });
+        // Directories that may not be written stay otherwise.
+        remove_tree(directory.path())?;
+        done
+    }
+
+    fn require_same(&self, done: &Done<'_>, again: &Done<'_>) -> Result<()> {
+        match done.differences(again, Ids::of_this_process())? {
+            differences if differences.is_empty() => Ok(()),
+            differences => Err(BuildError::Differs { command: self.shown.clone(), differences }),
         }
     }
 
     /// Returns the layer of what the command changed.
-    fn layer(&self, context: &Context<'_>, root: &Root, ran: &Ran, work: &Work<'_>) -> Result<Vec<Layer>> {
+    fn layer(&self, context: &Context<'_>, done: &Done<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
+        let work = context.work("export", self.shown.as_str(), None);
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
-        let bound = self.bind.iter().map(|bound| native(&bound.path)).collect();
-        let done = Done { root, ran, below: self.below, bound };
         if !done.pack(Ids::of_this_process(), &mut out, &mut watch)? {
             return Ok(Vec::new());
         }
         let layer = out.finish()?;
-        owners::note(workshop.store, &layer, ran.owners != Owners::Lost)?;
+        owners::note(workshop.store, &layer, done.ran.owners != Owners::Lost)?;
         Ok(vec![layer])
     }
 }
@@ -225,6 +284,10 @@ impl Step for Run {
         Cost::Sandbox(0)
     }
 
+    fn command(&self) -> Option<String> {
+        Some(self.shown.clone())
+    }
+
     fn keep(&self) -> Keep {
         Keep::Shared
     }
@@ -237,14 +300,14 @@ impl Step for Run {
         let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
         let own = self.layers.iter().flat_map(|node| context.get(*node));
         let bound = self.bind.iter().flat_map(|bound| context.get(bound.layers));
-        let layers = below.chain(own).chain(bound).map(|layer| context.workshop.tree(layer)).collect::<Result<_>>()?;
-        let directory = context.workshop.store.temporary_directory()?;
-        let root = Root { layers, directory: directory.path().to_owned() };
+        let layers = context.workshop.trees(&below.chain(own).chain(bound).collect::<Vec<_>>())?;
         let work = context.work("run", self.shown.as_str(), None);
-        let done = self.run(context, &root, &work).and_then(|ran| self.layer(context, &root, &ran, &work));
-        // Directories that may not be written stay otherwise.
-        remove_tree(directory.path())?;
-        done
+        self.run_over(context, &layers, &work, |done| {
+            if context.commands.twice {
+                self.run_over(context, &layers, &work, |again| self.require_same(done, again))?;
+            }
+            self.layer(context, done)
+        })
     }
 }
 

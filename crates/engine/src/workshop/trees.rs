@@ -2,6 +2,8 @@
 
 use std::io::BufReader;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kiln_oci::compression::LayerTar;
 use kiln_oci::layer::Layer;
@@ -13,8 +15,33 @@ use crate::error::{BuildError, Result};
 use crate::inside;
 
 impl Workshop<'_> {
+    /// Returns the trees of layers, in their order. Those that are not here are made, several at once and the largest first.
+    pub(crate) fn trees(&self, layers: &[&Layer]) -> Result<Vec<PathBuf>> {
+        let mut order: Vec<usize> = (0..layers.len()).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(layers[*at].size));
+        let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let work = || {
+            while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let tree = self.tree(layers[*at]);
+                let failed = tree.is_err();
+                made.lock().unwrap_or_else(PoisonError::into_inner).push((*at, tree));
+                if failed {
+                    // Nobody begins another one.
+                    next.store(order.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            (1..self.surroundings.jobs.min(layers.len())).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+        let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.sort_by_key(|(at, _)| *at);
+        made.into_iter().map(|(_, tree)| tree).collect()
+    }
+
     /// Returns the tree of a layer: the one of the store, or one that is made now of bytes from wherever they are.
-    pub(crate) fn tree(&self, layer: &Layer) -> Result<PathBuf> {
+    fn tree(&self, layer: &Layer) -> Result<PathBuf> {
         self.tree_as(layer, &layer.diff_id, Ids::of_this_process())
     }
 

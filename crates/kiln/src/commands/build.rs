@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use kiln_engine::{BuildError, Built, Delivered, Delivery, Output, Pushed, Upgrade};
+use kiln_engine::{BuildError, Built, Commands, Delivered, Delivery, Output, Pushed, Upgrade, UserTerminal};
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::event::{Cancel, Reporter};
 use kiln_plan::size;
@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{Outcome, count, json_text, print_beside, read_stack, require_one_stdout, with_reported_project};
 use crate::arguments::{Global, StackOptions};
 use crate::render::Failure;
+use crate::shell::{self, FailureShell};
 use crate::steps::StepList;
 
 /// Build images: lock what is missing, fetch wheels, splice layers, compose
@@ -38,6 +39,17 @@ pub(crate) struct Build {
     /// After a failure, make and deliver what does not depend on it
     #[arg(long)]
     keep_going: bool,
+    /// Perform a command again though its result is known: `IMAGE` means all commands of an image, `IMAGE:2` its second; several
+    /// times for several commands
+    #[arg(long, value_name = "STEP")]
+    no_cache: Vec<String>,
+    /// Perform every command twice, also where its result is known, and fail if it does not change the same both times
+    #[arg(long)]
+    twice: bool,
+    /// Open a shell where a command fails: with its files, environment, user and working directory; the build goes on to fail
+    /// when the shell ends
+    #[arg(long)]
+    shell_on_failure: bool,
     /// The stack as it stands and every variant, one after the other: into the store, with `--push` or `--load` to where
     /// their tags say; `--output` takes one `--variant`
     #[arg(long, conflicts_with = "variant")]
@@ -50,6 +62,9 @@ impl Build {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let outputs: Vec<Output> = self.output.iter().cloned().chain(self.load.then_some(Output::Docker)).collect();
         require_one_stdout(&outputs)?;
+        if self.shell_on_failure {
+            shell::require_terminal()?;
+        }
         if !self.all_variants {
             return self.build(&self.stack, &outputs, global, cancel);
         }
@@ -99,6 +114,7 @@ impl Build {
     fn build(&self, options: &StackOptions, outputs: &[Output], global: &Global, cancel: &Cancel) -> Outcome {
         let steps = Arc::new(StepList::new(global));
         let reporter: Arc<dyn Reporter> = steps.clone();
+        let shell: Box<dyn UserTerminal> = Box::new(FailureShell::new(steps.clone()));
         with_reported_project(global, options, cancel, reporter, |project| {
             for image in project.chosen(&self.images)? {
                 // Before anything is done: where it is to go must be known.
@@ -111,7 +127,12 @@ impl Build {
             let part = RefCell::new(Delivered::default());
             let delivered = project.workshop.mending(|| {
                 let lock = project.lock(&Upgrade::Nothing, self.locked)?;
-                let delivery = Delivery { outputs, push: self.push, keep_going: self.keep_going };
+                let commands = Commands {
+                    again: &self.no_cache,
+                    twice: self.twice,
+                    shell: self.shell_on_failure.then_some(&*shell),
+                };
+                let delivery = Delivery { outputs, push: self.push, keep_going: self.keep_going, commands };
                 let mut delivered = project.deliver(&self.images, &lock, delivery)?;
                 match delivered.failure.take() {
                     None => Ok(delivered),

@@ -9,7 +9,7 @@ use crate::environment::TestEnvironment;
 use crate::images::ReadBack;
 
 /// A project whose image `app` holds one program, `/step`, with its libraries, and has more lines.
-fn project(lines: &str) -> TestEnvironment {
+pub(crate) fn project(lines: &str) -> TestEnvironment {
     let environment = TestEnvironment::new();
     let step = step();
     let place = environment.path("root/step");
@@ -29,7 +29,7 @@ fn project(lines: &str) -> TestEnvironment {
     environment
 }
 
-fn stack(lines: &str) -> String {
+pub(crate) fn stack(lines: &str) -> String {
     let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     format!(
         "[stack]\nname = \"demo\"\n\n[target]\nplatforms = [\"linux/{cpu}\"]\n\n[images.app]\nfrom = \"scratch\"\n\
@@ -44,7 +44,7 @@ fn step() -> PathBuf {
 }
 
 /// The files that this process has mapped to run, and the place at which programs look for the loader.
-fn libraries() -> BTreeSet<PathBuf> {
+pub(crate) fn libraries() -> BTreeSet<PathBuf> {
     let maps = fs_err::read_to_string("/proc/self/maps").unwrap();
     let paths = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
     let is_library = |path: &PathBuf| path.to_string_lossy().contains(".so") && path.is_file();
@@ -56,7 +56,7 @@ fn libraries() -> BTreeSet<PathBuf> {
 
 /// Returns true, and says so, if this machine allows no sandbox.
 #[allow(clippy::print_stderr, reason = "a test that was skipped says so")]
-fn is_impossible() -> bool {
+pub(crate) fn is_impossible() -> bool {
     let possible = std::process::Command::new("unshare").args(["-Urm", "true"]).status();
     let impossible = possible.is_ok_and(|status| !status.success());
     if impossible {

@@ -31,6 +31,7 @@ fn the_help_is_pinned() {
       gpus         List GPU names and capabilities, and which CUDA releases compile for them
       du           Say what the store takes up
       gc           Remove what was used least recently from the store
+      doctor       Say what works on this machine and what does not, and what to do about it
       schema       Print the JSON schema of the stack file
       completions  Print a completion script for a shell
       help         Print this message or the help of the given subcommand(s)
@@ -107,6 +108,18 @@ fn the_help_is_pinned() {
 
           --keep-going
               After a failure, make and deliver what does not depend on it
+
+          --no-cache <STEP>
+              Perform a command again though its result is known: `IMAGE` means all commands of an
+              image, `IMAGE:2` its second; several times for several commands
+
+          --twice
+              Perform every command twice, also where its result is known, and fail if it does not
+              change the same both times
+
+          --shell-on-failure
+              Open a shell where a command fails: with its files, environment, user and working
+              directory; the build goes on to fail when the shell ends
 
           --all-variants
               The stack as it stands and every variant, one after the other: into the store, with
@@ -360,7 +373,7 @@ fn the_store_is_in_the_cache_directory_unless_said() {
 #[test]
 fn the_help_of_every_command_has_lines_that_fit_a_terminal() {
     let environment = TestEnvironment::new();
-    for command in ["build", "lock", "plan", "inspect", "gpus", "du", "gc", "schema", "completions"] {
+    for command in ["build", "lock", "plan", "inspect", "gpus", "du", "gc", "doctor", "schema", "completions"] {
         let help = environment.succeed(&format!("{command} --help"));
         let longest = help.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(longest <= 100, "{command}: {longest}\n{help}");

@@ -5,6 +5,8 @@
 //! backups of account files, sockets, and files below `/run` and the mounts of a runtime. Days of password changes are those of
 //! 1980; a machine's id is emptied (machine-id(5)).
 
+mod differences;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};
@@ -122,6 +124,12 @@ impl Changes {
     /// Returns the changed paths, without a leading slash.
     pub fn paths(&self) -> impl Iterator<Item = (&[u8], &Change)> {
         self.entries.iter().map(|(path, entry)| (path.as_slice(), &entry.change))
+    }
+
+    /// Returns the bytes of all files.
+    pub fn size(&self) -> u64 {
+        let size = |entry: &Entry| if let Change::File(size) = entry.change { size } else { 0 };
+        self.entries.values().map(size).sum()
     }
 
     /// Returns true if nothing changed.

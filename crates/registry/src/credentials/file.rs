@@ -105,6 +105,12 @@ impl ConfigFile {
         Some(self.creds_store.as_str()).filter(|store| !store.is_empty())
     }
 
+    /// Returns all helpers.
+    pub(super) fn helpers(&self) -> impl Iterator<Item = &str> {
+        let of_registries = self.cred_helpers.values().map(String::as_str).filter(|helper| !helper.is_empty());
+        self.store().into_iter().chain(of_registries)
+    }
+
     /// Returns the entry for a repository and its key.
     pub(super) fn entry_of(&self, repository: &Repository) -> Option<(&String, &Value)> {
         let whole = repository.to_string();

@@ -10,6 +10,7 @@ use super::{Builder, Draft, Ground, LayerNode};
 use crate::accounts::Accounts;
 use crate::below::Below;
 use crate::error::Result;
+use crate::node::NodeId;
 use crate::settings::Settings;
 use crate::step::Subject;
 use crate::steps::compose::Compose;
@@ -26,7 +27,7 @@ impl Builder<'_> {
         if !image.setup.is_empty() {
             let settings = Settings { env: image.env.clone(), ..Settings::default() };
             let mut draft = Draft::new(platform, ground);
-            self.commands(image, &image.setup, &settings, &mut draft)?;
+            self.commands(image, (&image.setup, 0), &settings, &mut draft)?;
             let compose = Compose {
                 platform,
                 below: draft.ground.image,
@@ -64,16 +65,17 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Adds a layer for each command. Each runs over those of all before it.
+    /// Adds a layer for each command, which has so many of its image before it. Each runs over those of all before it.
     pub(super) fn commands(
         &mut self,
         image: &stack::Image,
-        runs: &[stack::Run],
+        (runs, before): (&[stack::Run], usize),
         settings: &Settings,
         draft: &mut Draft,
-    ) -> Result<()> {
+    ) -> Result<Vec<NodeId>> {
+        let mut commands = Vec::new();
         if runs.is_empty() {
-            return Ok(());
+            return Ok(commands);
         }
         let subject = Subject::Image(image.name.clone(), draft.platform);
         let foundation = draft.ground.image.map(|below| self.graph.add(Foundation::new(below, subject))).transpose()?;
@@ -107,10 +109,12 @@ impl Builder<'_> {
             let step = Run::new(run, place);
             let history = step.history();
             let node = self.graph.add(step)?;
+            commands.push(node.id());
+            self.look.command(&image.name, before + commands.len(), node.id());
             draft.layer(node, history, 0);
             draft.ground.commands += 1;
         }
-        Ok(())
+        Ok(commands)
     }
 
     /// Returns the files that a command sees and that the image does not get.
