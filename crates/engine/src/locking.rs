@@ -127,7 +127,7 @@ impl Project<'_> {
                 digests.extend(image.layers.iter().map(|layer| layer.digest));
             }
         }
-        digests.extend(sources::digests(lock));
+        digests.extend(sources::digests(&self.stack, lock));
         if digests.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedSource, SourceFile};
-use kiln_plan::stack::{Copy, Elsewhere, Remote, RequirementsFile};
+use kiln_plan::stack::{Copy, Elsewhere, Remote, RequirementsFile, Stack};
 use url::Url;
 
 use super::Upgrade;
@@ -172,7 +172,11 @@ fn is_of_requirements(path: &str) -> bool {
         || name.starts_with("pylock.") && ends(".toml")
 }
 
-/// Returns the digests of the files of sources, which garbage collection leaves.
-pub(super) fn digests(lock: &Lock) -> impl Iterator<Item = Digest> {
-    lock.sources.iter().flat_map(|source| &source.files).map(|file| file.sha256)
+/// Returns the digests of the files of requirements of sources, which garbage collection leaves. Those of copies are in layers.
+pub(super) fn digests<'l>(stack: &'l Stack, lock: &'l Lock) -> impl Iterator<Item = Digest> + use<'l> {
+    let has_requirements = |source: &&LockedSource| {
+        let mut files = stack.images.iter().flat_map(|image| &image.requirements_files);
+        files.any(|file| file.from.as_ref().is_some_and(|remote| source.is_of(remote)))
+    };
+    lock.sources.iter().filter(has_requirements).flat_map(|source| &source.files).map(|file| file.sha256)
 }
