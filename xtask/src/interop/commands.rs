@@ -91,9 +91,8 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
             let name = format!("{count} images with commands are BuildKit's: seed {SEED}");
             checks.check(&name, || compare(&docker, &directory, &cases));
         }
-        let name = format!(
-            "{count} images are the same over copies, with a range of ids, and without owners with one id"
-        );
+        let name =
+            format!("{count} images are the same over copies, with a range of ids, and without owners with one id");
         checks.check(&name, || compare_ways(suite, &cases));
     }
     checks.check("one image in six ways: root, a range of ids, one id; overlay, copies", || one_digest(suite));
