@@ -5,8 +5,8 @@
 //! character device 0:0 is a whiteout, and `user.overlay.opaque` on a directory hides what lies below it. Each layer is unpacked
 //! by itself, as Docker's `overlay2` does, so that layers are shared between images.
 //!
-//! Where such devices or attributes cannot be made, no overlay can be mounted either: whiteouts are then files as in the tar (`.wh.NAME`,
-//! `.wh..wh..opq`), for who copies trees.
+//! On file systems that have no such devices or attributes, no overlay can be mounted either: whiteouts are then files as in the tar
+//! (`.wh.NAME`, `.wh..wh..opq`), and trees are copied.
 //!
 //! If the user who unpacks may not give files away, owners stand in an extended attribute of the files ([`OWNER`]).
 

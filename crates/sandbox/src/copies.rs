@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// An inode as it was copied, and when it was changed.
 type State = (Inode, (i64, i64));
 
-/// What was copied into a directory.
+/// The content of a directory, as it was copied.
 #[derive(Default)]
 struct Known {
     directories: BTreeMap<OsString, (State, Known)>,

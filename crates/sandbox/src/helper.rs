@@ -8,16 +8,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use rustix::process::{
-    DumpableBehavior, Gid, Pid, Signal, Uid, WaitOptions, getppid, set_dumpable_behavior,
-    set_parent_process_death_signal, setsid, umask, wait,
-};
+use rustix::process::{DumpableBehavior, Gid, Pid, Uid, WaitOptions, set_dumpable_behavior, setsid, umask, wait};
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Refusal, Stage};
 use crate::ids::Ids;
 use crate::owners::Owners;
 use crate::privileges::{Filters, give_up};
+use crate::process::{READY, close_inherited, die_with_parent};
 use crate::spec::Spec;
 use crate::supervisor::{self, Supervisor};
 use crate::{file_system, inside, limits, network, notify};
@@ -26,9 +24,8 @@ use crate::{file_system, inside, limits, network, notify};
 pub(crate) const OUTER: &str = "kiln: sandbox";
 pub(crate) const INNER: &str = "kiln: sandbox, inside";
 
-/// Bytes on standard output before the command's own: the namespaces are there; the process id of the inner helper follows, in four
+/// Bytes on standard output before the command's own, after [`READY`]: the process id of the inner helper follows, in four
 /// bytes, the lowest first; the command starts; or a refusal follows as JSON.
-pub(crate) const READY: u8 = 1;
 pub(crate) const INSIDE: u8 = 2;
 pub(crate) const STARTED: u8 = 3;
 pub(crate) const REFUSED: u8 = 0;
@@ -266,27 +263,4 @@ fn reap(child: &Child) -> u8 {
 fn tell(bytes: &[u8]) -> Result<(), Refusal> {
     let mut out = io::stdout();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(namespaces("a pipe"))
-}
-
-/// Asks for the end of this process with its parent's; one whose parent is gone already ends now.
-pub(crate) fn die_with_parent() -> io::Result<()> {
-    let parent = getppid();
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    match getppid() == parent {
-        true => Ok(()),
-        false => Err(io::Error::other("the parent is gone")),
-    }
-}
-
-/// Lets no descriptor but the standard ones reach another program.
-pub(crate) fn close_inherited() -> io::Result<()> {
-    // SAFETY: the call closes nothing: it marks descriptors to be closed by exec.
-    #[allow(unsafe_code, reason = "no safe function makes this call")]
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    match io::Error::last_os_error() {
-        _ if done == 0 => Ok(()),
-        // New in Linux 5.11; Rust opens everything with O_CLOEXEC.
-        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
-        error => Err(error),
-    }
 }

@@ -7,12 +7,9 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use rustix::process::{Pid, getegid, geteuid};
 use serde::{Deserialize, Serialize};
-
-use crate::inside::Inside;
 
 /// Ids that an image may use.
 pub(crate) const IDS: u32 = 65_536;
@@ -30,18 +27,6 @@ pub enum Ids {
 }
 
 impl Ids {
-    /// Returns the ids that this process can give to commands. It is found out once, by trying.
-    pub fn of_this_process() -> Self {
-        static FOUND: OnceLock<Ids> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            if geteuid().is_root() {
-                return Self::All;
-            }
-            let range = || Some(Self::Range(subordinate("/etc/subuid")?, subordinate("/etc/subgid")?));
-            range().filter(|range| Inside::start(*range, "", &[]).and_then(Inside::finish).is_ok()).unwrap_or(Self::One)
-        })
-    }
-
     /// Maps the ids of a process in a user namespace of its own.
     pub(crate) fn map(self, process: Pid) -> io::Result<()> {
         let write = |file: &str, text: String| {
@@ -112,7 +97,7 @@ fn ranges(text: &str) -> impl Iterator<Item = (&str, u32, u32)> {
 }
 
 /// Returns the first id of the range that a file gives to the user of this process.
-fn subordinate(file: &str) -> Option<u32> {
+pub(crate) fn subordinate(file: &str) -> Option<u32> {
     let (user, name) = (geteuid().as_raw().to_string(), user_name());
     let text = fs_err::read_to_string(file).ok()?;
     let is_own = |owner: &str| owner == user || Some(owner) == name.as_deref();

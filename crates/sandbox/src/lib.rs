@@ -27,6 +27,7 @@ mod network;
 mod notify;
 mod owners;
 mod privileges;
+mod process;
 mod remedy;
 mod running;
 mod spec;

@@ -81,6 +81,9 @@ const FORBIDDEN: [libc::c_long; 40] = [
 /// reads.
 const ABSENT: [libc::c_long; 4] =
     [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// Families of sockets. Others do not keep to the network namespace (a machine's hypervisor, `AF_VSOCK`), or bring parts of the kernel
+/// that no build needs.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 /// Namespaces, in the flags of `clone`.
 const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
@@ -120,11 +123,16 @@ impl Filters {
         let absent = always(&ABSENT);
         #[cfg(target_arch = "x86_64")]
         let absent = absent.into_iter().chain(always(&ABSENT.map(|call| call | X32))).collect();
+        let of_others =
+            |family: libc::c_int| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family as u64);
+        let others = SeccompRule::new(FAMILIES.map(of_others).into_iter().collect::<Result<_, _>>()?)?;
+        let sockets = [libc::SYS_socket, libc::SYS_socket | X32].map(|call| (call, vec![others.clone()]));
         let filter = |rules, code: i32| {
             let action = SeccompAction::Errno(code as u32);
             BpfProgram::try_from(SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?)
         };
-        let refused = vec![filter(forbidden, libc::EPERM)?, filter(absent, libc::ENOSYS)?];
+        let sockets = filter(BTreeMap::from(sockets), libc::EAFNOSUPPORT)?;
+        let refused = vec![filter(forbidden, libc::EPERM)?, filter(absent, libc::ENOSYS)?, sockets];
         let all = |calls: &[libc::c_long]| {
             let mut all: Vec<_> = calls.iter().flat_map(|call| [*call, call | X32]).collect();
             all.dedup();

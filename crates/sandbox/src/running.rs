@@ -13,9 +13,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::Limits;
 use crate::error::{Refusal, SandboxError};
-use crate::helper::{INSIDE, OUTER, READY, REFUSED, STARTED};
+use crate::helper::{INSIDE, OUTER, REFUSED, STARTED};
 use crate::ids::Ids;
 use crate::owners::Owners;
+use crate::process::READY;
 use crate::spec::{Command, Overlay, Root, Spec};
 
 /// The time between two looks at the clock and the disk.

@@ -95,10 +95,9 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
                 alike::check(suite, &docker, &directory)
             });
         }
-        let name = format!(
-            "{count} images are the same when a user with a range of ids builds them, and without owners with one id"
-        );
-        checks.check(&name, || compare_users(suite, &cases));
+        let name =
+            format!("{count} images are the same over copies, with a range of ids, and without owners with one id");
+        checks.check(&name, || compare_ways(suite, &cases));
     }
     checks.check("one image in six ways: root, a range of ids, one id; overlay, copies", || one_digest(suite));
     checks.check("a command becomes another user, and is refused with one id", || another_user(suite));
@@ -231,17 +230,17 @@ pub(super) fn differences(ours: &Seen, theirs: &Seen) -> Vec<String> {
     paths.filter(is_ours).filter(differ).map(line).collect()
 }
 
-/// Builds all images as root and as ordinary users, and compares their digests.
-fn compare_users(suite: &Suite, cases: &[Case]) -> Result<()> {
-    let [root, _, range, _, one, _] = ways::WAYS;
+/// Builds all images in several ways, and compares their digests.
+fn compare_ways(suite: &Suite, cases: &[Case]) -> Result<()> {
+    let [root, copies, range, _, one, _] = ways::WAYS;
     let all: Vec<_> = cases.iter().map(|case| case.commands.clone()).collect();
     let without: Vec<_> = cases.iter().map(Case::of_one_id).collect();
     let mut wrong = Vec::new();
-    for (user, cases) in [(range, &all), (one, &without)] {
-        let [ours, theirs] = [root, user].map(|way| ways::build(way, &suite.kiln, |project| write(project, cases)));
+    for (way, cases) in [(copies, &all), (range, &all), (one, &without)] {
+        let [ours, theirs] = [root, way].map(|way| ways::build(way, &suite.kiln, |project| write(project, cases)));
         let (ours, theirs) = (ours?, theirs?);
         let differ = ours.iter().zip(&theirs).filter(|(one, other)| one.manifest != other.manifest);
-        wrong.extend(differ.map(|(one, _)| format!("{}: {}", user.name, one.name)));
+        wrong.extend(differ.map(|(one, _)| format!("{}: {}", way.name, one.name)));
     }
     none("images that differ", &wrong)
 }

@@ -1,4 +1,4 @@
-//! What the trees below a directory of changes show together.
+//! Trees below a directory of changes, and the files that they show together.
 
 use std::ffi::OsStr;
 use std::io;

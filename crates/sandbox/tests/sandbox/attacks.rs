@@ -194,6 +194,23 @@ pub(crate) const ATTACKS: &[(&str, Attack)] = &[
         let reached = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5)).is_ok();
         reached || begun.elapsed().as_secs() >= 2
     }),
+    ("opens a socket to the hypervisor", |_| {
+        call(libc::SYS_socket, &[c_long::from(libc::AF_VSOCK), c_long::from(libc::SOCK_STREAM), 0])
+            || error() != libc::EAFNOSUPPORT
+    }),
+    ("opens a socket to the kernel's ciphers", |_| {
+        call(libc::SYS_socket, &[c_long::from(libc::AF_ALG), c_long::from(libc::SOCK_SEQPACKET), 0])
+    }),
+    ("changes the mode of a device of the machine", |_| {
+        ["null", "zero", "tty"].iter().any(|name| {
+            fs_err::set_permissions(format!("/dev/{name}"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).is_ok()
+        })
+    }),
+    ("gives a file of the machine's /proc away", |_| {
+        ["meminfo", "sys", "pressure/cpu", "kallsyms"]
+            .iter()
+            .any(|name| std::os::unix::fs::chown(format!("/proc/{name}"), Some(5), None).is_ok())
+    }),
     ("reaches an abstract socket of the host", |aim| {
         use std::os::linux::net::SocketAddrExt as _;
         let address = std::os::unix::net::SocketAddr::from_abstract_name(aim.word.as_bytes()).unwrap();
