@@ -5,6 +5,8 @@
 //! that failed must say why, and after the next `kiln gc` nothing may be left over. Nothing but Rust and a C compiler is
 //! needed: wheels, base, index and registry are made here, and a stand-in resolves in the place of uv.
 //!
+//! Commands of images are a campaign of their own (`commands.rs`): their processes and mounts must be gone when kiln is.
+//!
 //! Kills and full disks hit at a system call that changes the file system. An undisturbed run counts these calls; the
 //! call that is disturbed is drawn from them, and the log of the disturbed process proves where it was (`interpose.c`).
 //!

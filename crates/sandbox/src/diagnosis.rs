@@ -74,19 +74,23 @@ pub struct Tried {
 }
 
 impl Sandbox {
-    /// Makes a sandbox over an empty tree, changes a file in it, and removes it. `directory` is an empty one on the file system
-    /// where commands will work.
+    /// Makes a sandbox over an empty tree, changes a file in it, and removes all of it. `directory` is an empty one on the file
+    /// system where commands will work.
     ///
     /// # Errors
     ///
     /// If no command can run here.
     pub fn try_out(&self, directory: &Path) -> Result<Tried, SandboxError> {
-        let layer = directory.join("layer");
-        fs_err::create_dir_all(&layer).map_err(SandboxError::Helper)?;
-        let root = Root { layers: vec![layer], directory: directory.join("changes") };
+        let place = directory.join("trial");
+        let root = Root { layers: vec![place.join("layer")], directory: place.clone() };
+        fs_err::create_dir_all(place.join("layer")).map_err(SandboxError::Helper)?;
         let command = Command { words: Vec::new(), env: Vec::new(), workdir: "/".into(), user: (0, 0, Vec::new()) };
         let trial = Self { spare: (0, 0), ..self.clone() };
-        let ran = trial.run(&root, &command, |_| true)?;
+        let tried = trial.run(&root, &command, |_| true);
+        // overlayfs closes this one to its owner, who then could not remove it.
+        let _ = fs_err::set_permissions(root.work().join("work"), std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        fs_err::remove_dir_all(place).map_err(SandboxError::Helper)?;
+        let ran = tried?;
         match ran.ended {
             Ended::Exited(0) => Ok(Tried { copies: ran.copied }),
             ended => {

@@ -111,6 +111,16 @@ impl Bench {
     /// Wheels, a store that has the base and nothing else, and a folder of 10,000 files.
     pub(super) fn prepare(directory: Option<PathBuf>, name: &str) -> Result<Self, String> {
         let (target, kiln) = crate::interop::build_kiln().map_err(|error| error.to_string())?;
+        Self::prepare_for(kiln, &target, directory, name)
+    }
+
+    /// The same for a program that is built already.
+    pub(super) fn prepare_for(
+        kiln: PathBuf,
+        target: &Path,
+        directory: Option<PathBuf>,
+        name: &str,
+    ) -> Result<Self, String> {
         let at = directory.unwrap_or_else(|| target.join(name));
         let text = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(at.join("wheels")).map_err(text)?;

@@ -38,6 +38,9 @@ pub(crate) struct Run {
     /// Leave Docker and buildah out
     #[arg(long)]
     without_daemons: bool,
+    /// Measure this program, and `examples/sandboxed` beside it, rather than building both
+    #[arg(long, value_name = "FILE")]
+    kiln: Option<PathBuf>,
     /// Measure this alone
     #[arg(long)]
     only: Option<Part>,
@@ -62,7 +65,18 @@ struct Row {
 
 impl Run {
     pub(crate) fn run(&self) -> Result<(), String> {
-        let bench = Bench::prepare(self.directory.clone(), "bench-assemble")?;
+        let name = "bench-assemble";
+        let bench = match &self.kiln {
+            Some(kiln) => {
+                let kiln = fs_err::canonicalize(kiln).map_err(|error| error.to_string())?;
+                let target = crate::interop::programs::target().map_err(|error| error.to_string())?;
+                Bench::prepare_for(kiln, &target, self.directory.clone(), name)?
+            }
+            None => {
+                build_example()?;
+                Bench::prepare(self.directory.clone(), name)?
+            }
+        };
         let wanted = |part| self.only.is_none_or(|only| only == part);
         let mut rows = Vec::new();
         if wanted(Part::Empty) {
@@ -84,7 +98,6 @@ impl Run {
 
     /// An empty command over the base's tree.
     fn empty(&self, bench: &Bench) -> Result<Row, String> {
-        build_example()?;
         let tree = bench.base_tree()?;
         bench.run("rm -rf bundle sandbox && mkdir bundle sandbox")?;
         bench.bundle(&tree)?;

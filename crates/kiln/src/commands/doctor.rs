@@ -8,6 +8,7 @@ use kiln_plan::event::{Cancel, SharedReporter, Work};
 use kiln_plan::size;
 use kiln_programs::{Call, Names, PATH};
 use kiln_sandbox::{Finding, Sandbox, State};
+use kiln_store::TemporaryDirectory;
 use serde::Serialize;
 use serde_json::json;
 
@@ -58,7 +59,9 @@ impl Doctor {
 /// Tells of the store's file system, and tries a sandbox on it.
 fn store_and_sandbox(store: &Path) -> (Vec<Finding>, Vec<Finding>) {
     const PLACE: &str = "directory";
-    let made = fs_err::create_dir_all(store).and_then(|()| tempfile::tempdir_in(store));
+    // Where the next kiln removes what a killed one left.
+    let temporary = store.join("temporary");
+    let made = fs_err::create_dir_all(&temporary).and_then(|()| TemporaryDirectory::create(&temporary));
     let directory = match made {
         Ok(directory) => directory,
         Err(error) => {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::MountPropagationFlags;
 
-use kiln_sandbox::{Command, Ended, Ids, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage};
+use kiln_sandbox::{Command, Ended, Ids, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage, State};
 
 use crate::attacks::{ATTACKS, Aim};
 use crate::tree;
@@ -320,6 +320,15 @@ const CASES: &[Case] = &[
         let (_own, _root, ended, _) = ground.run(&sandbox, &["/attack", "special", "takes memory"]);
         let Ended::OutOfMemory(peak) = ended else { panic!("{ended:?} with version {version}") };
         assert!((100 << 20..=210 << 20).contains(&peak), "{peak}");
+    }),
+    ("a trial leaves nothing, and each part of a sandbox is there", |ground| {
+        let directory = ground.directory.path().join("trial");
+        fs_err::create_dir(&directory).unwrap();
+        Sandbox::default().try_out(&directory).unwrap();
+        let findings = Sandbox::default().diagnose(&directory);
+        assert!(findings.iter().all(|finding| matches!(finding.state, State::Works | State::Limited)), "{findings:?}");
+        assert_eq!(fs_err::read_dir(&directory).unwrap().count(), 0);
+        fs_err::remove_dir(&directory).unwrap();
     }),
     ("much output passes", |ground| {
         let (_own, _root, ended, said) = ground.run(&Sandbox::default(), &["/attack", "special", "prints"]);
