@@ -1,7 +1,7 @@
 //! A build under way: the graph, its driver, and the cache as it is read.
 
 use crate::driver::Driver;
-use crate::graph::Images;
+use crate::images::Images;
 use crate::remote::CacheReader;
 
 /// Images of a stack that are built.

@@ -15,7 +15,7 @@ use crate::bases;
 use crate::build::Build;
 use crate::driver::Driver;
 use crate::error::Result;
-use crate::graph::{ImageNodes, Images};
+use crate::images::{ImageNodes, Images};
 use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::Subject;

@@ -1,14 +1,7 @@
-//! The graph of a command: steps, and the nodes whose products they read. It follows from the stack, the lock and the
-//! snapshot alone, and is built once.
-
-mod images;
-mod look;
+//! The graph of a command: steps, and the nodes whose products they read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-
-pub(crate) use images::{ImageNodes, Images, LayerNode, base_step};
-pub(crate) use look::Making;
 
 use crate::error::{BuildError, Result};
 use crate::node::{Node, NodeId};

@@ -29,6 +29,7 @@ mod git;
 mod golden;
 mod graph;
 mod history;
+mod images;
 mod inside;
 mod installed;
 mod lanes;

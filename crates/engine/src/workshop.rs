@@ -18,10 +18,11 @@ use kiln_plan::reference::Repository;
 use kiln_programs::ChildEnvironment;
 use kiln_registry::{Registries, RegistryError};
 use kiln_store::{Store, StoreError, digest_of};
+use url::Url;
 
 use crate::bytes::{Blobs, Places};
 use crate::documents;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, FetchError, Result};
 use crate::fetch::{Netrc, Network, Wanted};
 use crate::product::Wheel;
 use crate::shelf::{Shelf, Shelved};
@@ -176,8 +177,17 @@ impl Workshop<'_> {
         self.network()?.fetch(self.store, wanted, &*self.reporter, &self.cancel)
     }
 
+    /// Downloads a file of an unknown digest into the store, and returns its digest.
+    pub(crate) fn download_unknown(&self, file: &str, url: &Url) -> Result<Digest> {
+        if self.surroundings.offline {
+            return Err(FetchError::Offline(file.to_owned()).into());
+        }
+        let work = self.work("fetch", file, None);
+        self.network()?.fetch_unknown(self.store, file, url, &work, &*self.reporter)
+    }
+
     /// The client of indexes and addresses, made when first needed.
-    pub(crate) fn network(&self) -> Result<&Network> {
+    fn network(&self) -> Result<&Network> {
         if let Some(network) = self.network.get() {
             return Ok(network);
         }

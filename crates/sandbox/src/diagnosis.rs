@@ -17,15 +17,15 @@ use crate::spec::{Command, Root};
 pub struct Finding {
     /// A noun phrase: `user ids`.
     pub subject: &'static str,
-    /// How it stands.
+    /// Its state.
     pub state: State,
-    /// What was found, in a phrase; it may be empty.
+    /// The finding, in a phrase; it may be empty.
     pub detail: String,
-    /// What to do about it.
+    /// Advice.
     pub remedy: Option<String>,
 }
 
-/// How something stands.
+/// The state of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {

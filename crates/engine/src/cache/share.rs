@@ -18,7 +18,7 @@ use crate::build::Build;
 use crate::built::Built;
 use crate::driver::Origin;
 use crate::error::{BuildError, Result};
-use crate::graph::ImageNodes;
+use crate::images::ImageNodes;
 use crate::node::NodeId;
 use crate::owners;
 use crate::product::Product;

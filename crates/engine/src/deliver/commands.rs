@@ -1,7 +1,7 @@
 //! Names of commands that are performed again.
 
 use crate::error::{BuildError, Result};
-use crate::graph::Images;
+use crate::images::Images;
 use crate::node::NodeId;
 
 /// Refuses a name that is none of a command.

@@ -11,21 +11,10 @@ use url::Url;
 
 use super::{Failure, Fetcher, LARGEST, Network, Wanted, host, shown};
 use crate::error::{FetchError, Result};
-use crate::workshop::Workshop;
-
-impl Workshop<'_> {
-    /// Downloads a file of an unknown digest into the store.
-    pub(crate) fn download_unknown(&self, file: &str, url: &Url) -> Result<Digest> {
-        if self.surroundings.offline {
-            return Err(FetchError::Offline(file.to_owned()).into());
-        }
-        let work = self.work("fetch", file, None);
-        self.network()?.fetch_unknown(self.store, file, url, &work, &*self.reporter)
-    }
-}
 
 impl Network {
-    fn fetch_unknown(
+    /// Downloads a file of an unknown digest into the store.
+    pub(crate) fn fetch_unknown(
         &self,
         store: &Store,
         file: &str,

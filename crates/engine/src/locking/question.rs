@@ -19,7 +19,7 @@ use super::files::{Content, LockKind, RequirementsSource, digest_of};
 use super::listed::Listed;
 use crate::bases;
 use crate::error::{ProjectError, Result};
-use crate::graph::Images;
+use crate::images::Images;
 use crate::project::Project;
 use crate::python::{self, BasePython};
 

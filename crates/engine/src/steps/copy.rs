@@ -331,7 +331,7 @@ mod tests {
     use kiln_store::Store;
 
     use crate::driver::{Alone, Driver};
-    use crate::graph::Images;
+    use crate::images::Images;
     use crate::project::Project;
     use crate::step::Level;
     use crate::workshop::{Surroundings, Workshop};

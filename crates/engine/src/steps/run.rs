@@ -268,7 +268,7 @@ fn short(command: &str) -> String {
 
 impl Step for Run {
     type Product = Vec<Layer>;
-    const KIND: Kind = Kind { name: "run", version: 1 };
+    const KIND: Kind = Kind { name: "run", version: 2 };
 
     fn subject(&self) -> Subject {
         Subject::Run(self.shown.clone())

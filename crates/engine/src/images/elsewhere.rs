@@ -31,7 +31,7 @@ type Place = (usize, usize);
 /// The name of a download, which is alone in its place.
 const ONLY: &[u8] = b"file";
 
-/// What a container would see of some trees.
+/// The file system that a container would have of some trees.
 struct Merged {
     picture: Picture<Place, Place>,
     /// Links by path: the picture holds their targets alone.

@@ -3,15 +3,18 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use super::Graph;
-use crate::commands::{Commands, require_sandbox};
+use kiln_sandbox::Sandbox;
+
+use crate::commands::Commands;
 use crate::driver::{Driver, Remote as _};
 use crate::error::{BuildError, Result};
+use crate::graph::Graph;
 use crate::node::{Node, NodeId};
 use crate::product::{Blob, Paths, ProductKind};
 use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::Level;
+use crate::workshop::Workshop;
 
 /// The way in which a graph is made.
 #[derive(Debug, Clone, Copy)]
@@ -96,4 +99,23 @@ impl<'p> Look<'p> {
         };
         lists.iter().map(read).collect()
     }
+}
+
+/// Fails before anything starts where a command must be performed and no sandbox can be made here.
+pub(crate) fn require_sandbox(
+    workshop: &Workshop<'_>,
+    graph: &Graph,
+    driver: &Driver<'_>,
+    wanted: &[NodeId],
+) -> Result<()> {
+    let is_command = |id: &NodeId| graph.entry(*id).step.command().is_some();
+    if !graph.with_reads(wanted.iter().copied()).iter().any(is_command) {
+        return Ok(());
+    }
+    driver.settle(wanted.iter().copied())?;
+    let unknown = driver.unknown();
+    let Some(command) = unknown.iter().find_map(|id| graph.entry(*id).step.command()) else { return Ok(()) };
+    let directory = workshop.store.temporary_directory()?;
+    let tried = Sandbox::default().try_out(directory.path());
+    tried.map(drop).map_err(|source| BuildError::Sandbox { command, remedy: source.remedy(directory.path()), source })
 }

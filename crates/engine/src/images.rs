@@ -1,4 +1,4 @@
-//! From a stack, its lock and the snapshot to the graph of its images.
+//! From a stack, its lock and the snapshot to the graph of its images. It is built once for a command.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use kiln_plan::lock::{Lock, LockedBase, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Environment, From, GpuCode as Demand};
 
-use super::Graph;
-use super::look::{Look, Making};
 use crate::accounts::Accounts;
 use crate::bases;
 use crate::below::Below;
 use crate::error::{BuildError, Result};
+use crate::graph::Graph;
 use crate::node::{Node, NodeId};
 use crate::product::{Conflicts as ConflictsProduct, OldestDriver, Paths as PathsProduct, Verdict};
 use crate::project::Project;
@@ -36,7 +35,11 @@ use crate::steps::gpu_code::GpuCode;
 mod commands;
 mod elsewhere;
 mod files;
+mod look;
 mod python;
+
+use look::Look;
+pub(crate) use look::{Making, require_sandbox};
 
 /// Layers of one step of an image.
 #[derive(Debug, Clone)]
