@@ -90,7 +90,7 @@ impl Layer {
                 Kind::Directory => Node::Directory(*mode),
                 Kind::File(content) => Node::File(*mode, content.clone()),
                 Kind::Symlink(target) => Node::Symlink(target.clone()),
-                Kind::Pipe => Node::Pipe(*mode & 0o777),
+                Kind::Pipe => Node::Pipe(*mode),
                 Kind::HardLink(_) => Node::Directory(0),
             };
             layer.make_above(path)?;

@@ -26,13 +26,13 @@ const COPIED: u64 = 1_000_000_000;
 const LARGEST: u64 = 200_000_000;
 const COPY: &str = "cp -a /site /made";
 
-/// What is measured and how often.
+/// The rows to measure, and the number of their runs.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Runs of each row; Docker and buildah run once
     #[arg(short = 'n', long, default_value_t = 3)]
     runs: usize,
-    /// Where to work; needs 40 GB [default: below the target directory]
+    /// The directory to work in; needs 40 GB [default: below the target directory]
     #[arg(long)]
     directory: Option<PathBuf>,
     /// Leave Docker and buildah out

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SPARE: u64 = 512 << 20;
 const NEEDED: u64 = 64 << 20;
 
-/// What cases start from.
+/// The start of all cases.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// The program of the image.

@@ -55,7 +55,7 @@ pub(crate) struct World {
     pub(crate) archives: BTreeMap<Variant, Digest>,
     /// File name and digest of the pruned wheel.
     pub(crate) pruned: (String, Digest),
-    /// What commands of images start from, where they can run here.
+    /// The start of cases with commands; `None` where no sandbox can be made.
     pub(crate) commands: Option<Prepared>,
     /// What an undisturbed run of each scenario does.
     pub(crate) calls: BTreeMap<&'static str, Calls>,

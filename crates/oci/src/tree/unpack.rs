@@ -12,9 +12,9 @@ use std::path::Path;
 
 use kiln_plan::whiteout;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, ftruncate, futimens, linkat, mkdirat, mknodat, openat, openat2, seek, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
+    fchmod, fchown, fsetxattr, ftruncate, futimens, linkat, mkdirat, mknodat, openat, openat2, seek, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -276,11 +276,13 @@ impl Tree {
         }
         // A device without a number would be a whiteout; the numbers mean nothing where no device can be opened.
         let device = if kind == FileType::Fifo { 0 } else { rustix::fs::makedev(1, 3) };
-        mknodat(parent, name, kind, Mode::from_raw_mode(attributes.mode & 0o777), device)?;
+        mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)?;
         if self.owners == Owners::Given {
             let (user, group) = ids(attributes.owner);
             chownat(parent, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
         }
+        // Whatever the process's umask is. It is no link: it was just made.
+        chmodat(parent, name, Mode::from_raw_mode(attributes.mode), AtFlags::empty())?;
         Ok(utimensat(parent, name, &times(attributes.time), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
