@@ -7,6 +7,7 @@
 mod archive;
 mod checkout;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -125,17 +126,6 @@ impl Workshop<'_> {
         })
     }
 
-    /// Opens a file of a tree by its path there.
-    pub(crate) fn open_in(&self, tree: &Tree, path: &Path) -> Result<fs_err::File> {
-        match tree {
-            Tree::File(download) => self.open_download(download),
-            tree => {
-                let place = self.directory_of(tree)?.join(path);
-                Ok(readable(&place, kiln_store::open_regular)?)
-            }
-        }
-    }
-
     /// Opens a download, which is fetched if it is not here.
     fn open_download(&self, download: &Download) -> Result<fs_err::File> {
         let Download { sha256, file, url } = download.clone();
@@ -146,6 +136,34 @@ impl Workshop<'_> {
             self.download(&Wanted { file, url, digest: sha256, size: None })?;
         }
         Ok(self.store.open_blob(&sha256)?)
+    }
+}
+
+/// Trees that files are read from: each is made, and found to be whole, when its first file is.
+pub(crate) struct Opened<'t> {
+    trees: &'t [Tree],
+    directories: Vec<OnceCell<PathBuf>>,
+}
+
+impl<'t> Opened<'t> {
+    pub(crate) fn new(trees: &'t [Tree]) -> Self {
+        Self { trees, directories: trees.iter().map(|_| OnceCell::new()).collect() }
+    }
+
+    /// Opens a file of a tree by its path there; `None` if there is no such tree.
+    pub(crate) fn open(&self, workshop: &Workshop<'_>, tree: usize, path: &Path) -> Result<Option<fs_err::File>> {
+        let Some((tree, directory)) = self.trees.get(tree).zip(self.directories.get(tree)) else { return Ok(None) };
+        if let Tree::File(download) = tree {
+            return workshop.open_download(download).map(Some);
+        }
+        let directory = match directory.get() {
+            Some(directory) => directory,
+            None => {
+                let made = workshop.directory_of(tree)?;
+                directory.get_or_init(|| made)
+            }
+        };
+        Ok(Some(readable(&directory.join(path), kiln_store::open_regular)?))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::below::{Below, Manner};
 use crate::context::Context;
 use crate::error::{BuildError, Result};
 use crate::snapshot::{Copied, FileAt, Own, Source, SourceKind, Stat, changed, content, vanished};
-use crate::sources::Tree;
+use crate::sources::Opened;
 use crate::step::{Cost, Kind, Read, Step, Subject};
 use crate::workshop::Workshop;
 
@@ -188,13 +188,14 @@ impl Step for Copy {
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let mut copied: Vec<Vec<Source>> = self.parts.iter().map(|part| part.copied.files.clone()).collect();
         let bytecode: Vec<_> = self.parts.iter().map(|part| part.copied.bytecode()).collect();
+        let opened: Vec<_> = self.parts.iter().map(|part| Opened::new(&part.copied.trees)).collect();
         for (member, from) in &self.members {
             let found = from.and_then(|(part, at)| Some((part, at, self.parts.get(part)?.copied.files.get(at)?)));
             let Some((part, at, source)) = found else {
                 out.small(member)?;
                 continue;
             };
-            let mut file = Watched::open(workshop, &self.parts[part].copied.trees, source)?;
+            let mut file = Watched::open(workshop, &opened[part], source)?;
             let written = match bytecode[part].get(source.path.as_str()) {
                 Some(&of) => out.file(member, &mut Dated::new(&mut file, of, member.time)),
                 None => out.file(member, &mut file),
@@ -203,8 +204,8 @@ impl Step for Copy {
             copied[part][at].found(file.end()?);
             work.advance(source.size)?;
         }
-        for (part, files) in self.parts.iter().zip(&mut copied) {
-            part.require_content(workshop, files)?;
+        for ((part, files), opened) in self.parts.iter().zip(&mut copied).zip(&opened) {
+            part.require_content(workshop, opened, files)?;
         }
         Ok(vec![out.end()?])
     }
@@ -213,10 +214,10 @@ impl Step for Copy {
 impl Part {
     /// Compares the whole, which is all that is known where the snapshot did not look at each file. A file that a later copy
     /// hides is read for it.
-    fn require_content(&self, workshop: &Workshop<'_>, files: &mut [Source]) -> Result<()> {
+    fn require_content(&self, workshop: &Workshop<'_>, opened: &Opened<'_>, files: &mut [Source]) -> Result<()> {
         for file in files.iter_mut() {
             if matches!(file.kind, SourceKind::File { digest: None, .. }) {
-                let mut hidden = Watched::open(workshop, &self.copied.trees, file)?;
+                let mut hidden = Watched::open(workshop, opened, file)?;
                 io::copy(&mut hidden, &mut io::sink())?;
                 file.found(hidden.end()?);
             }
@@ -272,11 +273,11 @@ struct Watched {
 }
 
 impl Watched {
-    fn open(workshop: &Workshop<'_>, trees: &[Tree], source: &Source) -> Result<Self> {
+    fn open(workshop: &Workshop<'_>, opened: &Opened<'_>, source: &Source) -> Result<Self> {
         let changed = || changed(&source.from);
         let SourceKind::File { at, digest, .. } = &source.kind else { return Err(changed()) };
         let file = match at {
-            FileAt::Tree(tree, _) => workshop.open_in(trees.get(*tree).ok_or_else(changed)?, &source.from)?,
+            FileAt::Tree(tree, _) => opened.open(workshop, *tree, &source.from)?.ok_or_else(changed)?,
             FileAt::Project(seen) => {
                 let file = open_regular(&source.from).map_err(|error| vanished(&source.from, error))?;
                 if Stat::of(&file.metadata()?) != *seen {

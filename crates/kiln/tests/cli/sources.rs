@@ -93,10 +93,10 @@ fn mistakes_in_sources_are_shown() {
     assert_snapshot!(refused("{ git = \"https://example.org/x\", rev = \"--upload-pack=id\" }"), @r#"
     ------- stderr -------
     error: `--upload-pack=id` is not a branch, a tag or a commit
-      --> kiln.toml:13:53
+      --> kiln.toml:13:92
        |
     13 | requirements = [{ file = "requirements.txt", from = { git = "https://example.org/x", rev = "--upload-pack=id" } }]
-       |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |                                                                                            ^^^^^^^^^^^^^^^^^^
     [exit status: 2]
     "#);
     assert_snapshot!(refused("{ url = \"https://me:secret@example.org/x\" }"), @r#"
