@@ -183,6 +183,11 @@ impl Below {
         String::from_utf8(self.picture.landing(path.as_bytes())?).ok()
     }
 
+    /// Returns the path without links that a directory would have, whether it is there or would be made.
+    pub(crate) fn directory_path(&self, path: &str) -> Option<String> {
+        String::from_utf8(self.real(path)?).ok()
+    }
+
     /// Returns what is at a path, through links.
     pub(crate) fn holds(&self, path: &str) -> Presence {
         if let Some(node) = self.picture.find(path.as_bytes()) {

@@ -101,6 +101,9 @@ impl Project<'_> {
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };
         driver.settle(images.images.iter().map(|node| node.image.id()))?;
+        for (name, platform, on) in &images.unplanned {
+            self.workshop.warn(format!("`{name}` ({platform}) depends on {on}, which is not known until it is built"));
+        }
         let mut explanations = Vec::new();
         for node in &images.images {
             let Some(image) = self.stack.image(&node.name) else { continue };
@@ -173,9 +176,12 @@ impl Project<'_> {
     ) -> LastImage {
         let base = bases::name(&image.from).and_then(|name| lock.base(&name, node.platform));
         let packages = lock.image(&image.name, node.platform).map_or(&[][..], |locked| &locked.packages);
-        let copies = node.layers.iter().filter_map(|layer| {
-            let subject = build.images.graph.entry(layer.node.id()).step.subject();
-            let key = build.driver.key(layer.node.id())?;
+        let graph = &build.images.graph;
+        // Files that commands see are read by their steps.
+        let bound = node.commands.iter().flat_map(|id| graph.entry(*id).reads.iter().map(|read| read.node));
+        let copies = node.layers.iter().map(|layer| layer.node.id()).chain(bound).filter_map(|id| {
+            let subject = graph.entry(id).step.subject();
+            let key = build.driver.key(id)?;
             matches!(subject, Subject::Copy { .. }).then_some((subject, key))
         });
         LastImage {
@@ -235,6 +241,11 @@ impl Project<'_> {
         say("expose", list(&image.expose));
         say("volumes", list(&image.volumes));
         say("stop-signal", image.stop_signal.clone());
+        for (table, runs) in [("setup", &image.setup), ("run", &image.run)] {
+            for (at, run) in runs.iter().enumerate() {
+                say(&format!("{table}.{}", at + 1), Some(command(run)));
+            }
+        }
         for (name, value) in &image.env {
             say(&format!("env.{name}"), Some(value.to_string()));
         }
@@ -288,6 +299,7 @@ impl Project<'_> {
             let mut path = vec!["images", image];
             match key.split_once('.') {
                 Some(("target", rest)) => path = vec!["target", rest],
+                Some((table @ ("setup" | "run"), _)) => path.push(table),
                 Some((table, name)) => path.extend([table, name]),
                 None => path.push(key),
             }
@@ -323,6 +335,20 @@ fn shown(command: &CommandLine) -> String {
         CommandLine::Words(words) => format!("{words:?}"),
         CommandLine::Shell(line) => line.clone(),
     }
+}
+
+fn command(run: &stack::Run) -> String {
+    let mut text = run.command.to_string();
+    let options = [
+        ("user", run.user.as_ref().map(|(user, _)| user.clone())),
+        ("workdir", run.workdir.clone()),
+        ("shell", (run.shell != stack::Shell::Sh).then(|| "bash".into())),
+    ];
+    for (name, value) in options.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        text.push_str(&format!(" ({name} {value})"));
+    }
+    run.env.iter().for_each(|(name, value)| text.push_str(&format!(" ({name}={value})")));
+    text
 }
 
 fn user(user: &NewUser) -> String {

@@ -230,8 +230,13 @@ pub(crate) fn commit_of(workshop: &Workshop<'_>, url: &str, rev: &str) -> Result
 /// Returns the last lines of what git said, or how it ended.
 fn told(error: &ProgramError) -> String {
     let ProgramError::Failed(failed) = error else { return error.to_string() };
-    let lines = failed.last_lines(2);
-    let said = lines.iter().map(|line| line.trim_start_matches("fatal: ")).collect::<Vec<_>>().join("; ");
+    let lines = failed.last_lines(20);
+    let is_fatal = |line: &&str| line.starts_with("fatal: ") || line.starts_with("error: ");
+    let mut told: Vec<&str> = lines.iter().copied().filter(is_fatal).take(2).collect();
+    if told.is_empty() {
+        told = failed.last_lines(2);
+    }
+    let said = told.iter().map(|line| line.trim_start_matches("fatal: ")).collect::<Vec<_>>().join("; ");
     if said.is_empty() { failed.ended.to_string() } else { said }
 }
 

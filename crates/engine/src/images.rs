@@ -135,6 +135,9 @@ impl Images {
         for &image in images {
             for &platform in &project.stack.platforms {
                 match builder.image(image, platform) {
+                    Err(BuildError::NotYet(on)) if making.performs && failure.is_none() => {
+                        return Err(BuildError::Unreachable(on));
+                    }
                     Err(BuildError::NotYet(on)) => unplanned.push((image.name.clone(), platform, on)),
                     Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
                     Err(error) if making.keep_going => {
@@ -426,5 +429,5 @@ pub(crate) fn base_step(project: &Project<'_>, image: &stack::Image, locked: &Lo
             return Err(BuildError::Unreachable(format!("the base of {}", image.name)));
         }
     };
-    Ok(Base::new(locked.clone(), source))
+    Base::new(locked.clone(), source).looked_for(project.workshop.store)
 }

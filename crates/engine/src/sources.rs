@@ -118,8 +118,13 @@ impl Workshop<'_> {
             }
             match tree {
                 Tree::Layer(..) => {}
-                // Owners in archives are those of whoever packed them.
-                Tree::Archive(_) | Tree::File(_) => one.owner = (0, 0),
+                // Owners in archives are those of whoever packed them, and nobody else gets their rights.
+                Tree::Archive(_) | Tree::File(_) => {
+                    one.owner = (0, 0);
+                    if matches!(one.kind, ListedKind::File(..)) {
+                        one.mode &= 0o1777;
+                    }
+                }
                 Tree::Checkout(_) => checkout::normalise(&mut one),
             }
             Ok(one)

@@ -162,7 +162,7 @@ impl Run {
             ),
         )?;
         bench.run(&format!(
-            "ln -sfn ../site export/site && sed -i 's|^name = \"bench\"|{}|' export/kiln.toml",
+            "rm -rf export/site && cp -al site export/site && sed -i 's|^name = \"bench\"|{}|' export/kiln.toml",
             below.trim().replace('\n', "\\n")
         ))?;
         bench.run("rm -rf store && cp -a template store")?;

@@ -16,6 +16,17 @@ pub struct RunError {
     lines: Vec<String>,
 }
 
+/// Signs that a command looked for a network.
+const NETWORK: [&str; 5] = [
+    "Temporary failure resolving",
+    "Temporary failure in name resolution",
+    "Could not resolve host",
+    "Network is unreachable",
+    "Name or service not known",
+];
+const NO_NETWORK: &str = "commands have no network: packages come with `packages` and with `include` of a Debian base, files with `copy` \
+                          and `bind` (`{ url = ... }`, `{ git = ... }`)";
+
 impl RunError {
     pub(crate) fn new(command: String, ended: Ended, another: Option<u32>, lines: Vec<String>) -> Self {
         Self { command, ended, another, lines }
@@ -25,6 +36,9 @@ impl RunError {
     pub(crate) fn hint(&self) -> Option<String> {
         if self.another.is_some() {
             return Some(kiln_sandbox::more_ids());
+        }
+        if self.lines.iter().any(|line| NETWORK.iter().any(|sign| line.contains(sign))) {
+            return Some(NO_NETWORK.into());
         }
         let hint = match self.ended {
             Ended::TimedOut => "give it more time: `timeout = \"1h\"`",

@@ -124,7 +124,16 @@ impl Builder<'_> {
             let (copied, after) = self.copied(copy, draft.platform)?;
             let mut below = draft.ground.below.clone();
             let path = copied.place(copy, |path| below.is_directory(path));
-            let path = below.landing(&path).unwrap_or(path);
+            let path = match copied.is_single() {
+                true => below.landing(&path),
+                false => below.directory_path(&path),
+            }
+            .unwrap_or(path);
+            if path.is_empty() {
+                let message = "files are bound to a directory or a file, and not to the whole image";
+                let hint = "choose a directory for them, such as `to = \"/in\"`";
+                return Err(Diagnostics::from(Diagnostic::at(copy.span(), message).hint(hint)).into());
+            }
             let owner = draft.ground.accounts.owner_of(copy)?;
             let step = Copy::new(vec![(copy, copied, owner)], after, image.compression, &mut below)?;
             bound.push(Bound { layers: self.graph.add(step)?, path });

@@ -171,6 +171,10 @@ impl Selection<'_> {
             });
         } else {
             self.take(&merged, (String::new(), &[]), at, &mut files, &mut special);
+            if !special.is_empty() {
+                let message = format!("`{}` is a pipe, a socket or a device, which is not copied", self.copy.shown());
+                return Err(Diagnostics::from(Diagnostic::at(self.copy.span(), message)).into());
+            }
         }
         let shown = self.copy.shown();
         let special = special

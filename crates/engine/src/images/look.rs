@@ -85,10 +85,12 @@ impl<'p> Look<'p> {
 
     /// Returns the content of lists of files.
     pub(super) fn lists(&self, graph: &Graph, nodes: &[Node<Paths>]) -> Result<Vec<Vec<u8>>> {
-        let lists = self.at(graph, nodes)?;
+        let mut lists = self.at(graph, nodes)?;
         if self.making.performs {
+            // A list that is gone is made again.
             let driver = Driver::new(graph, &self.project.workshop, &self.remote);
             driver.want(&nodes.iter().map(|node| (node.id(), Level::Here)).collect::<Vec<_>>())?;
+            lists = nodes.iter().filter_map(|node| driver.known(*node)).collect();
         }
         let read = |list: &Paths| {
             let blob = Blob { digest: list.list, size: Some(list.size) };

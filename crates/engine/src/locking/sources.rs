@@ -1,6 +1,7 @@
 //! Places outside of the project. Requirements are fetched once, locked with the digests of their files, and read from the store;
 //! copies are locked to a commit or to a digest, and fetched when they are built.
 
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, LockedSource, SourceFile};
 use kiln_plan::stack::{Copy, Elsewhere, Remote, RequirementsFile, Stack};
@@ -8,7 +9,7 @@ use url::Url;
 
 use super::Upgrade;
 use super::files::LARGEST_FILE;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, FetchError, Result};
 use crate::fetch::Fetcher;
 use crate::git::{self, Commit, Entry};
 use crate::project::Project;
@@ -73,7 +74,12 @@ impl Project<'_> {
             },
             (_, Some(Elsewhere::Url(download))) => {
                 let path = download.file_name();
-                let sha256 = self.workshop.download_unknown(&path, &download.url)?;
+                let sha256 = self.workshop.download_unknown(&path, &download.url).map_err(|error| match error {
+                    BuildError::Fetch(error @ FetchError::Refused { .. }) => {
+                        Diagnostics::from(Diagnostic::at(copy.span(), format!("{}: {error}", download.url))).into()
+                    }
+                    error => error,
+                })?;
                 let files = vec![SourceFile { path, sha256 }];
                 LockedSource { url: Some(download.url.to_string()), files, ..LockedSource::default() }
             }

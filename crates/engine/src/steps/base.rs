@@ -10,6 +10,7 @@ use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedBase;
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::{Reference, Repository};
+use kiln_store::Store;
 use serde::Serialize;
 
 use crate::bootstrap;
@@ -39,11 +40,21 @@ pub(crate) struct Base {
     locked: LockedBase,
     #[serde(skip)]
     source: Source,
+    /// Its documents and layers are in the store.
+    #[serde(skip)]
+    is_here: bool,
 }
 
 impl Base {
     pub(crate) fn new(locked: LockedBase, source: Source) -> Self {
-        Self { platform: locked.platform, manifest: locked.manifest, locked, source }
+        Self { platform: locked.platform, manifest: locked.manifest, locked, source, is_here: false }
+    }
+
+    /// Looks if the store has all of it.
+    pub(crate) fn looked_for(self, store: &Store) -> Result<Self> {
+        let here = documents::here(store, &self.manifest, &self.locked.name, self.platform)?;
+        let whole = |image: Image| image.layers.iter().all(|layer| store.has_blob(&layer.digest));
+        Ok(Self { is_here: here.is_some_and(whole), ..self })
     }
 }
 
@@ -58,8 +69,8 @@ impl Step for Base {
     fn cost(&self) -> Cost {
         match self.source {
             // Bootstrapping takes a program; documents take one request.
-            Source::Debian(..) => Cost::Sandbox(0),
-            Source::Layout(..) | Source::Registry(_) => Cost::Inline,
+            Source::Debian(..) if !self.is_here => Cost::Sandbox(0),
+            Source::Debian(..) | Source::Layout(..) | Source::Registry(_) => Cost::Inline,
         }
     }
 

@@ -184,7 +184,7 @@ impl Step for Copy {
 
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
         let workshop = context.workshop;
-        let work = context.work("copy", self.subject.to_string(), Some(self.bytes()));
+        let work = context.work("copy", self.subject.to_string().trim_start_matches("copy "), Some(self.bytes()));
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let mut copied: Vec<Vec<Source>> = self.parts.iter().map(|part| part.copied.files.clone()).collect();
         let bytecode: Vec<_> = self.parts.iter().map(|part| part.copied.bytecode()).collect();

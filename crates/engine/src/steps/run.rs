@@ -31,6 +31,8 @@ use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
 /// The last lines that an error shows.
 const LINES: usize = 100;
+/// Bytes of each.
+const LONGEST_LINE: usize = 2000;
 
 /// A warning.
 const COPIED: &str = "no overlay can be mounted over the store here, so each command runs over copies of its layers; another file system \
@@ -153,7 +155,7 @@ impl Run {
             if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 work.output(&line);
-                last.push_back(line);
+                last.push_back(cut(line));
                 if last.len() > LINES {
                     last.pop_front();
                 }
@@ -247,6 +249,15 @@ impl Run {
         owners::note(workshop.store, &layer, done.ran.owners != Owners::Lost)?;
         Ok(vec![layer])
     }
+}
+
+/// Cuts a line that nobody would read.
+fn cut(mut line: String) -> String {
+    if line.len() > LONGEST_LINE {
+        line.truncate(line.floor_char_boundary(LONGEST_LINE));
+        line.push_str("...");
+    }
+    line
 }
 
 /// Returns the program and its arguments.

@@ -32,6 +32,10 @@ use crate::time::OLDEST;
 /// A text file that is rewritten is shorter.
 const MAX_TEXT: u64 = 4 << 20;
 
+/// The extended attribute of capabilities where the kernel does not know of them, and its pax record.
+const HELD_CAPABILITY: &str = "user.kiln.xattr.security.capability";
+const CAPABILITY: &[u8] = b"SCHILY.xattr.security.capability";
+
 /// The kind of a changed path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -59,6 +63,8 @@ pub(super) struct Entry {
     time: u64,
     /// As pax records.
     records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// True if capabilities are among them that the kernel did not know of.
+    has_held_capability: bool,
     /// The content, where it is not the file's.
     text: Option<Vec<u8>>,
     /// Device and inode of a file that has other names.
@@ -68,7 +74,17 @@ pub(super) struct Entry {
 impl Entry {
     fn whiteout() -> Self {
         let (change, records) = (Change::Whiteout, Vec::new());
-        Self { change, mode: 0o644, owner: (0, 0), is_noted: true, time: 0, records, text: None, inode: None }
+        Self {
+            change,
+            mode: 0o644,
+            owner: (0, 0),
+            is_noted: true,
+            time: 0,
+            records,
+            has_held_capability: false,
+            text: None,
+            inode: None,
+        }
     }
 }
 
@@ -115,6 +131,7 @@ impl Changes {
         changes.hide_what_is_there(&Lower(upper.lower))?;
         if upper.owners == Owners::Noted {
             changes.inherit(&Lower(upper.lower))?;
+            changes.drop_capabilities(&Lower(upper.lower))?;
         }
         changes.leave_out();
         changes.link();
@@ -213,6 +230,25 @@ impl Changes {
         Ok(())
     }
 
+    /// Takes held capabilities from files that were written to or given away, as the kernel does where it knows of them
+    /// (capabilities(7), "File capabilities").
+    fn drop_capabilities(&mut self, lower: &Lower<'_>) -> io::Result<()> {
+        for (path, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.has_held_capability) {
+            let Some(below) = lower.place(path)? else { continue };
+            let (was, is) = (
+                fs_err::symlink_metadata(&below)?,
+                fs_err::symlink_metadata(self.upper.join(OsStr::from_bytes(path)))?,
+            );
+            let noted = attributes(&below)?.into_iter().find(|(name, _)| name == OWNER.as_bytes());
+            let noted = noted.and_then(|(_, text)| owner(&text)).unwrap_or((0, 0));
+            let state = |found: &std::fs::Metadata| (found.len(), found.mtime(), found.mtime_nsec());
+            if noted != entry.owner || state(&was) != state(&is) {
+                entry.records.retain(|(name, _)| name != CAPABILITY);
+            }
+        }
+        Ok(())
+    }
+
     /// Returns a path of the upper directory as it goes into the layer; `None` for a socket.
     fn entry(&mut self, path: &[u8], upper: &Upper<'_>) -> Result<Option<Entry>, OciError> {
         let owners = upper.owners;
@@ -251,8 +287,9 @@ impl Changes {
             Some(inode) => *self.modes.entry(inode).or_insert(found.mode() & 0o7777),
             None => found.mode() & 0o7777,
         };
-        let is_noted = noted.is_some();
-        Ok(Some(Entry { mode, owner, is_noted, time, records: records(&attributes), text: None, inode, change }))
+        let (is_noted, records) = (noted.is_some(), records(&attributes));
+        let has_held_capability = held(HELD_CAPABILITY).is_some();
+        Ok(Some(Entry { mode, owner, is_noted, time, records, has_held_capability, text: None, inode, change }))
     }
 
     fn place(&self, path: &[u8]) -> PathBuf {
@@ -265,7 +302,7 @@ impl Changes {
         self.entries.retain(|path, entry| {
             let Ok(path) = std::str::from_utf8(path) else { return true };
             if matches!(entry.change, Change::Whiteout) {
-                return !is_below(path, &["run", "dev", "proc", "sys"]);
+                return !is_below(path, &["run", "dev", "proc", "sys"]) && !is_of_runtime(path);
             }
             if !matches!(entry.change, Change::Directory(_)) && is_volatile(path) {
                 return false;
@@ -449,6 +486,11 @@ fn is_below(path: &str, directories: &[&str]) -> bool {
     directories.iter().any(|above| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/')))
 }
 
+/// Returns true for a file over which runtimes put one of their own, and the sandbox, too.
+fn is_of_runtime(path: &str) -> bool {
+    matches!(path, "etc/hosts" | "etc/hostname" | "etc/resolv.conf")
+}
+
 /// Returns true for a file that a command changes though it did nothing that counts, and that a system makes again when it needs it.
 fn is_volatile(path: &str) -> bool {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -472,5 +514,6 @@ fn is_volatile(path: &str) -> bool {
     );
     is_backup(folder, name)
         || is_log
+        || is_of_runtime(path)
         || is_below(path, &["run", "dev", "proc", "sys", "var/log/apt", "var/cache/ldconfig"])
 }

@@ -20,7 +20,7 @@ pub struct Listed {
     pub mode: u32,
     /// Owner and group.
     pub owner: (u32, u32),
-    /// Seconds since 1970.
+    /// Seconds since 1970, of a file; 0 of all else: directories for which a layer has no member have the time at which they were made.
     pub time: u64,
     /// Extended attributes by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -101,7 +101,7 @@ fn one(tree: &Path, path: &Path, owners: Owners) -> io::Result<Option<Listed>> {
     };
     let plain = |(name, value): (Vec<u8>, Vec<u8>)| (name[XATTR.len().min(name.len())..].to_vec(), value);
     let xattrs = records(&attributes).into_iter().map(plain).collect();
-    let time = u64::try_from(found.mtime()).unwrap_or(0);
+    let time = if found.is_file() { u64::try_from(found.mtime()).unwrap_or(0) } else { 0 };
     Ok(Some(Listed { path, mode: found.mode() & 0o7777, owner, time, xattrs, kind }))
 }
 

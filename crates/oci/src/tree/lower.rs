@@ -24,6 +24,16 @@ pub(super) enum Shown {
 impl Lower<'_> {
     /// Returns the kind of what they show at a path.
     pub(super) fn at(&self, path: &[u8]) -> io::Result<Shown> {
+        Ok(self.find(path)?.0)
+    }
+
+    /// Returns the place of what they show at a path, if that is no directory.
+    pub(super) fn place(&self, path: &[u8]) -> io::Result<Option<PathBuf>> {
+        Ok(self.find(path)?.1)
+    }
+
+    fn find(&self, path: &[u8]) -> io::Result<(Shown, Option<PathBuf>)> {
+        const NOTHING: (Shown, Option<PathBuf>) = (Shown::Nothing, None);
         'trees: for tree in self.0.iter().rev() {
             let mut place = tree.clone();
             let mut hides = false;
@@ -31,25 +41,27 @@ impl Lower<'_> {
                 let marker = |of: &[u8]| place.join(OsStr::from_bytes(&[whiteout::PREFIX.as_bytes(), of].concat()));
                 hides |= rustix::fs::lgetxattr(&place, OPAQUE, &mut [0; 8][..]).is_ok() || exists(&marker(b".wh..opq"));
                 if exists(&marker(name)) {
-                    return Ok(Shown::Nothing);
+                    return Ok(NOTHING);
                 }
                 place.push(OsStr::from_bytes(name));
                 let found = match fs_err::symlink_metadata(&place) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound && hides => return Ok(Shown::Nothing),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && hides => return Ok(NOTHING),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue 'trees,
                     found => found?,
                 };
                 match found.file_type() {
                     kind if kind.is_dir() => {}
-                    kind if kind.is_char_device() && found.rdev() == 0 => return Ok(Shown::Nothing),
-                    _ if place.as_os_str().len() == tree.as_os_str().len() + 1 + path.len() => return Ok(Shown::Other),
+                    kind if kind.is_char_device() && found.rdev() == 0 => return Ok(NOTHING),
+                    _ if place.as_os_str().len() == tree.as_os_str().len() + 1 + path.len() => {
+                        return Ok((Shown::Other, Some(place)));
+                    }
                     // What lies below another kind of file is hidden.
-                    _ => return Ok(Shown::Nothing),
+                    _ => return Ok(NOTHING),
                 }
             }
-            return Ok(Shown::Directory);
+            return Ok((Shown::Directory, None));
         }
-        Ok(Shown::Nothing)
+        Ok(NOTHING)
     }
 }
 

@@ -46,6 +46,12 @@ pub(super) fn copy(table: &CopyTable, context: &Context<'_>, wrong: &mut Diagnos
 
 fn project_sources(paths: &TextOrList, span: Span, vars: &Vars, wrong: &mut Diagnostics) -> Vec<Source> {
     match paths {
+        TextOrList::Text(text) if text.contains("://") || text.starts_with("git@") => {
+            let message = format!("`{text}` is an address, and a text names files of the project");
+            let hint = "`from = { url = \"URL\" }` or `from = { git = \"URL\", rev = \"TAG\" }`";
+            wrong.push(Diagnostic::at(span, message).hint(hint));
+            Vec::new()
+        }
         TextOrList::Text(text) => {
             vec![Source { path: images::project_path_in(text, span.clone(), vars, wrong), span }]
         }
