@@ -246,6 +246,28 @@ fn a_command_sees_bound_files_and_the_image_does_not_get_them() {
 }
 
 #[test]
+fn files_that_are_bound_at_a_link_of_the_image_and_files_of_runtimes_leave_nothing() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project("");
+    environment.write("src/a", "bound");
+    environment.stack(&stack(
+        "files = [{ to = \"/made\", link = \"data\" }]\nrun = [{ command = [\"/step\", \"write\", \"/made/new\", \"1\", \"then\", \
+         \"remove\", \"/made/a\", \"then\", \"append\", \"/made/file\", \"2\"], bind = [{ from = \"src\", to = \"/made\" }] },\n\
+         [\"/step\", \"append\", \"/etc/hosts\", \"1.2.3.4 x\"]]\n",
+    ));
+    environment.succeed("build --output oci:out");
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = ReadBack::of(&environment.path("out"), "app", cpu);
+    let list = image.list();
+    assert!(!list.contains("data/new") && !list.contains(".wh.") && !list.contains("hosts"), "{list}");
+    assert_eq!(list.matches("data/file").count(), 0, "{list}");
+    environment.stack(&stack("run = [{ command = [\"/step\"], bind = [{ from = \"src\", to = \"/\" }] }]\n"));
+    assert!(environment.kiln("build").stderr.contains("files are bound to a directory or a file"));
+}
+
+#[test]
 fn an_edit_above_runs_nothing_and_an_edit_below_runs_all() {
     if is_impossible() {
         return;

@@ -150,7 +150,9 @@ fn copies(environment: &TestEnvironment, server: &Server, copies: &[&str]) {
 /// A tar with a directory around everything.
 fn archive() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    for (path, mode, content) in [("pkg-1/bin/tool", 0o755, "a tool"), ("pkg-1/README", 0o640, "read me")] {
+    let members =
+        [("pkg-1/bin/tool", 0o755, "a tool"), ("pkg-1/README", 0o640, "read me"), ("pkg-1/su", 0o6755, "setuid")];
+    for (path, mode, content) in members {
         let mut header = tar::Header::new_ustar();
         header.set_mode(mode);
         header.set_uid(1234);
@@ -186,6 +188,7 @@ fn a_download_is_copied_or_unpacked() {
     -0640 0:0 opt/pkg/README
     d0755 0:0 opt/pkg/bin
     -0755 0:0 opt/pkg/bin/tool
+    -0755 0:0 opt/pkg/su
     l0777 0:0 opt/pkg/tool -> bin/tool
     --
     d0755 0:0 usr
@@ -198,6 +201,17 @@ fn a_download_is_copied_or_unpacked() {
     environment.succeed("build");
     environment.succeed("--offline build --locked");
     assert_eq!(server.log().len(), 0);
+}
+
+#[test]
+fn what_was_collected_is_fetched_and_listed_again() {
+    let (environment, server) = served(&[("pkg.tar", &archive())]);
+    copies(&environment, &server, &[r#"{ from = { url = "URL/pkg.tar", unpack = true }, to = "/opt" }"#]);
+    let built = environment.succeed("build");
+    environment.succeed("gc --all");
+    server.log();
+    assert_eq!(environment.succeed("build"), built);
+    assert_eq!(server.log(), ["GET pkg.tar"]);
 }
 
 #[test]
