@@ -284,7 +284,7 @@ fn a_machine_with_the_cache_fetches_nothing_that_is_copied() {
     let second = TestEnvironment::new();
     second.stack(&stack);
     second.write("kiln.lock", fs_err::read(first.path("kiln.lock")).unwrap());
-    (registry.log(), server.log());
+    drop((registry.log(), server.log()));
     assert_eq!(second.digests("--locked --push"), digests);
     assert_eq!(server.log().len(), 0);
     let fetched: Vec<String> = registry
