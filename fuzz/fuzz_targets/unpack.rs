@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use kiln_fuzz::{Bytes, tar};
-use kiln_oci::tree::{Changes, Owners, unpack};
+use kiln_fuzz::{Bytes, owners, tar};
+use kiln_oci::OciError;
+use kiln_oci::tree::{Changes, Form, Upper, unpack};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -44,7 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
         written += bytes;
         if written > LARGEST { Err(std::io::Error::other("it is large")) } else { Ok(()) }
     };
-    let done = unpack(layer.as_slice(), &trees[0], Owners::of_this_process(), &mut watch);
+    let done = unpack(layer.as_slice(), &trees[0], owners(), &mut watch);
     require_nothing_outside(place.path());
     if done.is_err() {
         return;
@@ -56,13 +57,18 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(paths(&trees[1]), paths(&trees[2]));
 });
 
+/// Returns everything in a tree as changes over nothing.
+fn changes_of(path: &Path) -> Result<Changes, OciError> {
+    Changes::of(&Upper { path, lower: &[], form: Form::Overlay, owners: owners(), others: &|_| None })
+}
+
 /// Makes a layer of a tree, and a tree of the layer. Returns the digest of what is in the first one.
 fn repeat(from: &Path, to: &Path) -> Option<String> {
-    let changes = Changes::of(from, Owners::of_this_process()).ok()?;
+    let changes = changes_of(from).ok()?;
     let mut layer = Vec::new();
     changes.write(1_000_000_000, &mut layer, &mut |_| Ok(())).expect("changes become a layer");
-    unpack(layer.as_slice(), to, Owners::of_this_process(), &mut |_| Ok(())).expect("a layer becomes a tree");
-    let again = Changes::of(to, Owners::of_this_process()).expect("a tree can be read");
+    unpack(layer.as_slice(), to, owners(), &mut |_| Ok(())).expect("a layer becomes a tree");
+    let again = changes_of(to).expect("a tree can be read");
     let differences = changes.differences(&again).expect("trees can be compared");
     assert!(differences.is_empty(), "{differences:?}");
     Some(changes.digest().expect("content has a digest").to_string())

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
-use kiln_fuzz::{Bytes, Kind, Member, tar};
-use kiln_oci::tree::{Owners, unpack};
+use kiln_fuzz::{Bytes, Kind, Member, owners, tar};
+use kiln_oci::tree::unpack;
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -35,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
         let members: Vec<Member> = (0..bytes.next() % 12).map(|_| bytes.member(&NAMES, &["nowhere"])).collect();
         let tree = place.path().join(layer.to_string());
         std::fs::create_dir(&tree).expect("the temporary directory can be written");
-        let unpacked = unpack(tar(&members).as_slice(), &tree, Owners::of_this_process(), &mut |_| Ok(()));
+        let unpacked = unpack(tar(&members).as_slice(), &tree, owners(), &mut |_| Ok(()));
         match (Layer::of(&members), unpacked) {
             (Some(layer), Ok(())) => layer.over(&mut model),
             (None, Err(_)) => return,
@@ -108,7 +108,9 @@ impl Layer {
             layer.own.insert(path.clone(), node);
         }
         for path in hidden {
-            if layer.removed.iter().any(|removed| above(&path).any(|above| above == removed)) || layer.make_above(&path).is_none() {
+            if layer.removed.iter().any(|removed| above(&path).any(|above| above == removed))
+                || layer.make_above(&path).is_none()
+            {
                 continue;
             }
             match layer.own.get(&path) {
