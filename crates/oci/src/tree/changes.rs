@@ -62,7 +62,7 @@ pub(super) struct Entry {
     /// Seconds since 1970, as the command left it.
     time: u64,
     /// As pax records.
-    records: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) records: Vec<(Vec<u8>, Vec<u8>)>,
     /// True if capabilities are among them that the kernel did not know of.
     has_held_capability: bool,
     /// The content, where it is not the file's.

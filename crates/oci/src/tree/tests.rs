@@ -410,3 +410,31 @@ proptest! {
         prop_assert_eq!(changes_of(&tree, owners).unwrap().digest().unwrap(), changes.digest().unwrap());
     }
 }
+
+#[test]
+fn held_capabilities_go_where_a_file_is_given_away_or_written_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lower, upper) = (directory.path().join("lower"), directory.path().join("upper"));
+    let set = |path: &Path, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    for name in ["same", "given", "written"] {
+        for tree in [&lower, &upper] {
+            fs_err::create_dir_all(tree).unwrap();
+            let place = tree.join(name);
+            let content = if name == "written" && *tree == upper { "changed" } else { "program" };
+            fs_err::write(&place, content).unwrap();
+            set(&place, &format!("{HELD}security.capability"), b"capability");
+            if name == "given" && *tree == upper {
+                set(&place, OWNER, b"3:3");
+            }
+            let seconds = if name == "written" && *tree == upper { 2 } else { 1 };
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            fs_err::OpenOptions::new().write(true).open(&place).unwrap().file().set_modified(time).unwrap();
+        }
+    }
+    let (lower, owners, form) = ([lower], Owners::Noted, Form::Overlay);
+    let changes = Changes::of(&Upper { path: &upper, lower: &lower, form, owners, others: &|_| None }).unwrap();
+    let keeps = |name: &str| !changes.entries[name.as_bytes()].records.is_empty();
+    assert_eq!(["same", "given", "written"].map(keeps), [true, false, false]);
+}
