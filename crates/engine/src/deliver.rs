@@ -112,13 +112,9 @@ impl Project<'_> {
 
     /// Compares the lock with what commands left, now that they have run: packages that are installed above them depend on it.
     fn require_lock_above_commands(&self, images: &[&stack::Image]) -> Result<()> {
-        let runs = |image: &stack::Image| !image.setup.is_empty() || !image.run.is_empty();
-        let stands_on_commands = |image: &&&stack::Image| {
-            image.has_packages() && (!image.setup.is_empty() || self.stack.ancestors(image).any(runs))
-        };
-        match images.iter().find(stands_on_commands) {
-            Some(_) => self.lock(&Upgrade::Nothing, true).map(drop),
-            None => Ok(()),
+        match images.iter().any(|image| image.has_packages() && self.stack.stands_on_commands(image)) {
+            true => self.lock(&Upgrade::Nothing, true).map(drop),
+            false => Ok(()),
         }
     }
 

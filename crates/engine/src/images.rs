@@ -111,8 +111,7 @@ impl Images {
     ) -> Result<BaseFacts> {
         let stack = &project.stack;
         let image = stack.on(image, platform);
-        let runs = |image: &stack::Image| !image.setup.is_empty() || !image.run.is_empty();
-        if image.setup.is_empty() && !stack.ancestors(image).any(runs) {
+        if !stack.stands_on_commands(image) {
             return Ok(base_facts(lock, stack.root(image), platform));
         }
         let chosen = project.chosen(std::slice::from_ref(&image.name))?;

@@ -7,7 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BuildError, Result};
 use crate::project::Project;
-use crate::sources::Tree;
+use crate::sources::{Tree, digest};
 
 mod filter;
 mod secrets;
@@ -35,7 +35,6 @@ use walk::Walked;
 const TOO_YOUNG: i128 = 50_000_000;
 /// Raised when the same files would be recorded in another way.
 const VERSION: u32 = 3;
-const BUFFER: usize = 128 << 10;
 
 /// A file, directory or link that is copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,15 +294,7 @@ fn digest_files(project: &Project<'_>, key: &StepKey, files: &mut [Source], bega
 }
 
 fn read_digest(project: &Project<'_>, path: &Path) -> Result<String> {
-    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; BUFFER]);
-    let mut opened = open_regular(path).map_err(|error| vanished(path, error))?;
-    loop {
-        project.workshop.cancel.check()?;
-        match opened.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            read => hasher.update(&buffer[..read]),
-        };
-    }
+    digest(&project.workshop, open_regular(path).map_err(|error| vanished(path, error))?)
 }
 
 /// Returns the hash of what `lstat` told of everything.

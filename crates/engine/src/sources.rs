@@ -194,7 +194,8 @@ pub(crate) fn native(path: &str) -> PathBuf {
     std::ffi::OsString::from_vec(names::bytes(path)).into()
 }
 
-fn digest(workshop: &Workshop<'_>, mut file: fs_err::File) -> Result<String> {
+/// Returns the BLAKE3 of a file.
+pub(crate) fn digest(workshop: &Workshop<'_>, mut file: fs_err::File) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     loop {

@@ -277,6 +277,11 @@ impl Lock {
         self.bases.iter().find(|base| base.name == name && base.platform == platform)
     }
 
+    /// A place outside of the project.
+    pub fn source(&self, remote: &Remote) -> Option<&LockedSource> {
+        self.sources.iter().find(|source| source.is_of(remote))
+    }
+
     /// The images of a name on a platform, one for each choice of the stack.
     pub fn images_of(&self, name: &str, platform: Platform) -> impl Iterator<Item = &LockedImage> {
         self.images.iter().filter(move |image| image.name == name && image.platform == platform)

@@ -108,8 +108,7 @@ impl Builder<'_> {
     fn checkout(&self, wanted: &stack::Checkout) -> Result<Checkout> {
         let (url, rev) = (wanted.url.clone(), wanted.rev.clone());
         let remote = stack::Remote::Git { url: url.clone(), rev: rev.clone() };
-        let locked = self.lock.sources.iter().find(|source| source.is_of(&remote));
-        let commit = locked.and_then(|source| source.commit.clone());
+        let commit = self.lock.source(&remote).and_then(|source| source.commit.clone());
         let commit = commit
             .ok_or_else(|| BuildError::LockOutdated(format!("it has no commit of {remote}, which is copied from")))?;
         let patch = |patch: &stack::Source| {
@@ -129,12 +128,10 @@ impl Builder<'_> {
     }
 
     fn locked_digest(&self, elsewhere: &Elsewhere) -> Result<Digest> {
-        let remote = elsewhere.remote();
-        let is_it =
-            |source: &&kiln_plan::lock::LockedSource| remote.as_ref().is_some_and(|remote| source.is_of(remote));
-        let locked = self.lock.sources.iter().find(is_it).and_then(|source| source.files.first());
-        let locked = locked.map(|file| file.sha256);
-        locked.ok_or_else(|| BuildError::LockOutdated(format!("it has no SHA-256 of {elsewhere}, which is copied")))
+        let locked = elsewhere.remote().and_then(|remote| self.lock.source(&remote)?.files.first());
+        locked
+            .map(|file| file.sha256)
+            .ok_or_else(|| BuildError::LockOutdated(format!("it has no SHA-256 of {elsewhere}, which is copied")))
     }
 }
 

@@ -27,7 +27,7 @@ impl Project<'_> {
             if sources.iter().any(|source| source.is_of(remote)) {
                 continue;
             }
-            let locked = old.sources.iter().find(|source| source.is_of(remote));
+            let locked = old.source(remote);
             sources.push(match locked {
                 Some(locked) if frozen || *upgrade != Upgrade::Everything => self.restored(locked, remote, file)?,
                 None if frozen => {
@@ -60,7 +60,7 @@ impl Project<'_> {
         let Some(remote) = remote.filter(|remote| !sources.iter().any(|source| source.is_of(remote))) else {
             return Ok(());
         };
-        let locked = old.sources.iter().find(|source| source.is_of(&remote));
+        let locked = old.source(&remote);
         sources.push(match (locked, &copy.elsewhere) {
             (Some(locked), _) if frozen || *upgrade != Upgrade::Everything => locked.clone(),
             (None, _) if frozen => {
@@ -147,7 +147,7 @@ impl Project<'_> {
 
     /// Writes the files of a locked source into a directory, under their paths.
     pub(super) fn source_directory(&self, remote: &Remote, lock: &Lock) -> Result<kiln_store::TemporaryDirectory> {
-        let locked = lock.sources.iter().find(|source| source.is_of(remote));
+        let locked = lock.source(remote);
         let files: &[SourceFile] = locked.map_or(&[], |locked| &locked.files);
         let directory = self.workshop.store.temporary_directory()?;
         for SourceFile { path, sha256 } in files {

@@ -65,10 +65,13 @@ pub(crate) fn is_impossible() -> bool {
     impossible
 }
 
-fn list(environment: &TestEnvironment) -> String {
+fn built(environment: &TestEnvironment, image: &str) -> ReadBack {
     let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let image = ReadBack::of(&environment.path("out"), "app", cpu);
-    let list = image.list();
+    ReadBack::of(&environment.path("out"), image, cpu)
+}
+
+fn list(environment: &TestEnvironment) -> String {
+    let list = built(environment, "app").list();
     list.lines().filter(|line| line.contains("made") || line.contains(".wh.")).collect::<Vec<_>>().join("\n")
 }
 
@@ -100,8 +103,7 @@ run = [
     d0755 0:0 made
     l0777 0:0 made/link -> a
     ");
-    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let image = ReadBack::of(&environment.path("out"), "app", cpu);
+    let image = built(&environment, "app");
     assert_snapshot!(image.history().join("\n"), @r"
     kiln: copy root to /
     kiln: run /step make /made then write /made/a 1 then variable NAME the...
@@ -175,8 +177,7 @@ fn setup_runs_before_everything_else_and_an_edit_of_a_source_does_not_run_it_aga
     environment.stack(&stack(lines));
     let said = environment.kiln("build -v --output oci:out");
     assert!(said.status == Some(0) && said.stderr.contains("  world"), "{said}");
-    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let image = ReadBack::of(&environment.path("out"), "train", cpu);
+    let image = built(&environment, "train");
     let made = image.list();
     assert_snapshot!(made.lines().filter(|line| line.contains("made")).collect::<Vec<_>>().join("\n"), @r"
     d0755 0:0 made
@@ -209,8 +210,7 @@ fn an_image_stands_on_what_the_commands_below_it_left() {
     let plan = environment.succeed("plan");
     assert!(plan.contains("above: depends on"), "{plan}");
     environment.succeed("build --locked --output oci:out");
-    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let image = ReadBack::of(&environment.path("out"), "above", cpu);
+    let image = built(&environment, "above");
     let made = image.list();
     assert_snapshot!(made.lines().filter(|line| line.contains("made")).collect::<Vec<_>>().join("\n"), @r"
     d0755 0:0 made
@@ -258,8 +258,7 @@ fn files_that_are_bound_at_a_link_of_the_image_and_files_of_runtimes_leave_nothi
          [\"/step\", \"append\", \"/etc/hosts\", \"1.2.3.4 x\"]]\n",
     ));
     environment.succeed("build --output oci:out");
-    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let image = ReadBack::of(&environment.path("out"), "app", cpu);
+    let image = built(&environment, "app");
     let list = image.list();
     assert!(!list.contains("data/new") && !list.contains(".wh.") && !list.contains("hosts"), "{list}");
     assert_eq!(list.matches("data/file").count(), 0, "{list}");

@@ -59,6 +59,12 @@ impl Stack {
         self.elsewhere.get(&platform).and_then(|images| images.iter().find(same)).unwrap_or(image)
     }
 
+    /// Returns true if commands run below the packages of an image: its `setup`, or those of images that it stands on.
+    pub fn stands_on_commands(&self, image: &Image) -> bool {
+        let runs = |below: &Image| !below.setup.is_empty() || !below.run.is_empty();
+        !image.setup.is_empty() || self.ancestors(image).any(runs)
+    }
+
     /// The images that an image stands on, the nearest first.
     pub fn ancestors<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = &'a Image> {
         std::iter::successors(self.parent(image), |image| self.parent(image))
