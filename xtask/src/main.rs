@@ -5,6 +5,7 @@ mod circles;
 mod generate;
 mod interop;
 mod random;
+mod seed;
 mod setup;
 mod sources;
 mod torture;
@@ -30,6 +31,7 @@ enum Task {
     Torture(torture::Torture),
     Bench(bench::Bench),
     Generate(generate::Generate),
+    Seed(seed::Seed),
     Setup(setup::Setup),
     Words(words::Words),
     Circles(circles::Circles),
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Task::Torture(task) => return task.run(),
         Task::Bench(task) => task.run(),
         Task::Generate(task) => task.run(),
+        Task::Seed(task) => task.run(),
         Task::Setup(task) => task.run(),
         Task::Words(task) => task.run(),
         Task::Circles(task) => task.run(),

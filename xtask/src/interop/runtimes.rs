@@ -11,6 +11,7 @@ mod podman;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use super::registries::docker::Docker;
 use super::report::{Checks, eprint, none};
@@ -68,27 +69,37 @@ impl Runtimes {
     fn compare(&self, layout: &Path, image: &str) -> Result<()> {
         let picture = seen::image(layout, image)?;
         let from = transports::in_layout(layout, image);
-        let mut wrong = Vec::new();
-        let mut look = |runtime: &str, root: &Path| {
-            let found = differences(&picture, root)?;
-            wrong.extend(found.into_iter().map(|difference| format!("{runtime}: {difference}")));
+        let wrong = Mutex::new(Vec::new());
+        let look = |runtime: &str, root: &Path| {
+            let found = differences(&picture, root)?.into_iter().map(|difference| format!("{runtime}: {difference}"));
+            wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
             Ok(())
         };
         let archive = self.archive("oci-archive", &from)?;
-        self.podman.look(&archive, |root| look("podman", root))?;
-        let mounted = self.directory.join("mounted");
-        self.containerd.look(&archive, &mounted, |root| look("containerd", root))?;
-        drop(archive);
-        if !has_zstd(&from)? {
+        let podman = || self.podman.look(&archive, |root| look("podman", root));
+        let containerd =
+            || self.containerd.look(&archive, &self.directory.join("mounted"), |root| look("containerd", root));
+        let docker = || {
             let archive = self.archive("docker-archive", &from)?;
-            docker::look(&self.docker, &archive, |root| look("Docker", root))?;
+            docker::look(&self.docker, &archive, |root| look("Docker", root))
+        };
+        let umoci = || {
             let bundle = self.directory.join("bundle");
             programs::output(Command::new("umoci").args(["unpack", "--image", &from["oci:".len()..]]).arg(&bundle))?;
             look("umoci", &bundle.join("rootfs"))?;
-            fs_err::remove_dir_all(bundle)?;
+            Ok(fs_err::remove_dir_all(bundle)?)
+        };
+        let mut looks: Vec<&(dyn Fn() -> Result<()> + Sync)> = vec![&podman, &containerd];
+        if !has_zstd(&from)? {
+            looks.extend([&docker as &(dyn Fn() -> Result<()> + Sync), &umoci]);
         }
+        // Each of them unpacks on one processor.
+        std::thread::scope(|scope| {
+            let looks: Vec<_> = looks.into_iter().map(|look| scope.spawn(look)).collect();
+            looks.into_iter().try_for_each(|look| look.join().unwrap_or_else(|_| Err("a look panicked".into())))
+        })?;
         eprint(&format!("{} paths of `{image}`", picture.len()));
-        none("paths are otherwise", &wrong)
+        none("paths are otherwise", &wrong.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn archive(&self, kind: &str, from: &str) -> Result<tempfile::TempPath> {

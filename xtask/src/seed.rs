@@ -1,14 +1,25 @@
-//! Writes the inputs that fuzzing begins with to `corpus/TARGET`: small, valid, and each different in kind.
+//! `cargo xtask seed`: the inputs that fuzzing begins with, in `fuzz/corpus/TARGET`: small, valid, and each different in kind.
 
 use std::io::{self, Write};
 use std::path::Path;
 
+use clap::Args;
 use kiln_fatbin::testing::{Library, entry, region};
 use kiln_wheel::testing::{WheelBuilder, ZipBuilder};
 use tar::{Builder, EntryType, Header};
 
-fn main() -> io::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+/// Write the inputs that fuzzing begins with: `fuzz/corpus`
+#[derive(Debug, Args)]
+pub(crate) struct Seed;
+
+impl Seed {
+    pub(crate) fn run(&self) -> Result<(), String> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+        write(&workspace.join("fuzz")).map_err(|error| error.to_string())
+    }
+}
+
+fn write(root: &Path) -> io::Result<()> {
     let mut seeds = wheels();
     seeds.extend(layers()?);
     seeds.extend(texts(root)?);
@@ -58,7 +69,7 @@ fn compiled(root: &Path) -> io::Result<()> {
 }
 
 /// Shared objects with wrappers, relocations and symbols.
-fn libraries() -> Vec<Seed> {
+fn libraries() -> Vec<Input> {
     let code = [entry(2, 80, 0, 6000), entry(2, 90, 0x10_8000, 6000), entry(1, 100, 0, 6000), entry(8, 90, 0, 64)];
     let small = Library::new().region(&code).region(&code[..2]);
     vec![
@@ -74,7 +85,7 @@ fn libraries() -> Vec<Seed> {
 }
 
 /// Where content is cut, and streams of several blocks: stored, in the fixed code, in codes of their own.
-fn streams() -> io::Result<Vec<Seed>> {
+fn streams() -> io::Result<Vec<Input>> {
     let noise = |at: usize| (at as u32).wrapping_mul(0x9e37_79b9).rotate_left(at as u32 % 32) as u8;
     let content: Vec<u8> = (0..200_000)
         .map(|at| match at / 30_000 % 3 {
@@ -100,7 +111,7 @@ fn streams() -> io::Result<Vec<Seed>> {
 }
 
 /// Regions alone, in a shared object, and in a static library.
-fn regions() -> Vec<Seed> {
+fn regions() -> Vec<Input> {
     let region = region(&[entry(2, 90, 0x10_8000, 16), entry(1, 80, 0, 16), entry(0x100, 120, 0x20_8000, 16)]);
     let names = b"\0.nv_fatbin\0.rodata\0.shstrtab\0";
     let mut object = vec![0u8; 64];
@@ -131,7 +142,7 @@ fn regions() -> Vec<Seed> {
 }
 
 /// Manifest and config of an image of one layer, in OCI's words and in Docker's, and references.
-fn manifests() -> Vec<Seed> {
+fn manifests() -> Vec<Input> {
     let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let image = |manifest: &str, config: &str, layer: &str| {
         format!(
@@ -156,7 +167,7 @@ fn manifests() -> Vec<Seed> {
     ]
 }
 
-type Seed = (&'static str, &'static str, Vec<u8>);
+type Input = (&'static str, &'static str, Vec<u8>);
 
 const FILES: &str = "\
 --- demo-1.0.dist-info/WHEEL
@@ -190,7 +201,7 @@ x
 x
 ";
 
-fn wheels() -> Vec<Seed> {
+fn wheels() -> Vec<Input> {
     let small = WheelBuilder::new("demo", "1.0").file("demo/__init__.py", "");
     let full = small
         .clone()
@@ -210,7 +221,7 @@ fn wheels() -> Vec<Seed> {
     ]
 }
 
-fn layers() -> io::Result<Vec<Seed>> {
+fn layers() -> io::Result<Vec<Input>> {
     let base = tar(&[
         ("./", EntryType::Directory, ""),
         ("bin", EntryType::Symlink, "usr/bin"),
@@ -308,7 +319,7 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-fn texts(root: &Path) -> io::Result<Vec<Seed>> {
+fn texts(root: &Path) -> io::Result<Vec<Input>> {
     let example = fs_err::read(root.join("../examples/torch/kiln.toml"))?;
     Ok(vec![
         ("stack", "example", example),
