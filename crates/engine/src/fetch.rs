@@ -134,6 +134,33 @@ impl Fetcher {
         }
     }
 
+    /// Asks for a file of an unknown digest, `most` times or as long as the server may recover.
+    async fn ask<T>(
+        &self,
+        url: &Url,
+        file: String,
+        most: Option<u32>,
+        work: &Work<'_>,
+        reporter: &dyn Reporter,
+        once: impl AsyncFn(&Wanted) -> Result<T, Failure>,
+    ) -> Result<T, crate::error::BuildError> {
+        let wanted = Wanted { file, url: url.clone(), digest: Digest::of(b""), size: None };
+        let mut attempts = Attempts::new(self.patience, reporter, work.cancel());
+        attempts.at_most(most);
+        let (subject, host) = (format!("downloading {}", wanted.file), host(url));
+        loop {
+            let (cause, asked) = match once(&wanted).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again(cause, asked)) => (cause, asked),
+            };
+            if !attempts.again(Failed { subject: &subject, host: &host, cause: &cause, asked }).await? {
+                let (url, attempts) = (shown(url), attempts.made());
+                return Err(FetchError::Network { file: wanted.file, url, problem: cause, attempts, kept: 0 }.into());
+            }
+        }
+    }
+
     /// Waits until no other process downloads the same. `None` if that one finished it.
     async fn claim<'s>(
         &self,

@@ -20,6 +20,19 @@ const HEADER: u64 = 128;
 /// Bytes of a list of files.
 const LIST: usize = 256 << 20;
 
+/// Signs in what git says: a server knows no such name, or does not know its caller.
+const NO_REF: [&str; 3] = ["remote ref", "not our ref", "unadvertised object"];
+const NO_ACCESS: [&str; 6] = [
+    "Authentication failed",
+    "could not read Username",
+    "could not read Password",
+    "Permission denied",
+    "Repository not found",
+    "access rights",
+];
+const CREDENTIALS: &str = "credentials come from git's credential helper, `~/.netrc` or the ssh agent";
+const OFFLINE: &str = "run once without `--offline`";
+
 /// A commit of a repository, in a bare repository of its own.
 pub(crate) struct Commit<'w> {
     workshop: &'w Workshop<'w>,
@@ -59,7 +72,7 @@ impl<'w> Commit<'w> {
             id: String::new(),
         };
         if workshop.surroundings.offline {
-            return Err(commit.problem("it is not in the store, and the network may not be used"));
+            return Err(commit.failed("it is not in the store, and the network may not be used", OFFLINE.into()));
         }
         commit.helpers = helpers(workshop, &commit.work);
         commit.git(&["init", "--quiet", "--bare", "."], Stdout::Discarded)?;
@@ -73,8 +86,7 @@ impl<'w> Commit<'w> {
         match commit.git(&shallow, Stdout::Discarded) {
             Ok(_) => commit.id = commit.resolve("FETCH_HEAD")?,
             // A server need not give a commit by its name (git-config(1), `uploadpack.allowReachableSHA1InWant`).
-            Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
-            Err(_) if is_commit(rev) => {
+            Err(error) if is_commit(rev) && !matches!(error, BuildError::Interrupted) => {
                 let all = ["fetch", "--quiet", "--tags", "--", url, "+refs/*:refs/kiln/*"];
                 commit.git(&all, Stdout::Discarded)?;
                 commit.id = commit.resolve(rev)?;
@@ -87,9 +99,9 @@ impl<'w> Commit<'w> {
     fn resolve(&self, name: &str) -> Result<String> {
         let name = format!("{name}^{{commit}}");
         let said =
-            self.git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &name], Stdout::Captured(1 << 10));
-        let id = String::from_utf8_lossy(&said.map_err(|_| self.problem("it has no such commit"))?).trim().to_owned();
-        if is_commit(&id) { Ok(id) } else { Err(self.problem("git named no commit")) }
+            self.ask(&["rev-parse", "--verify", "--quiet", "--end-of-options", &name], Stdout::Captured(1 << 10))?;
+        let id = said.map(|said| String::from_utf8_lossy(&said).trim().to_owned()).filter(|id| is_commit(id));
+        id.ok_or_else(|| self.failed("it has no such commit", self.names()))
     }
 
     /// Returns the plain files of the commit.
@@ -156,6 +168,15 @@ impl<'w> Commit<'w> {
         self.run(self.call(arguments, stdout)?)
     }
 
+    /// Returns what git says, or `None` where it ends with an error.
+    pub(crate) fn ask(&self, arguments: &[&str], stdout: Stdout) -> Result<Option<Vec<u8>>> {
+        match self.git(arguments, stdout) {
+            Ok(said) => Ok(Some(said)),
+            Err(BuildError::Interrupted) => Err(BuildError::Interrupted),
+            Err(_) => Ok(None),
+        }
+    }
+
     pub(crate) fn call<A: AsRef<OsStr>>(&self, arguments: &[A], stdout: Stdout) -> Result<Call<'static>> {
         let program = self.program("git").ok_or_else(|| BuildError::Program {
             program: "git".into(),
@@ -182,7 +203,16 @@ impl<'w> Commit<'w> {
         match call.run(&self.workshop.surroundings.environment, &self.work) {
             Ok(said) => Ok(said),
             Err(ProgramError::Interrupted) => Err(BuildError::Interrupted),
-            Err(error) => Err(self.problem(&told(&error))),
+            Err(error) => {
+                let told = told(&error);
+                let is_about = |signs: &[&str]| signs.iter().any(|sign| told.contains(sign));
+                let hint = match () {
+                    () if is_about(&NO_REF) => self.names(),
+                    () if is_about(&NO_ACCESS) => CREDENTIALS.into(),
+                    () => format!("`git ls-remote {}` must work on this machine", self.url),
+                };
+                Err(self.failed(&told, hint))
+            }
         }
     }
 
@@ -191,13 +221,17 @@ impl<'w> Commit<'w> {
         call.run(&self.workshop.surroundings.environment, &self.work).map_err(|error| told(&error))
     }
 
+    /// The error of a repository that is not as it should be.
     pub(crate) fn problem(&self, problem: &str) -> BuildError {
-        BuildError::Mistake {
-            message: format!("`{}` of {} cannot be fetched: {problem}", self.rev, self.url),
-            hint: "credentials come from git's credential helper, `~/.netrc` or the ssh agent; `rev` is a branch, a tag or a \
-                   commit"
-                .into(),
-        }
+        self.failed(problem, "mend the repository, or name another `rev` of it".into())
+    }
+
+    fn failed(&self, problem: &str, hint: String) -> BuildError {
+        BuildError::Mistake { message: format!("`{}` of {} cannot be fetched: {problem}", self.rev, self.url), hint }
+    }
+
+    fn names(&self) -> String {
+        format!("`rev` is a branch, a tag or a commit: `git ls-remote {}` lists them", self.url)
     }
 }
 

@@ -25,6 +25,14 @@ pub(crate) struct Kind {
     pub(crate) version: u32,
 }
 
+/// A command that a step runs in a sandbox.
+pub(crate) struct Commanded {
+    /// The command, for people.
+    pub(crate) shown: String,
+    /// A user or group that it runs as, other than root.
+    pub(crate) another: Option<u32>,
+}
+
 /// The subject of a step. Text for people is made from it; it is compared as it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -178,8 +186,8 @@ pub(crate) trait Step: Serialize + Send + Sync + 'static {
         None
     }
 
-    /// Returns the command, for people, where it runs in a sandbox.
-    fn command(&self) -> Option<String> {
+    /// Returns the command that it runs in a sandbox.
+    fn command(&self) -> Option<Commanded> {
         None
     }
 
@@ -203,7 +211,7 @@ pub(crate) trait AnyStep: Send + Sync {
     fn fields(&self) -> serde_json::Result<Vec<u8>>;
     fn is_product(&self, product: &Product) -> bool;
     fn downloads(&self) -> Option<u64>;
-    fn command(&self) -> Option<String>;
+    fn command(&self) -> Option<Commanded>;
     fn warnings(&self, product: &Product) -> Vec<String>;
     fn perform(&self, context: &Context<'_>) -> Result<Product>;
 }
@@ -241,7 +249,7 @@ impl<S: Step> AnyStep for S {
         Step::downloads(self)
     }
 
-    fn command(&self) -> Option<String> {
+    fn command(&self) -> Option<Commanded> {
         Step::command(self)
     }
 

@@ -44,19 +44,19 @@ pub enum FetchError {
         rule: Rule,
     },
     /// The server has other content.
-    #[error("`{file}` from {host} is not what the lock says: {expected} was expected, and it has {found}")]
+    #[error("`{file}` from {host} is not the wanted file: {expected} was expected, and it has {found}")]
     Content {
         /// What was wanted.
         file: String,
         /// From where.
         host: String,
-        /// The digest in the lock.
+        /// The digest in the lock or in the stack file.
         expected: Digest,
         /// The digest of what came.
         found: Digest,
     },
     /// The server sends a complete answer of another size.
-    #[error("`{file}` from {host} is not what the lock says: {answer} came, and {} was expected", size::format(*expected))]
+    #[error("`{file}` from {host} is not the wanted file: {answer} came, and {} was expected", size::format(*expected))]
     OtherSize {
         /// What was wanted.
         file: String,
@@ -92,7 +92,9 @@ impl FetchError {
             Self::Diverted { .. } => return None,
             Self::Refused { .. } => "the index may have withdrawn the file: `kiln lock --upgrade` chooses anew".into(),
             Self::Content { .. } => {
-                "somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`".into()
+                "somebody replaced the file after its digest was written down: find out who before `kiln lock --upgrade` or \
+                 another `sha256`"
+                    .into()
             }
             Self::OtherSize { host, .. } => format!(
                 "a proxy, a login page, or a replaced file: open the address in a browser, and give credentials for \

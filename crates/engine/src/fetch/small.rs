@@ -1,9 +1,8 @@
 //! Small documents: pages of indexes, files of requirements.
 
-use kiln_plan::digest::Digest;
 use kiln_plan::event::{Reporter, Work};
 use kiln_plan::size;
-use kiln_registry::patience::{Attempts, Failed, innermost, unless_cancelled};
+use kiln_registry::patience::{innermost, unless_cancelled};
 use kiln_registry::redirect::{self, Reach, Rule, SendError};
 use reqwest::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
@@ -35,21 +34,7 @@ impl Fetcher {
         reporter: &dyn Reporter,
     ) -> Result<Vec<u8>, BuildError> {
         let file = url.path().rsplit('/').next().unwrap_or_default().to_owned();
-        let wanted = Wanted { file, url: url.clone(), digest: Digest::of(b""), size: None };
-        let mut attempts = Attempts::new(self.patience, reporter, work.cancel());
-        attempts.at_most(Some(ATTEMPTS));
-        let (subject, host) = (format!("downloading {}", wanted.file), host(url));
-        loop {
-            let (cause, asked) = match self.small(&wanted, most, work).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(cause, asked)) => (cause, asked),
-            };
-            if !attempts.again(Failed { subject: &subject, host: &host, cause: &cause, asked }).await? {
-                let (url, attempts) = (shown(url), attempts.made());
-                return Err(FetchError::Network { file: wanted.file, url, problem: cause, attempts, kept: 0 }.into());
-            }
-        }
+        self.ask(url, file, Some(ATTEMPTS), work, reporter, async |wanted| self.small(wanted, most, work).await).await
     }
 
     async fn small(&self, wanted: &Wanted, most: u64, work: &Work<'_>) -> Result<Vec<u8>, Failure> {

@@ -5,11 +5,11 @@ use std::io::Write as _;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Reporter, Work};
 use kiln_plan::size;
-use kiln_registry::patience::{Attempts, Failed, unless_cancelled};
+use kiln_registry::patience::unless_cancelled;
 use kiln_store::Store;
 use url::Url;
 
-use super::{Failure, Fetcher, LARGEST, Network, Wanted, host, shown};
+use super::{Failure, Fetcher, LARGEST, Network, Wanted, host};
 use crate::error::{FetchError, Result};
 
 impl Network {
@@ -22,35 +22,12 @@ impl Network {
         work: &Work<'_>,
         reporter: &dyn Reporter,
     ) -> Result<Digest> {
-        self.runtime.block_on(self.fetcher.unknown(store, file, url, work, reporter))
+        let whole = async |wanted: &Wanted| self.fetcher.whole(store, wanted, work).await;
+        self.runtime.block_on(self.fetcher.ask(url, file.to_owned(), None, work, reporter, whole))
     }
 }
 
 impl Fetcher {
-    async fn unknown(
-        &self,
-        store: &Store,
-        file: &str,
-        url: &Url,
-        work: &Work<'_>,
-        reporter: &dyn Reporter,
-    ) -> Result<Digest> {
-        let wanted = Wanted { file: file.to_owned(), url: url.clone(), digest: Digest::of(b""), size: None };
-        let mut attempts = Attempts::new(self.patience, reporter, work.cancel());
-        let (subject, host) = (format!("downloading {file}"), host(url));
-        loop {
-            let (cause, asked) = match self.whole(store, &wanted, work).await {
-                Ok(digest) => return Ok(digest),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(cause, asked)) => (cause, asked),
-            };
-            if !attempts.again(Failed { subject: &subject, host: &host, cause: &cause, asked }).await? {
-                let (url, attempts) = (shown(url), attempts.made());
-                return Err(FetchError::Network { file: wanted.file, url, problem: cause, attempts, kept: 0 }.into());
-            }
-        }
-    }
-
     /// Receives all of a file. Where nothing says that it came whole, it is not taken.
     async fn whole(&self, store: &Store, wanted: &Wanted, work: &Work<'_>) -> std::result::Result<Digest, Failure> {
         let mut response = unless_cancelled(work.cancel(), self.request(wanted, 0)).await??;

@@ -3,17 +3,17 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use kiln_sandbox::Sandbox;
+use kiln_sandbox::{Ids, Sandbox};
 
 use crate::commands::Commands;
 use crate::driver::{Driver, Remote as _};
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, Result, RunError};
 use crate::graph::Graph;
 use crate::node::{Node, NodeId};
 use crate::product::{Blob, Paths, ProductKind};
 use crate::project::Project;
 use crate::remote::CacheReader;
-use crate::step::Level;
+use crate::step::{Commanded, Level};
 use crate::workshop::Workshop;
 
 /// The way in which a graph is made.
@@ -103,7 +103,7 @@ impl<'p> Look<'p> {
     }
 }
 
-/// Fails before anything starts where a command must be performed and no sandbox can be made here.
+/// Fails before anything starts where a command must be performed and no sandbox can be made here, or none for its user.
 pub(crate) fn require_sandbox(
     workshop: &Workshop<'_>,
     graph: &Graph,
@@ -116,8 +116,18 @@ pub(crate) fn require_sandbox(
     }
     driver.settle(wanted.iter().copied())?;
     let unknown = driver.unknown();
-    let Some(command) = unknown.iter().find_map(|id| graph.entry(*id).step.command()) else { return Ok(()) };
+    let commands: Vec<Commanded> = unknown.iter().filter_map(|id| graph.entry(*id).step.command()).collect();
+    let Some(first) = commands.first() else { return Ok(()) };
     let directory = workshop.store.temporary_directory()?;
-    let tried = Sandbox::default().try_out(directory.path());
-    tried.map(drop).map_err(|source| BuildError::Sandbox { command, remedy: source.remedy(directory.path()), source })
+    Sandbox::default().try_out(directory.path()).map_err(|source| BuildError::Sandbox {
+        command: first.shown.clone(),
+        remedy: source.remedy(directory.path()),
+        source,
+    })?;
+    match commands.into_iter().find(|command| command.another.is_some()) {
+        Some(Commanded { shown, another: Some(id) }) if Ids::of_this_process() == Ids::One => {
+            Err(RunError::of_another_user(shown, id).into())
+        }
+        _ => Ok(()),
+    }
 }

@@ -133,7 +133,7 @@ impl Commit<'_> {
     fn has_large_files(&self) -> Result<bool> {
         let arguments = ["grep", "--quiet", "-e", "filter=lfs", &self.id, "--", ":(glob)**/.gitattributes"];
         // Status 1: there is none.
-        Ok(self.run(self.call(&arguments, Stdout::Discarded)?).is_ok())
+        Ok(self.ask(&arguments, Stdout::Discarded)?.is_some())
     }
 
     /// Returns the repositories that the commit contains: path and commit.
@@ -152,7 +152,7 @@ impl Commit<'_> {
     /// Returns the address of a repository that the commit contains (gitmodules(5)).
     fn url_of(&self, path: &Path) -> Result<String> {
         let blob = format!("{}:.gitmodules", self.id);
-        let all = self.git(&["config", "--blob", &blob, "--null", "--list"], Stdout::Captured(LIST));
+        let all = self.ask(&["config", "--blob", &blob, "--null", "--list"], Stdout::Captured(LIST))?;
         let all = String::from_utf8_lossy(&all.unwrap_or_default()).into_owned();
         let entries: Vec<(&str, &str)> = all.split('\0').filter_map(|entry| entry.split_once('\n')).collect();
         let name = entries.iter().find_map(|(key, value)| {
@@ -183,10 +183,10 @@ impl Commit<'_> {
     fn keep(&self, directory: &Path, name: &str) -> Result<()> {
         let tag = format!("refs/tags/{name}");
         // A name that is no tag is no error.
-        let _ = self.git(
+        self.ask(
             &["fetch", "--quiet", "--depth", "1", "--no-tags", "--", &self.url, &format!("+{tag}:{tag}")],
             Stdout::Discarded,
-        );
+        )?;
         let packed = [
             "-c",
             "pack.threads=1",
@@ -214,7 +214,7 @@ impl Commit<'_> {
         fs_err::write(place.join("shallow"), format!("{}\n", self.id))?;
         let config = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
         fs_err::write(place.join("config"), config)?;
-        if let Ok(found) = self.git(&["rev-parse", "--verify", "--quiet", &tag], Stdout::Captured(1 << 10)) {
+        if let Some(found) = self.ask(&["rev-parse", "--verify", "--quiet", &tag], Stdout::Captured(1 << 10))? {
             fs_err::write(place.join("packed-refs"), format!("{} {tag}\n", String::from_utf8_lossy(&found).trim()))?;
         }
         // An index without the times of files, which differ from machine to machine.

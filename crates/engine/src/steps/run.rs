@@ -25,7 +25,7 @@ use crate::owners;
 use crate::product::Foundation;
 use crate::settings::Settings;
 use crate::sources::native;
-use crate::step::{Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
+use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 
 /// Becomes an interactive shell: bash, where the image has it.
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
@@ -295,8 +295,10 @@ impl Step for Run {
         Cost::Sandbox(0)
     }
 
-    fn command(&self) -> Option<String> {
-        Some(self.shown.clone())
+    fn command(&self) -> Option<Commanded> {
+        let (user, group, groups) = &self.user;
+        let another = [user, group].into_iter().chain(groups).copied().find(|id| *id != 0);
+        Some(Commanded { shown: self.shown.clone(), another })
     }
 
     fn keep(&self) -> Keep {

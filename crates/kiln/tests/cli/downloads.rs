@@ -133,7 +133,7 @@ fn a_server_that_sends_a_right_half_and_a_wrong_rest_is_given_up_on() {
     project.server.behave(FILE, Behaviour::WrongRest { after: 1_000_000 });
     let outcome = project.kiln("build");
     assert_eq!(outcome.status, Some(3), "{outcome}");
-    assert!(outcome.stderr.contains("is not what the lock says"), "{outcome}");
+    assert!(outcome.stderr.contains("is not the wanted file"), "{outcome}");
     let log = project.server.log();
     assert_eq!(log.len(), 4, "the rest is asked for twice, since an older answer may have brought the half: {log:?}");
 }
@@ -211,9 +211,9 @@ fn other_content_is_never_taken() {
         if !short {
             assert_snapshot!(outcome, @r"
             ------- stderr -------
-            error: `remote-1.0-py3-none-any.whl` from 127.0.0.1 is not what the lock says: sha256:<digest> was expected, and it has sha256:<digest>
+            error: `remote-1.0-py3-none-any.whl` from 127.0.0.1 is not the wanted file: sha256:<digest> was expected, and it has sha256:<digest>
 
-            hint: somebody replaced the file after it was locked: find out who before `kiln lock --upgrade`
+            hint: somebody replaced the file after its digest was written down: find out who before `kiln lock --upgrade` or another `sha256`
             [exit status: 3]
             ");
         }
@@ -229,7 +229,7 @@ fn a_file_that_was_replaced_on_the_server_is_not_taken() {
     project.server.behave(FILE, Behaviour::Other(other));
     let outcome = project.kiln("build");
     assert_eq!(outcome.status, Some(3), "{outcome}");
-    assert!(outcome.stderr.contains("is not what the lock says"), "{outcome}");
+    assert!(outcome.stderr.contains("is not the wanted file"), "{outcome}");
 }
 
 #[test]

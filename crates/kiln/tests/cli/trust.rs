@@ -102,7 +102,7 @@ fn a_login_page_in_place_of_a_wheel_fails_at_once_and_is_not_kept() {
     let since = std::time::Instant::now();
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `remote-1.0-py3-none-any.whl` from 127.0.0.1 is not what the lock says: 26 B came, and 5.32 MB was expected
+    error: `remote-1.0-py3-none-any.whl` from 127.0.0.1 is not the wanted file: 26 B came, and 5.32 MB was expected
 
     hint: a proxy, a login page, or a replaced file: open the address in a browser, and give credentials for 127.0.0.1 in `~/.netrc` if it asks for them
     [exit status: 3]
