@@ -20,8 +20,8 @@ use super::tree::{self, Kind, Tree};
 use super::{Result, Suite, programs, transports};
 pub(crate) use containerd::Containerd;
 
-/// The name under which the runtimes know the image that is looked at.
-const NAME: &str = "looked/at:1";
+/// The repository under which the runtimes know images. These stay until all are looked at: layers that they share are unpacked once.
+const REPOSITORY: &str = "looked/at";
 
 /// The runtimes, each with files of its own.
 pub(crate) struct Runtimes {
@@ -75,13 +75,14 @@ impl Runtimes {
             wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
             Ok(())
         };
-        let archive = self.archive("oci-archive", &from)?;
+        let name = format!("{REPOSITORY}:{image}");
+        let archive = self.archive("oci-archive", &from, &name)?;
         let podman = || self.podman.look(&archive, |root| look("podman", root));
         let containerd =
-            || self.containerd.look(&archive, &self.directory.join("mounted"), |root| look("containerd", root));
+            || self.containerd.look(&archive, &name, &self.directory.join("mounted"), |root| look("containerd", root));
         let docker = || {
-            let archive = self.archive("docker-archive", &from)?;
-            docker::look(&self.docker, &archive, |root| look("Docker", root))
+            let archive = self.archive("docker-archive", &from, &name)?;
+            docker::look(&self.docker, &archive, &name, |root| look("Docker", root))
         };
         let umoci = || {
             let bundle = self.directory.join("bundle");
@@ -102,11 +103,11 @@ impl Runtimes {
         none("paths are otherwise", &wrong.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn archive(&self, kind: &str, from: &str) -> Result<tempfile::TempPath> {
+    fn archive(&self, kind: &str, from: &str, name: &str) -> Result<tempfile::TempPath> {
         // skopeo adds to an archive that is there.
         let archive = tempfile::Builder::new().suffix(".tar").tempfile_in(&self.directory)?.into_temp_path();
         fs_err::remove_file(&archive)?;
-        let to = format!("{kind}:{}:{NAME}", archive.display());
+        let to = format!("{kind}:{}:{name}", archive.display());
         programs::output(transports::skopeo().args(["copy", "--quiet", from, &to]))?;
         Ok(archive)
     }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::NAME;
 use crate::interop::registries::server;
 use crate::interop::{Result, programs};
 
@@ -56,13 +55,18 @@ impl Containerd {
     }
 
     /// Imports the image of an archive and looks at its root.
-    pub(super) fn look(&self, archive: &Path, root: &Path, look: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    pub(super) fn look(
+        &self,
+        archive: &Path,
+        name: &str,
+        root: &Path,
+        look: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         programs::output(self.client(NAMESPACE).args(["images", "import"]).arg(archive))?;
         fs_err::create_dir_all(root)?;
-        programs::output(self.client(NAMESPACE).args(["images", "mount", NAME]).arg(root))?;
+        programs::output(self.client(NAMESPACE).args(["images", "mount", name]).arg(root))?;
         let looked = look(root);
         programs::output(self.client(NAMESPACE).args(["images", "unmount", "--rm"]).arg(root))?;
-        programs::output(self.client(NAMESPACE).args(["images", "rm", "--sync", NAME]))?;
         looked
     }
 }

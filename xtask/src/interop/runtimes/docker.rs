@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::NAME;
 use crate::interop::registries::docker::Docker;
 use crate::interop::{Result, programs};
 
 /// Loads the image of an archive and looks at its root. A container has files of Docker's own besides, an image has not.
-pub(super) fn look(docker: &Docker, archive: &Path, look: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn look(docker: &Docker, archive: &Path, name: &str, look: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     docker.text(&["load", "--quiet", "--input", &archive.display().to_string()])?;
-    let upper = docker.text(&["image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}", NAME])?;
+    let upper = docker.text(&["image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}", name])?;
     let highest = Path::new(&upper).parent().ok_or("Docker keeps the image nowhere")?;
     let storage = highest.parent().ok_or("Docker keeps images nowhere")?;
     // Docker itself mounts them by these short names: the kernel takes a page of them.
@@ -27,6 +26,5 @@ pub(super) fn look(docker: &Docker, archive: &Path, look: impl FnOnce(&Path) -> 
     programs::output(mount.current_dir(storage))?;
     let looked = look(&root);
     programs::output(Command::new("umount").arg(&root))?;
-    docker.text(&["image", "rm", NAME])?;
     looked
 }

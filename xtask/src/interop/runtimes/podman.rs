@@ -31,7 +31,6 @@ impl Podman {
         let root = programs::text(self.command().args(["image", "mount", &image]))?;
         let looked = look(Path::new(&root));
         programs::output(self.command().args(["image", "unmount", &image]))?;
-        programs::output(self.command().args(["rmi", "--force", &image]))?;
         looked
     }
 }
