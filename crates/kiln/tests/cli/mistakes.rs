@@ -277,11 +277,13 @@ fn what_concerns_registries_points_at_its_line() {
 fn a_value_of_the_wrong_type_and_a_missing_key_are_shown() {
     assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\npackages = \"torch\"\n"), @r#"
     ------- stderr -------
-    error: invalid type: string "torch", expected a sequence
+    error: a list is expected here, not the string "torch"
       --> kiln.toml:10:12
        |
     10 | packages = "torch"
        |            ^^^^^^^
+       |
+    help: write `["torch"]`
     [exit status: 2]
     "#);
     assert_snapshot!(refused("\n[images.app]\npackages = [\"torch\"]\n"), @r"
@@ -295,7 +297,7 @@ fn a_value_of_the_wrong_type_and_a_missing_key_are_shown() {
     ");
     assert_snapshot!(refused("\n[images.app]\nfrom = 3\n"), @r"
     ------- stderr -------
-    error: invalid type: integer `3`, expected an image, a reference, `{ oci = PATH }` or `{ debian = SUITE }`
+    error: an image, a reference, `{ oci = PATH }` or `{ debian = SUITE }` is expected here, not the number `3`
      --> kiln.toml:9:8
       |
     9 | from = 3

@@ -107,8 +107,38 @@ fn syntax(error: &toml::de::Error, text: &str) -> Diagnostics {
     {
         return unknown_key(key, rest, span).into();
     }
+    if let Some((found, expected)) =
+        message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
+    {
+        return wrong_type(found, expected, span, text).into();
+    }
     let message = message.trim().replace('\n', ", ");
     Diagnostic::at(span, message).into()
+}
+
+/// Says in TOML's words what serde says in its own (serde's `de::Unexpected` and `de::Visitor::expecting`).
+fn wrong_type(found: &str, expected: &str, span: Span, text: &str) -> Diagnostic {
+    let found = match found.split_once(' ').unwrap_or((found, "")) {
+        ("map", _) => "a table".to_owned(),
+        ("sequence", _) => "a list".to_owned(),
+        ("string", value) => format!("the string {value}"),
+        ("boolean", value) => value.to_owned(),
+        ("integer", value) | ("floating", value) => format!("the number {}", value.trim_start_matches("point ")),
+        _ => found.to_owned(),
+    };
+    let expected = match expected {
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "a boolean" => "`true` or `false`",
+        other => other,
+    };
+    let is_one = expected == "a list" && !found.starts_with("the number");
+    let value = text.get(span.clone()).filter(|value| is_one && !value.contains('\n'));
+    let diagnostic = Diagnostic::at(span, format!("{expected} is expected here, not {found}"));
+    match value {
+        Some(value) => diagnostic.hint(format!("write `[{value}]`")),
+        None => diagnostic,
+    }
 }
 
 fn unknown_key(key: &str, rest: &str, span: Span) -> Diagnostic {
