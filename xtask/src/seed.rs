@@ -84,7 +84,7 @@ fn libraries() -> Vec<Input> {
     ]
 }
 
-/// Where content is cut, and streams of several blocks: stored, in the fixed code, in codes of their own.
+/// Places at which content is cut, and streams of several blocks: stored, in the fixed code, in codes of their own.
 fn streams() -> io::Result<Vec<Input>> {
     let noise = |at: usize| (at as u32).wrapping_mul(0x9e37_79b9).rotate_left(at as u32 % 32) as u8;
     let content: Vec<u8> = (0..200_000)
@@ -250,7 +250,7 @@ fn layers() -> io::Result<Vec<Input>> {
             EntryType::Regular,
             "GNU C Library (GLIBC 2.36) stable release version 2.36.",
         ),
-        ("lib/ld-musl-x86_64.so.1", EntryType::Regular, "musl libc\0001.2.4\0"),
+        ("lib/ld-musl-x86_64.so.1", EntryType::Regular, "musl libc\x001.2.4\0"),
         ("lib/apk/db/installed", EntryType::Regular, "P:musl\nV:1.2.4-r2\n\nP:python3\nV:3.12.1-r0\n\n"),
         (
             "var/lib/dpkg/status",

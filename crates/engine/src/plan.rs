@@ -212,7 +212,11 @@ impl Project<'_> {
             needs: Needs::default(),
             fetch,
             seconds: if known { Some(0.0) } else { self.seconds(fetch, layer.bytes)? },
-            reasons: if known { Vec::new() } else { reasons(&subject, layer, packages, changes) },
+            reasons: if known {
+                Vec::new()
+            } else {
+                reasons(&subject, layer, packages, changes, driver.product(id).is_some())
+            },
             state,
         })
     }
@@ -294,6 +298,7 @@ fn reasons(
     layer: &LayerNode,
     packages: &BTreeMap<NodeId, Subject>,
     changes: Option<&[Change]>,
+    was_made: bool,
 ) -> Vec<String> {
     let Some(changes) = changes else { return vec!["never built".into()] };
     let is_named =
@@ -315,7 +320,11 @@ fn reasons(
         },
     };
     let found: Vec<String> = changes.iter().filter(concerns).map(ToString::to_string).collect();
-    if found.is_empty() { vec!["not in the store any more".into()] } else { found }
+    match found.as_slice() {
+        [] if was_made => vec!["not in the store any more".into()],
+        [] => vec!["what it is made of changed".into()],
+        _ => found,
+    }
 }
 
 /// Returns the state of a locked Debian: in the store, in the cache, or to be bootstrapped.

@@ -1,7 +1,9 @@
 //! Trees: layers as directories, by diff id. They follow from the layers, so that anything may remove them.
 //!
-//! `trees/sha256/<hex>` holds `tree` and `state`, which is the digest of the names, kinds, modes, sizes and times of all files, and of
-//! the ids by which owners are kept. A tree that differs is made again. Content that changed while size and time stayed is not noticed.
+//! `trees/sha256/<hex>` holds `tree` and `state`, which is the digest of the names, kinds, modes, owners, sizes and times of all files,
+//! and of the ids by which owners are kept. A tree that differs is made again. One of the times is the kernel's own, of the last change
+//! of an inode (inode(7), `ctime`), which no program sets: so content and attributes that changed are noticed whatever their size and
+//! time, and a copy of a tree is made again. Bits that the disk itself changed are not.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -70,7 +72,7 @@ fn is_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
 }
 
-/// Returns the digest of the names, kinds, modes, sizes and times of everything in a tree, and its bytes.
+/// Returns the digest of the names, kinds, modes, owners, sizes and times of everything in a tree, and its bytes.
 fn state_of(tree: &Path, ids: &str) -> io::Result<(Digest, u64)> {
     let (mut hash, mut size) = (Sha256::new(), 0);
     hash.update(ids);
@@ -85,7 +87,8 @@ fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
         found => found?,
     };
     let length = if found.is_dir() { 0 } else { found.len() };
-    hash.update(format!("{:o} {length} {}\n", found.mode(), found.mtime()));
+    let (owner, changed) = ((found.uid(), found.gid()), (found.ctime(), found.ctime_nsec()));
+    hash.update(format!("{:o} {owner:?} {length} {} {changed:?}\n", found.mode(), found.mtime()));
     *size += length;
     if !found.is_dir() {
         return Ok(());
@@ -132,6 +135,20 @@ mod tests {
         assert_eq!(store.tree(&id, IDS).unwrap(), None);
         assert!(!tree.exists());
         assert_eq!(fs_err::read_dir(directory.path().join("temporary")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn content_that_changed_is_noticed_though_its_size_and_time_are_as_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let id = Digest::of(b"layer");
+        let file = store.add_tree(&id, IDS, fill).unwrap().join("usr/file");
+        let time = fs_err::metadata(&file).unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs_err::write(&file, "CONTENT").unwrap();
+        fs_err::OpenOptions::new().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        assert_eq!(fs_err::metadata(&file).unwrap().modified().unwrap(), time);
+        assert_eq!(store.tree(&id, IDS).unwrap(), None);
     }
 
     #[test]

@@ -271,7 +271,11 @@ impl Selection<'_> {
         let hint = match closest(name, names.iter().map(String::as_str)) {
             Some(close) => format!("did you mean `{close}`?"),
             None if names.is_empty() => "its directory is not there, or is empty".into(),
-            None => format!("there are {}", names.iter().take(8).cloned().collect::<Vec<_>>().join(", ")),
+            None => {
+                let names: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+                let up_to = path.len() - path.rsplit('/').next().unwrap_or_default().len();
+                format!("`/{}` has {}", &path[..up_to], names.join(", "))
+            }
         };
         let place = self.copy.elsewhere.as_ref().map(ToString::to_string).unwrap_or_default();
         let message = format!("`{place}` has no `/{path}`");

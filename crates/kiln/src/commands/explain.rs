@@ -33,8 +33,11 @@ impl Explain {
         // The image that was asked for stands first, and below it what it stands on, the nearest first.
         let mut text = String::new();
         let several = explanations.iter().any(|one| one.platform != explanations[0].platform);
-        let platforms: Vec<_> =
-            explanations.iter().filter(|one| one.image == self.image).map(|one| one.platform).collect();
+        let mut platforms: Vec<_> = explanations.iter().map(|one| one.platform).collect();
+        platforms.dedup();
+        if !explanations.iter().any(|one| one.image == self.image) {
+            text = format!("{}: unknown until what it depends on is built\n", self.image);
+        }
         for platform in platforms {
             let chain: Vec<&Explanation> = explanations.iter().rev().filter(|one| one.platform == platform).collect();
             text.push_str(&describe(&chain, several));

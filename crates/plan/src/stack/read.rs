@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 const LATER: [&str; 4] = ["system", "bytecode", "imports", "compiler"];
 
 /// Words of Dockerfiles and of compose files, with kiln's.
-const FOREIGN: [(&str, &str); 12] = [
+const FOREIGN: [(&str, &str); 16] = [
     ("cmd", "command"),
     ("ports", "expose"),
     ("chown", "owner"),
@@ -26,6 +26,10 @@ const FOREIGN: [(&str, &str); 12] = [
     ("target", "to"),
     ("environment", "env"),
     ("working_dir", "workdir"),
+    ("cwd", "workdir"),
+    ("branch", "rev"),
+    ("tag", "rev"),
+    ("commit", "rev"),
     ("stop_signal", "stop-signal"),
 ];
 
@@ -128,8 +132,8 @@ fn wrong_type(found: &str, expected: &str, span: Span, text: &str) -> Diagnostic
     };
     let expected = match expected {
         "a sequence" => "a list",
-        "a map" => "a table",
         "a boolean" => "`true` or `false`",
+        table if table == "a map" || table.starts_with("struct ") => "a table",
         other => other,
     };
     let is_one = expected == "a list" && !found.starts_with("the number");
@@ -147,8 +151,13 @@ fn unknown_key(key: &str, rest: &str, span: Span) -> Diagnostic {
         return Diagnostic::at(span, format!("this release of kiln cannot do `{key}` yet"))
             .hint("it is refused rather than ignored, so that an image is never less than its stack file says");
     }
-    let meant = FOREIGN.iter().find(|(word, ours)| *word == key && valid.contains(ours)).map(|(_, ours)| *ours);
-    let hint = match meant.or_else(|| closest(key, valid.iter().copied())) {
+    let key_of_docker = key.to_ascii_lowercase();
+    let meant =
+        FOREIGN.iter().find(|(word, ours)| *word == key_of_docker && valid.contains(ours)).map(|(_, ours)| *ours);
+    let hint = match meant.or_else(|| closest(&key_of_docker, valid.iter().copied())) {
+        _ if key == "path" && valid.contains(&"from") && valid.contains(&"to") => {
+            "a path elsewhere stands in `from`: `from = { image = \"NAME\", path = \"/PATH\" }`".into()
+        }
         Some(close) => format!("did you mean `{close}`?"),
         None => format!("valid here: {}", valid.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")),
     };
