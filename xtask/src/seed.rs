@@ -8,14 +8,15 @@ use kiln_fatbin::testing::{Library, entry, region};
 use kiln_wheel::testing::{WheelBuilder, ZipBuilder};
 use tar::{Builder, EntryType, Header};
 
+use crate::sources;
+
 /// Write the inputs that fuzzing begins with: `fuzz/corpus`
 #[derive(Debug, Args)]
 pub(crate) struct Seed;
 
 impl Seed {
     pub(crate) fn run(&self) -> Result<(), String> {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-        write(&workspace.join("fuzz")).map_err(|error| error.to_string())
+        write(&sources::root().join("fuzz")).map_err(|error| error.to_string())
     }
 }
 

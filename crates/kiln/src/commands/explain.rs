@@ -33,8 +33,12 @@ impl Explain {
         // The image that was asked for stands first, and below it what it stands on, the nearest first.
         let mut text = String::new();
         let several = explanations.iter().any(|one| one.platform != explanations[0].platform);
-        let mut platforms: Vec<_> = explanations.iter().map(|one| one.platform).collect();
-        platforms.dedup();
+        let mut platforms = Vec::new();
+        for one in &explanations {
+            if !platforms.contains(&one.platform) {
+                platforms.push(one.platform);
+            }
+        }
         if !explanations.iter().any(|one| one.image == self.image) {
             text = format!("{}: unknown until what it depends on is built\n", self.image);
         }
