@@ -19,7 +19,7 @@ use kiln_store::StoreError;
 use kiln_wheel::name::WheelName;
 use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
-pub(crate) use run::RunError;
+pub(crate) use run::{Commanded, RunError};
 
 use crate::signing::InvalidSecret;
 

@@ -7,7 +7,7 @@ use kiln_oci::time::CREATED;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, line_of_package};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, CommandLine, Compression, Environment, NewUser, line_of};
+use kiln_plan::stack::{self, CommandLine, Compression, Copy as Wanted, Environment, NewUser, line_at, line_of};
 use kiln_plan::step::StepKey;
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ impl Project<'_> {
         let build = Build { images: &images, driver: &driver, remote: &remote };
         driver.settle(images.images.iter().map(|node| node.image.id()))?;
         for (name, platform, on) in &images.unplanned {
-            self.workshop.warn(format!("`{name}` ({platform}) depends on {on}, which is not known until it is built"));
+            self.workshop.warn(format!("`{name}` ({platform}) depends on {on}; `kiln build` finds out what it is"));
         }
         let mut explanations = Vec::new();
         for node in &images.images {
@@ -260,7 +260,7 @@ impl Project<'_> {
         let lock = fs_err::read_to_string(self.lock_path()).unwrap_or_default();
         let stack = fs_err::read_to_string(&self.file).unwrap_or_default();
         let file = self.file.file_name().map_or_else(|| "kiln.toml".into(), |name| name.to_string_lossy().into_owned());
-        let image = image.name.as_str();
+        let (told, image) = (image, image.name.as_str());
         let in_lock =
             |package: &str| line_of_package(&lock, image, platform, package).map(|line| (self.lock_name(), line));
         let in_stack = |path: &[&str]| line_of(&stack, path).map(|line| (file.clone(), line));
@@ -284,7 +284,12 @@ impl Project<'_> {
         });
         let copies = |image: &LastImage| image.copies.iter().cloned().collect::<BTreeMap<_, _>>();
         compare(&copies(old), &copies(new), |subject, old, new| {
-            let place = in_stack(&["images", image, "copy"]);
+            let all = told.setup.iter().chain(&told.run).flat_map(|run| &run.bind).chain(&told.copy);
+            let said = |copy: &&Wanted| matches!(subject, Subject::Copy { from, to } if (copy.shown(), &copy.to) == (from.clone(), to));
+            let place = match all.clone().find(said) {
+                Some(copy) => Some((file.clone(), line_at(&stack, copy.span().start))),
+                None => in_stack(&["images", image, "copy"]),
+            };
             let (old, new) = match (old, new) {
                 (Some(_), Some(_)) => (None, None),
                 (old, new) => (old.map(|_| "files".to_owned()), new.map(|_| "files".to_owned())),
@@ -296,14 +301,23 @@ impl Project<'_> {
             changes.push(Change { what: "copy".into(), name, subject: Some(subject.clone()), old, new, place });
         });
         compare(&old.settings, &new.settings, |key, old, new| {
-            let mut path = vec!["images", image];
+            let (mut path, mut at) = (vec!["images", image], None);
             match key.split_once('.') {
                 Some(("target", rest)) => path = vec!["target", rest],
-                Some((table @ ("setup" | "run"), _)) => path.push(table),
+                Some((table @ ("setup" | "run"), number)) => {
+                    let runs = if table == "setup" { &told.setup } else { &told.run };
+                    let run = number.parse().ok().and_then(|number: usize| runs.get(number.checked_sub(1)?));
+                    at = run.map(|run| line_at(&stack, run.span.start));
+                    path.push(table);
+                }
                 Some((table, name)) => path.extend([table, name]),
                 None => path.push(key),
             }
-            let place = if key == EPOCH { None } else { in_stack(&path) };
+            let place = match at {
+                Some(line) => Some((file.clone(), line)),
+                None if key == EPOCH => None,
+                None => in_stack(&path),
+            };
             let (old, new) = (old.cloned(), new.cloned());
             changes.push(Change { what: key.clone(), name: String::new(), subject: None, old, new, place });
         });

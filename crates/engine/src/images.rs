@@ -137,7 +137,11 @@ impl Images {
                     Err(BuildError::NotYet(on)) if making.performs && failure.is_none() => {
                         return Err(BuildError::Unreachable(on));
                     }
-                    Err(BuildError::NotYet(on)) => unplanned.push((image.name.clone(), platform, on)),
+                    Err(BuildError::NotYet(on)) => {
+                        let is_own = on == Subject::Image(image.name.clone(), platform).to_string();
+                        let on = if is_own { "its `setup`, which has not run here".to_owned() } else { on };
+                        unplanned.push((image.name.clone(), platform, on));
+                    }
                     Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
                     Err(error) if making.keep_going => {
                         unplanned.push((image.name.clone(), platform, error.to_string()));

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use kiln_oci::tree::{Changes, Form, Owners, Upper, unpack as unpack_tree};
+use kiln_oci::tree::{Change, Changes, Form, Others, Owners, Upper, unpack as unpack_tree};
 use kiln_oci::{OciError, time};
 use kiln_sandbox::{Ended, Ids, Inode, Inside, Ran, Root};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub fn inside(arguments: &[OsString]) -> io::Result<()> {
     let (name, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let ready = &mut |_| Ok(());
     match (name.to_str(), arguments) {
-        (Some(UNPACK), [tree]) => unpack(Ids::All, io::stdin().lock(), Path::new(tree), ready).map_err(line),
+        (Some(UNPACK), [tree]) => unpack(Ids::All, io::stdin().lock(), Path::new(tree), ready).map(drop).map_err(line),
         (Some(PACK), [description]) => {
             let described: Vec<Described> = serde_json::from_slice(description.as_bytes())?;
             let [done] = described.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
@@ -54,13 +54,14 @@ pub fn remove_others() {
     });
 }
 
-/// Unpacks a tar into an empty directory. `watch` gets bytes as they are read or written.
+/// Unpacks a tar into an empty directory, and returns the owners that its files cannot have. `watch` gets bytes as they are read or
+/// written.
 pub(crate) fn unpack(
     ids: Ids,
     mut tar: impl Read,
     tree: &Path,
     watch: &mut dyn FnMut(u64) -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<Others> {
     let owners = match ids {
         Ids::All => Owners::Given,
         Ids::One => Owners::Noted,
@@ -71,7 +72,7 @@ pub(crate) fn unpack(
             return match sent {
                 // It says why it reads no more.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => done.and(Err(error)),
-                sent => sent.and(done),
+                sent => sent.and(done).map(|()| Others::new()),
             };
         }
     };
@@ -125,23 +126,34 @@ impl Done<'_> {
         Ok(changes)
     }
 
-    /// Writes the layer of the command as a tar: what it left in its directory. Returns false, and writes nothing, if it changed
-    /// nothing.
+    /// Writes the layer of the command as a tar: what it left in its directory. Returns `None`, and writes nothing, if it changed
+    /// nothing; else if all owners are known.
     pub(crate) fn pack(
         &self,
         ids: Ids,
         out: &mut impl Write,
         watch: &mut dyn FnMut(u64) -> io::Result<()>,
-    ) -> Result<bool, OciError> {
+    ) -> Result<Option<bool>, OciError> {
         if let Ids::Range(..) = ids {
             let mut there = start(ids, PACK, &[self.described()])?;
             let written = there.stdout().map_or(Ok(0), |mut stdout| copy(&mut stdout, out, watch));
             there.finish()?;
-            return Ok(written? > 0);
+            return Ok((written? > 0).then_some(true));
         }
         let changes = self.changes(ids)?;
         write(&changes, self.below, out, watch)?;
-        Ok(!changes.is_empty())
+        let are_known =
+            self.ran.owners != kiln_sandbox::Owners::Lost && !changes.has_guessed_owners() && !self.moved(&changes);
+        Ok((!changes.is_empty()).then_some(are_known))
+    }
+
+    /// Returns true if a link of the layers is gone that root could have given another owner, and a new one may be the same.
+    fn moved(&self, changes: &Changes) -> bool {
+        let is_gone = |path: &[u8], change: &Change| {
+            *change == Change::Whiteout
+                && std::str::from_utf8(path).is_ok_and(|path| self.root.owners_below.contains_key(path))
+        };
+        !self.root.owners_below.is_empty() && changes.paths().any(|(path, change)| is_gone(path, change))
     }
 
     /// Compares what the command left with what it left when it ran again: a line for each path that differs.

@@ -1,4 +1,5 @@
-//! Layers that may lack owners: a command gave files away, or did not, and the kernel told nobody.
+//! Layers that may lack owners: a command gave files away, or did not, and the kernel told nobody; or a user with one id moved files
+//! among others.
 //!
 //! They are as good as any on this machine, and neither a cache nor a registry gets them.
 
@@ -32,7 +33,7 @@ pub(crate) fn require(store: &Store, built: &Built) -> Result<()> {
         if are_lost(store, layer)? {
             let message =
                 format!("the owners of files in a layer of `{}` are not known, so it is not pushed", built.name);
-            let hint = format!("this kernel does not tell of calls that change owners; {}", kiln_sandbox::more_ids());
+            let hint = kiln_sandbox::more_ids();
             return Err(BuildError::Mistake { message, hint });
         }
     }

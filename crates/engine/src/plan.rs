@@ -161,6 +161,10 @@ impl Project<'_> {
             node.packages.iter().map(|id| (*id, build.images.graph.entry(*id).step.subject())).collect();
         let steps = node.layers.iter().map(|layer| self.plan_layer(build, layer, &packages, changes.as_deref()));
         let steps = steps.collect::<Result<Vec<_>>>()?;
+        let to_run = |(layer, step): (&LayerNode, &StepPlan)| {
+            !step.state.is_known() && build.images.graph.entry(layer.node.id()).step.command().is_some()
+        };
+        let runs = node.layers.iter().zip(&steps).any(to_run);
         let fetch = steps.iter().map(|step| step.fetch).sum();
         let work = steps.iter().filter(|step| !step.state.is_known()).map(|step| step.bytes).sum();
         Ok(ImagePlan {
@@ -171,7 +175,10 @@ impl Project<'_> {
             result: State::ToDo,
             changes,
             fetch,
-            seconds: self.seconds(fetch, work)?,
+            seconds: match runs {
+                true => None,
+                false => self.seconds(fetch, work)?,
+            },
         })
     }
 
@@ -211,7 +218,12 @@ impl Project<'_> {
             // Wheels, files and copies are put together without looking into the base.
             needs: Needs::default(),
             fetch,
-            seconds: if known { Some(0.0) } else { self.seconds(fetch, layer.bytes)? },
+            seconds: match known {
+                true => Some(0.0),
+                // No command tells how long it will take.
+                false if graph.entry(id).step.command().is_some() => None,
+                false => self.seconds(fetch, layer.bytes)?,
+            },
             reasons: if known {
                 Vec::new()
             } else {
@@ -274,6 +286,7 @@ impl Build<'_> {
                 names.push(step.subject().to_string());
             }
         }
+        names.sort();
         names
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use checkout::{Checkout, Patch};
 
 use crate::error::{BuildError, FetchError, Result};
 use crate::fetch::Wanted;
-use crate::workshop::Workshop;
+use crate::workshop::{Workshop, others_of};
 
 /// Raised when the same source would give another tree.
 const VERSION: u32 = 1;
@@ -109,7 +109,7 @@ impl Workshop<'_> {
             }]);
         }
         let directory = self.directory_of(tree)?;
-        let listed = list(&directory, owners())?;
+        let listed = list(&directory, owners(), &others_of(&directory)?)?;
         parallel::each(&listed, self.surroundings.jobs, |one| {
             let mut one = one.clone();
             if let ListedKind::File(_, found) = &mut one.kind {

@@ -12,6 +12,7 @@ use kiln_plan::step::StepKey;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
+pub(crate) use crate::error::Commanded;
 use crate::error::Result;
 pub(crate) use crate::node::{Level, Read};
 use crate::product::{Product, ProductKind};
@@ -23,14 +24,6 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// Its version.
     pub(crate) version: u32,
-}
-
-/// A command that a step runs in a sandbox.
-pub(crate) struct Commanded {
-    /// The command, for people.
-    pub(crate) shown: String,
-    /// A user or group that it runs as, other than root.
-    pub(crate) another: Option<u32>,
 }
 
 /// The subject of a step. Text for people is made from it; it is compared as it is.

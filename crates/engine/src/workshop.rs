@@ -28,6 +28,8 @@ use crate::product::Wheel;
 use crate::shelf::{Shelf, Shelved};
 use crate::signing::Signer;
 
+pub(crate) use trees::{others_of, owners_of};
+
 /// Wheels of this machine with more bytes are read only where they are used.
 const READ_LATER: u64 = 8 << 20;
 /// Wheels whose content is kept at hand: each takes as much of the disk as its libraries.

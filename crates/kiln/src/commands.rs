@@ -17,6 +17,7 @@ pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod schema;
+pub(crate) mod store;
 pub(crate) mod verify;
 
 use std::io::Write;
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     Du(du::Du),
     /// Remove what was used least recently from the store
     Gc(gc::Gc),
+    /// Look after what the store holds
+    Store(store::StoreCommand),
     /// Say what works on this machine and what does not, and what to do about it
     Doctor(doctor::Doctor),
     /// Print the JSON schema of the stack file
@@ -113,6 +116,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> Outcome {
         Command::Gpus(command) => command.run(global, cancel),
         Command::Du(command) => command.run(global, cancel),
         Command::Gc(command) => command.run(global, cancel),
+        Command::Store(command) => command.run(global, cancel),
         Command::Doctor(command) => command.run(global, cancel),
         Command::Schema(command) => command.run(),
         Command::Completions(command) => command.run(),

@@ -28,12 +28,15 @@ pub const HELD: &str = "user.kiln.xattr.";
 const OF_OVERLAY: [&str; 2] = ["user.overlay.", "trusted.overlay."];
 const OPAQUE: &str = "user.overlay.opaque";
 
+/// Owners of files that can have no attribute, by path without a leading slash.
+pub type Others = std::collections::BTreeMap<Vec<u8>, (u32, u32)>;
+
 /// The place where owners of files are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
     /// In the file system: this is root, perhaps of a namespace.
     Given,
-    /// In extended attributes: this is a user with one id. All files are the user's.
+    /// In extended attributes, and in [`Others`]: this is a user with one id. All files are the user's.
     Noted,
 }
 

@@ -1,5 +1,6 @@
 //! Runs a command in a sandbox over directories: `sandboxed LAYER[:LAYER...] DIRECTORY COMMAND...`. For tests and measurements.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -11,7 +12,11 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [layers, directory, words @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
-    let root = Root { layers: layers.split(':').map(Into::into).collect(), directory: directory.into() };
+    let root = Root {
+        layers: layers.split(':').map(Into::into).collect(),
+        owners_below: BTreeMap::new(),
+        directory: directory.into(),
+    };
     let env = vec![("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
     let command = Command { words: words.to_vec(), env, workdir: "/".into(), user: (0, 0, Vec::new()) };
     let told = |line: Option<Output>| {

@@ -1,5 +1,6 @@
 //! The parts of a sandbox on this machine: one is made and entered, part by part, and what cannot be had is told with its remedy.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -82,7 +83,7 @@ impl Sandbox {
     /// If no command can run here.
     pub fn try_out(&self, directory: &Path) -> Result<Tried, SandboxError> {
         let place = directory.join("trial");
-        let root = Root { layers: vec![place.join("layer")], directory: place.clone() };
+        let root = Root { layers: vec![place.join("layer")], owners_below: BTreeMap::new(), directory: place.clone() };
         fs_err::create_dir_all(place.join("layer")).map_err(SandboxError::Helper)?;
         let command = Command { words: Vec::new(), env: Vec::new(), workdir: "/".into(), user: (0, 0, Vec::new()) };
         let trial = Self { spare: (0, 0), ..self.clone() };

@@ -124,7 +124,9 @@ impl Keeper {
             return Ok(None);
         }
         let file = fs_err::File::create(spec.root.owners())?;
-        let supervisor = notify::is_supported().then(|| Supervisor::new(&spec.root.upper())).transpose()?;
+        let supervisor = notify::is_supported()
+            .then(|| Supervisor::new(&spec.root.upper(), spec.root.owners_below.clone()))
+            .transpose()?;
         Ok(Some(Self { supervisor, file }))
     }
 

@@ -21,6 +21,16 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 /// Bytes of a notification at most: the kernel's structs grow (`SECCOMP_GET_NOTIF_SIZES`).
 const ROOM: usize = 512;
 
+/// The answer to a call.
+pub(crate) enum Answer {
+    /// The call returns this.
+    Value(i64),
+    /// The call fails.
+    Error(Errno),
+    /// The kernel makes the call. Its arguments may have changed since it was looked at.
+    Through,
+}
+
 /// Returns a program that sends a notification of each of these calls and allows all others.
 pub(crate) fn program(calls: &[libc::c_long]) -> Program {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -115,6 +125,18 @@ impl AsFd for Listener {
 }
 
 impl Listener {
+    /// Asks the kernel to wake the process that answers on the processor of the one that calls, which waits anyway: another processor
+    /// takes several times as long to wake. Kernels before 6.6 cannot.
+    pub(crate) fn wake_here(&self) {
+        /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` (seccomp.h).
+        const SYNC_WAKE_UP: u64 = 1;
+        // SAFETY: the request takes a number, and no address.
+        #[allow(unsafe_code, reason = "no safe function makes this request")]
+        unsafe {
+            libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP)
+        };
+    }
+
     /// Returns the next call; `None` if it went away.
     pub(crate) fn next(&self) -> io::Result<Option<Call>> {
         #[repr(C, align(8))]
@@ -148,10 +170,14 @@ impl Listener {
         done == 0
     }
 
-    /// Answers a call with its value or an error.
-    pub(crate) fn answer(&self, call: &Call, answer: Result<i64, Errno>) {
-        let (val, error) = answer.map_or_else(|error| (0, -error.raw_os_error()), |value| (value, 0));
-        let mut response = libc::seccomp_notif_resp { id: call.id, val, error, flags: 0 };
+    /// Answers a call.
+    pub(crate) fn answer(&self, call: &Call, answer: Answer) {
+        let (val, error, flags) = match answer {
+            Answer::Value(value) => (value, 0, 0),
+            Answer::Error(error) => (0, -error.raw_os_error(), 0),
+            Answer::Through => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        };
+        let mut response = libc::seccomp_notif_resp { id: call.id, val, error, flags };
         // SAFETY: the kernel reads one response. An error says that the caller is gone.
         #[allow(unsafe_code, reason = "no safe function makes this request")]
         unsafe {

@@ -1,5 +1,6 @@
 //! The description of a sandbox.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub(crate) const COPIES: &str = "copies";
 pub struct Root {
     /// Trees of layers, the lowest first; at most 490.
     pub layers: Vec<PathBuf>,
+    /// Owners, in the image, of links and other files of the layers that can have no attribute ([`OWNER`](crate::OWNER)), by path
+    /// without a leading slash. They count for a user with one id.
+    pub owners_below: BTreeMap<String, (u32, u32)>,
     /// A directory for this command alone. What the command changes is left in its `upper` ([`Root::upper`]).
     pub directory: PathBuf,
 }

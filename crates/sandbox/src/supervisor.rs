@@ -1,15 +1,18 @@
 //! Answers for a user with one id, who can neither give a file away nor become another user: both calls are answered by the outer
-//! helper (seccomp_unotify(2)). No call is let through after it was looked at: its arguments could be others by then.
+//! helper (seccomp_unotify(2)). No such call is let through after it was looked at: its arguments could be others by then.
+//!
+//! Calls that ask for an owner are answered for files that were given away ([`look`]), and let through for all others.
 //!
 //! A file that is given away gets an extended attribute with its owner ([`OWNER`]); links, pipes and sockets can have none, and stand
 //! in a table. Otherwise the kernel does what it does for every change of owner, since root is made the owner anew: the file is
 //! copied up, and bits and capabilities that a new owner may not inherit go.
 
 mod caller;
+mod look;
 mod lookup;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -23,11 +26,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, fchdir, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
 
 use self::caller::Caller;
 use self::lookup::Lookup;
 use crate::ids::IDS;
-use crate::notify::{self, Call, Listener};
+use crate::notify::{self, Answer, Call, Listener};
 use crate::owners::{Inode, OWNER, Owners};
 use crate::privileges::X32;
 
@@ -55,6 +59,13 @@ pub(crate) const CALLS: &[libc::c_long] = &[
     libc::SYS_setresgid,
     libc::SYS_setfsuid,
     libc::SYS_setfsgid,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
 ];
 
 /// The one who answers.
@@ -65,23 +76,40 @@ pub(crate) struct Supervisor {
     upper: OwnedFd,
     /// Owners of what can have no attribute.
     table: BTreeMap<Inode, (u32, u32)>,
+    /// A file system has no attributes: its files and directories stand in the table, too.
+    lacks_attributes: bool,
+    /// Owners of such files in the layers, by path.
+    below: BTreeMap<String, (u32, u32)>,
+    /// The time at which the command started, by the clock of file systems.
+    started: (i64, u32),
     /// The id of a user or group that a process wanted to become.
     another: Option<u32>,
 }
 
 impl Supervisor {
     /// Opens what cannot be reached later.
-    pub(crate) fn new(upper: &Path) -> io::Result<Self> {
+    pub(crate) fn new(upper: &Path, below: BTreeMap<String, (u32, u32)>) -> io::Result<Self> {
         // Not as a path alone: that cannot become the working directory on all kernels.
         let directory = |path: &Path| open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let proc = directory(Path::new("/proc"))?;
-        Ok(Self { proc, upper: directory(upper)?, table: BTreeMap::new(), another: None })
+        Ok(Self {
+            proc,
+            upper: directory(upper)?,
+            table: BTreeMap::new(),
+            lacks_attributes: false,
+            below,
+            started: (0, 0),
+            another: None,
+        })
     }
 
     /// Answers until the first process of the command's namespace ends.
     pub(crate) fn run(mut self, socket: &UnixStream, first: Pid) -> io::Result<Owners> {
         fchdir(&self.proc)?;
         let Some(listener) = notify::receive(socket.as_fd())? else { return Ok(Owners::Lost) };
+        listener.wake_here();
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        self.started = (now.tv_sec, now.tv_nsec as u32);
         let first = pidfd_open(first, PidfdFlags::empty())?;
         loop {
             let mut ready = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&first, PollFlags::IN)];
@@ -103,13 +131,22 @@ impl Supervisor {
         Ok(Owners::Noted { table, another: self.another })
     }
 
-    fn answer(&mut self, listener: &Listener, call: &Call) -> Result<i64, Errno> {
-        let caller = Caller::open(&self.proc, call.thread)?;
+    fn answer(&mut self, listener: &Listener, call: &Call) -> Answer {
+        match Caller::open(&self.proc, call.thread) {
+            Ok(caller) => match self.look(&caller, listener, call) {
+                Some(answer) => answer,
+                None => self.act(&caller, listener, call).map_or_else(Answer::Error, Answer::Value),
+            },
+            Err(error) => Answer::Error(error),
+        }
+    }
+
+    fn act(&mut self, caller: &Caller, listener: &Listener, call: &Call) -> Result<i64, Errno> {
         let waits = || if listener.is_waiting(call) { Ok(()) } else { Err(Errno::SRCH) };
         let [a, b, c, d, e, _] = call.arguments;
         // The kernel takes the lower halves.
         let (number, flags) = (a as i32, AtFlags::from_bits_retain(e as u32));
-        let lookup = Lookup { caller: &caller, proc: &self.proc };
+        let lookup = Lookup { caller, proc: &self.proc };
         let at = |directory: i32, path: u64, follow: bool| {
             let path = caller.path(path)?;
             let found = lookup.find(directory, &path, follow)?;
@@ -132,8 +169,8 @@ impl Supervisor {
                 };
                 ((c, d), target)
             }
-            libc::SYS_setgroups => return groups(&caller, a, b),
-            other => return self.become_another(&caller, other, [a, b, c]),
+            libc::SYS_setgroups => return groups(caller, a, b),
+            other => return self.become_another(caller, other, [a, b, c]),
         };
         self.own(&target, (user as u32, group as u32), caller.may(CAP_CHOWN)).map(|()| 0)
     }
@@ -143,7 +180,7 @@ impl Supervisor {
         let part = |id: u32| if id == u32::MAX { Ok(None) } else { valid(id).map(Some) };
         let (user, group) = (part(ids.0)?, part(ids.1)?);
         let has_attributes = matches!(kind(target)?, FileType::RegularFile | FileType::Directory);
-        let noted = self.noted(target, has_attributes);
+        let noted = self.noted(target);
         let now = noted.unwrap_or((0, 0));
         let wanted = (user.unwrap_or(now.0), group.unwrap_or(now.1));
         if wanted != now && !may {
@@ -156,7 +193,7 @@ impl Supervisor {
         if has_attributes {
             let text = format!("{}:{}", wanted.0, wanted.1);
             match setxattr(own_path(target), OWNER, text.as_bytes(), XattrFlags::empty()) {
-                Err(Errno::OPNOTSUPP) => {}
+                Err(Errno::OPNOTSUPP) => self.lacks_attributes = true,
                 done => return done,
             }
         }
@@ -166,13 +203,26 @@ impl Supervisor {
         Ok(())
     }
 
-    fn noted(&self, target: &OwnedFd, has_attributes: bool) -> Option<(u32, u32)> {
+    /// Returns the owner that was noted for a file.
+    fn noted(&self, target: &OwnedFd) -> Option<(u32, u32)> {
         let mut text = [0; 32];
-        if has_attributes && let Ok(length) = getxattr(own_path(target), OWNER, &mut text[..]) {
+        if let Ok(length) = getxattr(own_path(target), OWNER, &mut text[..]) {
             let (user, group) = std::str::from_utf8(&text[..length]).ok()?.split_once(':')?;
             return Some((user.parse().ok()?, group.parse().ok()?));
         }
-        self.table.get(&self.inode(target)?).copied()
+        let has_attributes = || matches!(kind(target), Ok(FileType::RegularFile | FileType::Directory));
+        if self.table.is_empty() && self.below.is_empty() || (!self.lacks_attributes && has_attributes()) {
+            return None;
+        }
+        let known = self.inode(target).and_then(|inode| self.table.get(&inode));
+        known.or_else(|| self.of_layer(target)).copied()
+    }
+
+    /// Returns the owner of a file that no change put where it is: copies of layers are older than the command.
+    fn of_layer(&self, target: &OwnedFd) -> Option<&(u32, u32)> {
+        let owner = self.below.get(self.path(target)?.to_str()?)?;
+        let is_older = Inode::of_open(target).is_ok_and(|inode| inode.made <= self.started);
+        (is_older && self.in_upper(target).is_none()).then_some(owner)
     }
 
     /// Returns the inode among the changes. An overlay may show another; copies are not among the changes yet.
@@ -181,9 +231,14 @@ impl Supervisor {
         Inode::of_open(real.as_ref().unwrap_or(target)).ok()
     }
 
-    fn in_upper(&self, target: &OwnedFd) -> Option<OwnedFd> {
+    /// Returns the path of a file of the image, without a leading slash.
+    fn path(&self, target: &OwnedFd) -> Option<OsString> {
         let path = readlinkat(&self.proc, own_path(target), Vec::new()).ok()?;
-        let path = OsStr::from_bytes(path.as_bytes().strip_prefix(b"/")?);
+        Some(OsStr::from_bytes(path.as_bytes().strip_prefix(b"/")?).to_owned())
+    }
+
+    fn in_upper(&self, target: &OwnedFd) -> Option<OwnedFd> {
+        let path = self.path(target)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let real = openat2(&self.upper, path, flags, Mode::empty(), beneath).ok()?;

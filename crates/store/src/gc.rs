@@ -74,7 +74,7 @@ struct Item {
 }
 
 impl Store {
-    /// What the store takes up.
+    /// Returns the bytes that the store takes up.
     pub fn usage(&self) -> Result<Usage> {
         let mut usage = Usage::default();
         for entry in fs_err::read_dir(self.root().join("blobs/sha256"))? {

@@ -41,6 +41,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use atomic::{AtomicFile, is_stdout, parent, put_directory, put_new_directory, replace_by_link, sync_directory};
 pub use blob::{BlobWriter, Content, Opener};
+pub use damage::Verified;
 pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};
 use kiln_plan::digest::Digest;
@@ -52,6 +53,7 @@ pub use recipe::{Recipe, RecipeReader, RecipeWriter, Segment};
 pub use regular::open_regular;
 pub use removal::{remove_others_by, remove_tree};
 pub use temporary::{TemporaryDirectory, collect_left_behind, is_temporary};
+pub use tree::OWNERS;
 pub use verified::digest_of;
 pub use verifying::{Verifying, WrongContent};
 

@@ -10,7 +10,7 @@ use crate::verified::{Identity, digest_of, each_part, is_fresh};
 use crate::{Result, Store, StoreError};
 
 /// Is told of bytes as they are read; an error ends everything.
-type Advance<'a> = &'a dyn Fn(u64) -> io::Result<()>;
+pub(crate) type Advance<'a> = &'a dyn Fn(u64) -> io::Result<()>;
 
 impl Store {
     /// Takes a file from elsewhere by a hard link, or a copy where that is not possible, after checking its digest.

@@ -61,7 +61,7 @@ impl Recipe {
         Ok(serde_json::from_slice::<Self>(&json).ok().filter(|recipe| recipe.is_consistent(end.inline)))
     }
 
-    /// Whether a recipe file is as it was written. Its sources are not read.
+    /// Returns true if a recipe file is as it was written. Its sources are not read.
     pub(crate) fn is_intact(file: &fs_err::File) -> io::Result<bool> {
         let Some(end) = End::read(file)? else { return Ok(false) };
         let (mut hasher, mut at, mut buffer) = (Sha256::new(), 0, vec![0; 256 << 10]);

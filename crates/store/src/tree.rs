@@ -1,7 +1,7 @@
 //! Trees: layers as directories, by diff id. They follow from the layers, so that anything may remove them.
 //!
-//! `trees/sha256/<hex>` holds `tree` and `state`, which is the digest of the names, kinds, modes, owners, sizes and times of all files,
-//! and of the ids by which owners are kept. A tree that differs is made again. One of the times is the kernel's own, of the last change
+//! `trees/sha256/<hex>` holds `tree`, perhaps `owners` (of files that can have no attribute, for those who use the tree), and `state`, which
+//! is the digest of the names, kinds, modes, owners, sizes and times of all files, of `owners`, and of the ids by which owners are kept. A tree that differs is made again. One of the times is the kernel's own, of the last change
 //! of an inode (inode(7), `ctime`), which no program sets: so content and attributes that changed are noticed whatever their size and
 //! time, and a copy of a tree is made again. Bits that the disk itself changed are not.
 
@@ -18,6 +18,8 @@ use crate::removal::remove_tree;
 use crate::{Result, Store, StoreError};
 
 pub(crate) const TREES: &str = "trees/sha256";
+/// The file beside a tree for owners of files that can have no attribute.
+pub const OWNERS: &str = "owners";
 /// The kind of a tree in the database.
 pub(crate) const KIND: &str = "tree";
 
@@ -29,14 +31,14 @@ impl Store {
             return Ok(None);
         };
         let found = state_of(&tree, ids).ok();
-        if found.is_some_and(|(found, size)| found.hex() == state && self.remember_item(diff_id, KIND, size).is_ok()) {
+        if found.is_some_and(|(found, size)| found == state && self.remember_item(diff_id, KIND, size).is_ok()) {
             return Ok(Some(tree));
         }
         remove_tree(&place)?;
         Ok(None)
     }
 
-    /// Makes the tree of a layer: `fill` gets an empty directory. Another process may be faster; then its tree is returned.
+    /// Makes the tree of a layer: `fill` gets an empty directory, beside which it may put a file [`OWNERS`]. Another process may be faster; then its tree is returned.
     pub fn add_tree<E: From<StoreError>>(
         &self,
         diff_id: &Digest,
@@ -51,7 +53,7 @@ impl Store {
         fs_err::set_permissions(&tree, PermissionsExt::from_mode(0o755)).map_err(io)?;
         let done = fill(&tree).and_then(|()| {
             let (state, size) = state_of(&tree, ids).map_err(io)?;
-            fs_err::write(whole.join("state"), state.hex()).map_err(io)?;
+            fs_err::write(whole.join("state"), state).map_err(io)?;
             match put_new_directory(&whole, &self.tree_path(diff_id)) {
                 Err(error) if is_there(&error) => {}
                 done => done.map_err(io)?,
@@ -63,6 +65,14 @@ impl Store {
         done.and(removed).map(|()| self.tree_path(diff_id).join("tree"))
     }
 
+    /// Returns true if a tree is as it was made.
+    pub(crate) fn is_whole_tree(&self, diff_id: &Digest) -> Result<bool> {
+        let place = self.tree_path(diff_id);
+        let Ok(state) = fs_err::read_to_string(place.join("state")) else { return Ok(false) };
+        let ids = state.split_once(' ').map_or("", |(_, ids)| ids);
+        Ok(state_of(&place.join("tree"), ids).is_ok_and(|(found, _)| found == state))
+    }
+
     pub(crate) fn tree_path(&self, diff_id: &Digest) -> PathBuf {
         self.root().join(TREES).join(diff_id.hex())
     }
@@ -72,12 +82,17 @@ fn is_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
 }
 
-/// Returns the digest of the names, kinds, modes, owners, sizes and times of everything in a tree, and its bytes.
-fn state_of(tree: &Path, ids: &str) -> io::Result<(Digest, u64)> {
+/// Returns the digest of the names, kinds, modes, owners, sizes and times of everything in a tree, followed by the ids by which owners
+/// are kept; and its bytes.
+fn state_of(tree: &Path, ids: &str) -> io::Result<(String, u64)> {
     let (mut hash, mut size) = (Sha256::new(), 0);
     hash.update(ids);
+    match fs_err::read(tree.with_file_name(OWNERS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        owners => hash.update(owners?),
+    }
     add(tree, &mut hash, &mut size)?;
-    Ok((Digest::finish(hash), size))
+    Ok((format!("{} {ids}", Digest::finish(hash).hex()), size))
 }
 
 fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
@@ -130,6 +145,11 @@ mod tests {
         assert_eq!(store.tree(&id, IDS).unwrap().as_ref(), Some(&tree));
         assert_eq!(store.add_tree(&id, IDS, fill).unwrap(), tree);
         assert_eq!(store.tree(&id, "one").unwrap(), None);
+        assert_eq!(store.add_tree(&id, IDS, fill).unwrap(), tree);
+        assert!(store.verify(&|_| Ok(())).unwrap().removed.is_empty());
+        fs_err::write(tree.join("usr/file"), "changed!").unwrap();
+        assert_eq!(store.verify(&|_| Ok(())).unwrap().removed, [tree.parent().unwrap()]);
+        assert_eq!(store.tree(&id, IDS).unwrap(), None);
         assert_eq!(store.add_tree(&id, IDS, fill).unwrap(), tree);
         fs_err::write(tree.join("usr/file"), "changed!").unwrap();
         assert_eq!(store.tree(&id, IDS).unwrap(), None);

@@ -85,7 +85,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 }
 
 impl Store {
-    /// Whether a file, in the store or elsewhere, has this digest: known from before, or read now.
+    /// Returns true if a file, in the store or elsewhere, has this digest: known from before, or read now.
     pub fn verify_file(&self, path: &Path, digest: &Digest) -> Result<bool> {
         self.verify_with(path, digest, |file| Ok(digest_of(file, &|_| Ok(()))? == *digest))
     }

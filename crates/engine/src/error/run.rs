@@ -1,16 +1,30 @@
 //! A command of an image that did not end well.
 
 use std::fmt;
+use std::time::Duration;
 
 use kiln_plan::size;
 use kiln_sandbox::Ended;
 
+/// A command that a step runs in a sandbox.
+pub(crate) struct Commanded {
+    /// The command, for people.
+    pub(crate) shown: String,
+    /// The image that it was first met in.
+    pub(crate) image: String,
+    /// A user or group that it runs as, other than root.
+    pub(crate) another: Option<u32>,
+    pub(crate) timeout: Option<Duration>,
+}
+
 /// A command that failed, or had to be ended.
 #[derive(Debug, thiserror::Error)]
-#[error("`{command}` {reason}{}", shown(lines))]
+#[error("`{command}` of image `{image}` {reason}{}", shown(lines))]
 pub struct RunError {
     /// The command, for people.
     command: String,
+    /// The image, or the first of several that have this command over the same files.
+    image: String,
     reason: Reason,
     /// Its last lines.
     lines: Vec<String>,
@@ -20,6 +34,8 @@ pub struct RunError {
 #[derive(Debug)]
 enum Reason {
     Ended(Ended),
+    /// It took longer than this.
+    TimedOut(Duration),
     /// It runs as this user or group, or one of its processes wanted to, and this user has one id.
     AnotherUser(u32),
 }
@@ -36,18 +52,27 @@ const NO_NETWORK: &str = "commands have no network: packages come with `packages
                           and `bind` (`{ url = ... }`, `{ git = ... }`)";
 
 impl RunError {
-    pub(crate) fn new(command: String, ended: Ended, another: Option<u32>, lines: Vec<String>) -> Self {
-        Self { command, reason: another.map_or(Reason::Ended(ended), Reason::AnotherUser), lines }
+    pub(crate) fn new(run: &Commanded, ended: Ended, another: Option<u32>, lines: Vec<String>) -> Self {
+        let reason = match (another, ended, run.timeout) {
+            (Some(id), ..) => Reason::AnotherUser(id),
+            (None, Ended::TimedOut, Some(timeout)) => Reason::TimedOut(timeout),
+            (None, ended, _) => Reason::Ended(ended),
+        };
+        Self { command: run.shown.clone(), image: run.image.clone(), reason, lines }
     }
 
     /// The error of a command that is not started, since it runs as a user or group that nobody can become here.
-    pub(crate) fn of_another_user(command: String, id: u32) -> Self {
-        Self { command, reason: Reason::AnotherUser(id), lines: Vec::new() }
+    pub(crate) fn of_another_user(run: &Commanded, id: u32) -> Self {
+        Self::new(run, Ended::Stopped, Some(id), Vec::new())
     }
 
     /// Says what to do.
     pub(crate) fn hint(&self) -> Option<String> {
-        let Reason::Ended(ended) = self.reason else { return Some(kiln_sandbox::more_ids()) };
+        let ended = match self.reason {
+            Reason::AnotherUser(_) => return Some(kiln_sandbox::more_ids()),
+            Reason::TimedOut(_) => Ended::TimedOut,
+            Reason::Ended(ended) => ended,
+        };
         if self.lines.iter().any(|line| NETWORK.iter().any(|sign| line.contains(sign))) {
             return Some(NO_NETWORK.into());
         }
@@ -56,7 +81,11 @@ impl RunError {
             Ended::DiskFull => "free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller",
             Ended::OutOfMemory(_) => "give it less to do at once (`make -j2`), or build on a machine with more memory",
             Ended::Exited(127) => "a program is missing in the image, or `PATH` does not lead to it",
-            Ended::Exited(_) | Ended::Stopped => return None,
+            Ended::Exited(126) => {
+                "the command or its working directory cannot be used: `kiln build --shell-on-failure` opens a shell to look"
+            }
+            Ended::Exited(_) => "`kiln build --shell-on-failure` opens a shell in the files that it left",
+            Ended::Stopped => return None,
         };
         Some(hint.to_owned())
     }
@@ -72,11 +101,24 @@ impl fmt::Display for Reason {
             Self::AnotherUser(id) => write!(f, "runs as user or group {id}, which a user with one id cannot become"),
             Self::Ended(Ended::Exited(status @ 129..=192)) => write!(f, "was ended by signal {}", status - 128),
             Self::Ended(Ended::Exited(status)) => write!(f, "failed with status {status}"),
+            Self::TimedOut(timeout) => write!(f, "took longer than its timeout of {}", time(*timeout)),
             Self::Ended(Ended::TimedOut) => f.write_str("took longer than it may"),
             Self::Ended(Ended::DiskFull) => f.write_str("was stopped before it filled the disk"),
             Self::Ended(Ended::OutOfMemory(peak)) => write!(f, "ran out of memory: it had {}", size::format(*peak)),
             Self::Ended(Ended::Stopped) => f.write_str("was stopped"),
         }
+    }
+}
+
+/// Returns a time in the largest unit that gives a whole number.
+fn time(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if time.subsec_nanos() != 0 => {
+            format!("{:.1} s", seconds as f64 + f64::from(time.subsec_nanos()) / 1e9)
+        }
+        seconds if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::steps::facts::Facts;
 use crate::steps::foundation::Foundation;
 use crate::steps::run::{Bound, Place, Run};
 
+/// Directories over which the sandbox lays those of the kernel.
+const KERNELS: [&str; 3] = ["dev", "proc", "sys"];
+
 impl Builder<'_> {
     /// Returns the ground that an image is made on, with its `setup` performed, and the layers of that.
     pub(super) fn prepared(&mut self, image: &stack::Image, platform: Platform) -> Result<(Ground, Vec<LayerNode>)> {
@@ -96,6 +99,7 @@ impl Builder<'_> {
                 None => ((0, 0), Vec::new(), "/root".to_owned()),
             };
             let place = Place {
+                image: image.name.clone(),
                 settings,
                 user: (user.0, user.1, groups),
                 home,
@@ -132,6 +136,12 @@ impl Builder<'_> {
             if path.is_empty() {
                 let message = "files are bound to a directory or a file, and not to the whole image";
                 let hint = "choose a directory for them, such as `to = \"/in\"`";
+                return Err(Diagnostics::from(Diagnostic::at(copy.span(), message).hint(hint)).into());
+            }
+            if let Some(kernels) = KERNELS.iter().find(|name| path.split('/').next() == Some(**name)) {
+                let message =
+                    format!("`/{kernels}` holds the kernel's files in every command, and nothing can be bound there");
+                let hint = "choose another directory, such as `to = \"/in\"`";
                 return Err(Diagnostics::from(Diagnostic::at(copy.span(), message).hint(hint)).into());
             }
             let owner = draft.ground.accounts.owner_of(copy)?;

@@ -124,10 +124,9 @@ pub(crate) fn require_sandbox(
         remedy: source.remedy(directory.path()),
         source,
     })?;
-    match commands.into_iter().find(|command| command.another.is_some()) {
-        Some(Commanded { shown, another: Some(id) }) if Ids::of_this_process() == Ids::One => {
-            Err(RunError::of_another_user(shown, id).into())
-        }
-        _ => Ok(()),
+    let other = commands.iter().find_map(|command| Some((command, command.another?)));
+    match other.filter(|_| Ids::of_this_process() == Ids::One) {
+        Some((command, id)) => Err(RunError::of_another_user(command, id).into()),
+        None => Ok(()),
     }
 }

@@ -63,7 +63,7 @@ impl Workshop<'_> {
             Form::Zip => unpack_zip(file, directory, &mut watch),
             form => inflated(form, file)
                 .map_err(Into::into)
-                .and_then(|tar| Ok(unpack(tar, directory, owners(), &mut watch)?)),
+                .and_then(|tar| Ok(unpack(tar, directory, owners(), &mut watch).map(drop)?)),
         };
         self.cancel.check()?;
         done.map_err(|source| BuildError::Unreadable { what: format!("the archive `{name}`"), source })
@@ -112,7 +112,7 @@ fn unpack_zip(
         // A zip that cannot be read ends the tar early: its own error says more.
         match writer.join().unwrap_or_else(|_| Err("the thread that reads it failed".into())) {
             Err(error) if !is_broken_pipe(&*error) => Err(error),
-            _ => Ok(unpacked?),
+            _ => Ok(unpacked.map(drop)?),
         }
     })
 }

@@ -65,6 +65,13 @@ impl Checkout {
     fn write(&self, workshop: &Workshop<'_>, commit: &Commit<'_>, directory: &Path, depth: usize) -> Result<()> {
         commit.check_out(directory, self.lfs)?;
         if !self.submodules {
+            if let [(first, _), rest @ ..] = commit.contained()?.as_slice() {
+                let (url, more) = (&self.url, if rest.is_empty() { "" } else { " and others" });
+                let first = first.display();
+                workshop.warn(format!(
+                    "{url} contains the repository `{first}`{more}, which only `submodules = true` fetches"
+                ));
+            }
             return Ok(());
         }
         for (path, id) in commit.contained()? {

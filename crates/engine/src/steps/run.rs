@@ -1,6 +1,6 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::product::Foundation;
 use crate::settings::Settings;
 use crate::sources::native;
 use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
+use crate::workshop::owners_of;
 
 /// Becomes an interactive shell: bash, where the image has it.
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
@@ -63,6 +64,9 @@ pub(crate) struct Run {
     writer: u32,
     #[serde(skip)]
     timeout: Option<Duration>,
+    /// The image that it was first met in.
+    #[serde(skip)]
+    image: String,
     /// The command, for people.
     #[serde(skip)]
     shown: String,
@@ -70,6 +74,7 @@ pub(crate) struct Run {
 
 /// The place of a command in its image.
 pub(crate) struct Place<'p> {
+    pub(crate) image: String,
     pub(crate) settings: &'p Settings,
     /// User id, group id, further groups, and the home directory.
     pub(crate) user: (u32, u32, Vec<u32>),
@@ -93,7 +98,7 @@ pub(crate) struct Bound {
 
 impl Run {
     pub(crate) fn new(run: &stack::Run, place: Place<'_>) -> Self {
-        let Place { settings, user, home, below, platform, foundation, layers, bind, compression } = place;
+        let Place { image, settings, user, home, below, platform, foundation, layers, bind, compression } = place;
         let visible = Settings {
             venv: settings.venv,
             libraries: settings.libraries.clone(),
@@ -117,8 +122,15 @@ impl Run {
             compression,
             writer: WHOLE_VERSION,
             timeout: run.timeout.map(Duration::from_nanos),
+            image,
             shown: short(&run.command.to_string()),
         }
+    }
+
+    fn commanded(&self) -> Commanded {
+        let (user, group, groups) = &self.user;
+        let another = [user, group].into_iter().chain(groups).copied().find(|id| *id != 0);
+        Commanded { shown: self.shown.clone(), image: self.image.clone(), another, timeout: self.timeout }
     }
 
     /// Returns the line of the image's history.
@@ -180,7 +192,7 @@ impl Run {
             Ended::Exited(0) if another.is_none() => Ok(ran),
             Ended::Stopped => Err(BuildError::Interrupted),
             ended => {
-                let failed = RunError::new(shown, ended, another, last.into());
+                let failed = RunError::new(&self.commanded(), ended, another, last.into());
                 if let Some(shell) = context.commands.shell {
                     self.open_shell(shell, context, root, command)?;
                 }
@@ -219,7 +231,11 @@ impl Run {
         then: impl FnOnce(&Done<'_>) -> Result<T>,
     ) -> Result<T> {
         let directory = context.workshop.store.temporary_directory()?;
-        let root = Root { layers: layers.to_vec(), directory: directory.path().to_owned() };
+        let owners_below = match Ids::of_this_process() {
+            Ids::One => owners_of(layers)?,
+            Ids::All | Ids::Range(..) => BTreeMap::new(),
+        };
+        let root = Root { layers: layers.to_vec(), owners_below, directory: directory.path().to_owned() };
         let done = self.run(context, &root, work).and_then(|ran| {
             let bound = self.bind.iter().map(|bound| native(&bound.path)).collect();
             then(&Done { root: &root, ran: &ran, below: self.below, bound })
@@ -242,11 +258,9 @@ impl Run {
         let work = context.work("export", self.shown.as_str(), None);
         let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
         let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
-        if !done.pack(Ids::of_this_process(), &mut out, &mut watch)? {
-            return Ok(Vec::new());
-        }
+        let Some(are_known) = done.pack(Ids::of_this_process(), &mut out, &mut watch)? else { return Ok(Vec::new()) };
         let layer = out.finish()?;
-        owners::note(workshop.store, &layer, done.ran.owners != Owners::Lost)?;
+        owners::note(workshop.store, &layer, are_known)?;
         Ok(vec![layer])
     }
 }
@@ -296,9 +310,7 @@ impl Step for Run {
     }
 
     fn command(&self) -> Option<Commanded> {
-        let (user, group, groups) = &self.user;
-        let another = [user, group].into_iter().chain(groups).copied().find(|id| *id != 0);
-        Some(Commanded { shown: self.shown.clone(), another })
+        Some(self.commanded())
     }
 
     fn keep(&self) -> Keep {

@@ -1,14 +1,18 @@
 //! Layers as directories, for steps that run programs.
 
+use std::collections::BTreeMap;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use kiln_oci::compression::LayerTar;
 use kiln_oci::layer::Layer;
+use kiln_oci::names;
+use kiln_oci::tree::Others;
 use kiln_plan::digest::Digest;
 use kiln_sandbox::Ids;
+use kiln_store::OWNERS;
 
 use super::Workshop;
 use crate::error::{BuildError, Result};
@@ -54,19 +58,56 @@ impl Workshop<'_> {
     }
 
     fn tree_as(&self, layer: &Layer, id: &Digest, ids: Ids) -> Result<PathBuf> {
-        if let Some(tree) = self.store.tree(id, &ids.to_string())? {
+        let kept = match ids {
+            Ids::One => "one, and links have owners".to_owned(),
+            ids => ids.to_string(),
+        };
+        if let Some(tree) = self.store.tree(id, &kept)? {
             return Ok(tree);
         }
         let unreadable = |source| BuildError::Unreadable { what: format!("the layer {}", layer.digest), source };
         let work = self.work("unpack", layer.digest.short(), None);
-        self.store.add_tree(id, &ids.to_string(), |tree| {
+        self.store.add_tree(id, &kept, |tree| {
             let blob = self.open_anywhere(&layer.digest, layer.size)?;
             let mut tar = LayerTar::open(layer, blob)?;
             let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
             let done = inside::unpack(ids, BufReader::with_capacity(1 << 20, &mut tar), tree, &mut watch);
             self.cancel.check()?;
-            done.map_err(|error| unreadable(error.into()))?;
+            let others = done.map_err(|error| unreadable(error.into()))?;
+            write_others(tree, &others)?;
             tar.verify().map_err(|error| unreadable(error.into()))
         })
     }
+}
+
+fn write_others(tree: &Path, others: &Others) -> Result<()> {
+    let others: Vec<_> = others.iter().filter_map(|(path, owner)| Some((names::text(path)?, owner))).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let text = serde_json::to_vec(&others).map_err(|source| BuildError::Json { what: "owners", source })?;
+    Ok(fs_err::write(tree.with_file_name(OWNERS), text)?)
+}
+
+/// Returns the owners of files of a tree that can have no attribute.
+pub(crate) fn others_of(tree: &Path) -> Result<Others> {
+    let text = match fs_err::read(tree.with_file_name(OWNERS)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Others::new()),
+        text => text?,
+    };
+    let others: Vec<(String, (u32, u32))> =
+        serde_json::from_slice(&text).map_err(|source| BuildError::Json { what: "owners", source })?;
+    Ok(others.into_iter().map(|(path, owner)| (names::bytes(&path), owner)).collect())
+}
+
+/// Returns such owners of trees over one another, the lowest first, by path. Paths that are not UTF-8 are left out.
+pub(crate) fn owners_of(trees: &[PathBuf]) -> Result<BTreeMap<String, (u32, u32)>> {
+    let mut all: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for tree in trees {
+        all.retain(|path, _| fs_err::symlink_metadata(tree.join(path)).is_err());
+        all.extend(
+            others_of(tree)?.into_iter().filter_map(|(path, owner)| Some((String::from_utf8(path).ok()?, owner))),
+        );
+    }
+    Ok(all)
 }

@@ -124,14 +124,16 @@ fn a_command_that_fails_shows_its_last_lines() {
     let environment = project(r#"run = [["/step", "print", "before", "then", "fail", "3"]]"#);
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `/step print before then fail 3` failed with status 3; its last lines:
+    error: `/step print before then fail 3` of image `app` failed with status 3; its last lines:
     before
+
+    hint: `kiln build --shell-on-failure` opens a shell in the files that it left
     [exit status: 1]
     ");
     environment.stack(&stack(r#"run = [["/nothing"]]"#));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `/nothing` failed with status 127; its last lines:
+    error: `/nothing` of image `app` failed with status 127; its last lines:
     kiln: /nothing: No such file or directory (os error 2)
 
     hint: a program is missing in the image, or `PATH` does not lead to it
@@ -140,7 +142,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = [{ command = ["/step", "wait"], timeout = "200ms" }]"#));
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    error: `/step wait` took longer than it may
+    error: `/step wait` of image `app` took longer than its timeout of 0.2 s
 
     hint: give it more time: `timeout = "1h"`
     [exit status: 1]
@@ -148,7 +150,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = ["make install"]"#));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `make install` failed with status 127; its last lines:
+    error: `make install` of image `app` failed with status 127; its last lines:
     kiln: /bin/sh: No such file or directory (os error 2)
 
     hint: a program is missing in the image, or `PATH` does not lead to it
@@ -157,8 +159,10 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = [{ command = ["/step", "where"], workdir = "/nowhere" }]"#));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `/step where` failed with status 126; its last lines:
+    error: `/step where` of image `app` failed with status 126; its last lines:
     kiln: the working directory `/nowhere` cannot be entered
+
+    hint: the command or its working directory cannot be used: `kiln build --shell-on-failure` opens a shell to look
     [exit status: 1]
     ");
 }
@@ -264,6 +268,8 @@ fn files_that_are_bound_at_a_link_of_the_image_and_files_of_runtimes_leave_nothi
     assert_eq!(list.matches("data/file").count(), 0, "{list}");
     environment.stack(&stack("run = [{ command = [\"/step\"], bind = [{ from = \"src\", to = \"/\" }] }]\n"));
     assert!(environment.kiln("build").stderr.contains("files are bound to a directory or a file"));
+    environment.stack(&stack("run = [{ command = [\"/step\"], bind = [{ from = \"src\", to = \"/proc/x\" }] }]\n"));
+    assert!(environment.kiln("build").stderr.contains("`/proc` holds the kernel's files in every command"));
 }
 
 #[test]

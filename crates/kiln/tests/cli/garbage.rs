@@ -1,4 +1,4 @@
-//! `kiln du` and `kiln gc`.
+//! `kiln du`, `kiln gc` and `kiln store`.
 
 use crate::environment::TestEnvironment;
 use crate::wheels::{greeting, native, stack};
@@ -169,4 +169,29 @@ fn flip_a_bit(path: &std::path::Path) {
     bytes[middle] ^= 1;
     fs_err::remove_file(path).unwrap();
     fs_err::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_damaged_is_found_by_reading_everything_and_made_again() {
+    let environment = greeting();
+    environment.succeed("build");
+    let sound = environment.succeed("store verify");
+    assert!(sound.ends_with(" read, 0 damaged\n"), "{sound}");
+    let digests = environment.digests("");
+    let store = fs_err::canonicalize(environment.path("../store")).unwrap();
+    for directory in ["blobs", "recipes"] {
+        let mut files: Vec<_> = fs_err::read_dir(store.join(directory).join("sha256"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        let mut bytes = fs_err::read(&files[0]).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs_err::write(&files[0], bytes).unwrap();
+        let outcome = environment.kiln("store verify");
+        assert!(outcome.stdout.starts_with(&format!("damaged, removed: {}\n", files[0].display())), "{outcome}");
+        assert!(outcome.stdout.ends_with(" 1 damaged\n") && !files[0].exists(), "{outcome}");
+        assert_eq!(environment.digests(""), digests, "{directory}");
+    }
 }

@@ -31,6 +31,7 @@ fn the_help_is_pinned() {
       gpus         List GPU names and capabilities, and which CUDA releases compile for them
       du           Say what the store takes up
       gc           Remove what was used least recently from the store
+      store        Look after what the store holds
       doctor       Say what works on this machine and what does not, and what to do about it
       schema       Print the JSON schema of the stack file
       completions  Print a completion script for a shell

@@ -27,7 +27,7 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
       oci base                         in the store
       virtual environment              to do: never built, under a second
       solver 3.0            8.87 MB    to do: never built
-      2 small packages      2.01 kB    depends on words-2.1-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, greeting-1.0-py3-none-any.whl: never built
+      2 small packages      2.01 kB    depends on greeting-1.0-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, words-2.1-py3-none-any.whl: never built
       time zone UTC                    to do: never built, under a second
       copy src to /app          8 B    to do: never built
       image                            depends on virtual environment, solver 3.0, 2 small packages and 2 more

@@ -102,10 +102,10 @@ fn the_plan_says_what_is_where_and_why() {
     ml (linux/amd64)
       oci base                         in the store
       virtual environment              to do: never built, under a second
-      2 small packages      7.98 MB    depends on words-1.0-py3-none-any.whl, solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl: never built
+      2 small packages      7.98 MB    depends on solver-3.0-cp311-cp311-manylinux_2_28_x86_64.whl, words-1.0-py3-none-any.whl: never built
       image                            depends on virtual environment, 2 small packages
     train (linux/amd64)
-      2 small packages      1.74 kB    depends on names-1.0-py3-none-any.whl, greeting-1.0-py3-none-any.whl: never built
+      2 small packages      1.74 kB    depends on greeting-1.0-py3-none-any.whl, names-1.0-py3-none-any.whl: never built
       copy src to /app         15 B    to do: never built
       image                            depends on ml, 2 small packages, copy src to /app
 

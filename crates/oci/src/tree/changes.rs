@@ -117,6 +117,7 @@ pub struct Changes {
     pub(super) entries: BTreeMap<Vec<u8>, Entry>,
     /// Modes of files with several names, by device and inode, as the command left them.
     modes: BTreeMap<(u64, u64), u32>,
+    has_guessed_owners: bool,
 }
 
 impl Changes {
@@ -126,7 +127,12 @@ impl Changes {
     ///
     /// If it cannot be read, or holds a name that no layer can hold.
     pub fn of(upper: &Upper<'_>) -> Result<Self, OciError> {
-        let mut changes = Self { upper: upper.path.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
+        let mut changes = Self {
+            upper: upper.path.to_owned(),
+            entries: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            has_guessed_owners: false,
+        };
         changes.directory(b"", upper)?;
         changes.hide_what_is_there(&Lower(upper.lower))?;
         if upper.owners == Owners::Noted {
@@ -147,6 +153,12 @@ impl Changes {
     pub fn size(&self) -> u64 {
         let size = |entry: &Entry| if let Change::File(size) = entry.change { size } else { 0 };
         self.entries.values().map(size).sum()
+    }
+
+    /// Returns true if an owner is what it most probably would be if the kernel knew the owners ([`Owners::Noted`]): the group of a file in
+    /// a directory that passes its group on is the directory's, unless the file was moved there.
+    pub fn has_guessed_owners(&self) -> bool {
+        self.has_guessed_owners
     }
 
     /// Returns true if nothing changed.
@@ -222,6 +234,7 @@ impl Changes {
                 && lower.at(path)? == Shown::Nothing
             {
                 entry.owner.1 = *group;
+                self.has_guessed_owners |= *group != 0;
             }
             if matches!(entry.change, Change::Directory(_)) && entry.mode & 0o2000 != 0 {
                 groups.insert(path.clone(), entry.owner.1);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::changes::{attributes, owner, records};
-use super::{OPAQUE, OWNER, Owners};
+use super::{OPAQUE, OWNER, Others, Owners};
 use crate::names;
 
 /// A path of a tree.
@@ -50,7 +50,7 @@ pub enum ListedKind {
 /// # Errors
 ///
 /// If something in the tree cannot be read.
-pub fn list(tree: &Path, owners: Owners) -> io::Result<Vec<Listed>> {
+pub fn list(tree: &Path, owners: Owners, others: &Others) -> io::Result<Vec<Listed>> {
     let mut all = Vec::new();
     let mut waiting = vec![PathBuf::new()];
     while let Some(directory) = waiting.pop() {
@@ -64,7 +64,7 @@ pub fn list(tree: &Path, owners: Owners) -> io::Result<Vec<Listed>> {
         found.sort();
         let mut below = Vec::new();
         for path in found {
-            let Some(listed) = one(tree, &path, owners)? else { continue };
+            let Some(listed) = one(tree, &path, owners, others)? else { continue };
             if matches!(listed.kind, ListedKind::Directory(_)) {
                 below.push(path);
             }
@@ -75,10 +75,11 @@ pub fn list(tree: &Path, owners: Owners) -> io::Result<Vec<Listed>> {
     Ok(all)
 }
 
-fn one(tree: &Path, path: &Path, owners: Owners) -> io::Result<Option<Listed>> {
+fn one(tree: &Path, path: &Path, owners: Owners, others: &Others) -> io::Result<Option<Listed>> {
     let place = tree.join(path);
     let found = fs_err::symlink_metadata(&place)?;
     let kind = found.file_type();
+    let other = others.get(path.as_os_str().as_bytes()).copied();
     let Some(path) = names::text(path.as_os_str().as_bytes()) else { return Ok(None) };
     let attributes = attributes_of(&place, kind)?;
     let held = |name: &str| attributes.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value);
@@ -97,7 +98,7 @@ fn one(tree: &Path, path: &Path, owners: Owners) -> io::Result<Option<Listed>> {
     };
     let owner = match owners {
         Owners::Given => (found.uid(), found.gid()),
-        Owners::Noted => held(OWNER).and_then(|text| owner(text)).unwrap_or((0, 0)),
+        Owners::Noted => held(OWNER).and_then(|text| owner(text)).or(other).unwrap_or((0, 0)),
     };
     let plain = |(name, value): (Vec<u8>, Vec<u8>)| (name[XATTR.len().min(name.len())..].to_vec(), value);
     let xattrs = records(&attributes).into_iter().map(plain).collect();
@@ -163,13 +164,12 @@ mod tests {
         let tar = tar.into_inner().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let owners = if rustix::process::geteuid().is_root() { Owners::Given } else { Owners::Noted };
-        unpack(tar.as_slice(), directory.path(), owners, &mut |_| Ok(())).unwrap();
-        let listed = list(directory.path(), owners).unwrap();
+        let others = unpack(tar.as_slice(), directory.path(), owners, &mut |_| Ok(())).unwrap();
+        let listed = list(directory.path(), owners, &others).unwrap();
         let lines: Vec<String> = listed
             .iter()
             .map(|one| format!("{} {:o} {}:{} {:?}", one.path, one.mode, one.owner.0, one.owner.1, one.kind))
             .collect();
-        let link_owner = if owners == Owners::Given { "7:8" } else { "0:0" };
         assert_eq!(
             lines,
             [
@@ -178,7 +178,7 @@ mod tests {
                 "usr/also 4755 7:8 File(7, \"\")".to_owned(),
                 "usr/closed 0 7:8 File(1, \"\")".to_owned(),
                 "usr/gone 0 0:0 Whiteout".to_owned(),
-                format!("usr/link 777 {link_owner} Symlink(\"../tool\")"),
+                "usr/link 777 7:8 Symlink(\"../tool\")".to_owned(),
                 "usr/tool 4755 7:8 File(7, \"\")".to_owned(),
             ]
         );

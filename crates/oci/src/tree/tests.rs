@@ -45,7 +45,7 @@ fn unpacked(members: &[Told<'_>]) -> (tempfile::TempDir, Result<(), TreeError>) 
     let directory = tempfile::tempdir().unwrap();
     fs_err::create_dir(directory.path().join("tree")).unwrap();
     let done = unpack(tar(members).as_slice(), &directory.path().join("tree"), owners_here(), &mut |_| Ok(()));
-    (directory, done)
+    (directory, done.map(drop))
 }
 
 fn changes_of(upper: &Path, owners: Owners) -> Result<Changes, OciError> {

@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::names::{components, shown};
-use super::{HELD, OF_OVERLAY, OPAQUE, OWNER, Owners};
+use super::{HELD, OF_OVERLAY, OPAQUE, OWNER, Others, Owners};
 use crate::facts::entries::{Entries, Member, TarError};
 
 /// Bytes of zeros that become a hole.
@@ -54,12 +54,14 @@ pub enum TreeError {
 /// call; its error ends the work.
 ///
 /// Devices are made only by root, and nobody can open them under the mount options of a sandbox. Files of zeros get holes.
+///
+/// Returns the owners of links and pipes, which can have no attribute ([`Owners::Noted`]), by path; those of root are left out.
 pub fn unpack(
     tar: impl Read,
     to: &Path,
     owners: Owners,
     watch: &mut dyn FnMut(u64) -> io::Result<()>,
-) -> Result<(), TreeError> {
+) -> Result<Others, TreeError> {
     let root = openat(CWD, to, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| TreeError::Io { path: "/".into(), source: error.into() })?;
     let mut entries = Entries::new(tar);
@@ -70,6 +72,7 @@ pub fn unpack(
         directories: BTreeMap::new(),
         hidden: BTreeSet::new(),
         opaque: BTreeSet::new(),
+        others: Others::new(),
         buffer: vec![0; BUFFER],
     };
     while let Some(member) = entries.next_member()? {
@@ -90,6 +93,8 @@ struct Tree {
     hidden: BTreeSet<Vec<u8>>,
     /// Directories that hide all below them.
     opaque: BTreeSet<Vec<u8>>,
+    /// Owners of what can have no attribute.
+    others: Others,
     buffer: Vec<u8>,
 }
 
@@ -149,13 +154,20 @@ impl Tree {
         } else {
             self.make_room(&parent, name).map_err(failed)?;
             self.directories.retain(|known, _| !is_at_or_below(known, &path));
+            self.others.retain(|known, _| !is_at_or_below(known, &path));
             if member.kind.is_hard_link() {
                 self.hard_link(&parent, name, &member.link).map_err(|error| match error.kind() {
                     io::ErrorKind::NotFound => refused("is a hard link to a file that the layer does not have"),
                     _ => failed(error),
                 })?;
+                let same = components(&member.link).and_then(|names| self.others.get(&names.join(&b'/')).copied());
+                self.others.extend(same.map(|owner| (path, owner)));
             } else {
                 self.leaf(&parent, name, member, &attributes, data, watch).map_err(failed)?;
+                let has_attributes = !member.kind.is_symlink() && !member.kind.is_fifo();
+                if self.owners == Owners::Noted && !has_attributes && attributes.owner != (0, 0) {
+                    self.others.insert(path, attributes.owner);
+                }
             }
         }
         self.last = Some((above.join(&b'/'), parent));
@@ -350,7 +362,7 @@ impl Tree {
         Ok(set(&[HELD.as_bytes(), name].concat())?)
     }
 
-    fn finish(self) -> Result<(), TreeError> {
+    fn finish(self) -> Result<Others, TreeError> {
         let failed = |path: &[u8]| {
             let path = shown(path);
             move |source: io::Error| TreeError::Io { path, source }
@@ -383,7 +395,7 @@ impl Tree {
             let done = self.readable(path).and_then(|opened| self.finish_file(&opened, attributes));
             done.map_err(failed(path))?;
         }
-        Ok(())
+        Ok(self.others)
     }
 
     fn hide_below(&self, path: &[u8]) -> io::Result<()> {

@@ -16,8 +16,12 @@ pub fn line_of(text: &str, path: &[&str]) -> Option<usize> {
             _ => break,
         }
     }
-    let end = found?.min(text.len());
-    Some(1 + text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count())
+    found.map(|at| line_at(text, at))
+}
+
+/// Returns the line, from 1 on, of a byte of a stack file.
+pub fn line_at(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub use image::{
     NewUser, Owner, Part, Prerelease, Prune, Python, Recipe, Remote, Requirement, RequirementsFile, Resolution, Stack,
     Target, Trust, Value,
 };
-pub use lines::line_of;
+pub use lines::{line_at, line_of};
 pub use read::{Overrides, read, schema};
 pub use resolve::last_moment;
 pub use run::{Run, Shell};

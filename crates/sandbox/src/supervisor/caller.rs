@@ -1,5 +1,6 @@
 //! The process that waits for an answer, through its directory of `/proc`: that stays one process's, whatever becomes of its id.
 
+use std::cell::OnceCell;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 
@@ -12,7 +13,8 @@ const PAGE: usize = 4096;
 
 pub(super) struct Caller {
     directory: OwnedFd,
-    status: String,
+    /// Its `status`, read when it is needed: most calls ask for an owner, and need none of it.
+    status: OnceCell<String>,
 }
 
 impl Caller {
@@ -20,9 +22,7 @@ impl Caller {
     pub(super) fn open(proc: &OwnedFd, thread: u32) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(proc, thread.to_string(), flags, Mode::empty())?;
-        let mut caller = Self { directory, status: String::new() };
-        caller.status = caller.file("status")?;
-        Ok(caller)
+        Ok(Self { directory, status: OnceCell::new() })
     }
 
     fn file(&self, name: &str) -> Result<String, Errno> {
@@ -34,7 +34,8 @@ impl Caller {
     }
 
     fn field(&self, name: &str) -> Option<&str> {
-        self.status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        let status = self.status.get_or_init(|| self.file("status").unwrap_or_default());
+        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     }
 
     /// Returns true if the thread has a capability in effect.
@@ -56,6 +57,11 @@ impl Caller {
             Ok(read) if read == into.len() => Ok(()),
             _ => Err(Errno::FAULT),
         }
+    }
+
+    /// Opens memory to write to. What is written later is this process's, or goes nowhere.
+    pub(super) fn writable_memory(&self) -> Result<OwnedFd, Errno> {
+        openat(&self.directory, "mem", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
     }
 
     /// Reads a path: bytes until a zero, which may be the last of the memory that is there.

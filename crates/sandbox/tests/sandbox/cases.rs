@@ -1,5 +1,6 @@
 //! Cases: each runs commands and looks at what they did, inside and on the host.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt};
@@ -21,7 +22,7 @@ const NOBODY: u32 = 65_534;
 
 /// A tree, and things of the host that attacks aim at.
 pub(crate) struct Ground {
-    directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
     pub(crate) aim: Aim,
     pub(crate) ids: Ids,
     _server: TcpListener,
@@ -60,7 +61,7 @@ impl Ground {
 
     pub(crate) fn layers(&self, layers: Vec<PathBuf>) -> (tempfile::TempDir, Root) {
         let own = tempfile::tempdir_in(self.directory.path()).unwrap();
-        let root = Root { layers, directory: own.path().to_owned() };
+        let root = Root { layers, owners_below: BTreeMap::new(), directory: own.path().to_owned() };
         (own, root)
     }
 
@@ -375,7 +376,7 @@ pub(crate) fn run_until_killed(directory: &str, what: &str) -> ExitCode {
     let directory = Path::new(directory);
     let tree = fs_err::read_to_string(directory.join("tree")).unwrap();
     let word = fs_err::read_to_string(directory.join("word")).unwrap();
-    let root = Root { layers: vec![tree.into()], directory: directory.to_owned() };
+    let root = Root { layers: vec![tree.into()], owners_below: BTreeMap::new(), directory: directory.to_owned() };
     let _ = run(&Sandbox::default(), &root, &command(&["/attack", what, &word]));
     ExitCode::SUCCESS
 }

@@ -86,6 +86,28 @@ pub(crate) const CASES: &[Case] = &[
             assert_eq!(found, expected);
         });
     }),
+    ("every call that asks for an owner is told the one that a file was given", |ground| {
+        both(ground, &["look"], |_, ran, said| {
+            assert_eq!(ran.ended, Ended::Exited(0), "{said}");
+            assert_eq!(said, LOOKS);
+        });
+    }),
+    ("a link of a layer has its owner", |ground| {
+        if ground.ids == Ids::One {
+            for overlay in [Overlay::Any, Overlay::Copies] {
+                let layer = ground.directory.path().join("linked");
+                fs_err::create_dir_all(layer.join("data")).unwrap();
+                drop(symlink("nowhere", layer.join("data/link")));
+                let (_own, mut root) = ground.layers(vec![ground.tree(), layer]);
+                root.owners_below.insert("data/link".to_owned(), (7, 8));
+                let mut said = String::new();
+                let sandbox = Sandbox { overlay, ..Sandbox::default() };
+                let ran =
+                    run_whole(&sandbox, &root, &command(&["/attack", "act", "owners", "link"]), &mut said).unwrap();
+                assert_eq!((ran.ended, said.as_str()), (Ended::Exited(0), "7:8 0:0\n"));
+            }
+        }
+    }),
     ("a new owner takes away bits and capabilities as the kernel does", |ground| {
         both(ground, &["bits"], |root, ran, said| {
             assert_eq!(ran.ended, Ended::Exited(0), "{said}");
@@ -152,6 +174,83 @@ pub(crate) const CASES: &[Case] = &[
         assert_eq!((null.uid(), null.mode() & 0o777), (0, 0o666));
     }),
 ];
+
+/// Owners and sizes that calls tell.
+const LOOKS: &str = "stat 5:6 3\nlstat 7:8 7\nfstat 5:6 3\nfstatat 5:6 3\nempty 5:6 3\nlink 7:8 7\nstatx 5:6 3\nstatx link 7:8 7\n\
+                     self 5:6 3\nroot 0:0 1\nlast 0:0 3\nnowhere 14\nnothing 2\n";
+
+fn look() {
+    fs_err::create_dir("/l").unwrap();
+    std::env::set_current_dir("/l").unwrap();
+    fs_err::write("given", "123").unwrap();
+    fs_err::write("roots", "1").unwrap();
+    symlink("nowhere", "link").unwrap();
+    assert_eq!((chown("given", 5, 6), lchown("link", 7, 8)), (0, 0));
+    let file = fs_err::File::open("given").unwrap();
+    let say = |name: &str, found: libc::stat| println!("{name} {}:{} {}", found.st_uid, found.st_gid, found.st_size);
+    let said = |name: &str, done: c_int, found: libc::stat| match done {
+        0 => say(name, found),
+        _ => println!("{name} {}", std::io::Error::last_os_error().raw_os_error().unwrap()),
+    };
+    let at = |directory: c_int, path: &str, flags: c_int| {
+        let path = text(path);
+        // SAFETY: zeros are values of integers; the kernel writes one struct and reads a string that ends in a zero byte.
+        unsafe {
+            let mut found: libc::stat = std::mem::zeroed();
+            (libc::fstatat(directory, path.as_ptr(), &raw mut found, flags), found)
+        }
+    };
+    let by = |call: c_long, first: u64| {
+        // SAFETY: as above; the first argument is a path's address or a descriptor.
+        unsafe {
+            let mut found: libc::stat = std::mem::zeroed();
+            (libc::syscall(call, first, &raw mut found) as c_int, found)
+        }
+    };
+    let extended = |path: &str, flags: c_int| {
+        let path = text(path);
+        // SAFETY: as above.
+        let (done, found) = unsafe {
+            let mut found: libc::statx = std::mem::zeroed();
+            (libc::statx(AT_FDCWD, path.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut found), found)
+        };
+        assert_eq!((done, found.stx_mask & libc::STATX_BASIC_STATS), (0, libc::STATX_BASIC_STATS));
+        format!("{}:{} {}", found.stx_uid, found.stx_gid, found.stx_size)
+    };
+    let (given, link) = (text("given"), text("link"));
+    #[cfg(target_arch = "x86_64")]
+    {
+        let (done, found) = by(libc::SYS_stat, given.as_ptr() as u64);
+        said("stat", done, found);
+        let (done, found) = by(libc::SYS_lstat, link.as_ptr() as u64);
+        said("lstat", done, found);
+    }
+    let (done, found) = by(libc::SYS_fstat, file.as_raw_fd() as u64);
+    said("fstat", done, found);
+    for (name, directory, path, flags) in [
+        ("fstatat", AT_FDCWD, "/l/given", 0),
+        ("empty", file.as_raw_fd(), "", AT_EMPTY_PATH),
+        ("link", AT_FDCWD, "link", AT_SYMLINK_NOFOLLOW),
+    ] {
+        let (done, found) = at(directory, path, flags);
+        said(name, done, found);
+    }
+    println!("statx {}", extended("given", 0));
+    println!("statx link {}", extended("link", AT_SYMLINK_NOFOLLOW));
+    for (name, path) in [("self", format!("/proc/self/fd/{}", file.as_raw_fd())), ("root", "roots".into())] {
+        let (done, found) = at(AT_FDCWD, &path, 0);
+        said(name, done, found);
+    }
+    assert_eq!(chown("given", 0, 0), 0);
+    let (done, found) = at(AT_FDCWD, "given", 0);
+    said("last", done, found);
+    assert_eq!(chown("given", 5, 6), 0);
+    // SAFETY: the address is no one's, which is an error.
+    let done = unsafe { libc::syscall(libc::SYS_newfstatat, AT_FDCWD, given.as_ptr(), 8, 0) };
+    println!("nowhere {}", error(done));
+    let (done, found) = at(AT_FDCWD, "nothing", 0);
+    said("nothing", done, found);
+}
 
 /// Attempts and the errors that they give, 0 for none.
 const ERRORS: [(&str, c_int); 18] = [
@@ -231,6 +330,15 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
         ["one"] => println!("{}", chown("/data/file", 5, 5)),
         ["race"] => race(),
         ["odd"] => odd(),
+        ["look"] => look(),
+        ["link"] => {
+            let owner =
+                || fs_err::symlink_metadata("/data/link").map(|found| format!("{}:{}", found.uid(), found.gid()));
+            let below = owner().unwrap();
+            fs_err::rename("/data/link", "/data/former").unwrap();
+            symlink("file", "/data/link").unwrap();
+            println!("{below} {}", owner().unwrap());
+        }
         other => panic!("{other:?}"),
     }
     ExitCode::SUCCESS
@@ -256,7 +364,7 @@ pub(crate) fn run_unsupervised(tree: &str, directory: &str) -> ExitCode {
         libc::dup(libc::syscall(libc::SYS_seccomp, mode, flag, &raw const program) as c_int)
     };
     assert!(listener >= 0);
-    let root = Root { layers: vec![tree.into()], directory: directory.into() };
+    let root = Root { layers: vec![tree.into()], owners_below: BTreeMap::new(), directory: directory.into() };
     let mut said = String::new();
     let ran = run_whole(&Sandbox::default(), &root, &command(&["/attack", "act", "owners", "one"]), &mut said).unwrap();
     print!("{:?} {:?} {said}", ran.ended, ran.owners);
