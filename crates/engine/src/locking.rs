@@ -89,7 +89,8 @@ impl Project<'_> {
         let _alone = if frozen { None } else { Some(self.workshop.alone(&name, "change `kiln.lock`")?) };
         let old = self.read_lock()?;
         if frozen && old.is_none() {
-            return Err(BuildError::LockOutdated(format!("there is no `{}`", self.lock_name())));
+            let message = format!("there is no `{}` yet", self.lock_name());
+            return Err(BuildError::Mistake { message, hint: "run `kiln lock`".into() });
         }
         let old = old.unwrap_or_default();
         if frozen && old.version != 0 && old.version < lock::VERSION {

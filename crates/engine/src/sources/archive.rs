@@ -126,7 +126,11 @@ fn as_tar(file: impl Read + Seek, out: impl Write) -> std::result::Result<(), Pr
     let mut tar = tar::Builder::new(io::BufWriter::with_capacity(BUFFER, out));
     for at in 0..zip.len() {
         let mut entry = zip.by_index(at)?;
-        let name = entry.name()?.into_owned();
+        // As in a tar, names begin at the root of the archive.
+        let name = entry.name()?.trim_start_matches('/').to_owned();
+        if name.is_empty() {
+            continue;
+        }
         let mode = entry.unix_mode();
         let mut header = tar::Header::new_gnu();
         let time = entry.last_modified().map_or(0, seconds);

@@ -16,7 +16,7 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
     ));
     assert_snapshot!(environment.kiln("plan"), @r"
     ------- stderr -------
-    error: the lock does not fit the stack: there is no `kiln.lock`
+    error: there is no `kiln.lock` yet
 
     hint: run `kiln lock`
     [exit status: 2]

@@ -93,7 +93,7 @@ fn locked_refuses_to_decide() {
     let environment = greeting();
     assert_snapshot!(environment.kiln("build --locked"), @r"
     ------- stderr -------
-    error: the lock does not fit the stack: there is no `kiln.lock`
+    error: there is no `kiln.lock` yet
 
     hint: run `kiln lock`
     [exit status: 2]
