@@ -35,7 +35,7 @@ pub enum ClosureError {
         by: String,
         /// The relation.
         wanted: String,
-        /// What is chosen.
+        /// The version that is chosen.
         found: String,
     },
     /// A relation that cannot be read.

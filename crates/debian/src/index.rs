@@ -29,7 +29,7 @@ pub enum IndexError {
         package: String,
         /// The field.
         field: &'static str,
-        /// What it has.
+        /// Its value.
         value: String,
     },
     /// A version.
@@ -37,7 +37,7 @@ pub enum IndexError {
     Version(#[from] InvalidVersion),
 }
 
-/// How much a system needs a package (Debian policy, 2.5).
+/// The need of a system for a package (Debian policy, 2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// It does not work without.

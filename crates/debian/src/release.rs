@@ -36,7 +36,7 @@ pub enum ReleaseError {
     Invalid {
         /// The field.
         name: &'static str,
-        /// What it has.
+        /// Its value.
         value: String,
     },
 }

@@ -234,10 +234,12 @@ pub enum BuildError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// A command of an image that changed other files the second time.
-    #[error("`{command}` does not change the same each time:{}", listed(differences))]
+    #[error("`{command}` of {place} does not change the same each time:{}", listed(differences))]
     Differs {
         /// The command.
         command: String,
+        /// The image and the line of the stack file.
+        place: String,
         /// Paths, and how they differ.
         differences: Vec<String>,
     },

@@ -30,6 +30,9 @@ pub(crate) struct LastImage {
     manifest: Option<Digest>,
     /// The base's manifest, by the base's name.
     base: BTreeMap<String, Digest>,
+    /// The image of the stack that it stands on, with its manifest, where that is known.
+    #[serde(default)]
+    parent: Option<(String, Option<Digest>)>,
     /// Version and wheel, by the package's name.
     packages: BTreeMap<String, (String, Digest)>,
     /// Copies with their keys.
@@ -71,6 +74,8 @@ pub struct Explanation {
     pub image: String,
     /// For this platform.
     pub platform: Platform,
+    /// The reason for which it is not known what it is made of: a clause. Changes are then those of the stack file alone.
+    pub unknown: Option<String>,
     /// Changes since it was built last, here or, where it never was, by whoever pushed it; `None` if it never was.
     pub changes: Option<Vec<Change>>,
     /// Changes of the last build.
@@ -101,13 +106,20 @@ impl Project<'_> {
         let driver = Driver::new(&images.graph, &self.workshop, &remote);
         let build = Build { images: &images, driver: &driver, remote: &remote };
         driver.settle(images.images.iter().map(|node| node.image.id()))?;
-        for (name, platform, on) in &images.unplanned {
-            self.workshop.warn(format!("`{name}` ({platform}) depends on {on}; `kiln build` finds out what it is"));
-        }
         let mut explanations = Vec::new();
         for node in &images.images {
             let Some(image) = self.stack.image(&node.name) else { continue };
             explanations.push(self.explain_image(&build, image, node, lock)?);
+        }
+        for (name, platform, on) in &images.unplanned {
+            let Some(image) = self.stack.image(name) else { continue };
+            let last = self.last_build(&build, image, *platform)?;
+            let changes = last.map(|(last, _)| {
+                let now = LastImage { settings: self.settings(image), ..last.image.clone() };
+                self.changes(&last.image, &now, image, *platform)
+            });
+            let unknown = Some(format!("depends on {on}"));
+            explanations.push(Explanation { image: name.clone(), platform: *platform, unknown, changes, before: None });
         }
         Ok(explanations)
     }
@@ -120,8 +132,13 @@ impl Project<'_> {
         node: &ImageNodes,
         lock: &Lock,
     ) -> Result<Explanation> {
-        let mut explanation =
-            Explanation { image: image.name.clone(), platform: node.platform, changes: None, before: None };
+        let mut explanation = Explanation {
+            image: image.name.clone(),
+            platform: node.platform,
+            unknown: None,
+            changes: None,
+            before: None,
+        };
         if let Some((last, _)) = self.last_build(build, image, node.platform)? {
             let now = self.last_image(build, image, node, lock);
             explanation.changes = Some(self.changes(&last.image, &now, image, node.platform));
@@ -187,6 +204,12 @@ impl Project<'_> {
         LastImage {
             manifest: build.driver.known(node.image).map(|image| image.manifest),
             base: base.map(|base| (base.name.clone(), base.manifest)).into_iter().collect(),
+            parent: node.parent.clone().map(|name| {
+                let is_it = |below: &&ImageNodes| below.name == name && below.platform == node.platform;
+                let below = build.images.images.iter().find(is_it);
+                let manifest = below.and_then(|below| build.driver.known(below.image)).map(|image| image.manifest);
+                (name, manifest)
+            }),
             packages: packages
                 .iter()
                 .map(|package| (package.name.clone(), (package.version.clone(), package.wheel)))
@@ -271,6 +294,12 @@ impl Project<'_> {
             let (old, new) = (short(old), short(new));
             changes.push(Change { what: "base".into(), name: name.clone(), subject: None, old, new, place });
         });
+        if let (Some((was, Some(old))), Some((name, Some(new)))) = (&old.parent, &new.parent)
+            && (was, old) != (name, new)
+        {
+            let (old, new, place) = (Some(old.short()), Some(new.short()), in_stack(&["images", image, "from"]));
+            changes.push(Change { what: "base".into(), name: name.clone(), subject: None, old, new, place });
+        }
         compare(&old.packages, &new.packages, |name, old, new| {
             let same_version = old.map(|old| &old.0) == new.map(|new| &new.0);
             let show = |package: Option<&(String, Digest)>| {
@@ -284,9 +313,11 @@ impl Project<'_> {
         });
         let copies = |image: &LastImage| image.copies.iter().cloned().collect::<BTreeMap<_, _>>();
         compare(&copies(old), &copies(new), |subject, old, new| {
-            let all = told.setup.iter().chain(&told.run).flat_map(|run| &run.bind).chain(&told.copy);
+            let bound = told.setup.iter().chain(&told.run).flat_map(|run| &run.bind);
             let said = |copy: &&Wanted| matches!(subject, Subject::Copy { from, to } if (copy.shown(), &copy.to) == (from.clone(), to));
-            let place = match all.clone().find(said) {
+            let (bound, copied) = (bound.clone().find(said), told.copy.iter().find(said));
+            let what = if copied.is_none() && bound.is_some() { "bind" } else { "copy" };
+            let place = match copied.or(bound) {
                 Some(copy) => Some((file.clone(), line_at(&stack, copy.span().start))),
                 None => in_stack(&["images", image, "copy"]),
             };
@@ -298,7 +329,7 @@ impl Project<'_> {
                 Subject::Copy { from, to } => format!("{from} to {to}"),
                 other => other.to_string(),
             };
-            changes.push(Change { what: "copy".into(), name, subject: Some(subject.clone()), old, new, place });
+            changes.push(Change { what: what.into(), name, subject: Some(subject.clone()), old, new, place });
         });
         compare(&old.settings, &new.settings, |key, old, new| {
             let (mut path, mut at) = (vec!["images", image], None);

@@ -209,6 +209,7 @@ impl<'w> Commit<'w> {
                 let hint = match () {
                     () if is_about(&NO_REF) => self.names(),
                     () if is_about(&NO_ACCESS) => CREDENTIALS.into(),
+                    () if !is_common(&self.url) => "kiln fetches by https, ssh and from files alone".into(),
                     () => format!("`git ls-remote {}` must work on this machine", self.url),
                 };
                 Err(self.failed(&told, hint))
@@ -259,6 +260,12 @@ pub(crate) fn commit_of(workshop: &Workshop<'_>, url: &str, rev: &str) -> Result
         // The start of a commit's name, which servers do not resolve.
         None => Ok(Commit::fetch(workshop, url, rev)?.id),
     }
+}
+
+/// Returns true for an address whose program is git's own or ssh: other helpers (`ext::`) run what the address says.
+fn is_common(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    scheme.map_or(!url.contains("::"), |scheme| matches!(scheme, "https" | "http" | "ssh" | "file"))
 }
 
 /// Returns the last lines of what git said, or how it ended.

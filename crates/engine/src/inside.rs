@@ -142,8 +142,7 @@ impl Done<'_> {
         }
         let changes = self.changes(ids)?;
         write(&changes, self.below, out, watch)?;
-        let are_known =
-            self.ran.owners != kiln_sandbox::Owners::Lost && !changes.has_guessed_owners() && !self.moved(&changes);
+        let are_known = self.ran.owners != kiln_sandbox::Owners::Lost && !self.moved(&changes);
         Ok((!changes.is_empty()).then_some(are_known))
     }
 

@@ -19,7 +19,6 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::copies::Copies;
 use crate::error::{Refusal, Stage};
-use crate::ids::Ids;
 use crate::spec::{COPIES, Overlay, Root, UPPER};
 
 /// Devices that every program expects (hier(7)), bound from the host: nobody makes devices in a user namespace.
@@ -33,20 +32,21 @@ const LINKS: [(&str, &str); 4] = [
 ];
 /// Parts of `/proc` that show the machine (defaults of runc for `maskedPaths`).
 const MASKED: [&str; 8] = ["acpi", "kcore", "keys", "latency_stats", "timer_list", "sched_debug", "scsi", "kallsyms"];
-/// The directory of apt's configuration, and what a user with one id needs there (apt.conf(5)): apt downloads as another user otherwise.
-const APT: &str = "etc/apt/apt.conf.d";
+/// A file that lets apt download as root (apt.conf(5)): a user with one id cannot become the user that apt has for it. It is there for
+/// all, since a command may see it.
+pub const APT_CONFIG: &str = "/dev/apt.conf";
 const APT_AS_ROOT: &str = "APT::Sandbox::User \"root\";\n";
 /// Names that resolve without a network.
 const HOSTS: &str = "127.0.0.1 localhost kiln\n::1 localhost\n";
 
 /// Mounts the overlay and everything below it, and makes it the root. Returns the copies that took its place, if any.
-pub(crate) fn enter(root: &Root, overlay: Overlay, ids: Ids, processes: u32) -> Result<Option<Copies>, Refusal> {
+pub(crate) fn enter(root: &Root, overlay: Overlay, processes: u32) -> Result<Option<Copies>, Refusal> {
     let mounts = |what: &'static str| Refusal::of(Stage::Mounts, what);
     // A mount made here must not appear on the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| mounts("private mounts")(error.into()))?;
     let place = root.place();
-    let copies = lay(root, overlay, ids, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
+    let copies = lay(root, overlay, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
     let old = pivot(&place.join("merged")).map_err(mounts("pivot_root"))?;
     proc(processes).map_err(mounts("/proc"))?;
     dev().map_err(mounts("/dev"))?;
@@ -60,7 +60,7 @@ const RESTRICTED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union
 
 /// Mounts the overlay at `place/merged`. The lowest of all layers is one of empty directories, so that what is mounted later finds
 /// its places and the layer of the changes does not hold them.
-fn lay(root: &Root, overlay: Overlay, ids: Ids, place: &Path) -> io::Result<Option<Copies>> {
+fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<Option<Copies>> {
     mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
     for directory in ["merged", "skeleton", "links"] {
         fs_err::create_dir(place.join(directory))?;
@@ -72,10 +72,6 @@ fn lay(root: &Root, overlay: Overlay, ids: Ids, place: &Path) -> io::Result<Opti
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     fs_err::set_permissions(skeleton.join("tmp"), open_to_all)?;
     fs_err::write(skeleton.join("etc/hosts"), HOSTS)?;
-    if ids == Ids::One && root.layers.iter().any(|layer| layer.join(APT).is_dir()) {
-        fs_err::create_dir_all(skeleton.join(APT))?;
-        fs_err::write(skeleton.join(APT).join("zz-kiln"), APT_AS_ROOT)?;
-    }
     let mut layers: Vec<&Path> = vec![&skeleton];
     layers.extend(root.layers.iter().map(std::path::PathBuf::as_path));
     let merged = place.join("merged");
@@ -223,5 +219,5 @@ fn dev() -> io::Result<()> {
         Some(c"newinstance,ptmxmode=0666"),
     )?;
     fs_err::os::unix::fs::symlink("pts/ptmx", dev.join("ptmx"))?;
-    Ok(())
+    fs_err::write(APT_CONFIG, APT_AS_ROOT)
 }

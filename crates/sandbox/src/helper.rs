@@ -143,7 +143,7 @@ fn inner() -> Result<u8, Refusal> {
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
     rustix::system::sethostname(b"kiln").map_err(|error| namespaces("sethostname")(error.into()))?;
     network::up().map_err(Refusal::of(Stage::Network, "the loopback interface"))?;
-    let copies = file_system::enter(&spec.root, spec.overlay, spec.ids, spec.processes)?;
+    let copies = file_system::enter(&spec.root, spec.overlay, spec.processes)?;
     limits::set().map_err(namespaces("limits of resources"))?;
     // Nobody may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -179,7 +179,7 @@ fn end_others() -> io::Result<()> {
 /// Starts the command; its status is the error where its program cannot be started.
 fn start(spec: &Spec, supervisor: OwnedFd) -> Result<Result<Child, u8>, Refusal> {
     let user = |problem: String| Refusal { stage: Stage::User, problem };
-    let answered = (spec.ids == Ids::One).then_some(supervisor::CALLS);
+    let answered = (spec.ids == Ids::One).then_some((supervisor::CALLS, supervisor::CALLS_WITH));
     let filters = Filters::new(answered).map_err(|error| user(format!("a filter of calls: {error}")))?;
     let [program, arguments @ ..] = spec.command.words.as_slice() else {
         return trial(&filters, supervisor.as_fd()).map(Err);

@@ -35,6 +35,7 @@ mod supervisor;
 
 pub use diagnosis::{Finding, State, Tried};
 pub use error::{SandboxError, Stage};
+pub use file_system::APT_CONFIG;
 pub use helper::help;
 pub use ids::Ids;
 pub use inside::Inside;

@@ -31,20 +31,32 @@ pub(crate) enum Answer {
     Through,
 }
 
-/// Returns a program that sends a notification of each of these calls and allows all others.
-pub(crate) fn program(calls: &[libc::c_long]) -> Program {
+/// Returns a program that sends a notification of each of these calls, and of each of the others if an argument has one of these bits in
+/// its lower half, and allows all else.
+pub(crate) fn program(calls: &[libc::c_long], calls_with: &[(libc::c_long, usize, u32)]) -> Program {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    // Jumps are counted in instructions; the lists are shorter than 256.
-    let left = |from: usize| (calls.len() - from) as u8;
+    const BITS: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+    // Jumps are counted in instructions; the lists are shorter than 256 together. The last instruction notifies, the one before allows.
+    let allow = 3 + calls.len() + 3 * calls_with.len();
+    let over = |from: usize, to: usize| (to - from - 1) as u8;
     let mut program = vec![
         step(LOAD, std::mem::offset_of!(libc::seccomp_data, arch) as u32, 0, 0),
-        step(EQUAL, ARCHITECTURE, 0, left(0) + 1),
+        step(EQUAL, ARCHITECTURE, 0, over(1, allow)),
         step(LOAD, std::mem::offset_of!(libc::seccomp_data, nr) as u32, 0, 0),
     ];
-    program.extend(calls.iter().enumerate().map(|(at, call)| step(EQUAL, *call as u32, left(at), 0)));
+    program.extend(calls.iter().enumerate().map(|(at, call)| step(EQUAL, *call as u32, over(3 + at, allow + 1), 0)));
+    for (call, argument, bits) in calls_with {
+        let here = program.len();
+        let value = std::mem::offset_of!(libc::seccomp_data, args) + 8 * argument;
+        program.extend([
+            step(EQUAL, *call as u32, 0, 2),
+            step(LOAD, value as u32, 0, 0),
+            step(BITS, *bits, over(here + 2, allow + 1), over(here + 2, allow)),
+        ]);
+    }
     program.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
     program.push(step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0));
     program

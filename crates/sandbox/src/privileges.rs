@@ -105,8 +105,11 @@ pub(crate) struct Filters {
     answered: Option<notify::Program>,
 }
 
+/// Calls that are answered, and calls that are answered where an argument has one of some bits.
+pub(crate) type Answered<'c> = (&'c [libc::c_long], &'c [(libc::c_long, usize, u32)]);
+
 impl Filters {
-    pub(crate) fn new(answered: Option<&[libc::c_long]>) -> Result<Self, seccompiler::BackendError> {
+    pub(crate) fn new(answered: Option<Answered<'_>>) -> Result<Self, seccompiler::BackendError> {
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
         let always = |calls: &[libc::c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>();
         let mut forbidden = always(&FORBIDDEN);
@@ -133,10 +136,15 @@ impl Filters {
         };
         let sockets = filter(BTreeMap::from(sockets), libc::EAFNOSUPPORT)?;
         let refused = vec![filter(forbidden, libc::EPERM)?, filter(absent, libc::ENOSYS)?, sockets];
-        let all = |calls: &[libc::c_long]| {
+        let all = |(calls, calls_with): Answered<'_>| {
             let mut all: Vec<_> = calls.iter().flat_map(|call| [*call, call | X32]).collect();
             all.dedup();
-            notify::program(&all)
+            let with = |(call, argument, bits): &(libc::c_long, usize, u32)| {
+                [(*call, *argument, *bits), (call | X32, *argument, *bits)]
+            };
+            let mut all_with: Vec<_> = calls_with.iter().flat_map(with).collect();
+            all_with.dedup();
+            notify::program(&all, &all_with)
         };
         Ok(Self { refused, answered: answered.map(all) })
     }

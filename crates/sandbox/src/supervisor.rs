@@ -7,9 +7,11 @@
 //! in a table. Otherwise the kernel does what it does for every change of owner, since root is made the owner anew: the file is
 //! copied up, and bits and capabilities that a new owner may not inherit go.
 
+mod attributes;
 mod caller;
 mod look;
 mod lookup;
+mod made;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -21,8 +23,8 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags, chownat, fstat, getxattr,
-    open, openat2, readlinkat, setxattr, statx,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, chownat, fstat, fstatfs, getxattr, open,
+    openat2, readlinkat, statx,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, fchdir, pidfd_open};
@@ -30,6 +32,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::caller::Caller;
 use self::lookup::Lookup;
+use self::made::Made;
 use crate::ids::IDS;
 use crate::notify::{self, Answer, Call, Listener};
 use crate::owners::{Inode, OWNER, Owners};
@@ -41,6 +44,9 @@ const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 /// Groups of a process at most.
 const GROUPS: u64 = 65_536;
+
+/// The kind of file systems in memory (magic.h).
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// Calls that are answered.
 pub(crate) const CALLS: &[libc::c_long] = &[
@@ -66,6 +72,33 @@ pub(crate) const CALLS: &[libc::c_long] = &[
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_creat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mknod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_symlink,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_symlinkat,
+    libc::SYS_openat2,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+];
+
+/// Calls that are answered where this argument has a bit of these: those that open a file, if they may make it.
+pub(crate) const CALLS_WITH: &[(libc::c_long, usize, u32)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 1, libc::O_CREAT as u32),
+    (libc::SYS_openat, 2, libc::O_CREAT as u32),
 ];
 
 /// The one who answers.
@@ -80,6 +113,8 @@ pub(crate) struct Supervisor {
     lacks_attributes: bool,
     /// Owners of such files in the layers, by path.
     below: BTreeMap<String, (u32, u32)>,
+    /// Files that may be being made, and are to be noted.
+    made: Vec<Made>,
     /// The time at which the command started, by the clock of file systems.
     started: (i64, u32),
     /// The id of a user or group that a process wanted to become.
@@ -98,6 +133,7 @@ impl Supervisor {
             table: BTreeMap::new(),
             lacks_attributes: false,
             below,
+            made: Vec::new(),
             started: (0, 0),
             another: None,
         })
@@ -127,18 +163,27 @@ impl Supervisor {
                 break;
             }
         }
+        self.note_made(None);
         let table = self.table.into_iter().collect();
         Ok(Owners::Noted { table, another: self.another })
     }
 
     fn answer(&mut self, listener: &Listener, call: &Call) -> Answer {
-        match Caller::open(&self.proc, call.thread) {
-            Ok(caller) => match self.look(&caller, listener, call) {
-                Some(answer) => answer,
-                None => self.act(&caller, listener, call).map_or_else(Answer::Error, Answer::Value),
-            },
-            Err(error) => Answer::Error(error),
+        if !self.made.is_empty() {
+            self.note_made(Some(call.thread));
         }
+        let caller = match Caller::open(&self.proc, call.thread) {
+            Ok(caller) => caller,
+            Err(error) => return Answer::Error(error),
+        };
+        let looked_at = self.look(&caller, listener, call).or_else(|| self.program(&caller, call));
+        if let Some(answer) = looked_at.or_else(|| self.attributes(&caller, listener, call)) {
+            return answer;
+        }
+        if self.may_make(&caller, call) {
+            return Answer::Through;
+        }
+        self.act(&caller, listener, call).map_or_else(Answer::Error, Answer::Value)
     }
 
     fn act(&mut self, caller: &Caller, listener: &Listener, call: &Call) -> Result<i64, Errno> {
@@ -179,7 +224,6 @@ impl Supervisor {
     fn own(&mut self, target: &OwnedFd, ids: (u32, u32), may: bool) -> Result<(), Errno> {
         let part = |id: u32| if id == u32::MAX { Ok(None) } else { valid(id).map(Some) };
         let (user, group) = (part(ids.0)?, part(ids.1)?);
-        let has_attributes = matches!(kind(target)?, FileType::RegularFile | FileType::Directory);
         let noted = self.noted(target);
         let now = noted.unwrap_or((0, 0));
         let wanted = (user.unwrap_or(now.0), group.unwrap_or(now.1));
@@ -187,20 +231,10 @@ impl Supervisor {
             return Err(Errno::PERM);
         }
         chownat(target, "", user.map(|_| Uid::ROOT), group.map(|_| Gid::ROOT), AtFlags::EMPTY_PATH)?;
-        if (noted.is_none() && wanted == (0, 0)) || !is_of_root(target)? {
+        if (noted.is_none() && wanted == (0, 0)) || !keeps_owners(target)? {
             return Ok(());
         }
-        if has_attributes {
-            let text = format!("{}:{}", wanted.0, wanted.1);
-            match setxattr(own_path(target), OWNER, text.as_bytes(), XattrFlags::empty()) {
-                Err(Errno::OPNOTSUPP) => self.lacks_attributes = true,
-                done => return done,
-            }
-        }
-        if let Some(inode) = self.inode(target) {
-            self.table.insert(inode, wanted);
-        }
-        Ok(())
+        self.note(target, wanted)
     }
 
     /// Returns the owner that was noted for a file.
@@ -305,8 +339,12 @@ fn own_path(file: &OwnedFd) -> String {
     format!("self/fd/{}", file.as_raw_fd())
 }
 
-/// Returns true if a file lies on the file system of the image, and not on one that the kernel shows.
-fn is_of_root(file: &OwnedFd) -> Result<bool, Errno> {
+/// Returns true if a file lies on the file system of the image, or on one of files in memory (`/dev/shm`), and not on one that the
+/// kernel shows.
+fn keeps_owners(file: &OwnedFd) -> Result<bool, Errno> {
+    if fstatfs(file)?.f_type == TMPFS_MAGIC {
+        return Ok(true);
+    }
     let root = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID)?;
     let found = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     Ok(root.stx_mnt_id == found.stx_mnt_id)

@@ -130,6 +130,9 @@ impl Store {
             gone.insert(item.digest);
             let reason = match used_by.get(&item.digest) {
                 Some((image, used)) => format!("last used by {image} {}", ago(*used)),
+                None if item.kind == tree::KIND => {
+                    format!("an unpacked layer, which can be made again; last used {}", ago(item.used))
+                }
                 None => format!("no image uses it; last used {}", ago(item.used)),
             };
             report.removed.push(Removed { digest: item.digest, size: item.size, reason });
@@ -245,6 +248,10 @@ fn ago(used: i64) -> String {
 
 fn tree_size(directory: &Path) -> Result<u64> {
     let mut size = 0;
+    // A link in the place of a directory leads out of the store.
+    if !fs_err::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
+        return Ok(0);
+    }
     let entries = match fs_err::read_dir(directory) {
         // A layer may have directories into which their owner may not look.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(0),

@@ -10,8 +10,8 @@ use kiln_sandbox::Ended;
 pub(crate) struct Commanded {
     /// The command, for people.
     pub(crate) shown: String,
-    /// The image that it was first met in.
-    pub(crate) image: String,
+    /// The image that it was first met in, and the line of the stack file.
+    pub(crate) place: String,
     /// A user or group that it runs as, other than root.
     pub(crate) another: Option<u32>,
     pub(crate) timeout: Option<Duration>,
@@ -19,12 +19,12 @@ pub(crate) struct Commanded {
 
 /// A command that failed, or had to be ended.
 #[derive(Debug, thiserror::Error)]
-#[error("`{command}` of image `{image}` {reason}{}", shown(lines))]
+#[error("`{command}` of {place} {reason}{}", shown(lines))]
 pub struct RunError {
     /// The command, for people.
     command: String,
-    /// The image, or the first of several that have this command over the same files.
-    image: String,
+    /// The image, or the first of several that have this command over the same files, and the line of the stack file.
+    place: String,
     reason: Reason,
     /// Its last lines.
     lines: Vec<String>,
@@ -41,12 +41,15 @@ enum Reason {
 }
 
 /// Signs that a command looked for a network.
-const NETWORK: [&str; 5] = [
+const NETWORK: [&str; 8] = [
     "Temporary failure resolving",
     "Temporary failure in name resolution",
     "Could not resolve host",
     "Network is unreachable",
     "Name or service not known",
+    "Unable to locate package",
+    "has no installation candidate",
+    "No matching distribution found",
 ];
 const NO_NETWORK: &str = "commands have no network: packages come with `packages` and with `include` of a Debian base, files with `copy` \
                           and `bind` (`{ url = ... }`, `{ git = ... }`)";
@@ -58,7 +61,7 @@ impl RunError {
             (None, Ended::TimedOut, Some(timeout)) => Reason::TimedOut(timeout),
             (None, ended, _) => Reason::Ended(ended),
         };
-        Self { command: run.shown.clone(), image: run.image.clone(), reason, lines }
+        Self { command: run.shown.clone(), place: run.place.clone(), reason, lines }
     }
 
     /// The error of a command that is not started, since it runs as a user or group that nobody can become here.
@@ -78,7 +81,9 @@ impl RunError {
         }
         let hint = match ended {
             Ended::TimedOut => "give it more time: `timeout = \"1h\"`",
-            Ended::DiskFull => "free some space: `kiln du` says what the store takes, `kiln gc` makes it smaller",
+            Ended::DiskFull => {
+                "free some space on the disk of the store: `kiln du` says what it takes, `kiln gc` makes it smaller"
+            }
             Ended::OutOfMemory(_) => "give it less to do at once (`make -j2`), or build on a machine with more memory",
             Ended::Exited(127) => "a program is missing in the image, or `PATH` does not lead to it",
             Ended::Exited(126) => {
@@ -103,7 +108,9 @@ impl fmt::Display for Reason {
             Self::Ended(Ended::Exited(status)) => write!(f, "failed with status {status}"),
             Self::TimedOut(timeout) => write!(f, "took longer than its timeout of {}", time(*timeout)),
             Self::Ended(Ended::TimedOut) => f.write_str("took longer than it may"),
-            Self::Ended(Ended::DiskFull) => f.write_str("was stopped before it filled the disk"),
+            Self::Ended(Ended::DiskFull) => {
+                f.write_str("was stopped before it filled the disk: less than 512 MB, or than 4096 files, were free")
+            }
             Self::Ended(Ended::OutOfMemory(peak)) => write!(f, "ran out of memory: it had {}", size::format(*peak)),
             Self::Ended(Ended::Stopped) => f.write_str("was stopped"),
         }

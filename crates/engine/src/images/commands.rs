@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack;
+use kiln_plan::stack::{self, line_at};
 
 use super::{Builder, Draft, Ground, LayerNode};
 use crate::accounts::Accounts;
@@ -82,6 +82,8 @@ impl Builder<'_> {
         }
         let subject = Subject::Image(image.name.clone(), draft.platform);
         let foundation = draft.ground.image.map(|below| self.graph.add(Foundation::new(below, subject))).transpose()?;
+        let file = self.project.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs_err::read_to_string(&self.project.file).unwrap_or_default();
         for run in runs {
             let accounts = &draft.ground.accounts;
             let (user, groups, home) = match &run.user {
@@ -99,7 +101,7 @@ impl Builder<'_> {
                 None => ((0, 0), Vec::new(), "/root".to_owned()),
             };
             let place = Place {
-                image: image.name.clone(),
+                place: format!("image `{}` ({file} line {})", image.name, line_at(&text, run.span.start)),
                 settings,
                 user: (user.0, user.1, groups),
                 home,

@@ -222,13 +222,24 @@ impl Selection<'_> {
         files.push(Source { path, from, kind, size, own });
     }
 
-    /// Returns what a container would see of the trees, without the leading components of paths that the copy leaves out.
-    fn merged(&self) -> Result<Merged> {
-        let strip = match &self.copy.elsewhere {
+    /// Returns the leading components of paths that the copy leaves out.
+    fn strip(&self) -> u32 {
+        match &self.copy.elsewhere {
             Some(Elsewhere::Git(wanted)) => wanted.strip,
             Some(Elsewhere::Url(wanted)) => wanted.strip,
             _ => 0,
-        };
+        }
+    }
+
+    /// Returns what a container would see of the trees, without the leading components of paths that the copy leaves out.
+    fn merged(&self) -> Result<Merged> {
+        let strip = self.strip();
+        let is_whole = |listed: &Listed| stripped(&listed.path, strip).is_some();
+        if strip > 0 && !self.lists.iter().flat_map(|list| list.iter()).any(is_whole) {
+            let message = format!("nothing of `{}` is left with `strip = {strip}`", self.copy.shown());
+            let hint = "its paths have fewer components: `strip = 1` leaves out the directory that everything is in";
+            return Err(Diagnostics::from(Diagnostic::at(self.copy.span(), message).hint(hint)).into());
+        }
         let mut merged = Merged { picture: Picture::new(), links: HashMap::new() };
         let picture = &mut merged.picture;
         for (tree, list) in self.lists.iter().enumerate() {
@@ -250,7 +261,11 @@ impl Selection<'_> {
                     }
                     ListedKind::Whiteout if is_layer => picture.whiteout(&path),
                     ListedKind::Whiteout => {
-                        let message = format!("`{}` of `{}` cannot be in a layer", listed.path, self.copy.shown());
+                        let message = format!(
+                            "a file `.wh.{}` of `{}` cannot be in a layer",
+                            name_of(&listed.path),
+                            self.copy.shown()
+                        );
                         let hint = "its name means there that a file is removed: leave it out of the archive";
                         return Err(Diagnostics::from(Diagnostic::at(self.copy.span(), message).hint(hint)).into());
                     }
@@ -270,6 +285,9 @@ impl Selection<'_> {
         });
         let hint = match closest(name, names.iter().map(String::as_str)) {
             Some(close) => format!("did you mean `{close}`?"),
+            None if names.is_empty() && self.strip() > 0 => {
+                format!("its directory is not there: `path` counts after `strip = {}`", self.strip())
+            }
             None if names.is_empty() => "its directory is not there, or is empty".into(),
             None => {
                 let names: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
@@ -281,6 +299,10 @@ impl Selection<'_> {
         let message = format!("`{place}` has no `/{path}`");
         Diagnostics::from(Diagnostic::at(self.copy.span(), message).hint(hint)).into()
     }
+}
+
+fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Returns a path without so many leading components; `None` where nothing is left.

@@ -32,8 +32,9 @@ use crate::workshop::owners_of;
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
 /// The last lines that an error shows.
 const LINES: usize = 100;
-/// Bytes of each.
+/// Bytes of each, and of all of them.
 const LONGEST_LINE: usize = 2000;
+const BYTES: usize = 16 << 10;
 
 /// A warning.
 const COPIED: &str = "no overlay can be mounted over the store here, so each command runs over copies of its layers; another file system \
@@ -64,9 +65,9 @@ pub(crate) struct Run {
     writer: u32,
     #[serde(skip)]
     timeout: Option<Duration>,
-    /// The image that it was first met in.
+    /// The image that it was first met in, and the line of the stack file.
     #[serde(skip)]
-    image: String,
+    place: String,
     /// The command, for people.
     #[serde(skip)]
     shown: String,
@@ -74,7 +75,8 @@ pub(crate) struct Run {
 
 /// The place of a command in its image.
 pub(crate) struct Place<'p> {
-    pub(crate) image: String,
+    /// The image and the line of the stack file, for people.
+    pub(crate) place: String,
     pub(crate) settings: &'p Settings,
     /// User id, group id, further groups, and the home directory.
     pub(crate) user: (u32, u32, Vec<u32>),
@@ -98,7 +100,7 @@ pub(crate) struct Bound {
 
 impl Run {
     pub(crate) fn new(run: &stack::Run, place: Place<'_>) -> Self {
-        let Place { image, settings, user, home, below, platform, foundation, layers, bind, compression } = place;
+        let Place { place, settings, user, home, below, platform, foundation, layers, bind, compression } = place;
         let visible = Settings {
             venv: settings.venv,
             libraries: settings.libraries.clone(),
@@ -122,7 +124,7 @@ impl Run {
             compression,
             writer: WHOLE_VERSION,
             timeout: run.timeout.map(Duration::from_nanos),
-            image,
+            place,
             shown: short(&run.command.to_string()),
         }
     }
@@ -130,7 +132,7 @@ impl Run {
     fn commanded(&self) -> Commanded {
         let (user, group, groups) = &self.user;
         let another = [user, group].into_iter().chain(groups).copied().find(|id| *id != 0);
-        Commanded { shown: self.shown.clone(), image: self.image.clone(), another, timeout: self.timeout }
+        Commanded { shown: self.shown.clone(), place: self.place.clone(), another, timeout: self.timeout }
     }
 
     /// Returns the line of the image's history.
@@ -150,6 +152,9 @@ impl Run {
         }
         self.settings.apply(&mut config);
         self.own.apply(&mut config);
+        if config.env("APT_CONFIG").is_none() {
+            config.set_env("APT_CONFIG", kiln_sandbox::APT_CONFIG);
+        }
         if config.env("HOME").is_none() {
             config.set_env("HOME", &self.home);
         }
@@ -162,14 +167,16 @@ impl Run {
         let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
         let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
         let sandbox = Sandbox { timeout: self.timeout, ..Sandbox::default() };
-        let mut last = VecDeque::new();
+        let (mut last, mut bytes) = (VecDeque::new(), 0);
         let ran = sandbox.run(root, &command, |line| {
             if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 work.output(&line);
-                last.push_back(cut(line));
-                if last.len() > LINES {
-                    last.pop_front();
+                let line = cut(line);
+                bytes += line.len();
+                last.push_back(line);
+                while last.len() > LINES || bytes > BYTES {
+                    bytes -= last.pop_front().map_or(0, |line| line.len());
                 }
             }
             context.cancel().check().is_ok()
@@ -248,7 +255,9 @@ impl Run {
     fn require_same(&self, done: &Done<'_>, again: &Done<'_>) -> Result<()> {
         match done.differences(again, Ids::of_this_process())? {
             differences if differences.is_empty() => Ok(()),
-            differences => Err(BuildError::Differs { command: self.shown.clone(), differences }),
+            differences => {
+                Err(BuildError::Differs { command: self.shown.clone(), place: self.place.clone(), differences })
+            }
         }
     }
 
@@ -260,6 +269,12 @@ impl Run {
         let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
         let Some(are_known) = done.pack(Ids::of_this_process(), &mut out, &mut watch)? else { return Ok(Vec::new()) };
         let layer = out.finish()?;
+        if !are_known {
+            let (shown, place) = (&self.shown, &self.place);
+            workshop.warn(format!(
+                "owners of files of `{shown}` in {place} may be lost: its layer is not shared, and not pushed"
+            ));
+        }
         owners::note(workshop.store, &layer, are_known)?;
         Ok(vec![layer])
     }
@@ -293,7 +308,7 @@ fn short(command: &str) -> String {
 
 impl Step for Run {
     type Product = Vec<Layer>;
-    const KIND: Kind = Kind { name: "run", version: 2 };
+    const KIND: Kind = Kind { name: "run", version: 3 };
 
     fn subject(&self) -> Subject {
         Subject::Run(self.shown.clone())

@@ -13,8 +13,9 @@ use crate::arguments::{Global, StackOptions};
 /// Say why an image would be built again, or was: which input changed, its old and new value, and the line that says so
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The image; what it stands on is explained too
-    image: String,
+    /// Images; what they stand on is explained too
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
     #[command(flatten)]
     stack: StackOptions,
 }
@@ -22,32 +23,31 @@ pub(crate) struct Explain {
 impl Explain {
     pub(crate) fn run(&self, global: &Global, cancel: &Cancel) -> Outcome {
         let explanations = with_project(global, &self.stack, cancel, |project| {
-            let names = std::slice::from_ref(&self.image);
-            project.chosen(names)?;
+            project.chosen(&self.images)?;
             let lock = project.lock(&Upgrade::Nothing, true)?;
-            Ok(project.explain(names, &lock)?)
+            let explain = |name| project.explain(std::slice::from_ref(name), &lock);
+            Ok(self.images.iter().map(explain).collect::<Result<Vec<_>, _>>()?)
         })?;
         if global.json {
-            return print_json(&json!({ "images": explanations }));
+            let all: Vec<Explanation> = explanations.into_iter().flatten().collect();
+            return print_json(&json!({ "images": all }));
         }
-        // The image that was asked for stands first, and below it what it stands on, the nearest first.
-        let mut text = String::new();
-        let several = explanations.iter().any(|one| one.platform != explanations[0].platform);
-        let mut platforms = Vec::new();
-        for one in &explanations {
-            if !platforms.contains(&one.platform) {
-                platforms.push(one.platform);
-            }
-        }
-        if !explanations.iter().any(|one| one.image == self.image) {
-            text = format!("{}: unknown until what it depends on is built\n", self.image);
-        }
-        for platform in platforms {
-            let chain: Vec<&Explanation> = explanations.iter().rev().filter(|one| one.platform == platform).collect();
-            text.push_str(&describe(&chain, several));
-        }
-        print(&text)
+        print(&explanations.iter().map(|one| of_platforms(one)).collect::<String>())
     }
+}
+
+/// Explains an image on its platforms: it stands first, and below it what it stands on, the nearest first.
+fn of_platforms(explanations: &[Explanation]) -> String {
+    let several = explanations.iter().any(|one| one.platform != explanations[0].platform);
+    let mut platforms = Vec::new();
+    for one in explanations {
+        if !platforms.contains(&one.platform) {
+            platforms.push(one.platform);
+        }
+    }
+    let chain =
+        |platform| -> Vec<&Explanation> { explanations.iter().rev().filter(|one| one.platform == platform).collect() };
+    platforms.into_iter().map(|platform| describe(&chain(platform), several)).collect()
 }
 
 fn describe(chain: &[&Explanation], several: bool) -> String {
@@ -72,6 +72,11 @@ fn describe(chain: &[&Explanation], several: bool) -> String {
 }
 
 fn explain(title: &str, one: &Explanation) -> String {
+    if let Some(unknown) = &one.unknown {
+        let known = one.changes.as_deref().unwrap_or_default();
+        let more = if known.is_empty() { "" } else { "; besides:" };
+        return format!("{title}: {unknown}; `kiln build` finds out what changed{more}\n{}", listed(known));
+    }
     match &one.changes {
         None => format!("{title}: never built here, and nobody is known to have pushed it\n"),
         Some(changes) if !changes.is_empty() => format!("{title}:\n{}", listed(changes)),

@@ -79,7 +79,7 @@ fn a_command_that_changes_something_else_the_second_time_is_an_error_that_says_w
     let outcome = outcome.split("from byte").next().unwrap().to_owned();
     assert_snapshot!(outcome, @r"
     ------- stderr -------
-    error: `/step make /made then now /made/time then write /made/same 1` does not change the same each time:
+    error: `/step make /made then now /made/time then write /made/same 1` of image `app` (kiln.toml line 10) does not change the same each time:
     /made/time: the content differs
     ");
     // Nothing of it is kept as the command's result.

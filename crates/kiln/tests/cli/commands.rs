@@ -124,7 +124,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     let environment = project(r#"run = [["/step", "print", "before", "then", "fail", "3"]]"#);
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `/step print before then fail 3` of image `app` failed with status 3; its last lines:
+    error: `/step print before then fail 3` of image `app` (kiln.toml line 10) failed with status 3; its last lines:
     before
 
     hint: `kiln build --shell-on-failure` opens a shell in the files that it left
@@ -133,7 +133,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = [["/nothing"]]"#));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `/nothing` of image `app` failed with status 127; its last lines:
+    error: `/nothing` of image `app` (kiln.toml line 10) failed with status 127; its last lines:
     kiln: /nothing: No such file or directory (os error 2)
 
     hint: a program is missing in the image, or `PATH` does not lead to it
@@ -142,7 +142,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = [{ command = ["/step", "wait"], timeout = "200ms" }]"#));
     assert_snapshot!(environment.kiln("build"), @r#"
     ------- stderr -------
-    error: `/step wait` of image `app` took longer than its timeout of 0.2 s
+    error: `/step wait` of image `app` (kiln.toml line 10) took longer than its timeout of 0.2 s
 
     hint: give it more time: `timeout = "1h"`
     [exit status: 1]
@@ -150,7 +150,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = ["make install"]"#));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `make install` of image `app` failed with status 127; its last lines:
+    error: `make install` of image `app` (kiln.toml line 10) failed with status 127; its last lines:
     kiln: /bin/sh: No such file or directory (os error 2)
 
     hint: a program is missing in the image, or `PATH` does not lead to it
@@ -159,7 +159,7 @@ fn a_command_that_fails_shows_its_last_lines() {
     environment.stack(&stack(r#"run = [{ command = ["/step", "where"], workdir = "/nowhere" }]"#));
     assert_snapshot!(environment.kiln("build"), @r"
     ------- stderr -------
-    error: `/step where` of image `app` failed with status 126; its last lines:
+    error: `/step where` of image `app` (kiln.toml line 10) failed with status 126; its last lines:
     kiln: the working directory `/nowhere` cannot be entered
 
     hint: the command or its working directory cannot be used: `kiln build --shell-on-failure` opens a shell to look

@@ -110,7 +110,7 @@ fn a_command_of_another_user_fails_before_anything_starts_for_a_user_with_one_id
     );
     assert_snapshot!(outcome, @r"
     ------- stderr -------
-    error: `/step id` of image `app` runs as user or group 1000, which a user with one id cannot become
+    error: `/step id` of image `app` (kiln.toml line 10) runs as user or group 1000, which a user with one id cannot become
 
     hint: this user has one id: install `newuidmap` (package `uidmap`), and let root add the line `54321:100000:65536` to /etc/subuid and the line `54321:100000:65536` to /etc/subgid; or run kiln as root
     [exit status: 1]

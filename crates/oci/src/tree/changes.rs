@@ -57,8 +57,6 @@ pub(super) struct Entry {
     change: Change,
     pub(super) mode: u32,
     pub(super) owner: (u32, u32),
-    /// True if the owner stands somewhere; else it is root, as for every new file.
-    is_noted: bool,
     /// Seconds since 1970, as the command left it.
     time: u64,
     /// As pax records.
@@ -78,7 +76,6 @@ impl Entry {
             change,
             mode: 0o644,
             owner: (0, 0),
-            is_noted: true,
             time: 0,
             records,
             has_held_capability: false,
@@ -117,7 +114,6 @@ pub struct Changes {
     pub(super) entries: BTreeMap<Vec<u8>, Entry>,
     /// Modes of files with several names, by device and inode, as the command left them.
     modes: BTreeMap<(u64, u64), u32>,
-    has_guessed_owners: bool,
 }
 
 impl Changes {
@@ -127,16 +123,10 @@ impl Changes {
     ///
     /// If it cannot be read, or holds a name that no layer can hold.
     pub fn of(upper: &Upper<'_>) -> Result<Self, OciError> {
-        let mut changes = Self {
-            upper: upper.path.to_owned(),
-            entries: BTreeMap::new(),
-            modes: BTreeMap::new(),
-            has_guessed_owners: false,
-        };
+        let mut changes = Self { upper: upper.path.to_owned(), entries: BTreeMap::new(), modes: BTreeMap::new() };
         changes.directory(b"", upper)?;
         changes.hide_what_is_there(&Lower(upper.lower))?;
         if upper.owners == Owners::Noted {
-            changes.inherit(&Lower(upper.lower))?;
             changes.drop_capabilities(&Lower(upper.lower))?;
         }
         changes.leave_out();
@@ -153,12 +143,6 @@ impl Changes {
     pub fn size(&self) -> u64 {
         let size = |entry: &Entry| if let Change::File(size) = entry.change { size } else { 0 };
         self.entries.values().map(size).sum()
-    }
-
-    /// Returns true if an owner is what it most probably would be if the kernel knew the owners ([`Owners::Noted`]): the group of a file in
-    /// a directory that passes its group on is the directory's, unless the file was moved there.
-    pub fn has_guessed_owners(&self) -> bool {
-        self.has_guessed_owners
     }
 
     /// Returns true if nothing changed.
@@ -223,26 +207,6 @@ impl Changes {
         Ok(())
     }
 
-    /// Passes the noted group of directories on to what was made in them, as the kernel does where it knows the group
-    /// (setgid bit, inode(7)).
-    fn inherit(&mut self, lower: &Lower<'_>) -> io::Result<()> {
-        let mut groups: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
-        for (path, entry) in &mut self.entries {
-            let above = path.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
-            if let (false, Some(group)) = (entry.is_noted, groups.get(above))
-                && entry.change != Change::Whiteout
-                && lower.at(path)? == Shown::Nothing
-            {
-                entry.owner.1 = *group;
-                self.has_guessed_owners |= *group != 0;
-            }
-            if matches!(entry.change, Change::Directory(_)) && entry.mode & 0o2000 != 0 {
-                groups.insert(path.clone(), entry.owner.1);
-            }
-        }
-        Ok(())
-    }
-
     /// Takes held capabilities from files that were written to or given away, as the kernel does where it knows of them
     /// (capabilities(7), "File capabilities").
     fn drop_capabilities(&mut self, lower: &Lower<'_>) -> io::Result<()> {
@@ -300,9 +264,9 @@ impl Changes {
             Some(inode) => *self.modes.entry(inode).or_insert(found.mode() & 0o7777),
             None => found.mode() & 0o7777,
         };
-        let (is_noted, records) = (noted.is_some(), records(&attributes));
+        let records = records(&attributes);
         let has_held_capability = held(HELD_CAPABILITY).is_some();
-        Ok(Some(Entry { mode, owner, is_noted, time, records, has_held_capability, text: None, inode, change }))
+        Ok(Some(Entry { mode, owner, time, records, has_held_capability, text: None, inode, change }))
     }
 
     fn place(&self, path: &[u8]) -> PathBuf {

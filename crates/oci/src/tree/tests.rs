@@ -284,36 +284,6 @@ fn only_what_is_there_is_hidden() {
 }
 
 #[test]
-fn a_noted_group_is_passed_on_to_what_is_made_in_its_directory() {
-    let directory = tempfile::tempdir().unwrap();
-    let (lower, upper) = (directory.path().join("lower"), directory.path().join("upper"));
-    for path in ["lower/shared", "upper/shared/inner", "upper/other"] {
-        fs_err::create_dir_all(directory.path().join(path)).unwrap();
-    }
-    for path in ["shared", "shared/inner"] {
-        fs_err::set_permissions(upper.join(path), PermissionsExt::from_mode(0o2775)).unwrap();
-    }
-    for path in ["lower/shared/old", "upper/shared/old", "upper/shared/inner/new", "upper/shared/own", "upper/other/x"]
-    {
-        fs_err::write(directory.path().join(path), "").unwrap();
-    }
-    symlink("x", upper.join("shared/link")).unwrap();
-    for (path, owner) in [("shared", "5:7"), ("shared/own", "0:0"), ("other", "5:7")] {
-        let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(upper.join(path), OWNER, owner.as_bytes(), flags).unwrap();
-    }
-    let (lower, owners, form) = ([lower], Owners::Noted, Form::Overlay);
-    let others = |path: &Path| path.ends_with("other/x").then_some((3, 4));
-    let changes = Changes::of(&Upper { path: &upper, lower: &lower, form, owners, others: &others }).unwrap();
-    let owner = |path: &str| changes.entries[path.as_bytes()].owner;
-    assert_eq!(
-        ["shared", "shared/inner", "shared/inner/new", "shared/link"].map(owner),
-        [(5, 7), (0, 7), (0, 7), (0, 7)]
-    );
-    assert_eq!(["shared/old", "shared/own", "other/x"].map(owner), [(0, 0), (0, 0), (3, 4)]);
-}
-
-#[test]
 fn two_runs_at_different_times_give_the_same_layer() {
     let make = |time: i64| {
         let directory = tempfile::tempdir().unwrap();

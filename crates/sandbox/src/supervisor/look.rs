@@ -2,11 +2,9 @@
 //!
 //! Nothing is guarded here: the caller may know all of it. So whatever cannot be answered is left to the kernel, which says root.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::AtFlags;
 use rustix::io::{Errno, pwrite};
 
 use super::Supervisor;
@@ -14,6 +12,13 @@ use super::caller::Caller;
 use super::lookup::Lookup;
 use crate::notify::{Answer, Call, Listener};
 use crate::privileges::X32;
+
+/// Flags that the calls have. The kernel refuses others.
+const KNOWN: AtFlags = AtFlags::SYMLINK_NOFOLLOW
+    .union(AtFlags::EMPTY_PATH)
+    .union(AtFlags::NO_AUTOMOUNT)
+    .union(AtFlags::STATX_FORCE_SYNC)
+    .union(AtFlags::STATX_DONT_SYNC);
 
 /// A call that asks for the owner of a file.
 struct Question {
@@ -45,25 +50,12 @@ impl Question {
         }
     }
 
-    /// Finds the file: by the kernel where it goes the way that it would go for the caller, which is the case but for links that leave
-    /// a directory, and for `/proc/self`.
     fn target(&self, caller: &Caller, lookup: &Lookup<'_>) -> Result<OwnedFd, Errno> {
         let path = if self.path == 0 { Vec::new() } else { caller.path(self.path)? };
         if path.is_empty() && self.flags.contains(AtFlags::EMPTY_PATH) {
             return caller.descriptor(self.directory);
         }
-        let follow = !self.flags.contains(AtFlags::SYMLINK_NOFOLLOW);
-        let (from, within) = match path.starts_with(b"/") {
-            true => (caller.root()?, ResolveFlags::IN_ROOT),
-            false => (caller.descriptor(self.directory)?, ResolveFlags::BENEATH),
-        };
-        let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW } | OFlags::CLOEXEC;
-        let within = within | ResolveFlags::NO_MAGICLINKS;
-        match openat2(from, OsStr::from_bytes(&path), flags, Mode::empty(), within) {
-            Err(Errno::XDEV | Errno::LOOP | Errno::NOSYS | Errno::AGAIN) => lookup.find(self.directory, &path, follow),
-            Err(Errno::NOENT) if may_be_own(&path) => lookup.find(self.directory, &path, follow),
-            found => found,
-        }
+        lookup.find_quickly(self.directory, &path, !self.flags.contains(AtFlags::SYMLINK_NOFOLLOW))
     }
 
     /// Returns the answer's bytes, as the kernel would write them but for the owner.
@@ -95,11 +87,6 @@ impl Question {
     }
 }
 
-/// Returns true if a path may lead to what the process itself has, which is not this one.
-fn may_be_own(path: &[u8]) -> bool {
-    path.starts_with(b"/dev/") || path.windows(4).any(|part| matches!(part, b"proc" | b"self"))
-}
-
 /// Returns the bytes of a struct of the kernel.
 fn plain<T>(value: &T) -> Vec<u8> {
     // SAFETY: callers pass structs of integers whose padding, all of it in named fields, was made of zeros.
@@ -111,6 +98,9 @@ impl Supervisor {
     /// Answers a call that asks for an owner; `None` for other calls.
     pub(super) fn look(&self, caller: &Caller, listener: &Listener, call: &Call) -> Option<Answer> {
         let question = Question::of(call)?;
+        if !KNOWN.contains(question.flags) {
+            return Some(Answer::Through);
+        }
         let answered = self.owner_for(caller, &question).is_some_and(|(target, owner)| {
             let (Some(bytes), Ok(memory)) = (question.bytes(&target, owner), caller.writable_memory()) else {
                 return false;

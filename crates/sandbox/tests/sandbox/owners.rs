@@ -92,6 +92,42 @@ pub(crate) const CASES: &[Case] = &[
             assert_eq!(said, LOOKS);
         });
     }),
+    ("files have the group of a directory that passed it on when they were made", |ground| {
+        both(ground, &["made"], |root, ran, said| {
+            assert_eq!(ran.ended, Ended::Exited(0), "{said}");
+            assert_eq!(said, "0:60 0:60 0:60 0:0 0:0\n");
+            let expected = [
+                ("g/before", (0, 0)),
+                ("g/opened", (0, 60)),
+                ("g/made", (0, 60)),
+                ("g/made/below", (0, 60)),
+                ("g/link", (0, 60)),
+                ("g/pipe", (0, 60)),
+                ("g/given", (0, 0)),
+                ("g/moved", (0, 0)),
+                ("out", (0, 60)),
+            ];
+            let found = expected.map(|(path, _)| (path, owner(root, &ran.owners, path)));
+            assert_eq!(found, expected);
+        });
+    }),
+    ("nobody inside sees the attribute that holds an owner", |ground| {
+        both(ground, &["attributes"], |root, ran, said| {
+            assert_eq!((ran.ended, said), (Ended::Exited(0), "user.other\n\n"));
+            assert_eq!([owner(root, &ran.owners, "x/given"), owner(root, &ran.owners, "x/set")], [(5, 6), (0, 0)]);
+        });
+    }),
+    ("files in memory keep owners", |ground| {
+        both(ground, &["memory"], |_, ran, said| assert_eq!((ran.ended, said), (Ended::Exited(0), "5:6\n")));
+    }),
+    ("a program that would become another user by its mode is refused with one id", |ground| {
+        if ground.ids == Ids::One {
+            both(ground, &["program"], |_, ran, said| match &ran.owners {
+                Owners::Noted { another, .. } => assert_eq!((*another, said), (Some(33), "1\n")),
+                _ => panic!("{said}"),
+            });
+        }
+    }),
     ("a link of a layer has its owner", |ground| {
         if ground.ids == Ids::One {
             for overlay in [Overlay::Any, Overlay::Copies] {
@@ -174,6 +210,48 @@ pub(crate) const CASES: &[Case] = &[
         assert_eq!((null.uid(), null.mode() & 0o777), (0, 0o666));
     }),
 ];
+
+fn shown(path: &str) -> String {
+    let found = fs_err::symlink_metadata(path).unwrap();
+    format!("{}:{}", found.uid(), found.gid())
+}
+
+fn made() {
+    fs_err::create_dir("/g").unwrap();
+    fs_err::write("/g/before", "").unwrap();
+    assert_eq!(chown("/g", 0, 60), 0);
+    fs_err::set_permissions("/g", PermissionsExt::from_mode(0o2775)).unwrap();
+    std::env::set_current_dir("/g").unwrap();
+    for name in ["opened", "/g/given", "leaves"] {
+        fs_err::write(name, "").unwrap();
+    }
+    assert_eq!(chown("given", SAME, 0), 0);
+    fs_err::create_dir("made").unwrap();
+    fs_err::write("made/below", "").unwrap();
+    symlink("nowhere", "link").unwrap();
+    rustix::fs::mknodat(CWD, "pipe", rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    fs_err::write("/moved", "").unwrap();
+    fs_err::rename("/moved", "moved").unwrap();
+    let all = ["opened", "made/below", "link", "given", "moved"].map(shown);
+    fs_err::rename("leaves", "/out").unwrap();
+    println!("{}", all.join(" "));
+}
+
+fn attributes() {
+    fs_err::create_dir("/x").unwrap();
+    for name in ["/x/given", "/x/set"] {
+        fs_err::write(name, "").unwrap();
+    }
+    rustix::fs::setxattr("/x/given", "user.other", b"1", XattrFlags::empty()).unwrap();
+    assert_eq!(chown("/x/given", 5, 6), 0);
+    rustix::fs::setxattr("/x/set", "user.kiln.owner", b"7:8", XattrFlags::empty()).unwrap();
+    for name in ["/x/given", "/x/set"] {
+        let mut names = vec![0; 1 << 10];
+        let length = rustix::fs::listxattr(name, names.as_mut_slice()).unwrap();
+        let names = String::from_utf8_lossy(&names[..length]).replace("user.kiln.owner\0", "");
+        println!("{}", names.trim_end_matches('\0').replace('\0', " "));
+    }
+}
 
 /// Owners and sizes that calls tell.
 const LOOKS: &str = "stat 5:6 3\nlstat 7:8 7\nfstat 5:6 3\nfstatat 5:6 3\nempty 5:6 3\nlink 7:8 7\nstatx 5:6 3\nstatx link 7:8 7\n\
@@ -331,13 +409,27 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
         ["race"] => race(),
         ["odd"] => odd(),
         ["look"] => look(),
+        ["made"] => made(),
+        ["attributes"] => attributes(),
+        ["memory"] => {
+            fs_err::write("/dev/shm/file", "").unwrap();
+            assert_eq!(chown("/dev/shm/file", 5, 6), 0);
+            println!("{}", shown("/dev/shm/file"));
+        }
+        ["program"] => {
+            fs_err::copy("/attack", "/other").unwrap();
+            assert_eq!(chown("/other", 33, 0), 0);
+            fs_err::set_permissions("/other", PermissionsExt::from_mode(0o4755)).unwrap();
+            let started = std::process::Command::new("/other").arg("act").status();
+            println!("{}", started.unwrap_err().raw_os_error().unwrap());
+        }
         ["link"] => {
             let owner =
                 || fs_err::symlink_metadata("/data/link").map(|found| format!("{}:{}", found.uid(), found.gid()));
             let below = owner().unwrap();
             fs_err::rename("/data/link", "/data/former").unwrap();
             symlink("file", "/data/link").unwrap();
-            println!("{below} {}", owner().unwrap());
+            println!("{below} {}", shown("/data/link"));
         }
         other => panic!("{other:?}"),
     }
