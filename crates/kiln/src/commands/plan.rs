@@ -55,6 +55,9 @@ impl Plan {
         if global.json {
             return print_json(&json!({ "copies": plans }));
         }
+        if plans.is_empty() {
+            return print("no files of the project are copied\n");
+        }
         print(&plans.iter().map(files).collect::<Vec<_>>().join("\n"))
     }
 }
