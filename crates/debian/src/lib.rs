@@ -12,6 +12,7 @@
 //! | [`release`] | signed lists of those lists |
 //! | [`closure`] | the packages that belong to some |
 //! | [`deb`] | packages themselves |
+//! | [`system`] | (writes) a system of packages |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests"))]
 
@@ -21,4 +22,5 @@ pub mod deb;
 pub mod index;
 pub mod relation;
 pub mod release;
+pub mod system;
 pub mod version;

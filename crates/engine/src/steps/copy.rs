@@ -9,7 +9,7 @@ use kiln_oci::layer::{Body, Layer, LayerFile};
 use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
 use kiln_oci::{bytecode as pyc, time};
 use kiln_plan::base::Attributes;
-use kiln_plan::stack::{Compression, Copy as Wanted};
+use kiln_plan::stack::{Compression, Copy as Wanted, Elsewhere};
 use kiln_store::open_regular;
 use serde::Serialize;
 
@@ -89,10 +89,13 @@ impl Copy {
     fn add(&mut self, wanted: &Wanted, copied: Arc<Copied>, owner: (u32, u32), below: &mut Below) -> Result<()> {
         let to = copied.place(wanted, |path| below.is_directory(path));
         let origin = Subject::Copy { from: wanted.shown(), to: wanted.to.clone() }.to_string();
-        let (gives_owner, gives_mode) = (wanted.owner.user.is_some(), wanted.mode.is_some());
+        let gives = wanted.owner.user.is_some();
+        // Directories of an image bring their owners and modes, over directories that are there, too.
+        let is_of_image = matches!(wanted.elsewhere, Some(Elsewhere::Image(_) | Elsewhere::Reference(_)));
+        let (gives_owner, gives_mode) = (gives || is_of_image, wanted.mode.is_some() || is_of_image);
         let parents = Attributes { owner, ..Attributes::default() };
         let manner = Manner { parents, gives_owner, gives_mode, target: to.clone() };
-        let given = gives_owner.then_some(owner);
+        let given = gives.then_some(owner);
         let laid = below.lay(&origin, &manner, members(&copied, &to, (owner, given), wanted.mode))?;
         let part = self.parts.len();
         let files = laid.files.into_iter().map(|(file, at)| (file, at.flatten().map(|at| (part, at))));

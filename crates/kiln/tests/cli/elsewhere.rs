@@ -77,6 +77,23 @@ fn files_of_another_image_keep_owners_and_modes() {
 }
 
 #[test]
+fn directories_of_another_image_bring_owners_and_modes_over_those_that_are_there() {
+    let environment = TestEnvironment::new();
+    environment.write("src/in/file", "content");
+    let given = "{ from = \"src\", to = \"/src\", owner = \"5:6\", mode = \"0600\" }";
+    environment.stack(&format!(
+        "{HEAD}[images.a]\nfrom = \"scratch\"\ncopy = [{given}]\n\n[images.b]\nfrom = \"scratch\"\n\
+         copy = [{{ from = \"src\", to = \"/t\" }}, {{ from = {{ image = \"a\", path = \"/src\" }}, to = \"/t\" }}]\n"
+    ));
+    environment.succeed("build --output oci:out");
+    assert_snapshot!(list(&environment, "b"), @r"
+    d0755 0:0 t
+    d0700 5:6 t/in
+    -0600 5:6 t/in/file
+    ");
+}
+
+#[test]
 fn a_copy_makes_an_image_before_the_one_that_has_it_and_a_plan_says_that_it_waits_for_it() {
     let environment = builder(r#"  { from = { image = "builder", path = "/out" }, to = "/" },"#);
     environment.succeed("lock");

@@ -20,7 +20,8 @@ pub(super) const COMMANDS: [&str; 3] = [
      chmod 2775 /made/shared; mkdir /made/shared/in; touch /made/shared/in/x; ln -s x /made/shared/in/l",
     "rm /d/a; rm -rf /e; mkdir /e; echo new > /e/y; echo more >> /d/b/c; mv /made/hard /made/renamed; mv /d/b /d/moved
      chown 13:14 /d/moved/c; rm -rf /sys2; touch /made/file; rm /made/pipe; chown -R 20:21 /made/deep; chmod 700 /tmp
-     ln /made/file /made/again; rm -f /bin/pwd; mkdir /bin/pwd; touch /made/shared/in/y; touch -d @1 /e/y",
+     ln /made/file /made/again; rm -f /bin/pwd; mkdir /bin/pwd; touch /made/shared/in/y; touch -d @1 /e/y
+     cp -a /made/deep /copied; cp -p /made/file /copied-file; cp -a /made/shared /shared; rm -rf /shared/in; touch /shared/z",
     "chown -h 33:1 /made/moved; chown :44 /made/file; mv /d/moved/c /c; rm -rf /d; mkdir -p /d/b; chown 1:1 /d/b
      echo > /d/b/.x; mv /made/tool /made/tool2; rm -rf /e; mkdir /e; mv /e /e3; rm /made/again; rm -rf /made/renamed-dir
      echo file > /made/renamed-dir; chmod 0755 /made/file",
