@@ -213,11 +213,6 @@ impl<'t> Index<'t> {
     pub fn providers(&self, name: &str) -> &[&'t str] {
         self.providers.get(name).map_or(&[], Vec::as_slice)
     }
-
-    /// Returns all names of packages and all that are provided.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.packages.keys().copied().chain(self.providers.keys().map(String::as_str))
-    }
 }
 
 #[cfg(test)]

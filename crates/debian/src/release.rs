@@ -3,7 +3,7 @@
 //! The text counts only where a signature over it is by a trusted key, made while the key was valid, over a hash that nobody can forge.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use kiln_plan::digest::Digest;
 use pgp::composed::{CleartextSignedMessage, Deserializable, SignedPublicKey};
@@ -192,31 +192,19 @@ fn file(line: &str) -> Option<(String, (Digest, u64))> {
     words.next().is_none().then_some((path.to_owned(), (digest, size.parse().ok()?)))
 }
 
-/// Reads `Sat, 06 Sep 2025 10:19:12 UTC`.
+/// Reads `Sat, 06 Sep 2025 10:19:12 UTC`, which is a date of HTTP but for the zone and days of one digit.
 fn time(text: &str) -> Option<SystemTime> {
     let (date, zone) = text.trim().rsplit_once(' ')?;
-    if !matches!(zone, "UTC" | "GMT" | "+0000" | "Z") {
-        return None;
-    }
-    let date = date.split_once(", ").map_or(date, |(_, date)| date);
-    let mut words = date.split_whitespace();
-    let (day, month, year, clock) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = MONTHS.iter().position(|known| known.eq_ignore_ascii_case(month))? as u64;
-    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
-    let mut clock = clock.split(':').map(|part| part.parse::<u64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    if !(1970..=9999).contains(&year) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Days from the civil calendar, with years that begin in March.
-    let (year, month) = if month >= 2 { (year, month - 2) } else { (year - 1, month + 10) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469;
-    Some(UNIX_EPOCH + Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
+    let (weekday, date) = date.split_once(", ")?;
+    let (day, rest) = date.split_once(' ')?;
+    let is_universal = matches!(zone, "UTC" | "GMT" | "+0000" | "Z");
+    is_universal.then(|| httpdate::parse_http_date(&format!("{weekday}, {day:0>2} {rest} GMT")).ok())?
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use pgp::composed::{ArmorOptions, KeyType, SecretKeyParamsBuilder, SignedSecretKey, SubkeyParamsBuilder};
     use pgp::packet::{SignatureConfig, Subpacket, SubpacketData};
     use pgp::ser::Serialize as _;

@@ -314,7 +314,7 @@ impl Project<'_> {
         let copies = |image: &LastImage| image.copies.iter().cloned().collect::<BTreeMap<_, _>>();
         compare(&copies(old), &copies(new), |subject, old, new| {
             let bound = told.setup.iter().chain(&told.run).flat_map(|run| &run.bind);
-            let said = |copy: &&Wanted| matches!(subject, Subject::Copy { from, to } if (copy.shown(), &copy.to) == (from.clone(), to));
+            let said = |copy: &&Wanted| matches!(subject, Subject::Copy { from, to } if *from == copy.shown() && *to == copy.to);
             let (bound, copied) = (bound.clone().find(said), told.copy.iter().find(said));
             let what = if copied.is_none() && bound.is_some() { "bind" } else { "copy" };
             let place = match copied.or(bound) {

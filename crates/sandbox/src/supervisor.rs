@@ -12,6 +12,7 @@ mod caller;
 mod look;
 mod lookup;
 mod made;
+mod programs;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -23,8 +24,8 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, chownat, fstat, fstatfs, getxattr, open,
-    openat2, readlinkat, statx,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags, chownat, fstat, fstatfs,
+    getxattr, open, openat2, readlinkat, setxattr, statx,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, fchdir, pidfd_open};
@@ -235,6 +236,21 @@ impl Supervisor {
             return Ok(());
         }
         self.note(target, wanted)
+    }
+
+    /// Notes an owner: in an attribute, where a file can have one.
+    fn note(&mut self, target: &OwnedFd, owner: (u32, u32)) -> Result<(), Errno> {
+        if matches!(kind(target)?, FileType::RegularFile | FileType::Directory) {
+            let text = format!("{}:{}", owner.0, owner.1);
+            match setxattr(own_path(target), OWNER, text.as_bytes(), XattrFlags::empty()) {
+                Err(Errno::OPNOTSUPP) => self.lacks_attributes = true,
+                done => return done,
+            }
+        }
+        if let Some(inode) = self.inode(target) {
+            self.table.insert(inode, owner);
+        }
+        Ok(())
     }
 
     /// Returns the owner that was noted for a file.

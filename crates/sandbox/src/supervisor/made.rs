@@ -9,11 +9,10 @@ use std::os::unix::ffi::OsStringExt as _;
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::Supervisor;
 use super::caller::Caller;
 use super::lookup::Lookup;
-use super::{Supervisor, own_path};
 use crate::notify::Call;
-use crate::owners::OWNER;
 use crate::privileges::X32;
 
 /// The bit of a mode that lets a directory pass its group on.
@@ -94,21 +93,5 @@ impl Supervisor {
                 Err(_) => {}
             }
         }
-    }
-
-    /// Notes an owner: in an attribute, where a file can have one.
-    pub(super) fn note(&mut self, target: &OwnedFd, owner: (u32, u32)) -> Result<(), Errno> {
-        use rustix::fs::{FileType, XattrFlags, setxattr};
-        if matches!(super::kind(target)?, FileType::RegularFile | FileType::Directory) {
-            let text = format!("{}:{}", owner.0, owner.1);
-            match setxattr(own_path(target), OWNER, text.as_bytes(), XattrFlags::empty()) {
-                Err(Errno::OPNOTSUPP) => self.lacks_attributes = true,
-                done => return done,
-            }
-        }
-        if let Some(inode) = self.inode(target) {
-            self.table.insert(inode, owner);
-        }
-        Ok(())
     }
 }
