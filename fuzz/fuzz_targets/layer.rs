@@ -27,10 +27,10 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(read.is_err() || read.is_ok_and(|read| read == tar.len()), "bytes are lost");
     facts(&tar);
     let mut first = Vec::new();
-    if let Ok(normalised) = normalise(Cursor::new(&tar), &mut first, 7) {
+    if let Ok(normalised) = normalise(&mut [Cursor::new(&tar)], &mut first, 7) {
         assert_eq!(normalised.size, first.len() as u64);
         let mut second = Vec::new();
-        let again = normalise(Cursor::new(&first), &mut second, 7);
+        let again = normalise(&mut [Cursor::new(&first)], &mut second, 7);
         assert!(again.is_ok(), "what was normalised cannot be read: {again:?}");
     }
 });

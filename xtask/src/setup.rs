@@ -1,15 +1,12 @@
 //! `cargo xtask setup`: the first command of the README. It leaves a machine on which kiln runs.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
 
 use crate::interop::programs::find;
-
-/// The keys of Debian's archive, which other distributions do not have.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Install what the example needs and this machine lacks (Debian and Ubuntu; with sudo, unless root), build kiln, and
 /// build the example image
@@ -27,7 +24,6 @@ impl Setup {
         let machine = Machine {
             root,
             has: &|program| find(program).is_some(),
-            keyring: Path::new(KEYRING).exists(),
             pip: pip().is_ok_and(|output| output.status.success()),
         };
         for mut command in machine.commands()?.iter().map(|words| command(words)) {
@@ -43,28 +39,13 @@ impl Setup {
 struct Machine<'a> {
     root: bool,
     has: &'a dyn Fn(&str) -> bool,
-    keyring: bool,
     pip: bool,
 }
 
 impl Machine<'_> {
-    /// Returns the Debian packages that are missing: mmdebstrap bootstraps the base, as an ordinary user with uidmap,
-    /// and pip installs uv.
+    /// Returns the Debian packages that are missing: pip installs uv.
     fn missing(&self) -> Vec<&'static str> {
-        let mut missing = Vec::new();
-        if !(self.has)("mmdebstrap") {
-            missing.push("mmdebstrap");
-        }
-        if !self.root && !(self.has)("newuidmap") {
-            missing.push("uidmap");
-        }
-        if !self.keyring {
-            missing.push("debian-archive-keyring");
-        }
-        if !(self.has)("uv") && !self.pip {
-            missing.push("python3-pip");
-        }
-        missing
+        if (self.has)("uv") || self.pip { Vec::new() } else { vec!["python3-pip"] }
     }
 
     /// Returns the commands that install them.
@@ -76,8 +57,7 @@ impl Machine<'_> {
         let list = missing.join(" ");
         if !(self.has)("apt-get") {
             return Err(format!(
-                "the example needs what Debian packages as {list}, and this machine has no apt-get: install it, or \
-                 name a stack with another base with `-f`"
+                "kiln needs what Debian packages as {list}, and this machine has no apt-get: install it, or uv"
             ));
         }
         let apt = match self.root {
@@ -112,28 +92,25 @@ fn succeed(command: &mut Command) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn commands(root: bool, programs: &[&str], keyring: bool, pip: bool) -> Result<Vec<String>, String> {
-        let machine = Machine { root, has: &|program| programs.contains(&program), keyring, pip };
+    fn commands(root: bool, programs: &[&str], pip: bool) -> Result<Vec<String>, String> {
+        let machine = Machine { root, has: &|program| programs.contains(&program), pip };
         Ok(machine.commands()?.iter().map(|words| words.join(" ")).collect())
     }
 
     #[test]
     fn what_is_missing_is_installed_and_nothing_else() {
-        let all = ["mmdebstrap", "newuidmap", "apt-get", "sudo"];
-        assert_eq!(commands(false, &all, true, true), Ok(vec![]));
-        assert_eq!(commands(true, &["mmdebstrap", "uv"], true, false), Ok(vec![]));
-        let install = |packages: &str| Ok(vec!["apt-get update".into(), format!("apt-get install --yes {packages}")]);
-        assert_eq!(commands(true, &["apt-get"], true, true), install("mmdebstrap"));
-        let bare = "mmdebstrap debian-archive-keyring python3-pip";
-        assert_eq!(commands(true, &["apt-get"], false, false), install(bare));
-        let with_sudo = "sudo apt-get install --yes mmdebstrap uidmap";
-        assert_eq!(commands(false, &["apt-get", "sudo"], true, true).unwrap()[1], with_sudo);
+        assert_eq!(commands(false, &["apt-get", "sudo"], true), Ok(vec![]));
+        assert_eq!(commands(true, &["uv"], false), Ok(vec![]));
+        let install = ["apt-get update".into(), "apt-get install --yes python3-pip".into()].to_vec();
+        assert_eq!(commands(true, &["apt-get"], false), Ok(install));
+        let with_sudo = "sudo apt-get install --yes python3-pip";
+        assert_eq!(commands(false, &["apt-get", "sudo"], false).unwrap()[1], with_sudo);
     }
 
     #[test]
     fn who_cannot_install_is_told_what_to_install() {
-        let without_sudo = commands(false, &["apt-get"], true, true).unwrap_err();
-        assert!(without_sudo.ends_with("as root, `apt-get install mmdebstrap uidmap`"), "{without_sudo}");
-        assert!(commands(true, &[], true, true).unwrap_err().contains("has no apt-get"));
+        let without_sudo = commands(false, &["apt-get"], false).unwrap_err();
+        assert!(without_sudo.ends_with("as root, `apt-get install python3-pip`"), "{without_sudo}");
+        assert!(commands(true, &[], false).unwrap_err().contains("has no apt-get"));
     }
 }

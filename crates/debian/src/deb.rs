@@ -111,7 +111,12 @@ fn content(from: &mut impl Read, size: u64) -> Result<Vec<u8>, DebError> {
     Ok(content)
 }
 
-fn inflated<'r>(name: &str, from: impl Read + 'r) -> Result<Box<dyn Read + 'r>, DebError> {
+/// Returns what is compressed as the end of a name says: `.xz`.
+///
+/// # Errors
+///
+/// If nobody knows that end.
+pub fn inflated<'r>(name: &str, from: impl Read + 'r) -> Result<Box<dyn Read + 'r>, DebError> {
     let from = BufReader::with_capacity(128 << 10, from);
     Ok(match name {
         "" => Box::new(from),
@@ -147,37 +152,12 @@ fn files(tar: impl Read) -> Result<BTreeMap<String, ControlFile>, DebError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
-        let mut tar = tar::Builder::new(Vec::new());
-        for (name, content, mode) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(*mode);
-            tar.append_data(&mut header, name, *content).unwrap();
-        }
-        tar.into_inner().unwrap()
-    }
-
-    fn member(name: &str, content: &[u8]) -> Vec<u8> {
-        let mut bytes =
-            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, content.len()).into_bytes();
-        bytes.extend_from_slice(content);
-        if content.len() % 2 == 1 {
-            bytes.push(b'\n');
-        }
-        bytes
-    }
-
-    fn deb(members: &[(&str, &[u8])]) -> Vec<u8> {
-        let members = members.iter().flat_map(|(name, content)| member(name, content));
-        MAGIC.iter().copied().chain(members).collect()
-    }
+    use crate::testing::{ar as deb, tar};
 
     #[test]
     fn a_package_has_files_about_it_and_files_for_the_system() {
-        let control = tar(&[("./control", b"Package: ab\n", 0o644), ("./postinst", b"#!/bin/sh\n", 0o755)]);
-        let data = tar(&[("./usr/bin/ab", b"program", 0o755)]);
+        let control = tar(&[("./control", 0o644, b"Package: ab\n"), ("./postinst", 0o755, b"#!/bin/sh\n")]);
+        let data = tar(&[("./usr/bin/ab", 0o755, b"program")]);
         let whole = deb(&[
             ("debian-binary", b"2.0\n"),
             ("_extra", b"odd"),
@@ -210,7 +190,7 @@ mod tests {
             error(&deb(&[("debian-binary", b"2.0\n"), ("control.tar.br", b"")])),
             "its member `tar.br` is compressed in a way that kiln does not know"
         );
-        let nested = tar(&[("./a/control", b"", 0o644)]);
+        let nested = tar(&[("./a/control", 0o644, b"")]);
         assert!(error(&deb(&[("debian-binary", b"2.0\n"), ("control.tar", &nested)])).contains("lies in a directory"));
     }
 }

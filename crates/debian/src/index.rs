@@ -209,6 +209,11 @@ impl<'t> Index<'t> {
         self.packages.values().filter_map(|versions| versions.first())
     }
 
+    /// Returns the version of a package that lies at a path of an archive.
+    pub fn at(&self, archive: usize, filename: &str) -> Option<&Package<'t>> {
+        self.packages.values().flatten().find(|one| one.archive == archive && one.filename == filename)
+    }
+
     /// Returns the names of the packages that provide a name.
     pub fn providers(&self, name: &str) -> &[&'t str] {
         self.providers.get(name).map_or(&[], Vec::as_slice)

@@ -10,6 +10,7 @@
 //! | [`relation`] | what a package needs, provides and cannot be beside |
 //! | [`index`] | lists of the packages of a suite |
 //! | [`release`] | signed lists of those lists |
+//! | [`sources`] | the archives that a machine's apt knows |
 //! | [`closure`] | the packages that belong to some |
 //! | [`deb`] | packages themselves |
 //! | [`system`] | (writes) a system of packages |
@@ -22,5 +23,8 @@ pub mod deb;
 pub mod index;
 pub mod relation;
 pub mod release;
+pub mod sources;
 pub mod system;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod version;

@@ -45,7 +45,19 @@ pub enum ReleaseError {
 #[derive(Debug, Clone, Default)]
 pub struct Keyring(Vec<SignedPublicKey>);
 
+/// The keys of Debian's archive for releases 11 to 13, as its package debian-archive-keyring has them.
+const DEBIAN: &[u8] = include_bytes!("../keys/debian-archive.asc");
+
 impl Keyring {
+    /// Returns the keys of Debian's archive.
+    ///
+    /// # Errors
+    ///
+    /// Never with the file that kiln carries.
+    pub fn debian() -> Result<Self, String> {
+        Self::parse(DEBIAN)
+    }
+
     /// Reads keys: packets, or their text form (RFC 9580, "Armor").
     ///
     /// # Errors
@@ -134,7 +146,13 @@ pub struct Release {
     pub by_hash: bool,
     /// Digests and sizes of indexes, by path below the suite.
     pub files: BTreeMap<String, (Digest, u64)>,
+    /// The fields by which apt knows the suite and prefers one to another, as lines.
+    pub described: String,
 }
+
+/// Such fields (apt_preferences(5)).
+const DESCRIBING: [&str; 8] =
+    ["Origin", "Label", "Suite", "Version", "Codename", "Components", "NotAutomatic", "ButAutomaticUpgrades"];
 
 impl Release {
     /// Reads a signed list.
@@ -174,6 +192,7 @@ impl Release {
             valid_until: stanza.get("Valid-Until").map(|value| time("Valid-Until", value)).transpose()?,
             by_hash: stanza.get("Acquire-By-Hash") == Some("yes"),
             files: files.collect::<Result<_, _>>()?,
+            described: DESCRIBING.iter().filter_map(|name| Some(format!("{name}: {}\n", stanza.get(name)?))).collect(),
         })
     }
 }
@@ -205,50 +224,24 @@ fn time(text: &str) -> Option<SystemTime> {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use pgp::composed::{ArmorOptions, KeyType, SecretKeyParamsBuilder, SignedSecretKey, SubkeyParamsBuilder};
-    use pgp::packet::{SignatureConfig, Subpacket, SubpacketData};
     use pgp::ser::Serialize as _;
-    use pgp::types::{Password, Timestamp};
-    use rand::rngs::OsRng;
 
     use super::*;
+    use crate::testing::Signer;
 
     const LIST: &str = "Origin: Debian\nSuite: oldstable\nCodename: bookworm\nDate: Sat, 06 Sep 2025 10:19:12 UTC\n\
                         Acquire-By-Hash: yes\nMD5Sum:\n 0 1 main\nSHA256:\n \
                         e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855        0 main/binary-amd64/Packages\n";
 
-    /// Returns a key that signs by a subkey, as Debian's do, and the ring that trusts it.
-    fn key(made: u32) -> (SignedSecretKey, Keyring) {
-        let made = Timestamp::from_secs(made);
-        let subkey = SubkeyParamsBuilder::default()
-            .key_type(KeyType::Ed25519Legacy)
-            .can_sign(true)
-            .created_at(made)
-            .build()
-            .unwrap();
-        let params = SecretKeyParamsBuilder::default()
-            .key_type(KeyType::Ed25519Legacy)
-            .can_certify(true)
-            .primary_user_id("Archive <archive@example.org>".into())
-            .created_at(made)
-            .subkey(subkey)
-            .build()
-            .unwrap();
-        let key = params.generate(OsRng).unwrap();
-        let ring = Keyring(vec![key.to_public_key()]);
+    /// Returns a key, and the ring that trusts it.
+    fn key(made: u32) -> (Signer, Keyring) {
+        let key = Signer::new(made);
+        let ring = Keyring(vec![key.0.to_public_key()]);
         (key, ring)
     }
 
-    fn signed(key: &SignedSecretKey, hash: HashAlgorithm, made: u32) -> String {
-        let by = &key.secret_subkeys[0].key;
-        let mut config = SignatureConfig::from_key(OsRng, by, SignatureType::Text).unwrap();
-        config.hash_alg = hash;
-        config.hashed_subpackets = vec![
-            Subpacket::regular(SubpacketData::SignatureCreationTime(Timestamp::from_secs(made))).unwrap(),
-            Subpacket::regular(SubpacketData::IssuerFingerprint(by.fingerprint())).unwrap(),
-        ];
-        let message = CleartextSignedMessage::new(LIST, config, by, &Password::empty()).unwrap();
-        message.to_armored_string(ArmorOptions::default()).unwrap()
+    fn signed(key: &Signer, hash: HashAlgorithm, made: u32) -> String {
+        key.sign_by(LIST, made, hash)
     }
 
     #[test]
@@ -277,14 +270,19 @@ mod tests {
     #[test]
     fn keys_are_read_as_packets_and_as_text() {
         let (own, ring) = key(1_000);
-        let (public, text) =
-            (own.to_public_key(), own.to_public_key().to_armored_string(ArmorOptions::default()).unwrap());
-        for bytes in [public.to_bytes().unwrap(), text.into_bytes()] {
+        let packets = own.0.to_public_key().to_bytes().unwrap();
+        for bytes in [packets, own.public().into_bytes()] {
             assert_eq!(Keyring::parse(&bytes).unwrap().fingerprints(), ring.fingerprints());
         }
         for bytes in [&b""[..], b"no key", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n"] {
             assert!(Keyring::parse(bytes).is_err());
         }
+    }
+
+    #[test]
+    fn the_keys_of_debian_are_those_of_its_releases() {
+        // Automatic, security and stable keys of bullseye, bookworm and trixie.
+        assert_eq!(Keyring::debian().unwrap().fingerprints().len(), 9);
     }
 
     #[test]

@@ -296,6 +296,12 @@ impl<W: Write> System<W> {
         self.tar.append_data(&mut header, path, content)
     }
 
+    /// Returns the packages with a script that dpkg would have run before their files, by the names of their files in the database.
+    pub fn with_preinst(&self) -> Vec<String> {
+        let with = self.packages.iter().filter(|package| package.control.contains_key("preinst"));
+        with.map(|package| package.key.clone()).collect()
+    }
+
     /// Writes the database, and returns the writer.
     ///
     /// # Errors
@@ -434,21 +440,10 @@ mod tests {
             let mode = if *name == "postinst" { 0o755 } else { 0o644 };
             ((*name).to_owned(), ControlFile { mode, content: text.as_bytes().to_vec() })
         });
-        let mut tar = Builder::new(Vec::new());
-        for (path, content) in files {
-            let mut header = plain(EntryType::Regular, 0o644, content.len() as u64);
-            match path.split_once(" -> ") {
-                Some((path, target)) => {
-                    header.set_entry_type(EntryType::Symlink);
-                    tar.append_link(&mut header, path, target).unwrap();
-                }
-                None => {
-                    header.set_entry_type(if path.ends_with('/') { EntryType::Directory } else { EntryType::Regular });
-                    tar.append_data(&mut header, path, content.as_bytes()).unwrap();
-                }
-            }
-        }
-        Deb { control: control.collect(), data: Box::new(io::Cursor::new(tar.into_inner().unwrap())) }
+        let files: Vec<(&str, u32, &[u8])> =
+            files.iter().map(|(path, content)| (*path, 0o644, content.as_bytes())).collect();
+        let data = crate::testing::tar(&files);
+        Deb { control: control.collect(), data: Box::new(io::Cursor::new(data)) }
     }
 
     fn control(name: &str, more: &str) -> String {

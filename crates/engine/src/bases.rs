@@ -12,8 +12,9 @@ pub fn name(from: &stack::From) -> Option<String> {
         stack::From::Scratch | stack::From::Image(_) => None,
         stack::From::OciLayout(path) => Some(format!("oci {path}")),
         stack::From::Debian { suite, include, mirror } => {
-            let mirror = mirror.as_ref().map(|mirror| format!(" from {mirror}")).unwrap_or_default();
-            Some(format!("debian {suite} {}{mirror}", include.join(" ")).trim_end().to_owned())
+            let words = ["debian", suite].into_iter().chain(include.iter().map(String::as_str));
+            let mirror = mirror.as_ref().map(|mirror| ["from", mirror.uri.as_str()]);
+            Some(words.chain(mirror.into_iter().flatten()).collect::<Vec<_>>().join(" "))
         }
         stack::From::Reference(reference) => Some(reference.to_string()),
     }

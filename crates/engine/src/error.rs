@@ -8,7 +8,6 @@ pub use fetch::FetchError;
 use std::path::PathBuf;
 
 use kiln_oci::OciError;
-use kiln_oci::debian::DebianError;
 use kiln_plan::diagnostic::Diagnostics;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Cancelled;
@@ -19,8 +18,9 @@ use kiln_store::StoreError;
 use kiln_wheel::name::WheelName;
 use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
-pub(crate) use run::{Commanded, RunError};
+pub(crate) use run::{Commanded, RunError, shown as shown_lines};
 
+use crate::debian::DebianError;
 use crate::signing::InvalidSecret;
 
 /// A result of this crate.
@@ -125,13 +125,13 @@ pub enum BuildError {
         /// The reason.
         source: OciError,
     },
-    /// A base that mmdebstrap cannot make.
-    #[error("{base} cannot be bootstrapped")]
-    Bootstrap {
+    /// A Debian that cannot be made.
+    #[error("`{base}` cannot be made")]
+    Debian {
         /// The base.
         base: String,
         /// The reason.
-        source: DebianError,
+        source: Box<DebianError>,
     },
     /// A `uv.lock` that uv does not export.
     #[error("`{path}` cannot be exported by uv")]
@@ -291,7 +291,6 @@ impl BuildError {
             | Self::NothingLeft { .. }
             | Self::Unreadable { .. }
             | Self::NoFacts { .. }
-            | Self::Bootstrap { .. }
             | Self::Export { .. }
             | Self::Resolve { .. }
             | Self::Address { .. }
@@ -301,6 +300,7 @@ impl BuildError {
             | Self::Differs { .. }
             | Self::Signing(_) => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
+            Self::Debian { source, .. } => source.fault(),
             Self::Unreachable(_) | Self::NotYet(_) => Fault::Step,
             Self::Several(failures) => failures.first().map_or(Fault::Step, |(_, error)| error.fault()),
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
@@ -329,6 +329,7 @@ impl BuildError {
             Self::Lock { .. } => Some("restore it from version control, or delete it and run `kiln lock`".into()),
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
+            Self::Debian { source, .. } => source.hint(),
             Self::NotYet(_) => Some("`kiln build` finds it out".into()),
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),

@@ -130,6 +130,7 @@ impl Place {
             manifest: image.manifest,
             layers: Some(image.layers.len()),
             snapshot: None,
+            archives: Vec::new(),
             packages: Vec::new(),
             facts: BaseFacts {
                 interpreters: vec![interpreter],

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use kiln_oci::debian::Bootstrap;
 use kiln_oci::image::Image;
 use kiln_oci::layer::Layer;
 use kiln_oci::tree::Listed;
@@ -419,12 +418,7 @@ pub(crate) fn base_step(project: &Project<'_>, image: &stack::Image, locked: &Lo
         }
         From::Debian { suite, include, mirror } => {
             let cache = project.stack.cache.as_ref().filter(|_| !project.workshop.surroundings.registry.offline);
-            let wanted = Bootstrap {
-                suite: suite.clone(),
-                include: include.clone(),
-                mirror: mirror.clone(),
-                platform: locked.platform,
-            };
+            let wanted = project.debian(locked.name.clone(), (suite, include, mirror.as_ref()), locked.platform);
             Source::Debian(wanted, cache.map(|cache| cache.remote.clone()))
         }
         From::Reference(reference) => Source::Registry(reference.clone()),

@@ -54,6 +54,8 @@ pub struct Surroundings {
     pub offline: bool,
     /// When images are said to be made, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
     pub created: u64,
+    /// The directory of the configuration of the machine's apt.
+    pub apt: PathBuf,
     /// The capabilities of this machine's GPUs, for `gpus = ["native"]`: asked only where a stack says so.
     pub native_gpus: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Surroundings {
             jobs: 2,
             offline: true,
             created: 0,
+            apt: PathBuf::new(),
             native_gpus: Vec::new(),
         }
     }
@@ -177,6 +180,16 @@ impl Workshop<'_> {
     /// Downloads a file into the store.
     pub(crate) fn download(&self, wanted: &Wanted) -> Result<()> {
         self.network()?.fetch(self.store, wanted, &*self.reporter, &self.cancel)
+    }
+
+    /// Downloads a document of at most so many bytes, of which nothing is known.
+    pub(crate) fn document(&self, url: &Url, most: u64) -> Result<Vec<u8>> {
+        let file = url.path().rsplit('/').next().unwrap_or_default().to_owned();
+        if self.surroundings.offline {
+            return Err(FetchError::Offline(file).into());
+        }
+        let work = self.work("fetch", file, None);
+        self.network()?.document(url, most, &work, &*self.reporter)
     }
 
     /// Downloads a file of an unknown digest into the store, and returns its digest.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read};
 
-use zstd::zstd_safe::{DCtx, ResetDirective};
+use zstd::zstd_safe::{DCtx, ResetDirective, find_frame_compressed_size};
 
 use crate::entry::{Compression, Entry};
 use crate::source::{Fields, Source, Window};
@@ -35,7 +35,31 @@ pub(crate) fn payload<S: Source + ?Sized>(
     entry: &Entry,
     most: u64,
 ) -> io::Result<Option<Vec<u8>>> {
+    if entry.compression() == Compression::Zstd
+        && let Some(size) = zstd_content(source, entry.offset + entry.header)?.filter(|size| *size <= most.min(MOST))
+    {
+        return at_once(source, entry, size);
+    }
     beginning(source, entry, most, |_| false)
+}
+
+/// Inflates a Zstandard frame of a known size in one step, which takes no window beside what it gives.
+fn at_once<S: Source + ?Sized>(source: &mut Window<'_, S>, entry: &Entry, size: u64) -> io::Result<Option<Vec<u8>>> {
+    let (mut stored, left) = (Vec::new(), stored(entry));
+    Part { source, at: entry.offset + entry.header, left }.read_to_end(&mut stored)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    let done = CONTEXT.with_borrow_mut(|context| {
+        // What follows the frame is padding.
+        let frame = stored.get(..find_frame_compressed_size(&stored)?).unwrap_or_default();
+        context.reset(ResetDirective::SessionAndParameters)?;
+        context.decompress(&mut bytes, frame)
+    });
+    Ok(done.is_ok().then_some(bytes))
+}
+
+/// Bytes of a payload as it lies in the file.
+fn stored(entry: &Entry) -> u64 {
+    if entry.compressed > 0 { u64::from(entry.compressed).min(entry.payload) } else { entry.payload }
 }
 
 /// Reads the beginning of a payload until `enough` tells that it is, which it is asked ever more seldom, or so many bytes are
@@ -46,8 +70,7 @@ pub(crate) fn beginning<S: Source + ?Sized>(
     most: u64,
     enough: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<Option<Vec<u8>>> {
-    let stored = if entry.compressed > 0 { u64::from(entry.compressed).min(entry.payload) } else { entry.payload };
-    let mut reader = Part { source, at: entry.offset + entry.header, left: stored };
+    let mut reader = Part { source, at: entry.offset + entry.header, left: stored(entry) };
     let most = most.min(MOST);
     match entry.compression() {
         Compression::None => Ok(Some(grow(&mut reader, most, enough).0)),

@@ -137,6 +137,7 @@ fn framed<S: Source + ?Sized>(window: &mut Window<'_, S>, at: u64, size: u64) ->
     if let Some(architecture) = cubin::architecture(&start) {
         return Ok(Some(Entry::bare(at, &cubin::Cubin { architecture, size, hollow: false }, Some(size))));
     }
+    drop(start);
     let whole = inflate::payload(window, &probe, MOST)?.unwrap_or_default();
     let mut inside = Window::new(&whole)?;
     let found = cubin::read(&mut inside, 0, whole.len() as u64)?;

@@ -41,6 +41,7 @@ pub(crate) fn surroundings(
         jobs: jobs(global),
         offline: global.offline,
         created: created(std::env::var_os("SOURCE_DATE_EPOCH"))?,
+        apt: "/etc/apt".into(),
         native_gpus: if native { native_gpus(reporter, cancel)? } else { Vec::new() },
     })
 }

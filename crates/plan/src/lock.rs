@@ -14,9 +14,11 @@ use crate::platform::Platform;
 use crate::stack::Remote;
 
 /// The version of the format that this kiln writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The versions before: they are read, and renewed with the same choices.
-const FORMER: [u32; 2] = [1, 2];
+const FORMER: [u32; 3] = [1, 2, 3];
+/// The first version whose facts of bases are those of today.
+const WITH_FACTS: u32 = 3;
 
 /// A lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -108,15 +110,51 @@ pub struct LockedBase {
     /// The number of its layers; `None` in a lock of a former version, whose facts are read again.
     #[serde(default)]
     pub layers: Option<usize>,
-    /// When a Debian base was bootstrapped, in seconds since 1970: the state of the archive that has these packages.
+    /// When a Debian base was locked, in seconds since 1970.
     #[serde(default)]
     pub snapshot: Option<u64>,
-    /// The packages of a Debian base, as `name version architecture sha256`.
+    /// The suites that the packages of a Debian base come from.
     #[serde(default)]
-    pub packages: Vec<String>,
+    pub archives: Vec<LockedSuite>,
+    /// The packages of a Debian base. Locks of former versions have none: their lines tell no addresses.
+    #[serde(default)]
+    pub packages: Vec<LockedDeb>,
     /// What is inside.
     #[serde(default)]
     pub facts: BaseFacts,
+}
+
+/// A suite of a Debian archive, in the state that was locked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedSuite {
+    /// The archive's address.
+    pub uri: String,
+    /// Such as `bookworm-security`.
+    pub suite: String,
+    /// When its lists were signed, in seconds since 1970.
+    pub date: u64,
+}
+
+/// A Debian package.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedDeb {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture, or `all`.
+    pub architecture: String,
+    /// SHA-256 of its file.
+    pub sha256: Digest,
+    /// Bytes of its file.
+    pub size: u64,
+    /// The address of its file.
+    pub url: String,
+    /// True for packages of which the smallest system consists, which are there before apt installs others.
+    #[serde(default)]
+    pub base: bool,
 }
 
 /// What an image holds besides what it stands on.
@@ -218,7 +256,7 @@ impl Lock {
                 require_known_tables(text)?;
                 toml::from_str(text).map_err(damaged)?
             }
-            version if FORMER.contains(&version) => former(toml::from_str(text).map_err(damaged)?)?,
+            version if FORMER.contains(&version) => former(toml::from_str(text).map_err(damaged)?, version)?,
             version => return Err(LockError::Version(version)),
         };
         lock.check()?;
@@ -310,11 +348,15 @@ fn require_known_tables(text: &str) -> Result<(), LockError> {
 }
 
 /// Reads a lock of a former version without the facts of its bases, which had other fields.
-fn former(mut table: toml::Table) -> Result<Lock, LockError> {
+fn former(mut table: toml::Table, version: u32) -> Result<Lock, LockError> {
     if let Some(toml::Value::Array(bases)) = table.get_mut("base") {
         for base in bases.iter_mut().filter_map(toml::Value::as_table_mut) {
-            base.remove("facts");
-            base.remove("layers");
+            // Lines without addresses.
+            base.remove("packages");
+            if version < WITH_FACTS {
+                base.remove("facts");
+                base.remove("layers");
+            }
         }
     }
     let damaged = |error: toml::de::Error| LockError::Damaged { line: 1, message: error.message().replace('\n', ", ") };
@@ -389,9 +431,24 @@ impl LockedBase {
         if let Some(snapshot) = self.snapshot {
             let _ = writeln!(out, "snapshot = {snapshot}");
         }
-        lines(out, "packages", &self.packages);
+        tables(out, "archives", &self.archives, |from| {
+            format!("uri = {}, suite = {}, date = {}", quote(&from.uri), quote(&from.suite), from.date)
+        });
+        tables(out, "packages", &self.packages, LockedDeb::fields);
         out.push_str("\n[base.facts]\n");
         self.facts.write(out);
+    }
+}
+
+impl LockedDeb {
+    fn fields(&self) -> String {
+        let Self { name, version, architecture, sha256, size, url, base } = self;
+        let base = if *base { ", base = true" } else { "" };
+        let (name, version, url) = (quote(name), quote(version), quote(url));
+        let architecture = quote(architecture);
+        format!(
+            "name = {name}, version = {version}, architecture = {architecture}, sha256 = \"{sha256}\", size = {size}, url = {url}{base}"
+        )
     }
 }
 
@@ -563,7 +620,20 @@ mod tests {
                 manifest: Digest::of(b"base"),
                 layers: Some(1),
                 snapshot: Some(1_700_000_000),
-                packages: vec!["python3 3.11.2-1+b1 amd64 00".into()],
+                archives: vec![LockedSuite {
+                    uri: "https://example.org/debian".into(),
+                    suite: "bookworm".into(),
+                    date: 1_600_000_000,
+                }],
+                packages: vec![LockedDeb {
+                    name: "python3".into(),
+                    version: "3.11.2-1+b1".into(),
+                    architecture: "amd64".into(),
+                    sha256: Digest::of(b"deb"),
+                    size: 26_300,
+                    url: "https://example.org/debian/pool/python3_3.11.2-1+b1_amd64.deb".into(),
+                    base: true,
+                }],
                 facts,
             }],
             images: vec![LockedImage {
@@ -599,9 +669,19 @@ mod tests {
     }
 
     #[test]
+    fn lines_about_packages_of_former_versions_are_read_over() {
+        let text = example().text();
+        let (before, rest) = text.split_once("packages = [").unwrap();
+        let (_, after) = rest.split_once("]\n").unwrap();
+        let former = format!("{before}packages = [\n    \"python3 3.11.2-1+b1 amd64 00\",\n]\n{after}");
+        let former = former.replace("version = 4", "version = 3");
+        assert_eq!(Lock::parse(&former).unwrap().bases[0].packages, []);
+    }
+
+    #[test]
     fn another_version_is_refused_before_anything_else_is_read() {
         let error = Lock::parse("version = 9\nsomething-new = true\n").unwrap_err();
-        assert_eq!(error.to_string(), "the lock has format version 9, and this kiln reads version 3");
+        assert_eq!(error.to_string(), "the lock has format version 9, and this kiln reads version 4");
     }
 
     #[test]

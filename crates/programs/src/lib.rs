@@ -1,4 +1,4 @@
-//! The one way in which kiln starts other programs: uv, pip, docker, mmdebstrap, credential helpers, nvidia-smi.
+//! The one way in which kiln starts other programs: uv, pip, docker, credential helpers, nvidia-smi.
 //!
 //! A [`Call`] names a program, its arguments and the variables that it needs. No other variable reaches the program:
 //! `KILN_CACHE_KEY` signs what a machine shares, and settings of pip or uv would change which packages are chosen. The

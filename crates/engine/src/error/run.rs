@@ -15,6 +15,8 @@ pub(crate) struct Commanded {
     /// A user or group that it runs as, other than root.
     pub(crate) another: Option<u32>,
     pub(crate) timeout: Option<Duration>,
+    /// A shell can be opened where it failed.
+    pub(crate) has_shell: bool,
 }
 
 /// A command that failed, or had to be ended.
@@ -26,6 +28,7 @@ pub struct RunError {
     /// The image, or the first of several that have this command over the same files, and the line of the stack file.
     place: String,
     reason: Reason,
+    has_shell: bool,
     /// Its last lines.
     lines: Vec<String>,
 }
@@ -61,7 +64,7 @@ impl RunError {
             (None, Ended::TimedOut, Some(timeout)) => Reason::TimedOut(timeout),
             (None, ended, _) => Reason::Ended(ended),
         };
-        Self { command: run.shown.clone(), place: run.place.clone(), reason, lines }
+        Self { command: run.shown.clone(), place: run.place.clone(), reason, has_shell: run.has_shell, lines }
     }
 
     /// The error of a command that is not started, since it runs as a user or group that nobody can become here.
@@ -85,6 +88,7 @@ impl RunError {
                 "free some space on the disk of the store: `kiln du` says what it takes, `kiln gc` makes it smaller"
             }
             Ended::OutOfMemory(_) => "give it less to do at once (`make -j2`), or build on a machine with more memory",
+            Ended::Exited(_) if !self.has_shell => return None,
             Ended::Exited(127) => "a program is missing in the image, or `PATH` does not lead to it",
             Ended::Exited(126) => {
                 "the command or its working directory cannot be used: `kiln build --shell-on-failure` opens a shell to look"
@@ -129,7 +133,7 @@ fn time(time: Duration) -> String {
     }
 }
 
-fn shown(lines: &[String]) -> String {
+pub(crate) fn shown(lines: &[String]) -> String {
     match lines {
         [] => String::new(),
         lines => format!("; its last lines:\n{}", lines.join("\n")),

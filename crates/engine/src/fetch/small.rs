@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use tracing::Instrument as _;
 use url::Url;
 
-use super::{Failure, Fetcher, Wanted, host, shown};
+use super::{Failure, Fetcher, Network, Wanted, host, shown};
 use crate::error::{BuildError, FetchError};
 
 /// Attempts at a small file.
@@ -22,6 +22,19 @@ pub(crate) struct Document {
     pub(crate) bytes: Vec<u8>,
     /// Its media type, without parameters; empty where the server tells none.
     pub(crate) media_type: String,
+}
+
+impl Network {
+    /// Downloads a small file of which nothing is known.
+    pub(crate) fn document(
+        &self,
+        url: &Url,
+        most: u64,
+        work: &Work<'_>,
+        reporter: &dyn Reporter,
+    ) -> Result<Vec<u8>, BuildError> {
+        self.runtime.block_on(self.fetcher.text(url, most, work, reporter))
+    }
 }
 
 impl Fetcher {

@@ -1,12 +1,11 @@
 //! Bases: locked to the digest of a manifest, with the facts of what is inside.
 
 use kiln_oci::OciError;
-use kiln_oci::debian::Bootstrap;
 use kiln_oci::image::{Config, Image, from_json};
 use kiln_oci::layout::Layout;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
-use kiln_plan::lock::{Lock, LockedBase};
+use kiln_plan::lock::{Lock, LockedBase, LockedSuite};
 use kiln_plan::platform::Platform;
 use kiln_plan::reference::Reference;
 use kiln_plan::stack;
@@ -14,7 +13,7 @@ use kiln_plan::step::StepKey;
 use kiln_registry::RegistryError;
 
 use crate::bases::name;
-use crate::bootstrap;
+use crate::debian::{self, Debian};
 use crate::driver::Driver;
 use crate::error::{BuildError, LAYOUT, Result};
 use crate::graph::Graph;
@@ -48,8 +47,9 @@ impl Project<'_> {
             stack::From::Debian { suite, include, mirror } => match kept {
                 Some(locked) => locked,
                 None => {
-                    let (suite, include, mirror) = (suite.clone(), include.clone(), mirror.clone());
-                    self.bootstrapped(name, &Bootstrap { suite, include, mirror, platform }, upgrade)?
+                    let wanted = self.debian(name, (suite, include, mirror.as_ref()), platform);
+                    let before = locked.map_or(&[][..], |locked| &locked.archives);
+                    self.bootstrapped(&wanted, before, upgrade)?
                 }
             },
             stack::From::Reference(reference) => match kept {
@@ -136,17 +136,28 @@ impl Project<'_> {
         Ok(LockedBase { index: found.index, ..unlooked(reference.to_string(), &found.loaded.image) })
     }
 
-    /// Bootstraps a Debian, unless that was done within the last day. Two processes that want the same do it once.
-    fn bootstrapped(&self, name: String, wanted: &Bootstrap, upgrade: bool) -> Result<LockedBase> {
-        let workshop = &self.workshop;
-        let key = recent_key(&name, wanted.platform);
-        if let Some(recent) = self.recent_bootstrap(&name, wanted.platform, upgrade)? {
+    /// Returns a Debian that the stack names.
+    pub(crate) fn debian(
+        &self,
+        name: String,
+        (suite, include, mirror): (&str, &[String], Option<&stack::Mirror>),
+        platform: Platform,
+    ) -> Debian {
+        let (suite, include, mirror) = (suite.to_owned(), include.to_vec(), mirror.cloned());
+        Debian { name, suite, include, mirror, directory: self.directory.clone(), platform }
+    }
+
+    /// Makes a Debian, unless that was done within the last day. Two processes that want the same do it once.
+    fn bootstrapped(&self, wanted: &Debian, before: &[LockedSuite], upgrade: bool) -> Result<LockedBase> {
+        let (workshop, name) = (&self.workshop, &wanted.name);
+        let key = recent_key(name, wanted.platform);
+        if let Some(recent) = self.recent_bootstrap(name, wanted.platform, upgrade)? {
             return Ok(recent);
         }
         let lock = workshop.alone(&format!("bootstrap-{key}"), &format!("bootstrap {name} ({})", wanted.platform))?;
-        let done = match self.recent_bootstrap(&name, wanted.platform, upgrade)? {
+        let done = match self.recent_bootstrap(name, wanted.platform, upgrade)? {
             Some(recent) => Ok(recent),
-            None => bootstrap::bootstrap(workshop, name, wanted).and_then(|(found, _)| {
+            None => debian::lock(workshop, wanted, before).and_then(|(found, _)| {
                 workshop.store.remember(&key, &found)?;
                 Ok(found)
             }),
@@ -173,13 +184,14 @@ fn unlooked(name: String, image: &Image) -> LockedBase {
         manifest: image.manifest,
         layers: None,
         snapshot: None,
+        archives: Vec::new(),
         packages: Vec::new(),
         facts: BaseFacts::default(),
     }
 }
 
 fn recent_key(name: &str, platform: Platform) -> StepKey {
-    StepKey::of("recent bootstrap", 2).text("name", name).text("platform", &platform.to_string()).finish()
+    StepKey::of("recent bootstrap", 3).text("name", name).text("platform", &platform.to_string()).finish()
 }
 
 /// Points at the `from` that names something unusable.

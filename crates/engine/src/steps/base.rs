@@ -13,8 +13,8 @@ use kiln_plan::reference::{Reference, Repository};
 use kiln_store::Store;
 use serde::Serialize;
 
-use crate::bootstrap;
 use crate::context::Context;
+use crate::debian::{self, Debian};
 use crate::documents;
 use crate::error::{BuildError, Result};
 use crate::step::{Cost, Keep, Kind, Step, Subject};
@@ -28,7 +28,7 @@ pub(crate) enum Source {
     /// A registry.
     Registry(Reference),
     /// A Debian, and the cache that may have it.
-    Debian(kiln_oci::debian::Bootstrap, Option<Repository>),
+    Debian(Debian, Option<Repository>),
 }
 
 /// A locked base.
@@ -68,7 +68,7 @@ impl Step for Base {
 
     fn cost(&self) -> Cost {
         match self.source {
-            // Bootstrapping takes a program; documents take one request.
+            // Making one runs programs of its packages; documents take one request.
             Source::Debian(..) if !self.is_here => Cost::Sandbox(0),
             Source::Debian(..) | Source::Layout(..) | Source::Registry(_) => Cost::Inline,
         }
@@ -105,12 +105,7 @@ impl Base {
         Ok(found.image)
     }
 
-    fn of_debian(
-        &self,
-        workshop: &Workshop<'_>,
-        wanted: &kiln_oci::debian::Bootstrap,
-        cache: Option<&Repository>,
-    ) -> Result<Image> {
+    fn of_debian(&self, workshop: &Workshop<'_>, wanted: &Debian, cache: Option<&Repository>) -> Result<Image> {
         let whole = |image: &Image| image.layers.iter().all(|layer| workshop.store.has_blob(&layer.digest));
         let here = documents::here(workshop.store, &self.manifest, &self.locked.name, self.platform)?;
         // Offline, layers that are elsewhere are missed only where their bytes are needed.
@@ -125,11 +120,7 @@ impl Base {
                 Err(error) => workshop.warn(format!("the base of the cache is not used: {error}")),
             }
         }
-        let (again, image) = bootstrap::bootstrap(workshop, self.locked.name.clone(), wanted)?;
-        match again.manifest == self.manifest {
-            true => Ok(image),
-            false => Err(bootstrap::moved(&self.locked, &again)),
-        }
+        debian::make(workshop, wanted, &self.locked)
     }
 
     fn of_platform(&self, image: Image) -> Result<Image> {

@@ -1,8 +1,6 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Once;
 use std::time::Duration;
 
 use kiln_oci::image::Config;
@@ -12,8 +10,7 @@ use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, CommandLine, Compression, Shell};
-use kiln_sandbox::{Command, Ended, Ids, Output, Owners, Ran, Root, Sandbox};
-use kiln_store::remove_tree;
+use kiln_sandbox::{Command, Ended, Ids, Owners, Ran, Root, Sandbox};
 use serde::Serialize;
 
 use crate::commands::UserTerminal;
@@ -23,23 +20,13 @@ use crate::inside::Done;
 use crate::node::Node;
 use crate::owners;
 use crate::product::Foundation;
+use crate::sandboxed;
 use crate::settings::Settings;
 use crate::sources::native;
 use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
-use crate::workshop::owners_of;
 
 /// Becomes an interactive shell: bash, where the image has it.
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
-/// The last lines that an error shows.
-const LINES: usize = 100;
-/// Bytes of each, and of all of them.
-const LONGEST_LINE: usize = 2000;
-const BYTES: usize = 16 << 10;
-
-/// A warning.
-const COPIED: &str = "no overlay can be mounted over the store here, so each command runs over copies of its layers; another file system \
-                      for the store may be faster";
-
 /// A command.
 #[derive(Serialize)]
 pub(crate) struct Run {
@@ -132,7 +119,13 @@ impl Run {
     fn commanded(&self) -> Commanded {
         let (user, group, groups) = &self.user;
         let another = [user, group].into_iter().chain(groups).copied().find(|id| *id != 0);
-        Commanded { shown: self.shown.clone(), place: self.place.clone(), another, timeout: self.timeout }
+        Commanded {
+            shown: self.shown.clone(),
+            place: self.place.clone(),
+            another,
+            timeout: self.timeout,
+            has_shell: true,
+        }
     }
 
     /// Returns the line of the image's history.
@@ -166,31 +159,7 @@ impl Run {
     fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<Ran> {
         let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
         let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
-        let sandbox = Sandbox { timeout: self.timeout, ..Sandbox::default() };
-        let (mut last, mut bytes) = (VecDeque::new(), 0);
-        let ran = sandbox.run(root, &command, |line| {
-            if let Some(Output::Stdout(line) | Output::Stderr(line)) = line {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                work.output(&line);
-                let line = cut(line);
-                bytes += line.len();
-                last.push_back(line);
-                while last.len() > LINES || bytes > BYTES {
-                    bytes -= last.pop_front().map_or(0, |line| line.len());
-                }
-            }
-            context.cancel().check().is_ok()
-        });
-        let shown = self.shown.clone();
-        let ran = ran.map_err(|source| BuildError::Sandbox {
-            command: shown.clone(),
-            remedy: source.remedy(&root.directory),
-            source,
-        })?;
-        if ran.copied {
-            static WARNED: Once = Once::new();
-            WARNED.call_once(|| context.workshop.warn(COPIED));
-        }
+        let (ran, last) = sandboxed::run(context.workshop, (root, &command), self.timeout, &self.shown, work)?;
         let another = match ran.owners {
             Owners::Noted { another, .. } => another,
             Owners::Given | Owners::Lost => None,
@@ -199,7 +168,7 @@ impl Run {
             Ended::Exited(0) if another.is_none() => Ok(ran),
             Ended::Stopped => Err(BuildError::Interrupted),
             ended => {
-                let failed = RunError::new(&self.commanded(), ended, another, last.into());
+                let failed = RunError::new(&self.commanded(), ended, another, last);
                 if let Some(shell) = context.commands.shell {
                     self.open_shell(shell, context, root, command)?;
                 }
@@ -237,19 +206,11 @@ impl Run {
         work: &Work<'_>,
         then: impl FnOnce(&Done<'_>) -> Result<T>,
     ) -> Result<T> {
-        let directory = context.workshop.store.temporary_directory()?;
-        let owners_below = match Ids::of_this_process() {
-            Ids::One => owners_of(layers)?,
-            Ids::All | Ids::Range(..) => BTreeMap::new(),
-        };
-        let root = Root { layers: layers.to_vec(), owners_below, directory: directory.path().to_owned() };
-        let done = self.run(context, &root, work).and_then(|ran| {
+        sandboxed::over(context.workshop, layers, |root| {
+            let ran = self.run(context, root, work)?;
             let bound = self.bind.iter().map(|bound| native(&bound.path)).collect();
-            then(&Done { root: &root, ran: &ran, below: self.below, bound })
-        });
-        // Directories that may not be written stay otherwise.
-        remove_tree(directory.path())?;
-        done
+            then(&Done { root, ran: &ran, below: self.below, bound })
+        })
     }
 
     fn require_same(&self, done: &Done<'_>, again: &Done<'_>) -> Result<()> {
@@ -278,15 +239,6 @@ impl Run {
         owners::note(workshop.store, &layer, are_known)?;
         Ok(vec![layer])
     }
-}
-
-/// Cuts a line that nobody would read.
-fn cut(mut line: String) -> String {
-    if line.len() > LONGEST_LINE {
-        line.truncate(line.floor_char_boundary(LONGEST_LINE));
-        line.push_str("...");
-    }
-    line
 }
 
 /// Returns the program and its arguments.

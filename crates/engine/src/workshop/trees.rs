@@ -1,7 +1,7 @@
 //! Layers as directories, for steps that run programs.
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +11,7 @@ use kiln_oci::layer::Layer;
 use kiln_oci::names;
 use kiln_oci::tree::Others;
 use kiln_plan::digest::Digest;
+use kiln_plan::event::Work;
 use kiln_sandbox::Ids;
 use kiln_store::OWNERS;
 
@@ -70,13 +71,19 @@ impl Workshop<'_> {
         self.store.add_tree(id, &kept, |tree| {
             let blob = self.open_anywhere(&layer.digest, layer.size)?;
             let mut tar = LayerTar::open(layer, blob)?;
-            let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
-            let done = inside::unpack(ids, BufReader::with_capacity(1 << 20, &mut tar), tree, &mut watch);
-            self.cancel.check()?;
-            let others = done.map_err(|error| unreadable(error.into()))?;
-            write_others(tree, &others)?;
+            self.unpack_tree(ids, &mut tar, tree, &work).map_err(|error| unreadable(error.into()))?;
             tar.verify().map_err(|error| unreadable(error.into()))
         })
+    }
+}
+
+impl Workshop<'_> {
+    /// Unpacks a tar into an empty directory, which commands can stand on.
+    pub(crate) fn unpack_tree(&self, ids: Ids, tar: impl Read, tree: &Path, work: &Work<'_>) -> Result<()> {
+        let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
+        let done = inside::unpack(ids, BufReader::with_capacity(1 << 20, tar), tree, &mut watch);
+        self.cancel.check()?;
+        write_others(tree, &done?)
     }
 }
 

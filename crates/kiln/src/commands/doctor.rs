@@ -109,7 +109,6 @@ const VERSION: Names = &[PATH];
 fn programs(reporter: &SharedReporter, cancel: &Cancel) -> Vec<Finding> {
     let rare = [
         ("uv", "--version", "kiln installs its own with `python3 -m pip` where packages are resolved"),
-        ("mmdebstrap", "--version", "bases of `{ debian = ... }` need it: `apt-get install mmdebstrap`"),
         ("git", "--version", "repositories in `copy` and `packages` need it: `apt-get install git`"),
         ("git-lfs", "version", "repositories with large files need it: `apt-get install git-lfs`"),
     ];

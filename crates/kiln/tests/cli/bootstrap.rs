@@ -1,113 +1,304 @@
-//! Bootstrapped Debian bases, by a made-up mmdebstrap that writes an archive of a few files.
+//! Debian bases of a made-up archive. Their shell is a program of this package that does what dpkg and apt would do.
 
 use insta::assert_snapshot;
-use tar::{Builder, EntryType, Header};
+use kiln_debian::testing::{Archive, PackageFile, now};
 
+use crate::commands::{example, is_impossible, libraries};
 use crate::environment::TestEnvironment;
 use crate::team::Team;
 use crate::wheels::{pure, stack};
 
-/// What mmdebstrap writes: a system with an interpreter and a C library.
-fn system() -> Vec<u8> {
-    let mut builder = Builder::new(Vec::new());
-    let mut add = |path: &str, content: &str| {
-        let mut header = Header::new_gnu();
-        header.set_mode(0o755);
-        header.set_size(content.len() as u64);
-        header.set_entry_type(EntryType::Regular);
-        builder.append_data(&mut header, format!("./{path}"), content.as_bytes()).unwrap();
-    };
-    add("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n");
-    add("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n");
-    add("usr/bin/python3.11", "\x7fELF");
-    add(
-        "var/lib/dpkg/status",
-        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n\n\
-         Package: python3.11-minimal\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.11.2-6\n\n",
-    );
-    builder.into_inner().unwrap()
+/// A time before which nothing is signed, in seconds since 1970.
+const SIGNED: u64 = 1_750_000_000;
+
+/// An archive of a suite with a C library, an interpreter and a shell, and one package besides.
+fn archive() -> Archive {
+    let mut archive = Archive::start();
+    let required = "Priority: required\nVersion: 3.11.2-6\n";
+    let passwd: PackageFile<'_> = ("./etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+    archive.package("bookworm", "base-files", required, &[], &[passwd]);
+    archive.package("bookworm", "libc6", "Priority: required\nVersion: 2.36-9\n", &[], &[]);
+    archive.package("bookworm", "apt", "Version: 2.6.1\nDepends: libc6 (>= 2.30)\n", &[], &[]);
+    let python: PackageFile<'_> = ("./usr/bin/python3.11", 0o755, b"\x7fELF");
+    archive.package("bookworm", "python3.11-minimal", required, &[], &[python]);
+    let release: PackageFile<'_> = ("./etc/os-release", 0o644, b"ID=debian\nVERSION_ID=\"12\"\n");
+    archive.package("bookworm", "tool", "Version: 1.0\n", &[], &[release]);
+    let shell = fs_err::read(example("fake-shell")).unwrap();
+    let libraries: Vec<(String, Vec<u8>)> = libraries()
+        .iter()
+        .flat_map(|path| {
+            let real = fs_err::canonicalize(path).unwrap();
+            [path.clone(), real].map(|to| (format!(".{}", to.display()), fs_err::read(path).unwrap()))
+        })
+        .collect();
+    let mut files: Vec<PackageFile<'_>> =
+        libraries.iter().map(|(path, bytes)| (path.as_str(), 0o755, bytes.as_slice())).collect();
+    files.dedup_by(|one, other| one.0 == other.0);
+    files.extend([release, ("./bin/sh", 0o755, shell.as_slice())]);
+    archive.package("bookworm", "dash", required, &[], &files);
+    archive.sign("bookworm", SIGNED, "");
+    archive
 }
 
-/// Puts the made-up mmdebstrap onto `PATH`; every run adds a line to `home/runs`.
-fn with_debian(machine: &TestEnvironment) {
-    fs_err::write(machine.root().join("home/system.tar"), system()).unwrap();
-    let installed = "libc6\\tamd64\\t2.36-9\\n";
-    let hash = "1".repeat(64);
-    let available = format!("Package: libc6\\nVersion: 2.36-9\\nArchitecture: amd64\\nSHA256: {hash}\\n\\n");
-    machine.script(
-        "mmdebstrap",
-        &format!(
-            "for argument; do case $argument in *copy-out*) folder=${{argument##* \\'}}; folder=${{folder%\\'}};; esac; done\n\
-             printf '{installed}' > \"$folder/kiln-installed\"\nprintf '{available}' > \"$folder/kiln-available\"\n\
-             echo ran >> \"$HOME/runs\"\nexec /bin/cat \"$HOME/system.tar\"\n"
-        ),
-    );
+/// Makes a machine whose image stands on the archive's suite.
+fn on(machine: &TestEnvironment, archive: &Archive, include: &str, mirror: &str) {
+    machine.write("archive.asc", archive.key());
+    let uri = archive.uri();
+    let from =
+        format!("{{ debian = \"bookworm\", {include}mirror = {{ uri = \"{uri}\", key = \"archive.asc\"{mirror} }} }}");
+    machine.stack(&machine.read("kiln.toml").replace("{ oci = \"base\" }", &from).replace("\"solver\", ", ""));
 }
 
-fn runs(machine: &TestEnvironment) -> usize {
-    fs_err::read_to_string(machine.root().join("home/runs")).unwrap_or_default().lines().count()
+struct Project {
+    machine: TestEnvironment,
+    archive: Archive,
 }
 
-fn debian(text: &str) -> String {
-    text.replace("{ oci = \"base\" }", "{ debian = \"bookworm\", include = [\"python3\"] }")
+impl std::ops::Deref for Project {
+    type Target = TestEnvironment;
+    fn deref(&self) -> &TestEnvironment {
+        &self.machine
+    }
 }
 
-fn project() -> TestEnvironment {
-    let machine = TestEnvironment::with_stack(&debian(&stack("packages = [\"words\"]")));
+fn project_with(include: &str, mirror: &str) -> Project {
+    let machine = TestEnvironment::with_stack(&stack("packages = [\"words\"]"));
     machine.wheel(&pure("words", "1.0"));
-    with_debian(&machine);
-    machine
+    let archive = archive();
+    on(&machine, &archive, include, mirror);
+    Project { machine, archive }
+}
+
+fn project() -> Project {
+    project_with("", "")
+}
+
+impl Project {
+    /// Returns the packages that were fetched since this was called last.
+    fn fetched(&self) -> usize {
+        self.archive.log().iter().filter(|path| path.ends_with(".deb")).count()
+    }
+
+    fn refused(&self) -> String {
+        let outcome = self.kiln("lock");
+        assert_ne!(outcome.status, Some(0), "{outcome}");
+        outcome.stderr
+    }
 }
 
 #[test]
-fn a_base_is_bootstrapped_once_and_looked_into() {
-    let machine = project();
-    let digests = machine.digests("--output oci:out");
-    assert_eq!(runs(&machine), 1);
-    let lock = machine.read("kiln.lock");
+fn a_base_is_made_once_and_looked_into() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    let digests = project.digests("--output oci:out");
+    assert_eq!(project.fetched(), 5);
+    let lock = project.read("kiln.lock");
     assert!(lock.contains("path = \"/usr/bin/python3.11\"") && lock.contains("layers = 1"), "{lock}");
-    assert!(lock.contains("\"libc6 2.36-9 amd64 1111"), "{lock}");
-    assert_eq!(machine.digests(""), digests);
-    assert_snapshot!(machine.kiln("plan"), @r"
+    assert!(lock.contains("{ name = \"libc6\", version = \"2.36-9\", architecture = "), "{lock}");
+    assert!(lock.contains("suite = \"bookworm\", date = 1750000000 }"), "{lock}");
+    assert_eq!(project.digests(""), digests);
+    let plan = project.kiln("plan").stdout.replace(&project.archive.uri(), "<archive>");
+    assert_snapshot!(plan, @r"
     app (linux/amd64)
-      debian bookworm python3              in the store
-      virtual environment                  in the store
-      words 1.0                   859 B    in the store
+      debian bookworm from <archive>              in the store
+      virtual environment                                      in the store
+      words 1.0                                       859 B    in the store
 
     app: unchanged
     ");
     // Another stack needs the same base within a day.
-    fs_err::remove_file(machine.path("kiln.lock")).unwrap();
-    assert_eq!(machine.digests(""), digests);
-    assert_eq!(runs(&machine), 1);
+    fs_err::remove_file(project.path("kiln.lock")).unwrap();
+    assert_eq!(project.digests(""), digests);
+    assert_eq!(project.archive.log(), [""; 0]);
+}
+
+#[test]
+fn a_base_has_what_its_packages_and_their_scripts_say() {
+    if is_impossible() {
+        return;
+    }
+    let project = project_with("include = [\"tool\"], ", "");
+    project.succeed("build --output oci:out");
+    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = crate::images::ReadBack::of(&project.path("out"), "app", cpu);
+    let list = crate::images::list(&image.layers[0]);
+    for line in
+        ["l0777 0:0 bin -> usr/bin", "-0755 0:0 usr/bin/sh", "-0644 0:0 included-tool", "-0644 0:0 var/lib/dpkg/arch"]
+    {
+        assert!(list.lines().any(|found| found == line), "{line}: {list}");
+    }
+    assert!(!list.contains("kiln-packages") && !list.contains("policy-rc.d"), "{list}");
+    let lock = project.read("kiln.lock");
+    assert_eq!(lock.matches(", base = true }").count(), 5, "{lock}");
+}
+
+#[test]
+fn a_locked_base_is_made_again_of_the_same_packages() {
+    if is_impossible() {
+        return;
+    }
+    let mut project = project_with("include = [\"tool\"], ", "");
+    let digests = project.digests("");
+    // The archive has newer ones, and keeps the old ones.
+    project.archive.package("bookworm", "libc6", "Priority: required\nVersion: 2.36-10\n", &[], &[]);
+    project.archive.sign("bookworm", SIGNED + 10, "");
+    project.succeed("gc --all");
+    assert_eq!(project.digests(""), digests);
+    assert!(!project.archive.log().iter().any(|path| path.starts_with("dists/") && path.contains("by-hash")));
+    project.succeed("lock --upgrade");
+    assert!(project.read("kiln.lock").contains("version = \"2.36-10\""));
+}
+
+#[test]
+fn a_package_that_left_its_archive_is_named() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    let digests = project.digests("");
+    let gone = project.archive.remove("pool/main/libc6");
+    // The store has it.
+    assert_eq!(project.digests(""), digests);
+    project.succeed("gc --all");
+    let said = project.kiln("build").stderr.replace(&project.archive.uri(), "<archive>");
+    assert_snapshot!(said, @r#"
+    error: `debian bookworm from <archive>` cannot be made
+      caused by: no archive has libc6 2.36-9 any more (status 404)
+
+    hint: take the packages that there are now with `kiln lock --upgrade`, or name an archive that keeps old ones: `mirror = { uri = "...", snapshot = true }`
+    "#);
+    for (path, content) in gone {
+        project.archive.put(&path, content);
+    }
+    assert_eq!(project.digests(""), digests);
+}
+
+#[test]
+fn lists_count_if_a_trusted_key_signed_them() {
+    let project = project();
+    project.machine.write("archive.asc", Archive::start().key());
+    let said = project.refused();
+    assert!(said.contains("InRelease` cannot be trusted: none of its signatures is by a trusted key"), "{said}");
+    project.machine.write("archive.asc", "no key");
+    let said = project.refused();
+    assert!(said.contains("`archive.asc` holds no keys"), "{said}");
+    project.machine.write("archive.asc", project.archive.key());
+    project.archive.put("dists/bookworm/InRelease", b"Suite: bookworm\n".to_vec());
+    let said = project.refused();
+    assert!(said.contains("InRelease` cannot be trusted: it is not signed"), "{said}");
+}
+
+#[test]
+fn lists_and_packages_are_those_that_were_signed() {
+    let project = project();
+    let list = project.archive.remove("dists/bookworm/main");
+    for (path, mut content) in list {
+        content[0] ^= 1;
+        project.archive.put(&path, content);
+    }
+    let said = project.refused();
+    assert!(said.contains("is not the wanted file"), "{said}");
+    project.archive.sign("bookworm", SIGNED, "");
+    for (path, mut content) in project.archive.remove("pool/main/libc6") {
+        content[70] ^= 1;
+        project.archive.put(&path, content);
+    }
+    let said = project.refused();
+    assert!(said.contains("`libc6 2.36-9` from") && said.contains("is not the wanted file"), "{said}");
+}
+
+#[test]
+fn lists_that_are_stale_or_older_than_the_lock_are_refused() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    project.archive.sign("bookworm", SIGNED, "Valid-Until: Sat, 06 Sep 2025 10:19:12 UTC\n");
+    let said = project.refused();
+    assert!(said.contains("was valid until 2025-09-06T10:19:12Z"), "{said}");
+    assert!(said.contains("snapshot = true"), "{said}");
+    project.archive.sign("bookworm", SIGNED, "");
+    project.succeed("lock");
+    project.archive.sign("bookworm", SIGNED - 60, "");
+    let outcome = project.kiln("lock --upgrade");
+    assert!(outcome.stderr.contains("is of 2025-06-15T15:05:40Z, and the lock of 2025-06-15T15:06:40Z"), "{outcome}");
+    on(&project.machine, &project.archive, "", "");
+    let text = project.read("kiln.toml").replace("key = ", "snapshot = true, key = ");
+    project.machine.stack(&text);
+    project.archive.sign("bookworm", SIGNED - 60, "Valid-Until: Sat, 06 Sep 2025 10:19:12 UTC\n");
+    project.succeed("lock --upgrade");
+    assert!(now() > SIGNED);
+}
+
+#[test]
+fn what_cannot_be_installed_is_said_by_apt() {
+    if is_impossible() {
+        return;
+    }
+    let project = project_with("include = [\"tool\", \"toool\"], ", "");
+    let said = project.refused().replace(&project.archive.uri(), "<archive>");
+    assert_snapshot!(said, @r"
+    warning: no archive with `bookworm-security` was found: `bookworm` has no security updates (`mirror = { uri, security = URL }` names one)
+    error: `debian bookworm tool toool from <archive>` cannot be made
+      caused by: its apt cannot install tool, toool; its last lines:
+        E: Unable to locate package toool
+
+    hint: see the names of packages in the suite; recommended packages are not installed
+    ");
+}
+
+#[test]
+fn a_script_that_fails_is_shown() {
+    if is_impossible() {
+        return;
+    }
+    let mut project = project();
+    project.archive.package("bookworm", "broken", "Priority: required\nVersion: 1\n", &[], &[]);
+    project.archive.sign("bookworm", SIGNED, "");
+    let said = project.refused().replace(&project.archive.uri(), "<archive>");
+    assert_snapshot!(said, @r"
+    warning: no archive with `bookworm-security` was found: `bookworm` has no security updates (`mirror = { uri, security = URL }` names one)
+    error: `debian bookworm from <archive>` cannot be made
+      caused by: `dpkg --configure` of debian bookworm from <archive> failed with status 100; its last lines:
+        E: the script of broken failed
+    ");
 }
 
 #[test]
 fn garbage_collection_keeps_all_of_a_base_that_a_lock_names_or_none() {
-    let machine = project();
-    machine.succeed("lock");
-    machine.succeed("gc");
-    let digests = machine.digests("--offline --output oci:out");
-    machine.succeed("gc");
-    assert_eq!(machine.digests("--offline --output oci:again"), digests);
-    assert_eq!(runs(&machine), 1);
-    assert!(machine.succeed("gc --all").ends_with(" freed, 0 B left\n"));
-    assert_eq!(machine.digests("--output oci:more"), digests);
-    assert_eq!(runs(&machine), 2);
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    project.succeed("lock");
+    project.succeed("gc");
+    let digests = project.digests("--offline --output oci:out");
+    project.succeed("gc");
+    assert_eq!(project.digests("--offline --output oci:again"), digests);
+    assert_eq!(project.fetched(), 5);
+    assert!(project.succeed("gc --all").ends_with(" freed, 0 B left\n"));
+    assert_eq!(project.digests("--output oci:more"), digests);
+    assert_eq!(project.fetched(), 5);
 }
 
 #[test]
 fn a_machine_that_shares_the_cache_takes_the_base_by_the_digest_that_is_locked() {
+    if is_impossible() {
+        return;
+    }
     let mut team = Team::new();
     let first = team.machine();
-    with_debian(&first);
-    first.stack(&debian(&first.read("kiln.toml")).replace("\"solver\", ", ""));
+    let archive = archive();
+    on(&first, &archive, "", "");
     let digests = first.digests("--push");
     team.commit(&first);
+    archive.log();
     let second = team.bare_machine();
-    with_debian(&second);
+    second.write("archive.asc", archive.key());
     assert_eq!(second.digests("--locked --output oci:out"), digests);
-    assert_eq!(runs(&second), 0);
+    assert_eq!(archive.log(), [""; 0]);
     // The record that keeps it there decides nothing, whatever it says.
     for tag in team.registry.tags("acme/cache") {
         let (media_type, bytes) = team.registry.manifest("acme/cache", &tag).unwrap();
@@ -118,5 +309,6 @@ fn a_machine_that_shares_the_cache_takes_the_base_by_the_digest_that_is_locked()
         }
     }
     let third = team.bare_machine();
+    third.write("archive.asc", archive.key());
     assert_eq!(third.digests("--locked"), digests);
 }

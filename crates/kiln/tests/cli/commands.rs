@@ -11,7 +11,7 @@ use crate::images::ReadBack;
 /// A project whose image `app` holds one program, `/step`, with its libraries, and has more lines.
 pub(crate) fn project(lines: &str) -> TestEnvironment {
     let environment = TestEnvironment::new();
-    let step = step();
+    let step = example("step");
     let place = environment.path("root/step");
     fs_err::create_dir_all(place.parent().unwrap()).unwrap();
     fs_err::copy(&step, place).unwrap();
@@ -37,10 +37,10 @@ pub(crate) fn stack(lines: &str) -> String {
     )
 }
 
-/// The program: an example of this package, which tests are built with.
-fn step() -> PathBuf {
+/// A program for images: an example of this package, which tests are built with.
+pub(crate) fn example(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    own.parent().unwrap().parent().unwrap().join("examples/step")
+    own.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
 
 /// The files that this process has mapped to run, and the place at which programs look for the loader.

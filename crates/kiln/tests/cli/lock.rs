@@ -62,7 +62,7 @@ fn a_lock_of_several_tiers_and_platforms_says_everything_once() {
     assert_snapshot!(environment.kiln("lock"), @"<root>/project/kiln.lock: base (1 package), serve (1 package), serve-debug (2 packages), train (3 packages)");
     assert_snapshot!(environment.read("kiln.lock"), @r#"
     # Written by `kiln lock`; not meant to be edited.
-    version = 3
+    version = 4
 
     [[base]]
     name = "oci base"
@@ -486,12 +486,12 @@ fn a_lock_of_the_former_version_is_renewed_with_the_same_choices() {
     environment.succeed("lock");
     let lock = environment.read("kiln.lock");
     // As the former version wrote it: facts with fields that are gone.
-    let former = lock.replace("version = 3", "version = 2");
+    let former = lock.replace("version = 4", "version = 2");
     let former = former.replace("[base.facts]\n", "[base.facts]\npackage-manager = \"apt\"\n");
     environment.write("kiln.lock", &former);
     assert_snapshot!(environment.kiln("build --locked"), @r"
     ------- stderr -------
-    error: the lock does not fit the stack: it has format version 2, and this kiln writes 3
+    error: the lock does not fit the stack: it has format version 2, and this kiln writes 4
 
     hint: run `kiln lock`
     [exit status: 2]

@@ -138,7 +138,7 @@ fn a_mistake_beside_a_password_does_not_show_it() {
     6 | from = { debian = "bookworm", mirror = "https://***********@mirror.example/debian" }
       |                                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-    help: the image and the lock name its mirror: choose one that needs no password
+    help: the image and the lock name its mirror: choose one that needs no password, or write it into `.netrc`
     [exit status: 2]
     ------- stderr -------
     error: `https://****@index.example` is not a GPU that kiln knows

@@ -1,22 +1,19 @@
-//! From the archive that mmdebstrap writes to one whose bytes depend on the packages alone.
+//! From the parts of a system, as they were unpacked and as its scripts changed them, to one archive whose bytes depend on the packages
+//! alone.
 //!
-//! mmdebstrap is reproducible on one machine with one version of itself. What still differs between machines is undone
-//! here, and what a system only needs while it runs is left out:
+//! Packages and their scripts give nearly the same files everywhere. What still differs is undone here, and what a system only needs
+//! while it runs is left out:
 //!
 //! - Order, times and the names of owners are the file system's: sorted by path, one time for all files (see
 //!   [`crate::time`]), numbers only.
 //! - `/dev/*`, `/proc/*`, `/sys/*`, `/tmp/*`, files in `/run` and device nodes are dropped: the runtime mounts its own,
 //!   and an ordinary user could not make them.
-//! - `/etc/hostname` and `/etc/resolv.conf` are dropped: mmdebstrap copies them from the host.
+//! - `/etc/hostname` and `/etc/resolv.conf` are dropped: they are the machine's.
 //! - `/etc/machine-id` is emptied, as machine-id(5) wants it for images.
 //! - Logs, caches of apt, ldconfig, man and debconf, package lists, locks and backups (`*-old`, `passwd-`) are dropped,
 //!   or emptied where a package made the file: they hold times or the mirror's present state, or depend on the host's
 //!   apt.
 //! - `/etc/shadow` holds the day of its creation where the tools do not know `SOURCE_DATE_EPOCH`: 1980-01-01.
-//! - `/etc/apt/sources.list` loses `signed-by`, which mmdebstrap adds with a path of the host where the host's apt does
-//!   not trust the archive anyway. The mirror's address stays: it is mmdebstrap's constant or the stack file's word,
-//!   not the machine's.
-//! - `99mmdebstrap` in the configuration of apt and dpkg is dropped: options that were for the bootstrap alone.
 //! - A `.pyc` that holds the time and size of its source as they were gets the new time (PEP 552), or Python would compile it
 //!   again on every start; any other stays as it is.
 
@@ -26,7 +23,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use kiln_plan::whiteout;
 use tar::EntryType;
 
-use super::DebianError;
+use super::NormaliseError;
 use crate::bytecode;
 use crate::facts::entries::Entries;
 use crate::header::{Member, Writer};
@@ -34,6 +31,9 @@ use crate::time::OLDEST;
 
 /// What the index of an archive may take: some million members.
 const MAX_INDEX: usize = 512 * 1024 * 1024;
+
+/// The file that hides all that earlier parts have in its directory.
+const OPAQUE: &str = ".wh..wh..opq";
 
 /// The largest file that is rewritten in memory.
 const MAX_TEXT: u64 = 4 * 1024 * 1024;
@@ -61,6 +61,8 @@ struct Inode {
     /// Seconds since 1970.
     time: u64,
     size: u64,
+    /// The part that has its content, and where.
+    part: usize,
     offset: u64,
     /// Target of a symbolic link.
     link: Vec<u8>,
@@ -73,6 +75,8 @@ struct Inode {
 struct Index {
     paths: BTreeMap<Vec<u8>, usize>,
     inodes: Vec<Inode>,
+    /// Bytes of memory, roughly.
+    cost: usize,
 }
 
 /// What becomes of a path.
@@ -82,15 +86,18 @@ enum Treatment {
     Drop,
     Empty,
     Shadow,
-    Sources,
     Bytecode,
 }
 
-/// Reads the archive that mmdebstrap wrote, twice, and writes it deterministically (see the module's description). Files get
-/// `time`, in seconds since 1970.
-pub fn normalise(mut raw: impl Read + Seek, out: impl Write, time: u64) -> Result<Normalised, DebianError> {
-    let index = index(BufReader::with_capacity(BUFFER, &mut raw))?;
-    let keyring = index.keyring();
+/// Reads the parts of a system, twice, and writes them deterministically as one archive (see the module's description). Later parts lie
+/// over earlier ones, of which they delete files as layers do (OCI image specification, "Whiteouts"). Files get `time`, in seconds since
+/// 1970.
+///
+/// # Errors
+///
+/// If a part is no sound archive, or the result cannot be written.
+pub fn normalise<R: Read + Seek>(parts: &mut [R], out: impl Write, time: u64) -> Result<Normalised, NormaliseError> {
+    let index = index(parts)?;
     let mut writer = Writer::new(BufWriter::with_capacity(BUFFER, out));
     // Where each content was written first: sorting may put a hard link before what it linked to.
     let mut first: BTreeMap<usize, &[u8]> = BTreeMap::new();
@@ -100,68 +107,117 @@ pub fn normalise(mut raw: impl Read + Seek, out: impl Write, time: u64) -> Resul
             continue;
         };
         let treatment = Treatment::of(path, inode);
-        if treatment == Treatment::Drop {
+        let Some(raw) = parts.get_mut(inode.part).filter(|_| treatment != Treatment::Drop) else {
             continue;
-        }
+        };
         let earlier = first.get(id).copied();
         first.entry(*id).or_insert(path);
         let source = std::str::from_utf8(path).ok().filter(|_| treatment == Treatment::Bytecode);
         let source = source.and_then(|path| index.inode(&bytecode::source_path(path)?));
         let source = source.map(|source| (source.time as u32, source.size as u32));
-        let rewriting = Rewriting { treatment, earlier, keyring, source, time };
-        write(&mut writer, &mut raw, (path, inode), &rewriting)
-            .map_err(|source| DebianError::Member { path: String::from_utf8_lossy(path).into_owned(), source })?;
+        let rewriting = Rewriting { treatment, earlier, source, time };
+        write(&mut writer, raw, (path, inode), &rewriting)
+            .map_err(|source| NormaliseError::Member { path: String::from_utf8_lossy(path).into_owned(), source })?;
         members += 1;
     }
-    let size = writer.finish().map_err(DebianError::Write)?;
+    let size = writer.finish().map_err(NormaliseError::Write)?;
     Ok(Normalised { members, size })
 }
 
-fn index(raw: impl Read) -> Result<Index, DebianError> {
+fn index<R: Read + Seek>(parts: &mut [R]) -> Result<Index, NormaliseError> {
     let mut index = Index::default();
-    let mut cost = 0_usize;
-    let mut entries = Entries::new(raw);
-    while let Some(member) = entries.next_member().map_err(DebianError::Raw)? {
-        let refused =
-            |reason| DebianError::Refused { path: String::from_utf8_lossy(&member.path).into_owned(), reason };
-        let path = clean(&member.path).ok_or_else(|| refused("leaves the root"))?;
-        if path.is_empty() {
-            continue;
-        }
-        if path.split(|byte| *byte == b'/').any(|name| name.starts_with(whiteout::PREFIX.as_bytes())) {
-            return Err(refused("has a name that begins with `.wh.`, by which layers delete files"));
-        }
-        if member.sparse {
-            return Err(refused("is a sparse member"));
-        }
-        cost = cost.saturating_add(256 + path.len() + member.link.len());
-        let id = if member.kind.is_hard_link() {
-            let target = clean(&member.link).and_then(|target| index.paths.get(&target).copied());
-            target.ok_or_else(|| refused("is a hard link to nothing"))?
-        } else {
-            let mut records = member.records;
-            records.retain(|(key, _)| is_kept_record(key));
-            records.sort();
-            cost = records.iter().fold(cost, |cost, (key, value)| cost.saturating_add(key.len() + value.len() + 64));
-            index.inodes.push(Inode {
-                kind: if member.kind.is_contiguous() { EntryType::Regular } else { member.kind },
-                mode: member.mode,
-                uid: member.uid,
-                gid: member.gid,
-                time: member.time,
-                size: member.size,
-                offset: member.offset,
-                link: member.link,
-                records,
-            });
-            index.inodes.len() - 1
-        };
-        index.paths.insert(path, id);
-        if cost > MAX_INDEX {
-            return Err(DebianError::TooMuch);
-        }
+    for (number, part) in parts.iter_mut().enumerate() {
+        index.add(number, BufReader::with_capacity(BUFFER, part))?;
     }
     Ok(index)
+}
+
+impl Index {
+    fn add(&mut self, part: usize, raw: impl Read) -> Result<(), NormaliseError> {
+        let mut entries = Entries::new(raw);
+        while let Some(member) = entries.next_member().map_err(NormaliseError::Raw)? {
+            let refused =
+                |reason| NormaliseError::Refused { path: String::from_utf8_lossy(&member.path).into_owned(), reason };
+            let path = clean(&member.path).ok_or_else(|| refused("leaves the root"))?;
+            if path.is_empty() {
+                continue;
+            }
+            let whiteout = |name: &&[u8]| name.starts_with(whiteout::PREFIX.as_bytes());
+            let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+            match names.iter().position(whiteout) {
+                None => {}
+                Some(at) if part > 0 && at + 1 == names.len() => {
+                    self.delete(part, &names);
+                    continue;
+                }
+                Some(_) => return Err(refused("has a name that begins with `.wh.`, by which layers delete files")),
+            }
+            if member.sparse {
+                return Err(refused("is a sparse member"));
+            }
+            self.cost = self.cost.saturating_add(256 + path.len() + member.link.len());
+            let id = if member.kind.is_hard_link() {
+                let target = clean(&member.link).and_then(|target| self.paths.get(&target).copied());
+                target.ok_or_else(|| refused("is a hard link to nothing"))?
+            } else {
+                self.inode_of(part, member)
+            };
+            if !self.inodes.get(id).is_some_and(|inode| inode.kind.is_dir()) {
+                self.delete_below(&path, |_| true);
+            }
+            self.paths.insert(path, id);
+            if self.cost > MAX_INDEX {
+                return Err(NormaliseError::TooMuch);
+            }
+        }
+        Ok(())
+    }
+
+    fn inode_of(&mut self, part: usize, member: crate::facts::entries::Member) -> usize {
+        let mut records = member.records;
+        records.retain(|(key, _)| is_kept_record(key));
+        records.sort();
+        self.cost =
+            records.iter().fold(self.cost, |cost, (key, value)| cost.saturating_add(key.len() + value.len() + 64));
+        self.inodes.push(Inode {
+            kind: if member.kind.is_contiguous() { EntryType::Regular } else { member.kind },
+            mode: member.mode,
+            uid: member.uid,
+            gid: member.gid,
+            time: member.time,
+            size: member.size,
+            part,
+            offset: member.offset,
+            link: member.link,
+            records,
+        });
+        self.inodes.len() - 1
+    }
+
+    /// Deletes what a path `DIRECTORY/.wh.NAME` of a part hides in earlier ones.
+    fn delete(&mut self, part: usize, names: &[&[u8]]) {
+        let Some((last, above)) = names.split_last() else { return };
+        let hidden = last.strip_prefix(whiteout::PREFIX.as_bytes()).unwrap_or_default();
+        let is_earlier = |inode: &Inode| inode.part < part;
+        if *last == OPAQUE.as_bytes() {
+            return self.delete_below(&above.join(&b'/'), is_earlier);
+        }
+        let path = [above, &[hidden]].concat().join(&b'/');
+        self.delete_below(&path, is_earlier);
+        if self.paths.get(&path).and_then(|id| self.inodes.get(*id)).is_some_and(is_earlier) {
+            self.paths.remove(&path);
+        }
+    }
+
+    fn delete_below(&mut self, path: &[u8], is_meant: impl Fn(&Inode) -> bool) {
+        let start = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
+        let below = self.paths.range(start.clone()..).take_while(|(path, _)| path.starts_with(&start));
+        let meant = below.filter(|(_, id)| self.inodes.get(**id).is_some_and(&is_meant));
+        let meant: Vec<Vec<u8>> = meant.map(|(path, _)| path.clone()).collect();
+        for path in meant {
+            self.paths.remove(&path);
+        }
+    }
 }
 
 /// Extended attributes belong to files, except SELinux's labels, which are the host's.
@@ -180,22 +236,6 @@ impl Index {
     fn inode(&self, path: &str) -> Option<&Inode> {
         self.inodes.get(*self.paths.get(path.as_bytes())?)
     }
-
-    /// The keyring that `sources.list` has to name, where apt does not trust any key by default.
-    fn keyring(&self) -> Option<&'static str> {
-        let trusted = b"etc/apt/trusted.gpg.d/";
-        let mut keys = self.paths.range(trusted.to_vec()..).take_while(|(path, _)| path.starts_with(trusted));
-        if keys.next().is_some() || self.paths.contains_key(b"etc/apt/trusted.gpg".as_slice()) {
-            return None;
-        }
-        [
-            "/usr/share/keyrings/debian-archive-keyring.gpg",
-            "/usr/share/keyrings/debian-archive-keyring.pgp",
-            "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
-        ]
-        .into_iter()
-        .find(|path| self.paths.contains_key(path.trim_start_matches('/').as_bytes()))
-    }
 }
 
 impl Treatment {
@@ -212,27 +252,19 @@ impl Treatment {
             return Self::Drop;
         }
         if inode.kind.is_dir() {
-            // apt makes these itself, with the host's idea of the user id of `_apt`.
-            let made_by_apt = matches!(
-                path,
-                "var/lib/apt/lists/partial" | "var/lib/apt/lists/auxfiles" | "var/cache/apt/archives/partial"
-            );
-            return if made_by_apt { Self::Drop } else { Self::Keep };
+            return if path == "var/lib/apt/lists/auxfiles" { Self::Drop } else { Self::Keep };
         }
         match path {
             _ if is_backup(folder, name) => Self::Drop,
             "etc/machine-id" => Self::Empty,
             "var/log/btmp" | "var/log/wtmp" | "var/log/lastlog" | "var/log/faillog" => Self::Empty,
             "etc/hostname" | "etc/resolv.conf" => Self::Drop,
-            "etc/apt/apt.conf.d/99mmdebstrap" | "etc/dpkg/dpkg.cfg.d/99mmdebstrap" => Self::Drop,
             "var/lib/dpkg/lock" | "var/lib/dpkg/lock-frontend" | "var/lib/dpkg/triggers/Lock" => Self::Drop,
             "var/lib/dbus/machine-id" | "var/lib/systemd/random-seed" => Self::Drop,
             _ if below(&["run", "var/log", "var/lib/apt/lists"]) => Self::Drop,
             _ if below(&["var/cache/apt", "var/cache/ldconfig", "var/cache/man"]) => Self::Drop,
             _ if !inode.kind.is_file() => Self::Keep,
             "etc/shadow" => Self::Shadow,
-            "etc/apt/sources.list" => Self::Sources,
-            _ if folder == "etc/apt/sources.list.d" && name.ends_with(".list") => Self::Sources,
             _ if name.ends_with(".pyc") => Self::Bytecode,
             _ => Self::Keep,
         }
@@ -253,8 +285,6 @@ struct Rewriting<'a> {
     treatment: Treatment,
     /// The path under which its content was written already.
     earlier: Option<&'a [u8]>,
-    /// The keyring for `sources.list`.
-    keyring: Option<&'a str>,
     /// Time and size of a bytecode's source as they were.
     source: Option<(u32, u32)>,
     /// The time of files.
@@ -267,7 +297,7 @@ fn write<R: Read + Seek>(
     (path, inode): (&[u8], &Inode),
     rewriting: &Rewriting<'_>,
 ) -> io::Result<()> {
-    let &Rewriting { treatment, earlier, keyring, source, time } = rewriting;
+    let &Rewriting { treatment, earlier, source, time } = rewriting;
     let slashed = [path, b"/"].concat();
     let mut member = Member {
         path: if inode.kind.is_dir() { &slashed } else { path },
@@ -287,12 +317,8 @@ fn write<R: Read + Seek>(
     raw.seek(SeekFrom::Start(inode.offset))?;
     let mut data = raw.take(inode.size);
     match treatment {
-        Treatment::Shadow | Treatment::Sources => {
-            let text = read_text(data)?;
-            let text = match treatment {
-                Treatment::Shadow => shadow(&text),
-                _ => sources(&text, keyring),
-            };
+        Treatment::Shadow => {
+            let text = shadow(&read_text(data)?);
             member.size = text.len() as u64;
             writer.member(&member, text.as_bytes())
         }
@@ -335,36 +361,6 @@ pub(crate) fn shadow(text: &str) -> String {
         fields.join(":") + "\n"
     };
     text.lines().map(line).collect()
-}
-
-/// Takes `signed-by` out of one-line sources (sources.list(5)): mmdebstrap adds the path of the host's keyring where
-/// the host's apt does not trust the archive anyway, as on any host that is not Debian. Inside, the keys are those that
-/// the archive's keyring package brings: trusted by default, or `keyring`.
-fn sources(text: &str, keyring: Option<&str>) -> String {
-    let mut out = String::new();
-    for line in text.lines() {
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        if !matches!(words.first(), Some(&("deb" | "deb-src"))) {
-            out.push_str(line);
-            out.push('\n');
-            continue;
-        }
-        let kind = words.remove(0);
-        let rest = words.join(" ");
-        let (options, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((options, rest)) => (options, rest.trim_start()),
-            None => ("", rest.as_str()),
-        };
-        let mut options: Vec<String> =
-            options.split_whitespace().filter(|option| !option.starts_with("signed-by")).map(str::to_owned).collect();
-        options.extend(keyring.map(|keyring| format!("signed-by={keyring}")));
-        out.push_str(kind);
-        if !options.is_empty() {
-            out.push_str(&format!(" [{}]", options.join(" ")));
-        }
-        out.push_str(&format!(" {rest}\n"));
-    }
-    out
 }
 
 #[cfg(test)]

@@ -403,6 +403,6 @@ proptest::proptest! {
         let _ = reader.layer(bytes.as_slice());
         let _ = reader.layer(bytes.as_slice());
         reader.finish();
-        let _ = crate::debian::normalise(std::io::Cursor::new(bytes), std::io::sink(), 7);
+        let _ = crate::debian::normalise(&mut [std::io::Cursor::new(bytes)], std::io::sink(), 7);
     }
 }

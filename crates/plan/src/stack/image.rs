@@ -401,6 +401,19 @@ pub enum Trust {
     Keys(Vec<PublicKey>),
 }
 
+/// An archive of Debian packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The address above `dists` and `pool`, without a slash at the end.
+    pub uri: String,
+    /// The archive of security updates.
+    pub security: Option<String>,
+    /// Its lists may be older than they allow themselves to be.
+    pub snapshot: bool,
+    /// A file of keys that sign its lists, relative to the stack file. Nothing for Debian's.
+    pub key: Option<String>,
+}
+
 /// What an image stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
@@ -417,7 +430,7 @@ pub enum From {
         /// Packages besides the minimal set, sorted.
         include: Vec<String>,
         /// Nothing for this machine's.
-        mirror: Option<String>,
+        mirror: Option<Mirror>,
     },
     /// An image on a registry.
     Reference(Reference),

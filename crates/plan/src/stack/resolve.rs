@@ -9,14 +9,15 @@ use super::image::{Cache, From, Image, Index, Recipe, Stack, Trust};
 use super::read::Overrides;
 use super::requirement;
 use super::vars::Vars;
-use super::written::{CacheTable, FromWritten, IndexTable, StackFile, Text, TrustWritten, WheelTable};
-use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
+use super::written::{CacheTable, IndexTable, StackFile, Text, TrustWritten, WheelTable};
+use crate::diagnostic::{Diagnostic, Diagnostics, closest};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
 use crate::reference::{InvalidReference, Repository};
 use crate::secret;
 use crate::stack::Spanned;
 
+mod base;
 mod config;
 mod files;
 mod images;
@@ -27,6 +28,7 @@ mod target;
 mod users;
 mod variants;
 
+use base::{from, from_name};
 pub use python::last_moment;
 
 pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stack, Diagnostics> {
@@ -298,82 +300,4 @@ fn order(images: &mut Vec<Image>, wrong: &mut Diagnostics) {
         wrong.push(diagnostic.hint(hint));
     }
     *images = placed;
-}
-
-/// The address of a Debian mirror, which the image and the lock name: it must hold no secret.
-fn mirror(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
-    let mirror = expand(text, vars, wrong);
-    let shown = secret::redact_address(&mirror);
-    if shown != mirror {
-        wrong.push(
-            Diagnostic::at(text.span(), format!("the mirror `{shown}` has a user name or a password"))
-                .hint("the image and the lock name its mirror: choose one that needs no password"),
-        );
-    }
-    mirror
-}
-
-/// Returns the image that a name means: one that the file declares, else a reference.
-fn from_name(text: &str, span: Span, file: &StackFile, vars: &Vars, wrong: &mut Diagnostics) -> From {
-    let name = vars.expand_str(text, span.clone()).unwrap_or_else(|diagnostic| {
-        wrong.push(diagnostic);
-        text.to_owned()
-    });
-    let declared = || file.images.keys().map(|image| image.as_str());
-    if name == "scratch" {
-        return From::Scratch;
-    }
-    if declared().any(|image| image == name) {
-        return From::Image(name);
-    }
-    if !name.contains(['/', ':', '.']) {
-        let hint = match closest(&name, declared()) {
-            Some(close) => format!("did you mean `{close}`?"),
-            None => format!("a registry reference says its registry: `docker.io/library/{name}:TAG`"),
-        };
-        let message = format!("there is no image `{name}` in this stack");
-        wrong.push(Diagnostic::at(span.clone(), message).hint(hint));
-    }
-    match name.parse() {
-        Ok(reference) => From::Reference(reference),
-        Err(error) => {
-            if wrong.0.is_empty() {
-                wrong.push(Diagnostic::at(span, InvalidReference::to_string(&error)));
-            }
-            From::Scratch
-        }
-    }
-}
-
-/// What `from` means: a name declared in the file shadows a registry reference.
-fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars, wrong: &mut Diagnostics) -> From {
-    match written.get() {
-        FromWritten::Name(name) => from_name(name, written.span(), file, vars, wrong),
-        FromWritten::Table(table) => match (&table.oci, &table.debian) {
-            (Some(path), None) => {
-                let path_text = images::project_path(path, vars, wrong);
-                for (key, used) in [("include", !table.include.is_empty()), ("mirror", table.mirror.is_some())] {
-                    if used {
-                        wrong
-                            .push(Diagnostic::at(written.span(), format!("`{key}` belongs to `debian`, not to `oci`")));
-                    }
-                }
-                From::OciLayout(path_text)
-            }
-            (None, Some(suite)) => {
-                let mirror = table.mirror.as_ref().map(|text| mirror(text, vars, wrong));
-                let mut include = expand_all(&table.include, vars, wrong);
-                include.sort();
-                include.dedup();
-                From::Debian { suite: expand(suite, vars, wrong), include, mirror }
-            }
-            _ => {
-                wrong.push(
-                    Diagnostic::at(written.span(), "a base is either a layout or a Debian")
-                        .hint("`{ oci = \"PATH\" }` or `{ debian = \"bookworm\", include = [\"python3\"] }`"),
-                );
-                From::Scratch
-            }
-        },
-    }
 }

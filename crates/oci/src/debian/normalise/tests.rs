@@ -45,7 +45,7 @@ fn raw(time: u64, files: &[(&str, &[u8])]) -> Vec<u8> {
 
 fn normal(raw: Vec<u8>) -> Vec<u8> {
     let mut out = Vec::new();
-    let normalised = normalise(Cursor::new(raw), &mut out, TIME).unwrap();
+    let normalised = normalise(&mut [Cursor::new(raw)], &mut out, TIME).unwrap();
     assert_eq!(normalised.size, out.len() as u64);
     out
 }
@@ -128,6 +128,7 @@ fn what_differs_between_machines_is_dropped_or_emptied() {
             ("etc/passwd", 4),
             ("run/", 0),
             ("run/lock/", 0),
+            ("var/cache/apt/archives/partial/", 0),
             ("var/cache/debconf/config.dat", 1),
             ("var/lib/apt/extended_states", 1),
             ("var/lib/apt/lists/", 0),
@@ -155,8 +156,8 @@ fn a_hard_link_outlives_a_dropped_target() {
 
 #[test]
 fn a_hard_link_to_nothing_and_a_path_out_of_the_root_are_refused() {
-    let error = normalise(Cursor::new(raw(1, &[("a", b"=>b")])), io::sink(), TIME).unwrap_err();
-    assert_eq!(error.to_string(), "`a` in the archive of mmdebstrap is a hard link to nothing");
+    let error = normalise(&mut [Cursor::new(raw(1, &[("a", b"=>b")]))], io::sink(), TIME).unwrap_err();
+    assert_eq!(error.to_string(), "`a` is a hard link to nothing");
     assert_eq!(clean(b"usr/../../etc"), None);
     assert_eq!(clean(b".//usr/./bin/"), Some(b"usr/bin".to_vec()));
 }
@@ -165,7 +166,7 @@ fn a_hard_link_to_nothing_and_a_path_out_of_the_root_are_refused() {
 fn a_truncated_archive_is_an_error() {
     let mut bytes = raw(1, &[("a", &[7; 2000])]);
     bytes.truncate(1500);
-    let error = normalise(Cursor::new(bytes), io::sink(), TIME).unwrap_err();
+    let error = normalise(&mut [Cursor::new(bytes)], io::sink(), TIME).unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(source, "the archive ends at byte 1500, inside `a`");
 }
@@ -222,31 +223,48 @@ fn the_day_of_a_password_is_not_todays() {
 }
 
 #[test]
-fn sources_name_no_keyring_of_the_host() {
-    let text = "# kept\ndeb [signed-by=\"/host/key.gpg\"] http://mirror/debian bookworm main\n\
-                deb [arch=amd64 signed-by=/host/key.gpg] http://mirror/debian bookworm-updates main\n";
-    assert_eq!(
-        sources(text, None),
-        "# kept\ndeb http://mirror/debian bookworm main\ndeb [arch=amd64] http://mirror/debian bookworm-updates main\n"
-    );
-    assert_eq!(
-        sources("deb http://mirror/debian sid main\n", Some("/k.gpg")),
-        "deb [signed-by=/k.gpg] http://mirror/debian sid main\n"
-    );
-}
-
-#[test]
-fn a_system_without_trusted_keys_is_told_its_own_keyring() {
-    let files: [(&str, &[u8]); 3] = [
-        ("etc/apt/sources.list", b"deb [signed-by=/host.gpg] http://mirror/debian sid main\n"),
-        ("usr/share/keyrings/debian-archive-keyring.pgp", b"key"),
-        ("etc/apt/trusted.gpg.d/debian.asc", b"key"),
+fn later_parts_lie_over_earlier_ones_and_delete_their_files() {
+    let below: &[(&str, &[u8])] = &[
+        ("usr/", b""),
+        ("usr/a", b"old"),
+        ("usr/b", b"kept"),
+        ("etc/d/", b""),
+        ("etc/d/x", b"x"),
+        ("etc/e/", b""),
+        ("etc/e/x", b"x"),
+        ("etc/f", b"file"),
+        ("etc/g/x", b"x"),
+        ("etc/g-x", b"kept"),
     ];
+    let above: &[(&str, &[u8])] = &[
+        ("usr/a", b"new"),
+        ("etc/d/y", b"y"),
+        ("etc/d/.wh..wh..opq", b""),
+        ("etc/.wh.e", b""),
+        ("etc/.wh.f", b""),
+        ("etc/g", b"->h"),
+        ("z", b"=>usr/a"),
+    ];
+    let mut out = Vec::new();
+    let parts = &mut [Cursor::new(raw(1, below)), Cursor::new(raw(2, above))];
+    normalise(parts, &mut out, TIME).unwrap();
+    let found = listing(&out);
+    let found: Vec<(&str, &str)> =
+        found.iter().map(|(path, content)| (path.as_str(), std::str::from_utf8(content).unwrap())).collect();
     assert_eq!(
-        content(&normal(raw(1, &files[..2])), "etc/apt/sources.list"),
-        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.pgp] http://mirror/debian sid main\n"
+        found,
+        [
+            ("etc/d/", ""),
+            ("etc/d/y", "y"),
+            ("etc/g", "->h"),
+            ("etc/g-x", "kept"),
+            ("usr/", ""),
+            ("usr/a", "new"),
+            ("usr/b", "kept"),
+            ("z", "=>usr/a"),
+        ]
     );
-    assert_eq!(content(&normal(raw(1, &files)), "etc/apt/sources.list"), "deb http://mirror/debian sid main\n");
+    assert!(normalise(&mut [Cursor::new(raw(1, above))], io::sink(), TIME).is_err(), "there is nothing to delete from");
 }
 
 /// Other bytes for the same packages are another base under a lock that did not change.

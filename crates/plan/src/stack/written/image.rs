@@ -190,7 +190,7 @@ pub enum FromWritten {
     /// `"scratch"`, an image of this file, or a registry reference.
     Name(String),
     /// `{ oci = PATH }` or `{ debian = SUITE, ... }`.
-    Table(FromTable),
+    Table(Box<FromTable>),
 }
 
 /// A base that is not a reference.
@@ -205,7 +205,31 @@ pub struct FromTable {
     #[serde(default)]
     pub include: Vec<Text>,
     /// A Debian mirror. Default: this machine's.
-    pub mirror: Option<Text>,
+    pub mirror: Option<Spanned<MirrorWritten>>,
+}
+
+/// A mirror, as written.
+#[derive(Debug, Clone)]
+pub enum MirrorWritten {
+    /// Its address.
+    Uri(String),
+    /// `{ uri = URL, ... }`.
+    Table(MirrorTable),
+}
+
+/// A mirror of Debian packages.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MirrorTable {
+    /// The address above `dists` and `pool`.
+    pub uri: Text,
+    /// The address of the archive of security updates. Default: that of the mirror with `debian-security` in place of `debian`.
+    pub security: Option<Text>,
+    /// A state of the past: its lists may be older than they allow themselves to be.
+    #[serde(default)]
+    pub snapshot: bool,
+    /// A file of OpenPGP keys that sign its lists, relative to the stack file. Default: the keys of Debian's archive.
+    pub key: Option<Text>,
 }
 
 /// The user of an image, as written.
@@ -320,10 +344,18 @@ impl JsonSchema for NumberWritten {
 
 scalar_or_table!(
     string,
+    MirrorWritten,
+    MirrorWritten::Uri,
+    MirrorWritten::Table,
+    MirrorTable,
+    "an address, or `{ uri = URL, snapshot = true }`"
+);
+scalar_or_table!(
+    string,
     FromWritten,
     FromWritten::Name,
     FromWritten::Table,
-    FromTable,
+    Box<FromTable>,
     "an image, a reference, `{ oci = PATH }` or `{ debian = SUITE }`"
 );
 scalar_or_table!(

@@ -1,0 +1,362 @@
+//! Debian bases from packages alone: no program of the machine makes them.
+//!
+//! The archive's signed lists say which packages there are. kiln chooses those of the smallest system, unpacks them, and has their
+//! scripts run in the sandbox; what is asked for besides is chosen and installed by the apt of that system, from an archive of files
+//! that holds nothing else. The lock names every package with its digest, so that a locked base needs no list.
+
+mod error;
+mod packages;
+mod script;
+mod suites;
+
+use std::io::{BufWriter, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use kiln_debian::closure;
+use kiln_debian::index::Index;
+use kiln_debian::release::Keyring;
+use kiln_oci::debian::normalise;
+use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, to_json};
+use kiln_oci::layer::Layer;
+use kiln_oci::{time, whole};
+use kiln_plan::base::{BaseFacts, DEFAULT_PATH};
+use kiln_plan::digest::Digest;
+use kiln_plan::event::Work;
+use kiln_plan::lock::{LockedBase, LockedDeb, LockedSuite};
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::Mirror;
+use kiln_sandbox::{Command, Ended, Ids, Root};
+use kiln_store::{TemporaryDirectory, remove_tree};
+
+pub use error::DebianError;
+use script::PLACE;
+use suites::Suite;
+
+use crate::error::{BuildError, Commanded, ProjectError, Result, RunError};
+use crate::inside::Done;
+use crate::sandboxed;
+use crate::workshop::{Workshop, now};
+
+/// The keys that apt trusts for the archives of Debian.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A Debian that a stack names.
+#[derive(Debug, Clone)]
+pub(crate) struct Debian {
+    /// Its name in the lock.
+    pub(crate) name: String,
+    /// Suite or code name: `bookworm`.
+    pub(crate) suite: String,
+    /// Packages besides the smallest system, as apt takes them: `python3`, `git=1:2.39.5-0+deb12u2`.
+    pub(crate) include: Vec<String>,
+    /// The archive; nothing for those that the machine's apt knows.
+    pub(crate) mirror: Option<Mirror>,
+    /// The directory that the file of keys is relative to.
+    pub(crate) directory: PathBuf,
+    pub(crate) platform: Platform,
+}
+
+impl Debian {
+    fn keys(&self) -> Result<Keyring> {
+        let path = self.mirror.as_ref().and_then(|mirror| mirror.key.as_deref());
+        let of = |path: &str, problem| DebianError::Keys { path: path.to_owned(), problem }.of(self);
+        match path {
+            None => Keyring::debian().map_err(|problem| of("the keys of Debian", problem)),
+            Some(path) => {
+                Keyring::parse(&fs_err::read(self.directory.join(path))?).map_err(|problem| of(path, problem))
+            }
+        }
+    }
+
+    fn failed(&self, ended: Ended, another: Option<u32>, lines: Vec<String>) -> BuildError {
+        let scripts = Commanded {
+            shown: "dpkg --configure".to_owned(),
+            place: self.name.clone(),
+            another: None,
+            timeout: None,
+            has_shell: false,
+        };
+        DebianError::from(RunError::new(&scripts, ended, another, lines)).of(self)
+    }
+
+    /// Returns true if its lists may be older than they allow themselves to be: the stack says so, or the address has a time such as
+    /// `20250520T000000Z` in it, as those of archives of the past have.
+    fn is_snapshot(&self) -> bool {
+        let is_time = |part: &str| {
+            let fits = |(at, byte): (usize, u8)| match at {
+                8 => byte == b'T',
+                15 => byte == b'Z',
+                _ => byte.is_ascii_digit(),
+            };
+            part.len() == 16 && part.bytes().enumerate().all(fits)
+        };
+        self.mirror.as_ref().is_some_and(|mirror| mirror.snapshot || mirror.uri.split('/').any(is_time))
+    }
+}
+
+/// Chooses the packages of a Debian, and makes it. The lock's entry has no facts yet.
+pub(crate) fn lock(workshop: &Workshop<'_>, wanted: &Debian, before: &[LockedSuite]) -> Result<(LockedBase, Image)> {
+    if workshop.surroundings.offline {
+        return Err(ProjectError::Offline(wanted.name.clone()).into());
+    }
+    let work = workshop.work("resolve", format!("{} ({})", wanted.name, wanted.platform), None);
+    let suites = suites::read(workshop, wanted, before)?;
+    let mut index = Index::default();
+    let architecture = wanted.platform.cpu.debian();
+    for (at, suite) in suites.iter().enumerate() {
+        index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(wanted))?;
+    }
+    let chosen = closure::system(&index, &[]).map_err(|error| DebianError::from(error).of(wanted))?;
+    let locked = |package: &kiln_debian::index::Package<'_>, base| LockedDeb {
+        name: package.name.to_owned(),
+        version: package.version.to_string(),
+        architecture: package.architecture.to_owned(),
+        sha256: package.sha256,
+        size: package.size,
+        url: format!("{}/{}", suites.get(package.archive).map_or("", |suite| &suite.uri), package.filename),
+        base,
+    };
+    let mut packages: Vec<LockedDeb> = chosen.values().map(|package| locked(package, true)).collect();
+    let archives: Vec<LockedSuite> = suites.iter().map(Suite::locked).collect();
+    drop(work);
+    packages::fetch(workshop, wanted, &packages, &archives)?;
+    let base = Base::unpack(workshop, wanted, &packages)?;
+    if !wanted.include.is_empty() {
+        for (suite, path) in base.choose(workshop, wanted, &suites)? {
+            packages.extend(index.at(suite, &path).map(|package| locked(package, false)));
+        }
+        packages::fetch(workshop, wanted, &packages, &archives)?;
+    }
+    let image = base.complete(workshop, wanted, &packages, &archives)?;
+    let locked = LockedBase {
+        name: wanted.name.clone(),
+        platform: wanted.platform,
+        index: None,
+        manifest: image.manifest,
+        // Nobody has looked into it yet.
+        layers: None,
+        snapshot: Some(now()),
+        archives,
+        packages,
+        facts: BaseFacts::default(),
+    };
+    Ok((locked, image))
+}
+
+/// Makes a Debian that is locked.
+pub(crate) fn make(workshop: &Workshop<'_>, wanted: &Debian, locked: &LockedBase) -> Result<Image> {
+    if locked.packages.is_empty() {
+        return Err(DebianError::FormerLock.of(wanted));
+    }
+    packages::fetch(workshop, wanted, &locked.packages, &locked.archives)?;
+    let base = Base::unpack(workshop, wanted, &locked.packages)?;
+    let image = base.complete(workshop, wanted, &locked.packages, &locked.archives)?;
+    match image.manifest == locked.manifest {
+        true => Ok(image),
+        false => Err(DebianError::OtherLayer.of(wanted)),
+    }
+}
+
+/// The smallest system, unpacked and not configured.
+struct Base {
+    directory: TemporaryDirectory,
+    /// The scripts that packages have before they are unpacked, by their names in the database.
+    preinst: Vec<String>,
+}
+
+impl Base {
+    fn unpack(workshop: &Workshop<'_>, wanted: &Debian, packages: &[LockedDeb]) -> Result<Self> {
+        let base: Vec<&LockedDeb> = packages.iter().filter(|package| package.base).collect();
+        let bytes = base.iter().map(|package| package.size).sum();
+        let work = workshop.work("unpack", format!("{} ({})", wanted.name, wanted.platform), Some(bytes));
+        let directory = workshop.store.temporary_directory()?;
+        let path = directory.path().join("unpacked.tar");
+        let out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&path)?);
+        let preinst = packages::unpack(workshop, wanted, &base, out, &work)?;
+        let done = Self { directory, preinst };
+        fs_err::create_dir_all(done.tree())?;
+        workshop.unpack_tree(Ids::of_this_process(), fs_err::File::open(path)?, &done.tree(), &work)?;
+        Ok(done)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.directory.path().join("trees/base")
+    }
+
+    fn tar(&self) -> Result<fs_err::File> {
+        Ok(fs_err::File::open(self.directory.path().join("unpacked.tar"))?)
+    }
+
+    /// Returns the packages that its apt would install: the number of a suite, and a path in its archive.
+    fn choose(&self, workshop: &Workshop<'_>, wanted: &Debian, suites: &[Suite]) -> Result<Vec<(usize, String)>> {
+        let work = workshop.work("resolve", format!("{} ({})", wanted.name, wanted.platform), None);
+        let beside = workshop.store.temporary_directory()?;
+        let place = place(beside.path())?;
+        let mut sources = String::new();
+        for (at, suite) in suites.iter().enumerate() {
+            let folder = place.join(format!("{at}/dists/{}", suite.name));
+            let list = folder.join(format!("main/binary-{}", wanted.platform.cpu.debian()));
+            fs_err::create_dir_all(&list)?;
+            fs_err::write(folder.join("Release"), &suite.release.described)?;
+            fs_err::write(list.join("Packages"), &suite.packages)?;
+            sources.push_str(&format!("deb [trusted=yes] file:/{PLACE}/{at} {} main\n", suite.name));
+        }
+        fs_err::write(place.join("sources.list"), sources)?;
+        let script = script::choose(&wanted.include);
+        let said = self.run(workshop, wanted, (beside.path(), script), &work, |done, lines| match done.ran.ended {
+            Ended::Exited(0) => Ok(lines),
+            Ended::Stopped => Err(BuildError::Interrupted),
+            _ => {
+                let lines = lines.into_iter().filter(|line| !script::is_choice(line)).collect();
+                Err(DebianError::Apt { packages: wanted.include.clone(), lines }.of(wanted))
+            }
+        })?;
+        let numbered = |path: String| {
+            let (suite, path) = path.split_once('/')?;
+            Some((suite.parse().ok()?, path.to_owned()))
+        };
+        Ok(script::chosen(&said).into_iter().filter_map(numbered).collect())
+    }
+
+    /// Configures it, installs the other packages, and returns the image.
+    fn complete(
+        self,
+        workshop: &Workshop<'_>,
+        wanted: &Debian,
+        packages: &[LockedDeb],
+        archives: &[LockedSuite],
+    ) -> Result<Image> {
+        let work = workshop.work("bootstrap", format!("{} ({})", wanted.name, wanted.platform), None);
+        let beside = workshop.store.temporary_directory()?;
+        let place = place(beside.path())?;
+        let (base, included): (Vec<_>, Vec<_>) = packages.iter().partition(|package| package.base);
+        fs_err::create_dir(place.join("archive"))?;
+        packages::archive(workshop, &included, &place.join("archive"))?;
+        fs_err::write(place.join("sources.list"), format!("deb [trusted=yes] file:/{PLACE}/archive ./\n"))?;
+        let script = script::configure(&base, &self.preinst, &wanted.include);
+        let changed = self.directory.path().join("changed.tar");
+        self.run(workshop, wanted, (beside.path(), script), &work, |done, lines| {
+            match done.ran.ended {
+                Ended::Exited(0) if done.another().is_none() => {}
+                Ended::Stopped => return Err(BuildError::Interrupted),
+                ended => return Err(wanted.failed(ended, done.another(), lines)),
+            }
+            let mut out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&changed)?);
+            let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
+            done.pack(Ids::of_this_process(), &mut out, &mut watch)?;
+            Ok(())
+        })?;
+        let lines: Vec<String> = packages
+            .iter()
+            .map(|one| format!("{} {} {} {}", one.name, one.version, one.architecture, one.sha256.hex()))
+            .collect();
+        let time = time::packaged(&Digest::of(lines.join("\n").as_bytes()));
+        let more = self.more(wanted, archives)?;
+        let layer = self.layer(workshop, wanted, [self.tar()?, fs_err::File::open(&changed)?, more], time, &work)?;
+        image(workshop, wanted, layer)
+    }
+
+    /// Returns a tar with the sources of apt, which are those that the packages came from, and the name of the architecture.
+    fn more(&self, wanted: &Debian, archives: &[LockedSuite]) -> Result<fs_err::File> {
+        let keys = match wanted.mirror.as_ref().and_then(|mirror| mirror.key.as_ref()) {
+            None => format!("[signed-by={KEYRING}] "),
+            Some(_) => String::new(),
+        };
+        let line = |archive: &LockedSuite| format!("deb {keys}{} {} main\n", archive.uri, archive.suite);
+        let sources: String = archives.iter().map(line).collect();
+        let architecture = format!("{}\n", wanted.platform.cpu.debian());
+        let path = self.directory.path().join("more.tar");
+        let mut tar = tar::Builder::new(fs_err::File::options().read(true).write(true).create_new(true).open(path)?);
+        for (path, text) in [("etc/apt/sources.list", sources), ("var/lib/dpkg/arch", architecture)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(text.len() as u64);
+            tar.append_data(&mut header, path, text.as_bytes())?;
+        }
+        let mut file = tar.into_inner()?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    }
+
+    fn layer(
+        &self,
+        workshop: &Workshop<'_>,
+        wanted: &Debian,
+        parts: [fs_err::File; 3],
+        time: u64,
+        work: &Work<'_>,
+    ) -> Result<Layer> {
+        let path = self.directory.path().join("normal.tar");
+        let out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&path)?);
+        let mut parts = parts.map(fs_err::File::into_file);
+        normalise(&mut parts, out, time).map_err(|error| DebianError::from(error).of(wanted))?;
+        let tar = fs_err::File::open(&path)?.into_file();
+        Ok(whole::from_tar(workshop.store, tar, workshop.surroundings.jobs, work)?)
+    }
+
+    /// Runs a script in it, with a directory beside it, and hands on what it left.
+    fn run<T>(
+        &self,
+        workshop: &Workshop<'_>,
+        wanted: &Debian,
+        (beside, script): (&Path, String),
+        work: &Work<'_>,
+        then: impl FnOnce(&Done<'_>, Vec<String>) -> Result<T>,
+    ) -> Result<T> {
+        let env = [
+            ("PATH", DEFAULT_PATH),
+            ("HOME", "/root"),
+            ("LC_ALL", "C.UTF-8"),
+            ("DEBIAN_FRONTEND", "noninteractive"),
+            ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
+            ("APT_CONFIG", kiln_sandbox::APT_CONFIG),
+            // Python before 3.11 writes sets into bytecode in the order of their hashes.
+            ("PYTHONHASHSEED", "0"),
+        ];
+        let mut env: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        env.push(("SOURCE_DATE_EPOCH".to_owned(), time::CREATED.to_string()));
+        let words = ["/bin/sh", "-e", "-c", &script].map(str::to_owned).to_vec();
+        let command = Command { words, env, workdir: "/".to_owned(), user: (0, 0, Vec::new()) };
+        let layers = [self.tree(), beside.join("trees/beside")];
+        sandboxed::over(workshop, &layers, |root: &Root| {
+            let (ran, lines) = sandboxed::run(workshop, (root, &command), None, &wanted.name, work)?;
+            then(&Done { root, ran: &ran, below: 0, bound: vec![PLACE.into()] }, lines)
+        })
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        // Its files may belong to ids of the user's range.
+        let _ = remove_tree(&self.tree());
+    }
+}
+
+/// Makes the directory that scripts see as [`PLACE`].
+fn place(beside: &Path) -> Result<PathBuf> {
+    let place = beside.join("trees/beside").join(PLACE);
+    for of_apt in ["lists/partial", "cache/archives/partial"] {
+        fs_err::create_dir_all(place.join(of_apt))?;
+    }
+    Ok(place)
+}
+
+/// Stores the documents of an image of one layer.
+fn image(workshop: &Workshop<'_>, wanted: &Debian, layer: Layer) -> Result<Image> {
+    let mut config = Config::scratch(wanted.platform);
+    config.set_env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    config.config.cmd = vec!["/bin/sh".into()];
+    config.rootfs.diff_ids.push(layer.diff_id);
+    config.history.push(History { created_by: Some(format!("kiln: {}", wanted.name)), ..History::default() });
+    let config_bytes = to_json(&config)?;
+    let manifest = Manifest::new(Descriptor::of(CONFIG, &config_bytes), std::slice::from_ref(&layer));
+    let manifest_bytes = to_json(&manifest)?;
+    Ok(Image {
+        platform: wanted.platform,
+        config: workshop.store.add(&config_bytes)?,
+        manifest: workshop.store.add(&manifest_bytes)?,
+        manifest_size: manifest_bytes.len() as u64,
+        layers: vec![layer],
+    })
+}

@@ -1,0 +1,197 @@
+//! The packages of a Debian: fetched by their digests, several at once, and unpacked as a system or as an archive for its own apt.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use kiln_debian::deb::Deb;
+use kiln_debian::system::System;
+use kiln_plan::event::Work;
+use kiln_plan::lock::{LockedDeb, LockedSuite};
+use kiln_plan::parallel;
+use url::Url;
+
+use super::{Debian, DebianError};
+use crate::error::{BuildError, FetchError, Result};
+use crate::fetch::Wanted;
+use crate::workshop::Workshop;
+
+/// Packages that are fetched at once.
+const CONNECTIONS: usize = 8;
+
+/// Brings packages into the store. One that has left its archive is looked for in the others.
+pub(super) fn fetch(
+    workshop: &Workshop<'_>,
+    wanted: &Debian,
+    packages: &[LockedDeb],
+    suites: &[LockedSuite],
+) -> Result<()> {
+    let mut missing: Vec<&LockedDeb> =
+        packages.iter().filter(|package| !workshop.store.has_blob(&package.sha256)).collect();
+    missing.sort_by_key(|package| std::cmp::Reverse(package.size));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if workshop.surroundings.offline {
+        let first = missing.first().map(|package| package.name.clone()).unwrap_or_default();
+        return Err(FetchError::Offline(format!("{first} and {} more packages", missing.len() - 1)).into());
+    }
+    let elsewhere = super::suites::addresses(wanted, &workshop.surroundings.apt);
+    let one = |package: &&LockedDeb| {
+        let mut refused = None;
+        for url in addresses(&package.url, suites, &elsewhere) {
+            let file = format!("{} {}", package.name, package.version);
+            let url = Url::parse(&url).map_err(|_| BuildError::LockOutdated(format!("it has the address `{url}`")))?;
+            match workshop.download(&Wanted { file, url, digest: package.sha256, size: Some(package.size) }) {
+                Ok(()) => return Ok(()),
+                Err(BuildError::Fetch(FetchError::Refused { status, .. })) => refused = Some(status),
+                Err(error) => return Err(error),
+            }
+        }
+        let (package, version) = (package.name.clone(), package.version.clone());
+        Err(DebianError::Gone { package, version, status: refused.unwrap_or_default() }.of(wanted))
+    };
+    parallel::each(&missing, CONNECTIONS, one).map(drop)
+}
+
+/// Returns the places of a file: its own address, and those of the same path in other archives.
+fn addresses(url: &str, suites: &[LockedSuite], elsewhere: &[String]) -> Vec<String> {
+    let mut all = vec![url.to_owned()];
+    let path = suites.iter().find_map(|suite| url.strip_prefix(suite.uri.as_str()));
+    all.extend(path.into_iter().flat_map(|path| elsewhere.iter().map(move |uri| format!("{uri}{path}"))));
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|one| seen.insert(one.clone()));
+    all
+}
+
+/// Writes packages as a system that is not configured, and returns those with a script to run first.
+pub(super) fn unpack(
+    workshop: &Workshop<'_>,
+    wanted: &Debian,
+    packages: &[&LockedDeb],
+    out: impl Write,
+    work: &Work<'_>,
+) -> Result<Vec<String>> {
+    let problem = |error: DebianError| error.of(wanted);
+    let mut system = System::new(out).map_err(|error| problem(error.into()))?;
+    let ahead = Ahead::default();
+    let jobs = workshop.surroundings.jobs.max(1);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| ahead.inflate(workshop, packages, 2 * jobs));
+        }
+        let done = packages.iter().enumerate().try_for_each(|(at, package)| {
+            let (control, data) = ahead.take(at).map_err(|error| unreadable(package, error))?;
+            work.advance(package.size)?;
+            let deb = Deb { control, data: Box::new(data.as_slice()) };
+            system.add(&package.name, deb).map_err(|error| problem(error.into()))
+        });
+        ahead.stop();
+        done
+    })?;
+    let preinst = system.with_preinst();
+    system.finish().map_err(|error| problem(error.into()))?.flush()?;
+    Ok(preinst)
+}
+
+fn unreadable(package: &LockedDeb, source: io::Error) -> BuildError {
+    BuildError::Unreadable { what: format!("the package {} {}", package.name, package.version), source: source.into() }
+}
+
+type Inflated = (BTreeMap<String, kiln_debian::deb::ControlFile>, Vec<u8>);
+
+/// Packages that are inflated before they are written: several at once, and no more than a few wait.
+#[derive(Default)]
+struct Ahead {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    begun: usize,
+    taken: usize,
+    stopped: bool,
+    done: BTreeMap<usize, io::Result<Inflated>>,
+}
+
+impl Ahead {
+    fn inflate(&self, workshop: &Workshop<'_>, packages: &[&LockedDeb], most: usize) {
+        loop {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            while !state.stopped && state.begun >= state.taken + most {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let at = state.begun;
+            let Some(package) = packages.get(at).filter(|_| !state.stopped) else { return };
+            state.begun += 1;
+            drop(state);
+            let inflated = read(workshop, package);
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).done.insert(at, inflated);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for the package with this number.
+    fn take(&self, at: usize) -> io::Result<Inflated> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(done) = state.done.remove(&at) {
+                state.taken = at + 1;
+                self.changed.notify_all();
+                return done;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn stop(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+        self.changed.notify_all();
+    }
+}
+
+fn read(workshop: &Workshop<'_>, package: &LockedDeb) -> io::Result<Inflated> {
+    let blob = workshop.store.open_blob(&package.sha256).map_err(io::Error::other)?;
+    let Deb { control, mut data } = Deb::read(BufReader::new(blob)).map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
+    data.read_to_end(&mut bytes)?;
+    Ok((control, bytes))
+}
+
+/// Makes an archive of packages for apt, of one directory.
+pub(super) fn archive(workshop: &Workshop<'_>, packages: &[&LockedDeb], directory: &Path) -> Result<()> {
+    let mut list = String::new();
+    for (at, package) in packages.iter().enumerate() {
+        let name = format!("{at}.deb");
+        let blob = workshop.store.open_blob(&package.sha256)?;
+        let place = directory.join(&name);
+        io::copy(&mut io::BufReader::new(&blob), &mut fs_err::File::create(&place)?)?;
+        let deb = Deb::read(BufReader::new(fs_err::File::open(&place)?))
+            .map_err(|error| unreadable(package, io::Error::other(error)))?;
+        let control = deb.text("control").unwrap_or_default().trim();
+        let (size, sum) = (package.size, package.sha256.hex());
+        list.push_str(&format!("{control}\nFilename: ./{name}\nSize: {size}\nSHA256: {sum}\n\n"));
+    }
+    Ok(fs_err::write(directory.join("Packages"), list)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_also_looked_for_under_its_path_in_other_archives() {
+        let suite = |uri: &str| LockedSuite { uri: uri.into(), suite: "bookworm".into(), date: 0 };
+        let elsewhere = ["https://b.example/debian".to_owned(), "https://a.example/debian".to_owned()];
+        assert_eq!(
+            addresses("https://a.example/debian/pool/x.deb", &[suite("https://a.example/debian")], &elsewhere),
+            ["https://a.example/debian/pool/x.deb", "https://b.example/debian/pool/x.deb"]
+        );
+        assert_eq!(
+            addresses("https://c.example/x.deb", &[suite("https://a.example/debian")], &elsewhere),
+            ["https://c.example/x.deb"]
+        );
+    }
+}

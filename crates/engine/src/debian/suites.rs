@@ -1,0 +1,358 @@
+//! The suites that a Debian comes from: those of the stack's mirror, else of the archives that the machine's own apt knows. Their lists
+//! count where keys of Debian, or of the stack, signed them, and as long as they say that they are valid.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kiln_debian::release::{Keyring, Release};
+use kiln_debian::sources::{self, Place};
+use kiln_plan::digest::Digest;
+use kiln_plan::lock::LockedSuite;
+use kiln_plan::parallel;
+use url::Url;
+
+use super::{Debian, DebianError};
+use crate::error::{BuildError, FetchError, Result};
+use crate::fetch::Wanted;
+use crate::workshop::Workshop;
+
+/// Bytes that a signed list may have: those of Debian have half a megabyte.
+const LARGEST_RELEASE: u64 = 64 << 20;
+/// Bytes that a list of packages may have, inflated: that of Debian has fifty megabytes.
+const LARGEST_LIST: u64 = 1 << 30;
+/// Archives of the machine's apt that are asked for a suite.
+const MOST_ARCHIVES: usize = 8;
+/// Times that a suite is read: an archive may change between a list and the list that signs it.
+const ATTEMPTS: u32 = 3;
+/// Suites that have neither updates nor security updates.
+const ROLLING: [&str; 3] = ["sid", "unstable", "experimental"];
+
+/// A suite and its packages.
+pub(super) struct Suite {
+    /// The address of its archive.
+    pub(super) uri: String,
+    /// The name that it has there.
+    pub(super) name: String,
+    pub(super) release: Release,
+    /// The paragraphs of its packages.
+    pub(super) packages: String,
+}
+
+impl Suite {
+    pub(super) fn locked(&self) -> LockedSuite {
+        LockedSuite { uri: self.uri.clone(), suite: self.name.clone(), date: seconds(self.release.date) }
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Addresses of archives, the first ones first.
+struct Archives {
+    main: Vec<String>,
+    security: Vec<String>,
+    /// True for those of the stack: no other is asked.
+    are_named: bool,
+}
+
+impl Archives {
+    fn of(wanted: &Debian, apt: &Path) -> Self {
+        match &wanted.mirror {
+            Some(mirror) => {
+                let security = mirror.security.clone().or_else(|| beside(&mirror.uri));
+                Self { main: vec![mirror.uri.clone()], security: security.into_iter().collect(), are_named: true }
+            }
+            None => Self::of_machine(&places(apt)),
+        }
+    }
+
+    fn of_machine(places: &[Place]) -> Self {
+        let of = |is_wanted: fn(&Place) -> bool| {
+            let mut found: Vec<String> = Vec::new();
+            let fitting = places.iter().filter(|place| place.components.iter().any(|name| name == "main"));
+            for place in fitting.filter(|place| is_wanted(place) && is_asked(&place.uri)) {
+                if !found.contains(&place.uri) {
+                    found.push(place.uri.clone());
+                }
+            }
+            found.truncate(MOST_ARCHIVES);
+            found
+        };
+        let main = of(|place| !is_of_security(place));
+        let mut security = of(is_of_security);
+        security.extend(main.iter().filter_map(|uri| beside(uri)).filter(|_| security.is_empty()).collect::<Vec<_>>());
+        Self { main, security, are_named: false }
+    }
+}
+
+fn is_of_security(place: &Place) -> bool {
+    place.suite.ends_with("-security") || place.suite.ends_with("/updates")
+}
+
+fn is_asked(uri: &str) -> bool {
+    uri.starts_with("http://") || uri.starts_with("https://")
+}
+
+/// Returns the address of the security updates that mirrors have beside their `debian`.
+fn beside(uri: &str) -> Option<String> {
+    let at = uri.rfind("/debian").filter(|at| matches!(uri.as_bytes().get(at + 7), None | Some(b'/')))? + 7;
+    Some(format!("{}-security{}", &uri[..at], &uri[at..]))
+}
+
+/// Reads the files of apt (sources.list(5)); those that cannot be read are left out.
+fn places(apt: &Path) -> Vec<Place> {
+    let read = |path: &Path| fs_err::read_to_string(path).unwrap_or_default();
+    let mut found = sources::lines(&read(&apt.join("sources.list")));
+    let entries =
+        fs_err::read_dir(apt.join("sources.list.d")).into_iter().flatten().filter_map(std::result::Result::ok);
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("list") => found.extend(sources::lines(&read(&path))),
+            Some("sources") => found.extend(sources::paragraphs(&read(&path))),
+            _ => {}
+        }
+    }
+    found.into_iter().flat_map(listed).collect()
+}
+
+/// Returns the places behind one whose address is a file with addresses, as images of clouds have it.
+fn listed(place: Place) -> Vec<Place> {
+    let Some(path) = place.uri.strip_prefix("mirror+file:") else { return vec![place] };
+    let text = fs_err::read_to_string(path).unwrap_or_default();
+    let addresses = text.lines().filter_map(|line| line.split_whitespace().next()).filter(|uri| is_asked(uri));
+    addresses.map(|uri| Place { uri: uri.trim_end_matches('/').to_owned(), ..place.clone() }).collect()
+}
+
+/// Reads the suites of a Debian: its own, its updates and its security updates.
+pub(super) fn read(workshop: &Workshop<'_>, wanted: &Debian, locked: &[LockedSuite]) -> Result<Vec<Suite>> {
+    let archives = Archives::of(wanted, &workshop.surroundings.apt);
+    let reader = Reader { workshop, wanted, locked, keys: wanted.keys()? };
+    let mut suites = vec![reader.first(&archives, &wanted.suite)?];
+    let (uri, release) = (suites[0].uri.clone(), suites[0].release.clone());
+    if [&wanted.suite, &release.suite, &release.codename].iter().any(|name| ROLLING.contains(&name.as_str())) {
+        return Ok(suites);
+    }
+    let (updates, security) = (format!("{}-updates", wanted.suite), format!("{}-security", wanted.suite));
+    let more = [(vec![uri], updates), (archives.security, security)];
+    let found = parallel::each(&more, more.len(), |(uris, name)| reader.any(uris, name))?;
+    let lost = more
+        .iter()
+        .zip(&found)
+        .find(|((_, name), found)| found.is_none() && locked.iter().any(|locked| &locked.suite == name));
+    if let Some(((_, name), _)) = lost {
+        return Err(DebianError::NoSuite(name.clone()).of(wanted));
+    }
+    if found[1].is_none() {
+        workshop.warn(format!(
+            "no archive with `{}` was found: `{}` has no security updates (`mirror = {{ uri, security = URL }}` names one)",
+            more[1].1, wanted.suite
+        ));
+    }
+    suites.extend(found.into_iter().flatten());
+    Ok(suites)
+}
+
+/// Returns the addresses of all archives that may have a package.
+pub(super) fn addresses(wanted: &Debian, apt: &Path) -> Vec<String> {
+    let archives = Archives::of(wanted, apt);
+    archives.main.into_iter().chain(archives.security).collect()
+}
+
+struct Reader<'r> {
+    workshop: &'r Workshop<'r>,
+    wanted: &'r Debian,
+    locked: &'r [LockedSuite],
+    keys: Keyring,
+}
+
+impl Reader<'_> {
+    /// Returns a suite that must be there.
+    fn first(&self, archives: &Archives, name: &str) -> Result<Suite> {
+        if archives.main.is_empty() {
+            return Err(DebianError::NoMirror.of(self.wanted));
+        }
+        let mut refused = Vec::new();
+        for uri in &archives.main {
+            match self.suite(uri, name) {
+                Ok(suite) => return Ok(suite),
+                // Archives of others lie beside Debian's in the configuration of a machine.
+                Err(error) if !archives.are_named && is_elsewhere(&error) => refused.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match refused.pop() {
+            Some(only) if refused.is_empty() => Err(only),
+            _ => Err(DebianError::NoSuite(name.to_owned()).of(self.wanted)),
+        }
+    }
+
+    /// Returns a suite if one of these archives has it.
+    fn any(&self, uris: &[String], name: &str) -> Result<Option<Suite>> {
+        for uri in uris {
+            match self.suite(uri, name) {
+                Ok(suite) => return Ok(Some(suite)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn suite(&self, uri: &str, name: &str) -> Result<Suite> {
+        let mut attempt = 1;
+        loop {
+            let release = self.release(uri, name)?;
+            match self.packages(uri, name, &release) {
+                Ok(packages) => {
+                    return Ok(Suite { uri: uri.to_owned(), name: name.to_owned(), release, packages });
+                }
+                Err(error) if attempt < ATTEMPTS && is_changing(&error) => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn release(&self, uri: &str, name: &str) -> Result<Release> {
+        let url = address(&format!("{uri}/dists/{name}/InRelease"))?;
+        let bytes = self.workshop.document(&url, LARGEST_RELEASE)?;
+        let said = |problem: DebianError| problem.of(self.wanted);
+        let list = format!("{uri}/dists/{name}/InRelease");
+        let text = String::from_utf8(bytes)
+            .map_err(|_| said(DebianError::Signature { list: list.clone(), problem: "it is no text".into() }))?;
+        let release = Release::verify(&text, &self.keys)
+            .map_err(|error| said(DebianError::Signature { list: list.clone(), problem: error.to_string() }))?;
+        self.require_valid(&list, name, &release).map_err(said)?;
+        Ok(release)
+    }
+
+    /// Refuses a list that is too old: whoever answers in the archive's place could hide updates with one.
+    fn require_valid(&self, list: &str, name: &str, release: &Release) -> std::result::Result<(), DebianError> {
+        if self.wanted.is_snapshot() {
+            return Ok(());
+        }
+        if let Some(until) = release.valid_until.filter(|until| *until < SystemTime::now()) {
+            return Err(DebianError::Expired { list: list.to_owned(), until });
+        }
+        let locked = self.locked.iter().filter(|locked| locked.suite == name).map(|locked| locked.date).max();
+        match locked.filter(|date| seconds(release.date) < *date) {
+            Some(date) => {
+                let locked = UNIX_EPOCH + Duration::from_secs(date);
+                Err(DebianError::Older { list: list.to_owned(), found: release.date, locked })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn packages(&self, uri: &str, name: &str, release: &Release) -> Result<String> {
+        let architecture = self.wanted.platform.cpu.debian();
+        let plain = format!("main/binary-{architecture}/Packages");
+        let forms = [".xz", ".gz", ""].map(|end| (end, format!("{plain}{end}")));
+        let found = forms.iter().find_map(|(end, path)| Some((end, path, release.files.get(path)?)));
+        let Some((end, path, (digest, size))) = found else {
+            let list = format!("{uri}/dists/{name}");
+            return Err(DebianError::NoPackages { list, architecture: architecture.into() }.of(self.wanted));
+        };
+        let folder = format!("{uri}/dists/{name}");
+        let url = match release.by_hash {
+            true => format!("{folder}/main/binary-{architecture}/by-hash/SHA256/{}", digest.hex()),
+            false => format!("{folder}/{path}"),
+        };
+        self.workshop.download(&Wanted {
+            file: format!("{name} {path}"),
+            url: address(&url)?,
+            digest: *digest,
+            size: Some(*size),
+        })?;
+        self.inflated(end, digest)
+            .map_err(|source| BuildError::Unreadable { what: format!("`{folder}/{path}`"), source: source.into() })
+    }
+
+    fn inflated(&self, end: &str, digest: &Digest) -> std::io::Result<String> {
+        let blob = self.workshop.store.open_blob(digest).map_err(std::io::Error::other)?;
+        let mut text = String::new();
+        let read = kiln_debian::deb::inflated(end, blob).map_err(std::io::Error::other)?;
+        read.take(LARGEST_LIST).read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+fn address(text: &str) -> Result<Url> {
+    Url::parse(text).map_err(|_| BuildError::Mistake {
+        message: format!("`{text}` is no address"),
+        hint: "a mirror is the address above `dists` and `pool`, such as `https://HOST/debian`".into(),
+    })
+}
+
+fn is_absent(error: &BuildError) -> bool {
+    matches!(error, BuildError::Fetch(FetchError::Refused { status: 403 | 404 | 410, .. }))
+}
+
+/// Returns true if an archive has no such suite, or is not Debian's.
+fn is_elsewhere(error: &BuildError) -> bool {
+    let is_of_others = |error: &BuildError| matches!(error, BuildError::Debian { source, .. } if matches!(**source, DebianError::Signature { .. } | DebianError::NoPackages { .. }));
+    is_absent(error) || is_of_others(error)
+}
+
+/// Returns true if an archive may have changed since its signed list was read.
+fn is_changing(error: &BuildError) -> bool {
+    let of_other_content =
+        matches!(error, BuildError::Fetch(FetchError::Content { .. } | FetchError::OtherSize { .. }));
+    of_other_content || is_absent(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Archives) {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = directory.path().join(path);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, text.replace("DIRECTORY", directory.path().to_str().unwrap())).unwrap();
+        }
+        let found = Archives::of_machine(&places(directory.path()));
+        (directory, found)
+    }
+
+    #[test]
+    fn the_archives_of_a_machine_are_those_that_its_apt_knows() {
+        let (_directory, found) = machine(&[
+            ("sources.list", "deb http://a.example/debian bookworm main\ndeb cdrom:[Debian]/ bookworm main\n"),
+            (
+                "sources.list.d/x.sources",
+                "Types: deb\nURIs: http://s.example/debian-security\nSuites: bookworm-security\nComponents: main\n\n\
+                 Types: deb\nURIs: http://t.example/tools\nSuites: any\nComponents: stable\n",
+            ),
+            ("sources.list.d/old.list.save", "deb http://c.example/debian bookworm main\n"),
+        ]);
+        assert_eq!(found.main, ["http://a.example/debian"]);
+        assert_eq!(found.security, ["http://s.example/debian-security"]);
+    }
+
+    #[test]
+    fn a_file_of_mirrors_stands_for_its_addresses() {
+        let (_directory, found) = machine(&[
+            ("sources.list", "deb mirror+file:DIRECTORY/mirrors/debian.list bookworm main\n"),
+            ("mirrors/debian.list", "https://a.example/debian/\thint\nhttps://b.example/debian\n"),
+        ]);
+        assert_eq!(found.main, ["https://a.example/debian", "https://b.example/debian"]);
+        assert_eq!(found.security[0], "https://a.example/debian-security");
+    }
+
+    #[test]
+    fn security_updates_lie_beside_the_archive() {
+        let beside = |uri| beside(uri).unwrap_or_default();
+        assert_eq!(beside("http://a.example/debian"), "http://a.example/debian-security");
+        assert_eq!(
+            beside("http://s.example/archive/debian/20250520T000000Z"),
+            "http://s.example/archive/debian-security/20250520T000000Z"
+        );
+        assert_eq!(beside("http://a.example/debian-ports"), "");
+        assert_eq!(beside("http://a.example/packages"), "");
+    }
+}
