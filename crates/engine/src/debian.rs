@@ -4,37 +4,37 @@
 //! scripts run in the sandbox; what is asked for besides is chosen and installed by the apt of that system, from an archive of files
 //! that holds nothing else. The lock names every package with its digest, so that a locked base needs no list.
 
-mod error;
+mod apt;
+mod choice;
 mod packages;
 mod script;
 mod suites;
 
 use std::io::{BufWriter, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kiln_debian::closure;
-use kiln_debian::index::Index;
+use kiln_debian::index::{Index, Package};
 use kiln_debian::release::Keyring;
 use kiln_oci::debian::normalise;
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, to_json};
 use kiln_oci::layer::Layer;
 use kiln_oci::{time, whole};
-use kiln_plan::base::{BaseFacts, DEFAULT_PATH};
+use kiln_plan::base::BaseFacts;
 use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_plan::lock::{LockedBase, LockedDeb, LockedSuite};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::Mirror;
-use kiln_sandbox::{Command, Ended, Ids, Root};
+use kiln_sandbox::Ids;
 use kiln_store::{TemporaryDirectory, remove_tree};
 
-pub use error::DebianError;
-use script::PLACE;
+use apt::Apt;
+pub(crate) use choice::{Asked, inputs, no_base};
+pub(crate) use script::Wishes;
 use suites::Suite;
 
-use crate::error::{BuildError, Commanded, ProjectError, Result, RunError};
-use crate::inside::Done;
-use crate::sandboxed;
+use crate::error::{DebianError, ProjectError, Result};
 use crate::workshop::{Workshop, now};
 
 /// The keys that apt trusts for the archives of Debian.
@@ -59,7 +59,7 @@ pub(crate) struct Debian {
 impl Debian {
     fn keys(&self) -> Result<Keyring> {
         let path = self.mirror.as_ref().and_then(|mirror| mirror.key.as_deref());
-        let of = |path: &str, problem| DebianError::Keys { path: path.to_owned(), problem }.of(self);
+        let of = |path: &str, problem| DebianError::Keys { path: path.to_owned(), problem }.of(&self.name);
         match path {
             None => Keyring::debian().map_err(|problem| of("the keys of Debian", problem)),
             Some(path) => {
@@ -68,15 +68,8 @@ impl Debian {
         }
     }
 
-    fn failed(&self, ended: Ended, another: Option<u32>, lines: Vec<String>) -> BuildError {
-        let scripts = Commanded {
-            shown: "dpkg --configure".to_owned(),
-            place: self.name.clone(),
-            another: None,
-            timeout: None,
-            has_shell: false,
-        };
-        DebianError::from(RunError::new(&scripts, ended, another, lines)).of(self)
+    fn wishes(&self) -> Wishes {
+        Wishes { install: self.include.clone(), ..Wishes::default() }
     }
 
     /// Returns true if its lists may be older than they allow themselves to be: the stack says so, or the address has a time such as
@@ -104,28 +97,25 @@ pub(crate) fn lock(workshop: &Workshop<'_>, wanted: &Debian, before: &[LockedSui
     let mut index = Index::default();
     let architecture = wanted.platform.cpu.debian();
     for (at, suite) in suites.iter().enumerate() {
-        index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(wanted))?;
+        index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(&wanted.name))?;
     }
-    let chosen = closure::system(&index, &[]).map_err(|error| DebianError::from(error).of(wanted))?;
-    let locked = |package: &kiln_debian::index::Package<'_>, base| LockedDeb {
-        name: package.name.to_owned(),
-        version: package.version.to_string(),
-        architecture: package.architecture.to_owned(),
-        sha256: package.sha256,
-        size: package.size,
-        url: format!("{}/{}", suites.get(package.archive).map_or("", |suite| &suite.uri), package.filename),
-        base,
+    let chosen = closure::system(&index, &[]).map_err(|error| DebianError::from(error).of(&wanted.name))?;
+    let locked = |package: &Package<'_>, base| {
+        let uri = suites.get(package.archive).map_or("", |suite| &suite.uri);
+        packages::locked(package, uri, base)
     };
     let mut packages: Vec<LockedDeb> = chosen.values().map(|package| locked(package, true)).collect();
     let archives: Vec<LockedSuite> = suites.iter().map(Suite::locked).collect();
+    let elsewhere = suites::addresses(wanted, &workshop.surroundings.apt);
     drop(work);
-    packages::fetch(workshop, wanted, &packages, &archives)?;
+    packages::fetch(workshop, &wanted.name, &packages, &archives, &elsewhere)?;
     let base = Base::unpack(workshop, wanted, &packages)?;
     if !wanted.include.is_empty() {
-        for (suite, path) in base.choose(workshop, wanted, &suites)? {
+        let work = workshop.work("resolve", format!("{} ({})", wanted.name, wanted.platform), None);
+        for (suite, path) in base.apt(workshop, wanted).choose(&suites, architecture, &wanted.wishes(), &work)? {
             packages.extend(index.at(suite, &path).map(|package| locked(package, false)));
         }
-        packages::fetch(workshop, wanted, &packages, &archives)?;
+        packages::fetch(workshop, &wanted.name, &packages, &archives, &elsewhere)?;
     }
     let image = base.complete(workshop, wanted, &packages, &archives)?;
     let locked = LockedBase {
@@ -146,14 +136,15 @@ pub(crate) fn lock(workshop: &Workshop<'_>, wanted: &Debian, before: &[LockedSui
 /// Makes a Debian that is locked.
 pub(crate) fn make(workshop: &Workshop<'_>, wanted: &Debian, locked: &LockedBase) -> Result<Image> {
     if locked.packages.is_empty() {
-        return Err(DebianError::FormerLock.of(wanted));
+        return Err(DebianError::FormerLock.of(&wanted.name));
     }
-    packages::fetch(workshop, wanted, &locked.packages, &locked.archives)?;
+    let elsewhere = suites::addresses(wanted, &workshop.surroundings.apt);
+    packages::fetch(workshop, &wanted.name, &locked.packages, &locked.archives, &elsewhere)?;
     let base = Base::unpack(workshop, wanted, &locked.packages)?;
     let image = base.complete(workshop, wanted, &locked.packages, &locked.archives)?;
     match image.manifest == locked.manifest {
         true => Ok(image),
-        false => Err(DebianError::OtherLayer.of(wanted)),
+        false => Err(DebianError::OtherLayer.of(&wanted.name)),
     }
 }
 
@@ -187,35 +178,8 @@ impl Base {
         Ok(fs_err::File::open(self.directory.path().join("unpacked.tar"))?)
     }
 
-    /// Returns the packages that its apt would install: the number of a suite, and a path in its archive.
-    fn choose(&self, workshop: &Workshop<'_>, wanted: &Debian, suites: &[Suite]) -> Result<Vec<(usize, String)>> {
-        let work = workshop.work("resolve", format!("{} ({})", wanted.name, wanted.platform), None);
-        let beside = workshop.store.temporary_directory()?;
-        let place = place(beside.path())?;
-        let mut sources = String::new();
-        for (at, suite) in suites.iter().enumerate() {
-            let folder = place.join(format!("{at}/dists/{}", suite.name));
-            let list = folder.join(format!("main/binary-{}", wanted.platform.cpu.debian()));
-            fs_err::create_dir_all(&list)?;
-            fs_err::write(folder.join("Release"), &suite.release.described)?;
-            fs_err::write(list.join("Packages"), &suite.packages)?;
-            sources.push_str(&format!("deb [trusted=yes] file:/{PLACE}/{at} {} main\n", suite.name));
-        }
-        fs_err::write(place.join("sources.list"), sources)?;
-        let script = script::choose(&wanted.include);
-        let said = self.run(workshop, wanted, (beside.path(), script), &work, |done, lines| match done.ran.ended {
-            Ended::Exited(0) => Ok(lines),
-            Ended::Stopped => Err(BuildError::Interrupted),
-            _ => {
-                let lines = lines.into_iter().filter(|line| !script::is_choice(line)).collect();
-                Err(DebianError::Apt { packages: wanted.include.clone(), lines }.of(wanted))
-            }
-        })?;
-        let numbered = |path: String| {
-            let (suite, path) = path.split_once('/')?;
-            Some((suite.parse().ok()?, path.to_owned()))
-        };
-        Ok(script::chosen(&said).into_iter().filter_map(numbered).collect())
+    fn apt<'a>(&self, workshop: &'a Workshop<'a>, wanted: &'a Debian) -> Apt<'a> {
+        Apt { workshop, name: &wanted.name, layers: vec![self.tree()], below: 0 }
     }
 
     /// Configures it, installs the other packages, and returns the image.
@@ -227,20 +191,10 @@ impl Base {
         archives: &[LockedSuite],
     ) -> Result<Image> {
         let work = workshop.work("bootstrap", format!("{} ({})", wanted.name, wanted.platform), None);
-        let beside = workshop.store.temporary_directory()?;
-        let place = place(beside.path())?;
         let (base, included): (Vec<_>, Vec<_>) = packages.iter().partition(|package| package.base);
-        fs_err::create_dir(place.join("archive"))?;
-        packages::archive(workshop, &included, &place.join("archive"))?;
-        fs_err::write(place.join("sources.list"), format!("deb [trusted=yes] file:/{PLACE}/archive ./\n"))?;
-        let script = script::configure(&base, &self.preinst, &wanted.include);
+        let script = script::configure(&base, &self.preinst, &wanted.wishes());
         let changed = self.directory.path().join("changed.tar");
-        self.run(workshop, wanted, (beside.path(), script), &work, |done, lines| {
-            match done.ran.ended {
-                Ended::Exited(0) if done.another().is_none() => {}
-                Ended::Stopped => return Err(BuildError::Interrupted),
-                ended => return Err(wanted.failed(ended, done.another(), lines)),
-            }
+        self.apt(workshop, wanted).install(script, &included, &work, |done| {
             let mut out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&changed)?);
             let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
             done.pack(Ids::of_this_process(), &mut out, &mut watch)?;
@@ -289,40 +243,9 @@ impl Base {
         let path = self.directory.path().join("normal.tar");
         let out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&path)?);
         let mut parts = parts.map(fs_err::File::into_file);
-        normalise(&mut parts, out, time).map_err(|error| DebianError::from(error).of(wanted))?;
+        normalise(&mut parts, out, time).map_err(|error| DebianError::from(error).of(&wanted.name))?;
         let tar = fs_err::File::open(&path)?.into_file();
         Ok(whole::from_tar(workshop.store, tar, workshop.surroundings.jobs, work)?)
-    }
-
-    /// Runs a script in it, with a directory beside it, and hands on what it left.
-    fn run<T>(
-        &self,
-        workshop: &Workshop<'_>,
-        wanted: &Debian,
-        (beside, script): (&Path, String),
-        work: &Work<'_>,
-        then: impl FnOnce(&Done<'_>, Vec<String>) -> Result<T>,
-    ) -> Result<T> {
-        let env = [
-            ("PATH", DEFAULT_PATH),
-            ("HOME", "/root"),
-            ("LC_ALL", "C.UTF-8"),
-            ("DEBIAN_FRONTEND", "noninteractive"),
-            ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
-            ("APT_CONFIG", kiln_sandbox::APT_CONFIG),
-            // Python before 3.11 writes sets into bytecode in the order of their hashes.
-            ("PYTHONHASHSEED", "0"),
-        ];
-        let mut env: Vec<(String, String)> =
-            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        env.push(("SOURCE_DATE_EPOCH".to_owned(), time::CREATED.to_string()));
-        let words = ["/bin/sh", "-e", "-c", &script].map(str::to_owned).to_vec();
-        let command = Command { words, env, workdir: "/".to_owned(), user: (0, 0, Vec::new()) };
-        let layers = [self.tree(), beside.join("trees/beside")];
-        sandboxed::over(workshop, &layers, |root: &Root| {
-            let (ran, lines) = sandboxed::run(workshop, (root, &command), None, &wanted.name, work)?;
-            then(&Done { root, ran: &ran, below: 0, bound: vec![PLACE.into()] }, lines)
-        })
     }
 }
 
@@ -331,15 +254,6 @@ impl Drop for Base {
         // Its files may belong to ids of the user's range.
         let _ = remove_tree(&self.tree());
     }
-}
-
-/// Makes the directory that scripts see as [`PLACE`].
-fn place(beside: &Path) -> Result<PathBuf> {
-    let place = beside.join("trees/beside").join(PLACE);
-    for of_apt in ["lists/partial", "cache/archives/partial"] {
-        fs_err::create_dir_all(place.join(of_apt))?;
-    }
-    Ok(place)
 }
 
 /// Stores the documents of an image of one layer.

@@ -1,9 +1,11 @@
 //! What can go wrong in a build, whose fault it is, and what to do.
 
+mod debian;
 mod fetch;
 mod project;
 mod run;
 
+pub use debian::DebianError;
 pub use fetch::FetchError;
 use std::path::PathBuf;
 
@@ -20,7 +22,6 @@ use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
 pub(crate) use run::{Commanded, RunError, shown as shown_lines};
 
-use crate::debian::DebianError;
 use crate::signing::InvalidSecret;
 
 /// A result of this crate.
@@ -126,10 +127,10 @@ pub enum BuildError {
         source: OciError,
     },
     /// A Debian that cannot be made.
-    #[error("`{base}` cannot be made")]
+    #[error("`{name}` cannot be made")]
     Debian {
-        /// The base.
-        base: String,
+        /// The base, or the packages of an image.
+        name: String,
         /// The reason.
         source: Box<DebianError>,
     },

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bases;
 use crate::build::Build;
+use crate::debian::Wishes;
 use crate::driver::Driver;
 use crate::error::Result;
 use crate::images::{ImageNodes, Images};
@@ -264,6 +265,7 @@ impl Project<'_> {
         say("expose", list(&image.expose));
         say("volumes", list(&image.volumes));
         say("stop-signal", image.stop_signal.clone());
+        say("system", image.system.as_ref().map(|system| Wishes::of(system).to_string()));
         for (table, runs) in [("setup", &image.setup), ("run", &image.run)] {
             for (at, run) in runs.iter().enumerate() {
                 say(&format!("{table}.{}", at + 1), Some(command(run)));

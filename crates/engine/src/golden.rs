@@ -13,9 +13,9 @@ use kiln_oci::layout::{Contents, layer_blobs, write_layout};
 use kiln_plan::base::{BaseFacts, Distribution, Interpreter};
 use kiln_plan::digest::Digest;
 use kiln_plan::event::{Cancel, Silent, Work};
-use kiln_plan::lock::{Lock, LockedBase, LockedImage, LockedPackage, LockedWheel};
+use kiln_plan::lock::{Lock, LockedBase, LockedDeb, LockedImage, LockedPackage, LockedSystem, LockedWheel};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{Overrides, read};
+use kiln_plan::stack::{self, Overrides, read};
 use kiln_store::Store;
 use kiln_wheel::testing::WheelBuilder;
 
@@ -29,7 +29,9 @@ use crate::product::Product;
 use crate::project::Project;
 use crate::step::{Level, Subject};
 use crate::steps::facts::Facts;
+use crate::steps::foundation::Foundation;
 use crate::steps::remove::Remove;
+use crate::steps::system::System;
 use crate::uninstall::Removal;
 use crate::workshop::{Surroundings, Workshop};
 
@@ -269,14 +271,48 @@ fn describe_commands(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static 
     let reads: Vec<_> = images.graph.entry(*first).reads.iter().map(|read| (read.node, Level::Known)).collect();
     driver.want(&reads).unwrap();
     driver.settle(nodes.iter().copied()).unwrap();
-    for id in nodes {
-        let entry = images.graph.entry(id);
-        let fields = String::from_utf8(entry.fields.clone()).unwrap();
-        let key = driver.key(id).map_or_else(|| "depends on the one before".to_owned(), |key| key.hex());
-        let kind = entry.step.kind();
-        writeln!(golden.entry(kind.name).or_default(), "version {}\nfields {fields}\nkey {key}\n", kind.version)
-            .unwrap();
-    }
+    nodes.iter().for_each(|id| describe_key(&images.graph, &driver, *id, golden));
+}
+
+/// Adds packages of a distribution: the key alone, for the same reason.
+fn describe_system(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static str, String>) {
+    let project = place.project(APP);
+    let (mut graph, platform) = (Graph::default(), lock.bases[0].platform);
+    let base = graph.add(base_step(&project, &project.stack.images[0], &lock.bases[0]).unwrap()).unwrap();
+    let subject = Subject::Image("app".into(), platform);
+    let foundation = graph.add(Foundation::new(base, subject)).unwrap();
+    let wanted = stack::System {
+        install: vec!["libgl1".into()],
+        remove: vec!["nano".into()],
+        upgrade: true,
+        recommends: false,
+        span: 0..0,
+    };
+    let deb = LockedDeb {
+        name: "libgl1".into(),
+        version: "1".into(),
+        architecture: "amd64".into(),
+        sha256: Digest::of(b"deb"),
+        size: 3,
+        url: "https://example.org/libgl1.deb".into(),
+        base: false,
+    };
+    let (image, inputs) = ("app".into(), String::new());
+    let locked = LockedSystem { image, platform, inputs, archives: Vec::new(), packages: vec![deb] };
+    let system = System::new(&wanted, &locked, foundation, (1, stack::Compression::Gzip));
+    let system = graph.add(system).unwrap().id();
+    let driver = Driver::new(&graph, &project.workshop, &Alone);
+    driver.want(&[(foundation.id(), Level::Known)]).unwrap();
+    driver.settle([system]).unwrap();
+    describe_key(&graph, &driver, system, golden);
+}
+
+fn describe_key(graph: &Graph, driver: &Driver<'_>, id: NodeId, golden: &mut BTreeMap<&'static str, String>) {
+    let entry = graph.entry(id);
+    let fields = String::from_utf8(entry.fields.clone()).unwrap();
+    let key = driver.key(id).map_or_else(|| "depends on the one before".to_owned(), |key| key.hex());
+    let kind = entry.step.kind();
+    writeln!(golden.entry(kind.name).or_default(), "version {}\nfields {fields}\nkey {key}\n", kind.version).unwrap();
 }
 
 #[test]
@@ -301,6 +337,7 @@ fn keys_and_bytes_of_every_kind_are_pinned() {
     driver.get(facts, Level::Known).unwrap();
     describe(&graph, &driver, &mut golden);
     describe_commands(&place, &lock, &mut golden);
+    describe_system(&place, &lock, &mut golden);
     describe_copies(&place, &mut golden);
     describe_base_packages(&place, lock, &mut golden);
     assert_eq!(golden.keys().copied().collect::<Vec<_>>(), kinds(), "every kind has a golden file");

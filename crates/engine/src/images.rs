@@ -121,6 +121,24 @@ impl Images {
         Ok(builder.prepared(image, platform)?.0.facts.as_ref().clone())
     }
 
+    /// Returns the layers that the packages of a distribution are installed over: those of the base, or of the image below.
+    pub(crate) fn layers_below(
+        project: &Project<'_>,
+        image: &stack::Image,
+        platform: Platform,
+        lock: &Lock,
+    ) -> Result<Vec<Layer>> {
+        let image = project.stack.on(image, platform);
+        let chosen = project.chosen(std::slice::from_ref(&image.name))?;
+        let mut builder = Builder::new(project, &chosen, lock, Making::default())?;
+        for below in chosen.iter().filter(|below| below.name != image.name) {
+            builder.image(below, platform)?;
+        }
+        let Some(node) = builder.ground(image, platform)?.image else { return Ok(Vec::new()) };
+        let found = builder.look.at(&builder.graph, &[node])?;
+        Ok(found.into_iter().flat_map(|image| image.layers).collect())
+    }
+
     /// As [`Images::new`], in some way.
     pub(crate) fn made(
         project: &Project<'_>,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::digest::Digest;
-use kiln_plan::lock::{self, Lock, LockedBase, LockedImage, LockedPackage, LockedWheel};
+use kiln_plan::lock::{self, Lock, LockedBase, LockedImage, LockedPackage, LockedSystem, LockedWheel};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{Environment, Image, Requirement, Stack};
 use kiln_store::Root;
@@ -33,6 +33,7 @@ mod publishers;
 mod question;
 mod sizes;
 mod sources;
+mod system;
 mod tiers;
 mod torch;
 mod unused;
@@ -178,6 +179,7 @@ impl Project<'_> {
             }
             new.bases.extend(base);
         }
+        self.lock_system(image, platform, old, new, (upgrade, frozen))?;
         let mut known: Vec<&LockedImage> = old.images_of(&image.name, platform).collect();
         known.retain(|known| known.variant.is_empty() || known.variant == self.stack.variant);
         // What is locked for this very choice comes first.
@@ -430,7 +432,10 @@ fn keep_other_choices(stack: &Stack, old: &Lock, new: &mut Lock) {
     if kept.is_empty() {
         return;
     }
-    // Which bases they stand on is not told.
+    // Which bases they stand on is not told, nor which packages of distributions they have.
+    let is_kept = |one: &&LockedSystem| new.system(&one.image, one.platform, &one.inputs).is_none();
+    let systems: Vec<_> = old.systems.iter().filter(is_kept).cloned().collect();
+    new.systems.extend(systems);
     let bases = old.bases.iter().filter(|base| new.base(&base.name, base.platform).is_none()).cloned();
     let bases: Vec<_> = bases.collect();
     new.bases.extend(bases);
@@ -442,6 +447,7 @@ fn keep_other_choices(stack: &Stack, old: &Lock, new: &mut Lock) {
 fn keep_other_platforms(platforms: &[Platform], images: &[Image], old: &Lock, new: &mut Lock) {
     let other = |platform: &Platform| !platforms.contains(platform);
     new.bases.extend(old.bases.iter().filter(|base| other(&base.platform)).cloned());
+    new.systems.extend(old.systems.iter().filter(|system| other(&system.platform)).cloned());
     let kept: Vec<LockedImage> = old
         .images
         .iter()

@@ -66,6 +66,8 @@ pub enum Subject {
     Removed(Vec<String>),
     /// Users and the time zone of an image.
     Users(String),
+    /// Packages of the base's distribution, in words.
+    System(String),
     /// A command that runs in an image.
     Run(String),
     /// A base on a platform.
@@ -90,6 +92,7 @@ impl fmt::Display for Subject {
             Self::Tree(tree) => write!(f, "the files of {tree}"),
             Self::FileBelow(path) => write!(f, "file {path} of what is below"),
             Self::Program(name) => write!(f, "program {name}"),
+            Self::System(packages) => write!(f, "system {packages}"),
             Self::Run(command) => write!(f, "run {command}"),
             Self::Environment => f.write_str("virtual environment"),
             Self::Removed(names) => write!(f, "the base without {}", names.join(", ")),

@@ -20,6 +20,7 @@ pub(crate) mod program;
 pub(crate) mod prune;
 pub(crate) mod remove;
 pub(crate) mod run;
+pub(crate) mod system;
 pub(crate) mod users;
 pub(crate) mod venv;
 pub(crate) mod wheels;

@@ -9,9 +9,10 @@ const STATUS: &str = "/var/lib/dpkg/status";
 
 fn main() -> ExitCode {
     let script = std::env::args().next_back().unwrap_or_default();
-    let done = match script.contains("--print-uris") {
-        true => choose(&script),
-        false => configure(&script),
+    let done = match &script {
+        script if script.contains("/found") => look().map_err(|error| error.to_string()),
+        script if script.contains("--print-uris") => choose(script),
+        script => configure(script),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,16 +26,31 @@ fn main() -> ExitCode {
 /// Returns the words after the last `install` of a script.
 fn included(script: &str) -> Vec<String> {
     let line = script.lines().rev().find_map(|line| line.split_once(" install ")).map_or("", |(_, words)| words);
+    let line = line.split(" >> ").next().unwrap_or_default();
     line.split_whitespace().map(|word| word.trim_matches('\'').to_owned()).collect()
 }
 
-fn choose(script: &str) -> Result<(), String> {
-    let lists = lists(&format!("{PLACE}/0/dists"));
-    for name in included(script) {
-        let paragraph = paragraph(&lists, &name).ok_or(format!("Unable to locate package {name}"))?;
-        say(&format!("'file:{PLACE}/0/{}' {name}.deb 1 SHA256:0", field(paragraph, "Filename")));
+/// Shows what apt knows of archives and keys.
+fn look() -> std::io::Result<()> {
+    for directory in ["", "/trusted.gpg.d"] {
+        fs_err::create_dir_all(format!("{PLACE}/found/apt{directory}"))?;
+        for entry in fs_err::read_dir(format!("/etc/apt{directory}"))? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+                fs_err::copy(&path, format!("{PLACE}/found/apt{directory}/{}", name.display()))?;
+            }
+        }
     }
     Ok(())
+}
+
+fn choose(script: &str) -> Result<(), String> {
+    let (lists, mut answer) = (lists(&format!("{PLACE}/0/dists")), String::new());
+    for name in included(script) {
+        let paragraph = paragraph(&lists, &name).ok_or(format!("Unable to locate package {name}"))?;
+        answer.push_str(&format!("'file:{PLACE}/0/{}' {name}.deb 1 SHA256:0\n", field(paragraph, "Filename")));
+    }
+    fs_err::write(format!("{PLACE}/chosen"), answer).map_err(|error| error.to_string())
 }
 
 fn configure(script: &str) -> Result<(), String> {

@@ -35,6 +35,9 @@ pub struct Lock {
     /// Bases, by name and platform.
     #[serde(default, rename = "base")]
     pub bases: Vec<LockedBase>,
+    /// Packages of distributions, by image and platform.
+    #[serde(default, rename = "system")]
+    pub systems: Vec<LockedSystem>,
     /// Images, by name and platform.
     #[serde(default, rename = "image")]
     pub images: Vec<LockedImage>,
@@ -134,6 +137,24 @@ pub struct LockedSuite {
     pub suite: String,
     /// When its lists were signed, in seconds since 1970.
     pub date: u64,
+}
+
+/// The packages of a distribution that an image installs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedSystem {
+    /// The image's name in the stack.
+    pub image: String,
+    /// For this platform.
+    pub platform: Platform,
+    /// The hash of everything that the choice depended on.
+    pub inputs: String,
+    /// The suites that the packages come from.
+    #[serde(default)]
+    pub archives: Vec<LockedSuite>,
+    /// The packages that apt installs or replaces.
+    #[serde(default)]
+    pub packages: Vec<LockedDeb>,
 }
 
 /// A Debian package.
@@ -290,6 +311,9 @@ impl Lock {
         for base in &sorted.bases {
             base.write(&mut out);
         }
+        for system in &sorted.systems {
+            system.write(&mut out);
+        }
         for image in &sorted.images {
             image.write(&mut out);
         }
@@ -302,12 +326,19 @@ impl Lock {
     fn sort(&mut self) {
         self.sources.sort();
         self.bases.sort_by(|a, b| (&a.name, a.platform).cmp(&(&b.name, b.platform)));
+        self.systems.sort_by(|a, b| (&a.image, a.platform, &a.inputs).cmp(&(&b.image, b.platform, &b.inputs)));
         self.images.sort_by(|a, b| (&a.name, a.platform, &a.variant).cmp(&(&b.name, b.platform, &b.variant)));
         for image in &mut self.images {
             image.packages.sort();
         }
         self.wheels.sort_by(|a, b| (&a.file, a.sha256).cmp(&(&b.file, b.sha256)));
         self.wheels.dedup_by(|a, b| a.sha256 == b.sha256);
+    }
+
+    /// The packages of a distribution that an image installs, as they were chosen for some inputs.
+    pub fn system(&self, image: &str, platform: Platform, inputs: &str) -> Option<&LockedSystem> {
+        let is_meant = |one: &&LockedSystem| one.image == image && one.platform == platform && one.inputs == inputs;
+        self.systems.iter().find(is_meant)
     }
 
     /// A base on a platform.
@@ -337,7 +368,7 @@ impl Lock {
 }
 
 /// Names of tables. Others are those of a newer kiln.
-const TABLES: [&str; 6] = ["version", "native-gpus", "source", "base", "image", "wheel"];
+const TABLES: [&str; 7] = ["version", "native-gpus", "source", "base", "system", "image", "wheel"];
 
 fn require_known_tables(text: &str) -> Result<(), LockError> {
     let table: toml::Table = toml::from_str(text).unwrap_or_default();
@@ -431,12 +462,25 @@ impl LockedBase {
         if let Some(snapshot) = self.snapshot {
             let _ = writeln!(out, "snapshot = {snapshot}");
         }
-        tables(out, "archives", &self.archives, |from| {
-            format!("uri = {}, suite = {}, date = {}", quote(&from.uri), quote(&from.suite), from.date)
-        });
+        tables(out, "archives", &self.archives, LockedSuite::fields);
         tables(out, "packages", &self.packages, LockedDeb::fields);
         out.push_str("\n[base.facts]\n");
         self.facts.write(out);
+    }
+}
+
+impl LockedSystem {
+    fn write(&self, out: &mut String) {
+        let _ = write!(out, "\n[[system]]\nimage = {}\nplatform = \"{}\"\n", quote(&self.image), self.platform);
+        let _ = writeln!(out, "inputs = {}", quote(&self.inputs));
+        tables(out, "archives", &self.archives, LockedSuite::fields);
+        tables(out, "packages", &self.packages, LockedDeb::fields);
+    }
+}
+
+impl LockedSuite {
+    fn fields(&self) -> String {
+        format!("uri = {}, suite = {}, date = {}", quote(&self.uri), quote(&self.suite), self.date)
     }
 }
 
@@ -635,6 +679,21 @@ mod tests {
                     base: true,
                 }],
                 facts,
+            }],
+            systems: vec![LockedSystem {
+                image: "torch".into(),
+                platform,
+                inputs: "01".into(),
+                archives: Vec::new(),
+                packages: vec![LockedDeb {
+                    name: "libgl1".into(),
+                    version: "1.6.0-1".into(),
+                    architecture: "amd64".into(),
+                    sha256: Digest::of(b"other"),
+                    size: 88,
+                    url: "https://example.org/debian/pool/libgl1_1.6.0-1_amd64.deb".into(),
+                    base: false,
+                }],
             }],
             images: vec![LockedImage {
                 name: "torch".into(),

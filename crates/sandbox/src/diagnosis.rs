@@ -88,8 +88,11 @@ impl Sandbox {
         let command = Command { words: Vec::new(), env: Vec::new(), workdir: "/".into(), user: (0, 0, Vec::new()) };
         let trial = Self { spare: (0, 0), ..self.clone() };
         let tried = trial.run(&root, &command, |_| true);
-        // overlayfs closes this one to its owner, who then could not remove it.
-        let _ = fs_err::set_permissions(root.work().join("work"), std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        // overlayfs closes these to their owner, who then could not remove them.
+        for closed in ["work", "work/incompat", "work/incompat/volatile"] {
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            let _ = fs_err::set_permissions(root.work().join(closed), open);
+        }
         fs_err::remove_dir_all(place).map_err(SandboxError::Helper)?;
         let ran = tried?;
         match ran.ended {

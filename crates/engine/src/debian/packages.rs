@@ -6,26 +6,41 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use kiln_debian::deb::Deb;
+use kiln_debian::index::Package;
 use kiln_debian::system::System;
 use kiln_plan::event::Work;
 use kiln_plan::lock::{LockedDeb, LockedSuite};
 use kiln_plan::parallel;
 use url::Url;
 
-use super::{Debian, DebianError};
-use crate::error::{BuildError, FetchError, Result};
+use super::Debian;
+use crate::error::{BuildError, DebianError, FetchError, Result};
 use crate::fetch::Wanted;
 use crate::workshop::Workshop;
 
 /// Packages that are fetched at once.
 const CONNECTIONS: usize = 8;
 
-/// Brings packages into the store. One that has left its archive is looked for in the others.
+/// Returns a package as it is locked. `uri` is the address of its archive.
+pub(super) fn locked(package: &Package<'_>, uri: &str, base: bool) -> LockedDeb {
+    LockedDeb {
+        name: package.name.to_owned(),
+        version: package.version.to_string(),
+        architecture: package.architecture.to_owned(),
+        sha256: package.sha256,
+        size: package.size,
+        url: format!("{uri}/{}", package.filename.trim_start_matches("./")),
+        base,
+    }
+}
+
+/// Brings packages into the store. One that has left its archive is looked for in others. `name` is that of the base or the image.
 pub(super) fn fetch(
     workshop: &Workshop<'_>,
-    wanted: &Debian,
+    name: &str,
     packages: &[LockedDeb],
     suites: &[LockedSuite],
+    elsewhere: &[String],
 ) -> Result<()> {
     let mut missing: Vec<&LockedDeb> =
         packages.iter().filter(|package| !workshop.store.has_blob(&package.sha256)).collect();
@@ -37,10 +52,9 @@ pub(super) fn fetch(
         let first = missing.first().map(|package| package.name.clone()).unwrap_or_default();
         return Err(FetchError::Offline(format!("{first} and {} more packages", missing.len() - 1)).into());
     }
-    let elsewhere = super::suites::addresses(wanted, &workshop.surroundings.apt);
     let one = |package: &&LockedDeb| {
         let mut refused = None;
-        for url in addresses(&package.url, suites, &elsewhere) {
+        for url in addresses(&package.url, suites, elsewhere) {
             let file = format!("{} {}", package.name, package.version);
             let url = Url::parse(&url).map_err(|_| BuildError::LockOutdated(format!("it has the address `{url}`")))?;
             match workshop.download(&Wanted { file, url, digest: package.sha256, size: Some(package.size) }) {
@@ -50,7 +64,7 @@ pub(super) fn fetch(
             }
         }
         let (package, version) = (package.name.clone(), package.version.clone());
-        Err(DebianError::Gone { package, version, status: refused.unwrap_or_default() }.of(wanted))
+        Err(DebianError::Gone { package, version, status: refused.unwrap_or_default() }.of(name))
     };
     parallel::each(&missing, CONNECTIONS, one).map(drop)
 }
@@ -73,7 +87,7 @@ pub(super) fn unpack(
     out: impl Write,
     work: &Work<'_>,
 ) -> Result<Vec<String>> {
-    let problem = |error: DebianError| error.of(wanted);
+    let problem = |error: DebianError| error.of(&wanted.name);
     let mut system = System::new(out).map_err(|error| problem(error.into()))?;
     let ahead = Ahead::default();
     let jobs = workshop.surroundings.jobs.max(1);

@@ -1,11 +1,17 @@
 //! The shell scripts that run in a Debian that is being made.
 
+use std::fmt;
+
 use kiln_plan::lock::LockedDeb;
+use kiln_plan::stack;
+use serde::Serialize;
 
 /// The directory with archives for apt. It is no part of the image.
 pub(super) const PLACE: &str = "kiln-packages";
 /// Packages that the scripts of all others need, in the order of their needs.
 const FIRST: [&str; 8] = ["base-passwd", "base-files", "libc6", "dpkg", "perl-base", "mawk", "debconf", "dash"];
+/// The file there with apt's answer.
+pub(super) const CHOSEN: &str = "chosen";
 /// The start of each line of apt's answer that names a package to install.
 const URI: &str = "'file:/kiln-packages/";
 
@@ -16,10 +22,9 @@ fn apt() -> String {
         "Dir::Etc::sourceparts=-".into(),
         format!("Dir::State::lists=/{PLACE}/lists"),
         format!("Dir::Cache=/{PLACE}/cache"),
-        "Dir::Log=/tmp".into(),
+        format!("Dir::Log=/{PLACE}"),
         "Acquire::Languages=none".into(),
         "Acquire::Check-Valid-Until=false".into(),
-        "APT::Install-Recommends=false".into(),
         "APT::Sandbox::User=root".into(),
         "Dpkg::Use-Pty=false".into(),
         "Dpkg::Options::=--force-unsafe-io".into(),
@@ -28,30 +33,88 @@ fn apt() -> String {
     format!("apt-get -q -y {}", options.join(" "))
 }
 
-fn quoted(words: &[String]) -> String {
-    words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
+/// The packages that apt is to change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Wishes {
+    /// Packages to install, perhaps of a version.
+    pub(crate) install: Vec<String>,
+    /// Packages to remove.
+    pub(crate) remove: Vec<String>,
+    /// All packages become as new as they are there.
+    pub(crate) upgrade: bool,
+    /// Recommended packages are installed too.
+    pub(crate) recommends: bool,
+}
+
+impl Wishes {
+    pub(crate) fn of(system: &stack::System) -> Self {
+        let stack::System { install, remove, upgrade, recommends, .. } = system.clone();
+        Self { install, remove, upgrade, recommends }
+    }
+
+    /// Returns the commands of apt that fulfil them.
+    fn commands(&self, options: &str) -> Vec<String> {
+        let apt = format!("{} -o APT::Install-Recommends={} {options}", apt(), self.recommends);
+        let mut commands = Vec::new();
+        if self.upgrade {
+            commands.push(format!("{apt} dist-upgrade"));
+        }
+        let install = self.install.iter().map(|word| format!("'{word}'"));
+        let words: Vec<String> = install.chain(self.remove.iter().map(|word| format!("'{word}-'"))).collect();
+        if !words.is_empty() {
+            commands.push(format!("{apt} install {}", words.join(" ")));
+        }
+        commands
+    }
+}
+
+impl fmt::Display for Wishes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let upgrade = self.upgrade.then(|| "upgrade".to_owned()).into_iter();
+        let words =
+            upgrade.chain(self.install.iter().cloned()).chain(self.remove.iter().map(|name| format!("{name}-")));
+        f.write_str(&words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// Returns the script that copies what apt knows of archives and keys to [`PLACE`].
+pub(super) fn look() -> String {
+    let found = format!("/{PLACE}/found");
+    format!(
+        "command -v apt-get >/dev/null\nmkdir -p {found}/keyrings\ncp -rL /etc/apt {found}/ || true\n\
+         [ ! -d /usr/share/keyrings ] || cp -rL /usr/share/keyrings/. {found}/keyrings/ || true\nchmod -R a+rX {found}"
+    )
 }
 
 /// Returns the script that prints the packages which apt would install.
-pub(super) fn choose(include: &[String]) -> String {
-    let (apt, words) = (apt(), quoted(include));
-    format!("{apt} -qq update && {apt} -qq --print-uris install {words}")
+pub(super) fn choose(wishes: &Wishes) -> String {
+    let mut commands = vec![format!("{} -qq update", apt())];
+    // What an error shows stays short.
+    commands
+        .extend(wishes.commands("-qq --print-uris").iter().map(|command| format!("{command} >> /{PLACE}/{CHOSEN}")));
+    commands.join("\n")
 }
+
+/// Returns the script that has apt install what it finds in [`PLACE`].
+pub(super) fn install(wishes: &Wishes) -> String {
+    let update = format!("{} -qq update", apt());
+    let commands = [vec![update], wishes.commands("")].concat().join("\n");
+    [BEFORE, &commands, AFTER].join("\n")
+}
+
+/// Services do not start while packages are installed.
+const BEFORE: &str = "[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; \
+                      chmod 755 /usr/sbin/policy-rc.d; made=1; }";
+const AFTER: &str = "[ -z \"$made\" ] || rm -f /usr/sbin/policy-rc.d";
 
 /// Returns the paths below [`PLACE`] of the packages that apt would install.
-pub(super) fn chosen(lines: &[String]) -> Vec<String> {
-    let path =
-        |line: &String| Some(line.strip_prefix(URI)?.split('\'').next()?.replace("%2b", "+").replace("%7e", "~"));
-    lines.iter().filter_map(path).collect()
-}
-
-/// Returns true for a line that names a package to install.
-pub(super) fn is_choice(line: &str) -> bool {
-    line.starts_with(URI)
+pub(super) fn chosen(answer: &str) -> Vec<String> {
+    let path = |line: &str| Some(line.strip_prefix(URI)?.split('\'').next()?.replace("%2b", "+").replace("%7e", "~"));
+    answer.lines().filter_map(path).collect()
 }
 
 /// Returns the script that configures a system of unpacked packages, and installs others from the archive in [`PLACE`].
-pub(super) fn configure(base: &[&LockedDeb], preinst: &[String], include: &[String]) -> String {
+pub(super) fn configure(base: &[&LockedDeb], preinst: &[String], wishes: &Wishes) -> String {
     let is_there = |name: &&&str| base.iter().any(|package| package.name == **name);
     let first: Vec<&str> = FIRST.iter().filter(is_there).copied().collect();
     let mut lines = vec![
@@ -59,8 +122,7 @@ pub(super) fn configure(base: &[&LockedDeb], preinst: &[String], include: &[Stri
         "  [ -e /etc/$kind ] || [ ! -e /usr/share/base-passwd/$kind.master ] || cp /usr/share/base-passwd/$kind.master /etc/$kind"
             .to_owned(),
         "done".to_owned(),
-        // Services do not start while packages are installed.
-        "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d".to_owned(),
+        BEFORE.to_owned(),
     ];
     for key in preinst {
         let name = key.split(':').next().unwrap_or(key);
@@ -71,11 +133,11 @@ pub(super) fn configure(base: &[&LockedDeb], preinst: &[String], include: &[Stri
     }
     lines.push(format!("dpkg --force-unsafe-io --configure --force-depends {}", first.join(" ")));
     lines.push("dpkg --force-unsafe-io --configure -a".to_owned());
-    if !include.is_empty() {
-        let (apt, words) = (apt(), quoted(include));
-        lines.push(format!("{apt} -qq update\n{apt} install {words}"));
+    if *wishes != Wishes::default() {
+        lines.push(format!("{} -qq update", apt()));
+        lines.extend(wishes.commands(""));
     }
-    lines.push("rm -f /usr/sbin/policy-rc.d".to_owned());
+    lines.push(AFTER.to_owned());
     lines.join("\n")
 }
 
@@ -90,7 +152,6 @@ mod tests {
             "'file:/kiln-packages/1/pool/updates/main/p/python3/libpython3_3.11.2-6%2bdeb12u6_amd64.deb' libpython3.deb 100 SHA256:00",
             "'http://other.example/x.deb' x.deb 1 SHA256:00",
         ];
-        let lines = lines.map(str::to_owned);
-        assert_eq!(chosen(&lines), ["1/pool/updates/main/p/python3/libpython3_3.11.2-6+deb12u6_amd64.deb"]);
+        assert_eq!(chosen(&lines.join("\n")), ["1/pool/updates/main/p/python3/libpython3_3.11.2-6+deb12u6_amd64.deb"]);
     }
 }

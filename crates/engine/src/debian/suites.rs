@@ -12,8 +12,8 @@ use kiln_plan::lock::LockedSuite;
 use kiln_plan::parallel;
 use url::Url;
 
-use super::{Debian, DebianError};
-use crate::error::{BuildError, FetchError, Result};
+use super::Debian;
+use crate::error::{BuildError, DebianError, FetchError, Result};
 use crate::fetch::Wanted;
 use crate::workshop::Workshop;
 
@@ -40,6 +40,11 @@ pub(super) struct Suite {
 }
 
 impl Suite {
+    /// Returns the suite as apt gets it, whose list of packages has no digest.
+    pub(super) fn described(&self) -> &str {
+        &self.release.described
+    }
+
     pub(super) fn locked(&self) -> LockedSuite {
         LockedSuite { uri: self.uri.clone(), suite: self.name.clone(), date: seconds(self.release.date) }
     }
@@ -64,7 +69,7 @@ impl Archives {
                 let security = mirror.security.clone().or_else(|| beside(&mirror.uri));
                 Self { main: vec![mirror.uri.clone()], security: security.into_iter().collect(), are_named: true }
             }
-            None => Self::of_machine(&places(apt)),
+            None => Self::of_machine(&places(apt, true)),
         }
     }
 
@@ -101,8 +106,9 @@ fn beside(uri: &str) -> Option<String> {
     Some(format!("{}-security{}", &uri[..at], &uri[at..]))
 }
 
-/// Reads the files of apt (sources.list(5)); those that cannot be read are left out.
-fn places(apt: &Path) -> Vec<Place> {
+/// Reads the files of apt (sources.list(5)); those that cannot be read are left out. Lists of mirrors that they name are those of this
+/// machine, or left out.
+pub(super) fn places(apt: &Path, of_machine: bool) -> Vec<Place> {
     let read = |path: &Path| fs_err::read_to_string(path).unwrap_or_default();
     let mut found = sources::lines(&read(&apt.join("sources.list")));
     let entries =
@@ -116,7 +122,11 @@ fn places(apt: &Path) -> Vec<Place> {
             _ => {}
         }
     }
-    found.into_iter().flat_map(listed).collect()
+    found
+        .into_iter()
+        .flat_map(|place| if of_machine { listed(place) } else { vec![place] })
+        .filter(|place| is_asked(&place.uri))
+        .collect()
 }
 
 /// Returns the places behind one whose address is a file with addresses, as images of clouds have it.
@@ -130,7 +140,14 @@ fn listed(place: Place) -> Vec<Place> {
 /// Reads the suites of a Debian: its own, its updates and its security updates.
 pub(super) fn read(workshop: &Workshop<'_>, wanted: &Debian, locked: &[LockedSuite]) -> Result<Vec<Suite>> {
     let archives = Archives::of(wanted, &workshop.surroundings.apt);
-    let reader = Reader { workshop, wanted, locked, keys: wanted.keys()? };
+    let reader = Reader {
+        workshop,
+        name: &wanted.name,
+        keys: wanted.keys()?,
+        architecture: wanted.platform.cpu.debian(),
+        is_snapshot: wanted.is_snapshot(),
+        locked,
+    };
     let mut suites = vec![reader.first(&archives, &wanted.suite)?];
     let (uri, release) = (suites[0].uri.clone(), suites[0].release.clone());
     if [&wanted.suite, &release.suite, &release.codename].iter().any(|name| ROLLING.contains(&name.as_str())) {
@@ -144,7 +161,7 @@ pub(super) fn read(workshop: &Workshop<'_>, wanted: &Debian, locked: &[LockedSui
         .zip(&found)
         .find(|((_, name), found)| found.is_none() && locked.iter().any(|locked| &locked.suite == name));
     if let Some(((_, name), _)) = lost {
-        return Err(DebianError::NoSuite(name.clone()).of(wanted));
+        return Err(DebianError::NoSuite(name.clone()).of(&wanted.name));
     }
     if found[1].is_none() {
         workshop.warn(format!(
@@ -162,22 +179,27 @@ pub(super) fn addresses(wanted: &Debian, apt: &Path) -> Vec<String> {
     archives.main.into_iter().chain(archives.security).collect()
 }
 
-struct Reader<'r> {
-    workshop: &'r Workshop<'r>,
-    wanted: &'r Debian,
-    locked: &'r [LockedSuite],
-    keys: Keyring,
+/// Whoever reads suites.
+pub(super) struct Reader<'r> {
+    pub(super) workshop: &'r Workshop<'r>,
+    /// The base or the image, for errors.
+    pub(super) name: &'r str,
+    pub(super) keys: Keyring,
+    /// The architecture, as Debian calls it.
+    pub(super) architecture: &'r str,
+    pub(super) is_snapshot: bool,
+    pub(super) locked: &'r [LockedSuite],
 }
 
 impl Reader<'_> {
     /// Returns a suite that must be there.
     fn first(&self, archives: &Archives, name: &str) -> Result<Suite> {
         if archives.main.is_empty() {
-            return Err(DebianError::NoMirror.of(self.wanted));
+            return Err(DebianError::NoMirror.of(self.name));
         }
         let mut refused = Vec::new();
         for uri in &archives.main {
-            match self.suite(uri, name) {
+            match self.suite(&main(uri, name)) {
                 Ok(suite) => return Ok(suite),
                 // Archives of others lie beside Debian's in the configuration of a machine.
                 Err(error) if !archives.are_named && is_elsewhere(&error) => refused.push(error),
@@ -186,14 +208,14 @@ impl Reader<'_> {
         }
         match refused.pop() {
             Some(only) if refused.is_empty() => Err(only),
-            _ => Err(DebianError::NoSuite(name.to_owned()).of(self.wanted)),
+            _ => Err(DebianError::NoSuite(name.to_owned()).of(self.name)),
         }
     }
 
     /// Returns a suite if one of these archives has it.
     fn any(&self, uris: &[String], name: &str) -> Result<Option<Suite>> {
         for uri in uris {
-            match self.suite(uri, name) {
+            match self.suite(&main(uri, name)) {
                 Ok(suite) => return Ok(Some(suite)),
                 Err(error) if is_absent(&error) => {}
                 Err(error) => return Err(error),
@@ -202,13 +224,15 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    fn suite(&self, uri: &str, name: &str) -> Result<Suite> {
+    /// Returns the suite of a place.
+    pub(super) fn suite(&self, place: &Place) -> Result<Suite> {
         let mut attempt = 1;
         loop {
-            let release = self.release(uri, name)?;
-            match self.packages(uri, name, &release) {
+            let release = self.release(place)?;
+            match self.packages(place, &release) {
                 Ok(packages) => {
-                    return Ok(Suite { uri: uri.to_owned(), name: name.to_owned(), release, packages });
+                    let (uri, name) = (place.uri.clone(), place.suite.clone());
+                    return Ok(Suite { uri, name, release, packages });
                 }
                 Err(error) if attempt < ATTEMPTS && is_changing(&error) => attempt += 1,
                 Err(error) => return Err(error),
@@ -216,29 +240,26 @@ impl Reader<'_> {
         }
     }
 
-    fn release(&self, uri: &str, name: &str) -> Result<Release> {
-        let url = address(&format!("{uri}/dists/{name}/InRelease"))?;
-        let bytes = self.workshop.document(&url, LARGEST_RELEASE)?;
-        let said = |problem: DebianError| problem.of(self.wanted);
-        let list = format!("{uri}/dists/{name}/InRelease");
-        let text = String::from_utf8(bytes)
-            .map_err(|_| said(DebianError::Signature { list: list.clone(), problem: "it is no text".into() }))?;
-        let release = Release::verify(&text, &self.keys)
-            .map_err(|error| said(DebianError::Signature { list: list.clone(), problem: error.to_string() }))?;
-        self.require_valid(&list, name, &release).map_err(said)?;
+    fn release(&self, place: &Place) -> Result<Release> {
+        let list = format!("{}/InRelease", folder(place));
+        let bytes = self.workshop.document(&address(&list)?, LARGEST_RELEASE)?;
+        let untrusted = |problem: String| DebianError::Signature { list: list.clone(), problem }.of(self.name);
+        let text = String::from_utf8(bytes).map_err(|_| untrusted("it is no text".into()))?;
+        let release = Release::verify(&text, &self.keys).map_err(|error| untrusted(error.to_string()))?;
+        self.require_valid(&list, place, &release).map_err(|error| error.of(self.name))?;
         Ok(release)
     }
 
     /// Refuses a list that is too old: whoever answers in the archive's place could hide updates with one.
-    fn require_valid(&self, list: &str, name: &str, release: &Release) -> std::result::Result<(), DebianError> {
-        if self.wanted.is_snapshot() {
+    fn require_valid(&self, list: &str, place: &Place, release: &Release) -> std::result::Result<(), DebianError> {
+        if self.is_snapshot {
             return Ok(());
         }
         if let Some(until) = release.valid_until.filter(|until| *until < SystemTime::now()) {
             return Err(DebianError::Expired { list: list.to_owned(), until });
         }
-        let locked = self.locked.iter().filter(|locked| locked.suite == name).map(|locked| locked.date).max();
-        match locked.filter(|date| seconds(release.date) < *date) {
+        let locked = self.locked.iter().filter(|locked| locked.suite == place.suite);
+        match locked.map(|locked| locked.date).max().filter(|date| seconds(release.date) < *date) {
             Some(date) => {
                 let locked = UNIX_EPOCH + Duration::from_secs(date);
                 Err(DebianError::Older { list: list.to_owned(), found: release.date, locked })
@@ -247,27 +268,36 @@ impl Reader<'_> {
         }
     }
 
-    fn packages(&self, uri: &str, name: &str, release: &Release) -> Result<String> {
-        let architecture = self.wanted.platform.cpu.debian();
-        let plain = format!("main/binary-{architecture}/Packages");
-        let forms = [".xz", ".gz", ""].map(|end| (end, format!("{plain}{end}")));
+    /// Returns the packages of all components, one list after the other.
+    fn packages(&self, place: &Place, release: &Release) -> Result<String> {
+        if place.components.is_empty() {
+            return self.list(place, release, "");
+        }
+        let mut all = String::new();
+        for component in &place.components {
+            let list = self.list(place, release, &format!("{component}/binary-{}/", self.architecture))?;
+            all.push_str(list.trim_end());
+            all.push_str("\n\n");
+        }
+        Ok(all)
+    }
+
+    /// Returns the list of packages in a directory of a suite.
+    fn list(&self, place: &Place, release: &Release, directory: &str) -> Result<String> {
+        let forms = [".xz", ".gz", ""].map(|end| (end, format!("{directory}Packages{end}")));
         let found = forms.iter().find_map(|(end, path)| Some((end, path, release.files.get(path)?)));
+        let folder = folder(place);
         let Some((end, path, (digest, size))) = found else {
-            let list = format!("{uri}/dists/{name}");
-            return Err(DebianError::NoPackages { list, architecture: architecture.into() }.of(self.wanted));
+            let list = format!("{folder}/{}", directory.trim_end_matches('/'));
+            return Err(DebianError::NoPackages { list, architecture: self.architecture.into() }.of(self.name));
         };
-        let folder = format!("{uri}/dists/{name}");
         let url = match release.by_hash {
-            true => format!("{folder}/main/binary-{architecture}/by-hash/SHA256/{}", digest.hex()),
+            true => format!("{folder}/{directory}by-hash/SHA256/{}", digest.hex()),
             false => format!("{folder}/{path}"),
         };
-        self.workshop.download(&Wanted {
-            file: format!("{name} {path}"),
-            url: address(&url)?,
-            digest: *digest,
-            size: Some(*size),
-        })?;
-        self.inflated(end, digest)
+        let (file, digest) = (format!("{} {path}", place.suite), *digest);
+        self.workshop.download(&Wanted { file, url: address(&url)?, digest, size: Some(*size) })?;
+        self.inflated(end, &digest)
             .map_err(|source| BuildError::Unreadable { what: format!("`{folder}/{path}`"), source: source.into() })
     }
 
@@ -277,6 +307,21 @@ impl Reader<'_> {
         let read = kiln_debian::deb::inflated(end, blob).map_err(std::io::Error::other)?;
         read.take(LARGEST_LIST).read_to_string(&mut text)?;
         Ok(text)
+    }
+}
+
+fn main(uri: &str, suite: &str) -> Place {
+    Place { uri: uri.to_owned(), suite: suite.to_owned(), components: vec!["main".to_owned()] }
+}
+
+/// Returns the address of the directory of a suite: one that ends in a slash is a directory of the archive itself.
+fn folder(place: &Place) -> String {
+    let Place { uri, suite, .. } = place;
+    match suite.strip_suffix('/') {
+        Some(directory) => format!("{uri}/{}", directory.trim_start_matches("./").trim_start_matches('.'))
+            .trim_end_matches('/')
+            .to_owned(),
+        None => format!("{uri}/dists/{suite}"),
     }
 }
 
@@ -315,7 +360,7 @@ mod tests {
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             fs_err::write(path, text.replace("DIRECTORY", directory.path().to_str().unwrap())).unwrap();
         }
-        let found = Archives::of_machine(&places(directory.path()));
+        let found = Archives::of_machine(&places(directory.path(), true));
         (directory, found)
     }
 

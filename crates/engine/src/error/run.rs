@@ -79,7 +79,7 @@ impl RunError {
             Reason::TimedOut(_) => Ended::TimedOut,
             Reason::Ended(ended) => ended,
         };
-        if self.lines.iter().any(|line| NETWORK.iter().any(|sign| line.contains(sign))) {
+        if self.has_shell && self.lines.iter().any(|line| NETWORK.iter().any(|sign| line.contains(sign))) {
             return Some(NO_NETWORK.into());
         }
         let hint = match ended {

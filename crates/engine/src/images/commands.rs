@@ -9,7 +9,8 @@ use kiln_plan::stack::{self, line_at};
 use super::{Builder, Draft, Ground, LayerNode};
 use crate::accounts::Accounts;
 use crate::below::Below;
-use crate::error::Result;
+use crate::debian;
+use crate::error::{BuildError, Result};
 use crate::node::NodeId;
 use crate::settings::Settings;
 use crate::step::Subject;
@@ -18,6 +19,7 @@ use crate::steps::copy::Copy;
 use crate::steps::facts::Facts;
 use crate::steps::foundation::Foundation;
 use crate::steps::run::{Bound, Place, Run};
+use crate::steps::system::System;
 
 /// Directories over which the sandbox lays those of the kernel.
 const KERNELS: [&str; 3] = ["dev", "proc", "sys"];
@@ -27,9 +29,10 @@ impl Builder<'_> {
     pub(super) fn prepared(&mut self, image: &stack::Image, platform: Platform) -> Result<(Ground, Vec<LayerNode>)> {
         let mut ground = self.ground(image, platform)?;
         let mut layers = Vec::new();
-        if !image.setup.is_empty() {
+        if image.system.is_some() || !image.setup.is_empty() {
             let settings = Settings { env: image.env.clone(), ..Settings::default() };
             let mut draft = Draft::new(platform, ground);
+            self.system(image, &mut draft)?;
             self.commands(image, (&image.setup, 0), &settings, &mut draft)?;
             let compose = Compose {
                 platform,
@@ -52,6 +55,23 @@ impl Builder<'_> {
         }
         self.facts.insert((image.name.clone(), platform), Arc::clone(&ground.facts));
         Ok((ground, layers))
+    }
+
+    /// Adds the layer of the packages of the base's distribution.
+    fn system(&mut self, image: &stack::Image, draft: &mut Draft) -> Result<()> {
+        let Some(wanted) = &image.system else { return Ok(()) };
+        let platform = draft.platform;
+        let below = draft.ground.image.ok_or_else(|| debian::no_base(wanted))?;
+        let inputs = debian::inputs(&self.project.stack, self.lock, image, platform);
+        let locked = self.lock.system(&image.name, platform, &inputs);
+        let locked = locked.ok_or_else(|| BuildError::NotYet(format!("system packages of {}", image.name)))?;
+        let foundation = self.graph.add(Foundation::new(below, Subject::Image(image.name.clone(), platform)))?;
+        let step = System::new(wanted, locked, foundation, (draft.ground.commands, image.compression));
+        let (history, bytes) = (step.history(), step.bytes());
+        let node = self.graph.add(step)?;
+        draft.layer(node, history, bytes);
+        draft.ground.commands += 1;
+        Ok(())
     }
 
     /// Takes the facts of what is below again, after commands of this image. Packages that kiln put there stay known as they are.

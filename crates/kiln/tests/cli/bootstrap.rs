@@ -8,6 +8,7 @@ use crate::environment::TestEnvironment;
 use crate::team::Team;
 use crate::wheels::{pure, stack};
 
+const CPU: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 /// A time before which nothing is signed, in seconds since 1970.
 const SIGNED: u64 = 1_750_000_000;
 
@@ -18,7 +19,9 @@ fn archive() -> Archive {
     let passwd: PackageFile<'_> = ("./etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
     archive.package("bookworm", "base-files", required, &[], &[passwd]);
     archive.package("bookworm", "libc6", "Priority: required\nVersion: 2.36-9\n", &[], &[]);
-    archive.package("bookworm", "apt", "Version: 2.6.1\nDepends: libc6 (>= 2.30)\n", &[], &[]);
+    let key = archive.key();
+    let key: PackageFile<'_> = ("./etc/apt/trusted.gpg.d/archive.asc", 0o644, key.as_bytes());
+    archive.package("bookworm", "apt", "Version: 2.6.1\nDepends: libc6 (>= 2.30)\n", &[], &[key]);
     let python: PackageFile<'_> = ("./usr/bin/python3.11", 0o755, b"\x7fELF");
     archive.package("bookworm", "python3.11-minimal", required, &[], &[python]);
     let release: PackageFile<'_> = ("./etc/os-release", 0o644, b"ID=debian\nVERSION_ID=\"12\"\n");
@@ -121,8 +124,7 @@ fn a_base_has_what_its_packages_and_their_scripts_say() {
     }
     let project = project_with("include = [\"tool\"], ", "");
     project.succeed("build --output oci:out");
-    let cpu = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let image = crate::images::ReadBack::of(&project.path("out"), "app", cpu);
+    let image = crate::images::ReadBack::of(&project.path("out"), "app", CPU);
     let list = crate::images::list(&image.layers[0]);
     for line in
         ["l0777 0:0 bin -> usr/bin", "-0755 0:0 usr/bin/sh", "-0644 0:0 included-tool", "-0644 0:0 var/lib/dpkg/arch"]
@@ -261,7 +263,7 @@ fn a_script_that_fails_is_shown() {
     assert_snapshot!(said, @r"
     warning: no archive with `bookworm-security` was found: `bookworm` has no security updates (`mirror = { uri, security = URL }` names one)
     error: `debian bookworm from <archive>` cannot be made
-      caused by: `dpkg --configure` of debian bookworm from <archive> failed with status 100; its last lines:
+      caused by: `dpkg` of debian bookworm from <archive> failed with status 100; its last lines:
         E: the script of broken failed
     ");
 }
@@ -311,4 +313,104 @@ fn a_machine_that_shares_the_cache_takes_the_base_by_the_digest_that_is_locked()
     let third = team.bare_machine();
     third.write("archive.asc", archive.key());
     assert_eq!(third.digests("--locked"), digests);
+}
+
+/// Lets the image install packages of its distribution.
+fn with_system(project: &Project, system: &str) {
+    let text = project.read("kiln.toml").replace("packages = [\"words\"]", &format!("system = {system}"));
+    project.stack(&text);
+}
+
+#[test]
+fn packages_of_the_distribution_are_chosen_and_installed_by_its_apt() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    with_system(&project, "[\"tool\"]");
+    let digests = project.digests("--output oci:out");
+    let lock = project.read("kiln.lock");
+    assert!(lock.contains("[[system]]\nimage = \"app\"\n") && lock.contains("{ name = \"tool\", "), "{lock}");
+    let image = crate::images::ReadBack::of(&project.path("out"), "app", CPU);
+    assert_snapshot!(image.list(), @r"
+    -0644 0:0 included-tool
+    d0755 0:0 var
+    d0755 0:0 var/lib
+    d0755 0:0 var/lib/dpkg
+    -0644 0:0 var/lib/dpkg/status
+    ");
+    assert_snapshot!(image.history().join("\n").replace(&project.archive.uri(), "<archive>"), @r"
+    kiln: debian bookworm from <archive>
+    kiln: system tool
+    ");
+    let plan = project.kiln("plan").stdout.replace(&project.archive.uri(), "<archive>");
+    assert_snapshot!(plan, @r"
+    app (linux/amd64)
+      debian bookworm from <archive>              in the store
+      system tool                                     454 B    in the store
+
+    app: unchanged
+    ");
+    project.archive.log();
+    assert_eq!(project.digests("--offline"), digests);
+    assert_eq!(project.archive.log(), [""; 0]);
+}
+
+#[test]
+fn a_locked_package_of_the_distribution_that_left_its_archive_comes_from_the_store() {
+    if is_impossible() {
+        return;
+    }
+    let mut project = project();
+    with_system(&project, "[\"tool\"]");
+    let digests = project.digests("");
+    project.archive.remove("pool/main/tool");
+    project.archive.package("bookworm", "tool", "Version: 2.0\n", &[], &[]);
+    project.archive.sign("bookworm", SIGNED + 1, "");
+    assert_eq!(project.digests("--no-cache app"), digests);
+    project.succeed("lock --upgrade");
+    assert!(project.read("kiln.lock").contains("version = \"2.0\""));
+    assert_ne!(project.digests(""), digests);
+}
+
+#[test]
+fn what_an_image_wants_of_its_distribution_must_be_there() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    with_system(&project, "{ install = [\"toool\"], upgrade = true }");
+    assert_snapshot!(project.refused().replace(&project.archive.uri(), "<archive>"), @r"
+    warning: no archive with `bookworm-security` was found: `bookworm` has no security updates (`mirror = { uri, security = URL }` names one)
+    error: `app (linux/amd64)` cannot be made
+      caused by: its apt cannot install toool; its last lines:
+        E: Unable to locate package toool
+
+    hint: see the names of packages in the suite; recommended packages are not installed
+    ");
+    project.stack(&project.read("kiln.toml").replace("{ install = [\"toool\"], upgrade = true }", "[\"to ol\"]"));
+    assert_snapshot!(project.refused(), @r#"
+    error: `to ol` is no name of a Debian package
+      --> kiln.toml:13:11
+       |
+    13 | system = ["to ol"]
+       |           ^^^^^^^
+    "#);
+}
+
+#[test]
+fn packages_over_nothing_are_a_mistake() {
+    let machine =
+        TestEnvironment::with_stack(&stack("system = [\"tool\"]").replace("{ oci = \"base\" }", "\"scratch\""));
+    assert_snapshot!(machine.kiln("build"), @r#"
+    ------- stderr -------
+    error: nothing is below, whose apt could install packages
+      --> kiln.toml:13:10
+       |
+    13 | system = ["tool"]
+       |          ^^^^^^^^
+       |
+    help: `system` is for images upon a Debian or an Ubuntu
+    [exit status: 2]
+    "#);
 }

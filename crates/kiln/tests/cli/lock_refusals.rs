@@ -466,9 +466,9 @@ fn a_damaged_lock_and_one_of_a_newer_kiln_are_not_overwritten() {
     assert_snapshot!(refused("version = 4\nfuture = true\n"), @r"
     ------- stderr -------
     error: `<root>/project/kiln.lock` cannot be used
-      caused by: the lock is damaged at line 1: unknown field `future`, expected one of `version`, `native-gpus`, `source`, `base`, `image`, `wheel`
+      caused by: the lock has a table `future`: a newer kiln wrote it
 
-    hint: restore it from version control, or delete it and run `kiln lock`
+    hint: use the kiln that wrote it, or delete it and run `kiln lock`
     [exit status: 2]
     ");
     assert_snapshot!(refused(""), @r"

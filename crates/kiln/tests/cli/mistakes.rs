@@ -54,7 +54,7 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
     10 | privileged = []
        | ^^^^^^^^^^
        |
-    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `resolution`, `overlaps`, `cuda`, `gpus`, `python`, `copy`, `files`, `setup`, `run`, `users`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `healthcheck`, `expose`, `volumes`, `stop-signal`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`, `publish`
+    help: valid here: `from`, `base-facts`, `packages`, `requirements`, `resolution`, `overlaps`, `cuda`, `gpus`, `python`, `copy`, `files`, `system`, `setup`, `run`, `users`, `user`, `timezone`, `env`, `workdir`, `entrypoint`, `command`, `healthcheck`, `expose`, `volumes`, `stop-signal`, `labels`, `persist`, `compression`, `max-layer-size`, `prune`, `verify`, `registry`, `repository`, `tags`, `publish`
     [exit status: 2]
     ");
     assert_snapshot!(refused("\n[images.app]\nfrom = { oci = \"base\", tag = \"x\" }\n"), @r#"
@@ -83,17 +83,17 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
 
 #[test]
 fn a_key_of_a_later_release_is_refused_rather_than_ignored() {
-    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nsystem = [\"git\"]\n"), @r#"
+    assert_snapshot!(refused("\n[images.app]\nfrom = \"scratch\"\nbytecode = true\n"), @r"
     ------- stderr -------
-    error: this release of kiln cannot do `system` yet
+    error: this release of kiln cannot do `bytecode` yet
       --> kiln.toml:10:1
        |
-    10 | system = ["git"]
-       | ^^^^^^
+    10 | bytecode = true
+       | ^^^^^^^^
        |
     help: it is refused rather than ignored, so that an image is never less than its stack file says
     [exit status: 2]
-    "#);
+    ");
     let compiler = "\n[cache]\nremote = \"x\"\ncompiler = \"local\"\n\n[images.app]\nfrom = \"scratch\"\n";
     assert_snapshot!(refused(compiler), @r#"
     ------- stderr -------

@@ -59,10 +59,10 @@ impl Stack {
         self.elsewhere.get(&platform).and_then(|images| images.iter().find(same)).unwrap_or(image)
     }
 
-    /// Returns true if commands run below the packages of an image: its `setup`, or those of images that it stands on.
+    /// Returns true if commands run below the packages of an image: its `system` or `setup`, or those of images that it stands on.
     pub fn stands_on_commands(&self, image: &Image) -> bool {
-        let runs = |below: &Image| !below.setup.is_empty() || !below.run.is_empty();
-        !image.setup.is_empty() || self.ancestors(image).any(runs)
+        let prepares = |image: &Image| image.system.is_some() || !image.setup.is_empty();
+        prepares(image) || self.ancestors(image).any(|below| prepares(below) || !below.run.is_empty())
     }
 
     /// The images that an image stands on, the nearest first.
@@ -146,6 +146,8 @@ pub struct Image {
     pub from: From,
     /// Where `from` stands.
     pub from_span: Span,
+    /// Packages of the base's distribution.
+    pub system: Option<System>,
     /// Commands that run before everything else of the image.
     pub setup: Vec<Run>,
     /// Commands that run over everything else of the image.
@@ -412,6 +414,21 @@ pub struct Mirror {
     pub snapshot: bool,
     /// A file of keys that sign its lists, relative to the stack file. Nothing for Debian's.
     pub key: Option<String>,
+}
+
+/// Changes of the packages of a distribution.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// Packages that are installed, sorted: `name`, `name=version`.
+    pub install: Vec<String>,
+    /// Packages that are removed, sorted.
+    pub remove: Vec<String>,
+    /// All packages become as new as the archive has them.
+    pub upgrade: bool,
+    /// Recommended packages are installed too.
+    pub recommends: bool,
+    /// Its place in the stack file.
+    pub span: Span,
 }
 
 /// What an image stands on.

@@ -11,7 +11,7 @@ use super::written::StackFile;
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 
 /// Keys that the stack file's design has and this release does not act on: refused rather than ignored.
-const LATER: [&str; 4] = ["system", "bytecode", "imports", "compiler"];
+const LATER: [&str; 3] = ["bytecode", "imports", "compiler"];
 
 /// Words of Dockerfiles and of compose files, with kiln's.
 const FOREIGN: [(&str, &str); 16] = [

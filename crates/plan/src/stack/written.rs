@@ -14,12 +14,14 @@ mod image;
 mod python;
 mod run;
 mod scalar;
+mod system;
 
 pub use copy::*;
 pub use image::*;
 pub use python::*;
 pub use run::*;
 use scalar::scalar_or_table;
+pub use system::*;
 
 /// A string of the stack file, in which `${name}` stands for a variable.
 pub type Text = Spanned<String>;

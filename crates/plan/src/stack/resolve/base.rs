@@ -6,9 +6,9 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 use crate::reference::InvalidReference;
 use crate::secret;
 use crate::stack::Spanned;
-use crate::stack::image::{From, Mirror};
+use crate::stack::image::{From, Mirror, System};
 use crate::stack::vars::Vars;
-use crate::stack::written::{FromWritten, MirrorWritten, StackFile, Text};
+use crate::stack::written::{FromWritten, MirrorWritten, StackFile, SystemTable, SystemWritten, Text};
 
 /// The address of a Debian mirror, which the image and the lock name: it must hold no secret.
 fn mirror(written: &Spanned<MirrorWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Mirror {
@@ -94,11 +94,7 @@ pub(super) fn from(written: &Spanned<FromWritten>, file: &StackFile, vars: &Vars
             }
             (None, Some(suite)) => {
                 let mirror = table.mirror.as_ref().map(|text| mirror(text, vars, wrong));
-                let packages = table.include.iter();
-                let mut include: Vec<String> =
-                    packages.map(|package| debian_word("package", package, b"+-.:=~_", vars, wrong)).collect();
-                include.sort();
-                include.dedup();
+                let include = packages(&table.include, vars, wrong);
                 let suite = debian_word("suite", suite, b"-._/", vars, wrong);
                 From::Debian { suite, include, mirror }
             }
@@ -121,4 +117,28 @@ fn debian_word(what: &str, text: &Text, marks: &[u8], vars: &Vars, wrong: &mut D
         wrong.push(Diagnostic::at(text.span(), format!("`{word}` is no name of a Debian {what}")));
     }
     word
+}
+
+/// Returns the changes of packages that an image wants.
+pub(super) fn system(written: &Spanned<SystemWritten>, vars: &Vars, wrong: &mut Diagnostics) -> System {
+    let span = written.span();
+    let (install, remove, upgrade, recommends) = match written.get() {
+        SystemWritten::List(install) => (packages(install, vars, wrong), Vec::new(), false, false),
+        SystemWritten::Table(SystemTable { install, remove, upgrade, recommends }) => {
+            (packages(install, vars, wrong), packages(remove, vars, wrong), *upgrade, *recommends)
+        }
+    };
+    if let Some(both) = remove.iter().find(|name| install.contains(name)) {
+        wrong.push(Diagnostic::at(span.clone(), format!("`{both}` is installed and removed")));
+    }
+    System { install, remove, upgrade, recommends, span }
+}
+
+/// Returns names of packages, sorted: their order in the stack file must not show.
+fn packages(written: &[Text], vars: &Vars, wrong: &mut Diagnostics) -> Vec<String> {
+    let mut names: Vec<String> =
+        written.iter().map(|package| debian_word("package", package, b"+-.:=~_", vars, wrong)).collect();
+    names.sort();
+    names.dedup();
+    names
 }

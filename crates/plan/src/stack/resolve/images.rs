@@ -72,6 +72,7 @@ pub(super) fn image(
         span: name.span(),
         from: from_resolved,
         from_span: table.from.span(),
+        system: table.system.as_ref().map(|system| super::base::system(system, vars, wrong)),
         setup: table.setup.iter().filter_map(|run| super::run::run(run, context, wrong)).collect(),
         run: table.run.iter().filter_map(|run| super::run::run(run, context, wrong)).collect(),
         base_facts: table.base_facts.clone().map(BaseFacts::with_normalised_names),

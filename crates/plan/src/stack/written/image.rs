@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 
 use super::{
-    CopyTable, OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, RunWritten, Text, scalar_or_table,
+    CopyTable, OverlapsTable, PythonWritten, RequirementsWritten, ResolutionTable, RunWritten, SystemWritten, Text,
+    scalar_or_table,
 };
 use crate::base::BaseFacts;
 use crate::stack::spanned::Spanned;
@@ -43,6 +44,8 @@ pub struct ImageTable {
     /// Files, directories and links that the stack file itself holds; they come after the copies.
     #[serde(default)]
     pub files: Vec<FileTable>,
+    /// Packages of the base's distribution, which its own apt installs before anything else of the image is made: a list, or a table.
+    pub system: Option<Spanned<SystemWritten>>,
     /// Commands that run before anything else of the image is made, as in `run`: its packages and files stand on them.
     #[serde(default)]
     pub setup: Vec<Spanned<RunWritten>>,

@@ -8,8 +8,7 @@ use kiln_debian::index::IndexError;
 use kiln_debian::system::SystemError;
 use kiln_oci::debian::NormaliseError;
 
-use super::Debian;
-use crate::error::{BuildError, Fault, RunError, shown_lines};
+use super::{BuildError, Fault, RunError, shown_lines};
 
 /// A Debian that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +75,12 @@ pub enum DebianError {
         /// The last lines that apt said.
         lines: Vec<String>,
     },
+    /// An image without apt.
+    #[error("its base has no apt{}", shown_lines(lines))]
+    NoApt {
+        /// The last lines that its shell said.
+        lines: Vec<String>,
+    },
     /// A package that no archive has any more.
     #[error("no archive has {package} {version} any more (status {status})")]
     Gone {
@@ -104,8 +109,8 @@ pub enum DebianError {
 }
 
 impl DebianError {
-    pub(crate) fn of(self, wanted: &Debian) -> BuildError {
-        BuildError::Debian { base: wanted.name.clone(), source: Box::new(self) }
+    pub(crate) fn of(self, name: &str) -> BuildError {
+        BuildError::Debian { name: name.to_owned(), source: Box::new(self) }
     }
 
     /// Returns whose fault it is.

@@ -1,0 +1,126 @@
+//! The packages that an image wants of its base's distribution: chosen by its own apt, of the archives that it knows itself.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use kiln_debian::index::Index;
+use kiln_debian::release::Keyring;
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::lock::{Lock, LockedDeb, LockedSuite};
+use kiln_plan::parallel;
+use kiln_plan::platform::Platform;
+use kiln_plan::stack::{self, Stack};
+use kiln_plan::step::StepKey;
+
+use super::apt::Apt;
+use super::packages;
+use super::script::{self, Wishes};
+use super::suites::{Reader, Suite, places};
+use crate::bases;
+use crate::error::{BuildError, DebianError, ProjectError, Result};
+use crate::inside::Done;
+use crate::workshop::Workshop;
+
+/// Suites that are read at once.
+const CONNECTIONS: usize = 8;
+/// An image whose apt is asked.
+pub(crate) struct Asked<'a> {
+    pub(crate) workshop: &'a Workshop<'a>,
+    /// The image, for people.
+    pub(crate) name: String,
+    /// Trees of what the packages are installed over, the lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) platform: Platform,
+    pub(crate) below: u8,
+}
+
+impl Asked<'_> {
+    fn apt(&self) -> Apt<'_> {
+        Apt { workshop: self.workshop, name: &self.name, layers: self.layers.clone(), below: self.below }
+    }
+
+    /// Chooses packages, of archives that are not older than those that are locked.
+    pub(crate) fn choose(&self, wishes: &Wishes, before: &[LockedSuite]) -> Result<(Vec<LockedSuite>, Vec<LockedDeb>)> {
+        if self.workshop.surroundings.offline {
+            return Err(ProjectError::Offline(self.name.clone()).into());
+        }
+        let work = self.workshop.work("resolve", self.name.as_str(), None);
+        let architecture = self.platform.cpu.debian();
+        let (apt, (known, keys)) = (
+            self.apt(),
+            self.apt().look(script::look(), &work, |place| {
+                let found = place.join("found");
+                Ok((places(&found.join("apt"), false), keys(&found)))
+            })?,
+        );
+        let reader = Reader {
+            workshop: self.workshop,
+            name: &self.name,
+            keys,
+            architecture,
+            is_snapshot: false,
+            locked: before,
+        };
+        let suites = parallel::each(&known, CONNECTIONS, |place| reader.suite(place))?;
+        let mut index = Index::default();
+        for (at, suite) in suites.iter().enumerate() {
+            index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(&self.name))?;
+        }
+        let chosen: BTreeSet<(usize, String)> = apt.choose(&suites, architecture, wishes, &work)?.into_iter().collect();
+        let package = |(suite, path): &(usize, String)| {
+            let uri = &suites.get(*suite)?.uri;
+            Some(packages::locked(index.at(*suite, path)?, uri, false))
+        };
+        Ok((suites.iter().map(Suite::locked).collect(), chosen.iter().filter_map(package).collect()))
+    }
+
+    /// Installs packages that are locked, and hands on what that left.
+    pub(crate) fn install<T>(
+        &self,
+        wishes: &Wishes,
+        debs: &[LockedDeb],
+        archives: &[LockedSuite],
+        then: impl FnOnce(&Done<'_>) -> Result<T>,
+    ) -> Result<T> {
+        packages::fetch(self.workshop, &self.name, debs, archives, &[])?;
+        let work = self.workshop.work("install", self.name.as_str(), None);
+        self.apt().install(script::install(wishes), &debs.iter().collect::<Vec<_>>(), &work, then)
+    }
+}
+
+/// Returns the keys that apt may trust, below a copy of its files. Files that hold none are left out.
+fn keys(found: &Path) -> Keyring {
+    let mut all = Keyring::default();
+    let directories = ["apt/trusted.gpg.d", "apt/keyrings", "keyrings"].map(|path| found.join(path));
+    let entries =
+        directories.iter().filter_map(|path| fs_err::read_dir(path).ok()).flatten().filter_map(std::result::Result::ok);
+    let files = entries.map(|entry| entry.path()).chain([found.join("apt/trusted.gpg")]);
+    for keyring in files.filter_map(|path| Keyring::parse(&fs_err::read(path).ok()?).ok()) {
+        all.extend(keyring);
+    }
+    all
+}
+
+/// Returns the error of packages over nothing.
+pub(crate) fn no_base(wanted: &stack::System) -> BuildError {
+    let at = Diagnostic::at(wanted.span.clone(), "nothing is below, whose apt could install packages");
+    Diagnostics::from(at.hint("`system` is for images upon a Debian or an Ubuntu")).into()
+}
+
+/// Returns the hash of everything that the choice of an image's packages depends on: what it wants, and what is below.
+pub(crate) fn inputs(stack: &Stack, lock: &Lock, image: &stack::Image, platform: Platform) -> String {
+    let image = stack.on(image, platform);
+    let mut key = StepKey::of("inputs of system", 1);
+    for one in std::iter::once(image).chain(stack.ancestors(image).map(|below| stack.on(below, platform))) {
+        if let Some(system) = &one.system {
+            let wishes = Wishes::of(system);
+            key = key.text("wishes", &format!("{wishes} {}", wishes.recommends));
+        }
+    }
+    let root = stack.root(image);
+    let name = bases::name(&root.from).unwrap_or_default();
+    if let Some(base) = lock.base(&name, platform) {
+        key = key.digest("base", &base.manifest);
+    }
+    key.text("name", &name).finish().hex()[..32].to_owned()
+}

@@ -1,0 +1,66 @@
+//! `system`: packages of the base's distribution, as written.
+
+use schemars::JsonSchema;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer};
+
+use super::Text;
+
+/// Packages of a distribution, as written.
+#[derive(Debug, Clone)]
+pub enum SystemWritten {
+    /// Packages to install.
+    List(Vec<Text>),
+    /// `{ install = [...], ... }`.
+    Table(SystemTable),
+}
+
+/// Changes of the packages of a distribution.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SystemTable {
+    /// Packages to install, as apt takes them: `name` or `name=version`.
+    #[serde(default)]
+    pub install: Vec<Text>,
+    /// Packages to remove.
+    #[serde(default)]
+    pub remove: Vec<Text>,
+    /// Brings all packages of the base to their newest versions first.
+    #[serde(default)]
+    pub upgrade: bool,
+    /// Installs recommended packages too.
+    #[serde(default)]
+    pub recommends: bool,
+}
+
+const EXPECTED: &str = "a list of packages, or `{ install, remove, upgrade, recommends }`";
+
+impl<'de> Deserialize<'de> for SystemWritten {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = SystemWritten;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(EXPECTED)
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<SystemWritten, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(SystemWritten::List)
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<SystemWritten, A::Error> {
+                SystemTable::deserialize(MapAccessDeserializer::new(map)).map(SystemWritten::Table)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for SystemWritten {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "System".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let table = generator.subschema_for::<SystemTable>();
+        schemars::json_schema!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, table] })
+    }
+}
