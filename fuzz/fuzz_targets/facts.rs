@@ -30,6 +30,7 @@ fuzz_target!(|text: &str| {
         index: None,
         manifest: Digest::of(b""),
         snapshot: None,
+        archives: Vec::new(),
         packages: Vec::new(),
         facts,
     };

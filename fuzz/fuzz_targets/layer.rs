@@ -49,6 +49,7 @@ fn facts(tar: &[u8]) {
         index: None,
         manifest: Digest::of(b""),
         snapshot: None,
+        archives: Vec::new(),
         packages: Vec::new(),
         facts: reader.finish(),
     };

@@ -18,6 +18,7 @@ mod base_packages;
 mod commands;
 mod confined;
 mod copied;
+mod debian;
 mod differences;
 mod docker26;
 mod elsewhere;
@@ -109,6 +110,8 @@ enum Part {
     Copied,
     /// Commands of images beside BuildKit's, as root and as an ordinary user
     Commands,
+    /// Debian bases beside mmdebstrap's, and packages of the distribution beside apt's
+    Debian,
     /// Copies from other images beside BuildKit's, and from repositories beside git's
     Elsewhere,
     /// kiln in containers and on machines where sandboxes are forbidden
@@ -179,6 +182,9 @@ impl Interop {
             }
             if wanted(Part::Commands) {
                 commands::check(&suite, &mut checks);
+            }
+            if wanted(Part::Debian) {
+                debian::check(&suite, &mut checks);
             }
             if wanted(Part::Elsewhere) {
                 elsewhere::check(&suite, &mut checks);

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
+use kiln_debian::testing as debian;
 use kiln_fatbin::testing::{Library, entry, region};
 use kiln_wheel::testing::{WheelBuilder, ZipBuilder};
 use tar::{Builder, EntryType, Header};
@@ -28,6 +29,7 @@ fn write(root: &Path) -> io::Result<()> {
     seeds.extend(regions());
     seeds.extend(libraries());
     seeds.extend(streams()?);
+    seeds.extend(archives());
     seeds.push(("paths", "list", br#"[["opt/venv/bin/a",7,3405691582],["opt/venv/b",0,0]]"#.to_vec()));
     for (target, name, bytes) in seeds {
         let folder = root.join("corpus").join(target);
@@ -36,6 +38,35 @@ fn write(root: &Path) -> io::Result<()> {
     }
     documents(root)?;
     compiled(root)
+}
+
+/// Returns packages of Debian and lists of them.
+fn archives() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let control = "Package: tool\nVersion: 1:2.0~rc1-3+b1\nArchitecture: amd64\nMulti-Arch: same\nDepends: libc6 (>= 2.36), a | b\n";
+    let about: [debian::PackageFile<'_>; 3] = [
+        ("./control", 0o644, control.as_bytes()),
+        ("./conffiles", 0o644, b"/etc/tool.conf\n"),
+        ("./triggers", 0o644, b"interest-noawait /usr/share/tool\n"),
+    ];
+    let files: [debian::PackageFile<'_>; 3] = [
+        ("./bin/tool", 0o755, b"program"),
+        ("./etc/tool.conf", 0o644, b"a=1\n"),
+        ("./lib/link -> ../bin/tool", 0o777, b""),
+    ];
+    let more = "Priority: required\nProvides: x (= 1)\nConflicts: y (<< 2)\nFilename: pool/t.deb\nSize: 3\n";
+    let list = format!("{control}{more}SHA256: {}\n", "0".repeat(64));
+    let sums = format!("SHA256:\n {} 3 main/binary-amd64/Packages\n", "0".repeat(64));
+    let release = format!("Suite: stable\nCodename: bookworm\nDate: Sat, 06 Sep 2025 10:19:12 UTC\n{sums}");
+    let signed = debian::Signer::new(1_000_000_000).sign(&release, 1_700_000_000);
+    let sources = "deb [arch=amd64] http://a.example/debian bookworm main\n\nTypes: deb\nURIs: http://b.example\nSuites: x\nComponents: main\n";
+    vec![
+        ("deb", "deb", debian::deb(&about, &files)),
+        ("archive", "packages", list.into_bytes()),
+        ("archive", "release", release.into_bytes()),
+        ("archive", "signed", signed.into_bytes()),
+        ("archive", "sources", sources.as_bytes().to_vec()),
+        ("archive", "versions", b"1:2.0~rc1-3\n1:2.0-3+b1\n2.36-9+deb12u10\n".to_vec()),
+    ]
 }
 
 /// Writes a document and a config of each image that others made.

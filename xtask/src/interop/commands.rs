@@ -2,7 +2,7 @@
 //! image whoever builds it, on overlays and on copies (`ways`). What crun and Docker make of such images: `alike`.
 
 mod alike;
-mod ways;
+pub(super) mod ways;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;

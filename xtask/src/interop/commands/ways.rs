@@ -29,7 +29,7 @@ pub(super) const COMMANDS: [&str; 3] = [
 
 /// The ids that a build has.
 #[derive(Clone, Copy)]
-pub(super) enum As {
+pub(in crate::interop) enum As {
     Root,
     Range,
     One,
@@ -37,14 +37,14 @@ pub(super) enum As {
 
 /// A way to build.
 #[derive(Clone, Copy)]
-pub(super) struct Way {
-    pub(super) name: &'static str,
-    pub(super) ids: As,
+pub(in crate::interop) struct Way {
+    pub(in crate::interop) name: &'static str,
+    pub(in crate::interop) ids: As,
     /// The store lies on an overlay, on which no other can be mounted.
-    pub(super) copies: bool,
+    pub(in crate::interop) copies: bool,
 }
 
-pub(super) const WAYS: [Way; 6] = [
+pub(in crate::interop) const WAYS: [Way; 6] = [
     Way { name: "root", ids: As::Root, copies: false },
     Way { name: "root-copies", ids: As::Root, copies: true },
     Way { name: "range", ids: As::Range, copies: false },
@@ -54,7 +54,11 @@ pub(super) const WAYS: [Way; 6] = [
 ];
 
 /// Builds all images of a project, which `write` writes, in a mount namespace of its own: there the user has a range or has none.
-pub(super) fn build(way: Way, kiln: &Path, write: impl Fn(&Path) -> Result<()>) -> Result<Vec<stack::Image>> {
+pub(in crate::interop) fn build(
+    way: Way,
+    kiln: &Path,
+    write: impl Fn(&Path) -> Result<()>,
+) -> Result<Vec<stack::Image>> {
     // A user may not enter the directory in which this suite works.
     let place = tempfile::Builder::new().prefix("interop-way-").tempdir()?;
     let at = |name: &str| -> PathBuf { place.path().join(name) };
