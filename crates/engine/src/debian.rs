@@ -18,11 +18,11 @@ use kiln_debian::index::{Index, Package};
 use kiln_debian::release::Keyring;
 use kiln_oci::debian::normalise;
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, to_json};
-use kiln_oci::layer::Layer;
-use kiln_oci::{time, whole};
+use kiln_oci::layer::{Layer, MediaType};
+use kiln_oci::time;
+use kiln_oci::whole::LayerWriter;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::digest::Digest;
-use kiln_plan::event::Work;
 use kiln_plan::lock::{LockedBase, LockedDeb, LockedSuite};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::Mirror;
@@ -206,7 +206,7 @@ impl Base {
             .collect();
         let time = time::packaged(&Digest::of(lines.join("\n").as_bytes()));
         let more = self.more(wanted, archives)?;
-        let layer = self.layer(workshop, wanted, [self.tar()?, fs_err::File::open(&changed)?, more], time, &work)?;
+        let layer = self.layer(workshop, wanted, [self.tar()?, fs_err::File::open(&changed)?, more], time)?;
         image(workshop, wanted, layer)
     }
 
@@ -232,20 +232,11 @@ impl Base {
         Ok(file)
     }
 
-    fn layer(
-        &self,
-        workshop: &Workshop<'_>,
-        wanted: &Debian,
-        parts: [fs_err::File; 3],
-        time: u64,
-        work: &Work<'_>,
-    ) -> Result<Layer> {
-        let path = self.directory.path().join("normal.tar");
-        let out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&path)?);
+    fn layer(&self, workshop: &Workshop<'_>, wanted: &Debian, parts: [fs_err::File; 3], time: u64) -> Result<Layer> {
+        let mut out = LayerWriter::new(workshop.store, MediaType::Gzip, workshop.surroundings.jobs)?;
         let mut parts = parts.map(fs_err::File::into_file);
-        normalise(&mut parts, out, time).map_err(|error| DebianError::from(error).of(&wanted.name))?;
-        let tar = fs_err::File::open(&path)?.into_file();
-        Ok(whole::from_tar(workshop.store, tar, workshop.surroundings.jobs, work)?)
+        normalise(&mut parts, &mut out, time).map_err(|error| DebianError::from(error).of(&wanted.name))?;
+        Ok(out.finish()?)
     }
 }
 

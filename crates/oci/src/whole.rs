@@ -173,20 +173,6 @@ pub fn recompress(
     out.finish()
 }
 
-/// Makes a gzip layer of a finished tar.
-pub fn from_tar(store: &Store, mut tar: impl Read, threads: usize, work: &Work<'_>) -> Result<Layer, OciError> {
-    let mut out = LayerWriter::new(store, MediaType::Gzip, threads)?;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = tar.read(&mut buffer)?;
-        if read == 0 {
-            return out.finish();
-        }
-        out.write_all(&buffer[..read])?;
-        work.advance(read as u64)?;
-    }
-}
-
 impl LayerWriter<'_> {
     /// Adds a member whose content comes from a reader, which must have as many bytes as the member says.
     pub fn file(&mut self, file: &LayerFile, content: &mut impl Read) -> Result<(), OciError> {

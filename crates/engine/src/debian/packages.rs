@@ -8,9 +8,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use kiln_debian::deb::Deb;
 use kiln_debian::index::Package;
 use kiln_debian::system::System;
+use kiln_plan::digest::Digest;
 use kiln_plan::event::Work;
 use kiln_plan::lock::{LockedDeb, LockedSuite};
 use kiln_plan::parallel;
+use kiln_store::StoreError;
 use url::Url;
 
 use super::Debian;
@@ -42,8 +44,9 @@ pub(super) fn fetch(
     suites: &[LockedSuite],
     elsewhere: &[String],
 ) -> Result<()> {
+    let here = parallel::each(packages, workshop.surroundings.jobs, |package| is_here(workshop, &package.sha256))?;
     let mut missing: Vec<&LockedDeb> =
-        packages.iter().filter(|package| !workshop.store.has_blob(&package.sha256)).collect();
+        packages.iter().zip(here).filter(|(_, here)| !here).map(|(package, _)| package).collect();
     missing.sort_by_key(|package| std::cmp::Reverse(package.size));
     if missing.is_empty() {
         return Ok(());
@@ -67,6 +70,15 @@ pub(super) fn fetch(
         Err(DebianError::Gone { package, version, status: refused.unwrap_or_default() }.of(name))
     };
     parallel::each(&missing, CONNECTIONS, one).map(drop)
+}
+
+/// Returns true if the store has some content, undamaged.
+pub(super) fn is_here(workshop: &Workshop<'_>, digest: &Digest) -> Result<bool> {
+    match workshop.store.open_hashed(digest) {
+        Ok(_) => Ok(true),
+        Err(StoreError::Missing(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns the places of a file: its own address, and those of the same path in other archives.

@@ -12,7 +12,7 @@ use kiln_plan::lock::LockedSuite;
 use kiln_plan::parallel;
 use url::Url;
 
-use super::Debian;
+use super::{Debian, packages};
 use crate::error::{BuildError, DebianError, FetchError, Result};
 use crate::fetch::Wanted;
 use crate::workshop::Workshop;
@@ -296,7 +296,9 @@ impl Reader<'_> {
             false => format!("{folder}/{path}"),
         };
         let (file, digest) = (format!("{} {path}", place.suite), *digest);
-        self.workshop.download(&Wanted { file, url: address(&url)?, digest, size: Some(*size) })?;
+        if !packages::is_here(self.workshop, &digest)? {
+            self.workshop.download(&Wanted { file, url: address(&url)?, digest, size: Some(*size) })?;
+        }
         self.inflated(end, &digest)
             .map_err(|source| BuildError::Unreadable { what: format!("`{folder}/{path}`"), source: source.into() })
     }

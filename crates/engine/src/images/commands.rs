@@ -69,6 +69,7 @@ impl Builder<'_> {
         let step = System::new(wanted, locked, foundation, (draft.ground.commands, image.compression));
         let (history, bytes) = (step.history(), step.bytes());
         let node = self.graph.add(step)?;
+        self.look.command(&image.name, 0, node.id());
         draft.layer(node, history, bytes);
         draft.ground.commands += 1;
         Ok(())

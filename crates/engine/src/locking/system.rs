@@ -32,7 +32,10 @@ impl Project<'_> {
         let locked = match known.filter(|_| frozen || *upgrade != Upgrade::Everything) {
             Some(known) => known.clone(),
             None if frozen => {
-                let message = format!("its packages for `system` of `{}` were chosen for something else", image.name);
+                let message = format!(
+                    "the packages of `system` of `{}` were chosen for another list or another base",
+                    image.name
+                );
                 return Err(BuildError::LockOutdated(message));
             }
             None => {

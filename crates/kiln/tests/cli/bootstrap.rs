@@ -414,3 +414,33 @@ fn packages_over_nothing_are_a_mistake() {
     [exit status: 2]
     "#);
 }
+
+#[test]
+fn packages_and_lists_that_are_damaged_in_the_store_are_fetched_again() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    with_system(&project, "[\"tool\"]");
+    let digests = project.digests("");
+    let blobs = project.root().join("store/blobs/sha256");
+    let mut damaged = 0;
+    for entry in fs_err::read_dir(blobs).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs_err::read(&path).unwrap();
+        if bytes.starts_with(b"!<arch>") || bytes.starts_with(b"Package: ") {
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            fs_err::remove_file(&path).unwrap();
+            fs_err::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 7);
+    project.archive.log();
+    assert_eq!(project.digests("--no-cache app"), digests);
+    assert_eq!(project.fetched(), 1);
+    project.succeed("lock --upgrade");
+    assert_eq!(project.digests(""), digests);
+    assert_eq!(project.fetched(), 5);
+}
