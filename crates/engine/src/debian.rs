@@ -71,20 +71,6 @@ impl Debian {
     fn wishes(&self) -> Wishes {
         Wishes { install: self.include.clone(), ..Wishes::default() }
     }
-
-    /// Returns true if its lists may be older than they allow themselves to be: the stack says so, or the address has a time such as
-    /// `20250520T000000Z` in it, as those of archives of the past have.
-    fn is_snapshot(&self) -> bool {
-        let is_time = |part: &str| {
-            let fits = |(at, byte): (usize, u8)| match at {
-                8 => byte == b'T',
-                15 => byte == b'Z',
-                _ => byte.is_ascii_digit(),
-            };
-            part.len() == 16 && part.bytes().enumerate().all(fits)
-        };
-        self.mirror.as_ref().is_some_and(|mirror| mirror.snapshot || mirror.uri.split('/').any(is_time))
-    }
 }
 
 /// Chooses the packages of a Debian, and makes it. The lock's entry has no facts yet.

@@ -286,6 +286,8 @@ fn describe_system(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static st
         remove: vec!["nano".into()],
         upgrade: true,
         recommends: false,
+        repositories: Vec::new(),
+        disable: Vec::new(),
         span: 0..0,
     };
     let deb = LockedDeb {

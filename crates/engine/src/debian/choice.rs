@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_debian::index::Index;
 use kiln_debian::release::Keyring;
+use kiln_debian::sources::Place;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::lock::{Lock, LockedDeb, LockedSuite};
 use kiln_plan::parallel;
@@ -15,7 +16,7 @@ use kiln_plan::step::StepKey;
 use super::apt::Apt;
 use super::packages;
 use super::script::{self, Wishes};
-use super::suites::{Reader, Suite, places};
+use super::suites::{From, Reader, Suite, places};
 use crate::bases;
 use crate::error::{BuildError, DebianError, ProjectError, Result};
 use crate::inside::Done;
@@ -39,8 +40,14 @@ impl Asked<'_> {
         Apt { workshop: self.workshop, name: &self.name, layers: self.layers.clone(), below: self.below }
     }
 
-    /// Chooses packages, of archives that are not older than those that are locked.
-    pub(crate) fn choose(&self, wishes: &Wishes, before: &[LockedSuite]) -> Result<(Vec<LockedSuite>, Vec<LockedDeb>)> {
+    /// Chooses packages, of archives that are not older than those that are locked. Files of keys are relative to `directory`.
+    pub(crate) fn choose(
+        &self,
+        wanted: &stack::System,
+        directory: &Path,
+        before: &[LockedSuite],
+    ) -> Result<(Vec<LockedSuite>, Vec<LockedDeb>)> {
+        let wishes = &Wishes::of(wanted);
         if self.workshop.surroundings.offline {
             return Err(ProjectError::Offline(self.name.clone()).into());
         }
@@ -50,15 +57,23 @@ impl Asked<'_> {
             self.apt(),
             self.apt().look(script::look(), &work, |place| {
                 let found = place.join("found");
-                Ok((places(&found.join("apt"), false), keys(&found)))
+                Ok((places(&found.join("apt"), &From::Image(&wanted.disable)), keys(&found)))
             })?,
         );
+        let mut all = keys;
+        for path in wanted.repositories.iter().filter_map(|repository| repository.key.as_deref()) {
+            let keyring = Keyring::parse(&fs_err::read(directory.join(path))?);
+            let problem = |problem| DebianError::Keys { path: path.to_owned(), problem }.of(&self.name);
+            all.extend(keyring.map_err(problem)?);
+        }
+        let known: Vec<Place> = known.into_iter().chain(wanted.repositories.iter().flat_map(of_repository)).collect();
         let reader = Reader {
             workshop: self.workshop,
             name: &self.name,
-            keys,
+            keys: all,
             architecture,
             is_snapshot: false,
+            is_one: false,
             locked: before,
         };
         let suites = parallel::each(&known, CONNECTIONS, |place| reader.suite(place))?;
@@ -88,6 +103,13 @@ impl Asked<'_> {
     }
 }
 
+/// Returns the places of an archive that a stack names.
+fn of_repository(repository: &stack::Archive) -> Vec<Place> {
+    let stack::Archive { uri, suites, components, .. } = repository;
+    let place = |suite: &String| Place { uri: uri.clone(), suite: suite.clone(), components: components.clone() };
+    suites.iter().map(place).collect()
+}
+
 /// Returns the keys that apt may trust, below a copy of its files. Files that hold none are left out.
 fn keys(found: &Path) -> Keyring {
     let mut all = Keyring::default();
@@ -115,6 +137,7 @@ pub(crate) fn inputs(stack: &Stack, lock: &Lock, image: &stack::Image, platform:
         if let Some(system) = &one.system {
             let wishes = Wishes::of(system);
             key = key.text("wishes", &format!("{wishes} {}", wishes.recommends));
+            key = key.text("archives", &format!("{:?} {:?}", system.repositories, system.disable));
         }
     }
     let root = stack.root(image);

@@ -69,7 +69,7 @@ impl Archives {
                 let security = mirror.security.clone().or_else(|| beside(&mirror.uri));
                 Self { main: vec![mirror.uri.clone()], security: security.into_iter().collect(), are_named: true }
             }
-            None => Self::of_machine(&places(apt, true)),
+            None => Self::of_machine(&places(apt, &From::Machine)),
         }
     }
 
@@ -106,15 +106,25 @@ fn beside(uri: &str) -> Option<String> {
     Some(format!("{}-security{}", &uri[..at], &uri[at..]))
 }
 
-/// Reads the files of apt (sources.list(5)); those that cannot be read are left out. Lists of mirrors that they name are those of this
-/// machine, or left out.
-pub(super) fn places(apt: &Path, of_machine: bool) -> Vec<Place> {
+/// Whose configuration of apt is read.
+pub(super) enum From<'f> {
+    /// This machine's, whose lists of mirrors are followed.
+    Machine,
+    /// An image's, without the files of these names.
+    Image(&'f [String]),
+}
+
+/// Reads the files of apt (sources.list(5)); those that cannot be read are left out.
+pub(super) fn places(apt: &Path, from: &From<'_>) -> Vec<Place> {
     let read = |path: &Path| fs_err::read_to_string(path).unwrap_or_default();
     let mut found = sources::lines(&read(&apt.join("sources.list")));
     let entries =
         fs_err::read_dir(apt.join("sources.list.d")).into_iter().flatten().filter_map(std::result::Result::ok);
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
     paths.sort();
+    if let From::Image(disabled) = from {
+        paths.retain(|path| !disabled.iter().any(|name| path.file_name().is_some_and(|own| own == name.as_str())));
+    }
     for path in paths {
         match path.extension().and_then(|end| end.to_str()) {
             Some("list") => found.extend(sources::lines(&read(&path))),
@@ -122,11 +132,11 @@ pub(super) fn places(apt: &Path, of_machine: bool) -> Vec<Place> {
             _ => {}
         }
     }
-    found
-        .into_iter()
-        .flat_map(|place| if of_machine { listed(place) } else { vec![place] })
-        .filter(|place| is_asked(&place.uri))
-        .collect()
+    let followed = |place| match from {
+        From::Machine => listed(place),
+        From::Image(_) => vec![place],
+    };
+    found.into_iter().flat_map(followed).filter(|place| is_asked(&place.uri)).collect()
 }
 
 /// Returns the places behind one whose address is a file with addresses, as images of clouds have it.
@@ -145,7 +155,8 @@ pub(super) fn read(workshop: &Workshop<'_>, wanted: &Debian, locked: &[LockedSui
         name: &wanted.name,
         keys: wanted.keys()?,
         architecture: wanted.platform.cpu.debian(),
-        is_snapshot: wanted.is_snapshot(),
+        is_snapshot: wanted.mirror.as_ref().is_some_and(|mirror| mirror.snapshot),
+        is_one: true,
         locked,
     };
     let mut suites = vec![reader.first(&archives, &wanted.suite)?];
@@ -188,6 +199,8 @@ pub(super) struct Reader<'r> {
     /// The architecture, as Debian calls it.
     pub(super) architecture: &'r str,
     pub(super) is_snapshot: bool,
+    /// All archives are Debian's: a suite of one is that of the others.
+    pub(super) is_one: bool,
     pub(super) locked: &'r [LockedSuite],
 }
 
@@ -252,13 +265,14 @@ impl Reader<'_> {
 
     /// Refuses a list that is too old: whoever answers in the archive's place could hide updates with one.
     fn require_valid(&self, list: &str, place: &Place, release: &Release) -> std::result::Result<(), DebianError> {
-        if self.is_snapshot {
+        if self.is_snapshot || is_of_the_past(&place.uri) {
             return Ok(());
         }
         if let Some(until) = release.valid_until.filter(|until| *until < SystemTime::now()) {
             return Err(DebianError::Expired { list: list.to_owned(), until });
         }
-        let locked = self.locked.iter().filter(|locked| locked.suite == place.suite);
+        let is_same = |locked: &&LockedSuite| locked.suite == place.suite && (self.is_one || locked.uri == place.uri);
+        let locked = self.locked.iter().filter(is_same);
         match locked.map(|locked| locked.date).max().filter(|date| seconds(release.date) < *date) {
             Some(date) => {
                 let locked = UNIX_EPOCH + Duration::from_secs(date);
@@ -312,6 +326,19 @@ impl Reader<'_> {
     }
 }
 
+/// Returns true for the address of a state of the past: one with a time such as `20250520T000000Z` in it.
+fn is_of_the_past(uri: &str) -> bool {
+    let is_time = |part: &str| {
+        let fits = |(at, byte): (usize, u8)| match at {
+            8 => byte == b'T',
+            15 => byte == b'Z',
+            _ => byte.is_ascii_digit(),
+        };
+        part.len() == 16 && part.bytes().enumerate().all(fits)
+    };
+    uri.split('/').any(is_time)
+}
+
 fn main(uri: &str, suite: &str) -> Place {
     Place { uri: uri.to_owned(), suite: suite.to_owned(), components: vec!["main".to_owned()] }
 }
@@ -362,7 +389,7 @@ mod tests {
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             fs_err::write(path, text.replace("DIRECTORY", directory.path().to_str().unwrap())).unwrap();
         }
-        let found = Archives::of_machine(&places(directory.path(), true));
+        let found = Archives::of_machine(&places(directory.path(), &From::Machine));
         (directory, found)
     }
 
@@ -389,6 +416,12 @@ mod tests {
         ]);
         assert_eq!(found.main, ["https://a.example/debian", "https://b.example/debian"]);
         assert_eq!(found.security[0], "https://a.example/debian-security");
+    }
+
+    #[test]
+    fn addresses_with_a_time_are_of_the_past() {
+        assert!(is_of_the_past("http://s.example/archive/debian/20250520T000000Z"));
+        assert!(!is_of_the_past("http://s.example/archive/debian/20250520"));
     }
 
     #[test]

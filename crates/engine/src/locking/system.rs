@@ -5,7 +5,7 @@ use kiln_plan::platform::Platform;
 use kiln_plan::stack;
 
 use super::Upgrade;
-use crate::debian::{Asked, Wishes, inputs, no_base};
+use crate::debian::{Asked, inputs, no_base};
 use crate::error::{BuildError, Result};
 use crate::images::Images;
 use crate::project::Project;
@@ -50,7 +50,7 @@ impl Project<'_> {
                     platform,
                     below: 0,
                 };
-                let (archives, packages) = asked.choose(&Wishes::of(wanted), &before)?;
+                let (archives, packages) = asked.choose(wanted, &self.directory, &before)?;
                 LockedSystem { image: image.name.clone(), platform, inputs, archives, packages }
             }
         };

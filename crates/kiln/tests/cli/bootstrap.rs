@@ -444,3 +444,31 @@ fn packages_and_lists_that_are_damaged_in_the_store_are_fetched_again() {
     assert_eq!(project.digests(""), digests);
     assert_eq!(project.fetched(), 5);
 }
+
+#[test]
+fn packages_come_from_archives_that_the_image_names_too() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    let mut other = Archive::start();
+    other.package("stable", "extra", "Version: 3\n", &[], &[]);
+    other.sign("stable", SIGNED, "");
+    let repository = |key: &str| {
+        let uri = other.uri();
+        format!("{{ uri = \"{uri}\", suites = [\"stable\"], components = [\"main\"]{key} }}")
+    };
+    let system = |repository: &str| format!("{{ install = [\"tool\"], repositories = [{repository}] }}");
+    with_system(&project, &system(&repository("")));
+    let said = project.refused();
+    assert!(said.contains("cannot be trusted: none of its signatures is by a trusted key"), "{said}");
+    project.machine.write("other.asc", other.key());
+    let text = project.read("kiln.toml").replace(&repository(""), &repository(", key = \"other.asc\""));
+    project.stack(&text);
+    project.succeed("lock");
+    let lock = project.read("kiln.lock");
+    assert!(lock.contains("suite = \"stable\", date = 1750000000"), "{lock}");
+    // The base's own archive is in `sources.list`, which no name of a file beside it switches off.
+    project.stack(&text.replace("repositories = ", "disable = [\"cuda.list\"], repositories = "));
+    project.succeed("build");
+}

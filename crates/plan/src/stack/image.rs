@@ -416,6 +416,19 @@ pub struct Mirror {
     pub key: Option<String>,
 }
 
+/// An archive of packages that an image names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    /// The address above `dists` and `pool`, without a slash at the end.
+    pub uri: String,
+    /// Suites; one that ends in a slash is a directory of the archive.
+    pub suites: Vec<String>,
+    /// Such as `main`.
+    pub components: Vec<String>,
+    /// A file of keys that sign its lists, relative to the stack file. Nothing for those of the base.
+    pub key: Option<String>,
+}
+
 /// Changes of the packages of a distribution.
 #[derive(Debug, Clone)]
 pub struct System {
@@ -427,6 +440,10 @@ pub struct System {
     pub upgrade: bool,
     /// Recommended packages are installed too.
     pub recommends: bool,
+    /// Archives besides those that the base knows.
+    pub repositories: Vec<Archive>,
+    /// Names of files of the base whose archives are left out, sorted.
+    pub disable: Vec<String>,
     /// Its place in the stack file.
     pub span: Span,
 }

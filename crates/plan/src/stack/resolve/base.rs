@@ -1,14 +1,14 @@
 //! `from`: what an image stands on.
 
-use super::expand;
 use super::images;
+use super::{expand, expand_all};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 use crate::reference::InvalidReference;
 use crate::secret;
 use crate::stack::Spanned;
-use crate::stack::image::{From, Mirror, System};
+use crate::stack::image::{Archive, From, Mirror, System};
 use crate::stack::vars::Vars;
-use crate::stack::written::{FromWritten, MirrorWritten, StackFile, SystemTable, SystemWritten, Text};
+use crate::stack::written::{FromWritten, MirrorWritten, RepositoryTable, StackFile, SystemTable, SystemWritten, Text};
 
 /// The address of a Debian mirror, which the image and the lock name: it must hold no secret.
 fn mirror(written: &Spanned<MirrorWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Mirror {
@@ -122,16 +122,37 @@ fn debian_word(what: &str, text: &Text, marks: &[u8], vars: &Vars, wrong: &mut D
 /// Returns the changes of packages that an image wants.
 pub(super) fn system(written: &Spanned<SystemWritten>, vars: &Vars, wrong: &mut Diagnostics) -> System {
     let span = written.span();
-    let (install, remove, upgrade, recommends) = match written.get() {
-        SystemWritten::List(install) => (packages(install, vars, wrong), Vec::new(), false, false),
-        SystemWritten::Table(SystemTable { install, remove, upgrade, recommends }) => {
-            (packages(install, vars, wrong), packages(remove, vars, wrong), *upgrade, *recommends)
-        }
+    let table = match written.get() {
+        SystemWritten::List(install) => SystemTable { install: install.clone(), ..SystemTable::default() },
+        SystemWritten::Table(table) => table.clone(),
     };
+    let SystemTable { upgrade, recommends, .. } = table;
+    let (install, remove) = (packages(&table.install, vars, wrong), packages(&table.remove, vars, wrong));
+    let repositories = table.repositories.iter().map(|repository| self::repository(repository, vars, wrong)).collect();
+    let mut disable = expand_all(&table.disable, vars, wrong);
+    disable.sort();
     if let Some(both) = remove.iter().find(|name| install.contains(name)) {
         wrong.push(Diagnostic::at(span.clone(), format!("`{both}` is installed and removed")));
     }
-    System { install, remove, upgrade, recommends, span }
+    System { install, remove, upgrade, recommends, repositories, disable, span }
+}
+
+fn repository(table: &RepositoryTable, vars: &Vars, wrong: &mut Diagnostics) -> Archive {
+    let suites = expand_all(&table.suites, vars, wrong);
+    let components = expand_all(&table.components, vars, wrong);
+    if let Some(suite) = suites.iter().find(|suite| suite.ends_with('/') != components.is_empty()) {
+        let message = match components.is_empty() {
+            true => format!("the suite `{suite}` has components, such as `main`"),
+            false => format!("`{suite}` is a directory of the archive, which has no components"),
+        };
+        wrong.push(Diagnostic::at(table.uri.span(), message));
+    }
+    Archive {
+        uri: mirror_uri(&table.uri, vars, wrong),
+        suites,
+        components,
+        key: table.key.as_ref().map(|path| images::project_path(path, vars, wrong)),
+    }
 }
 
 /// Returns names of packages, sorted: their order in the stack file must not show.

@@ -16,7 +16,7 @@ pub enum SystemWritten {
 }
 
 /// Changes of the packages of a distribution.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SystemTable {
     /// Packages to install, as apt takes them: `name` or `name=version`.
@@ -31,9 +31,30 @@ pub struct SystemTable {
     /// Installs recommended packages too.
     #[serde(default)]
     pub recommends: bool,
+    /// Archives that packages are chosen from besides those that the base knows.
+    #[serde(default)]
+    pub repositories: Vec<RepositoryTable>,
+    /// Files of the base in `/etc/apt/sources.list.d` whose archives are left out, such as `cuda.list`.
+    #[serde(default)]
+    pub disable: Vec<Text>,
 }
 
-const EXPECTED: &str = "a list of packages, or `{ install, remove, upgrade, recommends }`";
+/// An archive of packages.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RepositoryTable {
+    /// The address above `dists` and `pool`.
+    pub uri: Text,
+    /// Suites; one that ends in a slash is a directory of the archive.
+    pub suites: Vec<Text>,
+    /// Components, such as `main`. Default: none, for suites that end in a slash.
+    #[serde(default)]
+    pub components: Vec<Text>,
+    /// A file of OpenPGP keys that sign its lists, relative to the stack file. Default: the keys of the base.
+    pub key: Option<Text>,
+}
+
+const EXPECTED: &str = "a list of packages, or `{ install, remove, upgrade, recommends, repositories, disable }`";
 
 impl<'de> Deserialize<'de> for SystemWritten {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
