@@ -268,10 +268,10 @@ impl Supervisor {
         known.or_else(|| self.of_layer(target)).copied()
     }
 
-    /// Returns the owner of a file that no change put where it is: copies of layers are older than the command.
+    /// Returns the owner of a file that no change put where it is: copies of layers are some ticks of the clock older than the command.
     fn of_layer(&self, target: &OwnedFd) -> Option<&(u32, u32)> {
         let owner = self.below.get(self.path(target)?.to_str()?)?;
-        let is_older = Inode::of_open(target).is_ok_and(|inode| inode.made <= self.started);
+        let is_older = Inode::of_open(target).is_ok_and(|inode| inode.made < self.started);
         (is_older && self.in_upper(target).is_none()).then_some(owner)
     }
 

@@ -140,7 +140,7 @@ pub(crate) const CASES: &[Case] = &[
                 let sandbox = Sandbox { overlay, ..Sandbox::default() };
                 let ran =
                     run_whole(&sandbox, &root, &command(&["/attack", "act", "owners", "link"]), &mut said).unwrap();
-                assert_eq!((ran.ended, said.as_str()), (Ended::Exited(0), "7:8 0:0\n"));
+                assert_eq!((ran.ended, said.as_str()), (Ended::Exited(0), "7:8 0:0\n"), "{overlay:?}");
             }
         }
     }),
