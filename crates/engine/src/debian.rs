@@ -14,7 +14,7 @@ use std::io::{BufWriter, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
 use kiln_debian::closure;
-use kiln_debian::index::{Index, Package};
+use kiln_debian::index::Package;
 use kiln_debian::release::Keyring;
 use kiln_oci::debian::normalise;
 use kiln_oci::image::{CONFIG, Config, Descriptor, History, Image, Manifest, to_json};
@@ -58,13 +58,10 @@ pub(crate) struct Debian {
 
 impl Debian {
     fn keys(&self) -> Result<Keyring> {
-        let path = self.mirror.as_ref().and_then(|mirror| mirror.key.as_deref());
-        let of = |path: &str, problem| DebianError::Keys { path: path.to_owned(), problem }.of(&self.name);
-        match path {
-            None => Keyring::debian().map_err(|problem| of("the keys of Debian", problem)),
-            Some(path) => {
-                Keyring::parse(&fs_err::read(self.directory.join(path))?).map_err(|problem| of(path, problem))
-            }
+        match self.mirror.as_ref().and_then(|mirror| mirror.key.as_deref()) {
+            Some(path) => suites::keys(&self.directory, path, &self.name),
+            None => Keyring::debian()
+                .map_err(|problem| DebianError::Keys { path: "the keys of Debian".to_owned(), problem }.of(&self.name)),
         }
     }
 
@@ -80,11 +77,8 @@ pub(crate) fn lock(workshop: &Workshop<'_>, wanted: &Debian, before: &[LockedSui
     }
     let work = workshop.work("resolve", format!("{} ({})", wanted.name, wanted.platform), None);
     let suites = suites::read(workshop, wanted, before)?;
-    let mut index = Index::default();
     let architecture = wanted.platform.cpu.debian();
-    for (at, suite) in suites.iter().enumerate() {
-        index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(&wanted.name))?;
-    }
+    let index = suites::index(&suites, architecture, &wanted.name)?;
     let chosen = closure::system(&index, &[]).map_err(|error| DebianError::from(error).of(&wanted.name))?;
     let locked = |package: &Package<'_>, base| {
         let uri = suites.get(package.archive).map_or("", |suite| &suite.uri);

@@ -107,14 +107,6 @@ impl Described {
 }
 
 impl Done<'_> {
-    /// Returns the id of another user or group that the command wanted to become, and could not.
-    pub(crate) fn another(&self) -> Option<u32> {
-        match self.ran.owners {
-            kiln_sandbox::Owners::Noted { another, .. } => another,
-            kiln_sandbox::Owners::Given | kiln_sandbox::Owners::Lost => None,
-        }
-    }
-
     fn described(&self) -> Described {
         let (root, copied, below, bound) = (self.root.clone(), self.ran.copied, self.below, self.bound.clone());
         Described { root, copied, below, bound }

@@ -96,6 +96,16 @@ pub struct Ran {
     pub copied: bool,
 }
 
+impl Ran {
+    /// Returns the id of another user or group that the command wanted to become, and could not.
+    pub fn another(&self) -> Option<u32> {
+        match self.owners {
+            Owners::Noted { another, .. } => another,
+            Owners::Given | Owners::Lost => None,
+        }
+    }
+}
+
 impl From<Ended> for Ran {
     fn from(ended: Ended) -> Self {
         Self { ended, owners: Owners::Lost, copied: false }

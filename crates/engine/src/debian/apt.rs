@@ -107,7 +107,7 @@ impl Apt<'_> {
         let sources = format!("deb [trusted=yes] file:/{PLACE}/archive ./\n");
         fs_err::write(beside.place().join("sources.list"), sources)?;
         self.run(&beside, script, work, |done, lines| match done.ran.ended {
-            Ended::Exited(0) if done.another().is_none() => then(done),
+            Ended::Exited(0) if done.ran.another().is_none() => then(done),
             Ended::Stopped => Err(BuildError::Interrupted),
             ended => {
                 let scripts = Commanded {
@@ -117,7 +117,7 @@ impl Apt<'_> {
                     timeout: None,
                     has_shell: false,
                 };
-                Err(DebianError::from(RunError::new(&scripts, ended, done.another(), lines)).of(self.name))
+                Err(DebianError::from(RunError::new(&scripts, ended, done.ran.another(), lines)).of(self.name))
             }
         })
     }

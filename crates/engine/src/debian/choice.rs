@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use kiln_debian::index::Index;
 use kiln_debian::release::Keyring;
 use kiln_debian::sources::Place;
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
@@ -16,14 +15,15 @@ use kiln_plan::step::StepKey;
 use super::apt::Apt;
 use super::packages;
 use super::script::{self, Wishes};
-use super::suites::{From, Reader, Suite, places};
+use super::suites::{self, From, Reader, Suite, places};
 use crate::bases;
-use crate::error::{BuildError, DebianError, ProjectError, Result};
+use crate::error::{BuildError, ProjectError, Result};
 use crate::inside::Done;
 use crate::workshop::Workshop;
 
 /// Suites that are read at once.
 const CONNECTIONS: usize = 8;
+
 /// An image whose apt is asked.
 pub(crate) struct Asked<'a> {
     pub(crate) workshop: &'a Workshop<'a>,
@@ -53,34 +53,26 @@ impl Asked<'_> {
         }
         let work = self.workshop.work("resolve", self.name.as_str(), None);
         let architecture = self.platform.cpu.debian();
-        let (apt, (known, keys)) = (
-            self.apt(),
-            self.apt().look(script::look(), &work, |place| {
-                let found = place.join("found");
-                Ok((places(&found.join("apt"), &From::Image(&wanted.disable)), keys(&found)))
-            })?,
-        );
-        let mut all = keys;
+        let apt = self.apt();
+        let (known, mut keys) = apt.look(script::look(), &work, |place| {
+            let found = place.join("found");
+            Ok((places(&found.join("apt"), &From::Image(&wanted.disable)), keys(&found)))
+        })?;
         for path in wanted.repositories.iter().filter_map(|repository| repository.key.as_deref()) {
-            let keyring = Keyring::parse(&fs_err::read(directory.join(path))?);
-            let problem = |problem| DebianError::Keys { path: path.to_owned(), problem }.of(&self.name);
-            all.extend(keyring.map_err(problem)?);
+            keys.extend(suites::keys(directory, path, &self.name)?);
         }
         let known: Vec<Place> = known.into_iter().chain(wanted.repositories.iter().flat_map(of_repository)).collect();
         let reader = Reader {
             workshop: self.workshop,
             name: &self.name,
-            keys: all,
+            keys,
             architecture,
             is_snapshot: false,
             is_one: false,
             locked: before,
         };
         let suites = parallel::each(&known, CONNECTIONS, |place| reader.suite(place))?;
-        let mut index = Index::default();
-        for (at, suite) in suites.iter().enumerate() {
-            index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(&self.name))?;
-        }
+        let index = suites::index(&suites, architecture, &self.name)?;
         let chosen: BTreeSet<(usize, String)> = apt.choose(&suites, architecture, wishes, &work)?.into_iter().collect();
         let package = |(suite, path): &(usize, String)| {
             let uri = &suites.get(*suite)?.uri;

@@ -97,9 +97,11 @@ pub(super) fn choose(wishes: &Wishes) -> String {
 
 /// Returns the script that has apt install what it finds in [`PLACE`].
 pub(super) fn install(wishes: &Wishes) -> String {
-    let update = format!("{} -qq update", apt());
-    let commands = [vec![update], wishes.commands("")].concat().join("\n");
-    [BEFORE, &commands, AFTER].join("\n")
+    [BEFORE, &fulfil(wishes).join("\n"), AFTER].join("\n")
+}
+
+fn fulfil(wishes: &Wishes) -> Vec<String> {
+    [vec![format!("{} -qq update", apt())], wishes.commands("")].concat()
 }
 
 /// Services do not start while packages are installed.
@@ -134,8 +136,7 @@ pub(super) fn configure(base: &[&LockedDeb], preinst: &[String], wishes: &Wishes
     lines.push(format!("dpkg --force-unsafe-io --configure --force-depends {}", first.join(" ")));
     lines.push("dpkg --force-unsafe-io --configure -a".to_owned());
     if *wishes != Wishes::default() {
-        lines.push(format!("{} -qq update", apt()));
-        lines.extend(wishes.commands(""));
+        lines.extend(fulfil(wishes));
     }
     lines.push(AFTER.to_owned());
     lines.join("\n")

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kiln_debian::index::Index;
 use kiln_debian::release::{Keyring, Release};
 use kiln_debian::sources::{self, Place};
 use kiln_plan::digest::Digest;
@@ -182,6 +183,21 @@ pub(super) fn read(workshop: &Workshop<'_>, wanted: &Debian, locked: &[LockedSui
     }
     suites.extend(found.into_iter().flatten());
     Ok(suites)
+}
+
+/// Returns the packages of suites, each with the number of its suite as that of its archive.
+pub(super) fn index<'s>(suites: &'s [Suite], architecture: &str, name: &str) -> Result<Index<'s>> {
+    let mut index = Index::default();
+    for (at, suite) in suites.iter().enumerate() {
+        index.add(&suite.packages, at, architecture).map_err(|error| DebianError::from(error).of(name))?;
+    }
+    Ok(index)
+}
+
+/// Reads a file of keys that the stack names, relative to a directory.
+pub(super) fn keys(directory: &Path, path: &str, name: &str) -> Result<Keyring> {
+    let problem = |problem| DebianError::Keys { path: path.to_owned(), problem }.of(name);
+    Keyring::parse(&fs_err::read(directory.join(path))?).map_err(problem)
 }
 
 /// Returns the addresses of all archives that may have a package.

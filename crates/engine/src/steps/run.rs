@@ -10,7 +10,7 @@ use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, CommandLine, Compression, Shell};
-use kiln_sandbox::{Command, Ended, Ids, Owners, Ran, Root, Sandbox};
+use kiln_sandbox::{Command, Ended, Ids, Ran, Root, Sandbox};
 use serde::Serialize;
 
 use crate::commands::UserTerminal;
@@ -160,10 +160,7 @@ impl Run {
         let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
         let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
         let (ran, last) = sandboxed::run(context.workshop, (root, &command), self.timeout, &self.shown, work)?;
-        let another = match ran.owners {
-            Owners::Noted { another, .. } => another,
-            Owners::Given | Owners::Lost => None,
-        };
+        let another = ran.another();
         match ran.ended {
             Ended::Exited(0) if another.is_none() => Ok(ran),
             Ended::Stopped => Err(BuildError::Interrupted),
