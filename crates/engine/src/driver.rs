@@ -217,6 +217,17 @@ impl<'a> Driver<'a> {
         Some((state.product(id)?.clone(), state.origin(id)?))
     }
 
+    /// Returns what people may want to know of the product of a node, if it is known.
+    pub(crate) fn notes(&self, id: NodeId) -> Option<Vec<String>> {
+        self.product(id).map(|(product, _)| self.graph.entry(id).step.notes(&product))
+    }
+
+    /// Returns true if this store has a record of the step that does not count any more.
+    pub(crate) fn is_outdated(&self, id: NodeId) -> Result<bool> {
+        let Some(key) = self.key(id).filter(|_| self.product(id).is_none()) else { return Ok(false) };
+        Ok(records::local(self.workshop.store, &key)?.is_some())
+    }
+
     /// Returns true if the bytes of a node's product are in the store.
     pub(crate) fn is_here(&self, id: NodeId) -> bool {
         self.satisfies(&self.lock(), id, Level::Here)

@@ -4,6 +4,7 @@ mod debian;
 mod fetch;
 mod project;
 mod run;
+mod secret;
 
 pub use debian::DebianError;
 pub use fetch::FetchError;
@@ -21,6 +22,7 @@ use kiln_wheel::name::WheelName;
 use kiln_wheel::uv::UvError;
 pub use project::ProjectError;
 pub(crate) use run::{Commanded, RunError, shown as shown_lines};
+pub(crate) use secret::SecretError;
 
 use crate::signing::InvalidSecret;
 
@@ -234,6 +236,9 @@ pub enum BuildError {
     /// A command of an image failed.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A command of an image that changed other files the second time.
     #[error("`{command}` of {place} does not change the same each time:{}", listed(differences))]
     Differs {
@@ -302,6 +307,7 @@ impl BuildError {
             | Self::Signing(_) => Fault::Step,
             Self::Lost(_) => Fault::Surroundings,
             Self::Debian { source, .. } => source.fault(),
+            Self::Secret(error) => error.fault(),
             Self::Unreachable(_) | Self::NotYet(_) => Fault::Step,
             Self::Several(failures) => failures.first().map_or(Fault::Step, |(_, error)| error.fault()),
             Self::Oci(OciError::Io(_) | OciError::Store(_)) => Fault::Surroundings,
@@ -331,6 +337,7 @@ impl BuildError {
             Self::LockOutdated(_) => Some("run `kiln lock`".into()),
             Self::Mistake { hint, .. } => Some(hint.clone()),
             Self::Debian { source, .. } => source.hint(),
+            Self::Secret(error) => Some(error.hint()),
             Self::NotYet(_) => Some("`kiln build` finds it out".into()),
             Self::Changed(_) => Some("build again once nothing writes to it".into()),
             Self::Wheel { source, .. } if source.is::<kiln_wheel::install::InstallError>() => Some(DAMAGED.into()),
@@ -389,7 +396,7 @@ impl BuildError {
             }
             Self::Fetch(_) | Self::Index(_) | Self::IndexRefused { .. } | Self::OddIndex { .. } => true,
             Self::Lost(_) | Self::Program { .. } => true,
-            Self::Changed(_) | Self::Run(_) | Self::Differs { .. } | Self::Sandbox { .. } => true,
+            Self::Changed(_) | Self::Run(_) | Self::Secret(_) | Self::Differs { .. } | Self::Sandbox { .. } => true,
             Self::Registry(error) => !matches!(error, RegistryError::Damaged { .. } | RegistryError::Unusable { .. }),
             _ => false,
         };

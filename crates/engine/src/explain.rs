@@ -7,7 +7,9 @@ use kiln_oci::time::CREATED;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{Lock, line_of_package};
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, CommandLine, Compression, Copy as Wanted, Environment, NewUser, line_at, line_of};
+use kiln_plan::stack::{
+    self, CommandLine, Compression, Copy as Wanted, Environment, Network, NewUser, line_at, line_of,
+};
 use kiln_plan::step::StepKey;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,7 @@ use crate::debian::Wishes;
 use crate::driver::Driver;
 use crate::error::Result;
 use crate::images::{ImageNodes, Images};
+use crate::node::NodeId;
 use crate::project::Project;
 use crate::remote::CacheReader;
 use crate::step::Subject;
@@ -81,6 +84,17 @@ pub struct Explanation {
     pub changes: Option<Vec<Change>>,
     /// Changes of the last build.
     pub before: Option<Vec<Change>>,
+    /// Commands with a network whose results are known.
+    pub taken: Vec<Taken>,
+}
+
+/// A command with a network, and what it took in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Taken {
+    /// The command.
+    pub command: String,
+    /// Its date, and a line for each address or host.
+    pub notes: Vec<String>,
 }
 
 impl fmt::Display for Change {
@@ -120,7 +134,14 @@ impl Project<'_> {
                 self.changes(&last.image, &now, image, *platform)
             });
             let unknown = Some(format!("depends on {on}"));
-            explanations.push(Explanation { image: name.clone(), platform: *platform, unknown, changes, before: None });
+            explanations.push(Explanation {
+                image: name.clone(),
+                platform: *platform,
+                unknown,
+                changes,
+                before: None,
+                taken: Vec::new(),
+            });
         }
         Ok(explanations)
     }
@@ -139,6 +160,7 @@ impl Project<'_> {
             unknown: None,
             changes: None,
             before: None,
+            taken: node.commands.iter().filter_map(|id| taken(build, *id)).collect(),
         };
         if let Some((last, _)) = self.last_build(build, image, node.platform)? {
             let now = self.last_image(build, image, node, lock);
@@ -384,12 +406,29 @@ fn shown(command: &CommandLine) -> String {
     }
 }
 
+/// Returns what a command with a network took in, if that is known.
+fn taken(build: &Build<'_>, id: NodeId) -> Option<Taken> {
+    let notes = build.driver.notes(id).filter(|notes| !notes.is_empty())?;
+    Some(Taken { command: build.images.graph.entry(id).step.subject().to_string(), notes })
+}
+
 fn command(run: &stack::Run) -> String {
     let mut text = run.command.to_string();
+    let network = match &run.network {
+        Network::None => None,
+        Network::Proxy { allow } if allow.is_empty() => Some("true".to_owned()),
+        Network::Proxy { allow } => Some(allow.join("+")),
+        Network::Full => Some("full".to_owned()),
+    };
+    let list = |paths: Vec<&str>| (!paths.is_empty()).then(|| paths.join("+"));
     let options = [
         ("user", run.user.as_ref().map(|(user, _)| user.clone())),
         ("workdir", run.workdir.clone()),
         ("shell", (run.shell != stack::Shell::Sh).then(|| "bash".into())),
+        ("network", network),
+        ("cache", list(run.caches.iter().map(|cache| cache.to.as_str()).collect())),
+        ("secrets", list(run.secrets.iter().map(|secret| secret.name.as_str()).collect())),
+        ("ssh", run.ssh.then(|| "true".into())),
     ];
     for (name, value) in options.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         text.push_str(&format!(" ({name} {value})"));

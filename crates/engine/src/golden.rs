@@ -274,6 +274,21 @@ fn describe_commands(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static 
     nodes.iter().for_each(|id| describe_key(&images.graph, &driver, *id, golden));
 }
 
+/// Adds the kind that runs commands with a network.
+fn describe_network(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static str, String>) {
+    let command = "run = [{ command = \"make\", network = { allow = [\"localhost:80\"] }, max-age = \"1d\", cache = [\"/c\", { to = \"/d\", \
+                   id = \"d\" }], secrets = [\"token\"], ssh = true }]\n[secrets]\ntoken = { env = \"TOKEN\" }\n";
+    let project = place.project(&format!("{APP}{command}"));
+    let images = Images::new(&project, &project.chosen(&[]).unwrap(), lock).unwrap();
+    let driver = Driver::new(&images.graph, &project.workshop, &Alone);
+    let is_it = |id: &NodeId| images.graph.entry(*id).step.kind().name == "network-run";
+    let run = images.graph.ids().find(is_it).unwrap();
+    let reads: Vec<_> = images.graph.entry(run).reads.iter().map(|read| (read.node, Level::Known)).collect();
+    driver.want(&reads).unwrap();
+    driver.settle([run]).unwrap();
+    describe_key(&images.graph, &driver, run, golden);
+}
+
 /// Adds packages of a distribution: the key alone, for the same reason.
 fn describe_system(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static str, String>) {
     let project = place.project(APP);
@@ -339,6 +354,7 @@ fn keys_and_bytes_of_every_kind_are_pinned() {
     driver.get(facts, Level::Known).unwrap();
     describe(&graph, &driver, &mut golden);
     describe_commands(&place, &lock, &mut golden);
+    describe_network(&place, &lock, &mut golden);
     describe_system(&place, &lock, &mut golden);
     describe_copies(&place, &mut golden);
     describe_base_packages(&place, lock, &mut golden);

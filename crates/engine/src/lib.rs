@@ -4,6 +4,7 @@
 //! products are known, performs the rest, and writes the records.
 
 mod accounts;
+mod agent;
 mod bases;
 mod below;
 mod build;
@@ -49,6 +50,7 @@ mod python;
 mod records;
 mod remote;
 mod sandboxed;
+mod secrets;
 mod settings;
 mod shelf;
 mod signing;
@@ -70,7 +72,7 @@ pub use commands::{Commands, UserTerminal};
 pub use contents::{Contents, FileCode};
 pub use deliver::{Delivered, Delivery};
 pub use error::{BuildError, DebianError, Fault, FetchError, ProjectError, Result};
-pub use explain::{Change, Explanation};
+pub use explain::{Change, Explanation, Taken};
 pub use fetch::Netrc;
 pub use inside::{inside, remove_others};
 pub use locking::Upgrade;

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use kiln_oci::layer::Layer;
 use serde::{Serialize, Serializer};
+
+use crate::product::Dated;
 
 /// The place of a node in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +43,13 @@ impl<P> Node<P> {
     /// Returns the wish to come after this node, whose product is not in the key: the step has what it takes from it in its fields.
     pub(crate) fn before(self) -> Read {
         Read { node: self.0, level: Level::Known, in_key: false }
+    }
+}
+
+impl Node<Dated> {
+    /// Returns this node as one of layers, which a dated result also is.
+    pub(crate) fn layers(self) -> Node<Vec<Layer>> {
+        Node::new(self.0)
     }
 }
 

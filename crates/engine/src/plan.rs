@@ -67,6 +67,8 @@ pub struct StepPlan {
     pub seconds: Option<f64>,
     /// Why it is to be done: clauses.
     pub reasons: Vec<String>,
+    /// The date of a known result that may be another each time, and what it was made from.
+    pub notes: Vec<String>,
 }
 
 /// The state of a product.
@@ -211,6 +213,8 @@ impl Project<'_> {
         let known = state.is_known();
         let fetch = if known { 0 } else { self.bytes_to_fetch(build, layer) };
         let key = if matches!(state, State::DependsOn(_)) { None } else { driver.key(id) };
+        let notes = driver.notes(id).unwrap_or_default();
+        let is_old = || driver.is_outdated(id);
         Ok(StepPlan {
             name: subject.to_string(),
             key,
@@ -224,8 +228,11 @@ impl Project<'_> {
                 false if graph.entry(id).step.command().is_some() => None,
                 false => self.seconds(fetch, layer.bytes)?,
             },
+            notes,
             reasons: if known {
                 Vec::new()
+            } else if is_old()? {
+                vec!["its result is older than `max-age`".into()]
             } else {
                 reasons(&subject, layer, packages, changes, driver.product(id).is_some())
             },
@@ -255,7 +262,7 @@ impl Project<'_> {
         // Bootstrapping runs programs of the base.
         let needs = Needs { base_bytes: false, cpu: state == State::ToDo };
         let (name, key) = (locked.name.clone(), None);
-        Some(StepPlan { name, key, bytes: 0, state, needs, fetch: 0, seconds: None, reasons })
+        Some(StepPlan { name, key, bytes: 0, state, needs, fetch: 0, seconds: None, reasons, notes: Vec::new() })
     }
 }
 

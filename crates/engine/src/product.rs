@@ -12,6 +12,7 @@ use kiln_oci::layer::Layer;
 use kiln_plan::base::BaseFacts;
 use kiln_plan::digest::Digest;
 use kiln_plan::gpu::DriverVersion;
+use kiln_proxy::Material;
 use serde::{Deserialize, Serialize};
 
 /// Content that a product names.
@@ -85,6 +86,17 @@ pub(crate) struct Foundation {
     pub(crate) workdir: String,
 }
 
+/// The result of a command with a network, which may be another each time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dated {
+    /// The layer of what it changed, if any.
+    pub(crate) layers: Vec<Layer>,
+    /// The time when it ran, in seconds since 1970.
+    pub(crate) at: u64,
+    /// What it took in.
+    pub(crate) materials: Vec<Material>,
+}
+
 /// The Linux drivers that run some GPUs and take some code for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -124,6 +136,8 @@ pub(crate) enum Product {
     Text(TextFile),
     /// The ground that commands run on.
     Foundation(Foundation),
+    /// The result of a command with a network.
+    Dated(Dated),
 }
 
 impl Product {
@@ -134,7 +148,9 @@ impl Product {
         match self {
             Self::Wheel(wheel) => vec![blob(&wheel.digest, wheel.size)],
             // A layer that registries may not distribute is where its manifest says.
-            Self::Layers(layers) => layers.iter().map(|layer| blob(&layer.digest, Some(layer.size))).collect(),
+            Self::Layers(layers) | Self::Dated(Dated { layers, .. }) => {
+                layers.iter().map(|layer| blob(&layer.digest, Some(layer.size))).collect()
+            }
             Self::Paths(paths) => vec![blob(&paths.list, Some(paths.size))],
             Self::Image(image) => vec![blob(&image.manifest, Some(image.manifest_size)), blob(&image.config, None)],
             // The layers are an image's, wherever they are.
@@ -147,11 +163,12 @@ impl Product {
         }
     }
 
-    /// Returns the digest that keys of other steps hold: of a wheel that of its bytes alone, of everything else that of
-    /// the product as JSON.
+    /// Returns the digest that keys of other steps hold: of a wheel that of its bytes alone, of a dated result that of its layers, of
+    /// everything else that of the product as JSON.
     pub(crate) fn digest(&self) -> Digest {
         match self {
             Self::Wheel(wheel) => wheel.digest,
+            Self::Dated(dated) => Self::Layers(dated.layers.clone()).digest(),
             // No map of this has keys that JSON cannot hold.
             other => Digest::of(&serde_json::to_vec(other).unwrap_or_default()),
         }
@@ -185,7 +202,6 @@ macro_rules! product_kinds {
 
 product_kinds!(
     Wheel(Wheel),
-    Layers(Vec<Layer>),
     Paths(Paths),
     Conflicts(Conflicts),
     Facts(Box<BaseFacts>),
@@ -194,7 +210,21 @@ product_kinds!(
     Driver(OldestDriver),
     Text(TextFile),
     Foundation(Foundation),
+    Dated(Dated),
 );
+
+impl ProductKind for Vec<Layer> {
+    fn wrap(self) -> Product {
+        Product::Layers(self)
+    }
+
+    fn of(product: &Product) -> Option<&Self> {
+        match product {
+            Product::Layers(layers) | Product::Dated(Dated { layers, .. }) => Some(layers),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

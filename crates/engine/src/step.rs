@@ -132,11 +132,8 @@ pub(crate) enum Keep {
 pub(crate) enum Repeat {
     /// It does: anybody can derive the product again.
     SameBytes,
-    /// It may not: the record is all that can be known. It counts for this many seconds, where that is bounded.
-    Recorded {
-        /// Seconds.
-        max_age: Option<u64>,
-    },
+    /// It may not: the record is all that can be known.
+    Recorded,
 }
 
 /// One piece of work.
@@ -192,6 +189,11 @@ pub(crate) trait Step: Serialize + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Returns what people may want to know of the product: its date, and what it was made from.
+    fn notes(&self, _product: &Self::Product) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Does the work.
     fn perform(&self, context: &Context<'_>) -> Result<Self::Product>;
 }
@@ -209,6 +211,7 @@ pub(crate) trait AnyStep: Send + Sync {
     fn downloads(&self) -> Option<u64>;
     fn command(&self) -> Option<Commanded>;
     fn warnings(&self, product: &Product) -> Vec<String>;
+    fn notes(&self, product: &Product) -> Vec<String>;
     fn perform(&self, context: &Context<'_>) -> Result<Product>;
 }
 
@@ -251,6 +254,10 @@ impl<S: Step> AnyStep for S {
 
     fn warnings(&self, product: &Product) -> Vec<String> {
         S::Product::of(product).map(|product| Step::warnings(self, product)).unwrap_or_default()
+    }
+
+    fn notes(&self, product: &Product) -> Vec<String> {
+        S::Product::of(product).map(|product| Step::notes(self, product)).unwrap_or_default()
     }
 
     fn perform(&self, context: &Context<'_>) -> Result<Product> {

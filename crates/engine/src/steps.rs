@@ -15,6 +15,7 @@ pub(crate) mod gpu_code;
 pub(crate) mod image_layers;
 pub(crate) mod list;
 pub(crate) mod modules;
+pub(crate) mod network_run;
 pub(crate) mod paths;
 pub(crate) mod program;
 pub(crate) mod prune;

@@ -33,7 +33,8 @@ pub enum Stdout {
 /// A program with its arguments, and the variables that it needs.
 pub struct Call<'a> {
     pub(crate) program: PathBuf,
-    pub(crate) names: Names,
+    /// `None` for all.
+    pub(crate) names: Option<Names>,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) variables: Vec<(&'static str, OsString)>,
     pub(crate) directory: Option<PathBuf>,
@@ -48,7 +49,7 @@ impl<'a> Call<'a> {
     pub fn new(program: impl Into<PathBuf>, names: Names) -> Self {
         Self {
             program: program.into(),
-            names,
+            names: Some(names),
             arguments: Vec::new(),
             variables: Vec::new(),
             directory: None,
@@ -70,6 +71,13 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Gives it all variables of the user: it is the user's own.
+    #[must_use]
+    pub fn all_variables(mut self) -> Self {
+        self.names = None;
         self
     }
 

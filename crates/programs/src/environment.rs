@@ -55,9 +55,10 @@ impl ChildEnvironment {
         std::env::split_paths(path).map(|directory| directory.join(program)).find(|path| is_executable(path))
     }
 
-    /// Returns the variables of these names.
-    pub(crate) fn only(&self, names: Names) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        let wanted = move |name: &OsStr| names.iter().copied().flatten().any(|wanted| name == *wanted);
+    /// Returns the variables of these names, or all.
+    pub(crate) fn only(&self, names: Option<Names>) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        let wanted =
+            move |name: &OsStr| names.is_none_or(|names| names.iter().copied().flatten().any(|wanted| name == *wanted));
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())).filter(move |(name, _)| wanted(name))
     }
 }
@@ -77,7 +78,8 @@ mod tests {
         let environment = ChildEnvironment::new(given.iter().map(|name| (name.into(), "x".into())));
         let kept: Vec<&OsString> = environment.0.iter().map(|(name, _)| name).collect();
         assert_eq!(kept, ["PATH", "KILNS", "AWS_PROFILE", "HOME"]);
-        let passed: Vec<&OsStr> = environment.only(&[PATH, &["HOME", "KILN_STORE"]]).map(|(name, _)| name).collect();
+        let passed: Vec<&OsStr> =
+            environment.only(Some(&[PATH, &["HOME", "KILN_STORE"]])).map(|(name, _)| name).collect();
         assert_eq!(passed, ["PATH", "HOME"]);
     }
 

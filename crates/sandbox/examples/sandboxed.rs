@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use kiln_sandbox::{Command, Ended, Output, Ran, Root, Sandbox};
+use kiln_sandbox::{Command, Ended, Given, Output, Ran, Root, Sandbox};
 
 fn main() -> ExitCode {
     if let Some(status) = kiln_sandbox::help(|_| Ok(())) {
@@ -18,12 +18,13 @@ fn main() -> ExitCode {
         directory: directory.into(),
     };
     let env = vec![("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
-    let command = Command { words: words.to_vec(), env, workdir: "/".into(), user: (0, 0, Vec::new()) };
+    let command =
+        Command { words: words.to_vec(), env, workdir: "/".into(), user: (0, 0, Vec::new()), given: Given::default() };
     let told = |line: Option<Output>| {
         match line {
             Some(Output::Stdout(line)) => drop(writeln!(std::io::stdout(), "{}", String::from_utf8_lossy(&line))),
             Some(Output::Stderr(line)) => drop(writeln!(std::io::stderr(), "{}", String::from_utf8_lossy(&line))),
-            None => {}
+            Some(Output::Listener(_)) | None => {}
         }
         true
     };

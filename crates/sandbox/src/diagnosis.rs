@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{SandboxError, Stage};
+use crate::given::Given;
 use crate::ids::Ids;
 use crate::remedy;
 use crate::running::{Ended, Sandbox};
@@ -85,7 +86,13 @@ impl Sandbox {
         let place = directory.join("trial");
         let root = Root { layers: vec![place.join("layer")], owners_below: BTreeMap::new(), directory: place.clone() };
         fs_err::create_dir_all(place.join("layer")).map_err(SandboxError::Helper)?;
-        let command = Command { words: Vec::new(), env: Vec::new(), workdir: "/".into(), user: (0, 0, Vec::new()) };
+        let command = Command {
+            words: Vec::new(),
+            env: Vec::new(),
+            workdir: "/".into(),
+            user: (0, 0, Vec::new()),
+            given: Given::default(),
+        };
         let trial = Self { spare: (0, 0), ..self.clone() };
         let tried = trial.run(&root, &command, |_| true);
         // overlayfs closes these to their owner, who then could not remove them.

@@ -19,7 +19,8 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::copies::Copies;
 use crate::error::{Refusal, Stage};
-use crate::spec::{COPIES, Overlay, Root, UPPER};
+use crate::given::Given;
+use crate::spec::{COPIES, Overlay, Root, Spec, UPPER};
 
 /// Devices that every program expects (hier(7)), bound from the host: nobody makes devices in a user namespace.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -35,23 +36,28 @@ const MASKED: [&str; 8] = ["acpi", "kcore", "keys", "latency_stats", "timer_list
 /// A file that lets apt download as root (apt.conf(5)): a user with one id cannot become the user that apt has for it. It is there for
 /// all, since a command may see it.
 pub const APT_CONFIG: &str = "/dev/apt.conf";
-const APT_AS_ROOT: &str = "APT::Sandbox::User \"root\";\n";
+/// Its content.
+pub const APT_AS_ROOT: &str = "APT::Sandbox::User \"root\";\n";
+/// The directory of files in memory, beside the overlay.
+const MEMORY: &str = "memory";
 /// Names that resolve without a network.
 const HOSTS: &str = "127.0.0.1 localhost kiln\n::1 localhost\n";
 
 /// Mounts the overlay and everything below it, and makes it the root. Returns the copies that took its place, if any.
-pub(crate) fn enter(root: &Root, overlay: Overlay, processes: u32) -> Result<Option<Copies>, Refusal> {
+pub(crate) fn enter(spec: &Spec) -> Result<Option<Copies>, Refusal> {
+    let (root, given) = (&spec.root, &spec.command.given);
     let mounts = |what: &'static str| Refusal::of(Stage::Mounts, what);
     // A mount made here must not appear on the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| mounts("private mounts")(error.into()))?;
     let place = root.place();
-    let copies = lay(root, overlay, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
+    let copies = lay(root, given, spec.overlay, &place).map_err(Refusal::of(Stage::Overlay, "overlayfs"))?;
     let old = pivot(&place.join("merged")).map_err(mounts("pivot_root"))?;
-    proc(processes).map_err(mounts("/proc"))?;
+    proc(spec.processes).map_err(mounts("/proc"))?;
     dev().map_err(mounts("/dev"))?;
     let sys = mount("tmpfs", "/sys", "tmpfs", RESTRICTED | MountFlags::RDONLY, Some(c"mode=755"));
     sys.map_err(|error| mounts("/sys")(error.into()))?;
+    given.mount(&place.join(MEMORY)).map_err(mounts("a mount of the command"))?;
     leave(old).map_err(mounts("the old root"))?;
     Ok(copies)
 }
@@ -60,7 +66,7 @@ const RESTRICTED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union
 
 /// Mounts the overlay at `place/merged`. The lowest of all layers is one of empty directories, so that what is mounted later finds
 /// its places and the layer of the changes does not hold them.
-fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<Option<Copies>> {
+fn lay(root: &Root, given: &Given, overlay: Overlay, place: &Path) -> io::Result<Option<Copies>> {
     mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))?;
     for directory in ["merged", "skeleton", "links"] {
         fs_err::create_dir(place.join(directory))?;
@@ -72,6 +78,8 @@ fn lay(root: &Root, overlay: Overlay, place: &Path) -> io::Result<Option<Copies>
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     fs_err::set_permissions(skeleton.join("tmp"), open_to_all)?;
     fs_err::write(skeleton.join("etc/hosts"), HOSTS)?;
+    given.make_places(&skeleton)?;
+    given.write(&place.join(MEMORY))?;
     let mut layers: Vec<&Path> = vec![&skeleton];
     layers.extend(root.layers.iter().map(std::path::PathBuf::as_path));
     let merged = place.join("merged");
@@ -173,7 +181,7 @@ fn proc(processes: u32) -> io::Result<()> {
 }
 
 /// Mounts what is at one path at another, too, with more flags. Those that it has must be named again: a user namespace keeps them.
-fn bind(from: &Path, to: &Path, more: MountFlags) -> io::Result<()> {
+pub(crate) fn bind(from: &Path, to: &Path, more: MountFlags) -> io::Result<()> {
     mount_bind(from, to)?;
     let has = rustix::fs::statvfs(to)?.f_flag;
     let kept = [

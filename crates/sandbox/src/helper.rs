@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -12,6 +13,7 @@ use rustix::process::{DumpableBehavior, Gid, Pid, Uid, WaitOptions, set_dumpable
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Refusal, Stage};
+use crate::given::Network;
 use crate::ids::Ids;
 use crate::owners::Owners;
 use crate::privileges::{Filters, give_up};
@@ -24,8 +26,9 @@ use crate::{file_system, inside, limits, network, notify};
 pub(crate) const OUTER: &str = "kiln: sandbox";
 pub(crate) const INNER: &str = "kiln: sandbox, inside";
 
-/// Bytes on standard output before the command's own, after [`READY`]: the process id of the inner helper follows, in four
+/// Bytes on standard output before the command's own, after [`READY`]: a listener follows on standard input; the process id of the inner helper follows, in four
 /// bytes, the lowest first; the command starts; or a refusal follows as JSON.
+pub(crate) const LISTENS: u8 = 4;
 pub(crate) const INSIDE: u8 = 2;
 pub(crate) const STARTED: u8 = 3;
 pub(crate) const REFUSED: u8 = 0;
@@ -85,11 +88,15 @@ fn outer() -> Result<u8, Refusal> {
     tell(&[READY])?;
     // The program maps the ids, and then writes what is asked for.
     let mut text = Vec::new();
-    io::stdin().read_to_end(&mut text).map_err(namespaces("a pipe"))?;
+    io::stdin().read_to_end(&mut text).map_err(namespaces("a socket"))?;
     if text.is_empty() {
         return Ok(NOT_FOUND);
     }
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
+    network::up().map_err(Refusal::of(Stage::Network, "the loopback interface"))?;
+    if let Network::Listener(port) = spec.command.given.network {
+        lend_listener(port).map_err(Refusal::of(Stage::Network, "a port of the loopback interface"))?;
+    }
     let owners = Keeper::new(&spec).map_err(Refusal::of(Stage::User, "the supervisor of calls"))?;
     let (mut socket, theirs) = UnixStream::pair().map_err(namespaces("a socket"))?;
     let mut inner = Command::new("/proc/self/exe");
@@ -110,6 +117,13 @@ fn outer() -> Result<u8, Refusal> {
     let status = child.wait().map_err(namespaces("the first process"))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.unwrap_or(KILLED))
+}
+
+/// Listens in this network namespace, and lends the socket to the program, which is in another one.
+fn lend_listener(port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    tell(&[LISTENS]).map_err(|refusal| io::Error::other(refusal.problem))?;
+    Ok(notify::send(rustix::stdio::stdin(), Some(listener.as_fd()))?)
 }
 
 /// Keeps owners for a user with one id, and leaves what it knows of them in a file.
@@ -142,8 +156,7 @@ fn inner() -> Result<u8, Refusal> {
     io::stdin().read_to_end(&mut text).map_err(namespaces("a socket"))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
     rustix::system::sethostname(b"kiln").map_err(|error| namespaces("sethostname")(error.into()))?;
-    network::up().map_err(Refusal::of(Stage::Network, "the loopback interface"))?;
-    let copies = file_system::enter(&spec.root, spec.overlay, spec.processes)?;
+    let copies = file_system::enter(&spec)?;
     limits::set().map_err(namespaces("limits of resources"))?;
     // Nobody may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)

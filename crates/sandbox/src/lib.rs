@@ -19,6 +19,7 @@ mod copies;
 mod diagnosis;
 mod error;
 mod file_system;
+mod given;
 mod helper;
 mod ids;
 mod inside;
@@ -35,7 +36,8 @@ mod supervisor;
 
 pub use diagnosis::{Finding, State, Tried};
 pub use error::{SandboxError, Stage};
-pub use file_system::APT_CONFIG;
+pub use file_system::{APT_AS_ROOT, APT_CONFIG};
+pub use given::{Given, MemoryFile, Mount, Network};
 pub use helper::help;
 pub use ids::Ids;
 pub use inside::Inside;

@@ -120,6 +120,12 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> rustix::io::Result<Option<Liste
 /// The end at which notifications arrive.
 pub(crate) struct Listener(OwnedFd);
 
+impl From<Listener> for OwnedFd {
+    fn from(listener: Listener) -> Self {
+        listener.0
+    }
+}
+
 /// A call that waits for its answer.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {

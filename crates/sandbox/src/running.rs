@@ -1,7 +1,9 @@
 //! A command in a sandbox, seen from outside.
 
 use std::io::{self, BufRead, BufReader, Read, Write as _};
-use std::os::fd::OwnedFd;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
@@ -13,8 +15,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::Limits;
 use crate::error::{Refusal, SandboxError};
-use crate::helper::{INSIDE, OUTER, REFUSED, STARTED};
+use crate::given::Network;
+use crate::helper::{INSIDE, LISTENS, OUTER, REFUSED, STARTED};
 use crate::ids::Ids;
+use crate::notify;
 use crate::owners::Owners;
 use crate::process::READY;
 use crate::spec::{Command, Overlay, Root, Spec};
@@ -61,13 +65,15 @@ fn all_memory() -> u64 {
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
-/// A line of a command's output, without its end.
-#[derive(Debug, PartialEq, Eq)]
+/// Something that comes from a sandbox.
+#[derive(Debug)]
 pub enum Output {
-    /// Of standard output.
+    /// A line of standard output, without its end.
     Stdout(Vec<u8>),
-    /// Of standard error.
+    /// A line of standard error, without its end.
     Stderr(Vec<u8>),
+    /// The socket that listens at the command's loopback interface ([`Network::Listener`]). It comes before the command starts.
+    Listener(TcpListener),
 }
 
 /// The end of a command.
@@ -113,7 +119,7 @@ impl From<Ended> for Ran {
 }
 
 impl Sandbox {
-    /// Runs a command, and returns when it and all that it started have ended. `more` gets its lines while it runs, and `None` some
+    /// Runs a command, and returns when it and all that it started have ended. `more` gets its output while it runs, and `None` some
     /// times a second; false ends the command.
     ///
     /// # Errors
@@ -132,7 +138,7 @@ impl Sandbox {
             return Ok(Ended::DiskFull.into());
         }
         let limits = Limits::new(self.memory, self.processes);
-        let (mut helper, stdout, stderr) = self.start(root, command, &limits, None)?;
+        let (mut helper, stdout, stderr) = self.start(root, command, &limits, None, &mut more)?;
         let ended = self.watch(root, lines(stdout, stderr), &mut more);
         if ended != Ended::Exited(0) {
             return Ok(ended.into());
@@ -153,7 +159,7 @@ impl Sandbox {
     }
 
     /// Runs a command with a terminal of its own: `terminal` is the end that programs have. Returns when it and all that it started
-    /// have ended; `more` is asked some times a second, and false ends the command.
+    /// have ended; `more` gets `None` some times a second, and false ends the command.
     ///
     /// # Errors
     ///
@@ -163,11 +169,11 @@ impl Sandbox {
         terminal: OwnedFd,
         root: &Root,
         command: &Command,
-        mut more: impl FnMut() -> bool,
+        mut more: impl FnMut(Option<Output>) -> bool,
     ) -> Result<Ended, SandboxError> {
         let limits = Limits::new(self.memory, self.processes);
-        let (mut helper, stdout, _) = self.start(root, command, &limits, Some(terminal))?;
-        match self.watch(root, lines(stdout, None), &mut |_| more()) {
+        let (mut helper, stdout, _) = self.start(root, command, &limits, Some(terminal), &mut more)?;
+        match self.watch(root, lines(stdout, None), &mut more) {
             Ended::Exited(_) => helper.status().map(Ended::Exited),
             ended => Ok(ended),
         }
@@ -184,12 +190,16 @@ impl Sandbox {
         command: &Command,
         limits: &Limits,
         terminal: Option<OwnedFd>,
+        more: &mut impl FnMut(Option<Output>) -> bool,
     ) -> Result<(Helper, Out, Option<Err>), SandboxError> {
         let has_terminal = terminal.is_some();
         let mut helper = Program::new(&self.helper);
-        helper.arg0(OUTER).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (mut socket, theirs) = UnixStream::pair().map_err(SandboxError::Helper)?;
+        helper.arg0(OUTER).env_clear().stdin(OwnedFd::from(theirs)).stdout(Stdio::piped());
         helper.stderr(terminal.map_or_else(Stdio::piped, Stdio::from));
         let child = helper.process_group(0).spawn().map_err(SandboxError::Helper)?;
+        // Its end of the socket.
+        drop(helper);
         let mut helper = Helper { outer: child, inner: None };
         let mut stdout = BufReader::new(helper.outer.stdout.take().ok_or_else(lost)?);
         let stderr = helper.outer.stderr.take().map(BufReader::new);
@@ -198,12 +208,16 @@ impl Sandbox {
         limits.add(process).map_err(|error| refused(Refusal::of(crate::Stage::Limits, "cgroup.procs")(error)))?;
         expect(&mut stdout, READY)?;
         self.ids.map(process).map_err(|error| refused(Refusal::of(crate::Stage::Ids, "uid_map")(error)))?;
-        let (root, command) = (root.clone(), command.clone());
         let (overlay, ids, processes) = (self.overlay, self.ids, self.processes);
-        let spec = Spec { root, command, overlay, ids, terminal: has_terminal, processes };
+        let (root, own) = (root.clone(), command.clone());
+        let spec = Spec { root, command: own, overlay, ids, terminal: has_terminal, processes };
         let text = serde_json::to_vec(&spec).map_err(|error| SandboxError::Helper(error.into()))?;
-        let stdin = helper.outer.stdin.take().ok_or_else(lost)?;
-        { stdin }.write_all(&text).map_err(SandboxError::Helper)?;
+        socket.write_all(&text).and_then(|()| socket.shutdown(Shutdown::Write)).map_err(SandboxError::Helper)?;
+        if let Network::Listener(_) = command.given.network {
+            expect(&mut stdout, LISTENS)?;
+            let listener = notify::receive(socket.as_fd()).map_err(|error| SandboxError::Helper(error.into()))?;
+            more(Some(Output::Listener(OwnedFd::from(listener.ok_or_else(lost)?).into())));
+        }
         expect(&mut stdout, INSIDE)?;
         let mut id = [0; 4];
         stdout.read_exact(&mut id).map_err(SandboxError::Helper)?;

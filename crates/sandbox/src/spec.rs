@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::given::Given;
 use crate::ids::Ids;
 
 /// A command and its surroundings.
@@ -18,6 +19,8 @@ pub struct Command {
     pub workdir: String,
     /// User id, group id and further groups, in the image.
     pub user: (u32, u32, Vec<u32>),
+    /// Things that it has besides the files of the image.
+    pub given: Given,
 }
 
 /// Names in the directory of a command.

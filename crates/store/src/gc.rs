@@ -8,7 +8,9 @@ use std::path::Path;
 
 use kiln_plan::digest::Digest;
 
+use crate::cache_directory::{self, CACHES};
 use crate::metadata::now;
+use crate::removal::remove_tree;
 use crate::tree::{self, TREES};
 use crate::{Lock, Result, Store, Wait};
 
@@ -29,6 +31,10 @@ pub struct Usage {
     pub trees: u64,
     /// The number of these layers.
     pub tree_count: u64,
+    /// Content that commands left for the next time.
+    pub caches: u64,
+    /// The number of directories with such content.
+    pub cache_count: u64,
     /// Interrupted downloads, programs, the database.
     pub other: u64,
 }
@@ -95,6 +101,10 @@ impl Store {
             usage.trees += tree_size(&entry?.path().join("tree"))?;
             usage.tree_count += 1;
         }
+        for entry in fs_err::read_dir(self.root().join(CACHES))? {
+            usage.caches += tree_size(&entry?.path())?;
+            usage.cache_count += 1;
+        }
         for directory in ["partial", "tools", "temporary"] {
             usage.other += tree_size(&self.root().join(directory))?;
         }
@@ -132,6 +142,9 @@ impl Store {
                 Some((image, used)) => format!("last used by {image} {}", ago(*used)),
                 None if item.kind == tree::KIND => {
                     format!("an unpacked layer, which can be made again; last used {}", ago(item.used))
+                }
+                None if item.kind == cache_directory::KIND => {
+                    format!("a cache of commands; last used {}", ago(item.used))
                 }
                 None => format!("no image uses it; last used {}", ago(item.used)),
             };
@@ -189,12 +202,14 @@ impl Store {
                 items.push(Item { digest, kind: kind.to_owned(), size: entry.metadata()?.len(), used });
             }
         }
-        for entry in fs_err::read_dir(self.root().join(TREES))? {
-            let entry = entry?;
-            let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
-            let used = known.get(&(digest.hex(), tree::KIND.to_owned())).copied().unwrap_or(0);
-            let size = tree_size(&entry.path().join("tree"))?;
-            items.push(Item { digest, kind: tree::KIND.into(), size, used });
+        for (directory, content, kind) in [(TREES, "tree", tree::KIND), (CACHES, "content", cache_directory::KIND)] {
+            for entry in fs_err::read_dir(self.root().join(directory))? {
+                let entry = entry?;
+                let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
+                let used = known.get(&(digest.hex(), kind.to_owned())).copied().unwrap_or(0);
+                let size = tree_size(&entry.path().join(content))?;
+                items.push(Item { digest, kind: kind.into(), size, used });
+            }
         }
         Ok(items)
     }
@@ -202,7 +217,8 @@ impl Store {
     fn remove(&self, item: &Item) -> Result<()> {
         match item.kind.as_str() {
             "blob" => fs_err::remove_file(self.blob_path(&item.digest))?,
-            tree::KIND => crate::removal::remove_tree(&self.tree_path(&item.digest))?,
+            tree::KIND => remove_tree(&self.tree_path(&item.digest))?,
+            cache_directory::KIND => remove_tree(&self.cache_path(&item.digest))?,
             _ => fs_err::remove_file(self.recipe_path(&item.digest))?,
         }
         self.database()
@@ -246,7 +262,7 @@ fn ago(used: i64) -> String {
     }
 }
 
-fn tree_size(directory: &Path) -> Result<u64> {
+pub(crate) fn tree_size(directory: &Path) -> Result<u64> {
     let mut size = 0;
     // A link in the place of a directory leads out of the store.
     if !fs_err::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {

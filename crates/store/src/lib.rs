@@ -19,6 +19,7 @@
 
 mod atomic;
 mod blob;
+mod cache_directory;
 mod damage;
 mod error;
 mod gc;
@@ -41,6 +42,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use atomic::{AtomicFile, is_stdout, parent, put_directory, put_new_directory, replace_by_link, sync_directory};
 pub use blob::{BlobWriter, Content, Opener};
+pub use cache_directory::CacheDirectory;
 pub use damage::Verified;
 pub use error::StoreError;
 pub use gc::{GcReport, Kept, Removed, Usage};
@@ -89,7 +91,9 @@ impl Store {
 
     /// Opens a store as [`open`](Self::open) does, and calls `wait` while it waits.
     pub fn open_waiting(root: &Path, wait: Wait<'_>) -> Result<Self> {
-        for directory in [BLOBS, RECIPES, tree::TREES, "tools", "partial", "locks", "temporary"] {
+        for directory in
+            [BLOBS, RECIPES, tree::TREES, cache_directory::CACHES, "tools", "partial", "locks", "temporary"]
+        {
             fs_err::create_dir_all(root.join(directory))?;
         }
         // Absolute, because links and other processes are given these paths.

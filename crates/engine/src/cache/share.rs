@@ -21,7 +21,7 @@ use crate::error::{BuildError, Result};
 use crate::images::ImageNodes;
 use crate::node::NodeId;
 use crate::owners;
-use crate::product::Product;
+use crate::product::{Dated, Product, ProductKind as _};
 use crate::project::Project;
 use crate::remote::{EMPTY, Found, Record, tag, trusted};
 use crate::signing::Signer;
@@ -237,7 +237,7 @@ impl Project<'_> {
         if !build.driver.is_here(id) {
             return Ok(None);
         }
-        if let Product::Layers(layers) = &product {
+        if let Some(layers) = Vec::<Layer>::of(&product) {
             for layer in layers {
                 if owners::are_lost(self.workshop.store, layer)? {
                     return Ok(None);
@@ -245,7 +245,7 @@ impl Project<'_> {
             }
         }
         let keeps = match &product {
-            Product::Layers(layers) => layers.iter().map(kept_layer).collect(),
+            Product::Layers(layers) | Product::Dated(Dated { layers, .. }) => layers.iter().map(kept_layer).collect(),
             // A wheel that pruning left alone is its index's to keep.
             Product::Wheel(wheel) if wheel.kept.is_none() => Vec::new(),
             Product::Wheel(wheel) => kept(WHEEL, &wheel.digest, wheel.size).into_iter().collect(),

@@ -106,7 +106,7 @@ impl CacheVerdict {
     fn compare(&mut self, found: Option<Found>, repeat: Repeat) {
         let Some(found) = found else { return };
         self.truth = match repeat {
-            Repeat::Recorded { .. } => Truth::CannotBeDerived,
+            Repeat::Recorded => Truth::CannotBeDerived,
             Repeat::SameBytes if found.record.value == self.derived => Truth::Right,
             Repeat::SameBytes => Truth::Wrong,
         };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::lock::LockedDeb;
-use kiln_sandbox::{Command, Ended, Root};
+use kiln_sandbox::{Command, Ended, Given, Root};
 use kiln_store::TemporaryDirectory;
 
 use super::packages;
@@ -13,7 +13,7 @@ use super::script::{self, PLACE, Wishes};
 use super::suites::Suite;
 use crate::error::{BuildError, Commanded, DebianError, Result, RunError};
 use crate::inside::Done;
-use crate::sandboxed;
+use crate::sandboxed::{self, Conditions, Finished};
 use crate::workshop::Workshop;
 
 /// Paths that are no part of what apt leaves: kiln's own, and keys that every machine must have for itself.
@@ -152,11 +152,14 @@ impl Apt<'_> {
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let words = ["/bin/sh", "-e", "-c", &script].map(str::to_owned).to_vec();
-        let command = Command { words, env, workdir: "/".to_owned(), user: (0, 0, Vec::new()) };
+        let command =
+            Command { words, env, workdir: "/".to_owned(), user: (0, 0, Vec::new()), given: Given::default() };
         let mut layers = self.layers.clone();
         layers.push(beside.tree());
         sandboxed::over(self.workshop, &layers, |root: &Root| {
-            let (ran, lines) = sandboxed::run(self.workshop, (root, &command), None, self.name, work)?;
+            let conditions = Conditions::default();
+            let Finished { ran, lines, .. } =
+                sandboxed::run(self.workshop, (root, &command), &conditions, self.name, work)?;
             let bound = LEFT_OUT.iter().map(PathBuf::from).collect();
             then(&Done { root, ran: &ran, below: self.below, bound }, lines)
         })

@@ -71,7 +71,7 @@ impl Step for Made {
     }
 
     fn repeatable(&self) -> Repeat {
-        if self.play.recorded { Repeat::Recorded { max_age: None } } else { Repeat::SameBytes }
+        if self.play.recorded { Repeat::Recorded } else { Repeat::SameBytes }
     }
 
     fn perform(&self, context: &Context<'_>) -> Result<Wheel> {

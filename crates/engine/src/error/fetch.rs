@@ -70,6 +70,9 @@ pub enum FetchError {
     /// The network may not be used.
     #[error("`{0}` is not in the store, and `--offline` forbids to download it")]
     Offline(String),
+    /// A command that has a network.
+    #[error("`{0}` needs the network, and `--offline` forbids it")]
+    OfflineCommand(String),
     /// The lock does not say where it is.
     #[error("`{0}` is not in the store, and the lock knows no place to get it from")]
     Nowhere(String),
@@ -100,7 +103,7 @@ impl FetchError {
                 "a proxy, a login page, or a replaced file: open the address in a browser, and give credentials for \
                  {host} in `~/.netrc` if it asks for them"
             ),
-            Self::Offline(_) => "run once without `--offline`".into(),
+            Self::Offline(_) | Self::OfflineCommand(_) => "run once without `--offline`".into(),
             Self::Nowhere(_) => {
                 "put the wheel into a directory of `[index] find-links`, or run `kiln lock --upgrade`".into()
             }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
+use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, line_at};
+use kiln_plan::stack::{self, Network, line_at};
+use kiln_sandbox::Ids;
 
 use super::{Builder, Draft, Ground, LayerNode};
 use crate::accounts::Accounts;
@@ -18,7 +20,8 @@ use crate::steps::compose::Compose;
 use crate::steps::copy::Copy;
 use crate::steps::facts::Facts;
 use crate::steps::foundation::Foundation;
-use crate::steps::run::{Bound, Place, Run};
+use crate::steps::network_run::NetworkRun;
+use crate::steps::run::{Bound, Cache, Extras, Place, Reach, Run, Secret};
 use crate::steps::system::System;
 
 /// Directories over which the sandbox lays those of the kernel.
@@ -131,17 +134,57 @@ impl Builder<'_> {
                 foundation,
                 layers: draft.layers.iter().map(|layer| layer.node).collect(),
                 bind: self.bound(run, image, draft)?,
+                extras: self.extras(run, image, draft)?,
                 compression: image.compression,
             };
             let step = Run::new(run, place);
             let history = step.history();
-            let node = self.graph.add(step)?;
+            let node = match run.network {
+                Network::None => self.graph.add(step)?,
+                _ => self.graph.add(NetworkRun::new(step, run.max_age))?.layers(),
+            };
             commands.push(node.id());
             self.look.command(&image.name, before + commands.len(), node.id());
             draft.layer(node, history, 0);
             draft.ground.commands += 1;
         }
         Ok(commands)
+    }
+
+    /// Returns the caches, the secrets and the rest that a command has.
+    fn extras(&self, run: &stack::Run, image: &stack::Image, draft: &Draft) -> Result<Extras> {
+        let below = &draft.ground.below;
+        let caches = run.caches.iter().map(|cache| {
+            let path = below.directory_path(&cache.to).unwrap_or_else(|| bare(&cache.to));
+            require_mountable(&path, cache.span.clone())?;
+            // Other stacks, and other images of this one, have caches of their own.
+            let (file, stack) = (self.project.file.display(), &self.project.stack.name);
+            let whose = match &cache.id {
+                Some(id) => format!("id {id}"),
+                None => format!("image {} {path}", image.name),
+            };
+            let owner = format!("{}\n{stack}\n{whose}\n{}\n{}", file, draft.platform, Ids::of_this_process());
+            Ok(Cache {
+                path,
+                id: cache.id.clone(),
+                owner: Digest::of(owner.as_bytes()),
+                is_private: cache.is_private,
+                max_size: cache.max_size,
+            })
+        });
+        let secrets = run.secrets.iter().map(|secret| {
+            let path = below.landing(&secret.to).unwrap_or_else(|| bare(&secret.to));
+            require_mountable(&path, secret.span.clone())?;
+            let source = self.project.stack.secrets.get(&secret.name).cloned();
+            Ok(Secret { name: secret.name.clone(), path, mode: secret.mode, source })
+        });
+        Ok(Extras {
+            caches: caches.collect::<Result<_>>()?,
+            secrets: secrets.collect::<Result<_>>()?,
+            ssh: run.ssh,
+            network: Reach::from(&run.network),
+            directory: self.project.directory.clone(),
+        })
     }
 
     /// Returns the files that a command sees and that the image does not get.
@@ -156,21 +199,32 @@ impl Builder<'_> {
                 false => below.directory_path(&path),
             }
             .unwrap_or(path);
-            if path.is_empty() {
-                let message = "files are bound to a directory or a file, and not to the whole image";
-                let hint = "choose a directory for them, such as `to = \"/in\"`";
-                return Err(Diagnostics::from(Diagnostic::at(copy.span(), message).hint(hint)).into());
-            }
-            if let Some(kernels) = KERNELS.iter().find(|name| path.split('/').next() == Some(**name)) {
-                let message =
-                    format!("`/{kernels}` holds the kernel's files in every command, and nothing can be bound there");
-                let hint = "choose another directory, such as `to = \"/in\"`";
-                return Err(Diagnostics::from(Diagnostic::at(copy.span(), message).hint(hint)).into());
-            }
+            require_mountable(&path, copy.span())?;
             let owner = draft.ground.accounts.owner_of(copy)?;
             let step = Copy::new(vec![(copy, copied, owner)], after, image.compression, &mut below)?;
             bound.push(Bound { layers: self.graph.add(step)?, path });
         }
         Ok(bound)
+    }
+}
+
+fn bare(path: &str) -> String {
+    path.trim_matches('/').to_owned()
+}
+
+/// Refuses paths at which nothing can be mounted for a command.
+fn require_mountable(path: &str, span: Span) -> Result<()> {
+    let refuse = |message: String| {
+        let hint = "choose another directory, such as `to = \"/in\"`";
+        Err(Diagnostics::from(Diagnostic::at(span, message).hint(hint)).into())
+    };
+    match path.split('/').next() {
+        None | Some("") => {
+            refuse("files appear in a directory or a file of the image, and not in place of the whole image".into())
+        }
+        Some(kernels) if KERNELS.contains(&kernels) => {
+            refuse(format!("`/{kernels}` holds the kernel's files in every command, and nothing else can appear there"))
+        }
+        Some(_) => Ok(()),
     }
 }

@@ -1,16 +1,19 @@
 //! `run`: a command runs in a sandbox over the image so far, and what it changes becomes a layer.
 
+mod extras;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_oci::image::Config;
 use kiln_oci::layer::Layer;
-use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
+use kiln_oci::whole::WHOLE_VERSION;
 use kiln_plan::base::DEFAULT_PATH;
 use kiln_plan::event::Work;
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, CommandLine, Compression, Shell};
-use kiln_sandbox::{Command, Ended, Ids, Ran, Root, Sandbox};
+use kiln_proxy::{Material, Proxy};
+use kiln_sandbox::{Command, Ended, Ids, Output, Ran, Root, Sandbox};
 use serde::Serialize;
 
 use crate::commands::UserTerminal;
@@ -18,12 +21,14 @@ use crate::context::Context;
 use crate::error::{BuildError, Result, RunError};
 use crate::inside::Done;
 use crate::node::Node;
-use crate::owners;
 use crate::product::Foundation;
-use crate::sandboxed;
+use crate::sandboxed::{self, Conditions, Finished};
 use crate::settings::Settings;
 use crate::sources::native;
 use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
+
+use extras::Lent;
+pub(crate) use extras::{Cache, Extras, Reach, Secret};
 
 /// Becomes an interactive shell: bash, where the image has it.
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";
@@ -48,6 +53,8 @@ pub(crate) struct Run {
     /// Files that it sees and that the image does not get.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bind: Vec<Bound>,
+    #[serde(skip_serializing_if = "Extras::is_empty")]
+    extras: Extras,
     compression: Compression,
     writer: u32,
     #[serde(skip)]
@@ -57,7 +64,7 @@ pub(crate) struct Run {
     place: String,
     /// The command, for people.
     #[serde(skip)]
-    shown: String,
+    pub(super) shown: String,
 }
 
 /// The place of a command in its image.
@@ -74,6 +81,7 @@ pub(crate) struct Place<'p> {
     pub(crate) foundation: Option<Node<Foundation>>,
     pub(crate) layers: Vec<Node<Vec<Layer>>>,
     pub(crate) bind: Vec<Bound>,
+    pub(crate) extras: Extras,
     pub(crate) compression: Compression,
 }
 
@@ -87,7 +95,8 @@ pub(crate) struct Bound {
 
 impl Run {
     pub(crate) fn new(run: &stack::Run, place: Place<'_>) -> Self {
-        let Place { place, settings, user, home, below, platform, foundation, layers, bind, compression } = place;
+        let Place { place, settings, user, home, below, platform, foundation, layers, bind, extras, compression } =
+            place;
         let visible = Settings {
             venv: settings.venv,
             libraries: settings.libraries.clone(),
@@ -108,6 +117,7 @@ impl Run {
             foundation,
             layers,
             bind,
+            extras,
             compression,
             writer: WHOLE_VERSION,
             timeout: run.timeout.map(Duration::from_nanos),
@@ -156,16 +166,21 @@ impl Run {
         (config.config.env.iter().filter_map(pair).collect(), workdir)
     }
 
-    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>) -> Result<Ran> {
-        let (env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
-        let command = Command { words: self.words.clone(), env, workdir, user: self.user.clone() };
-        let (ran, last) = sandboxed::run(context.workshop, (root, &command), self.timeout, &self.shown, work)?;
+    fn run(&self, context: &Context<'_>, root: &Root, work: &Work<'_>, lent: &Lent) -> Result<(Ran, Vec<Material>)> {
+        let (mut env, workdir) = self.surroundings(self.foundation.map(|node| context.get(node)));
+        self.extras.add_variables(&lent.given, &mut env);
+        let (words, user, given) = (self.words.clone(), self.user.clone(), lent.given.clone());
+        let command = Command { words, env, workdir, user, given };
+        let (timeout, allow) = (self.timeout, self.extras.allow());
+        let conditions = Conditions { timeout, allow, secrets: Some(&lent.searched) };
+        let finished = sandboxed::run(context.workshop, (root, &command), &conditions, &self.shown, work)?;
+        let Finished { ran, lines, materials } = finished;
         let another = ran.another();
         match ran.ended {
-            Ended::Exited(0) if another.is_none() => Ok(ran),
+            Ended::Exited(0) if another.is_none() => Ok((ran, materials)),
             Ended::Stopped => Err(BuildError::Interrupted),
             ended => {
-                let failed = RunError::new(&self.commanded(), ended, another, last);
+                let failed = RunError::new(&self.commanded(), ended, another, lines);
                 if let Some(shell) = context.commands.shell {
                     self.open_shell(shell, context, root, command)?;
                 }
@@ -186,7 +201,14 @@ impl Run {
         let mut ended = None;
         shell.lend(&self.shown, &mut |terminal, kind| {
             command.env.push(("TERM".to_owned(), kind.to_owned()));
-            let more = || context.cancel().check().is_ok();
+            let mut proxy = None;
+            let more = |output| {
+                if let Some(Output::Listener(listener)) = output {
+                    let rules = sandboxed::rules(context.workshop, self.extras.allow());
+                    proxy = Some(Proxy::start(listener, rules));
+                }
+                context.cancel().check().is_ok()
+            };
             ended = Some(Sandbox::default().run_on(terminal, root, &command, more));
         })?;
         if let Some(Err(error)) = ended {
@@ -201,12 +223,14 @@ impl Run {
         context: &Context<'_>,
         layers: &[PathBuf],
         work: &Work<'_>,
-        then: impl FnOnce(&Done<'_>) -> Result<T>,
+        lent: &Lent,
+        then: impl FnOnce(&Done<'_>, Vec<Material>) -> Result<T>,
     ) -> Result<T> {
         sandboxed::over(context.workshop, layers, |root| {
-            let ran = self.run(context, root, work)?;
-            let bound = self.bind.iter().map(|bound| native(&bound.path)).collect();
-            then(&Done { root, ran: &ran, below: self.below, bound })
+            let (ran, materials) = self.run(context, root, work, lent)?;
+            let paths = self.bind.iter().map(|bound| bound.path.as_str()).chain(self.extras.paths());
+            let bound = paths.map(native).collect();
+            then(&Done { root, ran: &ran, below: self.below, bound }, materials)
         })
     }
 
@@ -220,21 +244,29 @@ impl Run {
     }
 
     /// Returns the layer of what the command changed.
-    fn layer(&self, context: &Context<'_>, done: &Done<'_>) -> Result<Vec<Layer>> {
-        let workshop = context.workshop;
+    fn layer(&self, context: &Context<'_>, done: &Done<'_>, lent: &Lent) -> Result<Vec<Layer>> {
         let work = context.work("export", self.shown.as_str(), None);
-        let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
-        let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
-        let Some(are_known) = done.pack(Ids::of_this_process(), &mut out, &mut watch)? else { return Ok(Vec::new()) };
-        let layer = out.finish()?;
-        if !are_known {
-            let (shown, place) = (&self.shown, &self.place);
-            workshop.warn(format!(
-                "owners of files of `{shown}` in {place} may be lost: its layer is not shared, and not pushed"
-            ));
-        }
-        owners::note(workshop.store, &layer, are_known)?;
-        Ok(vec![layer])
+        let name = (self.shown.as_str(), self.place.as_str());
+        sandboxed::pack(context.workshop, done, self.compression, name, &lent.searched, &work)
+    }
+
+    /// Performs the command, and returns its layer and what it took in.
+    pub(super) fn perform_with_materials(&self, context: &Context<'_>) -> Result<(Vec<Layer>, Vec<Material>)> {
+        let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
+        let own = self.layers.iter().flat_map(|node| context.get(*node));
+        let bound = self.bind.iter().flat_map(|bound| context.get(bound.layers));
+        let layers = context.workshop.trees(&below.chain(own).chain(bound).collect::<Vec<_>>())?;
+        let work = context.work("run", self.shown.as_str(), None);
+        let (user, group, _) = self.user;
+        let lent = self.extras.lend(context.workshop, (user, group), (&self.shown, &self.place))?;
+        let made = self.run_over(context, &layers, &work, &lent, |done, materials| {
+            if context.commands.twice {
+                self.run_over(context, &layers, &work, &lent, |again, _| self.require_same(done, again))?;
+            }
+            Ok((self.layer(context, done, &lent)?, materials))
+        });
+        lent.bound_caches(context.workshop)?;
+        made
     }
 }
 
@@ -282,21 +314,11 @@ impl Step for Run {
     }
 
     fn repeatable(&self) -> Repeat {
-        Repeat::Recorded { max_age: None }
+        Repeat::Recorded
     }
 
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {
-        let below = self.foundation.iter().flat_map(|node| &context.get(*node).layers);
-        let own = self.layers.iter().flat_map(|node| context.get(*node));
-        let bound = self.bind.iter().flat_map(|bound| context.get(bound.layers));
-        let layers = context.workshop.trees(&below.chain(own).chain(bound).collect::<Vec<_>>())?;
-        let work = context.work("run", self.shown.as_str(), None);
-        self.run_over(context, &layers, &work, |done| {
-            if context.commands.twice {
-                self.run_over(context, &layers, &work, |again| self.require_same(done, again))?;
-            }
-            self.layer(context, done)
-        })
+        self.perform_with_materials(context).map(|(layers, _)| layers)
     }
 }
 

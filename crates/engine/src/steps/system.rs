@@ -1,20 +1,20 @@
 //! `system`: apt of the base installs packages of its distribution, in the sandbox, from files that kiln brings.
 
 use kiln_oci::layer::Layer;
-use kiln_oci::whole::{LayerWriter, WHOLE_VERSION};
+use kiln_oci::whole::WHOLE_VERSION;
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::{LockedDeb, LockedSystem};
 use kiln_plan::platform::Platform;
 use kiln_plan::stack::{self, Compression};
-use kiln_sandbox::Ids;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::debian::{Asked, Wishes};
 use crate::error::Result;
 use crate::node::Node;
-use crate::owners;
 use crate::product::Foundation;
+use crate::sandboxed;
+use crate::secrets::Searched;
 use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Step, Subject};
 
 /// The installation of packages.
@@ -106,14 +106,8 @@ impl Step for System {
         };
         asked.install(&self.wishes, &self.locked.packages, &self.locked.archives, |done| {
             let work = context.work("export", self.wishes.to_string(), None);
-            let mut out = LayerWriter::new(workshop.store, self.compression.into(), workshop.surroundings.jobs)?;
-            let mut watch = |bytes| work.advance(bytes).map_err(std::io::Error::from);
-            let Some(are_known) = done.pack(Ids::of_this_process(), &mut out, &mut watch)? else {
-                return Ok(Vec::new());
-            };
-            let layer = out.finish()?;
-            owners::note(workshop.store, &layer, are_known)?;
-            Ok(vec![layer])
+            let (shown, place) = (format!("system {}", self.wishes), format!("image `{}`", self.locked.image));
+            sandboxed::pack(workshop, done, self.compression, (&shown, &place), &Searched::default(), &work)
         })
     }
 }

@@ -30,6 +30,7 @@ impl Du {
                 format!("{}, for {} of layers", usage.recipe_count, size::format(usage.spliced)),
             ),
             row("unpacked layers", usage.trees, format!("{}", usage.tree_count)),
+            row("caches of commands", usage.caches, format!("{}", usage.cache_count)),
             row("other", usage.other, "programs, interrupted downloads, database".into()),
         ];
         print(&format!("{}\n{}", store.root().display(), table(&rows)))

@@ -72,6 +72,15 @@ fn describe(chain: &[&Explanation], several: bool) -> String {
 }
 
 fn explain(title: &str, one: &Explanation) -> String {
+    let mut text = changes(title, one);
+    for taken in &one.taken {
+        text.push_str(&format!("  {}\n", taken.command));
+        taken.notes.iter().for_each(|note| text.push_str(&format!("    {note}\n")));
+    }
+    text
+}
+
+fn changes(title: &str, one: &Explanation) -> String {
     if let Some(unknown) = &one.unknown {
         let known = one.changes.as_deref().unwrap_or_default();
         let more = if known.is_empty() { "" } else { "; besides:" };

@@ -99,9 +99,10 @@ fn state(step: &StepPlan) -> String {
         reasons => format!(": {}", reasons.join(", ")),
     };
     let fetch = if step.fetch > 0 { format!("; {} to fetch", size::format(step.fetch)) } else { String::new() };
+    let dated = step.notes.first().map(|date| format!(", {date}")).unwrap_or_default();
     match &step.state {
-        State::Here => "in the store".into(),
-        State::Cached => "in the registry".into(),
+        State::Here => format!("in the store{dated}"),
+        State::Cached => format!("in the registry{dated}"),
         State::ToDo => format!("to do{because}{fetch}{}", time(step.seconds)),
         State::DependsOn(on) => {
             format!("depends on {}{because}{fetch}{}", some_of(on), time(step.seconds))

@@ -19,6 +19,8 @@ mod base_changes;
 mod base_python;
 mod bootstrap;
 mod build;
+mod command_extras;
+mod command_network;
 mod command_options;
 mod commands;
 mod configuration;

@@ -6,7 +6,7 @@ use pep508_rs::PackageName;
 use url::Url;
 
 use super::copy::{Copy, Elsewhere};
-use super::run::Run;
+use super::run::{Run, SecretSource};
 use crate::base::BaseFacts;
 use crate::diagnostic::Span;
 use crate::gpu::{Architecture, CudaRelease, GpuNames};
@@ -34,6 +34,8 @@ pub struct Stack {
     pub cache: Option<Cache>,
     /// Wheels compiled from source, by normalised name.
     pub recipes: BTreeMap<PackageName, Recipe>,
+    /// Secrets that commands read, by name.
+    pub secrets: BTreeMap<String, SecretSource>,
     /// The images on the first platform; each stands after the one it is built from.
     pub images: Vec<Image>,
     /// The images on each other platform.

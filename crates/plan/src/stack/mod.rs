@@ -23,5 +23,5 @@ pub use image::{
 pub use lines::{line_at, line_of};
 pub use read::{Overrides, read, schema};
 pub use resolve::last_moment;
-pub use run::{Run, Shell};
+pub use run::{CacheMount, Network, Run, SecretMount, SecretSource, Shell};
 pub use spanned::Spanned;

@@ -44,6 +44,7 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
     let index = index(&written.index, &vars, &mut wrong);
     let cache = written.cache.as_ref().and_then(|table| cache(table, &vars, &mut wrong));
     let recipes = recipes(&written.wheels, &vars, &mut wrong);
+    let secrets = run::secrets(&written.secrets, &vars, &mut wrong);
     let warnings = RefCell::default();
     let context = images::Context { file: written, stack: &name, overrides, vars: &vars, warnings: &warnings };
     let (images, elsewhere) = images_on_platforms(&platforms, &context, &mut wrong);
@@ -66,6 +67,7 @@ pub(super) fn resolve(written: &StackFile, overrides: &Overrides) -> Result<Stac
         index,
         cache,
         recipes,
+        secrets,
         images,
         elsewhere,
         warnings: warnings.into_inner(),

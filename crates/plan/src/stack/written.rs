@@ -49,6 +49,9 @@ pub struct StackFile {
     pub resolution: ResolutionTable,
     /// What machines share with one another.
     pub cache: Option<CacheTable>,
+    /// Secrets that commands read, by name.
+    #[serde(default)]
+    pub secrets: BTreeMap<Spanned<String>, SecretTable>,
     /// Lists of requirements that images share as `"@name"`.
     #[serde(default)]
     pub groups: BTreeMap<Spanned<String>, Vec<Text>>,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::MountPropagationFlags;
 
-use kiln_sandbox::{Command, Ended, Ids, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage, State};
+use kiln_sandbox::{Command, Ended, Given, Ids, Output, Overlay, Ran, Root, Sandbox, SandboxError, Stage, State};
 
 use crate::attacks::{ATTACKS, Aim};
 use crate::tree;
@@ -86,6 +86,7 @@ pub(crate) fn command(words: &[&str]) -> Command {
         env: vec![("PATH".into(), "/".into())],
         workdir: "/".into(),
         user: (0, 0, Vec::new()),
+        given: Given::default(),
     }
 }
 

@@ -73,7 +73,7 @@ fn owner(text: &str) -> Owner {
     Owner { user: Some(user.to_owned()), group }
 }
 
-fn mode(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u32> {
+pub(super) fn mode(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u32> {
     let digits = expand(text, vars, wrong);
     let mode = u32::from_str_radix(&digits, 8).ok().filter(|mode| *mode <= 0o7777);
     if mode.is_none() {

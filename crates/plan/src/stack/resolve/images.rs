@@ -331,7 +331,7 @@ pub(super) fn absolute(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Str
 }
 
 /// A size: a number of bytes, with an optional unit.
-fn size(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u64> {
+pub(super) fn size(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<u64> {
     let written = expand(text, vars, wrong);
     let parsed = crate::size::parse(&written);
     if parsed.is_none() {
