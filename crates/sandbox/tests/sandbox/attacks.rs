@@ -39,7 +39,7 @@ impl Aim {
     }
 }
 
-type Attack = fn(&Aim) -> bool;
+pub(crate) type Attack = fn(&Aim) -> bool;
 
 pub(crate) const ATTACKS: &[(&str, Attack)] = &[
     ("writes the pattern of core files", |_| writes("/proc/sys/kernel/core_pattern")),
@@ -330,11 +330,11 @@ fn fork() -> i32 {
     unsafe { libc::fork() }
 }
 
-fn reads(path: &str) -> bool {
+pub(crate) fn reads(path: &str) -> bool {
     fs_err::File::open(path).is_ok_and(|mut file| file.read(&mut [0; 16]).is_ok_and(|read| read > 0))
 }
 
-fn writes(path: &str) -> bool {
+pub(crate) fn writes(path: &str) -> bool {
     fs_err::OpenOptions::new().write(true).open(path).is_ok()
 }
 
@@ -342,7 +342,7 @@ fn error() -> c_int {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-fn call(number: c_long, arguments: &[c_long]) -> bool {
+pub(crate) fn call(number: c_long, arguments: &[c_long]) -> bool {
     let at = |index: usize| arguments.get(index).copied().unwrap_or(0);
     // SAFETY: pointers among the arguments are to values of the caller that outlive the call.
     unsafe { libc::syscall(number, at(0), at(1), at(2), at(3), at(4)) >= 0 }
@@ -361,7 +361,7 @@ fn signal(process: i32, number: c_int) -> bool {
     unsafe { libc::kill(process, number) == 0 }
 }
 
-fn mounts(what: &str, place: &str, flags: libc::c_ulong) -> bool {
+pub(crate) fn mounts(what: &str, place: &str, flags: libc::c_ulong) -> bool {
     let [what, place] = [what, place].map(|text| CString::new(text).unwrap());
     // SAFETY: the strings end in zero bytes; no options follow.
     unsafe { libc::mount(what.as_ptr(), place.as_ptr(), what.as_ptr(), flags, std::ptr::null()) == 0 }

@@ -139,6 +139,7 @@ pub(crate) fn act(words: &[&str]) -> ExitCode {
             fs_err::create_dir("/data").unwrap();
             fs_err::write("/data/other", "other").unwrap();
         }
+        ["given", rest @ ..] => crate::given::act(rest),
         ["owners", rest @ ..] => return crate::owners::act(rest),
         ["setuid"] => {
             fs_err::copy("/attack", "/tmp/setuid").unwrap();
@@ -387,8 +388,11 @@ fn attack(ground: &Ground, name: &str) {
     let aim = ground.aim.words();
     words.extend(aim.iter().map(String::as_str));
     let sandbox = Sandbox { timeout: Some(Duration::from_secs(30)), ..Sandbox::default() };
-    let (_own, _root, ended, said) = ground.run(&sandbox, &words);
+    let (own, root) = ground.layers(vec![ground.tree()]);
+    let command = Command { given: crate::given::given(own.path()), ..command(&words) };
+    let (ended, said) = run(&sandbox, &root, &command).unwrap();
     assert_eq!(ended, Ended::Exited(0), "{said}");
+    assert_eq!(fs_err::read_to_string(own.path().join("bound")).unwrap(), "of the host");
     assert!(gone(&ground.aim.word), "something goes on");
     assert_eq!(fs_err::read_to_string(&ground.aim.file).unwrap(), "of the host");
     assert_eq!(fs_err::read_to_string(ground.tree().join("data/file")).unwrap(), "original");
@@ -414,10 +418,10 @@ pub(crate) fn all(filter: Option<&str>) -> ExitCode {
             }
         }
     };
-    for (name, case) in CASES.iter().chain(crate::owners::CASES).filter(|(name, _)| wanted(name)) {
+    for (name, case) in CASES.iter().chain(crate::owners::CASES).chain(crate::given::CASES).filter(|(name, _)| wanted(name)) {
         check(format!("{user}: {name}"), &|| case(&ground));
     }
-    for (name, _) in ATTACKS.iter().filter(|(name, _)| wanted(name)) {
+    for (name, _) in ATTACKS.iter().chain(crate::given::ATTACKS).filter(|(name, _)| wanted(name)) {
         check(format!("{user}: a command that {name}"), &|| attack(&ground, name));
     }
     println!("as {user}: {passed} passed, {failed} failed");

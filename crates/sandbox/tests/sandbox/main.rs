@@ -9,6 +9,7 @@
 
 mod attacks;
 mod cases;
+mod given;
 mod owners;
 mod tree;
 
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["attack", name, ..] => {
             let aim = Aim::parse(&arguments[2..]);
-            let attack = ATTACKS.iter().find(|(known, _)| known == name).unwrap().1;
+            let attack = ATTACKS.iter().chain(given::ATTACKS).find(|(known, _)| known == name).unwrap().1;
             ExitCode::from(u8::from(attack(&aim)))
         }
         ["special", name] => ExitCode::from(u8::from(special(name))),
