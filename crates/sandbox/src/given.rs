@@ -25,7 +25,7 @@ pub struct Given {
 }
 
 /// The network of a command. Each has a loopback interface of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// It leads nowhere.
@@ -33,6 +33,8 @@ pub enum Network {
     None,
     /// The program that made the sandbox listens at this port of its loopback interface ([`Output::Listener`](crate::Output)).
     Listener(u16),
+    /// It leads to other machines through slirp4netns, which is this program. Names are found by [`NAME_SERVER`](crate::NAME_SERVER).
+    Outside(PathBuf),
 }
 
 /// A directory, a file or a socket of the host that a command sees.

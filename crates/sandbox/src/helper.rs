@@ -20,15 +20,17 @@ use crate::privileges::{Filters, give_up};
 use crate::process::{READY, close_inherited, die_with_parent};
 use crate::spec::Spec;
 use crate::supervisor::{self, Supervisor};
-use crate::{file_system, inside, limits, network, notify};
+use crate::{file_system, inside, limits, network, notify, outside};
 
 /// Names under which the program is started as a helper.
 pub(crate) const OUTER: &str = "kiln: sandbox";
 pub(crate) const INNER: &str = "kiln: sandbox, inside";
 
-/// Bytes on standard output before the command's own, after [`READY`]: a listener follows on standard input; the process id of the inner helper follows, in four
+/// Bytes on standard output before the command's own, after [`READY`]: a listener follows on standard input; the namespace waits for
+/// its network; the process id of the inner helper follows, in four
 /// bytes, the lowest first; the command starts; or a refusal follows as JSON.
 pub(crate) const LISTENS: u8 = 4;
+pub(crate) const WAITS: u8 = 5;
 pub(crate) const INSIDE: u8 = 2;
 pub(crate) const STARTED: u8 = 3;
 pub(crate) const REFUSED: u8 = 0;
@@ -94,8 +96,15 @@ fn outer() -> Result<u8, Refusal> {
     }
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
     network::up().map_err(Refusal::of(Stage::Network, "the loopback interface"))?;
-    if let Network::Listener(port) = spec.command.given.network {
-        lend_listener(port).map_err(Refusal::of(Stage::Network, "a port of the loopback interface"))?;
+    match &spec.command.given.network {
+        Network::None => {}
+        Network::Listener(port) => {
+            lend_listener(*port).map_err(Refusal::of(Stage::Network, "a port of the loopback interface"))?;
+        }
+        Network::Outside(_) => {
+            tell(&[WAITS])?;
+            outside::join().map_err(Refusal::of(Stage::Network, "the interface of slirp4netns"))?;
+        }
     }
     let owners = Keeper::new(&spec).map_err(Refusal::of(Stage::User, "the supervisor of calls"))?;
     let (mut socket, theirs) = UnixStream::pair().map_err(namespaces("a socket"))?;

@@ -17,12 +17,23 @@ pub(crate) fn up() -> io::Result<()> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     let mut request = request(b"lo");
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    ask(&socket, libc::SIOCSIFFLAGS, &request)?;
+    ask(&socket, libc::SIOCSIFFLAGS, &mut request)?;
     let mut request = self::request(b"lo:0");
     request.ifr_ifru.ifru_addr = address(NOWHERE);
-    ask(&socket, libc::SIOCSIFADDR, &request)?;
+    ask(&socket, libc::SIOCSIFADDR, &mut request)?;
     request.ifr_ifru.ifru_netmask = address(Ipv4Addr::BROADCAST);
-    ask(&socket, libc::SIOCSIFNETMASK, &request)
+    ask(&socket, libc::SIOCSIFNETMASK, &mut request)
+}
+
+/// Returns true if an interface is up and has an address.
+pub(crate) fn is_up(name: &[u8]) -> io::Result<bool> {
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    let mut request = request(name);
+    match ask(&socket, libc::SIOCGIFADDR, &mut request) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EADDRNOTAVAIL)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn request(name: &[u8]) -> libc::ifreq {
@@ -43,10 +54,10 @@ fn address(ip: Ipv4Addr) -> libc::sockaddr {
     libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
 }
 
-fn ask(socket: &impl std::os::fd::AsFd, what: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
-    // SAFETY: the descriptor is open as long as the borrow, and the kernel reads one `ifreq` for each of these requests
+fn ask(socket: &impl std::os::fd::AsFd, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as the borrow, and the kernel reads and writes one `ifreq` for each of these requests
     // (netdevice(7)).
     #[allow(unsafe_code, reason = "no safe function makes these requests")]
-    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), what, std::ptr::from_ref(request)) };
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), what, std::ptr::from_mut(request)) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -16,9 +16,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::cgroup::Limits;
 use crate::error::{Refusal, SandboxError};
 use crate::given::Network;
-use crate::helper::{INSIDE, LISTENS, OUTER, REFUSED, STARTED};
+use crate::helper::{INSIDE, LISTENS, OUTER, REFUSED, STARTED, WAITS};
 use crate::ids::Ids;
 use crate::notify;
+use crate::outside::Outside;
 use crate::owners::Owners;
 use crate::process::READY;
 use crate::spec::{Command, Overlay, Root, Spec};
@@ -200,7 +201,7 @@ impl Sandbox {
         let child = helper.process_group(0).spawn().map_err(SandboxError::Helper)?;
         // Its end of the socket.
         drop(helper);
-        let mut helper = Helper { outer: child, inner: None };
+        let mut helper = Helper { outer: child, inner: None, _outside: None };
         let mut stdout = BufReader::new(helper.outer.stdout.take().ok_or_else(lost)?);
         let stderr = helper.outer.stderr.take().map(BufReader::new);
         let process = Pid::from_child(&helper.outer);
@@ -213,10 +214,18 @@ impl Sandbox {
         let spec = Spec { root, command: own, overlay, ids, terminal: has_terminal, processes };
         let text = serde_json::to_vec(&spec).map_err(|error| SandboxError::Helper(error.into()))?;
         socket.write_all(&text).and_then(|()| socket.shutdown(Shutdown::Write)).map_err(SandboxError::Helper)?;
-        if let Network::Listener(_) = command.given.network {
-            expect(&mut stdout, LISTENS)?;
-            let listener = notify::receive(socket.as_fd()).map_err(|error| SandboxError::Helper(error.into()))?;
-            more(Some(Output::Listener(OwnedFd::from(listener.ok_or_else(lost)?).into())));
+        match &command.given.network {
+            Network::None => {}
+            Network::Listener(_) => {
+                expect(&mut stdout, LISTENS)?;
+                let listener = notify::receive(socket.as_fd()).map_err(|error| SandboxError::Helper(error.into()))?;
+                more(Some(Output::Listener(OwnedFd::from(listener.ok_or_else(lost)?).into())));
+            }
+            Network::Outside(program) => {
+                expect(&mut stdout, WAITS)?;
+                let started = Outside::start(program, process);
+                helper._outside = Some(started.map_err(|error| refused(Refusal::of(crate::Stage::Network, "outside")(error)))?);
+            }
         }
         expect(&mut stdout, INSIDE)?;
         let mut id = [0; 4];
@@ -278,6 +287,8 @@ type Err = BufReader<std::process::ChildStderr>;
 struct Helper {
     outer: Child,
     inner: Option<OwnedFd>,
+    /// Its network, which ends with it.
+    _outside: Option<Outside>,
 }
 
 impl Helper {

@@ -184,6 +184,7 @@ impl Builder<'_> {
             ssh: run.ssh,
             network: Reach::from(&run.network),
             directory: self.project.directory.clone(),
+            resolver: below.landing("/etc/resolv.conf").unwrap_or_else(|| "etc/resolv.conf".into()),
         })
     }
 

@@ -14,6 +14,8 @@ use crate::error::{BuildError, FetchError, Result, SecretError};
 use crate::secrets::{self, Searched};
 use crate::workshop::Workshop;
 
+/// The program that connects commands with other machines by any protocol.
+const SLIRP: &str = "slirp4netns";
 /// The port of a command's proxy, at its own loopback interface.
 const PORT: u16 = 3128;
 /// The paths at which commands find the agent, the certificates of this machine, and settings of apt.
@@ -54,6 +56,9 @@ pub(crate) struct Extras {
     /// The directory of the stack file.
     #[serde(skip)]
     pub(crate) directory: PathBuf,
+    /// The file of the image that names its name servers, without a leading slash and without links.
+    #[serde(skip)]
+    pub(crate) resolver: String,
 }
 
 /// A directory whose content stays for the next time.
@@ -125,10 +130,9 @@ impl Extras {
 
     /// Returns paths whose content the image does not get.
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.caches
-            .iter()
-            .map(|cache| cache.path.as_str())
-            .chain(self.secrets.iter().map(|secret| secret.path.as_str()))
+        let caches = self.caches.iter().map(|cache| cache.path.as_str());
+        let resolver = (self.network == Reach::Full).then_some(self.resolver.as_str());
+        caches.chain(self.secrets.iter().map(|secret| secret.path.as_str())).chain(resolver)
     }
 
     /// Returns hosts that the command's proxy allows although they are this machine or on its link.
@@ -164,7 +168,7 @@ impl Extras {
             caches.push((directory, format!("/{}", cache.path), cache.max_size));
         }
         let agent = self.ssh.then(|| lend_agent(workshop, name, &mut given)).transpose()?;
-        self.network.lend(workshop, &mut given);
+        self.lend_network(workshop, &mut given)?;
         Ok(Lent { given, searched, caches, _agent: agent })
     }
 
@@ -190,12 +194,23 @@ impl Extras {
     }
 }
 
-impl Reach {
-    fn lend(&self, workshop: &Workshop<'_>, given: &mut Given) {
-        match self {
-            Self::None => return,
-            Self::Proxy(_) => given.network = kiln_sandbox::Network::Listener(PORT),
-            Self::Full => {}
+impl Extras {
+    fn lend_network(&self, workshop: &Workshop<'_>, given: &mut Given) -> Result<()> {
+        match self.network {
+            Reach::None => return Ok(()),
+            Reach::Proxy(_) => given.network = kiln_sandbox::Network::Listener(PORT),
+            Reach::Full => {
+                let program = workshop.surroundings.environment.find(SLIRP).ok_or_else(|| BuildError::Program {
+                    program: SLIRP.into(),
+                    purpose: "for `network = \"full\"`".into(),
+                    problem: "is not on PATH".into(),
+                    hint: "install slirp4netns, or use `network = true` for what speaks HTTP".into(),
+                })?;
+                given.network = kiln_sandbox::Network::Outside(program);
+                let content = format!("nameserver {}\n", kiln_sandbox::NAME_SERVER).into_bytes();
+                let path = Path::new("/").join(&self.resolver);
+                given.files.push(MemoryFile { path, content, mode: 0o644, owner: (0, 0) });
+            }
         }
         let own = workshop.surroundings.environment.get("SSL_CERT_FILE").map(PathBuf::from);
         let bundle = own.into_iter().chain(BUNDLES.map(PathBuf::from)).find_map(|path| fs_err::canonicalize(path).ok());
@@ -209,6 +224,7 @@ impl Reach {
                 owner: (0, 0),
             });
         }
+        Ok(())
     }
 }
 
