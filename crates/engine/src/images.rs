@@ -209,6 +209,7 @@ struct Builder<'p> {
 
 impl<'p> Builder<'p> {
     fn new(project: &'p Project<'p>, images: &[&stack::Image], lock: &'p Lock, making: Making<'p>) -> Result<Self> {
+        project.find_packages_in_cache(lock);
         Ok(Self {
             project,
             lock,

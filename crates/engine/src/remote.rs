@@ -10,9 +10,9 @@
 mod record;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
 use std::sync::{Mutex, PoisonError};
 
+use kiln_plan::lock::Lock;
 use kiln_plan::reference::{Reference, Repository};
 use kiln_plan::stack::{Cache, Trust};
 use kiln_plan::step::StepKey;
@@ -28,7 +28,6 @@ use crate::product::{Blob, Product};
 use crate::project::Project;
 
 /// Bytes that are copied at once.
-const CHUNK: usize = 256 << 10;
 
 /// The cache of a stack as it is read, and other places that have bytes.
 pub(crate) struct CacheReader<'p> {
@@ -86,6 +85,15 @@ impl Project<'_> {
             };
             let advice = error.hint().filter(|_| error.is_denied()).map(|hint| format!("; {hint}")).unwrap_or_default();
             self.workshop.warn(format!("the cache is not used: {problem}{advice}"));
+        }
+    }
+
+    /// Notes that the cache may have the packages of Debian that are locked, for when their archives have them no more.
+    pub(crate) fn find_packages_in_cache(&self, lock: &Lock) {
+        if let Some(cache) = self.cache() {
+            let locked = lock.bases.iter().flat_map(|base| &base.packages);
+            let locked = locked.chain(lock.systems.iter().flat_map(|system| &system.packages));
+            self.workshop.places.found(locked.map(|package| package.sha256), &cache.remote);
         }
     }
 
@@ -167,23 +175,9 @@ impl Remote for CacheReader<'_> {
             }
         };
         let work = workshop.work("fetch", blob.digest.short(), Some(size));
-        let mut content = match workshop.registries()?.blob_reader(&repository, &blob.digest, size, 0) {
-            Ok(content) => content,
-            Err(error) => return gone(error.into()),
-        };
-        let mut writer = workshop.store.writer()?;
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => {
-                    writer.write_all(&buffer[..read])?;
-                    work.advance(read as u64)?;
-                }
-                Err(error) => return gone(workshop.read_error(error)),
-            }
+        match workshop.bring(&repository, &blob.digest, size, &work)? {
+            Ok(()) => Ok(true),
+            Err(error) => gone(error),
         }
-        writer.finish_as(&blob.digest)?;
-        Ok(true)
     }
 }

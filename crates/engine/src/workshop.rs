@@ -3,7 +3,7 @@
 mod trees;
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -30,6 +30,8 @@ use crate::signing::Signer;
 
 pub(crate) use trees::{others_of, owners_of};
 
+/// Bytes of a blob that are read at once.
+const CHUNK: usize = 256 << 10;
 /// Wheels of this machine with more bytes are read only where they are used.
 const READ_LATER: u64 = 8 << 20;
 /// Wheels whose content is kept at hand: each takes as much of the disk as its libraries.
@@ -323,6 +325,34 @@ impl Workshop<'_> {
     /// Returns an error of reading as the registry's, where it comes from one.
     pub(crate) fn read_error(&self, error: std::io::Error) -> BuildError {
         RegistryError::from(error).into()
+    }
+
+    /// Brings a blob of a repository into the store. The inner error is the repository's, which may lack it.
+    pub(crate) fn bring(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+        work: &Work<'_>,
+    ) -> Result<Result<()>> {
+        let mut content = match self.registries()?.blob_reader(repository, digest, size, 0) {
+            Ok(content) => content,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let mut writer = self.store.writer()?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => {
+                    writer.write_all(&buffer[..read])?;
+                    work.advance(read as u64)?;
+                }
+                Err(error) => return Ok(Err(self.read_error(error))),
+            }
+        }
+        writer.finish_as(digest)?;
+        Ok(Ok(()))
     }
 
     /// Finds a program on `PATH`.

@@ -33,6 +33,8 @@ const FRESH: u64 = 7 * 24 * 3600;
 /// Media types of what records keep.
 const LIST: &str = "application/vnd.kiln.paths.v1+zstd";
 const WHEEL: &str = "application/vnd.kiln.wheel.v1+zip";
+/// A Debian package (registered by IANA).
+const PACKAGE: &str = "application/vnd.debian.binary-package";
 const DOCUMENT: &str = "application/json";
 
 /// What was shared.
@@ -220,6 +222,7 @@ impl Project<'_> {
                 }
             }
             candidates.extend(self.of_base(build, node, &title, self.stack.root(image).persist)?.map(|c| (c.key, c)));
+            candidates.extend(self.of_packages(node, &title, persist, lock)?.map(|c| (c.key, c)));
             let last = self.last_image(build, image, node, lock);
             let (key, value) = (self.pushed_key(image, node.platform), json(&last)?);
             let (kind, name, keeps) = ("image", node.name.clone(), Vec::new());
@@ -280,6 +283,30 @@ impl Project<'_> {
         }
         let key = StepKey::of("kept base", 1).digest("manifest", manifest).finish();
         let (kind, name, image, value) = ("debian", locked.name.clone(), title.to_owned(), json(&image)?);
+        Ok(Some(Candidate { key, kind, name, image, persist, value, changes: false, keeps }))
+    }
+}
+
+impl Project<'_> {
+    /// Returns the record that keeps the packages of the base's distribution which are here: archives drop old versions.
+    fn of_packages(&self, node: &ImageNodes, title: &str, persist: bool, lock: &Lock) -> Result<Option<Candidate>> {
+        let base = node.base.as_ref().map(|(locked, _)| locked.packages.as_slice()).unwrap_or_default();
+        let own = lock.systems.iter().filter(|system| system.image == node.name && system.platform == node.platform);
+        let packages = base.iter().chain(own.flat_map(|system| &system.packages));
+        let here: BTreeMap<Digest, u64> = packages
+            .filter(|package| self.workshop.store.has(&package.sha256))
+            .map(|package| (package.sha256, package.size))
+            .collect();
+        if here.is_empty() {
+            return Ok(None);
+        }
+        let keeps = here.iter().filter_map(|(digest, size)| kept(PACKAGE, digest, Some(*size))).collect();
+        let mut key = StepKey::of("kept packages", 1);
+        for digest in here.keys() {
+            key = key.digest("package", digest);
+        }
+        let (key, kind, name) = (key.finish(), "debian", format!("{} packages", here.len()));
+        let (image, value) = (title.to_owned(), json(&here.keys().collect::<Vec<_>>())?);
         Ok(Some(Candidate { key, kind, name, image, persist, value, changes: false, keeps }))
     }
 }

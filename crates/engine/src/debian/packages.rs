@@ -63,13 +63,27 @@ pub(super) fn fetch(
             match workshop.download(&Wanted { file, url, digest: package.sha256, size: Some(package.size) }) {
                 Ok(()) => return Ok(()),
                 Err(BuildError::Fetch(FetchError::Refused { status, .. })) => refused = Some(status),
-                Err(error) => return Err(error),
+                Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),
+                Err(error) => return if is_in_cache(workshop, package)? { Ok(()) } else { Err(error) },
             }
+        }
+        if is_in_cache(workshop, package)? {
+            return Ok(());
         }
         let (package, version) = (package.name.clone(), package.version.clone());
         Err(DebianError::Gone { package, version, status: refused.unwrap_or_default() }.of(name))
     };
     parallel::each(&missing, CONNECTIONS, one).map(drop)
+}
+
+/// Brings a package that its archive does not give out from the cache; false if that lacks it too.
+fn is_in_cache(workshop: &Workshop<'_>, package: &LockedDeb) -> Result<bool> {
+    let Some(repository) = workshop.places.repository(&package.sha256) else { return Ok(false) };
+    let work = workshop.work("fetch", format!("{} {}", package.name, package.version), Some(package.size));
+    match workshop.bring(&repository, &package.sha256, package.size, &work)? {
+        Err(BuildError::Interrupted) => Err(BuildError::Interrupted),
+        brought => Ok(brought.is_ok()),
+    }
 }
 
 /// Returns true if the store has some content, undamaged.

@@ -315,6 +315,42 @@ fn a_machine_that_shares_the_cache_takes_the_base_by_the_digest_that_is_locked()
     assert_eq!(third.digests("--locked"), digests);
 }
 
+#[test]
+fn a_locked_package_that_left_its_archive_comes_from_the_cache_on_another_machine() {
+    if is_impossible() {
+        return;
+    }
+    let mut team = Team::new();
+    let first = team.machine();
+    let archive = archive();
+    on(&first, &archive, "", "");
+    first.stack(&first.read("kiln.toml").replace("packages = [\"words<2\"]", "system = [\"tool\"]"));
+    let digests = first.digests("--push ml");
+    team.commit(&first);
+    archive.remove("pool/");
+    let second = team.bare_machine();
+    second.write("archive.asc", archive.key());
+    archive.log();
+    assert_eq!(second.digests("--locked --no-cache ml ml"), digests);
+    let asked = archive.log();
+    assert_eq!(asked.iter().filter(|path| path.ends_with(".deb")).count(), 1, "{asked:?}");
+    // Nobody has it any more.
+    let lock = first.read("kiln.lock");
+    let line = lock.lines().find(|line| line.contains("{ name = \"tool\"")).unwrap();
+    let sum = line.split("sha256 = \"").nth(1).unwrap().split('"').next().unwrap();
+    team.registry.remove_blob("acme/cache", &sum.parse().unwrap());
+    let third = team.bare_machine();
+    third.write("archive.asc", archive.key());
+    assert_snapshot!(third.kiln("build --locked --no-cache ml ml"), @r#"
+    ------- stderr -------
+    error: `ml (linux/amd64)` cannot be made
+      caused by: no archive has tool 1.0 any more (status 404)
+
+    hint: take the packages that there are now with `kiln lock --upgrade`, or name an archive that keeps old ones: `mirror = { uri = "...", snapshot = true }`
+    [exit status: 1]
+    "#);
+}
+
 /// Lets the image install packages of its distribution.
 fn with_system(project: &Project, system: &str) {
     let text = project.read("kiln.toml").replace("packages = [\"words\"]", &format!("system = {system}"));
