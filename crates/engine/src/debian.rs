@@ -6,6 +6,7 @@
 
 mod apt;
 mod choice;
+mod debs;
 mod packages;
 mod script;
 mod suites;
@@ -31,6 +32,7 @@ use kiln_store::{TemporaryDirectory, remove_tree};
 
 use apt::Apt;
 pub(crate) use choice::{Asked, inputs, no_base};
+pub(crate) use debs::bring_files;
 pub(crate) use script::Wishes;
 use suites::Suite;
 
@@ -92,8 +94,10 @@ pub(crate) fn lock(workshop: &Workshop<'_>, wanted: &Debian, before: &[LockedSui
     let base = Base::unpack(workshop, wanted, &packages)?;
     if !wanted.include.is_empty() {
         let work = workshop.work("resolve", format!("{} ({})", wanted.name, wanted.platform), None);
-        for (suite, path) in base.apt(workshop, wanted).choose(&suites, architecture, &wanted.wishes(), &work)? {
-            packages.extend(index.at(suite, &path).map(|package| locked(package, false)));
+        let shown: Vec<_> = suites.iter().map(Suite::shown).collect();
+        for (suite, path) in base.apt(workshop, wanted).choose(&shown, architecture, &wanted.wishes(), &work)? {
+            let missing = || DebianError::Chosen { line: path.clone() }.of(&wanted.name);
+            packages.push(locked(index.at(suite, &path).ok_or_else(missing)?, false));
         }
         packages::fetch(workshop, &wanted.name, &packages, &archives, &elsewhere)?;
     }

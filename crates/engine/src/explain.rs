@@ -287,7 +287,7 @@ impl Project<'_> {
         say("expose", list(&image.expose));
         say("volumes", list(&image.volumes));
         say("stop-signal", image.stop_signal.clone());
-        say("system", image.system.as_ref().map(|system| Wishes::of(system).to_string()));
+        say("system", image.system.as_ref().map(|system| Wishes::of(system, &[]).to_string()));
         for (table, runs) in [("setup", &image.setup), ("run", &image.run)] {
             for (at, run) in runs.iter().enumerate() {
                 say(&format!("{table}.{}", at + 1), Some(command(run)));

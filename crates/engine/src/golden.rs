@@ -302,6 +302,7 @@ fn describe_system(place: &Place, lock: &Lock, golden: &mut BTreeMap<&'static st
         upgrade: true,
         recommends: false,
         repositories: Vec::new(),
+        debs: Vec::new(),
         disable: Vec::new(),
         span: 0..0,
     };

@@ -45,10 +45,12 @@ fn look() -> std::io::Result<()> {
 }
 
 fn choose(script: &str) -> Result<(), String> {
-    let (lists, mut answer) = (lists(&format!("{PLACE}/0/dists")), String::new());
+    let suites: Vec<String> = (0..10).map(|number| lists(&format!("{PLACE}/{number}/dists"))).collect();
+    let mut answer = String::new();
     for name in included(script) {
-        let paragraph = paragraph(&lists, &name).ok_or(format!("Unable to locate package {name}"))?;
-        answer.push_str(&format!("'file:{PLACE}/0/{}' {name}.deb 1 SHA256:0\n", field(paragraph, "Filename")));
+        let found = suites.iter().enumerate().find_map(|(at, list)| Some((at, paragraph(list, &name)?)));
+        let (at, paragraph) = found.ok_or(format!("Unable to locate package {name}"))?;
+        answer.push_str(&format!("'file:{PLACE}/{at}/{}' {name}.deb 1 SHA256:0\n", field(paragraph, "Filename")));
     }
     fs_err::write(format!("{PLACE}/chosen"), answer).map_err(|error| error.to_string())
 }
@@ -88,8 +90,13 @@ fn lists(directory: &str) -> String {
     text
 }
 
-fn paragraph<'l>(lists: &'l str, name: &str) -> Option<&'l str> {
-    lists.split("\n\n").find(|paragraph| field(paragraph, "Package") == name)
+/// Returns the paragraph of a package: `NAME`, or `NAME=VERSION`.
+fn paragraph<'l>(lists: &'l str, wanted: &str) -> Option<&'l str> {
+    let (name, version) = wanted.split_once('=').unwrap_or((wanted, ""));
+    let is_it = |paragraph: &&str| {
+        field(paragraph, "Package") == name && (version.is_empty() || field(paragraph, "Version") == version)
+    };
+    lists.split("\n\n").find(is_it)
 }
 
 fn field<'p>(paragraph: &'p str, name: &str) -> &'p str {

@@ -224,7 +224,8 @@ impl Sandbox {
             Network::Outside(program) => {
                 expect(&mut stdout, WAITS)?;
                 let started = Outside::start(program, process);
-                helper._outside = Some(started.map_err(|error| refused(Refusal::of(crate::Stage::Network, "outside")(error)))?);
+                helper._outside =
+                    Some(started.map_err(|error| refused(Refusal::of(crate::Stage::Network, "outside")(error)))?);
             }
         }
         expect(&mut stdout, INSIDE)?;

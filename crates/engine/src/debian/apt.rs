@@ -10,7 +10,6 @@ use kiln_store::TemporaryDirectory;
 
 use super::packages;
 use super::script::{self, PLACE, Wishes};
-use super::suites::Suite;
 use crate::error::{BuildError, Commanded, DebianError, Result, RunError};
 use crate::inside::Done;
 use crate::sandboxed::{self, Conditions, Finished};
@@ -60,22 +59,23 @@ impl Beside {
 }
 
 impl Apt<'_> {
-    /// Returns the packages that apt would install: the number of a suite, and a path in its archive.
+    /// Returns the packages that apt would install: the number of a suite, and a path in its archive. A suite is what describes it,
+    /// and the paragraphs of its packages.
     pub(super) fn choose(
         &self,
-        suites: &[Suite],
+        suites: &[(&str, &str)],
         architecture: &str,
         wishes: &Wishes,
         work: &Work<'_>,
     ) -> Result<Vec<(usize, String)>> {
         let beside = Beside::new(self.workshop)?;
         let mut sources = String::new();
-        for (at, suite) in suites.iter().enumerate() {
+        for (at, (described, packages)) in suites.iter().enumerate() {
             let folder = beside.place().join(format!("{at}/dists/suite"));
             let list = folder.join(format!("main/binary-{architecture}"));
             fs_err::create_dir_all(&list)?;
-            fs_err::write(folder.join("Release"), suite.described())?;
-            fs_err::write(list.join("Packages"), &suite.packages)?;
+            fs_err::write(folder.join("Release"), described)?;
+            fs_err::write(list.join("Packages"), packages)?;
             sources.push_str(&format!("deb [trusted=yes] file:/{PLACE}/{at} suite main\n"));
         }
         fs_err::write(beside.place().join("sources.list"), sources)?;
@@ -87,11 +87,7 @@ impl Apt<'_> {
                 Err(DebianError::Apt { packages, lines }.of(self.name))
             }
         })?;
-        let numbered = |path: String| {
-            let (suite, path) = path.split_once('/')?;
-            Some((suite.parse().ok()?, path.to_owned()))
-        };
-        Ok(script::chosen(&said).into_iter().filter_map(numbered).collect())
+        script::chosen(&said).map_err(|line| DebianError::Chosen { line }.of(self.name))
     }
 
     /// Runs a script that installs packages, and hands on what it left.

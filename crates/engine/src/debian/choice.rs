@@ -9,16 +9,17 @@ use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
 use kiln_plan::lock::{Lock, LockedDeb, LockedSuite};
 use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
-use kiln_plan::stack::{self, Stack};
+use kiln_plan::stack;
 use kiln_plan::step::StepKey;
 
 use super::apt::Apt;
-use super::packages;
 use super::script::{self, Wishes};
 use super::suites::{self, From, Reader, Suite, places};
+use super::{debs, packages};
 use crate::bases;
-use crate::error::{BuildError, ProjectError, Result};
+use crate::error::{BuildError, DebianError, ProjectError, Result};
 use crate::inside::Done;
+use crate::project::Project;
 use crate::workshop::Workshop;
 
 /// Suites that are read at once.
@@ -47,7 +48,6 @@ impl Asked<'_> {
         directory: &Path,
         before: &[LockedSuite],
     ) -> Result<(Vec<LockedSuite>, Vec<LockedDeb>)> {
-        let wishes = &Wishes::of(wanted);
         if self.workshop.surroundings.offline {
             return Err(ProjectError::Offline(self.name.clone()).into());
         }
@@ -58,8 +58,8 @@ impl Asked<'_> {
             let found = place.join("found");
             Ok((places(&found.join("apt"), &From::Image(&wanted.disable)), keys(&found)))
         })?;
-        for path in wanted.repositories.iter().filter_map(|repository| repository.key.as_deref()) {
-            keys.extend(suites::keys(directory, path, &self.name)?);
+        for key in wanted.repositories.iter().filter_map(|repository| repository.key.as_ref()) {
+            keys.extend(suites::keys_of(self.workshop, directory, key, &self.name)?);
         }
         let known: Vec<Place> = known.into_iter().chain(wanted.repositories.iter().flat_map(of_repository)).collect();
         let reader = Reader {
@@ -73,12 +73,25 @@ impl Asked<'_> {
         };
         let suites = parallel::each(&known, CONNECTIONS, |place| reader.suite(place))?;
         let index = suites::index(&suites, architecture, &self.name)?;
-        let chosen: BTreeSet<(usize, String)> = apt.choose(&suites, architecture, wishes, &work)?.into_iter().collect();
-        let package = |(suite, path): &(usize, String)| {
-            let uri = &suites.get(*suite)?.uri;
-            Some(packages::locked(index.at(*suite, path)?, uri, false))
+        let (list, own) = debs::listed(self.workshop, &wanted.debs, directory, &self.name)?;
+        let mut shown: Vec<_> = suites.iter().map(Suite::shown).collect();
+        if !own.is_empty() {
+            shown.push((debs::DESCRIBED, &list));
+        }
+        let wishes = Wishes::of(wanted, &own);
+        let chosen: BTreeSet<_> = apt.choose(&shown, architecture, &wishes, &work)?.into_iter().collect();
+        let package = |(at, path): &(usize, String)| {
+            let missing = || DebianError::Chosen { line: path.clone() }.of(&self.name);
+            match suites.get(*at) {
+                Some(suite) => {
+                    let package = index.at(*at, path).ok_or_else(missing)?;
+                    Ok(packages::locked(package, &suite.uri, false))
+                }
+                None => own.get(debs::number(path)).cloned().ok_or_else(missing),
+            }
         };
-        Ok((suites.iter().map(Suite::locked).collect(), chosen.iter().filter_map(package).collect()))
+        let packages = chosen.iter().map(package).collect::<Result<_>>()?;
+        Ok((suites.iter().map(Suite::locked).collect(), packages))
     }
 
     /// Installs packages that are locked, and hands on what that left.
@@ -122,14 +135,18 @@ pub(crate) fn no_base(wanted: &stack::System) -> BuildError {
 }
 
 /// Returns the hash of everything that the choice of an image's packages depends on: what it wants, and what is below.
-pub(crate) fn inputs(stack: &Stack, lock: &Lock, image: &stack::Image, platform: Platform) -> String {
+pub(crate) fn inputs(project: &Project<'_>, lock: &Lock, image: &stack::Image, platform: Platform) -> Result<String> {
+    let stack = &project.stack;
     let image = stack.on(image, platform);
     let mut key = StepKey::of("inputs of system", 1);
     for one in std::iter::once(image).chain(stack.ancestors(image).map(|below| stack.on(below, platform))) {
         if let Some(system) = &one.system {
-            let wishes = Wishes::of(system);
+            let wishes = Wishes::of(system, &[]);
             key = key.text("wishes", &format!("{wishes} {}", wishes.recommends));
             key = key.text("archives", &format!("{:?} {:?}", system.repositories, system.disable));
+            for deb in &system.debs {
+                key = key.text("deb", &debs::identity(deb, &project.directory)?);
+            }
         }
     }
     let root = stack.root(image);
@@ -137,5 +154,5 @@ pub(crate) fn inputs(stack: &Stack, lock: &Lock, image: &stack::Image, platform:
     if let Some(base) = lock.base(&name, platform) {
         key = key.digest("base", &base.manifest);
     }
-    key.text("name", &name).finish().hex()[..32].to_owned()
+    Ok(key.text("name", &name).finish().hex()[..32].to_owned())
 }

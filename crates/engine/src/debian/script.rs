@@ -47,8 +47,12 @@ pub(crate) struct Wishes {
 }
 
 impl Wishes {
-    pub(crate) fn of(system: &stack::System) -> Self {
-        let stack::System { install, remove, upgrade, recommends, .. } = system.clone();
+    /// Returns the wishes of an image; packages that are no archive's are among those that are known.
+    pub(crate) fn of(system: &stack::System, known: &[LockedDeb]) -> Self {
+        let stack::System { mut install, remove, upgrade, recommends, debs, .. } = system.clone();
+        let places: Vec<String> = debs.iter().map(stack::DebSource::place).collect();
+        let own = known.iter().filter(|package| places.contains(&package.url));
+        install.extend(own.map(|package| format!("{}={}", package.name, package.version)));
         Self { install, remove, upgrade, recommends }
     }
 
@@ -109,10 +113,32 @@ const BEFORE: &str = "[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\\nexit
                       chmod 755 /usr/sbin/policy-rc.d; made=1; }";
 const AFTER: &str = "[ -z \"$made\" ] || rm -f /usr/sbin/policy-rc.d";
 
-/// Returns the paths below [`PLACE`] of the packages that apt would install.
-pub(super) fn chosen(answer: &str) -> Vec<String> {
-    let path = |line: &str| Some(line.strip_prefix(URI)?.split('\'').next()?.replace("%2b", "+").replace("%7e", "~"));
-    answer.lines().filter_map(path).collect()
+/// Returns the packages that apt would install: the number of a suite, and a path in its archive. A line that names something else is
+/// the error.
+pub(super) fn chosen(answer: &str) -> Result<Vec<(usize, String)>, String> {
+    let path = |line: &str| {
+        let path = percent_decoded(line.strip_prefix(URI)?.split('\'').next()?);
+        let (suite, path) = path.split_once('/')?;
+        Some((suite.parse().ok()?, path.to_owned()))
+    };
+    let named = answer.lines().filter(|line| line.starts_with('\''));
+    named.map(|line| path(line).ok_or_else(|| line.to_owned())).collect()
+}
+
+/// Decodes a path as apt writes it into addresses.
+fn percent_decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(&part.as_bytes()[2..]);
+            }
+            None => bytes.extend([b"%", part.as_bytes()].concat()),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Returns the script that configures a system of unpacked packages, and installs others from the archive in [`PLACE`].
@@ -151,8 +177,14 @@ mod tests {
         let lines = [
             "Reading package lists...",
             "'file:/kiln-packages/1/pool/updates/main/p/python3/libpython3_3.11.2-6%2bdeb12u6_amd64.deb' libpython3.deb 100 SHA256:00",
-            "'http://other.example/x.deb' x.deb 1 SHA256:00",
+            "'file:/kiln-packages/12/a_1%3a2%7erc%C3%A9_100%.deb' a.deb 100 SHA256:00",
         ];
-        assert_eq!(chosen(&lines.join("\n")), ["1/pool/updates/main/p/python3/libpython3_3.11.2-6+deb12u6_amd64.deb"]);
+        let expected = [
+            (1, "pool/updates/main/p/python3/libpython3_3.11.2-6+deb12u6_amd64.deb".to_owned()),
+            (12, "a_1:2~rcé_100%.deb".to_owned()),
+        ];
+        assert_eq!(chosen(&lines.join("\n")).unwrap(), expected);
+        let other = "'http://other.example/x.deb' x.deb 1 SHA256:00";
+        assert_eq!(chosen(other), Err(other.to_owned()));
     }
 }

@@ -11,6 +11,7 @@ use kiln_debian::sources::{self, Place};
 use kiln_plan::digest::Digest;
 use kiln_plan::lock::LockedSuite;
 use kiln_plan::parallel;
+use kiln_plan::stack::ArchiveKey;
 use url::Url;
 
 use super::{Debian, packages};
@@ -20,6 +21,8 @@ use crate::workshop::Workshop;
 
 /// Bytes that a signed list may have: those of Debian have half a megabyte.
 const LARGEST_RELEASE: u64 = 64 << 20;
+/// Bytes that a file of keys may have.
+const LARGEST_KEYS: u64 = 16 << 20;
 /// Bytes that a list of packages may have, inflated: that of Debian has fifty megabytes.
 const LARGEST_LIST: u64 = 1 << 30;
 /// Archives of the machine's apt that are asked for a suite.
@@ -41,9 +44,9 @@ pub(super) struct Suite {
 }
 
 impl Suite {
-    /// Returns the suite as apt gets it, whose list of packages has no digest.
-    pub(super) fn described(&self) -> &str {
-        &self.release.described
+    /// Returns the suite as apt gets it, whose list of packages has no digest, and the paragraphs of its packages.
+    pub(super) fn shown(&self) -> (&str, &str) {
+        (&self.release.described, &self.packages)
     }
 
     pub(super) fn locked(&self) -> LockedSuite {
@@ -198,6 +201,20 @@ pub(super) fn index<'s>(suites: &'s [Suite], architecture: &str, name: &str) -> 
 pub(super) fn keys(directory: &Path, path: &str, name: &str) -> Result<Keyring> {
     let problem = |problem| DebianError::Keys { path: path.to_owned(), problem }.of(name);
     Keyring::parse(&fs_err::read(directory.join(path))?).map_err(problem)
+}
+
+/// Returns the keys of an archive that a stack names. Paths are relative to a directory.
+pub(super) fn keys_of(workshop: &Workshop<'_>, directory: &Path, key: &ArchiveKey, name: &str) -> Result<Keyring> {
+    let (url, fingerprint) = match key {
+        ArchiveKey::File(path) => return keys(directory, path, name),
+        ArchiveKey::Url { url, fingerprint } => (url, fingerprint),
+    };
+    let problem = |problem| DebianError::Keys { path: url.to_string(), problem }.of(name);
+    let found = Keyring::parse(&workshop.document(url, LARGEST_KEYS)?).map_err(problem)?;
+    match fingerprint.as_ref().filter(|wanted| !found.fingerprints().contains(wanted)) {
+        None => Ok(found),
+        Some(wanted) => Err(problem(format!("none has the fingerprint {wanted}: {}", found.fingerprints().join(", ")))),
+    }
 }
 
 /// Returns the addresses of all archives that may have a package.

@@ -19,6 +19,20 @@ pub enum DebianError {
     /// None of the machine's archives has the suite.
     #[error("none of the archives that this machine's apt knows has `{0}` of Debian")]
     NoSuite(String),
+    /// apt answers with a package that no archive has.
+    #[error("apt chose a package that none of its archives has: {line}")]
+    Chosen {
+        /// Its words.
+        line: String,
+    },
+    /// A package that is no archive's.
+    #[error("the package `{path}` cannot be used: {problem}")]
+    File {
+        /// Its path or its address.
+        path: String,
+        /// The reason.
+        problem: String,
+    },
     /// A file of keys.
     #[error("`{path}` holds no keys: {problem}")]
     Keys {

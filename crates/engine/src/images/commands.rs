@@ -65,9 +65,10 @@ impl Builder<'_> {
         let Some(wanted) = &image.system else { return Ok(()) };
         let platform = draft.platform;
         let below = draft.ground.image.ok_or_else(|| debian::no_base(wanted))?;
-        let inputs = debian::inputs(&self.project.stack, self.lock, image, platform);
+        let inputs = debian::inputs(self.project, self.lock, image, platform)?;
         let locked = self.lock.system(&image.name, platform, &inputs);
         let locked = locked.ok_or_else(|| BuildError::NotYet(format!("system packages of {}", image.name)))?;
+        debian::bring_files(self.project, locked)?;
         let foundation = self.graph.add(Foundation::new(below, Subject::Image(image.name.clone(), platform)))?;
         let step = System::new(wanted, locked, foundation, (draft.ground.commands, image.compression));
         let (history, bytes) = (step.history(), step.bytes());

@@ -21,7 +21,7 @@ impl Project<'_> {
         (upgrade, frozen): (&Upgrade, bool),
     ) -> Result<()> {
         let Some(wanted) = &self.stack.on(image, platform).system else { return Ok(()) };
-        let inputs = inputs(&self.stack, new, image, platform);
+        let inputs = inputs(self, new, image, platform)?;
         let known = old.system(&image.name, platform, &inputs);
         let before: Vec<_> = old
             .systems

@@ -41,7 +41,7 @@ impl System {
         (below, compression): (usize, Compression),
     ) -> Self {
         Self {
-            wishes: Wishes::of(wanted),
+            wishes: Wishes::of(wanted, &locked.packages),
             packages: locked.packages.iter().map(|package| package.sha256).collect(),
             platform: locked.platform,
             foundation,

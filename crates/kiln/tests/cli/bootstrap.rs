@@ -508,3 +508,82 @@ fn packages_come_from_archives_that_the_image_names_too() {
     project.stack(&text.replace("repositories = ", "disable = [\"cuda.list\"], repositories = "));
     project.succeed("build");
 }
+
+#[test]
+fn keys_come_from_an_address_if_that_or_their_fingerprint_can_be_trusted() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    let mut other = Archive::start();
+    other.package("stable", "extra", "Version: 3\n", &[], &[]);
+    other.sign("stable", SIGNED, "");
+    other.put("key.asc", other.key().into_bytes());
+    let uri = other.uri();
+    let system = |fingerprint: &str| {
+        let key = format!("{{ url = \"{uri}/key.asc\"{fingerprint} }}");
+        let place = format!("uri = \"{uri}\", suites = [\"stable\"], components = [\"main\"]");
+        format!("{{ install = [\"tool\"], repositories = [{{ {place}, key = {key} }}] }}")
+    };
+    let text = project.read("kiln.toml");
+    let said = |fingerprint: &str| {
+        project.stack(&text.replace("packages = [\"words\"]", &format!("system = {}", system(fingerprint))));
+        project.refused().replace(&uri, "<archive>")
+    };
+    let plain = said("");
+    assert!(plain.contains("anybody on the way could replace keys that come by `http`"), "{plain}");
+    let short = said(", fingerprint = \"abc\"");
+    assert!(short.contains("`abc` is not a fingerprint"), "{short}");
+    let wrong = said(&format!(", fingerprint = \"{}\"", "0".repeat(40)));
+    assert!(wrong.contains("`<archive>/key.asc` holds no keys: none has the fingerprint 0000"), "{wrong}");
+    let fingerprint = wrong.rsplit_once("0000: ").unwrap().1.split_whitespace().next().unwrap().to_uppercase();
+    project.stack(&text.replace(
+        "packages = [\"words\"]",
+        &format!("system = {}", system(&format!(", fingerprint = \"{fingerprint}\""))),
+    ));
+    project.succeed("build");
+}
+
+#[test]
+fn packages_that_are_no_archives_are_installed_and_locked() {
+    if is_impossible() {
+        return;
+    }
+    let project = project();
+    let control = "Package: own\nVersion: 1.0\nArchitecture: all\nDescription: ours\n";
+    let deb = kiln_debian::testing::deb(&[("./control", 0o644, control.as_bytes())], &[]);
+    let sum = kiln_plan::digest::Digest::of(&deb).hex();
+    project.machine.write("debs/own.deb", &deb);
+    project.archive.put("elsewhere/own.deb", deb);
+    with_system(&project, "{ debs = [\"debs/own.deb\"] }");
+    let digests = project.digests("");
+    let lock = project.read("kiln.lock");
+    assert!(lock.contains("url = \"./debs/own.deb\""), "{lock}");
+    // From an address it is the same package.
+    let text = project.read("kiln.toml");
+    let url = format!("{{ url = \"{}/elsewhere/own.deb\", sha256 = \"{sum}\" }}", project.archive.uri());
+    project.stack(&text.replace("\"debs/own.deb\"", &url));
+    assert_eq!(project.digests(""), digests);
+    // Another file is another choice.
+    project.stack(&text);
+    let other = control.replace("1.0", "2.0");
+    project.machine.write("debs/own.deb", kiln_debian::testing::deb(&[("./control", 0o644, other.as_bytes())], &[]));
+    let frozen = project.kiln("build --locked");
+    assert!(frozen.stderr.contains("were chosen for another list or another base"), "{frozen}");
+    assert_ne!(project.digests(""), digests);
+    project.machine.write("debs/own.deb", "no package");
+    assert_snapshot!(project.kiln("build"), @r"
+    ------- stderr -------
+    error: `app (linux/amd64)` cannot be made
+      caused by: the package `./debs/own.deb` cannot be used: it is no Debian package: it is no archive of ar
+    [exit status: 1]
+    ");
+    fs_err::remove_file(project.path("debs/own.deb")).unwrap();
+    assert_snapshot!(project.kiln("build"), @r"
+    ------- stderr -------
+    error: the package `debs/own.deb` cannot be read: failed to open file `<root>/project/debs/own.deb`: No such file or directory (os error 2)
+
+    hint: `debs` names it
+    [exit status: 2]
+    ");
+}

@@ -9,6 +9,7 @@ use super::copy::{Copy, Elsewhere};
 use super::run::{Run, SecretSource};
 use crate::base::BaseFacts;
 use crate::diagnostic::Span;
+use crate::digest::Digest;
 use crate::gpu::{Architecture, CudaRelease, GpuNames};
 use crate::platform::Platform;
 use crate::public_key::PublicKey;
@@ -427,8 +428,46 @@ pub struct Archive {
     pub suites: Vec<String>,
     /// Such as `main`.
     pub components: Vec<String>,
-    /// A file of keys that sign its lists, relative to the stack file. Nothing for those of the base.
-    pub key: Option<String>,
+    /// The keys that sign its lists. Nothing for those of the base.
+    pub key: Option<ArchiveKey>,
+}
+
+/// Keys that sign the lists of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveKey {
+    /// A file, relative to the stack file.
+    File(String),
+    /// A file elsewhere, which is read when packages are chosen.
+    Url {
+        /// Its address.
+        url: Url,
+        /// The fingerprint that one of its keys must have: lower-case hexadecimal digits.
+        fingerprint: Option<String>,
+    },
+}
+
+/// A package that is no archive's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DebSource {
+    /// A file, relative to the stack file.
+    File(String),
+    /// A file elsewhere.
+    Url {
+        /// Its address.
+        url: Url,
+        /// Its digest.
+        sha256: Digest,
+    },
+}
+
+impl DebSource {
+    /// Returns its place, as the lock has it: an address, or a path that begins with `./`.
+    pub fn place(&self) -> String {
+        match self {
+            Self::File(path) => format!("./{}", path.trim_start_matches("./")),
+            Self::Url { url, .. } => url.to_string(),
+        }
+    }
 }
 
 /// Changes of the packages of a distribution.
@@ -446,6 +485,8 @@ pub struct System {
     pub repositories: Vec<Archive>,
     /// Names of files of the base whose archives are left out, sorted.
     pub disable: Vec<String>,
+    /// Packages that are no archive's, which are installed.
+    pub debs: Vec<DebSource>,
     /// Its place in the stack file.
     pub span: Span,
 }

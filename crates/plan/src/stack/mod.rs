@@ -16,9 +16,9 @@ pub mod written;
 
 pub use copy::{Checkout, Copy, Download, Elsewhere, Pattern, Source};
 pub use image::{
-    Archive, Cache, CommandLine, Compression, Environment, File, FileContent, From, GpuCode, Healthcheck, Image, Index,
-    Mirror, Named, NewUser, Owner, Part, Prerelease, Prune, Python, Recipe, Remote, Requirement, RequirementsFile,
-    Resolution, Stack, System, Target, Trust, Value,
+    Archive, ArchiveKey, Cache, CommandLine, Compression, DebSource, Environment, File, FileContent, From, GpuCode,
+    Healthcheck, Image, Index, Mirror, Named, NewUser, Owner, Part, Prerelease, Prune, Python, Recipe, Remote,
+    Requirement, RequirementsFile, Resolution, Stack, System, Target, Trust, Value,
 };
 pub use lines::{line_at, line_of};
 pub use read::{Overrides, read, schema};

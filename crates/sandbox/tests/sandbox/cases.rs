@@ -418,7 +418,9 @@ pub(crate) fn all(filter: Option<&str>) -> ExitCode {
             }
         }
     };
-    for (name, case) in CASES.iter().chain(crate::owners::CASES).chain(crate::given::CASES).filter(|(name, _)| wanted(name)) {
+    for (name, case) in
+        CASES.iter().chain(crate::owners::CASES).chain(crate::given::CASES).filter(|(name, _)| wanted(name))
+    {
         check(format!("{user}: {name}"), &|| case(&ground));
     }
     for (name, _) in ATTACKS.iter().chain(crate::given::ATTACKS).filter(|(name, _)| wanted(name)) {

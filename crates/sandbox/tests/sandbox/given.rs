@@ -82,7 +82,8 @@ pub(crate) const CASES: &[Case] = &[
     }),
     ("places that links of the image lead to are places of the image", |ground| {
         let layer = tempfile::tempdir_in(ground.directory.path()).unwrap();
-        let (host, own) = (ground.directory.path().join("outside"), tempfile::tempdir_in(ground.directory.path()).unwrap());
+        let (host, own) =
+            (ground.directory.path().join("outside"), tempfile::tempdir_in(ground.directory.path()).unwrap());
         fs_err::create_dir_all(&host).unwrap();
         fs_err::create_dir_all(layer.path().join("var")).unwrap();
         std::os::unix::fs::symlink(&host, layer.path().join("var/cache")).unwrap();
@@ -145,7 +146,8 @@ pub(crate) const ATTACKS: &[(&str, Attack)] = &[
     ("moves the directory of a secret", |_| fs_err::rename("/run/secrets", "/data/secrets").is_ok()),
     ("writes a file of the host that it may read", |_| writes(BOUND)),
     ("makes a mount writable", |_| {
-        mounts("none", BOUND, libc::MS_REMOUNT | libc::MS_BIND) || mounts("none", SECRET, libc::MS_REMOUNT | libc::MS_BIND)
+        mounts("none", BOUND, libc::MS_REMOUNT | libc::MS_BIND)
+            || mounts("none", SECRET, libc::MS_REMOUNT | libc::MS_BIND)
     }),
     ("replaces a file of the host that it may read", |_| {
         fs_err::write("/etc/other", "other").unwrap();
@@ -189,7 +191,10 @@ pub(crate) const ATTACKS: &[(&str, Attack)] = &[
             .any(|host| TcpStream::connect_timeout(&format!("{host}:{}", aim.port).parse().unwrap(), TIME).is_ok())
     }),
     ("finds the socket of the program among its own files", |_| {
-        (3..64).any(|number| fs_err::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|path| path.to_string_lossy().contains("socket")))
+        (3..64).any(|number| {
+            fs_err::read_link(format!("/proc/self/fd/{number}"))
+                .is_ok_and(|path| path.to_string_lossy().contains("socket"))
+        })
     }),
     ("sees where its mounts come from", |aim| {
         let host = Path::new(&aim.file).parent().unwrap().display().to_string();

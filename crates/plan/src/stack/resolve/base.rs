@@ -1,14 +1,17 @@
 //! `from`: what an image stands on.
 
 use super::images;
+use super::remote::{digest, web_address};
 use super::{expand, expand_all};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span, closest};
 use crate::reference::InvalidReference;
 use crate::secret;
 use crate::stack::Spanned;
-use crate::stack::image::{Archive, From, Mirror, System};
+use crate::stack::image::{Archive, ArchiveKey, DebSource, From, Mirror, System};
 use crate::stack::vars::Vars;
-use crate::stack::written::{FromWritten, MirrorWritten, RepositoryTable, StackFile, SystemTable, SystemWritten, Text};
+use crate::stack::written::{
+    DebWritten, FromWritten, KeyWritten, MirrorWritten, RepositoryTable, StackFile, SystemTable, SystemWritten, Text,
+};
 
 /// The address of a Debian mirror, which the image and the lock name: it must hold no secret.
 fn mirror(written: &Spanned<MirrorWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Mirror {
@@ -134,7 +137,8 @@ pub(super) fn system(written: &Spanned<SystemWritten>, vars: &Vars, wrong: &mut 
     if let Some(both) = remove.iter().find(|name| install.contains(name)) {
         wrong.push(Diagnostic::at(span.clone(), format!("`{both}` is installed and removed")));
     }
-    System { install, remove, upgrade, recommends, repositories, disable, span }
+    let debs = table.debs.iter().filter_map(|written| deb(written, vars, wrong)).collect();
+    System { install, remove, upgrade, recommends, repositories, disable, debs, span }
 }
 
 fn repository(table: &RepositoryTable, vars: &Vars, wrong: &mut Diagnostics) -> Archive {
@@ -151,7 +155,46 @@ fn repository(table: &RepositoryTable, vars: &Vars, wrong: &mut Diagnostics) -> 
         uri: mirror_uri(&table.uri, vars, wrong),
         suites,
         components,
-        key: table.key.as_ref().map(|path| images::project_path(path, vars, wrong)),
+        key: table.key.as_ref().and_then(|key| self::key(key, vars, wrong)),
+    }
+}
+
+fn key(written: &Spanned<KeyWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Option<ArchiveKey> {
+    let table = match written.get() {
+        KeyWritten::File(path) => {
+            let path = expand(&Spanned::new(written.span(), path.clone()), vars, wrong);
+            return Some(ArchiveKey::File(images::project_path_in(&path, written.span(), vars, wrong)));
+        }
+        KeyWritten::Table(table) => table,
+    };
+    let url = web_address(&table.url, vars, wrong)?;
+    let fingerprint = table.fingerprint.as_ref().map(|text| {
+        let digits: String = expand(text, vars, wrong).split_whitespace().collect::<String>().to_ascii_lowercase();
+        if !matches!(digits.len(), 40 | 64) || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            let message = format!("`{digits}` is not a fingerprint");
+            wrong.push(
+                Diagnostic::at(text.span(), message).hint("it has 40 hexadecimal digits: `gpg --show-keys FILE`"),
+            );
+        }
+        digits
+    });
+    if url.scheme() == "http" && fingerprint.is_none() {
+        let message = "anybody on the way could replace keys that come by `http`";
+        wrong.push(Diagnostic::at(table.url.span(), message).hint("use `https`, or give a `fingerprint`"));
+    }
+    Some(ArchiveKey::Url { url, fingerprint })
+}
+
+fn deb(written: &Spanned<DebWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Option<DebSource> {
+    match written.get() {
+        DebWritten::File(path) => {
+            let path = expand(&Spanned::new(written.span(), path.clone()), vars, wrong);
+            Some(DebSource::File(images::project_path_in(&path, written.span(), vars, wrong)))
+        }
+        DebWritten::Table(table) => {
+            let (url, sha256) = (web_address(&table.url, vars, wrong), digest(&table.sha256, vars, wrong));
+            Some(DebSource::Url { url: url?, sha256: sha256? })
+        }
     }
 }
 

@@ -66,7 +66,7 @@ fn revision(text: Option<&Text>, vars: &Vars, wrong: &mut Diagnostics) -> String
     rev
 }
 
-fn web_address(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<Url> {
+pub(super) fn web_address(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<Url> {
     let written = address(text, vars, wrong);
     let parsed = Url::parse(&written).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     if parsed.is_none() {
@@ -169,7 +169,7 @@ fn inner_path(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
     names.collect::<Vec<_>>().join("/")
 }
 
-fn digest(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<Digest> {
+pub(super) fn digest(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> Option<Digest> {
     let written = expand(text, vars, wrong);
     let hex = written.strip_prefix("sha256:").unwrap_or(&written).to_ascii_lowercase();
     let parsed = format!("sha256:{hex}").parse().ok();

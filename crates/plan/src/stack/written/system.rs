@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 
-use super::Text;
+use super::{Text, scalar_or_table};
+use crate::stack::spanned::Spanned;
 
 /// Packages of a distribution, as written.
 #[derive(Debug, Clone)]
@@ -37,6 +38,9 @@ pub struct SystemTable {
     /// Files of the base in `/etc/apt/sources.list.d` whose archives are left out, such as `cuda.list`.
     #[serde(default)]
     pub disable: Vec<Text>,
+    /// Packages that are no archive's: files of the project, or `{ url, sha256 }`.
+    #[serde(default)]
+    pub debs: Vec<Spanned<DebWritten>>,
 }
 
 /// An archive of packages.
@@ -50,11 +54,59 @@ pub struct RepositoryTable {
     /// Components, such as `main`. Default: none, for suites that end in a slash.
     #[serde(default)]
     pub components: Vec<Text>,
-    /// A file of OpenPGP keys that sign its lists, relative to the stack file. Default: the keys of the base.
-    pub key: Option<Text>,
+    /// A file of OpenPGP keys that sign its lists, relative to the stack file, or `{ url, fingerprint }`. Default: the keys of the base.
+    pub key: Option<Spanned<KeyWritten>>,
 }
 
-const EXPECTED: &str = "a list of packages, or `{ install, remove, upgrade, recommends, repositories, disable }`";
+/// Keys of an archive, as written.
+#[derive(Debug, Clone)]
+pub enum KeyWritten {
+    /// A file.
+    File(String),
+    /// An address.
+    Table(KeyTable),
+}
+
+/// Keys of an archive at an address.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct KeyTable {
+    /// The address of a file of OpenPGP keys.
+    pub url: Text,
+    /// The fingerprint that one of them must have.
+    pub fingerprint: Option<Text>,
+}
+
+/// A package that is no archive's, as written.
+#[derive(Debug, Clone)]
+pub enum DebWritten {
+    /// A file.
+    File(String),
+    /// An address.
+    Table(DebTable),
+}
+
+/// A package at an address.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DebTable {
+    /// Its address.
+    pub url: Text,
+    /// Its SHA-256, in hexadecimal digits.
+    pub sha256: Text,
+}
+
+scalar_or_table!(
+    string,
+    KeyWritten,
+    KeyWritten::File,
+    KeyWritten::Table,
+    KeyTable,
+    "a file, or `{ url, fingerprint }`"
+);
+scalar_or_table!(string, DebWritten, DebWritten::File, DebWritten::Table, DebTable, "a file, or `{ url, sha256 }`");
+
+const EXPECTED: &str = "a list of packages, or `{ install, remove, upgrade, recommends, repositories, disable, debs }`";
 
 impl<'de> Deserialize<'de> for SystemWritten {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
