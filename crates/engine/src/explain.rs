@@ -429,6 +429,7 @@ fn command(run: &stack::Run) -> String {
         ("cache", list(run.caches.iter().map(|cache| cache.to.as_str()).collect())),
         ("secrets", list(run.secrets.iter().map(|secret| secret.name.as_str()).collect())),
         ("ssh", run.ssh.then(|| "true".into())),
+        ("apt", run.apt.then(|| "true".into())),
     ];
     for (name, value) in options.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         text.push_str(&format!(" ({name} {value})"));

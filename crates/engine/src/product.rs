@@ -93,7 +93,7 @@ pub(crate) struct Dated {
     pub(crate) layers: Vec<Layer>,
     /// The time when it ran, in seconds since 1970.
     pub(crate) at: u64,
-    /// What it took in.
+    /// Its inputs from the network.
     pub(crate) materials: Vec<Material>,
 }
 

@@ -27,8 +27,6 @@ use crate::error::{BuildError, Result};
 use crate::product::{Blob, Product};
 use crate::project::Project;
 
-/// Bytes that are copied at once.
-
 /// The cache of a stack as it is read, and other places that have bytes.
 pub(crate) struct CacheReader<'p> {
     project: &'p Project<'p>,

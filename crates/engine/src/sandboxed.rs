@@ -59,7 +59,7 @@ pub(crate) struct Finished {
     pub(crate) ran: Ran,
     /// Its last lines.
     pub(crate) lines: Vec<String>,
-    /// What passed its proxy.
+    /// The record of its proxy.
     pub(crate) materials: Vec<Material>,
 }
 

@@ -192,7 +192,7 @@ async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     let _ = to.shutdown().await;
 }
 
-/// What is known of an answer before its content.
+/// The head of an answer.
 struct Record {
     method: String,
     url: String,

@@ -8,15 +8,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_change,
-    mount_remount, move_mount, unmount,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, move_mount, unmount,
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
+use crate::bind::bind;
 use crate::copies::Copies;
 use crate::error::{Refusal, Stage};
 use crate::given::Given;
@@ -178,22 +178,6 @@ fn proc(processes: u32) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Mounts what is at one path at another, too, with more flags. Those that it has must be named again: a user namespace keeps them.
-pub(crate) fn bind(from: &Path, to: &Path, more: MountFlags) -> io::Result<()> {
-    mount_bind(from, to)?;
-    let has = rustix::fs::statvfs(to)?.f_flag;
-    let kept = [
-        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
-        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
-    ];
-    let kept = kept.into_iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, flag)| flag);
-    Ok(mount_remount(to, kept.fold(MountFlags::BIND | more, MountFlags::union), c"")?)
 }
 
 /// Returns true if the namespace has a limit of its own for process ids: before Linux 6.14 the file is the machine's.

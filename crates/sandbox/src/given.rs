@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::mount::MountFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::file_system::bind;
+use crate::bind::bind;
 
 /// Things that a command has besides the files of its image.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -116,10 +116,10 @@ fn make_place(root: &Path, path: &Path, is_directory: bool) -> io::Result<()> {
         return Ok(());
     }
     let above = if is_directory { Some(place.as_path()) } else { place.parent() };
-    above.map_or(Ok(()), std::fs::create_dir_all).map_err(|error| of_path(path, error))?;
+    above.map_or(Ok(()), fs_err::create_dir_all)?;
     match is_directory {
         true => Ok(()),
-        false => std::fs::write(&place, "").map_err(|error| of_path(path, error)),
+        false => fs_err::write(&place, ""),
     }
 }
 

@@ -14,6 +14,7 @@
 //!
 //! Each ends with its parent (`PR_SET_PDEATHSIG`), so that nothing stays when the program is killed.
 
+mod bind;
 mod cgroup;
 mod copies;
 mod diagnosis;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use kiln_plan::digest::Digest;
 
-use crate::gc::tree_size;
 use crate::lock::{Lock, Wait};
 use crate::removal::remove_tree;
+use crate::tree::tree_size;
 use crate::{Result, Store};
 
 pub(crate) const CACHES: &str = "caches/sha256";

@@ -11,7 +11,7 @@ use kiln_plan::digest::Digest;
 use crate::cache_directory::{self, CACHES};
 use crate::metadata::now;
 use crate::removal::remove_tree;
-use crate::tree::{self, TREES};
+use crate::tree::{self, TREES, tree_size};
 use crate::{Lock, Result, Store, Wait};
 
 /// Bytes that the store takes up.
@@ -260,27 +260,4 @@ fn ago(used: i64) -> String {
         7200..172_800 => format!("{} h ago", seconds / 3600),
         _ => format!("{} days ago", seconds / 86_400),
     }
-}
-
-pub(crate) fn tree_size(directory: &Path) -> Result<u64> {
-    let mut size = 0;
-    // A link in the place of a directory leads out of the store.
-    if !fs_err::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
-        return Ok(0);
-    }
-    let entries = match fs_err::read_dir(directory) {
-        // A layer may have directories into which their owner may not look.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(0),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let found = entry.file_type()?;
-        if found.is_dir() {
-            size += tree_size(&entry.path())?;
-        } else {
-            size += entry.metadata()?.len();
-        }
-    }
-    Ok(size)
 }

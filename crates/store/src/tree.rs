@@ -123,6 +123,30 @@ fn add(path: &Path, hash: &mut Sha256, size: &mut u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the bytes of the files in a directory.
+pub(crate) fn tree_size(directory: &Path) -> Result<u64> {
+    let mut size = 0;
+    // A link in the place of a directory leads out of the store.
+    if !fs_err::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
+        return Ok(0);
+    }
+    let entries = match fs_err::read_dir(directory) {
+        // A layer may have directories into which their owner may not look.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let found = entry.file_type()?;
+        if found.is_dir() {
+            size += tree_size(&entry.path())?;
+        } else {
+            size += entry.metadata()?.len();
+        }
+    }
+    Ok(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -183,6 +183,7 @@ impl Builder<'_> {
             caches: caches.collect::<Result<_>>()?,
             secrets: secrets.collect::<Result<_>>()?,
             ssh: run.ssh,
+            apt: run.apt,
             network: Reach::from(&run.network),
             directory: self.project.directory.clone(),
             resolver: below.landing("/etc/resolv.conf").unwrap_or_else(|| "etc/resolv.conf".into()),

@@ -35,6 +35,8 @@ pub struct Run {
     pub secrets: Vec<SecretMount>,
     /// It may use the SSH agent of whoever builds.
     pub ssh: bool,
+    /// It calls apt.
+    pub apt: bool,
 }
 
 impl Run {
@@ -54,6 +56,7 @@ impl Run {
             caches: Vec::new(),
             secrets: Vec::new(),
             ssh: false,
+            apt: false,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn given(directory: &Path) -> Given {
     }
 }
 
-/// What acts of the cases below do.
+/// Does what the cases below ask of a command.
 pub(crate) fn act(words: &[&str]) {
     match words {
         ["use"] => {

@@ -22,6 +22,20 @@ const PORT: u16 = 3128;
 const AGENT: &str = "/dev/ssh-agent";
 const CERTIFICATES: &str = "/dev/ca-certificates.crt";
 const APT_CONFIG: &str = "/dev/apt-network.conf";
+/// The program that forbids services to start (invoke-rc.d(8)).
+const POLICY: &str = "usr/sbin/policy-rc.d";
+/// Paths of apt and dpkg that nobody needs in an image.
+const OF_APT: [&str; 9] = [
+    POLICY,
+    "var/lib/apt/lists",
+    "var/cache/apt",
+    "var/cache/ldconfig",
+    "var/log/apt",
+    "var/log/dpkg.log",
+    "var/log/alternatives.log",
+    "var/lib/dpkg/status-old",
+    "var/lib/dpkg/lock-frontend",
+];
 /// Files in which distributions keep the certificates that are trusted.
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -51,6 +65,8 @@ pub(crate) struct Extras {
     pub(crate) secrets: Vec<Secret>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) ssh: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) apt: bool,
     #[serde(skip_serializing_if = "Reach::is_none")]
     pub(crate) network: Reach,
     /// The directory of the stack file.
@@ -125,14 +141,18 @@ pub(super) struct Lent {
 
 impl Extras {
     pub(super) fn is_empty(&self) -> bool {
-        self.caches.is_empty() && self.secrets.is_empty() && !self.ssh && self.network.is_none()
+        self.caches.is_empty() && self.secrets.is_empty() && !self.ssh && !self.apt && self.network.is_none()
     }
 
     /// Returns paths whose content the image does not get.
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         let caches = self.caches.iter().map(|cache| cache.path.as_str());
+        let of_apt = if self.apt { &OF_APT[..] } else { &[] };
         let resolver = (self.network == Reach::Full).then_some(self.resolver.as_str());
-        caches.chain(self.secrets.iter().map(|secret| secret.path.as_str())).chain(resolver)
+        caches
+            .chain(self.secrets.iter().map(|secret| secret.path.as_str()))
+            .chain(resolver)
+            .chain(of_apt.iter().copied())
     }
 
     /// Returns hosts that the command's proxy allows although they are this machine or on its link.
@@ -169,6 +189,10 @@ impl Extras {
         }
         let agent = self.ssh.then(|| lend_agent(workshop, name, &mut given)).transpose()?;
         self.lend_network(workshop, &mut given)?;
+        if self.apt {
+            let (path, content) = (format!("/{POLICY}").into(), b"#!/bin/sh\nexit 101\n".to_vec());
+            given.files.push(MemoryFile { path, content, mode: 0o755, owner: (0, 0) });
+        }
         Ok(Lent { given, searched, caches, _agent: agent })
     }
 
@@ -179,6 +203,10 @@ impl Extras {
                 env.push((name.to_owned(), value.to_owned()));
             }
         };
+        if self.apt {
+            add("DEBIAN_FRONTEND", "noninteractive");
+            add("PYTHONHASHSEED", "0");
+        }
         if self.ssh {
             add("SSH_AUTH_SOCK", AGENT);
         }

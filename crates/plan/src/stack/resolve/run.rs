@@ -50,6 +50,7 @@ fn with_options(table: &RunTable, context: &Context<'_>, wrong: &mut Diagnostics
         caches: table.cache.iter().map(|cache| self::cache(cache, context, wrong)).collect(),
         secrets: table.secrets.iter().map(|secret| self::secret(secret, context, wrong)).collect(),
         ssh: table.ssh,
+        apt: table.apt,
         shell,
         env: config::variables(&table.env, context, wrong),
         user: table.user.as_ref().map(|text| (expand(text, vars, wrong), text.span())),

@@ -52,6 +52,9 @@ pub struct RunTable {
     /// The command may use the SSH agent of whoever builds (`SSH_AUTH_SOCK`).
     #[serde(default)]
     pub ssh: bool,
+    /// The command calls apt: its lists, downloads and logs stay out of the image, it asks nobody, and no service starts.
+    #[serde(default)]
+    pub apt: bool,
 }
 
 /// The network of a command, as written.
@@ -187,7 +190,7 @@ impl<'de> Deserialize<'de> for RunWritten {
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(
                     "a line for the shell, a list of words, or `{ command, shell, env, user, workdir, timeout, bind, \
-                     network, max-age, cache, secrets, ssh }`",
+                     network, max-age, cache, secrets, ssh, apt }`",
                 )
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RunWritten, E> {
