@@ -33,6 +33,7 @@ mod hostile_wheels;
 mod ignored;
 mod kernels;
 mod links;
+mod networked;
 mod packages;
 pub(crate) mod programs;
 mod projects;

@@ -8,10 +8,11 @@ use std::process::Command;
 use super::commands::ways::{self, Way};
 use super::report::{Checks, none, same};
 use super::tree::{Kind, Tree};
-use super::{Result, Suite, programs, stack, unpacked};
+use super::{Result, Suite, networked, programs, stack, unpacked};
 
 /// Packages of the distribution: some with scripts, users, triggers and alternatives.
-const SYSTEM: [&str; 4] = ["libsndfile1", "sox", "openssh-client", "vim-tiny"];
+const SYSTEM: [&str; 8] =
+    ["libsndfile1", "sox", "openssh-client", "vim-tiny", "curl", "wget", "git", "python3-pip"];
 /// Paths that only one of the two has: those of the machine, backups, locks, and caches.
 const OF_ONE: [&str; 12] = [
     "etc/fstab",
@@ -53,6 +54,9 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks) {
             );
         }
         checks.check(&format!("{name}: the same image, whoever builds it"), || whoever(suite, name, &images));
+        if *name == "bookworm" {
+            networked::check(suite, checks, &stack_of(name), &place.join("project/kiln.lock"));
+        }
     }
     suite.remove("debian");
 }

@@ -55,6 +55,8 @@ const OF_BUNDLE: [&str; 7] = [
 ];
 const OF_PROXY: [&str; 6] = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
+/// Names of the command's own loopback interface.
+const OWN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Things that a command has besides files of images.
 #[derive(Default, Serialize)]
@@ -210,9 +212,11 @@ impl Extras {
         if self.ssh {
             add("SSH_AUTH_SOCK", AGENT);
         }
-        if let Reach::Proxy(_) = self.network {
+        if let Reach::Proxy(allow) = &self.network {
             OF_PROXY.iter().for_each(|name| add(name, &format!("http://127.0.0.1:{PORT}")));
-            NO_PROXY.iter().for_each(|name| add(name, "localhost,127.0.0.1,::1"));
+            let is_own = |host: &&str| !allow.iter().any(|named| named.trim_start_matches('[').starts_with(host));
+            let own: Vec<&str> = OWN.into_iter().filter(is_own).collect();
+            NO_PROXY.iter().for_each(|name| add(name, &own.join(",")));
         }
         if given.mounts.iter().any(|mount| mount.to == Path::new(CERTIFICATES)) {
             OF_BUNDLE.iter().for_each(|name| add(name, CERTIFICATES));
