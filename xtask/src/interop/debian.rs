@@ -11,8 +11,7 @@ use super::tree::{Kind, Tree};
 use super::{Result, Suite, networked, programs, stack, unpacked};
 
 /// Packages of the distribution: some with scripts, users, triggers and alternatives.
-const SYSTEM: [&str; 8] =
-    ["libsndfile1", "sox", "openssh-client", "vim-tiny", "curl", "wget", "git", "python3-pip"];
+const SYSTEM: [&str; 8] = ["libsndfile1", "sox", "openssh-client", "vim-tiny", "curl", "wget", "git", "python3-pip"];
 /// Paths that only one of the two has: those of the machine, backups, locks, and caches.
 const OF_ONE: [&str; 12] = [
     "etc/fstab",

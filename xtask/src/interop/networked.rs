@@ -34,10 +34,16 @@ const ACCIDENTS: [(&str, &str); 22] = [
     ("left", "base64 $S > /root/b64"),
     ("left", "(head -c 41 /dev/zero; cat $S; head -c 90 /dev/zero) | base64 > /root/wrapped"),
     ("left", "python3 -c \"import pickle; pickle.dump({'token': open('$S').read()}, open('/root/p', 'wb'))\""),
-    ("left", "python3 -c \"import sqlite3; d = sqlite3.connect('/root/db'); d.execute('create table t(x)'); d.execute('insert into t values (?)', [open('$S').read()]); d.commit()\""),
+    (
+        "left",
+        "python3 -c \"import sqlite3; d = sqlite3.connect('/root/db'); d.execute('create table t(x)'); d.execute('insert into t values (?)', [open('$S').read()]); d.commit()\"",
+    ),
     ("left", "touch /root/name-$(cat $S)"),
     ("left", "ln -s https://$(cat $S)@a.example /root/link"),
-    ("left", "python3 -c \"import base64; open('/root/u', 'w').write(base64.urlsafe_b64encode(b'???>>>' + open('$S','rb').read()).decode())\""),
+    (
+        "left",
+        "python3 -c \"import base64; open('/root/u', 'w').write(base64.urlsafe_b64encode(b'???>>>' + open('$S','rb').read()).decode())\"",
+    ),
 ];
 /// Seconds after which a leftover process of the attacking package ends by itself.
 const LEFTOVER: &str = "98765";
@@ -60,14 +66,18 @@ pub(super) fn check(suite: &Suite, checks: &mut Checks, below: &str, lock: &Path
     checks.check("with a network by any protocol, this machine and its link are refused", || {
         full(suite, |lines| project("full", lines))
     });
-    checks.check("22 accidents leave no secret, plain or in base64", || accidents(suite, |lines| project("secrets", lines)));
-    checks.check("the scripts of a package get nothing of this machine", || hostile(suite, |lines| project("hostile", lines)));
+    checks.check("22 accidents leave no secret, plain or in base64", || {
+        accidents(suite, |lines| project("secrets", lines))
+    });
+    checks.check("the scripts of a package get nothing of this machine", || {
+        hostile(suite, |lines| project("hostile", lines))
+    });
     suite.remove("networked");
 }
 
 const REACH: &str = r#"[images.reach]
 from = "more"
-run = [{ command = """
+run = [{ command = '''
 M=$(sed -n 's/^deb \(\[[^]]*\] \)*\(http[^ ]*\) .*/\2/p' /etc/apt/sources.list | head -1)
 curl -fsS -o /dev/null "$M/dists/bookworm/Release"
 wget -q -O /dev/null "$M/dists/bookworm/Release"
@@ -77,7 +87,7 @@ apt-get -q -y install --no-install-recommends tree
 pip download -q --no-deps -d /wheels six
 if git ls-remote "$M/none.git" 2>&1 | grep 'Could not resolve'; then exit 1; fi
 ls /wheels
-""", shell = "bash", network = true, apt = true, cache = ["/root/.cache/pip"] }]
+''', shell = "bash", network = true, apt = true, cache = ["/root/.cache/pip"] }]
 "#;
 
 fn reach(suite: &Suite, project: &Path) -> Result<()> {
@@ -102,16 +112,25 @@ fn local(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result<()>
         }
     });
     let run = |network: &str| {
-        let hosts = ["localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1"];
+        let hosts =
+            ["localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1"];
         let curl = "curl -s -g --max-time 5 -w '\\n'";
-        let asked = hosts.map(|host| format!("{curl} http://{host}:{port}/ || true; {curl} -p http://{host}:{port}/ || true; "));
-        format!("[images.local]\nfrom = \"more\"\nrun = [{{ command = \"\"\"( {} ) > /got\"\"\", network = {network} }}, \"grep -c hello /got > /count || true; cat /count\"]\n", asked.concat())
+        let asked = hosts
+            .map(|host| format!("{curl} http://{host}:{port}/ || true; {curl} -p http://{host}:{port}/ || true; "));
+        format!(
+            "[images.local]\nfrom = \"more\"\nrun = [{{ command = \"\"\"( {} ) > /got\"\"\", network = {network} }}, \"grep -c hello /got > /count || true; cat /count\"]\n",
+            asked.concat()
+        )
     };
     let count = |network: &str| -> Result<String> {
         let project = project(&run(network))?;
         let said = output(suite.kiln(&project).args(["build", "-v", "local"]))?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
-        Ok(text.lines().filter_map(|line| line.strip_prefix("  ")?.trim().parse::<u32>().ok()).map(|count| count.to_string()).collect())
+        Ok(text
+            .lines()
+            .filter_map(|line| line.strip_prefix("  ")?.trim().parse::<u32>().ok())
+            .map(|count| count.to_string())
+            .collect())
     };
     same("answers without a name", count("true")?, "0".to_owned())?;
     // As a request to the proxy, and through a tunnel.
@@ -127,7 +146,9 @@ fn full(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result<()> 
          if timeout 3 bash -c \"exec 3<>/dev/tcp/$h/{port}\" 2>/dev/null; then echo reached $h; exit 1; fi; done; \
          if timeout 3 bash -c \"exec 3<>/dev/tcp/169.254.169.254/80\" 2>/dev/null; then exit 1; fi"
     );
-    let project = project(&format!("[images.full]\nfrom = \"more\"\nrun = [{{ command = '''{command}''', network = \"full\" }}]\n"))?;
+    let project = project(&format!(
+        "[images.full]\nfrom = \"more\"\nrun = [{{ command = '''{command}''', network = \"full\" }}]\n"
+    ))?;
     suite.build(&project, &["full"])?;
     same("processes of slirp4netns", processes("slirp4netns"), 0)
 }
@@ -146,7 +167,9 @@ fn accidents(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result
     let mut said = Vec::new();
     for (at, (outcome, command)) in ACCIDENTS.iter().enumerate() {
         let image = format!("a{at}");
-        let out = output(suite.kiln(&project).args(["build", "-v", "--output", &format!("oci:out{at}"), &image]).env("TOKEN", TOKEN))?;
+        let out = output(
+            suite.kiln(&project).args(["build", "-v", "--output", &format!("oci:out{at}"), &image]).env("TOKEN", TOKEN),
+        )?;
         let text = [out.stdout, out.stderr].concat();
         let is_refused = String::from_utf8_lossy(&text).contains("left a secret in");
         if is_refused != (*outcome == "left") {
@@ -155,10 +178,12 @@ fn accidents(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result
         said.extend(text);
     }
     let mut waiting = suite.kiln(&project);
-    let mut waiting = waiting.args(["build", "waits"]).env("TOKEN", TOKEN).stderr(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut waiting =
+        waiting.args(["build", "waits"]).env("TOKEN", TOKEN).stderr(Stdio::null()).stdout(Stdio::null()).spawn()?;
     std::thread::sleep(Duration::from_millis(1500));
     // kiln itself has the variable that its user gave it.
-    let seen = command_lines().into_iter().filter(|(_, line)| holds_secret(line)).map(|(process, _)| process.to_string());
+    let seen =
+        command_lines().into_iter().filter(|(_, line)| holds_secret(line)).map(|(process, _)| process.to_string());
     wrong.extend(seen.map(|process| format!("the arguments of process {process} hold it")));
     waiting.wait()?;
     if holds_secret(&said) {
@@ -214,12 +239,15 @@ fn search(directory: &Path, wrong: &mut Vec<String>) -> Result<()> {
 
 /// Builds a package whose script after installation tries to leave the sandbox, and writes down what it got.
 fn hostile(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
-    let project = project("[images.hostile]\nfrom = \"more\"\nsystem = { debs = [\"hostile.deb\"] }\nrun = [\"cat /hostile > /seen 2>/dev/null || true; cat /seen\"]\n")?;
+    let project = project(
+        "[images.hostile]\nfrom = \"more\"\nsystem = { debs = [\"hostile.deb\"] }\nrun = [\"cat /hostile > /seen 2>/dev/null || true; cat /seen\"]\n",
+    )?;
     let (server, marker) = (TcpListener::bind("127.0.0.1:0")?, project.join("marker"));
     fs_err::write(&marker, "of the host")?;
     let tree = project.join("package");
     fs_err::create_dir_all(tree.join("DEBIAN"))?;
-    let control = "Package: hostile\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: attacks\n";
+    let control =
+        "Package: hostile\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: attacks\n";
     fs_err::write(tree.join("DEBIAN/control"), control)?;
     let (marker, port, process) = (marker.display().to_string(), server.local_addr()?.port(), std::process::id());
     let attacks = [
@@ -227,7 +255,7 @@ fn hostile(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result<(
         ("reads it through the first process", format!("cat /proc/1/root{marker}")),
         ("reads it through its parents", format!("cat {}{marker}", "/..".repeat(30))),
         ("enters the host by chroot", "chroot /proc/1/root true".to_owned()),
-        ("enters the host's namespaces", "nsenter -t 1 -m true".to_owned()),
+        ("enters namespaces of the host", "nsenter -t 1 -m true".to_owned()),
         ("reaches a server of the host", format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'")),
         ("reaches the link", "timeout 2 bash -c 'exec 3<>/dev/tcp/169.254.169.254/80'".to_owned()),
         ("reaches another machine", "timeout 2 bash -c 'exec 3<>/dev/tcp/9.9.9.9/53'".to_owned()),
@@ -249,13 +277,19 @@ fn hostile(suite: &Suite, project: impl Fn(&str) -> Result<PathBuf>) -> Result<(
     script += &format!("setsid sleep {LEFTOVER} >/dev/null 2>&1 &\nexit 0\n");
     fs_err::write(tree.join("DEBIAN/postinst"), script)?;
     fs_err::set_permissions(tree.join("DEBIAN/postinst"), PermissionsExt::from_mode(0o755))?;
-    programs::output(Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(project.join("hostile.deb")))?;
+    programs::output(
+        Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(&tree).arg(project.join("hostile.deb")),
+    )?;
     let out = output(suite.kiln(&project).args(["build", "-v", "hostile"]))?;
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     if !out.status.success() {
         return Err(text.into());
     }
-    let got: Vec<String> = attacks.iter().map(|(name, _)| (*name).to_owned()).filter(|name| text.lines().any(|line| line.trim() == name)).collect();
+    let got: Vec<String> = attacks
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .filter(|name| text.lines().any(|line| line.trim() == name))
+        .collect();
     none("attacks got through", &got)?;
     same("the file of the host", fs_err::read_to_string(marker)?, "of the host".to_owned())?;
     same("processes that were left", processes(LEFTOVER), 0)

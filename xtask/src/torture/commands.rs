@@ -14,11 +14,15 @@ use super::{Result, complain};
 use crate::random::Random;
 
 const STACK: &str = "[stack]\nname = \"tools\"\n\n[target]\nplatforms = [\"linux/amd64\"]\n\n[images.app]\nfrom = \"scratch\"\n\
-                     copy = [{ from = \"tool\", to = \"/tool\" }]\nrun = [[\"/tool\", \"0\"], [\"/tool\", \"1\"], [\"/tool\", \"2\"]]\n";
+                     copy = [{ from = \"tool\", to = \"/tool\" }]\nrun = [[\"/tool\", \"0\"], [\"/tool\", \"1\"], { command = [\"/tool\", \"2\"], network = true, \
+                     cache = [{ to = \"/cache\", max-size = \"1MB\" }], secrets = [\"token\"] }]\n\n\
+                     [secrets]\ntoken = { file = \"secret\" }\n";
+/// The content of the secret, which lies nowhere but in the project.
+const SECRET: &[u8] = b"tok_nobody-may-find-this-0123456789";
 const BUILD: &str = "build --json --output oci:out";
 const AGAIN: &str = "build --json --no-cache app --output oci:out";
 /// Entries that the project of a case has in the end.
-const KNOWN: [&str; 4] = ["kiln.lock", "kiln.toml", "out", "tool"];
+const KNOWN: [&str; 5] = ["kiln.lock", "kiln.toml", "out", "secret", "tool"];
 /// The time in which processes that lost their kiln end.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the disk that a command must leave (`Sandbox::spare`), and more than a build needs.
@@ -75,6 +79,7 @@ impl Case<'_> {
         let project = self.root.join("project");
         fs_err::create_dir_all(&project)?;
         fs_err::write(project.join("kiln.toml"), STACK)?;
+        fs_err::write(project.join("secret"), SECRET)?;
         fs_err::copy(tool, project.join("tool"))?;
         Ok(())
     }
@@ -260,6 +265,9 @@ fn judge(outcome: &Outcome, prepared: &Prepared) -> Vec<Problem> {
 /// Checks what must hold in the end.
 fn settle(case: &Case<'_>, prepared: &Prepared) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
+    if let Some(path) = holding_secret(&case.root.join("store"))? {
+        problems.push(problem("a file of the store holds the secret", path.display().to_string()));
+    }
     let since = Instant::now();
     while let Some(left) = left_running(&case.root) {
         if since.elapsed() > PATIENCE {
@@ -277,6 +285,24 @@ fn settle(case: &Case<'_>, prepared: &Prepared) -> Result<Vec<Problem>> {
     problems.extend(check::layout(&case.root.join("project/out"), &Digests::new(), check::Moment::Settled));
     problems.extend(check::left_over(&case.root, &KNOWN));
     Ok(problems)
+}
+
+/// Returns a file below a directory that holds the secret.
+fn holding_secret(directory: &Path) -> Result<Option<PathBuf>> {
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let found = if kind.is_dir() {
+            holding_secret(&path)?
+        } else {
+            let holds = kind.is_file() && fs_err::read(&path)?.windows(SECRET.len()).any(|part| part == SECRET);
+            holds.then_some(path)
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// Returns a process that has something of a directory mounted: a sandbox of a kiln that worked there, or what that left on the host.

@@ -54,5 +54,13 @@ int main(int count, char **words) {
         put(path, number, 4096);
         if (chmod(path, 04755) != 0) fail(path);
     }
+    if (number == 2) {
+        /* A cache keeps files of former runs; a secret is there to read. */
+        snprintf(path, sizeof path, "/cache/%d", (int)time(NULL) % 7);
+        put(path, 3, 256 << 10);
+        char secret[64];
+        int file = open("/run/secrets/token", O_RDONLY);
+        if (file < 0 || read(file, secret, sizeof secret) < 20) fail("the secret");
+    }
     return 0;
 }

@@ -112,6 +112,7 @@ impl Apt<'_> {
                     another: None,
                     timeout: None,
                     has_shell: false,
+                    has_network: false,
                 };
                 Err(DebianError::from(RunError::new(&scripts, ended, done.ran.another(), lines)).of(self.name))
             }

@@ -17,6 +17,8 @@ pub(crate) struct Commanded {
     pub(crate) timeout: Option<Duration>,
     /// A shell can be opened where it failed.
     pub(crate) has_shell: bool,
+    /// It has a network.
+    pub(crate) has_network: bool,
 }
 
 /// A command that failed, or had to be ended.
@@ -29,6 +31,7 @@ pub struct RunError {
     place: String,
     reason: Reason,
     has_shell: bool,
+    has_network: bool,
     /// Its last lines.
     lines: Vec<String>,
 }
@@ -54,8 +57,10 @@ const NETWORK: [&str; 8] = [
     "has no installation candidate",
     "No matching distribution found",
 ];
-const NO_NETWORK: &str = "commands have no network: packages come with `packages` and with `include` of a Debian base, files with `copy` \
-                          and `bind` (`{ url = ... }`, `{ git = ... }`)";
+const NO_NETWORK: &str = "the command has no network: `network = true` gives it one; locked packages come with `packages` and `system`, \
+                          files with `copy` and `bind` (`{ url = ... }`, `{ git = ... }`)";
+const NO_PROXY: &str = "with `network = true`, programs reach others through the proxy of `http_proxy` and `https_proxy` alone: \
+                        `network = \"full\"` is for those that know none";
 
 impl RunError {
     pub(crate) fn new(run: &Commanded, ended: Ended, another: Option<u32>, lines: Vec<String>) -> Self {
@@ -64,7 +69,14 @@ impl RunError {
             (None, Ended::TimedOut, Some(timeout)) => Reason::TimedOut(timeout),
             (None, ended, _) => Reason::Ended(ended),
         };
-        Self { command: run.shown.clone(), place: run.place.clone(), reason, has_shell: run.has_shell, lines }
+        Self {
+            command: run.shown.clone(),
+            place: run.place.clone(),
+            reason,
+            has_shell: run.has_shell,
+            has_network: run.has_network,
+            lines,
+        }
     }
 
     /// The error of a command that is not started, since it runs as a user or group that nobody can become here.
@@ -80,7 +92,7 @@ impl RunError {
             Reason::Ended(ended) => ended,
         };
         if self.has_shell && self.lines.iter().any(|line| NETWORK.iter().any(|sign| line.contains(sign))) {
-            return Some(NO_NETWORK.into());
+            return Some(if self.has_network { NO_PROXY } else { NO_NETWORK }.into());
         }
         let hint = match ended {
             Ended::TimedOut => "give it more time: `timeout = \"1h\"`",

@@ -135,6 +135,7 @@ impl Run {
             another,
             timeout: self.timeout,
             has_shell: true,
+            has_network: self.extras.has_network(),
         }
     }
 

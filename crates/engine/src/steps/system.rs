@@ -17,6 +17,9 @@ use crate::sandboxed;
 use crate::secrets::Searched;
 use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Step, Subject};
 
+/// A note on an SSH server, whose keys must differ from machine to machine.
+const HOST_KEYS: &str = "without its host keys: `ssh-keygen -A` makes them when a container starts";
+
 /// The installation of packages.
 #[derive(Serialize)]
 pub(crate) struct System {
@@ -87,11 +90,17 @@ impl Step for System {
             another: None,
             timeout: None,
             has_shell: false,
+            has_network: false,
         })
     }
 
     fn keep(&self) -> Keep {
         Keep::Shared
+    }
+
+    fn notes(&self, _: &Vec<Layer>) -> Vec<String> {
+        let has_keys = self.locked.packages.iter().any(|package| package.name == "openssh-server");
+        has_keys.then(|| HOST_KEYS.to_owned()).into_iter().collect()
     }
 
     fn perform(&self, context: &Context<'_>) -> Result<Vec<Layer>> {

@@ -146,6 +146,11 @@ impl Extras {
         self.caches.is_empty() && self.secrets.is_empty() && !self.ssh && !self.apt && self.network.is_none()
     }
 
+    /// Returns true if the command reaches other machines.
+    pub(super) fn has_network(&self) -> bool {
+        !self.network.is_none()
+    }
+
     /// Returns paths whose content the image does not get.
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         let caches = self.caches.iter().map(|cache| cache.path.as_str());
@@ -167,7 +172,7 @@ impl Extras {
 
     /// Gets everything for a command of a user. `name` is the command and its place.
     pub(super) fn lend(&self, workshop: &Workshop<'_>, user: (u32, u32), name: (&str, &str)) -> Result<Lent> {
-        if !self.network.is_none() && workshop.surroundings.offline {
+        if self.has_network() && workshop.surroundings.offline {
             return Err(FetchError::OfflineCommand(name.0.to_owned()).into());
         }
         let mut given = Given::default();
