@@ -44,7 +44,7 @@ pub struct Mount {
     pub from: PathBuf,
     /// Absolute path in the image.
     pub to: PathBuf,
-    /// The command may change it.
+    /// The command may change it: a directory becomes its user's.
     pub writable: bool,
 }
 
@@ -90,7 +90,7 @@ impl Given {
     }
 
     /// Mounts everything below the new root. The working directory is the old one; `memory` is where [`Given::write`] wrote, there.
-    pub(crate) fn mount(&self, memory: &Path) -> io::Result<()> {
+    pub(crate) fn mount(&self, memory: &Path, user: (u32, u32)) -> io::Result<()> {
         let old = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
         let restricted = MountFlags::NOSUID | MountFlags::NODEV;
         for Mount { from, to, writable } in &self.mounts {
@@ -98,6 +98,10 @@ impl Given {
             make_place(Path::new("/"), to, from.is_dir())?;
             let more = if *writable { restricted } else { restricted | MountFlags::RDONLY };
             bind(&from, to, more).map_err(|error| of_path(to, error))?;
+            if *writable && from.is_dir() {
+                // With one id all directories are that user's already.
+                let _ = std::os::unix::fs::chown(to, Some(user.0), Some(user.1));
+            }
         }
         for (at, file) in self.files.iter().enumerate() {
             make_place(Path::new("/"), &file.path, false)?;

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use kiln_sandbox::{Command, Ended, Given, MemoryFile, Mount, Network, Output, Sandbox};
+use kiln_sandbox::{Command, Ended, Given, Ids, MemoryFile, Mount, Network, Output, Sandbox};
 
 use crate::attacks::{Attack, call, mounts, reads, writes};
 use crate::cases::{Case, command};
@@ -43,6 +43,7 @@ pub(crate) fn act(words: &[&str]) {
             fs_err::write(format!("{CACHE}/left"), "for the next time").unwrap();
             fs_err::write("/data/made", "1").unwrap();
         }
+        ["keep"] => fs_err::write(format!("{CACHE}/{}", std::fs::read_dir(CACHE).unwrap().count()), "x").unwrap(),
         ["read"] => print!("{}", fs_err::read_to_string(SECRET).unwrap_or_else(|error| error.to_string())),
         ["ask", text] => {
             let mut stream = TcpStream::connect(("127.0.0.1", PORT)).unwrap();
@@ -94,6 +95,17 @@ pub(crate) const CASES: &[Case] = &[
         let _ = Sandbox::default().run(&root, &command, |_| true);
         assert_eq!(names(&host), Vec::<String>::new());
         assert!(!Path::new("/secrets").exists());
+    }),
+    ("a cache is its command's, whoever that is", |ground| {
+        let own = tempfile::tempdir_in(ground.directory.path()).unwrap();
+        let user = if ground.ids == Ids::One { 0 } else { 1000 };
+        for user in [user, 0, user] {
+            let (_layers, root) = ground.layers(vec![ground.tree()]);
+            let user = (user, user, Vec::new());
+            let command = Command { given: given(own.path()), user, ..command(&["/attack", "act", "given", "keep"]) };
+            assert_eq!(Sandbox::default().run(&root, &command, |_| true).unwrap().ended, Ended::Exited(0));
+        }
+        assert_eq!(names(&own.path().join("cache")).len(), 3);
     }),
     ("another user does not read a secret of root", |ground| {
         let own = tempfile::tempdir_in(ground.directory.path()).unwrap();
