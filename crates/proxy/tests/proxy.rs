@@ -51,9 +51,14 @@ fn ask(proxy: &str, request: &str) -> String {
 
 #[test]
 fn an_answer_is_passed_on_and_recorded() {
-    let (server, asked) = server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: X-Own\r\nX-Own: 1\r\nX-End: 2\r\n\r\nhello", false);
+    let (server, asked) = server(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: X-Own\r\nX-Own: 1\r\nX-End: 2\r\n\r\nhello",
+        false,
+    );
     let (proxy, address) = proxy(&[&server], None);
-    let request = format!("GET http://me:pass@{server}/a?b HTTP/1.1\r\nHost: other\r\nProxy-Connection: close\r\nConnection: close\r\nX-Client: 1\r\n\r\n");
+    let request = format!(
+        "GET http://me:pass@{server}/a?b HTTP/1.1\r\nHost: other\r\nProxy-Connection: close\r\nConnection: close\r\nX-Client: 1\r\n\r\n"
+    );
     let answer = ask(&address, &request);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello"), "{answer}");
     assert!(answer.contains("X-End: 2") && !answer.contains("X-Own"), "{answer}");
@@ -62,7 +67,10 @@ fn an_answer_is_passed_on_and_recorded() {
     assert!(!asked.to_lowercase().contains("proxy-connection"), "{asked}");
     let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824".to_owned();
     let url = format!("http://{server}/a?b");
-    assert_eq!(proxy.finish(), [Material::Http { method: "GET".into(), url, status: 200, bytes: 5, sha256: Some(sha256) }]);
+    assert_eq!(
+        proxy.finish(),
+        [Material::Http { method: "GET".into(), url, status: 200, bytes: 5, sha256: Some(sha256) }]
+    );
 }
 
 #[test]
@@ -114,7 +122,10 @@ fn this_machine_and_odd_requests_are_refused() {
 fn where_this_machine_uses_a_proxy_that_is_asked() {
     let (upstream, asked) = server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", false);
     let (running, address) = proxy(&[], Some(&upstream));
-    let answer = ask(&address, "GET http://elsewhere.invalid/x HTTP/1.1\r\nHost: elsewhere.invalid\r\nConnection: close\r\n\r\n");
+    let answer = ask(
+        &address,
+        "GET http://elsewhere.invalid/x HTTP/1.1\r\nHost: elsewhere.invalid\r\nConnection: close\r\n\r\n",
+    );
     assert!(answer.ends_with("hi"), "{answer}");
     let request = asked.recv().unwrap();
     assert!(request.starts_with("GET http://elsewhere.invalid/x HTTP/1.1\r\n"), "{request}");

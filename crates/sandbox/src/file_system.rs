@@ -57,7 +57,9 @@ pub(crate) fn enter(spec: &Spec) -> Result<Option<Copies>, Refusal> {
     dev().map_err(mounts("/dev"))?;
     let sys = mount("tmpfs", "/sys", "tmpfs", RESTRICTED | MountFlags::RDONLY, Some(c"mode=755"));
     sys.map_err(|error| mounts("/sys")(error.into()))?;
-    given.mount(&place.join(MEMORY), (spec.command.user.0, spec.command.user.1)).map_err(mounts("a mount of the command"))?;
+    given
+        .mount(&place.join(MEMORY), (spec.command.user.0, spec.command.user.1))
+        .map_err(mounts("a mount of the command"))?;
     leave(old).map_err(mounts("the old root"))?;
     Ok(copies)
 }

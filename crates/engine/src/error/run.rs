@@ -62,6 +62,11 @@ const NO_NETWORK: &str = "the command has no network: `network = true` gives it 
 const NO_PROXY: &str = "with `network = true`, programs reach others through the proxy of `http_proxy` and `https_proxy` alone: \
                         `network = \"full\"` is for those that know none";
 
+/// The end of the helper's line where a program is for another processor (`ENOEXEC`).
+const FOREIGN: &str = "Exec format error (os error 8)";
+const OTHER_PROCESSOR: &str = "is the image for another processor? Register an emulator for it (package `qemu-user-static`), or build each platform on a \
+                               machine of its kind: `kiln build --platform PLATFORM --push`, then `kiln index`; or choose a base that has the packages";
+
 impl RunError {
     pub(crate) fn new(run: &Commanded, ended: Ended, another: Option<u32>, lines: Vec<String>) -> Self {
         let reason = match (another, ended, run.timeout) {
@@ -91,6 +96,9 @@ impl RunError {
             Reason::TimedOut(_) => Ended::TimedOut,
             Reason::Ended(ended) => ended,
         };
+        if self.lines.iter().any(|line| line.ends_with(FOREIGN)) {
+            return Some(OTHER_PROCESSOR.into());
+        }
         if self.has_shell && self.lines.iter().any(|line| NETWORK.iter().any(|sign| line.contains(sign))) {
             return Some(if self.has_network { NO_PROXY } else { NO_NETWORK }.into());
         }
