@@ -260,6 +260,13 @@ impl Project<'_> {
                 }
             }
         }
+        // Archives drop old versions.
+        let systems = lock.systems.iter().filter(|system| {
+            self.stack.image(&system.image).is_some_and(|own| {
+                own.name == image.name || self.stack.ancestors(image).any(|below| below.name == own.name)
+            })
+        });
+        digests.extend(systems.flat_map(|system| &system.packages).map(|package| package.sha256));
         let stack = self.lock_path().display().to_string();
         let root = Root { stack, image: image.name.clone(), persist: image.persist, digests };
         self.workshop.store.remember_root(&root)?;

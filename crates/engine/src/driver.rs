@@ -340,7 +340,7 @@ impl<'a> Driver<'a> {
             return Ok(Some((product, Origin::Local)));
         }
         let (Some(policy), Keep::Shared) = (&self.policy, step.keep()) else { return Ok(None) };
-        let remote = records::remote(store, policy, key)?.filter(|product| step.is_product(product));
+        let remote = records::remote(store, policy, key)?.filter(|product| step.is_remote_product(product));
         Ok(remote.filter(|_| !state.is_refused(id)).map(|product| (product, Origin::Remote)))
     }
 
@@ -350,7 +350,7 @@ impl<'a> Driver<'a> {
         let Some(policy) = &self.policy else { return Ok(()) };
         for ((id, key), answer) in ask.iter().zip(answers) {
             let step = &self.graph.entry(*id).step;
-            if let Some(product) = answer.filter(|product| step.is_product(product) && !state.is_refused(*id)) {
+            if let Some(product) = answer.filter(|product| step.is_remote_product(product) && !state.is_refused(*id)) {
                 records::write_remote(self.workshop.store, policy, key, &product)?;
                 self.remote.promise(&product);
                 self.tell_settled(*id, Some(*key), Origin::Remote);

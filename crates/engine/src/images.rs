@@ -156,7 +156,7 @@ impl Images {
                     }
                     Err(BuildError::NotYet(on)) => {
                         let is_own = on == Subject::Image(image.name.clone(), platform).to_string();
-                        let on = if is_own { "its `setup`, which has not run here".to_owned() } else { on };
+                        let on = if is_own { "its `system` or `setup`, which has not run here".to_owned() } else { on };
                         unplanned.push((image.name.clone(), platform, on));
                     }
                     Err(BuildError::Interrupted) => return Err(BuildError::Interrupted),

@@ -11,7 +11,7 @@ use kiln_oci::whole::LayerWriter;
 use kiln_plan::event::Work;
 use kiln_plan::stack::Compression;
 use kiln_proxy::{Material, Proxy, Rules, Upstream};
-use kiln_sandbox::{Command, Ids, Output, Ran, Root, Sandbox, SandboxError};
+use kiln_sandbox::{Command, Ids, LONGEST_LINE, Output, Ran, Root, Sandbox, SandboxError};
 use kiln_store::remove_tree;
 
 use crate::error::{BuildError, Result, SecretError};
@@ -23,7 +23,7 @@ use crate::workshop::{Workshop, owners_of};
 /// The last lines that are kept.
 const LINES: usize = 100;
 /// Bytes of each, and of all of them.
-const LONGEST_LINE: usize = 2000;
+const SHOWN: usize = 2000;
 const BYTES: usize = 16 << 10;
 
 /// A warning.
@@ -80,7 +80,11 @@ pub(crate) fn run(
     let mut proxy = None;
     let ran = sandbox.run(root, command, |output| {
         match output {
-            Some(Output::Stdout(line) | Output::Stderr(line)) => {
+            Some(Output::Stdout(mut line) | Output::Stderr(mut line)) => {
+                // Where a line was cut, a secret may have been.
+                if line.len() == LONGEST_LINE {
+                    line.truncate(LONGEST_LINE - conditions.secrets.map_or(0, Searched::longest));
+                }
                 let line = redact(String::from_utf8_lossy(&line).into_owned());
                 work.output(&line);
                 last.push(line);
@@ -189,8 +193,8 @@ impl Last {
 
 /// Cuts a line that nobody would read.
 fn cut(mut line: String) -> String {
-    if line.len() > LONGEST_LINE {
-        line.truncate(line.floor_char_boundary(LONGEST_LINE));
+    if line.len() > SHOWN {
+        line.truncate(line.floor_char_boundary(SHOWN));
         line.push_str("...");
     }
     line

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use aho_corasick::AhoCorasick;
 use base64::Engine as _;
@@ -35,7 +37,12 @@ pub(crate) fn read(workshop: &Workshop<'_>, name: &str, source: &SecretSource, d
                 Some(rest) => environment.get("HOME").map(Path::new).unwrap_or(directory).join(rest),
                 None => directory.join(path),
             };
-            fs_err::read(&path).map_err(|error| SecretError::unusable(name, error.to_string()))?
+            let unusable = |error: io::Error| SecretError::unusable(name, format!("`{}`: {error}", path.display()));
+            // A pipe or a device would never end.
+            if !path.metadata().map_err(unusable)?.is_file() {
+                return Err(SecretError::unusable(name, format!("`{}` is not a regular file", path.display())).into());
+            }
+            fs_err::read(&path).map_err(unusable)?
         }
         SecretSource::Env(variable) => {
             let value = environment.get(variable);
@@ -88,6 +95,11 @@ impl Searched {
         Self { forms: AhoCorasick::new(&forms).ok().filter(|_| longest > 0), longest }
     }
 
+    /// Returns the bytes of the longest form, at most as many as a line has.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest.min(kiln_sandbox::LONGEST_LINE)
+    }
+
     /// Returns text with stars in the place of secrets.
     pub(crate) fn redact(&self, text: String) -> String {
         match &self.forms {
@@ -97,6 +109,32 @@ impl Searched {
             }
             _ => text,
         }
+    }
+
+    /// Returns the files below a directory that changed since a time and hold a secret.
+    pub(crate) fn files(&self, directory: &Path, since: SystemTime) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        // A second for file systems with coarse times.
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs().saturating_sub(1));
+        let mut waiting = vec![directory.to_owned()];
+        while let Some(directory) = waiting.pop().filter(|_| self.longest > 0) {
+            // A command may leave what this user cannot read.
+            for entry in fs_err::read_dir(directory).into_iter().flatten() {
+                let (path, state) =
+                    (entry.as_ref().map(|entry| entry.path()), entry.as_ref().map(|entry| entry.metadata()));
+                let (Ok(path), Ok(Ok(state))) = (path, state) else { continue };
+                if state.is_dir() {
+                    waiting.push(path);
+                } else if state.is_file() && state.ctime() >= i64::try_from(since).unwrap_or(0) {
+                    let mut out = Searching::new(io::sink(), self);
+                    let read = fs_err::File::open(&path).and_then(|mut file| io::copy(&mut file, &mut out));
+                    if read.is_ok() && out.found {
+                        found.push(path);
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Returns true if bytes hold a secret.
@@ -117,9 +155,41 @@ fn parts(secret: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines.chain(words)
 }
 
+/// Returns text as addresses and documents have it: percent-encoded (RFC 3986) by those who keep slashes and those who do not, with
+/// digits of either case, and as JSON, also in ASCII.
+fn escaped(text: &[u8]) -> Vec<Vec<u8>> {
+    let encode = |kept: &str, plus: bool, upper: bool| {
+        let one = |byte: &u8| match *byte {
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.as_bytes().contains(&byte) => {
+                char::from(byte).to_string()
+            }
+            b' ' if plus => "+".to_owned(),
+            byte if upper => format!("%{byte:02X}"),
+            byte => format!("%{byte:02x}"),
+        };
+        text.iter().map(one).collect::<String>().into_bytes()
+    };
+    let ways = ["", "/", "!$&'()*+,;=:@/"].map(|kept| {
+        [(false, true), (false, false), (true, true), (true, false)].map(|(plus, upper)| encode(kept, plus, upper))
+    });
+    let mut all: Vec<Vec<u8>> = ways.into_iter().flatten().collect();
+    if let Ok(text) = std::str::from_utf8(text) {
+        let json = serde_json::to_string(text).unwrap_or_default();
+        let json = json.trim_matches('"');
+        let mut units = [0; 2];
+        let ascii = json.chars().map(|c| match c {
+            c if c.is_ascii() => c.to_string(),
+            c => c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        });
+        all.extend([ascii.collect::<String>().into_bytes(), json.as_bytes().to_vec()]);
+    }
+    all
+}
+
 /// Adds text, and what base64 makes of it at each place in a longer text.
 fn add_forms(text: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
     forms.insert(text.to_vec());
+    forms.extend(escaped(text));
     for shift in 0..3 {
         let shifted = [&vec![0; shift][..], text].concat();
         // Digits that also depend on bytes before and behind are left out.
@@ -211,6 +281,21 @@ mod tests {
             }
         }
         assert!(!found(&searched, b"hf_AbCdEfGhIjKlMnOp012345678", 7));
+    }
+
+    #[test]
+    fn escaped_forms_are_found() {
+        let secret = "pä/ss+wo=rd&with%chars?\"42\" xyz";
+        let searched = Searched::new([secret.as_bytes()]);
+        for form in [
+            "t=p%c3%a4%2fss%2bwo%3drd%26with%25chars%3f%2242%22%20xyz&u=1",
+            "p%C3%A4%2Fss%2Bwo%3Drd%26with%25chars%3F%2242%22+xyz",
+            "p%C3%A4/ss%2Bwo%3Drd%26with%25chars%3F%2242%22%20xyz",
+            r#"{"token": "pä/ss+wo=rd&with%chars?\"42\" xyz"}"#,
+            r#"{"token": "p\u00e4/ss+wo=rd&with%chars?\"42\" xyz"}"#,
+        ] {
+            assert!(searched.is_in(form.as_bytes()), "{form}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use kiln_oci::layer::Layer;
 use kiln_plan::digest::Digest;
 use kiln_plan::platform::Platform;
 use kiln_plan::step::StepKey;
@@ -208,6 +209,11 @@ pub(crate) trait AnyStep: Send + Sync {
     /// The fields as JSON.
     fn fields(&self) -> serde_json::Result<Vec<u8>>;
     fn is_product(&self, product: &Product) -> bool;
+    /// Tells if a product that a cache recorded can be one of this step: commands alone may change nothing.
+    fn is_remote_product(&self, product: &Product) -> bool {
+        let is_empty = Vec::<Layer>::of(product).is_some_and(Vec::is_empty);
+        self.is_product(product) && (!is_empty || self.command().is_some())
+    }
     fn downloads(&self) -> Option<u64>;
     fn command(&self) -> Option<Commanded>;
     fn warnings(&self, product: &Product) -> Vec<String>;

@@ -39,6 +39,10 @@ fn main() -> ExitCode {
                 done(fs_err::write(path, format!("{old}x")));
                 say(&(old.len() + 1).to_string());
             }
+            ["join", one, other] => match (fs_err::read_to_string(one), fs_err::read_to_string(other)) {
+                (Ok(one), Ok(other)) => say(&format!("{one}{other}")),
+                (Err(error), _) | (_, Err(error)) => done(Err(error)),
+            },
             ["mode", path] => match fs_err::metadata(path) {
                 Ok(found) => say(&format!("{:o} {}:{}", found.mode() & 0o7777, found.uid(), found.gid())),
                 Err(error) => done(Err(error)),

@@ -11,7 +11,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -48,6 +48,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>) {
                 async move { Ok::<_, Infallible>(service.answer(request).await) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
+            http.half_close(true);
             // A connection that breaks is the command's business.
             let _ =
                 http.preserve_header_case(true).serve_connection(TokioIo::new(stream), answer).with_upgrades().await;
@@ -115,6 +116,8 @@ impl Service {
         };
         let (method, url) = (request.method().to_string(), without_user(request.uri()));
         clean(request.headers_mut());
+        // An older client gets what this proxy gets.
+        *request.version_mut() = Version::HTTP_11;
         match connection.proxy {
             Some(credentials) => {
                 credentials.and_then(|value| request.headers_mut().insert(PROXY_AUTHORIZATION, value));

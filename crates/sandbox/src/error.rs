@@ -35,7 +35,9 @@ pub enum Stage {
     Overlay,
     /// `/proc`, `/dev` and other file systems.
     Mounts,
-    /// The network that leads nowhere.
+    /// What the command is given: caches, secrets, sockets.
+    Given,
+    /// The network.
     Network,
     /// The change to the command's user, and to its privileges.
     User,
@@ -49,6 +51,7 @@ impl fmt::Display for Stage {
             Self::Ids => "user ids cannot be mapped",
             Self::Overlay => "the layers cannot be laid over one another",
             Self::Mounts => "file systems cannot be mounted",
+            Self::Given => "what the command is given cannot be mounted",
             Self::Network => "the network cannot be set up",
             Self::User => "the user cannot be changed",
         })

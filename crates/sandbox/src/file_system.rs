@@ -59,7 +59,7 @@ pub(crate) fn enter(spec: &Spec) -> Result<Option<Copies>, Refusal> {
     sys.map_err(|error| mounts("/sys")(error.into()))?;
     given
         .mount(&place.join(MEMORY), (spec.command.user.0, spec.command.user.1))
-        .map_err(mounts("a mount of the command"))?;
+        .map_err(|error: io::Error| Refusal { stage: Stage::Given, problem: error.to_string() })?;
     leave(old).map_err(mounts("the old root"))?;
     Ok(copies)
 }

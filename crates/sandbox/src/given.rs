@@ -96,11 +96,14 @@ impl Given {
         for Mount { from, to, writable } in &self.mounts {
             let from = old(from);
             make_place(Path::new("/"), to, from.is_dir())?;
+            let mode = fs_err::metadata(to)?.permissions();
             let more = if *writable { restricted } else { restricted | MountFlags::RDONLY };
             bind(&from, to, more).map_err(|error| of_path(to, error))?;
             if *writable && from.is_dir() {
                 // With one id all directories are that user's already.
                 let _ = std::os::unix::fs::chown(to, Some(user.0), Some(user.1));
+                // As the directory of the image is, such as `/tmp`.
+                fs_err::set_permissions(to, mode)?;
             }
         }
         for (at, file) in self.files.iter().enumerate() {

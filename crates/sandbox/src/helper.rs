@@ -164,13 +164,14 @@ fn inner() -> Result<u8, Refusal> {
     let mut text = Vec::new();
     io::stdin().read_to_end(&mut text).map_err(namespaces("a socket"))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| namespaces("the description")(error.into()))?;
+    // Modes of what is made from here on are the image's business.
+    umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::system::sethostname(b"kiln").map_err(|error| namespaces("sethostname")(error.into()))?;
     let copies = file_system::enter(&spec)?;
     limits::set().map_err(namespaces("limits of resources"))?;
     // Nobody may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| namespaces("PR_SET_DUMPABLE")(error.into()))?;
-    umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Standard input of the command is another; this is the socket to the outer helper.
     let supervisor = rustix::stdio::stdin().try_clone_to_owned().map_err(namespaces("a socket"))?;
     let child = start(&spec, supervisor)?;

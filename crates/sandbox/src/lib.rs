@@ -46,5 +46,5 @@ pub use inside::Inside;
 pub use outside::NAME_SERVER;
 pub use owners::{Inode, OWNER, Owners};
 pub use remedy::{container, more_ids};
-pub use running::{Ended, Output, Ran, Sandbox};
+pub use running::{Ended, LONGEST_LINE, Output, Ran, Sandbox};
 pub use spec::{Command, Overlay, Root};

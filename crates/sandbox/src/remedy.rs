@@ -89,6 +89,12 @@ impl SandboxError {
             Self::Helper(_) => return "is there enough memory, and may this user start more processes?".into(),
             Self::Refused { stage, .. } => *stage,
         };
+        if stage == Stage::Given {
+            return "choose another path for it in the stack file".into();
+        }
+        if stage == Stage::Network {
+            return "slirp4netns needs `/dev/net/tun`, which this user must be able to open".into();
+        }
         if stage == Stage::User {
             return format!("{}, or run the command as root (leave `user` out)", more_ids());
         }

@@ -135,6 +135,9 @@ impl Sandbox {
         for directory in [root.upper(), root.work(), root.place()] {
             fs_err::create_dir_all(directory).map_err(SandboxError::Helper)?;
         }
+        // It is the root of the image, whatever the umask is.
+        let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs_err::set_permissions(root.upper(), open_to_all).map_err(SandboxError::Helper)?;
         if !self.has_room(&root.directory) {
             return Ok(Ended::DiskFull.into());
         }
@@ -346,17 +349,19 @@ fn lines(stdout: Out, stderr: Option<Err>) -> mpsc::Receiver<Output> {
     lines
 }
 
-/// Bytes of one line; longer ones come in parts.
-const LINE: u64 = 64 << 10;
+/// Bytes of one line at most: of longer ones the rest is not passed on.
+pub const LONGEST_LINE: usize = 64 << 10;
 
 fn forward(mut from: impl BufRead, mut send: impl FnMut(Vec<u8>) -> bool) {
     loop {
         let mut line = Vec::new();
-        match from.by_ref().take(LINE).read_until(b'\n', &mut line) {
+        match from.by_ref().take(LONGEST_LINE as u64).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {
                 if line.last() == Some(&b'\n') {
                     line.pop();
+                } else if line.len() == LONGEST_LINE && from.skip_until(b'\n').is_err() {
+                    return;
                 }
                 if !send(line) {
                     return;

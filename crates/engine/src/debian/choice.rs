@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use kiln_debian::index::Index;
 use kiln_debian::release::Keyring;
 use kiln_debian::sources::Place;
-use kiln_plan::diagnostic::{Diagnostic, Diagnostics};
+use kiln_plan::diagnostic::{Diagnostic, Diagnostics, closest};
 use kiln_plan::lock::{Lock, LockedDeb, LockedSuite};
 use kiln_plan::parallel;
 use kiln_plan::platform::Platform;
@@ -71,7 +72,7 @@ impl Asked<'_> {
             is_one: false,
             locked: before,
         };
-        let suites = parallel::each(&known, CONNECTIONS, |place| reader.suite(place))?;
+        let suites = parallel::each(&known, CONNECTIONS, |place| reader.required(place))?;
         let index = suites::index(&suites, architecture, &self.name)?;
         let (list, own) = debs::listed(self.workshop, &wanted.debs, directory, &self.name)?;
         let mut shown: Vec<_> = suites.iter().map(Suite::shown).collect();
@@ -79,7 +80,10 @@ impl Asked<'_> {
             shown.push((debs::DESCRIBED, &list));
         }
         let wishes = Wishes::of(wanted, &own);
-        let chosen: BTreeSet<_> = apt.choose(&shown, architecture, &wishes, &work)?.into_iter().collect();
+        // apt installs what the base has, too: it alone can tell what is missing.
+        let chosen = apt.choose(&shown, architecture, &wishes, &work);
+        let chosen = chosen.or_else(|error| self.require_known(wanted, &index).and(Err(error)))?;
+        let chosen: BTreeSet<_> = chosen.into_iter().collect();
         let package = |(at, path): &(usize, String)| {
             let missing = || DebianError::Chosen { line: path.clone() }.of(&self.name);
             match suites.get(*at) {
@@ -92,6 +96,29 @@ impl Asked<'_> {
         };
         let packages = chosen.iter().map(package).collect::<Result<_>>()?;
         Ok((suites.iter().map(Suite::locked).collect(), packages))
+    }
+
+    /// Refuses names that no archive has, and says what may be meant. Patterns and names of tasks are apt's to judge.
+    fn require_known(&self, wanted: &stack::System, index: &Index<'_>) -> Result<()> {
+        let is_plain = |word: &&String| !word.contains(['*', '?', '^', '/', ':', '[', '+']);
+        let mut unknown = Vec::new();
+        for word in wanted.install.iter().filter(is_plain) {
+            let (name, version) =
+                word.split_once('=').map_or((word.as_str(), None), |(name, version)| (name, Some(version)));
+            let versions = index.versions(name);
+            if versions.is_empty() && index.providers(name).is_empty() {
+                let close = closest(name, index.newest().map(|package| package.name));
+                unknown
+                    .push((name.to_owned(), close.map(|close| format!("did you mean `{close}`?")).unwrap_or_default()));
+            } else if version.is_some_and(|version| versions.iter().all(|one| one.version.to_string() != version)) {
+                let there: Vec<String> = versions.iter().map(|one| one.version.to_string()).collect();
+                unknown.push((word.clone(), format!("there is {}", there.join(", "))));
+            }
+        }
+        match unknown.is_empty() {
+            true => Ok(()),
+            false => Err(DebianError::Unknown { packages: unknown }.of(&self.name)),
+        }
     }
 
     /// Installs packages that are locked, and hands on what that left.

@@ -135,6 +135,23 @@ pub(super) fn unpack(
     Ok(preinst)
 }
 
+/// Refuses a package that is another one than the list of its archive said.
+fn require_said(package: &LockedDeb, control: &str) -> Result<()> {
+    let field = |name: &str| {
+        let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
+        control.lines().find_map(value).unwrap_or_default()
+    };
+    let (found, said) = ([field("Package"), field("Version")], [&package.name, &package.version]);
+    match found.iter().zip(said).all(|(found, said)| found == said) {
+        true => Ok(()),
+        false => {
+            let problem =
+                format!("it is {} {}, and its archive lists it as {} {}", found[0], found[1], said[0], said[1]);
+            Err(unreadable(package, io::Error::other(problem)))
+        }
+    }
+}
+
 fn unreadable(package: &LockedDeb, source: io::Error) -> BuildError {
     BuildError::Unreadable { what: format!("the package {} {}", package.name, package.version), source: source.into() }
 }
@@ -211,6 +228,7 @@ pub(super) fn archive(workshop: &Workshop<'_>, packages: &[&LockedDeb], director
         let deb = Deb::read(BufReader::new(fs_err::File::open(&place)?))
             .map_err(|error| unreadable(package, io::Error::other(error)))?;
         let control = deb.text("control").unwrap_or_default().trim();
+        require_said(package, control)?;
         let (size, sum) = (package.size, package.sha256.hex());
         list.push_str(&format!("{control}\nFilename: ./{name}\nSize: {size}\nSHA256: {sum}\n\n"));
     }

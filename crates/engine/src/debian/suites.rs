@@ -245,11 +245,12 @@ impl Reader<'_> {
         }
         let mut refused = Vec::new();
         for uri in &archives.main {
-            match self.suite(&main(uri, name)) {
+            let place = main(uri, name);
+            match self.suite(&place) {
                 Ok(suite) => return Ok(suite),
                 // Archives of others lie beside Debian's in the configuration of a machine.
-                Err(error) if !archives.are_named && is_elsewhere(&error) => refused.push(error),
-                Err(error) => return Err(error),
+                Err(error) if !archives.are_named && is_elsewhere(&error) => refused.push(self.no_list(&place, error)),
+                Err(error) => return Err(self.no_list(&place, error)),
             }
         }
         match refused.pop() {
@@ -268,6 +269,21 @@ impl Reader<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the suite of a place that a stack or a base names.
+    pub(super) fn required(&self, place: &Place) -> Result<Suite> {
+        self.suite(place).map_err(|error| self.no_list(place, error))
+    }
+
+    /// Returns the error of a suite that must be there.
+    fn no_list(&self, place: &Place, error: BuildError) -> BuildError {
+        match error {
+            BuildError::Fetch(FetchError::Refused { status, .. }) => {
+                DebianError::NoList { uri: place.uri.clone(), suite: place.suite.clone(), status }.of(self.name)
+            }
+            error => error,
+        }
     }
 
     /// Returns the suite of a place.

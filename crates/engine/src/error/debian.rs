@@ -89,6 +89,22 @@ pub enum DebianError {
         /// The last lines that apt said.
         lines: Vec<String>,
     },
+    /// Packages that no archive has.
+    #[error("no archive has {}", described(packages))]
+    Unknown {
+        /// Each with what may be meant: a clause, or nothing.
+        packages: Vec<(String, String)>,
+    },
+    /// A suite that an archive does not have.
+    #[error("`{uri}` has no suite `{suite}` (status {status})")]
+    NoList {
+        /// The archive's address.
+        uri: String,
+        /// The suite.
+        suite: String,
+        /// HTTP status of the answer.
+        status: u16,
+    },
     /// An image without apt.
     #[error("its base has no apt{}", shown_lines(lines))]
     NoApt {
@@ -135,6 +151,8 @@ impl DebianError {
             | Self::Keys { .. }
             | Self::Choice(_)
             | Self::Apt { .. }
+            | Self::Unknown { .. }
+            | Self::NoList { .. }
             | Self::FormerLock => Fault::User,
             _ => Fault::Step,
         }
@@ -148,7 +166,8 @@ impl DebianError {
                 "name one: `{ debian = \"bookworm\", mirror = \"https://HOST/debian\" }`"
             }
             Self::Signature { .. } => {
-                "an archive with keys of its own: `mirror = { uri = \"...\", key = \"FILE\" }`, with a file of its public keys"
+                "an archive with keys of its own: `key = \"FILE\"` in `mirror = { uri, key }` or in `repositories = [{ uri, key }]`, \
+                 with a file of its public keys"
             }
             Self::Expired { .. } | Self::Older { .. } => {
                 "use another mirror, or wait until this one is renewed; for an archive that keeps a state of the past: `mirror = { \
@@ -156,6 +175,10 @@ impl DebianError {
             }
             Self::Choice(ClosureError::Absent { .. }) | Self::Apt { .. } => {
                 "see the names of packages in the suite; recommended packages are not installed"
+            }
+            Self::Unknown { .. } => "another archive may have it: `repositories = [{ uri, suites, components, key }]`",
+            Self::NoList { .. } => {
+                "are the address and the name of the suite right? The lists of a suite are at `URI/dists/SUITE/InRelease`"
             }
             Self::Gone { .. } => {
                 "take the packages that there are now with `kiln lock --upgrade`, or name an archive that keeps old ones: `mirror = \
@@ -167,4 +190,12 @@ impl DebianError {
         };
         Some(hint.to_owned())
     }
+}
+
+fn described(packages: &[(String, String)]) -> String {
+    let one = |(name, meant): &(String, String)| match meant.as_str() {
+        "" => format!("`{name}`"),
+        meant => format!("`{name}` ({meant})"),
+    };
+    packages.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,6 @@
 //! Commands: before everything else of an image, and over everything else of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kiln_plan::diagnostic::{Diagnostic, Diagnostics, Span};
@@ -10,7 +11,7 @@ use kiln_sandbox::Ids;
 
 use super::{Builder, Draft, Ground, LayerNode};
 use crate::accounts::Accounts;
-use crate::below::Below;
+use crate::below::{Below, Presence};
 use crate::debian;
 use crate::error::{BuildError, Result};
 use crate::node::NodeId;
@@ -158,6 +159,12 @@ impl Builder<'_> {
         let caches = run.caches.iter().map(|cache| {
             let path = below.directory_path(&cache.to).unwrap_or_else(|| bare(&cache.to));
             require_mountable(&path, cache.span.clone())?;
+            if below.holds(&path) == Presence::File {
+                return Err(mistake(
+                    &cache.span,
+                    format!("`/{path}` is a file of the image, and no directory for a cache"),
+                ));
+            }
             // Other stacks, and other images of this one, have caches of their own.
             let (file, stack) = (self.project.file.display(), &self.project.stack.name);
             let whose = match &cache.id {
@@ -176,12 +183,21 @@ impl Builder<'_> {
         let secrets = run.secrets.iter().map(|secret| {
             let path = below.landing(&secret.to).unwrap_or_else(|| bare(&secret.to));
             require_mountable(&path, secret.span.clone())?;
+            if below.holds(&path) == Presence::Directory {
+                return Err(mistake(
+                    &secret.span,
+                    format!("`/{path}` is a directory of the image, and no file for a secret"),
+                ));
+            }
             let source = self.project.stack.secrets.get(&secret.name).cloned();
             Ok(Secret { name: secret.name.clone(), path, mode: secret.mode, source })
         });
+        let caches: Vec<Cache> = caches.collect::<Result<_>>()?;
+        let secrets: Vec<Secret> = secrets.collect::<Result<_>>()?;
+        require_different(run, &caches, &secrets)?;
         Ok(Extras {
-            caches: caches.collect::<Result<_>>()?,
-            secrets: secrets.collect::<Result<_>>()?,
+            caches,
+            secrets,
             ssh: run.ssh,
             apt: run.apt,
             network: Reach::from(&run.network),
@@ -209,6 +225,30 @@ impl Builder<'_> {
         }
         Ok(bound)
     }
+}
+
+fn mistake(span: &Span, message: String) -> BuildError {
+    Diagnostics::from(Diagnostic::at(span.clone(), message).hint("choose another path")).into()
+}
+
+/// Refuses caches and secrets of a command that are the same, or at the same place.
+fn require_different(run: &stack::Run, caches: &[Cache], secrets: &[Secret]) -> Result<()> {
+    let mut places = BTreeSet::new();
+    let mut owners = BTreeSet::new();
+    for (cache, written) in caches.iter().zip(&run.caches) {
+        if !owners.insert(cache.owner) && !cache.is_private {
+            return Err(mistake(&written.span, "the command has this cache twice".into()));
+        }
+        if !places.insert(&cache.path) {
+            return Err(mistake(&written.span, format!("the command has two things at `/{}`", cache.path)));
+        }
+    }
+    for (secret, written) in secrets.iter().zip(&run.secrets) {
+        if !places.insert(&secret.path) {
+            return Err(mistake(&written.span, format!("the command has two things at `/{}`", secret.path)));
+        }
+    }
+    Ok(())
 }
 
 fn bare(path: &str) -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kiln_oci::image::{CONFIG, Descriptor, MANIFEST, Manifest, from_json, to_json};
+use kiln_oci::layer::Layer;
 use kiln_plan::digest::Digest;
 use kiln_plan::public_key::PublicKey;
 use kiln_plan::stack::{Cache, Trust};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{BuildError, Result};
-use crate::product::Product;
+use crate::product::{Product, ProductKind as _};
 use crate::signing::{Signer, signed_by};
 use crate::time::{rfc3339, seconds};
 
@@ -76,10 +77,9 @@ impl Record {
     /// Returns the product, if it is one of a step, and no layer lies somewhere on the web.
     pub(crate) fn product(&self) -> Option<Product> {
         let product: Product = serde_json::from_value(self.value.clone()).ok()?;
-        match &product {
-            Product::Layers(layers) if layers.is_empty() || layers.iter().any(|layer| !layer.urls.is_empty()) => None,
-            _ => Some(product),
-        }
+        let layers = Vec::<Layer>::of(&product);
+        let is_elsewhere = layers.is_some_and(|layers| layers.iter().any(|layer| !layer.urls.is_empty()));
+        (!is_elsewhere).then_some(product)
     }
 
     /// Returns the record as a registry keeps it, with what must stay as long as it does.

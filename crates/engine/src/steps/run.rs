@@ -266,7 +266,7 @@ impl Run {
             }
             Ok((self.layer(context, done, &lent)?, materials))
         });
-        lent.bound_caches(context.workshop)?;
+        lent.settle_caches(context.workshop)?;
         made
     }
 }

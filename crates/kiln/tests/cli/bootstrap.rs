@@ -419,10 +419,9 @@ fn what_an_image_wants_of_its_distribution_must_be_there() {
     assert_snapshot!(project.refused().replace(&project.archive.uri(), "<archive>"), @r"
     warning: no archive with `bookworm-security` was found: `bookworm` has no security updates (`mirror = { uri, security = URL }` names one)
     error: `app (linux/amd64)` cannot be made
-      caused by: its apt cannot install toool; its last lines:
-        E: Unable to locate package toool
+      caused by: no archive has `toool` (did you mean `tool`?)
 
-    hint: see the names of packages in the suite; recommended packages are not installed
+    hint: another archive may have it: `repositories = [{ uri, suites, components, key }]`
     ");
     project.stack(&project.read("kiln.toml").replace("{ install = [\"toool\"], upgrade = true }", "[\"to ol\"]"));
     assert_snapshot!(project.refused(), @r#"

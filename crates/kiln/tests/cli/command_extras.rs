@@ -205,3 +205,55 @@ fn a_command_may_use_the_agent_where_the_stack_says_so() {
     command.env("SSH_AUTH_SOCK", &socket).args(["build", "-v"]);
     assert_eq!(said(&Outcome::of(command)), ["signed"]);
 }
+
+#[test]
+fn a_secret_in_a_long_line_or_an_address_is_not_shown() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project("");
+    environment.write("filler", "x".repeat(65_530));
+    let run = "run = [{ command = [\"/step\", \"join\", \"/filler\", \"/run/secrets/token\", \"then\", \"show\", \"/run/secrets/token\"], \
+               secrets = [\"token\"] }]\n";
+    let copy = "copy = [{ from = \"root\", to = \"/\" }, { from = \"filler\", to = \"/filler\" }]";
+    let text = stack(run).replace("copy = [{ from = \"root\", to = \"/\" }]", copy);
+    environment.stack(&format!("{text}[secrets]\ntoken = {{ env = \"TOKEN\" }}\n"));
+    let said = build(&environment, "build -v").stderr;
+    assert!((6..TOKEN.len()).all(|length| !said.contains(&TOKEN[..length])), "a beginning is shown");
+    assert!((6..TOKEN.len()).all(|length| !said.contains(&TOKEN[TOKEN.len() - length..])), "an end is shown");
+}
+
+#[test]
+fn a_secret_in_a_cache_is_removed_from_it() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project("");
+    let run = "run = [{ command = [\"/step\", \"copy\", \"/run/secrets/token\", \"/c/token\", \"then\", \"count\", \"/c/n\"], \
+               secrets = [\"token\"], cache = [\"/c\"] }]\n[secrets]\ntoken = { env = \"TOKEN\" }\n";
+    environment.stack(&stack(run));
+    let outcome = build(&environment, "build");
+    assert!(outcome.stderr.contains("warning: `/c/token` held a secret, and was removed from the cache"), "{outcome}");
+    assert!(!holds(&environment.root().join("store"), TOKEN.as_bytes()));
+    assert_eq!(said(&build(&environment, "build -v --no-cache app")), ["2"]);
+}
+
+#[test]
+fn things_of_a_command_that_cannot_be_where_they_should_are_mistakes() {
+    let environment = project("");
+    let table = "[secrets]\ntoken = { file = \"root\" }\n";
+    for (name, options) in [
+        ("a cache twice", "cache = [\"/c\", \"/c/\"]"),
+        ("an id twice", "cache = [{ to = \"/c\", id = \"x\" }, { to = \"/d\", id = \"x\" }]"),
+        ("a cache on a file", "cache = [\"/data/file\"]"),
+        ("a cache without an id", "cache = [{ to = \"/c\", id = \"\" }]"),
+        ("a secret twice", "secrets = [\"token\", \"token\"]"),
+        ("a secret on a directory", "secrets = [{ name = \"token\", to = \"/data\" }]"),
+        ("a secret that is a directory", "secrets = [\"token\"]"),
+        ("an odd host", "network = { allow = [\"http://localhost\"] }"),
+        ("an odd port", "network = { allow = [\"localhost:99999\"] }"),
+    ] {
+        environment.stack(&stack(&format!("run = [{{ command = [\"/step\"], {options} }}]\n{table}")));
+        assert_snapshot!(format!("given, {name}"), environment.kiln("build"));
+    }
+}

@@ -267,7 +267,7 @@ fn files_that_are_bound_at_a_link_of_the_image_and_files_of_runtimes_leave_nothi
     assert!(!list.contains("data/new") && !list.contains(".wh.") && !list.contains("hosts"), "{list}");
     assert_eq!(list.matches("data/file").count(), 0, "{list}");
     environment.stack(&stack("run = [{ command = [\"/step\"], bind = [{ from = \"src\", to = \"/\" }] }]\n"));
-    assert!(environment.kiln("build").stderr.contains("files are bound to a directory or a file"));
+    assert!(environment.kiln("build").stderr.contains("files appear in a directory or a file"));
     environment.stack(&stack("run = [{ command = [\"/step\"], bind = [{ from = \"src\", to = \"/proc/x\" }] }]\n"));
     assert!(environment.kiln("build").stderr.contains("`/proc` holds the kernel's files in every command"));
 }
@@ -333,4 +333,24 @@ fn a_user_that_the_base_does_not_have_is_an_error() {
     help: known are root, nobody
     [exit status: 2]
     "#);
+}
+
+#[test]
+fn the_umask_of_whoever_builds_does_not_show() {
+    if is_impossible() {
+        return;
+    }
+    let environment = project(
+        "files = [{ to = \"/opt/deep/file\", text = \"x\" }]\nrun = [[\"/step\", \"mode\", \"/\", \"then\", \"mode\", \"/opt\", \"then\", \"make\", \"/opt/made\"]]\n",
+    );
+    let built = ["022", "077", "000"].map(|mask| {
+        let said = environment.shell(&format!("umask {mask}; $KILN --store ../store-{mask} build -v"));
+        assert!(said.status == Some(0), "{said}");
+        let modes: Vec<String> =
+            said.stderr.lines().filter_map(|line| Some(line.strip_prefix("  ")?.to_owned())).collect();
+        assert_eq!(modes, ["755 0:0", "755 0:0"], "umask {mask}");
+        said.stdout
+    });
+    assert_eq!(built[0], built[1]);
+    assert_eq!(built[0], built[2]);
 }

@@ -18,7 +18,10 @@ fn du_says_what_the_store_takes_up() {
     assert!(number("spliced") > wheel.len() && number("recipes") < 20_000, "a layer is not stored again: {full}");
     let text = environment.succeed("du");
     let words: Vec<&str> = text.lines().filter_map(|line| line.split("  ").next()).collect();
-    assert_eq!(words[1..], ["wheels and other files", "recipes of layers", "unpacked layers", "other"]);
+    assert_eq!(
+        words[1..],
+        ["wheels and other files", "recipes of layers", "unpacked layers", "caches of commands", "other"]
+    );
 }
 
 #[test]

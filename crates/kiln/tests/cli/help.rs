@@ -322,7 +322,7 @@ fn the_schema_describes_every_table_of_the_stack_file() {
     let environment = TestEnvironment::new();
     let schema: serde_json::Value = serde_json::from_str(&environment.succeed("schema")).unwrap();
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_snapshot!(format!("{keys:?}"), @r#"["stack", "vars", "target", "variants", "index", "resolution", "cache", "groups", "wheels", "images"]"#);
+    assert_snapshot!(format!("{keys:?}"), @r#"["stack", "vars", "target", "variants", "index", "resolution", "cache", "secrets", "groups", "wheels", "images"]"#);
     assert_eq!(schema["additionalProperties"], false);
 }
 

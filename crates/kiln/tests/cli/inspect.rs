@@ -68,7 +68,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
             },
             "fetch": 0,
             "seconds": null,
-            "reasons": []
+            "reasons": [],
+            "notes": []
           },
           "steps": [
             {
@@ -84,7 +85,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               },
               "fetch": 0,
               "seconds": 0.0,
-              "reasons": []
+              "reasons": [],
+              "notes": []
             },
             {
               "name": "solver 3.0",
@@ -99,7 +101,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               },
               "fetch": 0,
               "seconds": 0.0,
-              "reasons": []
+              "reasons": [],
+              "notes": []
             },
             {
               "name": "2 small packages",
@@ -114,7 +117,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               },
               "fetch": 0,
               "seconds": 0.0,
-              "reasons": []
+              "reasons": [],
+              "notes": []
             },
             {
               "name": "time zone UTC",
@@ -129,7 +133,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               },
               "fetch": 0,
               "seconds": 0.0,
-              "reasons": []
+              "reasons": [],
+              "notes": []
             },
             {
               "name": "copy src to /app",
@@ -144,7 +149,8 @@ fn a_plan_says_what_a_build_will_do_and_afterwards_that_nothing_is_left() {
               },
               "fetch": 0,
               "seconds": 0.0,
-              "reasons": []
+              "reasons": [],
+              "notes": []
             }
           ],
           "result": {

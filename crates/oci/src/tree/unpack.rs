@@ -203,7 +203,9 @@ impl Tree {
             let (directory, name) = split(&path[..end]);
             let parent = self.open(directory)?;
             match mkdirat(&parent, OsStr::from_bytes(name), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                // The umask has taken from the mode.
+                Ok(()) => chmodat(&parent, OsStr::from_bytes(name), Mode::from_raw_mode(0o755), AtFlags::empty())?,
+                Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,6 +1,7 @@
 //! Things that a command has besides files of images: caches, secrets, the SSH agent, a network.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use kiln_plan::digest::Digest;
 use kiln_plan::size;
@@ -137,6 +138,7 @@ impl From<&Network> for Reach {
 pub(super) struct Lent {
     pub(super) given: Given,
     pub(super) searched: Searched,
+    since: SystemTime,
     caches: Vec<(CacheDirectory, String, u64)>,
     _agent: Option<(Agent, TemporaryDirectory)>,
 }
@@ -200,7 +202,7 @@ impl Extras {
             let (path, content) = (format!("/{POLICY}").into(), b"#!/bin/sh\nexit 101\n".to_vec());
             given.files.push(MemoryFile { path, content, mode: 0o755, owner: (0, 0) });
         }
-        Ok(Lent { given, searched, caches, _agent: agent })
+        Ok(Lent { given, searched, since: SystemTime::now(), caches, _agent: agent })
     }
 
     /// Adds variables that lead to what a command has, where it does not set them itself.
@@ -281,9 +283,14 @@ impl Cache {
 }
 
 impl Lent {
-    /// Empties caches that have become too large.
-    pub(super) fn bound_caches(&self, workshop: &Workshop<'_>) -> Result<()> {
+    /// Removes secrets from caches, and empties those that have become too large.
+    pub(super) fn settle_caches(&self, workshop: &Workshop<'_>) -> Result<()> {
         for (directory, path, most) in &self.caches {
+            for file in self.searched.files(directory.content(), self.since)? {
+                fs_err::remove_file(&file)?;
+                let inside = file.strip_prefix(directory.content()).unwrap_or(&file).display();
+                workshop.warn(format!("`{path}/{inside}` held a secret, and was removed from the cache"));
+            }
             if let Some(bytes) = directory.bound(*most)? {
                 let (bytes, most) = (size::format(bytes), size::format(*most));
                 workshop.warn(format!("the cache `{path}` had {bytes}, more than {most}: it was emptied"));

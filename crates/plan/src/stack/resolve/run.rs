@@ -11,7 +11,7 @@ use crate::stack::spanned::Spanned;
 use crate::stack::vars::Vars;
 use crate::stack::written::{
     CacheMountTable, CacheMountWritten, NetworkWritten, RunTable, RunWritten, SecretMountTable, SecretMountWritten,
-    SecretTable, TextOrList,
+    SecretTable, Text, TextOrList,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -66,7 +66,7 @@ fn network(written: &Spanned<NetworkWritten>, vars: &Vars, wrong: &mut Diagnosti
         NetworkWritten::Flag(false) => Network::None,
         NetworkWritten::Flag(true) => Network::Proxy { allow: Vec::new() },
         NetworkWritten::Table(table) => {
-            let mut allow: Vec<String> = table.allow.iter().map(|host| expand(host, vars, wrong)).collect();
+            let mut allow: Vec<String> = table.allow.iter().map(|host| self::host(host, vars, wrong)).collect();
             allow.sort();
             Network::Proxy { allow }
         }
@@ -78,6 +78,21 @@ fn network(written: &Spanned<NetworkWritten>, vars: &Vars, wrong: &mut Diagnosti
             Network::None
         }
     }
+}
+
+fn host(text: &Text, vars: &Vars, wrong: &mut Diagnostics) -> String {
+    let host = expand(text, vars, wrong);
+    // `[::1]:80`, `host:80`, `host`, `::1`.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+        _ => (host.as_str(), None),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    if name.is_empty() || !name.chars().all(is_name) || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        let message = format!("`{host}` is not a host");
+        wrong.push(Diagnostic::at(text.span(), message).hint("`HOST` or `HOST:PORT`, such as `localhost:5000`"));
+    }
+    host
 }
 
 fn cache(written: &Spanned<CacheMountWritten>, context: &Context<'_>, wrong: &mut Diagnostics) -> CacheMount {
@@ -92,7 +107,13 @@ fn cache(written: &Spanned<CacheMountWritten>, context: &Context<'_>, wrong: &mu
     CacheMount {
         to: absolute(&table.to, vars, wrong),
         span: table.to.span(),
-        id: table.id.as_ref().map(|id| expand(id, vars, wrong)),
+        id: table.id.as_ref().map(|text| {
+            let id = expand(text, vars, wrong);
+            if id.is_empty() || id.contains(char::is_control) {
+                wrong.push(Diagnostic::at(text.span(), "an `id` is a name of letters, digits and the like"));
+            }
+            id
+        }),
         is_private: choice(table.sharing.as_ref(), &sharing, "`sharing`", vars, wrong),
         max_size: table.max_size.as_ref().and_then(|text| size(text, vars, wrong)).unwrap_or(CACHE_SIZE),
     }
