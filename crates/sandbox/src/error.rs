@@ -35,7 +35,7 @@ pub enum Stage {
     Overlay,
     /// `/proc`, `/dev` and other file systems.
     Mounts,
-    /// What the command is given: caches, secrets, sockets.
+    /// Caches, secrets and sockets that the command is given.
     Given,
     /// The network.
     Network,

@@ -43,7 +43,7 @@ pub(crate) fn act(words: &[&str]) {
             fs_err::write(format!("{CACHE}/left"), "for the next time").unwrap();
             fs_err::write("/data/made", "1").unwrap();
         }
-        ["keep"] => fs_err::write(format!("{CACHE}/{}", std::fs::read_dir(CACHE).unwrap().count()), "x").unwrap(),
+        ["keep"] => fs_err::write(format!("{CACHE}/{}", fs_err::read_dir(CACHE).unwrap().count()), "x").unwrap(),
         ["read"] => print!("{}", fs_err::read_to_string(SECRET).unwrap_or_else(|error| error.to_string())),
         ["ask", text] => {
             let mut stream = TcpStream::connect(("127.0.0.1", PORT)).unwrap();
