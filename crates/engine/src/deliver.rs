@@ -254,19 +254,15 @@ impl Project<'_> {
             digests.extend(done.layers.iter().map(|layer| layer.digest));
         }
         for node in build.images.images.iter().filter(|node| self.is_in_chain(image, node)) {
+            // Archives drop old versions.
+            let packages = lock.system_packages(&node.name, node.platform);
+            digests.extend(packages.map(|package| package.sha256));
             for id in build.images.graph.with_reads([node.image.id()]) {
                 if let Some((product, _)) = build.driver.product(id) {
                     digests.extend(product.blobs().iter().map(|blob| blob.digest));
                 }
             }
         }
-        // Archives drop old versions.
-        let systems = lock.systems.iter().filter(|system| {
-            self.stack.image(&system.image).is_some_and(|own| {
-                own.name == image.name || self.stack.ancestors(image).any(|below| below.name == own.name)
-            })
-        });
-        digests.extend(systems.flat_map(|system| &system.packages).map(|package| package.sha256));
         let stack = self.lock_path().display().to_string();
         let root = Root { stack, image: image.name.clone(), persist: image.persist, digests };
         self.workshop.store.remember_root(&root)?;

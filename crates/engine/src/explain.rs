@@ -416,8 +416,8 @@ fn command(run: &stack::Run) -> String {
     let mut text = run.command.to_string();
     let network = match &run.network {
         Network::None => None,
-        Network::Proxy { allow } if allow.is_empty() => Some("true".to_owned()),
-        Network::Proxy { allow } => Some(allow.join("+")),
+        Network::Proxy(allow) if allow.is_empty() => Some("true".to_owned()),
+        Network::Proxy(allow) => Some(allow.join("+")),
         Network::Full => Some("full".to_owned()),
     };
     let list = |paths: Vec<&str>| (!paths.is_empty()).then(|| paths.join("+"));

@@ -175,7 +175,7 @@ fn escaped(text: &[u8]) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = ways.into_iter().flatten().collect();
     if let Ok(text) = std::str::from_utf8(text) {
         let json = serde_json::to_string(text).unwrap_or_default();
-        let json = json.trim_matches('"');
+        let json = json.get(1..json.len().saturating_sub(1)).unwrap_or_default();
         let mut units = [0; 2];
         let ascii = json.chars().map(|c| match c {
             c if c.is_ascii() => c.to_string(),

@@ -288,6 +288,12 @@ impl Lock {
         self.wheels.dedup_by(|a, b| a.sha256 == b.sha256);
     }
 
+    /// Returns the packages of the base's distribution that an image installs.
+    pub fn system_packages(&self, image: &str, platform: Platform) -> impl Iterator<Item = &LockedDeb> {
+        let own = self.systems.iter().filter(move |system| system.image == image && system.platform == platform);
+        own.flat_map(|system| &system.packages)
+    }
+
     /// The packages of a distribution that an image installs, as they were chosen for some inputs.
     pub fn system(&self, image: &str, platform: Platform, inputs: &str) -> Option<&LockedSystem> {
         let is_meant = |one: &&LockedSystem| one.image == image && one.platform == platform && one.inputs == inputs;

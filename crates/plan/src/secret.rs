@@ -147,7 +147,8 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-fn percent_decoded(text: &str) -> String {
+/// Returns text with percent-encoded bytes decoded (RFC 3986); what is no encoding stays.
+pub fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

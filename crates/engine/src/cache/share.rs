@@ -291,8 +291,7 @@ impl Project<'_> {
     /// Returns the record that keeps the packages of the base's distribution which are here: archives drop old versions.
     fn of_packages(&self, node: &ImageNodes, title: &str, persist: bool, lock: &Lock) -> Result<Option<Candidate>> {
         let base = node.base.as_ref().map(|(locked, _)| locked.packages.as_slice()).unwrap_or_default();
-        let own = lock.systems.iter().filter(|system| system.image == node.name && system.platform == node.platform);
-        let packages = base.iter().chain(own.flat_map(|system| &system.packages));
+        let packages = base.iter().chain(lock.system_packages(&node.name, node.platform));
         let here: BTreeMap<Digest, u64> = packages
             .filter(|package| self.workshop.store.has(&package.sha256))
             .map(|package| (package.sha256, package.size))

@@ -30,7 +30,7 @@ pub(super) fn listed(
     name: &str,
 ) -> Result<(String, Vec<LockedDeb>)> {
     let mut list = String::new();
-    let mut packages = Vec::new();
+    let mut locked = Vec::new();
     for (at, deb) in debs.iter().enumerate() {
         let problem = |problem: String| DebianError::File { path: deb.place(), problem }.of(name);
         let sha256 = match deb {
@@ -50,18 +50,16 @@ pub(super) fn listed(
         let read = Deb::read(BufReader::new(blob)).map_err(|error| problem(error.to_string()))?;
         let control = read.text("control").unwrap_or_default().trim();
         let file = format!("{at}{END}");
-        let paragraph = format!("{control}\nFilename: {file}\nSize: {size}\nSHA256: {}\n\n", sha256.hex());
+        let paragraph = packages::paragraph(control, &file, size, &sha256);
         let mut index = Index::default();
-        index.add(&paragraph, 0, architecture_of(control)).map_err(|error| problem(error.to_string()))?;
+        index
+            .add(&paragraph, 0, packages::field(control, "Architecture"))
+            .map_err(|error| problem(error.to_string()))?;
         let package = index.at(0, &file).ok_or_else(|| problem("it names no package".into()))?;
-        packages.push(LockedDeb { url: deb.place(), ..packages::locked(package, "", false) });
+        locked.push(LockedDeb { url: deb.place(), ..packages::locked(package, "", false) });
         list.push_str(&paragraph);
     }
-    Ok((list, packages))
-}
-
-fn architecture_of(control: &str) -> &str {
-    control.lines().find_map(|line| line.strip_prefix("Architecture:")).unwrap_or_default().trim()
+    Ok((list, locked))
 }
 
 /// Returns the number of a package by its path; one that no package has for another path.

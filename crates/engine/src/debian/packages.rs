@@ -135,14 +135,22 @@ pub(super) fn unpack(
     Ok(preinst)
 }
 
+/// Returns a field of a package's control file; empty text where it has none.
+pub(super) fn field<'c>(control: &'c str, name: &str) -> &'c str {
+    let value = |line: &'c str| line.strip_prefix(name)?.strip_prefix(':');
+    control.lines().find_map(value).unwrap_or_default().trim()
+}
+
+/// Returns the paragraph that lists a package for apt.
+pub(super) fn paragraph(control: &str, file: &str, size: u64, sha256: &Digest) -> String {
+    format!("{control}\nFilename: {file}\nSize: {size}\nSHA256: {}\n\n", sha256.hex())
+}
+
 /// Refuses a package that is another one than the list of its archive said.
 fn require_said(package: &LockedDeb, control: &str) -> Result<()> {
-    let field = |name: &str| {
-        let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
-        control.lines().find_map(value).unwrap_or_default()
-    };
-    let (found, said) = ([field("Package"), field("Version")], [&package.name, &package.version]);
-    match found.iter().zip(said).all(|(found, said)| found == said) {
+    let found = [field(control, "Package"), field(control, "Version")];
+    let said = [package.name.as_str(), &package.version];
+    match found == said {
         true => Ok(()),
         false => {
             let problem =
@@ -229,8 +237,7 @@ pub(super) fn archive(workshop: &Workshop<'_>, packages: &[&LockedDeb], director
             .map_err(|error| unreadable(package, io::Error::other(error)))?;
         let control = deb.text("control").unwrap_or_default().trim();
         require_said(package, control)?;
-        let (size, sum) = (package.size, package.sha256.hex());
-        list.push_str(&format!("{control}\nFilename: ./{name}\nSize: {size}\nSHA256: {sum}\n\n"));
+        list.push_str(&paragraph(control, &format!("./{name}"), package.size, &package.sha256));
     }
     Ok(fs_err::write(directory.join("Packages"), list)?)
 }

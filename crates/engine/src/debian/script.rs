@@ -3,6 +3,7 @@
 use std::fmt;
 
 use kiln_plan::lock::LockedDeb;
+use kiln_plan::secret::percent_decoded;
 use kiln_plan::stack;
 use serde::Serialize;
 
@@ -123,22 +124,6 @@ pub(super) fn chosen(answer: &str) -> Result<Vec<(usize, String)>, String> {
     };
     let named = answer.lines().filter(|line| line.starts_with('\''));
     named.map(|line| path(line).ok_or_else(|| line.to_owned())).collect()
-}
-
-/// Decodes a path as apt writes it into addresses.
-fn percent_decoded(text: &str) -> String {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                bytes.extend(&part.as_bytes()[2..]);
-            }
-            None => bytes.extend([b"%", part.as_bytes()].concat()),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Returns the script that configures a system of unpacked packages, and installs others from the archive in [`PLACE`].

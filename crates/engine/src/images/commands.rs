@@ -22,7 +22,7 @@ use crate::steps::copy::Copy;
 use crate::steps::facts::Facts;
 use crate::steps::foundation::Foundation;
 use crate::steps::network_run::NetworkRun;
-use crate::steps::run::{Bound, Cache, Extras, Place, Reach, Run, Secret};
+use crate::steps::run::{Bound, Cache, Extras, Place, Run, Secret};
 use crate::steps::system::System;
 
 /// Directories over which the sandbox lays those of the kernel.
@@ -200,7 +200,7 @@ impl Builder<'_> {
             secrets,
             ssh: run.ssh,
             apt: run.apt,
-            network: Reach::from(&run.network),
+            network: run.network.clone(),
             directory: self.project.directory.clone(),
             resolver: below.landing("/etc/resolv.conf").unwrap_or_else(|| "etc/resolv.conf".into()),
         })

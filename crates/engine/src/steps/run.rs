@@ -28,7 +28,7 @@ use crate::sources::native;
 use crate::step::{Commanded, Cost, Keep, Kind, Level, Read, Repeat, Step, Subject};
 
 use extras::Lent;
-pub(crate) use extras::{Cache, Extras, Reach, Secret};
+pub(crate) use extras::{Cache, Extras, Secret};
 
 /// Becomes an interactive shell: bash, where the image has it.
 const OPEN: &str = "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi";

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::copy::Copy;
 use super::image::{CommandLine, Value};
 use crate::diagnostic::Span;
@@ -62,16 +64,14 @@ impl Run {
 }
 
 /// The network of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// None.
     #[default]
     None,
-    /// A proxy of HTTP.
-    Proxy {
-        /// Hosts that may be this machine or on its link: `HOST` or `HOST:PORT`.
-        allow: Vec<String>,
-    },
+    /// A proxy of HTTP, with hosts that may be this machine or on its link: `HOST` or `HOST:PORT`.
+    Proxy(Vec<String>),
     /// Other machines by any protocol.
     Full,
 }

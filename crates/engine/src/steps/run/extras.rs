@@ -70,8 +70,8 @@ pub(crate) struct Extras {
     pub(crate) ssh: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) apt: bool,
-    #[serde(skip_serializing_if = "Reach::is_none")]
-    pub(crate) network: Reach,
+    #[serde(skip_serializing_if = "is_none")]
+    pub(crate) network: Network,
     /// The directory of the stack file.
     #[serde(skip)]
     pub(crate) directory: PathBuf,
@@ -107,31 +107,8 @@ pub(crate) struct Secret {
     pub(crate) source: Option<SecretSource>,
 }
 
-/// The network of a command.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Reach {
-    #[default]
-    None,
-    /// Hosts that may be this machine or on its link.
-    Proxy(Vec<String>),
-    Full,
-}
-
-impl Reach {
-    fn is_none(&self) -> bool {
-        *self == Self::None
-    }
-}
-
-impl From<&Network> for Reach {
-    fn from(network: &Network) -> Self {
-        match network {
-            Network::None => Self::None,
-            Network::Proxy { allow } => Self::Proxy(allow.clone()),
-            Network::Full => Self::Full,
-        }
-    }
+fn is_none(network: &Network) -> bool {
+    *network == Network::None
 }
 
 /// Everything that a command was lent; it is taken back when the value is dropped.
@@ -145,19 +122,19 @@ pub(super) struct Lent {
 
 impl Extras {
     pub(super) fn is_empty(&self) -> bool {
-        self.caches.is_empty() && self.secrets.is_empty() && !self.ssh && !self.apt && self.network.is_none()
+        self.caches.is_empty() && self.secrets.is_empty() && !self.ssh && !self.apt && is_none(&self.network)
     }
 
     /// Returns true if the command reaches other machines.
     pub(super) fn has_network(&self) -> bool {
-        !self.network.is_none()
+        !is_none(&self.network)
     }
 
     /// Returns paths whose content the image does not get.
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         let caches = self.caches.iter().map(|cache| cache.path.as_str());
         let of_apt = if self.apt { &OF_APT[..] } else { &[] };
-        let resolver = (self.network == Reach::Full).then_some(self.resolver.as_str());
+        let resolver = (self.network == Network::Full).then_some(self.resolver.as_str());
         caches
             .chain(self.secrets.iter().map(|secret| secret.path.as_str()))
             .chain(resolver)
@@ -167,8 +144,8 @@ impl Extras {
     /// Returns hosts that the command's proxy allows although they are this machine or on its link.
     pub(super) fn allow(&self) -> &[String] {
         match &self.network {
-            Reach::Proxy(allow) => allow,
-            Reach::None | Reach::Full => &[],
+            Network::Proxy(allow) => allow,
+            Network::None | Network::Full => &[],
         }
     }
 
@@ -219,7 +196,7 @@ impl Extras {
         if self.ssh {
             add("SSH_AUTH_SOCK", AGENT);
         }
-        if let Reach::Proxy(allow) = &self.network {
+        if let Network::Proxy(allow) = &self.network {
             OF_PROXY.iter().for_each(|name| add(name, &format!("http://127.0.0.1:{PORT}")));
             let is_own = |host: &&str| !allow.iter().any(|named| named.trim_start_matches('[').starts_with(host));
             let own: Vec<&str> = OWN.into_iter().filter(is_own).collect();
@@ -231,14 +208,12 @@ impl Extras {
             env.push(("APT_CONFIG".to_owned(), APT_CONFIG.to_owned()));
         }
     }
-}
 
-impl Extras {
     fn lend_network(&self, workshop: &Workshop<'_>, given: &mut Given) -> Result<()> {
         match self.network {
-            Reach::None => return Ok(()),
-            Reach::Proxy(_) => given.network = kiln_sandbox::Network::Listener(PORT),
-            Reach::Full => {
+            Network::None => return Ok(()),
+            Network::Proxy(_) => given.network = kiln_sandbox::Network::Listener(PORT),
+            Network::Full => {
                 let program = workshop.surroundings.environment.find(SLIRP).ok_or_else(|| BuildError::Program {
                     program: SLIRP.into(),
                     purpose: "for `network = \"full\"`".into(),

@@ -64,11 +64,11 @@ fn with_options(table: &RunTable, context: &Context<'_>, wrong: &mut Diagnostics
 fn network(written: &Spanned<NetworkWritten>, vars: &Vars, wrong: &mut Diagnostics) -> Network {
     match written.get() {
         NetworkWritten::Flag(false) => Network::None,
-        NetworkWritten::Flag(true) => Network::Proxy { allow: Vec::new() },
+        NetworkWritten::Flag(true) => Network::Proxy(Vec::new()),
         NetworkWritten::Table(table) => {
             let mut allow: Vec<String> = table.allow.iter().map(|host| self::host(host, vars, wrong)).collect();
             allow.sort();
-            Network::Proxy { allow }
+            Network::Proxy(allow)
         }
         NetworkWritten::Word(word) if word == "full" => Network::Full,
         NetworkWritten::Word(word) => {
